@@ -1,0 +1,1 @@
+"""Built-in distillers, one method per file."""

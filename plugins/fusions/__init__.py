@@ -1,0 +1,1 @@
+"""Built-in fusions, one method per file."""

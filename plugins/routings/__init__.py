@@ -1,0 +1,1 @@
+"""Built-in routings, one method per file."""

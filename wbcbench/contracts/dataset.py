@@ -1,0 +1,147 @@
+"""What a data set promises: describe itself cheaply, then hand over its cells as arrays.
+
+Data-set plugins use numpy, never torch, at import time: `wbcbench run --dry-run` describes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcbench.contracts.params import Parameters
+from wbcbench.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+Progress = Callable[[int, int, str], None]
+"""Called as `progress(done, total, what)`; never required."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be said of a data set without decoding its images."""
+
+    modalities: dict[str, int]
+    """Modality name -> channels, in canonical order."""
+    classes: tuple[str, ...]
+    cells: int
+    """Cells that would be loaded (those of no split already left out)."""
+    fingerprint: str
+    """Hex digest that changes whenever the pixels, labels, groups or official split could."""
+    image_size: int | None = None
+    """Native side in pixels if all images are square and equal, else None: then the user must choose."""
+    split_sizes: dict[str, int] | None = None
+    """Cells per official split, or None where the protocol has to make one."""
+    groups: bool = False
+    pseudo_multimodal: bool = False
+    """True when modalities are computed from one image: no new light was measured."""
+    licence: str = "unknown"
+
+
+@dataclass
+class Cells:
+    """All cells of a data set in memory (or memory-mapped).
+
+    N cells, M modalities, C_m channels of modality m, side S.
+    """
+
+    images: dict[str, NDArray[np.uint8] | NDArray[np.uint16]]
+    """Modality -> [N, C_m, S, S]. An absent image is all zero, and False in `present`."""
+    labels: NDArray[np.int64]
+    """[N], values 0 .. len(classes) - 1."""
+    classes: tuple[str, ...]
+    fingerprint: str
+    groups: NDArray[np.int64] | None = None
+    """[N] donor, slide or plate; a group never stands on two sides of a split."""
+    split: NDArray[np.str_] | None = None
+    """[N] of 'train' | 'val' | 'test': the set's official split."""
+    present: NDArray[np.bool_] | None = None
+    """[N, M] in the order of `images`; None when every modality of every cell is there."""
+    ids: tuple[str, ...] | None = None
+    """[N] names that a person would recognise (file names, row numbers)."""
+    pseudo_multimodal: bool = False
+    licence: str = "unknown"
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know: cells left out, images resized, duplicates found."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Modality -> channels."""
+        return {name: int(array.shape[1]) for name, array in self.images.items()}
+
+    def check(self) -> Cells:
+        """Raise `DataError` unless every promise of this class holds; return self."""
+        n = len(self.labels)
+        if not self.images:
+            raise DataError("Expected at least one modality, but the data set has none.")
+        for name, array in self.images.items():
+            if array.ndim != 4 or array.shape[0] != n or array.shape[2] != array.shape[3]:
+                raise DataError(f"Expected {name} images [N={n}, C, S, S], but got {list(array.shape)}.")
+            if array.dtype not in (np.uint8, np.uint16):
+                raise DataError(f"Expected {name} images as uint8 or uint16, but got {array.dtype}.")
+        if len({a.shape[2] for a in self.images.values()}) != 1:
+            sizes = {k: a.shape[2] for k, a in self.images.items()}
+            raise DataError(f"Modalities differ in side: {sizes}. Choose one with --image-size.")
+        if n and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
+            raise DataError(f"Expected labels 0..{len(self.classes) - 1}, but they run from "
+                            f"{self.labels.min()} to {self.labels.max()}.")  # fmt: skip
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        if len(self.classes) < 2 or (counts > 0).sum() < 2:
+            raise DataError(f"Expected cells of at least two classes, but got {int((counts > 0).sum())} "
+                            f"({', '.join(self.classes)}). A classifier needs two.")  # fmt: skip
+        if self.present is not None and self.present.shape != (n, len(self.images)):
+            raise DataError(
+                f"Expected `present` [N={n}, M={len(self.images)}], got {list(self.present.shape)}."
+            )
+        for name, column in (("groups", self.groups), ("split", self.split)):
+            if column is not None and column.shape != (n,):
+                raise DataError(f"Expected `{name}` [N={n}], but got {list(column.shape)}.")
+        if self.split is not None and not set(np.unique(self.split)) <= set(SPLITS):
+            raise DataError(f"Expected splits {SPLITS}, but got {sorted(set(np.unique(self.split)))}.")
+        return self
+
+
+class Dataset(ABC):
+    """A source of cells. Subclass, set `name`, declare `Params`, implement two methods."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+    """Where the data or its layout comes from: citation, licence."""
+
+    Params: ClassVar[type[Parameters]] = Parameters
+    """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
+    params: Any
+
+    def __init__(self, params: Parameters | None = None) -> None:
+        self.params = params if params is not None else self.Params()
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """Say what is there, in well under a second, without decoding images. Raises `DataError`."""
+
+    @abstractmethod
+    def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
+        """Return all cells at side `image_size` (None: native). Deterministic. Raises `DataError`."""
+
+
+def content_digest(*parts: object) -> str:
+    """Hex SHA-256 of arrays, bytes and anything with a stable `repr`, in order."""
+    h = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            h.update(f"{part.dtype.str}{part.shape}".encode())
+            h.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
+        else:
+            h.update(part if isinstance(part, bytes) else repr(part).encode())
+        h.update(b"\0")
+    return h.hexdigest()

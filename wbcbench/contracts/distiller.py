@@ -1,0 +1,62 @@
+"""What a distiller promises: a loss between one student route and one teacher, modality-blind."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from wbcbench.contracts.needs import Needs
+from wbcbench.contracts.output import Output, Progress
+from wbcbench.contracts.params import DistillerParams
+
+
+@dataclass(frozen=True)
+class PairShapes:
+    """Shapes of one (student route, teacher) pair, without the batch axis."""
+
+    n_classes: int
+    n_cells: int
+    """Training cells; `Output.index` runs over all cells of the data set, `max_index` bounds it."""
+    max_index: int
+    student_embedding: int | None = None
+    teacher_embedding: int | None = None
+    student_maps: tuple[tuple[int, int, int], ...] = ()
+    """(C, H, W) per stage."""
+    teacher_maps: tuple[tuple[int, int, int], ...] = ()
+
+
+class Distiller(nn.Module):
+    """A distillation loss. Subclass, set `name`, declare `Params` and `needs`, write `terms`.
+
+    Parameters and buffers made in `setup` join the optimiser, the checkpoint and exact resume by
+    themselves. The teacher's tensors arrive detached and in float32.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+    """Paper and equation."""
+    needs: ClassVar[Needs] = Needs()
+
+    Params: ClassVar[type[DistillerParams]] = DistillerParams
+    """Typed parameters: a nested `class Params(DistillerParams)`, each declared with `param`."""
+    params: Any
+
+    def __init__(self, params: DistillerParams) -> None:
+        super().__init__()
+        self.params = params
+
+    @property
+    def temperature(self) -> float:
+        """The temperature at which this distiller reads logits; several teachers are averaged at it."""
+        return 1.0
+
+    def setup(self, pair: PairShapes) -> None:
+        """Build adapters and buffers, from shapes alone. Called once, before training."""
+
+    @abstractmethod
+    def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
+        """Unweighted, named losses: per sample [B] where the maths allows, else a scalar."""

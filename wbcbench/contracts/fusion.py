@@ -1,0 +1,142 @@
+"""What a fusion promises: M modality images in, one prediction per route out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wbcbench.contracts.backbone import BackboneFactory
+from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
+from wbcbench.contracts.params import Parameters
+
+JOINT = "joint"
+
+
+class Fusion(nn.Module):
+    """A way of turning modality images into predictions. Owns its backbones and its task loss.
+
+    The class attributes are read before anything is built, without importing torch, so they must be
+    literals.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+    """Paper and equation."""
+    emits: ClassVar[tuple[Literal["joint", "modality"], ...]] = ("joint",)
+    """Which routes there are: one joint head, one head per modality, or both."""
+    arity: ClassVar[tuple[int, int | None]] = (1, None)
+    """How many modalities it takes. A fusion of exactly one is run once per modality."""
+    missing: ClassVar[Literal["native", "impute", "refuse"]] = "impute"
+    """What happens to a cell that lacks a modality: the fusion leaves it out by itself (`present` is
+    passed and the absent image changes nothing); the core fills the image with the training mean
+    (zero after normalisation); or such cells are refused at plan time."""
+
+    Params: ClassVar[type[Parameters]] = Parameters
+    """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
+    params: Any
+
+    def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
+        super().__init__()
+        self.task = task
+        self.params = params
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Names of the routes that `forward` returns."""
+        return route_names(self.emits, self.task.modalities)
+
+    def assemble(self, batch: Batch, draw: Draw) -> Batch:
+        """Decide which cell each modality shows (set `batch.rows`). Called in training only.
+
+        `forward` must never do this by asking `self.training`. Default: the same cell everywhere.
+        """
+        return batch
+
+    @abstractmethod
+    def forward(
+        self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
+    ) -> Outputs:
+        """Predict.
+
+        Args:
+            images: modality -> [B, C_m, S, S] float, normalised to mean 0, sd 1 over training cells.
+            present: [B, M] bool, canonical modality order; None when everything is there.
+            maps: also return stage maps, where the backbones have them.
+        """
+
+    def task_terms(self, outputs: Outputs, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Named per-sample task losses [R], before class weights. Default: cross-entropy per route.
+
+        Every route is supervised with the label of the cell that it was shown (`Output.labels`).
+        """
+        return {
+            route: F.cross_entropy(
+                out.logits, _labels(out), reduction="none", label_smoothing=self.label_smoothing
+            )
+            for route, out in outputs.items()
+        }
+
+    label_smoothing: float = 0.0
+    """Set by the training loop from the recipe."""
+
+    def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
+        """[B, K] probabilities. Default: the mean of the routes' softmax, over routes that saw an image.
+
+        A modality route whose image is absent is left out of the mean; a cell without any such route
+        gets the mean of all.
+        """
+        probs = torch.stack([o.logits.float().softmax(1) for o in outputs.values()])  # [R, B, K]
+        if present is None:
+            return probs.mean(0)
+        columns = {m: i for i, m in enumerate(self.task.modalities)}
+        seen = torch.stack(
+            [present[:, columns[r]] if r in columns else present.any(1) for r in outputs]
+        ).float()  # [R, B]
+        seen = torch.where(seen.sum(0, keepdim=True) > 0, seen, torch.ones_like(seen))
+        return (probs * seen[..., None]).sum(0) / seen.sum(0)[:, None]
+
+    def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
+        """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing."""
+
+    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
+        """What inference runs when only the modalities `present` are given; its cost is counted.
+
+        The module maps `images` (a dict) to probabilities [B, K]. Default: this fusion whole.
+        """
+        return Deployed(self)
+
+    def head_params(self) -> dict[str, list[nn.Parameter]]:
+        """Route -> the parameters that only this route uses. For policies that modulate gradients."""
+        return {}
+
+
+class Deployed(nn.Module):
+    """A fusion as inference runs it: images in, probabilities out."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, images: dict[str, Tensor]) -> Tensor:
+        return self.fusion.predict(self.fusion(images))
+
+
+def route_names(emits: tuple[str, ...], modalities: tuple[str, ...]) -> tuple[str, ...]:
+    """Expand `emits` into route names: `("joint",)`, the modalities, or both (joint first)."""
+    names: list[str] = []
+    if "joint" in emits:
+        names.append(JOINT)
+    if "modality" in emits:
+        names.extend(modalities)
+    return tuple(names)
+
+
+def _labels(out: Output) -> Tensor:
+    if out.labels is None:
+        raise RuntimeError("The core attaches labels to every route before the loss; this output has none.")
+    return out.labels

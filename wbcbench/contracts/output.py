@@ -1,0 +1,163 @@
+"""The tensors that pass between fusions, distillers, routings and the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is built for. M modalities, K classes."""
+
+    channels: dict[str, int]
+    """Modality -> channels, in canonical order."""
+    classes: tuple[str, ...]
+    image_size: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.channels)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+
+@dataclass
+class Features:
+    """What a backbone returns for one image batch."""
+
+    embedding: Tensor
+    """[B, D], pooled."""
+    maps: tuple[Tensor, ...] = ()
+    """Stage maps [B, C_s, H_s, W_s], shallow to deep; empty unless asked for."""
+
+
+@dataclass
+class Output:
+    """One route's prediction: a joint head, or the head of one modality.
+
+    `rows` says which cell of the batch each row shows (None: row i shows cell i). Labels and cell ids
+    belong to a route, not to the batch: when a fusion shows every modality a different cell, each
+    route is supervised, and taught, for its own. The core fills `labels` and `index` accordingly.
+    """
+
+    logits: Tensor
+    """[B, K]."""
+    embedding: Tensor | None = None
+    """[B, D], what the last linear layer read."""
+    maps: tuple[Tensor, ...] = ()
+    """[B, C_s, H_s, W_s], shallow to deep, where asked for."""
+    reads: frozenset[str] = frozenset()
+    """The modalities that this route's prediction may depend on."""
+    rows: Tensor | None = None
+    """[B] int64, positions in the batch, or None."""
+    labels: Tensor | None = None
+    """[B] int64; filled by the core."""
+    index: Tensor | None = None
+    """[B] int64 stable cell ids; filled by the core."""
+    head: Callable[[Tensor], Tensor] | None = None
+    """embedding [B, D] -> logits [B, K]: the classifier, for distillers that call it."""
+
+    def float(self) -> Output:
+        """The same output in float32, in which every loss is computed."""
+        return replace(
+            self,
+            logits=self.logits.float(),
+            embedding=None if self.embedding is None else self.embedding.float(),
+            maps=tuple(m.float() for m in self.maps),
+        )
+
+    def detach(self) -> Output:
+        """The same output, cut from the graph."""
+        return replace(
+            self,
+            logits=self.logits.detach(),
+            embedding=None if self.embedding is None else self.embedding.detach(),
+            maps=tuple(m.detach() for m in self.maps),
+        )
+
+    def select(self, rows: Tensor | None) -> Output:
+        """The output re-ordered so that row i belongs to cell `rows[i]` of the batch."""
+        if rows is None:
+            return self
+        return replace(
+            self,
+            logits=self.logits[rows],
+            embedding=None if self.embedding is None else self.embedding[rows],
+            maps=tuple(m[rows] for m in self.maps),
+        )
+
+
+Outputs = dict[str, Output]
+"""Route name -> output. Route names are `joint` and modality names."""
+
+
+@dataclass
+class Batch:
+    """One training batch as a fusion sees it. B cells drawn, R rows shown (R = B unless repeated).
+
+    `cells` are drawn by the core; `rows` is decided by `Fusion.assemble` and policies.
+    """
+
+    cells: Tensor
+    """[B] int64 stable cell ids."""
+    labels: Tensor
+    """[B] int64."""
+    present: Tensor | None = None
+    """[B, M] bool (canonical modality order), or None when everything is there. After `assemble`:
+    [R, M], which modality image each row really shows."""
+    rows: dict[str, Tensor] | None = None
+    """Modality -> [R] positions 0..B-1: the cell that each row shows in that modality.
+    None: row i shows cell i in every modality."""
+    images: dict[str, Tensor] = field(default_factory=dict)
+    """Modality -> [R, C_m, S, S] float, normalised; filled after `assemble`."""
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def labels_of(self, rows: Tensor | None) -> Tensor:
+        """[R] labels of the cells that `rows` names."""
+        return self.labels if rows is None else self.labels[rows]
+
+    def cells_of(self, rows: Tensor | None) -> Tensor:
+        """[R] stable ids of the cells that `rows` names."""
+        return self.cells if rows is None else self.cells[rows]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is."""
+
+    epoch: int
+    epochs: int
+    step: int
+    """Within the epoch."""
+    steps: int
+
+    @property
+    def fraction(self) -> float:
+        """0 at the first step, just under 1 at the last."""
+        return (self.epoch + self.step / max(1, self.steps)) / max(1, self.epochs)
+
+
+class Draw:
+    """Random numbers of one training step, counter-based: asking twice gives the same answer.
+
+    `salt` names the purpose (say, the modality); nothing depends on the order of calls.
+    """
+
+    def __init__(self, key: Callable[[str, int], Tensor]) -> None:
+        self._key = key
+
+    def uniform(self, n: int, salt: str) -> Tensor:
+        """[n] float32 in [0, 1)."""
+        return self._key(salt, n)
+
+    def permutation(self, n: int, salt: str) -> Tensor:
+        """[n] int64, a permutation of 0..n-1."""
+        return torch.argsort(self.uniform(n, salt), stable=True)

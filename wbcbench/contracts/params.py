@@ -1,0 +1,103 @@
+"""Typed parameters of a component, with validity range and search space declared beside the default.
+
+One description serves validation, `wbcbench show`, the docs, Optuna and Ray. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SEARCH_KEY = "wbcbench_search"
+
+
+class Parameters(BaseModel):
+    """Base of every component's `Params`: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def param(
+    default: Any,
+    doc: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    search: tuple[float, float] | list[Any] | None = None,
+    log: bool = False,
+) -> Any:
+    """Declare one parameter.
+
+    Args:
+        default: the value used when the user says nothing (the paper's, where there is a paper).
+        doc: one sentence; units and meaning of the extremes.
+        ge, gt, le, lt: which values are valid at all.
+        search: where a search may look: `(low, high)` for numbers, a list for categories. Leave it
+            out for parameters that a search must not touch.
+        log: search a numeric range on a logarithmic scale.
+    """
+    extra: dict[str, Any] = {}
+    if isinstance(search, list):
+        extra = {SEARCH_KEY: {"choices": search}}
+    elif search is not None:
+        extra = {SEARCH_KEY: {"low": search[0], "high": search[1], "log": log}}
+    return Field(default, description=doc, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra or None)
+
+
+class DistillerParams(Parameters):
+    """What every distiller has. The core multiplies all of its terms by `weight`."""
+
+    weight: float = param(1.0, "Factor on the whole loss, beside a task loss of weight `task_weight`.", ge=0)
+
+
+def describe_params(params: type[BaseModel]) -> list[dict[str, Any]]:
+    """List a Params class as rows: name, type, default, doc, range, search (JSON-able)."""
+    schema = params.model_json_schema()
+    rows = []
+    for name, field in params.model_fields.items():
+        prop = schema.get("properties", {}).get(name, {})
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        rows.append(
+            {
+                "name": name,
+                "type": _type_name(field.annotation),
+                "required": field.is_required(),
+                "default": _jsonable(default),
+                "range": _range(prop),
+                "search": extra.get(SEARCH_KEY),
+                "doc": field.description or "",
+            }
+        )
+    return rows
+
+
+def _type_name(annotation: Any) -> str:
+    return (
+        getattr(annotation, "__name__", None)
+        if isinstance(annotation, type)
+        else str(annotation).replace("typing.", "")
+    )  # type: ignore[return-value]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return list(value) if isinstance(value, tuple) else value
+
+
+_BOUNDS: tuple[tuple[Literal["ge", "gt", "le", "lt"], str], ...] = (
+    ("ge", "minimum"), ("gt", "exclusiveMinimum"), ("le", "maximum"), ("lt", "exclusiveMaximum"),
+)  # fmt: skip
+
+
+def _range(prop: dict[str, Any]) -> str:
+    options = [prop, *prop.get("anyOf", [])]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    parts = [f"{signs[key]} {o[name]:g}" for key, name in _BOUNDS for o in options if name in o]
+    if "enum" in prop:
+        parts.append("one of " + ", ".join(map(str, prop["enum"])))
+    return ", ".join(parts)

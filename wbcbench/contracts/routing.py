@@ -1,0 +1,63 @@
+"""What a routing promises: who teaches whom, and what several teachers of one route say together."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wbcbench.contracts.distiller import Distiller
+from wbcbench.contracts.output import Output, Progress
+from wbcbench.contracts.params import Parameters
+
+
+class Routing(nn.Module):
+    """Pairs student routes with teachers.
+
+    `pairing` is a literal, read while planning:
+
+    * `own`: a modality's route is taught by the teachers that read just that modality; a route
+      without one, and the joint route, by all teachers (or by the one named in `Params.fallback`).
+    * `all`: every route is taught by all teachers.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+    pairing: ClassVar[Literal["own", "all"]] = "own"
+
+    Params: ClassVar[type[Parameters]] = Parameters
+    """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
+    params: Any
+
+    def __init__(self, params: Parameters) -> None:
+        super().__init__()
+        self.params = params
+
+    def teach(
+        self, distiller: Distiller, student: Output, teachers: list[Output], progress: Progress
+    ) -> dict[str, Tensor]:
+        """The distiller's terms for one student route and its one or more teachers.
+
+        Default: several teachers speak as one, through `mean_teacher`.
+        """
+        return distiller.terms(student, mean_teacher(teachers, distiller.temperature), progress)
+
+
+def mean_teacher(teachers: list[Output], temperature: float) -> Output:
+    """One teacher whose softened probabilities are the mean of the given teachers'.
+
+    softmax(z / T) = mean_k softmax(z_k / T), so z = T log mean_k softmax(z_k / T). Logits [B, K] each.
+    Embeddings are averaged where all have the same width, else left out; maps are left out.
+    """
+    if len(teachers) == 1:
+        return teachers[0]
+    log_p = torch.stack([t.logits / temperature for t in teachers]).log_softmax(-1)
+    mean = torch.logsumexp(log_p, 0) - torch.log(torch.tensor(float(len(teachers))))
+    widths = {None if t.embedding is None else t.embedding.shape[1] for t in teachers}
+    embedding = None
+    if len(widths) == 1 and None not in widths:
+        embedding = torch.stack([t.embedding for t in teachers if t.embedding is not None]).mean(0)
+    reads = frozenset().union(*(t.reads for t in teachers))
+    return Output(logits=temperature * mean, embedding=embedding, reads=reads)

@@ -1,0 +1,81 @@
+"""Errors a user can cause or meet, and the exit code each one ends the command with.
+
+An error's text has three parts: what was expected, what came, what to do. Anything that is not a
+`WbcbenchError` is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command's exit status means (public, stable)."""
+
+    OK = 0
+    SOME_FAILED = 1
+    USAGE = 2
+    NOT_COMPARABLE = 3
+    PLUGIN_FAILED = 4
+    INTERRUPTED = 130
+
+
+class WbcbenchError(Exception):
+    """Base of every error that is shown as a message instead of a traceback."""
+
+    exit_code: ExitCode = ExitCode.SOME_FAILED
+
+
+class UsageError(WbcbenchError):
+    """The command line, a config file or a name is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class UnknownNameError(UsageError):
+    """A component name that nobody registered; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(
+            f"No {kind} is called '{name}'.{did_you_mean(name, known)} "
+            f"`wbcbench list {kind}s` shows all {len(known)}."
+        )
+
+
+class DataError(UsageError):
+    """The user's cells cannot be read or cannot be used as asked."""
+
+
+class IncompatibleError(UsageError):
+    """Two components that cannot work together, found while planning."""
+
+
+class ComparabilityError(WbcbenchError):
+    """Rows that must not share a table, or a record that fails validation."""
+
+    exit_code = ExitCode.NOT_COMPARABLE
+
+
+class RecordError(ComparabilityError):
+    """A stored record is missing, truncated, corrupt or of another schema."""
+
+
+class PluginError(WbcbenchError):
+    """A component that the user asked for comes from a plugin that failed."""
+
+    exit_code = ExitCode.PLUGIN_FAILED
+
+
+class TrialFailedError(WbcbenchError):
+    """A trial raised while it ran; other trials go on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x' or 'y'?` for the nearest known names, or an empty string."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    if not near:
+        return ""
+    return " Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"

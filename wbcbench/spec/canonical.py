@@ -1,0 +1,46 @@
+"""Canonical JSON and the versioned hash that identifies a trial. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel
+
+HASH_VERSION = 1
+"""Raised whenever the canonical form changes, so that an old identity is never mistaken for a new one."""
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise so that equal content gives equal text: sorted keys, no spaces, 1.0 written as 1.
+
+    Raises:
+        ValueError: for NaN, infinity and anything JSON has no form for.
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def digest(value: Any, *, length: int = 16) -> str:
+    """Hex SHA-256 of the canonical JSON, cut to `length` characters."""
+    text = f"wbcbench/{HASH_VERSION}:{canonical_json(value)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(mode="json"))
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"Expected a finite number, but got {value}.")
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise ValueError(f"Expected a JSON value, but got {type(value).__name__}.")

@@ -1,0 +1,160 @@
+"""Protocol, method, trial: what must be equal, what is compared, and one run of it.
+
+All frozen and strict: an unknown key is an error. A trial's identity is the hash of exactly these
+fields; nothing that leaves the result alone (device, store, progress display) is in here.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from wbcbench.spec.canonical import digest
+
+METRICS_VERSION = 1
+"""Raised when any stored metric's definition changes."""
+
+
+class Frozen(BaseModel):
+    """Frozen, strict about keys; tuples instead of lists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+
+class Component(Frozen):
+    """A plugin's component with every parameter written out, defaults included."""
+
+    name: str
+    """As registered; `provider/name` for components that are not built in."""
+    params: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SplitSpec(Frozen):
+    """How cells are divided. `official` uses the data set's own split if it has one."""
+
+    scheme: Literal["official", "stratified"] = Field("official", description="official, else stratified")
+    val: float = Field(0.15, gt=0, lt=0.9, description="share of cells for selection")
+    test: float = Field(0.25, gt=0, lt=0.9, description="share of cells looked at once, at the end")
+    seed: int = Field(0, ge=0, description="of the division; the same for every trial of a board")
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitSpec:
+        if self.val + self.test >= 0.95:
+            raise ValueError(f"val + test must leave cells to train on, but is {self.val + self.test:g}")
+        return self
+
+
+class Budget(Frozen):
+    """How much training every method gets."""
+
+    epochs: int = Field(20, ge=1, description="passes over the training cells")
+    batch_size: int = Field(64, ge=2, description="cells per step")
+
+
+class Augmentation(Frozen):
+    """Random views of a training cell; each a function of (seed, epoch, cell, modality).
+
+    Geometry (flip to cutout) is shared by a cell's modalities; intensity and noise are not.
+    """
+
+    flip: bool = Field(True, description="mirror left-right with probability 1/2")
+    rotate: float = Field(180.0, ge=0, le=180, description="rotate by up to this many degrees either way")
+    scale: float = Field(0.1, ge=0, lt=0.9, description="zoom by up to this share either way")
+    shift: float = Field(0.06, ge=0, le=0.5, description="shift by up to this share of the side")
+    intensity: float = Field(0.15, ge=0, lt=1, description="brightness and contrast, up to this share")
+    noise: float = Field(0.03, ge=0, le=1, description="Gaussian, in standard deviations of the modality")
+    cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
+
+
+class Selection(Frozen):
+    """Which epoch's weights are kept, judged on validation cells only."""
+
+    metric: Literal["macro_f1", "balanced_accuracy", "nll", "last"] = "macro_f1"
+
+
+class Recipe(Frozen):
+    """How a network is optimised. Part of the method: a search may change it."""
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(2e-3, gt=0, le=10, description="peak learning rate")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="not on biases and norms")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only (Nesterov)")
+    warmup_epochs: float = Field(1.0, ge=0, description="linear, from 0; then cosine to 0")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weighting: Literal["none", "sqrt", "inverse"] = Field(
+        "sqrt", description="weight of a class in the task loss: 1, 1/sqrt(count), 1/count; mean 1 over cells"
+    )
+    task_weight: float = Field(1.0, ge=0, description="factor on the task loss beside a distiller's weight")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay per step of averaged weights; 0: off")
+    clip: float = Field(0.0, ge=0, description="gradient norm is cut to this; 0: off")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast on a GPU that has it, float32 elsewhere"
+    )
+
+
+class Protocol(Frozen):
+    """What must be equal for two numbers to be comparable."""
+
+    dataset: Component
+    modalities: tuple[str, ...]
+    image_size: int = Field(ge=8, le=1024)
+    fingerprint: str
+    """Of the data set's content, as it described itself when the trial was planned."""
+    split: SplitSpec = SplitSpec()
+    budget: Budget = Budget()
+    augmentation: Augmentation = Augmentation()
+    selection: Selection = Selection()
+    metrics_version: int = METRICS_VERSION
+
+
+class Method(Frozen):
+    """What is compared."""
+
+    fusion: Component
+    backbone: Component
+    recipe: Recipe = Recipe()
+    policies: tuple[Component, ...] = ()
+    distillers: tuple[Component, ...] = ()
+    routing: Component | None = None
+    teachers: tuple[Trial, ...] = ()
+    """Each teacher is a whole trial, so that it is found by identity and chains come for free."""
+
+    @property
+    def kd(self) -> str:
+        """The distillers' names joined by `+`, or `none`."""
+        return "+".join(d.name for d in self.distillers) or "none"
+
+
+class Trial(Frozen):
+    """One protocol, one method, one seed."""
+
+    protocol: Protocol
+    method: Method
+    seed: int = Field(0, ge=0)
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits: the trial's identity and the name of its record's folder."""
+        return digest(self)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.protocol.modalities
+
+    @property
+    def label(self) -> str:
+        """Short name of the method for people: `independent`, `single[brightfield]`, with teacher."""
+        fusion = self.method.fusion.name
+        return f"{fusion}[{self.reads[0]}]" if len(self.reads) == 1 else fusion
+
+    def method_id(self) -> str:
+        """Identity of everything but the seed: rows of a leaderboard are grouped by it."""
+        return digest({"protocol": self.protocol, "method": self.method})
+
+
+Method.model_rebuild()
