@@ -1,0 +1,122 @@
+"""Random views of training cells: a function of (seed, epoch, cell, modality) and of nothing else.
+
+A cell's geometry is drawn per (seed, epoch, cell) and so shared by its modalities; intensity and noise
+are drawn per modality. All numbers of an epoch are drawn at once; a batch only gathers them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wbcbench.data.counter import counter_hash, uniform
+from wbcbench.data.resident import ResidentCells
+from wbcbench.spec import Augmentation
+
+_BANK = 1 << 20
+
+
+class Views:
+    """Makes the views of one seed, epoch by epoch."""
+
+    def __init__(self, cells: ResidentCells, augmentation: Augmentation, seed: int) -> None:
+        self.cells = cells
+        self.augmentation = augmentation
+        self.seed = seed
+        self._bank: Tensor | None = None
+        self._cached: EpochViews | None = None
+
+    def epoch(self, epoch: int) -> EpochViews:
+        """The views of one epoch; the latest is kept."""
+        if self._cached is None or self._cached.epoch != epoch:
+            self._cached = EpochViews(self, epoch)
+        return self._cached
+
+    def noise_bank(self, length: int) -> Tensor:
+        """A fixed field of Gaussian numbers that views read from a random place on.
+
+        Drawing fresh normals per pixel costs more than a small network's step; a window into a field of
+        a million costs one gather and repeats only after as many places.
+        """
+        if self._bank is None or len(self._bank) < _BANK + length:
+            generator = torch.Generator().manual_seed(20220817)
+            field = torch.randn(_BANK + length, generator=generator)
+            self._bank = field.to(self.cells.device)
+        return self._bank.unfold(0, length, 1)
+
+
+class EpochViews:
+    """All views of one epoch: call with a modality and cell ids, get images."""
+
+    def __init__(self, views: Views, epoch: int) -> None:
+        self.epoch = epoch
+        self._views = views
+        a, n, seed = views.augmentation, len(views.cells), views.seed
+        device = views.cells.device
+        ids = torch.arange(n, device=device)
+
+        def signed(what: str) -> Tensor:
+            return uniform(seed, "view", epoch, what, ids) * 2 - 1
+
+        self._theta: Tensor | None = None
+        if a.flip or a.rotate or a.scale or a.shift:
+            self._theta = affine(
+                angle=signed("angle") * math.radians(a.rotate),
+                zoom=1 + signed("zoom") * a.scale,
+                mirror=torch.where(signed("flip") < 0, -1.0, 1.0) if a.flip else torch.ones(n, device=device),
+                dx=signed("dx") * 2 * a.shift,
+                dy=signed("dy") * 2 * a.shift,
+            )
+        self._cutout: tuple[Tensor, Tensor] | None = None
+        if a.cutout:
+            self._cutout = (uniform(seed, "view", epoch, "cx", ids), uniform(seed, "view", epoch, "cy", ids))
+        self._photo: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        for m in views.cells.modalities:
+            gain = 1 + (uniform(seed, "gain", epoch, m, ids) * 2 - 1) * a.intensity
+            bias = (uniform(seed, "bias", epoch, m, ids) * 2 - 1) * a.intensity
+            sigma = uniform(seed, "sigma", epoch, m, ids) * a.noise
+            place = counter_hash(seed, "noise", epoch, m, ids)
+            assert isinstance(place, Tensor)
+            self._photo[m] = (gain, bias, sigma, place % _BANK)
+
+    def __call__(self, modality: str, cells: Tensor) -> Tensor:
+        """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch."""
+        views = self._views
+        a = views.augmentation
+        x = views.cells.modalities[modality].gather(cells)
+        if self._theta is not None:
+            grid = F.affine_grid(self._theta[cells], list(x.shape), align_corners=False)
+            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        gain, bias, sigma, place = self._photo[modality]
+        if a.intensity:
+            x = torch.addcmul(bias[cells][:, None, None, None], x, gain[cells][:, None, None, None])
+        if a.noise:
+            bank = views.noise_bank(x[0].numel())
+            x = torch.addcmul(x, bank[place[cells]].view_as(x), sigma[cells][:, None, None, None])
+        if self._cutout is not None:
+            x = erase(x, self._cutout[0][cells], self._cutout[1][cells], a.cutout)
+        return views.cells.mask_absent(x, cells, modality)
+
+
+def affine(angle: Tensor, zoom: Tensor, mirror: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """[N, 2, 3] matrices for `affine_grid`: mirror, then rotate (radians) and zoom, then shift.
+
+    Shifts are in units of half the side, as `affine_grid` has them; zoom > 1 enlarges the cell.
+    """
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    row0 = torch.stack([cos * mirror, -sin * mirror, dx], 1)
+    row1 = torch.stack([sin, cos, dy], 1)
+    return torch.stack([row0, row1], 1)
+
+
+def erase(x: Tensor, cx: Tensor, cy: Tensor, share: float) -> Tensor:
+    """Set a square of side `share` x S around (cx, cy) in [0, 1) to zero, the training mean. x: [B, C, S, S]."""
+    side = x.shape[-1]
+    at = (torch.arange(side, device=x.device) + 0.5) / side
+    inside_x = (at[None, :] - cx[:, None]).abs() < share / 2
+    inside_y = (at[None, :] - cy[:, None]).abs() < share / 2
+    hole = inside_y[:, :, None] & inside_x[:, None, :]
+    return x.masked_fill(hole[:, None], 0.0)
