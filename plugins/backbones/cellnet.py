@@ -23,7 +23,9 @@ class CellNet(Backbone):
     class Params(Parameters):
         width: int = param(16, "Channels of the first stage; later stages have 2x and 4x.", ge=4, le=512)
         depth: int = param(1, "Residual blocks per stage.", ge=1, le=16)
-        stem_stride: int = param(0, "Stride of the stem; 0: 2 for sides of 56 px and more, else 1.", ge=0, le=4)
+        stem_stride: int = param(
+            0, "Stride of the stem; 0: 2 for sides of 56 px and more, else 1.", ge=0, le=4
+        )
 
     params: Params
 
@@ -32,7 +34,9 @@ class CellNet(Backbone):
         base = max(4, round(params.width * width))
         stride = params.stem_stride or (2 if image_size >= 56 else 1)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, base, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(base), nn.ReLU()
+            nn.Conv2d(in_chans, base, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(base),
+            nn.ReLU(),
         )
         self.stages = nn.ModuleList()
         channels = base

@@ -61,9 +61,7 @@ class Independent(Fusion):
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
         self.backbone = backbone(sum(task.channels.values()), width=params.width)
-        self.heads = nn.ModuleDict(
-            {m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities}
-        )
+        self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         batch.rows = slot_rows(len(batch), self.task.modalities, self.params.rho, self.params.repeats, draw)
@@ -102,9 +100,7 @@ def slot_rows(
     (1 - rho) of the rows are permuted once more, by a permutation of that modality's own.
     """
     unique = max(1, cells // repeats)
-    base = torch.arange(cells) % unique if repeats > 1 else torch.arange(cells)
-    order = draw.permutation(cells, "rows")
-    base = base.to(order.device)[order]
+    base = draw.permutation(cells, "rows") % unique
     cut = round(cells * (1.0 - rho))
     rows = {}
     for m in modalities:

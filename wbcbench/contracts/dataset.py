@@ -117,6 +117,9 @@ class Dataset(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     """Where the data or its layout comes from: citation, licence."""
+    locations: ClassVar[tuple[str, ...]] = ()
+    """Parameters that only say where files lie. They are no part of a trial's identity, and no record
+    shows them: the fingerprint stands for the content."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -124,6 +127,10 @@ class Dataset(ABC):
 
     def __init__(self, params: Parameters | None = None) -> None:
         self.params = params if params is not None else self.Params()
+
+    def public_params(self) -> dict[str, Any]:
+        """The parameters that belong to a trial's identity (JSON-able)."""
+        return self.params.model_dump(mode="json", exclude=set(self.locations))  # type: ignore[no-any-return]
 
     @abstractmethod
     def describe(self) -> Description:

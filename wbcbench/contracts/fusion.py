@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from wbcbench.contracts.backbone import BackboneFactory
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
-
-JOINT = "joint"
+from wbcbench.spec.lessons import route_names
 
 
 class Fusion(nn.Module):
@@ -124,16 +123,6 @@ class Deployed(nn.Module):
 
     def forward(self, images: dict[str, Tensor]) -> Tensor:
         return self.fusion.predict(self.fusion(images))
-
-
-def route_names(emits: tuple[str, ...], modalities: tuple[str, ...]) -> tuple[str, ...]:
-    """Expand `emits` into route names: `("joint",)`, the modalities, or both (joint first)."""
-    names: list[str] = []
-    if "joint" in emits:
-        names.append(JOINT)
-    if "modality" in emits:
-        names.extend(modalities)
-    return tuple(names)
 
 
 def _labels(out: Output) -> Tensor:

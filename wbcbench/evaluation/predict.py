@@ -1,0 +1,73 @@
+"""Predictions of a trained fusion on unaugmented cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wbcbench.contracts import Fusion, Outputs
+from wbcbench.data.resident import ResidentCells
+
+EVAL_BATCH = 256
+
+
+@dataclass
+class Predictions:
+    """What a fusion says of n cells."""
+
+    cells: NDArray[np.int64]
+    """[n] stable cell ids."""
+    labels: NDArray[np.int64]
+    """[n]."""
+    probabilities: NDArray[np.float32]
+    """[n, K], the fusion's prediction."""
+    routes: dict[str, NDArray[np.float32]]
+    """Route -> [n, K] probabilities."""
+
+
+@torch.no_grad()
+def forward_all(
+    fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]
+) -> tuple[Outputs, Tensor]:
+    """Outputs of every route over the given cells [n], in eval mode, and the fusion's probabilities [n, K].
+
+    Leaves the fusion in the mode it was in.
+    """
+    was_training = fusion.training
+    fusion.eval()
+    parts: list[Outputs] = []
+    probs: list[Tensor] = []
+    for chunk in ids.split(EVAL_BATCH):
+        images = {m: cells.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in modalities}
+        present = cells.present(chunk, modalities)
+        outputs = {route: out.float() for route, out in fusion(images, present).items()}
+        probs.append(fusion.predict(outputs, present).float())
+        parts.append(outputs)
+    fusion.train(was_training)
+    return {route: _join([p[route] for p in parts]) for route in parts[0]}, torch.cat(probs)
+
+
+def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
+    """Probabilities for the given cells, and each route's own."""
+    outputs, probs = forward_all(fusion, cells, ids, modalities)
+    return Predictions(
+        cells=ids.cpu().numpy(),
+        labels=cells.labels[ids].cpu().numpy(),
+        probabilities=probs.cpu().numpy(),
+        routes={r: o.logits.softmax(1).cpu().numpy() for r, o in outputs.items()},
+    )
+
+
+def _join(parts: list) -> object:  # type: ignore[type-arg]
+    from wbcbench.contracts import Output
+
+    has_embedding = all(p.embedding is not None for p in parts)
+    return Output(
+        logits=torch.cat([p.logits for p in parts]),
+        embedding=torch.cat([p.embedding for p in parts]) if has_embedding else None,
+        reads=parts[0].reads,
+    )

@@ -1,0 +1,110 @@
+"""Reading requests: defaults < config file < flags < `--set`, and errors that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.spec.request import Request, parse_value
+
+COMPONENT_SECTIONS = ("dataset", "fusion", "kd", "backbone", "routing", "policy")
+_ALIASES = {
+    "distiller": "kd",
+    "policies": "policy",
+    "epochs": "budget.epochs",
+    "batch_size": "budget.batch_size",
+}
+
+
+def load_request(
+    config: Path | None = None, flags: dict[str, Any] | None = None, sets: tuple[str, ...] = ()
+) -> Request:
+    """Merge a YAML file, flags (already without the ones not given) and `--set a.b=c` into a request.
+
+    Raises:
+        UsageError: with file, key path and nearest name for anything unknown or out of range.
+    """
+    tree = read_yaml(config) if config is not None else {}
+    for alias, target in _ALIASES.items():
+        if alias in tree:
+            put(tree, target, tree.pop(alias))
+    for key, value in (flags or {}).items():
+        put(tree, _ALIASES.get(key, key), value)
+    overrides: dict[str, dict[str, Any]] = {}
+    for item in sets:
+        path, sep, text = item.partition("=")
+        if not sep or not path.strip():
+            raise UsageError(f"Expected --set key=value, but got '{item}'. Example: --set training.lr=1e-3")
+        section, _, rest = _ALIASES.get(path.strip(), path.strip()).partition(".")
+        section = _ALIASES.get(section, section)
+        if section in COMPONENT_SECTIONS and rest:
+            put(overrides.setdefault(section, {}), rest, parse_value(text))
+        else:
+            put(tree, f"{section}.{rest}" if rest else section, parse_value(text))
+    if overrides:
+        tree["overrides"] = overrides
+    return validate(Request, tree, str(config) if config else "command line")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; numbers such as `1e-3`, which YAML 1.1 reads as text, are mended later by type."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Expected a config file, but {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"Expected YAML in {path}, but it does not parse: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"Expected key: value pairs in {path}, but got a {type(tree).__name__}.")
+    return tree
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings."""
+    *parents, last = path.split(".")
+    for key in parents:
+        child = tree.get(key)
+        if not isinstance(child, dict):
+            # `teacher: resnet18` in a file, then --set teacher.epochs=5: the scalar was a name
+            child = {} if child is None else {"backbone" if key == "teacher" else "name": child}
+            tree[key] = child
+        tree = child
+    tree[last] = value
+
+
+def validate(model: type[BaseModel], tree: Any, where: str) -> Any:
+    """Build a model, turning pydantic's errors into one message per problem with path and nearest name."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, e) for e in error.errors()]
+        raise UsageError(f"{where}: " + "\n  ".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    path = [str(p) for p in error["loc"]]
+    key = ".".join(path) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        return f"'{key}' is not a known key.{did_you_mean(path[-1], known)} Known here: {', '.join(known)}."
+    message = error["msg"].removeprefix("Value error, ")
+    got = error.get("input")
+    shown = "" if isinstance(got, dict | BaseModel) else f" (got {got!r})"
+    return f"'{key}': {message}{shown}."
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    current: Any = model
+    for part in path:
+        field = current.model_fields.get(part) if isinstance(current, type) else None
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        current = field.annotation
+    return sorted(current.model_fields) if hasattr(current, "model_fields") else []

@@ -1,0 +1,143 @@
+"""What a user asks for: a grid of methods, in the words of the command line and the config file.
+
+A request is resolved into trials by the planner. It also holds what does not belong to any trial's
+identity: where to store, on which device to compute.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
+
+
+class Choice(Frozen):
+    """A component by name, with those parameters that the user gave."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, value: Any) -> Choice:
+        """From `name`, `name:key=value:key=value` or a mapping with `name` and parameters."""
+        if isinstance(value, Choice):
+            return value
+        if isinstance(value, str):
+            name, *pairs = [part.strip() for part in value.split(":")]
+            params: dict[str, Any] = {}
+            for pair in pairs:
+                key, sep, text = pair.partition("=")
+                if not sep:
+                    raise ValueError(f"expected name:key=value, but got '{value}'")
+                params[key.strip()] = parse_value(text)
+            if not name:
+                raise ValueError(f"expected a name, but got '{value}'")
+            return cls(name=name, params=params)
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            return cls(name=value["name"], params={k: v for k, v in value.items() if k != "name"})
+        raise ValueError(f"expected a name or a mapping with 'name', but got {value!r}")
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML reads it, but `1e-3` is a number and `on`, `no`, `10:30` stay text."""
+    import yaml
+
+    stripped = text.strip()
+    if stripped.lower() in ("on", "off", "yes", "no", "y", "n") or ":" in stripped:
+        return stripped
+    try:
+        return float(stripped) if "e" in stripped.lower() else yaml.safe_load(stripped)
+    except (ValueError, yaml.YAMLError):
+        try:
+            return yaml.safe_load(stripped)
+        except yaml.YAMLError:
+            return stripped
+
+
+def split_list(value: Any) -> Any:
+    """A comma list as a list; commas inside brackets do not count."""
+    if not isinstance(value, str):
+        return value if isinstance(value, list | tuple) else [value]
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(value):
+        depth += (char in "[{(") - (char in "]})")
+        if char == "," and depth == 0:
+            parts.append(value[start:i])
+            start = i + 1
+    parts.append(value[start:])
+    return [p.strip() for p in parts if p.strip()]
+
+
+def _choices(value: Any) -> tuple[Choice, ...]:
+    return tuple(Choice.parse(v) for v in split_list(value))
+
+
+def _combinations(value: Any) -> tuple[tuple[Choice, ...], ...]:
+    """`a,b+c` is two alternatives: a alone, b and c together."""
+    result = []
+    for item in split_list(value):
+        if isinstance(item, str):
+            result.append(tuple(Choice.parse(p) for p in item.split("+")))
+        elif isinstance(item, list | tuple):
+            result.append(tuple(Choice.parse(p) for p in item))
+        else:
+            result.append((Choice.parse(item),))
+    return tuple(result)
+
+
+def _names(value: Any) -> Any:
+    return None if value is None else tuple(split_list(value))
+
+
+def _seeds(value: Any) -> Any:
+    return tuple(int(v) for v in split_list(value))
+
+
+OneChoice = Annotated[Choice, BeforeValidator(Choice.parse)]
+Choices = Annotated[tuple[Choice, ...], BeforeValidator(_choices), Field(min_length=1)]
+Combinations = Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations), Field(min_length=1)]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
+
+
+class TeacherRequest(Frozen):
+    """The teachers: one high-complexity network per modality, shared by all students and seeds."""
+
+    backbone: OneChoice = Choice(name="cellnet", params={"width": 40})
+    epochs: int | None = Field(None, ge=1, description="default: as long as the student")
+    seeds: Seeds = (0,)
+    """Several seeds make an ensemble per modality, whose softened probabilities are averaged."""
+    training: dict[str, Any] = {}
+    """Recipe fields in which teachers differ from the student."""
+
+
+class Request(Frozen):
+    """One `wbcbench run`: the cross product of its lists."""
+
+    dataset: OneChoice = Choice(name="synthetic")
+    modalities: Names = None
+    teacher_modalities: Names = None
+    image_size: int | None = Field(None, ge=8, le=1024)
+    split: SplitSpec = SplitSpec()
+    budget: Budget = Budget()
+    augmentation: Augmentation = Augmentation()
+    selection: Selection = Selection()
+    fusion: Choices = (Choice(name="independent"),)
+    backbone: Choices = (Choice(name="cellnet"),)
+    kd: Combinations = ((Choice(name="none"),),)
+    routing: OneChoice = Choice(name="matched")
+    policy: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
+    training: Recipe = Recipe()
+    teacher: TeacherRequest = TeacherRequest()
+    seeds: Seeds = (0,)
+    overrides: dict[str, dict[str, Any]] = {}
+    """Section (dataset, fusion, kd, backbone, routing, policy) -> parameters from `--set`, applied to
+    every listed component that has them."""
+    store: str = "wbcbench-store"
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    """Compute threads; None leaves torch's choice."""
+    replay: Literal["auto", "never"] = "auto"
+    """`never` runs teachers live at every step; same student to float tolerance, slower."""

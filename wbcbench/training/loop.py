@@ -1,0 +1,198 @@
+"""The training loop, top to bottom.
+
+    for each epoch: draw cells -> assemble -> views -> forward -> task and distillation terms -> step
+                    validate -> keep the best -> checkpoint
+
+Nothing is read back from the device within an epoch. The test split does not occur in this file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Batch, Fusion, Policy, Progress
+from wbcbench.data.batches import draw_batch, epoch_order, fill_images, step_draw
+from wbcbench.data.counter import derive_seed
+from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import Views
+from wbcbench.errors import TrialFailedError
+from wbcbench.evaluation.predict import Predictions, predict
+from wbcbench.spec import Trial
+from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
+from wbcbench.training.state import TrainState, Weights
+from wbcbench.training.supervision import Distillation, task_loss, total, with_labels
+from wbcbench.training.teachers import TeacherBank
+
+EpochDone = Callable[[int, int, dict[str, Any]], None]
+"""Called as `done(epoch, epochs, row of history)`."""
+
+
+@dataclass
+class Job:
+    """All that one training needs."""
+
+    trial: Trial
+    cells: ResidentCells
+    views: Views
+    train: Tensor
+    """[n] cell ids on the device, ascending."""
+    val: Tensor
+    fusion: Fusion
+    policies: list[Policy] = field(default_factory=list)
+    distillation: Distillation | None = None
+    bank: TeacherBank | None = None
+    score: Callable[[Predictions], dict[str, float]] = lambda _: {}
+    """Validation predictions -> summary metrics; the selection metric is one of them."""
+    checkpoints: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.cells.device
+
+
+def fit(job: Job, done: EpochDone | None = None) -> TrainState:
+    """Train until the budget is spent; resumes from the last whole epoch. Returns the final state.
+
+    Raises:
+        TrialFailedError: the loss is no longer a number.
+    """
+    recipe, budget = job.trial.method.recipe, job.trial.protocol.budget
+    job.fusion.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    modules = torch.nn.ModuleDict({"fusion": job.fusion})
+    modules["policies"] = torch.nn.ModuleList(job.policies)
+    if job.distillation is not None:
+        modules["distillation"] = job.distillation
+    modules.to(job.device)
+    state = TrainState(modules, make_optimiser(modules, recipe), ema=recipe.ema)
+    if job.checkpoints is not None:
+        state.resume(job.checkpoints, job.trial.id)
+
+    counts = torch.bincount(job.cells.labels[job.train], minlength=len(job.cells.classes))
+    weights = class_weights(counts, recipe.class_weighting).to(job.device)
+
+    while state.epoch < budget.epochs:
+        epoch = state.epoch
+        if job.bank is not None:
+            state.teacher_seconds += job.bank.start_epoch(epoch)
+        started = time.perf_counter()
+        sums = train_epoch(job, state, weights, epoch)
+        state.train_seconds += time.perf_counter() - started
+
+        selected, metrics = judge(job, state)
+        score = _selection_score(job.trial.protocol.selection.metric, metrics, epoch)
+        state.consider(score, selected)
+        row = {"epoch": epoch, **sums, **{f"val_{k}": v for k, v in metrics.items()}}
+        state.history.append(row)
+        state.epoch += 1
+        for policy in job.policies:
+            policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1))
+        if job.checkpoints is not None:
+            state.save(job.checkpoints, job.trial.id)
+        if done is not None:
+            done(epoch, budget.epochs, row)
+    return state
+
+
+def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dict[str, float]:
+    """One pass over the training cells; returns the mean of every loss term and the last rate."""
+    trial, fusion, device = job.trial, job.fusion, job.device
+    recipe, budget = trial.method.recipe, trial.protocol.budget
+    reads = trial.reads
+    maps = job.distillation is not None and job.bank is not None and job.bank.maps
+    views = job.views.epoch(epoch)
+    order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
+    params = [p for group in state.optimiser.param_groups for p in group["params"]]
+    torch.manual_seed(derive_seed(trial.seed, "epoch", epoch))  # dropout and the like
+    state.modules.train()
+
+    sums: dict[str, Tensor] = {}
+    rate = 0.0
+    for step, ids in enumerate(order):
+        rate = learning_rate(recipe, epoch * len(order) + step, len(order), budget.epochs)
+        set_learning_rate(state.optimiser, rate)
+        progress = Progress(epoch, budget.epochs, step, len(order))
+
+        batch = assemble(job, ids, epoch, step)
+        fill_images(batch, views, reads)
+        with autocast(device, recipe.precision):
+            outputs = fusion(batch.images, batch.present, maps)
+        outputs = with_labels(outputs, batch)
+        task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
+        loss = total(task) * recipe.task_weight
+        terms = {f"task.{k}": v for k, v in task.items()}
+        if job.distillation is not None and job.bank is not None:
+            lessons = job.distillation.terms(outputs, job.bank, batch, progress)
+            if lessons:
+                loss = loss + total(lessons)
+            terms |= lessons
+
+        state.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for policy in job.policies:
+            policy.after_backward(fusion, outputs, batch, progress)
+        if recipe.clip:
+            torch.nn.utils.clip_grad_norm_(params, recipe.clip)
+        state.optimiser.step()
+        state.update_average()
+
+        for name, value in {"loss": loss, **terms}.items():
+            value = value.detach()
+            sums[name] = sums[name] + value if name in sums else value
+    means = {name: value / len(order) for name, value in sums.items()}
+    values = torch.stack(list(means.values())).tolist()  # the epoch's one read from the device
+    result = dict(zip(means, values, strict=True))
+    if not all(v == v and abs(v) != float("inf") for v in values):
+        bad = [k for k, v in result.items() if v != v or abs(v) == float("inf")]
+        raise TrialFailedError(
+            f"Epoch {epoch + 1}: {', '.join(bad)} is no longer a finite number. "
+            f"Try a lower learning rate (now {recipe.lr:g}), training.clip=1, or a lower distiller weight."
+        )
+    return {"lr": rate, **result}
+
+
+def assemble(job: Job, ids: Tensor, epoch: int, step: int) -> Batch:
+    """Draw the batch and let the fusion, then the policies, decide which cell each modality shows."""
+    reads = job.trial.reads
+    batch = draw_batch(job.cells, ids, reads)
+    draw = step_draw(job.trial.seed, epoch, step, job.device)
+    batch = job.fusion.assemble(batch, draw)
+    for policy in job.policies:
+        batch = policy.assemble(batch, draw)
+    if batch.rows is not None and batch.present is not None and len(batch.present) == len(batch.cells):
+        columns = [batch.present[batch.rows[m], i] for i, m in enumerate(reads)]
+        batch.present = torch.stack(columns, 1)
+    return batch
+
+
+def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float]]:
+    """Validate the weights that would be kept (the average, if there is one); returns both."""
+    fusion = job.fusion
+    if state.average is None:
+        return fusion.state_dict(), job.score(predict(fusion, job.cells, job.val, job.trial.reads))
+    current = {k: v.clone() for k, v in fusion.state_dict().items()}
+    fusion.load_state_dict(state.average)
+    metrics = job.score(predict(fusion, job.cells, job.val, job.trial.reads))
+    fusion.load_state_dict(current)
+    return state.average, metrics
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """bfloat16 autocast where asked for; `auto` means on a GPU that computes in it natively."""
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "bfloat16" or (precision == "auto" and native):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _selection_score(metric: str, metrics: dict[str, float], epoch: int) -> float:
+    if metric == "last":
+        return float(epoch)
+    return -metrics["nll"] if metric == "nll" else metrics[metric]

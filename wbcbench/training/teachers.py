@@ -1,0 +1,158 @@
+"""Frozen teachers: their answers for a batch, computed live or looked up.
+
+A frozen teacher's output for a training cell is a function of (teacher, stream), where a stream is what
+fixes the views: data, split, image side, augmentation, seed and epoch. It is computed once per epoch of
+a stream, in large batches, and stored; every trial that shares teacher and stream reads it back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Fusion, Output
+from wbcbench.data.views import EpochViews, Views
+from wbcbench.records.atomic import atomic_write_bytes
+
+EVAL_BATCH = 512
+
+
+class Teacher:
+    """One frozen teacher. Built on first use: a replayed teacher need never be in memory."""
+
+    def __init__(self, reads: tuple[str, ...], digest: str, build: Callable[[], Fusion]) -> None:
+        self.reads = reads
+        self.digest = digest
+        """Of the teacher's record: weights and identity."""
+        self._build = build
+        self._fusion: Fusion | None = None
+
+    @property
+    def fusion(self) -> Fusion:
+        """The network in eval mode, without gradients, whatever the student does."""
+        if self._fusion is None:
+            self._fusion = self._build().eval().requires_grad_(False)
+        return self._fusion
+
+    @torch.no_grad()
+    def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
+        """[B] rows, one per cell: what the teacher says of this epoch's views of these cells."""
+        images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
+        outputs = self.fusion(images, present, maps)
+        if len(outputs) == 1:
+            return next(iter(outputs.values())).detach().float()
+        # A teacher of several routes speaks through its prediction.
+        probs = self.fusion.predict(outputs, present)
+        return Output(logits=probs.clamp_min(1e-12).log().float(), reads=frozenset(self.reads))
+
+
+class Replay:
+    """Stored answers of one teacher on one stream: a file per epoch and kind, each whole or absent."""
+
+    def __init__(self, folder: Path, teacher: Teacher, views: Views, train: Tensor, embedding: bool) -> None:
+        self.folder = folder
+        self.teacher = teacher
+        self.views = views
+        self.train = train
+        """[n] cell ids, ascending; row i of a stored array belongs to cell train[i]."""
+        self.kinds = ("logits", "embedding") if embedding else ("logits",)
+        self.seconds = 0.0
+        """Spent on computing (not looking up) so far."""
+
+    def epoch(self, epoch: int) -> Output:
+        """Answers for every training cell [n, ...] in one epoch, on the device."""
+        arrays = [self._read(epoch, kind) for kind in self.kinds]
+        if any(a is None for a in arrays):
+            arrays = self._compute(epoch)
+        device = self.train.device
+        tensors = [torch.from_numpy(np.array(a)).to(device) for a in arrays]
+        return Output(
+            logits=tensors[0],
+            embedding=tensors[1] if len(tensors) > 1 else None,
+            reads=frozenset(self.teacher.reads),
+        )
+
+    def _path(self, epoch: int, kind: str) -> Path:
+        return self.folder / f"{kind}_{epoch:04d}.npy"
+
+    def _read(self, epoch: int, kind: str) -> np.ndarray | None:
+        try:
+            array = np.load(self._path(epoch, kind), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None  # not there yet, or broken: computed again
+        usable = array.ndim == 2 and array.shape[0] == len(self.train) and array.dtype == np.float32
+        return array if usable else None
+
+    def _compute(self, epoch: int) -> list[np.ndarray | None]:
+        start = time.perf_counter()
+        views = self.views.epoch(epoch)
+        parts: dict[str, list[Tensor]] = {kind: [] for kind in self.kinds}
+        for cells in self.train.split(EVAL_BATCH):
+            present = self.views.cells.present(cells, self.teacher.reads)
+            out = self.teacher.answer(views, cells, present, maps=False)
+            parts["logits"].append(out.logits)
+            if "embedding" in parts:
+                if out.embedding is None:
+                    raise RuntimeError("A distiller reads embeddings, but this teacher has none to give.")
+                parts["embedding"].append(out.embedding)
+        arrays = []
+        for kind in self.kinds:
+            array = torch.cat(parts[kind]).cpu().numpy().astype(np.float32)
+            atomic_write_bytes(self._path(epoch, kind), npy_bytes(array))
+            arrays.append(array)
+        self.seconds += time.perf_counter() - start
+        return list(arrays)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """An array as the bytes of a .npy file."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class TeacherBank:
+    """All teachers of a trial, asked once per step."""
+
+    def __init__(
+        self, teachers: list[Teacher], replays: list[Replay] | None, views: Views, train: Tensor, maps: bool
+    ) -> None:
+        self.teachers = teachers
+        self.replays = replays
+        self.views = views
+        self.maps = maps
+        self._epoch = -1
+        self._answers: list[Output] = []
+        # cell id -> row of a replayed array
+        self._row = torch.zeros(len(views.cells), dtype=torch.int64, device=train.device)
+        self._row[train] = torch.arange(len(train), device=train.device)
+
+    @property
+    def replayed(self) -> bool:
+        return self.replays is not None
+
+    def start_epoch(self, epoch: int) -> float:
+        """Make the epoch's stored answers ready; returns seconds spent computing them."""
+        self._epoch = epoch
+        if self.replays is None:
+            return 0.0
+        before = sum(r.seconds for r in self.replays)
+        self._answers = [r.epoch(epoch) for r in self.replays]
+        return sum(r.seconds for r in self.replays) - before
+
+    def answers(self, cells: Tensor) -> list[Output]:
+        """Per teacher, its output for the batch's cells [B], on the views of the current epoch."""
+        if self.replays is not None:
+            rows = self._row[cells]
+            return [a.select(rows) for a in self._answers]
+        views = self.views.epoch(self._epoch)
+        return [
+            t.answer(views, cells, self.views.cells.present(cells, t.reads), self.maps) for t in self.teachers
+        ]
