@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wbcbench.contracts.backbone import BackboneFactory
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
-from wbcbench.spec.lessons import route_names
+from wbcbench.spec.lessons import JOINT, route_names
 
 
 class Fusion(nn.Module):
@@ -129,3 +129,6 @@ def _labels(out: Output) -> Tensor:
     if out.labels is None:
         raise RuntimeError("The core attaches labels to every route before the loss; this output has none.")
     return out.labels
+
+
+__all__ = ["JOINT", "Deployed", "Fusion", "route_names"]

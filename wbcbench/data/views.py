@@ -75,9 +75,10 @@ class EpochViews:
             self._cutout = (uniform(seed, "view", epoch, "cx", ids), uniform(seed, "view", epoch, "cy", ids))
         self._photo: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         for m in views.cells.modalities:
-            gain = 1 + (uniform(seed, "gain", epoch, m, ids) * 2 - 1) * a.intensity
-            bias = (uniform(seed, "bias", epoch, m, ids) * 2 - 1) * a.intensity
-            sigma = uniform(seed, "sigma", epoch, m, ids) * a.noise
+            strength = a.of("intensity", m)
+            gain = 1 + (uniform(seed, "gain", epoch, m, ids) * 2 - 1) * strength
+            bias = (uniform(seed, "bias", epoch, m, ids) * 2 - 1) * strength
+            sigma = uniform(seed, "sigma", epoch, m, ids) * a.of("noise", m)
             place = counter_hash(seed, "noise", epoch, m, ids)
             assert isinstance(place, Tensor)
             self._photo[m] = (gain, bias, sigma, place % _BANK)
@@ -91,9 +92,9 @@ class EpochViews:
             grid = F.affine_grid(self._theta[cells], list(x.shape), align_corners=False)
             x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         gain, bias, sigma, place = self._photo[modality]
-        if a.intensity:
+        if a.of("intensity", modality):
             x = torch.addcmul(bias[cells][:, None, None, None], x, gain[cells][:, None, None, None])
-        if a.noise:
+        if a.of("noise", modality):
             bank = views.noise_bank(x[0].numel())
             x = torch.addcmul(x, bank[place[cells]].view_as(x), sigma[cells][:, None, None, None])
         if self._cutout is not None:

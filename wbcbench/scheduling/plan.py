@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from wbcbench.contracts import Dataset, Description
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
-from wbcbench.registry import Registry
+from wbcbench.registry import Registry, qualified_name
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
 from wbcbench.spec.lessons import pair, route_names
 from wbcbench.spec.load import validate
@@ -115,11 +115,11 @@ def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:
 def _dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
     resolved = registry.resolve("dataset", request.dataset.name)
     cls: Any = registry.load(resolved.component)
-    given = {**resolved.preset_params, **request.dataset.params, **request.overrides.get("dataset", {})}
+    given = {**resolved.params, **request.dataset.params, **request.overrides.get("dataset", {})}
     params = validate(cls.Params, given, f"dataset {request.dataset.name}")
     dataset: Dataset = cls(params)
     return Component(
-        name=registry.qualified_name(resolved.component), params=dataset.public_params()
+        name=qualified_name(resolved.component), params=dataset.public_params()
     ), dataset
 
 
@@ -143,9 +143,9 @@ def _component(
                 f"--set {section or kind}.{key}: {kind} '{choice.name}' has no such parameter."
                 f"{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
             )
-    given = {**resolved.preset_params, **choice.params, **mine}
+    given = {**resolved.params, **choice.params, **mine}
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
-    return Component(name=registry.qualified_name(resolved.component), params=params.model_dump(mode="json"))
+    return Component(name=qualified_name(resolved.component), params=params.model_dump(mode="json"))
 
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
@@ -250,7 +250,7 @@ class _Teachers:
         return Trial(
             protocol=self._base.model_copy(update={"modalities": (modality,), "budget": budget}),
             method=Method(
-                fusion=Component(name=registry.qualified_name(single)),
+                fusion=Component(name=qualified_name(single)),
                 backbone=_component(registry, "backbone", request.teacher.backbone, Request()),
                 # A teacher learns from labels alone, whatever share of them its student gets.
                 recipe=recipe.model_copy(update={"task_weight": 1.0}),

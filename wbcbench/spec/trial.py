@@ -7,7 +7,7 @@ fields; nothing that leaves the result alone (device, store, progress display) i
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,6 +21,10 @@ class Frozen(BaseModel):
     """Frozen, strict about keys; tuples instead of lists."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+PerModality = Share | dict[str, Share]
 
 
 class Component(Frozen):
@@ -66,9 +70,18 @@ class Augmentation(Frozen):
     rotate: float = Field(180.0, ge=0, le=180, description="rotate by up to this many degrees either way")
     scale: float = Field(0.1, ge=0, lt=0.9, description="zoom by up to this share either way")
     shift: float = Field(0.06, ge=0, le=0.5, description="shift by up to this share of the side")
-    intensity: float = Field(0.15, ge=0, lt=1, description="brightness and contrast, up to this share")
-    noise: float = Field(0.03, ge=0, le=1, description="Gaussian, in standard deviations of the modality")
+    intensity: PerModality = Field(
+        0.15,
+        description="gain and offset (in sd), up to this share either way; one number, or one per modality. "
+        "0 where absolute intensity is the evidence, as in a DNA stain",
+    )
+    noise: PerModality = Field(0.03, description="Gaussian, sd up to this, in sd of the modality; or per modality")
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
+
+    def of(self, what: Literal["intensity", "noise"], modality: str) -> float:
+        """The strength for one modality; a modality that a mapping leaves out gets none."""
+        value: float | dict[str, float] = getattr(self, what)
+        return value.get(modality, 0.0) if isinstance(value, dict) else value
 
 
 class Selection(Frozen):

@@ -1,1 +1,52 @@
-"""."""
+"""What plugin authors import into their tests: a contract class per kind, and made-up inputs.
+
+Subclass the contract of your component's kind, name the component, run pytest:
+
+    from wbcbench.testing import FusionContract
+
+    class TestGated(FusionContract):
+        fusion = "gated"
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wbcbench.testing.backbones import BackboneContract
+    from wbcbench.testing.datasets import DatasetContract
+    from wbcbench.testing.distillers import DistillerContract, evaluate_distiller
+    from wbcbench.testing.fusions import FusionContract
+    from wbcbench.testing.policies import PolicyContract
+    from wbcbench.testing.records import fake_record
+    from wbcbench.testing.routings import RoutingContract
+
+_WHERE = {
+    "BackboneContract": "backbones",
+    "DatasetContract": "datasets",
+    "DistillerContract": "distillers",
+    "FusionContract": "fusions",
+    "PolicyContract": "policies",
+    "RoutingContract": "routings",
+    "evaluate_distiller": "distillers",
+    "fake_record": "records",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+__all__ = [
+    "BackboneContract",
+    "DatasetContract",
+    "DistillerContract",
+    "FusionContract",
+    "PolicyContract",
+    "RoutingContract",
+    "evaluate_distiller",
+    "fake_record",
+]

@@ -1,0 +1,103 @@
+"""Views: a function of (seed, epoch, cell, modality), geometry shared, normalisation right."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from wbcbench.contracts import Cells
+from wbcbench.data.resident import ResidentCells, moments
+from wbcbench.data.views import Views, affine, erase
+from wbcbench.spec import Augmentation
+
+CPU = torch.device("cpu")
+STILL = Augmentation(flip=False, rotate=0, scale=0, shift=0, intensity=0, noise=0, cutout=0)
+
+
+def cells(n: int = 12, present: bool = False) -> Cells:
+    rng = np.random.default_rng(0)
+    return Cells(
+        images={
+            "a": rng.integers(0, 256, (n, 3, 16, 16), dtype=np.uint8),
+            "b": rng.integers(0, 65536, (n, 1, 16, 16), dtype=np.uint16),
+        },
+        labels=np.arange(n) % 2,
+        classes=("x", "y"),
+        fingerprint="f",
+        present=np.tile([[True, True], [True, False]], (n // 2, 1)) if present else None,
+    )
+
+
+def resident(**kwargs: bool) -> ResidentCells:
+    return ResidentCells(cells(**kwargs), ("a", "b"), np.arange(8), CPU)
+
+
+def test_normalised_by_training_cells_in_8_and_16_bit() -> None:
+    r = resident()
+    train = torch.arange(8)
+    for m in ("a", "b"):
+        x = r.images(train, m)
+        assert x.mean((0, 2, 3)).abs().max() < 1e-3
+        assert (x.std((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-3
+    raw = cells().images["b"]
+    mean, std = moments(raw, np.arange(8))
+    expected = (raw[9].astype(np.float64) - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(r.images(torch.tensor([9]), "b")[0].numpy(), expected, atol=1e-3)
+
+
+def test_a_view_does_not_depend_on_batch_or_order() -> None:
+    views = Views(resident(), Augmentation(cutout=0.2), seed=3)
+    whole = views.epoch(1)("a", torch.arange(12))
+    assert torch.equal(views.epoch(1)("a", torch.tensor([7, 2])), whole[[7, 2]])
+    views.epoch(2)  # looking at another epoch in between changes nothing
+    assert torch.equal(views.epoch(1)("a", torch.arange(12)), whole)
+
+
+def test_seed_epoch_and_cell_all_matter() -> None:
+    r = resident()
+    base = Views(r, Augmentation(), 0).epoch(0)("a", torch.arange(12))
+    assert not torch.equal(base, Views(r, Augmentation(), 1).epoch(0)("a", torch.arange(12)))
+    assert not torch.equal(base, Views(r, Augmentation(), 0).epoch(1)("a", torch.arange(12)))
+
+
+def test_geometry_is_shared_by_modalities_and_intensity_is_not() -> None:
+    same = cells()
+    same.images["b"] = same.images["a"][:, :1].copy()
+    r = ResidentCells(same, ("a", "b"), np.arange(12), CPU)
+    geometry = Augmentation(intensity=0, noise=0)
+    views = Views(r, geometry, 0).epoch(0)
+    assert torch.allclose(views("a", torch.arange(12))[:, :1], views("b", torch.arange(12)), atol=1e-5)
+    intensity = Augmentation(flip=False, rotate=0, scale=0, shift=0, noise=0)
+    views = Views(r, intensity, 0).epoch(0)
+    assert not torch.allclose(views("a", torch.arange(12))[:, :1], views("b", torch.arange(12)), atol=1e-2)
+
+
+def test_no_augmentation_is_the_plain_image() -> None:
+    r = resident()
+    assert torch.equal(Views(r, STILL, 0).epoch(5)("a", torch.arange(12)), r.images(torch.arange(12), "a"))
+
+
+def test_absent_images_are_zero_in_views_and_in_plain_images() -> None:
+    r = resident(present=True)
+    ids = torch.arange(12)
+    for x in (Views(r, Augmentation(), 0).epoch(0)("b", ids), r.images(ids, "b")):
+        assert x[1::2].abs().max() == 0
+        assert x[0::2].abs().amin((1, 2, 3)).max() >= 0
+        assert (x[0::2].flatten(1).std(1) > 0.1).all()
+    assert r.present(ids, ("b", "a"))[:2].tolist() == [[True, True], [False, True]]  # type: ignore[index]
+
+
+def test_affine_matrices() -> None:
+    one, zero = torch.ones(1), torch.zeros(1)
+    assert torch.allclose(affine(zero, one, one, zero, zero), torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]]))
+    quarter = affine(one * torch.pi / 2, one * 2, one, one * 0.25, zero)
+    assert torch.allclose(quarter, torch.tensor([[[0, -0.5, 0.25], [0.5, 0, 0]]]), atol=1e-6)
+    mirrored = affine(zero, one, -one, zero, zero)
+    assert torch.allclose(mirrored, torch.tensor([[[-1.0, 0, 0], [0, 1.0, 0]]]), atol=1e-6)
+
+
+def test_erase_cuts_a_square() -> None:
+    x = torch.ones(1, 1, 10, 10)
+    hole = erase(x, torch.tensor([0.5]), torch.tensor([0.3]), 0.4)
+    assert hole.sum() == 100 - 16
+    assert hole[0, 0, 1:5, 3:7].abs().sum() == 0

@@ -1,0 +1,122 @@
+"""What a run came to: one JSON document, or a short table that a newcomer understands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcbench.cli.output import print_table
+
+if TYPE_CHECKING:
+    from wbcbench.scheduling.inline import Outcome
+    from wbcbench.scheduling.plan import Plan
+
+_COST = ("params", "macs", "train_seconds", "train_images_per_second", "teacher_replayed")
+
+
+def document(outcomes: list[Outcome], plan: Plan) -> dict[str, Any]:
+    """The machine-readable result of `wbcbench run --json`."""
+    return {"records": [_row(o) for o in outcomes], "notes": plan.notes}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    trial = outcome.planned.trial
+    row: dict[str, Any] = {
+        "trial_id": trial.id,
+        "status": outcome.status,
+        "role": outcome.planned.role,
+        "method": trial.label,
+        "fusion": trial.method.fusion.name,
+        "kd": trial.method.kd,
+        "backbone": trial.method.backbone.name,
+        "modalities": list(trial.reads),
+        "seed": trial.seed,
+        "dataset": trial.protocol.dataset.name,
+        "metrics": None,
+        "cost": None,
+        "path": None,
+        "error": outcome.error or None,
+    }
+    if outcome.record is not None:
+        result = outcome.record.result
+        cost = result.cost.model_dump(mode="json")
+        row |= {
+            "metrics": result.metrics,
+            "cost": cost,
+            "path": str(outcome.record.path),
+            "digest": result.digest,
+            "pseudo_multimodal": result.pseudo_multimodal,
+        }
+    return row
+
+
+def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
+    """Students beside their teachers, what was already there, where records lie, what to try next."""
+    if plan.description.pseudo_multimodal:
+        click.echo("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
+    columns = ["role", "method", "kd", "seed", "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
+    order = {"student": 0, "teacher": 1}
+    rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
+    print_table(columns, rows)
+    counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed")}
+    if counts["cached"] == len(outcomes):
+        click.echo("Nothing left to do: every trial is in the store already.")
+    else:
+        replayed = any(
+            o.record is not None and o.status == "done" and o.record.result.cost.teacher_replayed
+            for o in outcomes
+        )
+        parts = [f"{counts['done']} trained", f"{counts['cached']} already in the store"]
+        if counts["failed"]:
+            parts.append(f"{counts['failed']} FAILED")
+        if replayed:
+            parts.append("teachers' answers computed once and replayed")
+        click.echo(", ".join(parts) + ".")
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            name = f"{outcome.planned.trial.label}, kd {outcome.planned.trial.method.kd}"
+            click.echo(f"\nFailed: {name}, seed {outcome.planned.trial.seed}:\n{outcome.error.rstrip()}", err=True)
+    student = next((o for o in outcomes if o.planned.role == "student" and o.record is not None), None)
+    if student is not None and student.record is not None:
+        click.echo(f"Records: {student.record.path.parent}")
+    for line in _next_steps(plan, store):
+        click.echo(line)
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    trial = outcome.planned.trial
+    state = {"done": "trained", "cached": "cached", "failed": "FAILED"}[outcome.status]
+    head = [outcome.planned.role, trial.label, trial.method.kd, str(trial.seed)]
+    if outcome.record is None:
+        return [*head, "", "", "", "", "", state]
+    test, cost = outcome.record.result.metrics["test"], outcome.record.result.cost
+    return [
+        *head,
+        f"{test['macro_f1']:.3f}",
+        f"{test['balanced_accuracy']:.3f}",
+        short(cost.params),
+        short(cost.macs),
+        f"{cost.train_seconds:.0f} s",
+        state,
+    ]
+
+
+def short(number: float) -> str:
+    """1234567 -> `1.23 M`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def _next_steps(plan: Plan, store: str) -> list[str]:
+    trials = [p.trial for p in plan.trials if p.role == "student"]
+    where = "" if store == "wbcbench-store" else f" --store {store}"
+    dataset = trials[0].protocol.dataset.name
+    lines = [f"Next: wbcbench leaderboard{where}"]
+    if len({t.seed for t in trials}) == 1 and dataset == "synthetic":
+        fusion, kd = trials[0].method.fusion.name, trials[0].method.kd
+        lines.append(f"      wbcbench run --fusion early,late,{fusion} --kd none,{kd} --seeds 0,1,2{where}"
+                     if kd != "none" else f"      wbcbench run --fusion {fusion} --kd none,logits{where}")  # fmt: skip
+    return lines

@@ -1,0 +1,65 @@
+"""What a plan would cost, judged by what like trials in the same store took."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from wbcbench.records.store import Store
+from wbcbench.scheduling.plan import Plan
+from wbcbench.spec import Trial, digest
+
+
+def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """One JSON-able row per planned trial: identity, whether it is done, what it will take.
+
+    `cell_views` is training cells x epochs; `estimated_seconds` is None without a like trial to go by.
+    """
+    speeds = _speeds(store)
+    train = (plan.description.split_sizes or {}).get("train")
+    rows = []
+    for planned in plan.trials:
+        trial = planned.trial
+        split = trial.protocol.split
+        cells = train if train is not None and split.scheme == "official" else round(
+            plan.description.cells * (1 - split.val - split.test)
+        )
+        views = cells * trial.protocol.budget.epochs
+        speed = speeds.get(_likeness(trial))
+        rows.append(
+            {
+                "trial_id": trial.id,
+                "role": planned.role,
+                "method": trial.label,
+                "fusion": trial.method.fusion.name,
+                "kd": trial.method.kd,
+                "backbone": trial.method.backbone.name,
+                "seed": trial.seed,
+                "needs": list(planned.needs),
+                "done": store.has(trial.id),
+                "cell_views": views,
+                "estimated_seconds": None if speed is None else round(views / speed, 1),
+            }
+        )
+    return rows
+
+
+def _likeness(trial: Trial) -> str:
+    """Trials of one likeness train at about one speed."""
+    method, protocol = trial.method, trial.protocol
+    return digest(
+        {
+            "fusion": method.fusion,
+            "backbone": method.backbone,
+            "image_size": protocol.image_size,
+            "modalities": len(protocol.modalities),
+        }
+    )
+
+
+def _speeds(store: Store) -> dict[str, float]:
+    """Likeness -> median training cells per second over the store's records."""
+    seen: dict[str, list[float]] = {}
+    for record in store.scan()[0]:
+        seen.setdefault(_likeness(record.trial), []).append(record.result.cost.train_images_per_second)
+    return {likeness: median(speeds) for likeness, speeds in seen.items()}

@@ -1,0 +1,114 @@
+"""The in-process executor: trials one after another, in the plan's order."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from wbcbench.errors import DataError, ExitCode, PluginError, UsageError, WbcbenchError
+from wbcbench.observers import Observers
+from wbcbench.records.store import Record, Store
+from wbcbench.registry import Registry
+from wbcbench.spec.request import Request
+from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.training.trial import run_trial
+from wbcbench.training.workbench import Workbench, pick_device
+
+log = logging.getLogger("wbcbench")
+
+
+@dataclass
+class Outcome:
+    """What became of one planned trial."""
+
+    planned: PlannedTrial
+    status: Literal["done", "cached", "failed"]
+    record: Record | None = None
+    error: str = ""
+    exception: Exception | None = None
+
+
+class Display(Protocol):
+    """Where progress is shown. All methods may do nothing."""
+
+    def trial_started(self, position: int, planned: PlannedTrial) -> None: ...
+    def epoch_done(self, epoch: int, epochs: int, row: dict[str, Any]) -> None: ...
+    def trial_ended(self, outcome: Outcome) -> None: ...
+
+
+def prepare(
+    plan: Plan,
+    request: Request,
+    registry: Registry,
+    decoding: Callable[[int, int, str], None] | None = None,
+) -> Workbench:
+    """Store, device and data set, ready for the plan.
+
+    Broken data is met here, before any training: a `DataError` concerns every trial alike.
+    """
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    bench = Workbench(
+        Store(Path(request.store)),
+        registry,
+        pick_device(request.device),
+        replay=request.replay == "auto",
+        decoding=decoding,
+    )
+    bench.add_dataset(plan.description.fingerprint, plan.dataset)
+    missing = [p.trial for p in plan.trials if not bench.store.has(p.trial.id)]
+    if missing:
+        bench.split(missing[0])
+    return bench
+
+
+def run_inline(plan: Plan, bench: Workbench, display: Display, observers: Observers) -> list[Outcome]:
+    """Run what is missing. A failed trial fails those that need it; the others go on."""
+    outcomes: list[Outcome] = []
+    failed: set[str] = set()
+    for position, planned in enumerate(plan.trials):
+        display.trial_started(position, planned)
+        observers.trial_started(planned.trial)
+        outcome = _run_one(planned, bench, display, failed)
+        if outcome.record is not None and outcome.status == "done":
+            observers.trial_finished(planned.trial, outcome.record)
+        if outcome.status == "failed":
+            failed.add(planned.trial.id)
+        display.trial_ended(outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def exit_code(outcomes: list[Outcome]) -> ExitCode:
+    """0, or 1 if some trials failed; if nothing but one kind of user error happened, that error's code."""
+    failures = [o for o in outcomes if o.status == "failed"]
+    if not failures:
+        return ExitCode.OK
+    causes = [o.exception for o in failures if o.exception is not None]
+    if len(failures) == len(outcomes) and causes:
+        for kind in (PluginError, UsageError):
+            if all(isinstance(c, kind) for c in causes):
+                return kind.exit_code
+    return ExitCode.SOME_FAILED
+
+
+def _run_one(planned: PlannedTrial, bench: Workbench, display: Display, failed: set[str]) -> Outcome:
+    lost = [t for t in planned.needs if t in failed]
+    if lost:
+        return Outcome(planned, "failed", error=f"its teacher {lost[0]} failed")
+    try:
+        record, cached = run_trial(planned.trial, bench, display.epoch_done)
+    except DataError:
+        raise  # of the cells, and so of every trial
+    except Exception as error:
+        text = str(error) if isinstance(error, WbcbenchError) else traceback.format_exc()
+        bench.store.fail(planned.trial, text)
+        log.debug("trial %s failed", planned.trial.id, exc_info=True)
+        return Outcome(planned, "failed", error=text, exception=error)
+    return Outcome(planned, "cached" if cached else "done", record)

@@ -1,0 +1,177 @@
+"""The contract of distillers as tests, and the one door for golden values: `evaluate_distiller`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Distiller, Output, PairShapes, Progress
+from wbcbench.testing.components import component_class
+
+START = Progress(epoch=0, epochs=1, step=0, steps=1)
+
+
+def evaluate_distiller(
+    name: Any,
+    student: Output | Mapping[str, Any],
+    teacher: Output | Mapping[str, Any],
+    labels: Tensor | None = None,
+    progress: Progress = START,
+    **params: Any,
+) -> Tensor:
+    """The summed, unweighted loss of a distiller on given tensors, differentiable in the student's.
+
+    Args:
+        name: a registered name, or a class.
+        student, teacher: an `Output`, or a mapping with `logits` [B, K], `embedding` [B, D], `maps` (a
+            list of [B, C, H, W]); what is not given is left out.
+        labels: [B] int64.
+        progress: how far training is, for distillers with a schedule.
+        params: the distiller's parameters.
+    """
+    cls = component_class("distiller", name)
+    s, t = _output(student, labels), _output(teacher, labels)
+    distiller: Distiller = cls(cls.Params(**params))
+    distiller.to(s.logits.dtype)
+    distiller.setup(shapes_of(s, t))
+    distiller.to(s.logits.dtype)
+    terms = distiller.terms(s, t, progress)
+    return torch.stack([v.mean() for v in terms.values()]).sum() if terms else s.logits.sum() * 0
+
+
+def shapes_of(student: Output, teacher: Output) -> PairShapes:
+    """The shapes of a pair of outputs."""
+
+    def width(x: Tensor | None) -> int | None:
+        return None if x is None else int(x.shape[1])
+
+    def stages(maps: tuple[Tensor, ...]) -> tuple[tuple[int, int, int], ...]:
+        return tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in maps)
+
+    rows, classes = student.logits.shape
+    return PairShapes(
+        n_classes=int(classes),
+        n_cells=int(rows),
+        max_index=int(rows) - 1,
+        student_embedding=width(student.embedding),
+        teacher_embedding=width(teacher.embedding),
+        student_maps=stages(student.maps),
+        teacher_maps=stages(teacher.maps),
+    )
+
+
+def _output(value: Output | Mapping[str, Any], labels: Tensor | None) -> Output:
+    if isinstance(value, Output):
+        out = value
+    else:
+        known = dict(value)
+        maps = tuple(known.get("maps") or ())
+        anything = known.get("logits", known.get("embedding", maps[0] if maps else None))
+        logits = known.get("logits")
+        if logits is None:  # a loss on embeddings or maps alone still gets logits of the right batch
+            logits = torch.zeros(len(anything), 2, dtype=anything.dtype)
+        out = Output(logits=logits, embedding=known.get("embedding"), maps=maps)
+    if labels is not None:
+        out.labels = labels
+    if out.index is None:
+        out.index = torch.arange(len(out.logits))
+    return out
+
+
+class DistillerContract:
+    """What every distiller must hold. `distiller` is a registered name or a class."""
+
+    distiller: ClassVar[Any]
+    params: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def cls(self) -> type[Distiller]:
+        return component_class("distiller", self.distiller)  # type: ignore[no-any-return]
+
+    def outputs(self, rows: int = 6, classes: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Output, Output]:
+        """A student that wants gradients, and a teacher, with everything a distiller may read."""
+        g = torch.Generator().manual_seed(0)
+
+        def noise(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g).to(dtype)
+
+        def side(grad: bool) -> Output:
+            maps = (noise(rows, 4, 8, 8), noise(rows, 6, 4, 4))
+            out = Output(noise(rows, classes), noise(rows, 6), maps)
+            for x in (out.logits, out.embedding, *out.maps):
+                assert x is not None
+                x.requires_grad_(grad)
+            out.labels, out.index = torch.arange(rows) % classes, torch.arange(rows)
+            return out
+
+        return side(True), side(False)
+
+    def build(self, student: Output, teacher: Output) -> Distiller:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            distiller = self.cls(self.cls.Params(**self.params))
+            distiller.setup(shapes_of(student, teacher))
+        return distiller
+
+    def test_terms_are_named_finite_and_per_sample_or_scalar(self) -> None:
+        student, teacher = self.outputs()
+        for name, value in self.build(student, teacher).terms(student, teacher, START).items():
+            assert isinstance(name, str)
+            assert value.ndim == 0 or value.shape == (6,), f"{name}: {tuple(value.shape)}"
+            assert torch.isfinite(value).all(), name
+
+    def test_no_gradient_reaches_the_teacher(self) -> None:
+        if self.cls.needs.teacher_trainable:
+            return
+        student, teacher = self.outputs()
+        for x in (teacher.logits, teacher.embedding, *teacher.maps):
+            assert x is not None
+            x.requires_grad_(True)
+        cut = teacher.detach()
+        cut.labels, cut.index = teacher.labels, teacher.index
+        terms = self.build(student, teacher).terms(student, cut, START)
+        if terms:
+            total = torch.stack([v.mean() for v in terms.values()]).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            assert teacher.logits.grad is None
+
+    def test_only_what_is_needed_is_read(self) -> None:
+        student, teacher = self.outputs()
+        distiller = self.build(student, teacher)
+        for out, taps in ((student, self.cls.needs.student), (teacher, self.cls.needs.teacher)):
+            if "embedding" not in taps:
+                out.embedding = None
+            if "maps" not in taps:
+                out.maps = ()
+            if not self.cls.needs.labels:
+                out.labels = None
+            if not self.cls.needs.index:
+                out.index = None
+        distiller.terms(student, teacher, START)
+
+    def test_the_smallest_batch_and_class_count_it_admits(self) -> None:
+        needs = self.cls.needs
+        student, teacher = self.outputs(rows=needs.min_batch, classes=needs.min_classes)
+        for name, value in self.build(student, teacher).terms(student, teacher, START).items():
+            assert torch.isfinite(value).all(), name
+
+    def test_state_is_complete(self) -> None:
+        student, teacher = self.outputs()
+        first, second = self.build(student, teacher), self.build(student, teacher)
+        names = {n for n, _ in first.named_parameters()}
+        assert names <= set(first.state_dict())
+        assert bool(names) == self.cls.needs.trainable
+        for parameter in first.parameters():
+            parameter.data.add_(0.1)
+        second.load_state_dict(first.state_dict())
+        a, b = (d.terms(student, teacher, START) for d in (first, second))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+    def test_a_term_has_a_gradient(self) -> None:
+        student, teacher = self.outputs()
+        terms = self.build(student, teacher).terms(student, teacher, START)
+        for name, value in terms.items():
+            assert value.requires_grad, f"{name} is cut from the graph"

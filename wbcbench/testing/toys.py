@@ -1,0 +1,73 @@
+"""Small made-up inputs for contract tests: tasks, batches, backbones. Deterministic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Backbone, BackboneFactory, Batch, Draw, Features, Fusion, Parameters, Task
+from wbcbench.data.batches import step_draw
+
+CLASSES = ("a", "b", "c")
+
+
+def toy_task(modalities: int = 2, classes: int = 3, size: int = 16) -> Task:
+    """A task of up to six modalities with 3, 1, 2, 1, 3, 1 channels."""
+    channels = dict(zip("uvwxyz", (3, 1, 2, 1, 3, 1), strict=True))
+    return Task(
+        channels={m: channels[m] for m in "uvwxyz"[:modalities]},
+        classes=tuple("abcdefgh"[:classes]),
+        image_size=size,
+    )
+
+
+def toy_batch(task: Task, cells: int = 8, seed: int = 0) -> Batch:
+    """A batch of noise images with labels that cycle through the classes; cell ids start at 100."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (task.image_size, task.image_size)
+    return Batch(
+        cells=torch.arange(100, 100 + cells),
+        labels=torch.arange(cells) % task.n_classes,
+        images={m: torch.randn(cells, c, *shape, generator=generator) for m, c in task.channels.items()},
+    )
+
+
+def toy_draw(seed: int = 0, step: int = 0) -> Draw:
+    """The random numbers of one training step."""
+    return step_draw(seed, 0, step, torch.device("cpu"))
+
+
+class ToyBackbone(Backbone):
+    """Two convolutions with group norm: fast, and each row depends on its own row even in training."""
+
+    name = "toy"
+
+    def __init__(self, in_chans: int, image_size: int, params: Parameters, width: float = 1.0) -> None:
+        super().__init__(in_chans, image_size, params, width)
+        self.dim = round(8 * width)
+        self.stage1 = torch.nn.Conv2d(in_chans, self.dim, 3, stride=2, padding=1)
+        self.norm = torch.nn.GroupNorm(1, self.dim)
+        self.stage2 = torch.nn.Conv2d(self.dim, self.dim, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, maps: bool = False) -> Features:
+        first = self.norm(self.stage1(x)).relu()
+        second = self.stage2(first).relu()
+        return Features(second.mean((2, 3)), (first, second) if maps else ())
+
+
+def toy_factory(task: Task) -> BackboneFactory:
+    """A factory of toy backbones for the task's image side."""
+
+    def build(in_chans: int, *, width: float = 1.0) -> Backbone:
+        return ToyBackbone(in_chans, task.image_size, Parameters(), width)
+
+    return build
+
+
+def build_toy(cls: type[Fusion], task: Task, seed: int = 0, **params: Any) -> Fusion:
+    """A fusion on toy backbones with weights from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(task, toy_factory(task), cls.Params(**params))

@@ -1,0 +1,160 @@
+"""One trial from its spec to its record: teachers first, then training, one look at test, the record."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from wbcbench.contracts import Fusion, Task
+from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import Views
+from wbcbench.errors import IncompatibleError
+from wbcbench.evaluation.metrics import score
+from wbcbench.evaluation.predict import Predictions, forward_all, predict
+from wbcbench.records.store import Record
+from wbcbench.spec import Trial, digest
+from wbcbench.spec.lessons import pair
+from wbcbench.training.build import (
+    build_distillers,
+    build_fusion,
+    build_policies,
+    build_routing,
+    task_of,
+)
+from wbcbench.training.loop import EpochDone, Job, fit
+from wbcbench.training.report import write_record
+from wbcbench.training.supervision import Distillation, pair_shapes
+from wbcbench.training.teachers import Replay, Teacher, TeacherBank
+from wbcbench.training.workbench import Workbench
+
+
+def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> tuple[Record, bool]:
+    """The trial's record, and whether it was there already.
+
+    Safe to call from several processes at once: one trains, the others wait and read.
+    """
+    store = bench.store
+    if store.has(trial.id):
+        return store.load(trial.id), True
+    with store.lock(trial.id):
+        if store.has(trial.id):
+            return store.load(trial.id), True
+        teachers = [run_trial(t, bench, done)[0] for t in trial.method.teachers]
+        record = _train(trial, teachers, bench, done)
+        store.clear_failure(trial.id)
+        shutil.rmtree(store.work(trial.id), ignore_errors=True)
+        return record, False
+
+
+def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDone | None) -> Record:
+    started = datetime.now(UTC)
+    cells, split = bench.resident(trial), bench.split(trial)
+    train, val, test = (
+        torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val, split.test)
+    )
+    fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
+    if fusion.missing == "refuse" and cells.present(train[:1], trial.reads) is not None:
+        raise IncompatibleError(
+            f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some are missing."
+        )
+    views = Views(cells, trial.protocol.augmentation, trial.seed)
+    classes = cells.classes
+    job = Job(
+        trial=trial,
+        cells=cells,
+        views=views,
+        train=train,
+        val=val,
+        fusion=fusion,
+        policies=build_policies(trial, fusion, bench.registry),
+        score=lambda p: score(p.probabilities, p.labels, classes).summary,
+        checkpoints=bench.store.work(trial.id),
+    )
+    if trial.method.distillers:
+        _add_teachers(job, teachers, bench, split.hash)
+    state = fit(job, done)
+
+    assert state.best is not None
+    fusion.load_state_dict(state.best)
+    val_outputs, _ = forward_all(fusion, cells, val, trial.reads)
+    fusion.fit_combiner(val_outputs, cells.labels[val])
+    predictions: dict[str, Predictions] = {
+        "val": predict(fusion, cells, val, trial.reads),
+        "test": predict(fusion, cells, test, trial.reads),  # the one look at the test split
+    }
+    return write_record(job, state, predictions, bench, split, started)
+
+
+def _add_teachers(job: Job, records: list[Record], bench: Workbench, split_hash: str) -> None:
+    """Put the teachers, the routing and one set of distillers per taught route into the job."""
+    trial, cells, registry = job.trial, job.cells, bench.registry
+    teachers = [Teacher(r.trial.reads, r.result.digest, _builder(r, cells, bench)) for r in records]
+    routing = build_routing(trial, registry)
+    lessons = pair(
+        job.fusion.routes,
+        [frozenset(t.reads) for t in teachers],
+        routing.pairing,
+        str(getattr(routing.params, "fallback", "")),
+    )
+    by_route = {lesson.route: build_distillers(trial, registry) for lesson in lessons}
+    names = [d.name for d in trial.method.distillers]
+    needs = [d.needs for d in next(iter(by_route.values()))]
+    maps = any("maps" in (*n.student, *n.teacher) for n in needs)
+    replays = None
+    if bench.replay and all(n.replayable for n in needs):
+        embedding = any("embedding" in n.teacher for n in needs)
+        replays = [
+            Replay(_stream_folder(trial, t, bench, split_hash), t, job.views, job.train, embedding)
+            for t in teachers
+        ]
+    job.bank = TeacherBank(teachers, replays, job.views, job.train, maps)
+    job.distillation = Distillation(by_route, names, routing, lessons)
+    if any(n.trainable for n in needs):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(trial.seed)
+            job.distillation.setup(_shapes(job, teachers, maps))
+
+
+def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Any:
+    return lambda: load_fusion(record, cells, bench)
+
+
+def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusion:
+    """The trained network of a record, on the device."""
+    task: Task = task_of(record.trial, cells)
+    fusion = build_fusion(record.trial, task, bench.registry)
+    fusion.load_state_dict(load_file(record.path / "model.safetensors"))
+    fusion.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fusion
+
+
+def _stream_folder(trial: Trial, teacher: Teacher, bench: Workbench, split_hash: str) -> Any:
+    """Where answers of this teacher on this stream lie; the key is everything that fixes them."""
+    protocol = trial.protocol
+    stream = {
+        "teacher": teacher.digest,
+        "data": protocol.fingerprint,
+        "split": split_hash,
+        "image_size": protocol.image_size,
+        "augmentation": protocol.augmentation.model_dump(mode="json"),
+        "seed": trial.seed,
+    }
+    return bench.store.replay_dir(digest(stream, length=24))
+
+
+@torch.no_grad()
+def _shapes(job: Job, teachers: list[Teacher], maps: bool) -> Any:
+    """Shapes of every student-teacher pair, from two cells in eval mode (which leaves all state alone)."""
+    assert job.distillation is not None
+    ids = job.train[:2]
+    job.fusion.to(job.device)
+    was_training = job.fusion.training
+    job.fusion.eval()
+    student = job.fusion({m: job.cells.images(ids, m) for m in job.trial.reads}, maps=maps)
+    job.fusion.train(was_training)
+    answers = [t.fusion({m: job.cells.images(ids, m) for m in t.reads}, maps=maps) for t in teachers]
+    return pair_shapes(student, answers, job.distillation.lessons, len(job.cells.classes), job.train)

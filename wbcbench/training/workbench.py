@@ -1,0 +1,125 @@
+"""What trials of one process share: decoded cells, splits, device tensors. Loaded once, by content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from wbcbench.contracts import Cells, Dataset
+from wbcbench.data.resident import ResidentCells
+from wbcbench.data.splits import Split, make_split
+from wbcbench.errors import DataError, UsageError
+from wbcbench.records.store import Store
+from wbcbench.registry import Registry
+from wbcbench.spec import SplitSpec, Trial
+
+log = logging.getLogger("wbcbench")
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; auto takes a GPU if there is one.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"Expected a device (auto, cpu, cuda, cuda:1, mps), but got '{name}'.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise UsageError(f"Device '{name}' is not available here. --device auto takes what there is.")
+    if device.type == "cuda":
+        if device.index is None:
+            return torch.device("cuda", torch.cuda.current_device())
+        if device.index >= torch.cuda.device_count():
+            raise UsageError(f"Device '{name}' was asked for, but there are {torch.cuda.device_count()} GPUs.")
+    return device
+
+
+class Workbench:
+    """Store, registry, device and the data sets in use."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        device: torch.device,
+        *,
+        replay: bool = True,
+        decoding: Callable[[int, int, str], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.registry = registry
+        self.device = device
+        self.replay = replay
+        self._decoding = decoding
+        self._datasets: dict[str, Dataset] = {}
+        self._cells: dict[tuple[str, int], Cells] = {}
+        self._splits: dict[tuple[str, int, SplitSpec], Split] = {}
+        self._resident: dict[tuple[str, int, SplitSpec, tuple[str, ...]], ResidentCells] = {}
+
+    def add_dataset(self, fingerprint: str, dataset: Dataset) -> None:
+        """Say which data set stands behind a fingerprint: trials name content, not places."""
+        self._datasets[fingerprint] = dataset
+
+    def cells(self, trial: Trial) -> Cells:
+        """The trial's cells, checked. Raises `DataError` if they are not what was planned with."""
+        protocol = trial.protocol
+        key = (protocol.fingerprint, protocol.image_size)
+        if key not in self._cells:
+            dataset = self._datasets.get(protocol.fingerprint)
+            if dataset is None:
+                raise DataError(f"No data set with fingerprint {protocol.fingerprint[:12]} is at hand.")
+            cells = dataset.load(protocol.image_size, self._decoding).check()
+            if cells.fingerprint != protocol.fingerprint:
+                raise DataError(
+                    f"The cells of '{protocol.dataset.name}' changed between planning and loading "
+                    f"({protocol.fingerprint[:12]} became {cells.fingerprint[:12]}). Run the command again."
+                )
+            for note in cells.notes:
+                log.info("%s: %s", protocol.dataset.name, note)
+            self._cells[key] = cells
+        return self._cells[key]
+
+    def split(self, trial: Trial) -> Split:
+        """The trial's division into train, val and test."""
+        protocol = trial.protocol
+        key = (protocol.fingerprint, protocol.image_size, protocol.split)
+        if key not in self._splits:
+            split = make_split(self.cells(trial), protocol.split)
+            if split.duplicates:
+                log.warning(
+                    "%s: %d images occur on two sides of the split; results are too good by that much.",
+                    protocol.dataset.name,
+                    split.duplicates,
+                )
+            self._splits[key] = split
+        return self._splits[key]
+
+    def resident(self, trial: Trial) -> ResidentCells:
+        """The images that the trial and its teachers read, on the device; the last set used is kept."""
+        protocol = trial.protocol
+        cells = self.cells(trial)
+        wanted = set(trial.reads).union(*(t.reads for t in trial.method.teachers))
+        key = (protocol.fingerprint, protocol.image_size, protocol.split)
+        for (*known, have), resident in self._resident.items():
+            if tuple(known) == key and wanted <= set(have):
+                return resident
+        # Everything the set has, if it fits easily: the next trial will want another subset.
+        reads = tuple(cells.images) if _bytes(cells) < 2 << 30 else tuple(m for m in cells.images if m in wanted)
+        self._resident.clear()
+        resident = ResidentCells(cells, reads, self.split(trial).train, self.device)
+        self._resident[(*key, reads)] = resident
+        return resident
+
+
+def _bytes(cells: Cells) -> int:
+    return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in cells.images.values())
