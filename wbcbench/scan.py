@@ -23,6 +23,7 @@ CONTRACTS = {
 
 _HEAD = re.compile(rf"^class\s+\w+\s*\([^)]*\b(?:{'|'.join(CONTRACTS)})\b", re.MULTILINE)
 _HEAD_ENDS = re.compile(r"^(?:    (?:def |async def |@|class )|[^\s)#\"'\]}])", re.MULTILINE)
+_LATE = re.compile(r"^    (?:name|aliases)\s*[:=](?!=)", re.MULTILINE)
 _REGISTER = re.compile(r"\bregister\(\s*[\"']([^\"']+)[\"']")
 _HOOK = re.compile(r"^def wbcbench_register_(\w+)", re.MULTILINE)
 _PLURALS = {"policies": "policy"} | {f"{kind}s": kind for kind in CONTRACTS.values() if kind != "policy"}
@@ -90,6 +91,9 @@ def _scan_heads(text: str) -> list[Found] | None:
             return None
         end = _HEAD_ENDS.search(text, match.end())
         head = text[start : end.start() if end else len(text)]
+        following = _HEAD.search(text, match.end())
+        if end and _LATE.search(text, end.start(), following.start() if following else len(text)):
+            return None
         try:
             nodes = ast.parse(head).body
         except (SyntaxError, ValueError):
