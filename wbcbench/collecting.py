@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from types import FunctionType
 
 import pluggy
 
+from wbcbench import hookspecs
+from wbcbench.errors import did_you_mean
 from wbcbench.hookspecs import HOOK_API
 from wbcbench.importing import file_target, source_file
 from wbcbench.registry import KINDS, Component, plural
@@ -38,10 +41,11 @@ def check_plugin(manager: pluggy.PluginManager, plugin: object, provider: str) -
     for hook in manager.get_hookcallers(plugin) or ():
         impls = [i for i in hook.get_hookimpls() if i.plugin is plugin]
         if not hook.has_spec() and not all(i.optionalhook for i in impls):
-            known = [
-                n for n in vars(manager.hook) if n.startswith(_PREFIX) and getattr(manager.hook, n).has_spec()
-            ]
-            raise ValueError(f"there is no hook '{hook.name}'; the hooks are {', '.join(sorted(known))}")
+            known = [n for n in vars(hookspecs) if n.startswith(_PREFIX)]
+            raise ValueError(
+                f"there is no hook '{hook.name}'.{did_you_mean(hook.name, known)} "
+                f"The hooks are {', '.join(known)}"
+            )
 
 
 def collect_components(
@@ -89,7 +93,9 @@ def _register(
 
 
 def scanned_components(path: Path, provider: str) -> list[Component]:
-    """Components of a plain file, which says what it is by its classes alone. Raises `ValueError` if none."""
+    """Components of a plain file, which says what it is by its classes alone. Raises `ValueError`
+    if there are none, `SyntaxError` if the file is no Python."""
+    ast.parse(path.read_text(encoding="utf-8"), str(path))  # the scan does not look at whole files
     components = [
         Component(
             kind=found.kind,
@@ -105,8 +111,8 @@ def scanned_components(path: Path, provider: str) -> list[Component]:
     ]
     if not components:
         raise ValueError(
-            "expected a hook marked @hookimpl, or a class such as `class Mine(Fusion)` with a literal `name = "
-            '"mine"`, but found neither; start the file\'s name with "_" if it is only a helper'
+            "expected a hook marked @hookimpl, or a class such as `class Mine(Fusion)` with a literal "
+            "`name = 'mine'`, but found neither; start the file's name with '_' if it is only a helper"
         )
     return components
 

@@ -150,7 +150,7 @@ def _check_params(component: Component, params: Any) -> type[Parameters]:
         return expected
     if not isinstance(params, type) or not issubclass(params, expected):
         raise PluginError(
-            f"Expected `Params` of {component.kind} '{qualified_name(component)}' ({component.origin}) to be a "
-            f"subclass of {expected.__name__}, but got {params!r}."
+            f"Expected `Params` of {component.kind} '{qualified_name(component)}' ({component.origin}) "
+            f"to be a subclass of {expected.__name__}, but got {params!r}."
         )
     return params

@@ -11,6 +11,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def _components(candidate: _Candidate, text: str, manager: pluggy.PluginManager)
     if load is None and path is not None:
         if "hookimpl" not in text:
             return scanned_components(path, candidate.provider)
-        load = lambda: import_file(path)  # noqa: E731
+        load = partial(import_file, path)
     assert load is not None
     plugin = load()
     check_plugin(manager, plugin, candidate.provider)

@@ -66,7 +66,8 @@ class Component:
             split_target(self.target)
         elif not isinstance(self.target, type):
             raise ValueError(
-                f"expected {self.kind} '{self.name}' as a class or 'package.module:Class', but got {self.target!r}"
+                f"expected {self.kind} '{self.name}' as a class or 'package.module:Class', "
+                f"but got {self.target!r}"
             )
 
     @property
@@ -130,7 +131,8 @@ class Registry:
                 first = taken.setdefault((component.kind, component.provider, name), component)
                 if first is not component:
                     raise ValueError(
-                        f"{component.kind} '{name}' is registered twice: {first.origin} and {component.origin}"
+                        f"{component.kind} '{name}' is registered twice: "
+                        f"{first.origin} and {component.origin}"
                     )
         for component in components:
             self._components.append(component)
@@ -216,7 +218,8 @@ class Registry:
         except Exception as error:
             raise PluginError(
                 f"Expected to import {who}, but its code raised "
-                f"{type(error).__name__}: {error}. Mend the plugin, or do without it.\n\n{traceback.format_exc()}"
+                f"{type(error).__name__}: {error}. "
+                f"Mend the plugin, or do without it.\n\n{traceback.format_exc()}"
             ) from error
         expected = contract(component.kind)
         if not isinstance(cls, type) or not issubclass(cls, expected):
@@ -240,8 +243,8 @@ class Registry:
             return []  # a broken neighbour must not stand in the way of another name
         except Exception as error:
             raise PluginError(
-                f"Expected `family` of backbone '{qualified_name(component)}' to list model names, but it raised "
-                f"{type(error).__name__}: {error}.\n\n{traceback.format_exc()}"
+                f"Expected `family` of backbone '{qualified_name(component)}' to list model names, "
+                f"but it raised {type(error).__name__}: {error}.\n\n{traceback.format_exc()}"
             ) from error
 
     def _explain_missing(self, kind: str, provider: str, name: str) -> None:
@@ -250,8 +253,8 @@ class Registry:
             offers = {(kind, name), (None, name)} & missing.names
             if missing.blocked and named:
                 raise UsageError(
-                    f"Plugin '{provider}' is blocked ({missing.reason}), so its {kind} '{name}' is not there. "
-                    "Leave out the block to use it."
+                    f"Plugin '{provider}' is blocked ({missing.reason}), so its {kind} '{name}' "
+                    "is not there. Leave out the block to use it."
                 )
             if not missing.blocked and (named or (offers and not provider)):
                 raise PluginError(
