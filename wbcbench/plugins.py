@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -171,8 +172,8 @@ def _admit(
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit must not end the command
         if manager.has_plugin(provider) and not any(p.provider == provider for p in report.plugins):
             manager.unregister(name=provider)
-        lines = str(error).strip().splitlines()
-        short = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        message = textwrap.shorten(str(error), 400, placeholder=" ...") or "no message"
+        short = f"{type(error).__name__}: {message}"
         _fail(report, registry, candidate, short, traceback.format_exc(), frozenset(guess_names(text)))
         return
     report.plugins.append(

@@ -27,11 +27,11 @@ def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """Write `name=source` files into a plugin folder and return it; `__` in a name is a slash."""
+    """Write `name=source` files into a plugin folder and return it."""
 
     def write(**sources: str) -> Path:
         for name, source in sources.items():
-            path = tmp_path / "plugins" / f"{name.replace('__', '/')}.py"
+            path = tmp_path / "plugins" / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(source))
         return tmp_path / "plugins"
