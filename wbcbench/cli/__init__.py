@@ -1,1 +1,51 @@
-"""."""
+"""The command line. Verbs are files beside this one and are imported only when they are used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+TRACEBACK_VARIABLE = "WBCBENCH_TRACEBACK"
+
+
+def main() -> None:
+    """Entry point of the command `wbcbench`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command and return its exit code (see `wbcbench.errors.ExitCode`).
+
+    A `WbcbenchError` becomes a message; any other exception is a bug of ours and passes through.
+    """
+    import click
+
+    from wbcbench.cli.group import cli
+    from wbcbench.errors import ExitCode, WbcbenchError
+
+    args = list(args)
+    show_traceback = "--traceback" in args or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
+    # Taken out here, so that it may stand anywhere on the line.
+    args = [a for a in args if a != "--traceback"]
+    try:
+        result = cli.main(args, prog_name="wbcbench", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else ExitCode.OK
+    except WbcbenchError as error:
+        if show_traceback:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        if show_traceback:
+            raise
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough. Python would complain again while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK

@@ -1,7 +1,6 @@
 """The contracts that plugins are written against: import everything from here.
 
-Names that need torch are loaded on first use, so that data-set plugins, and everything that only
-reads declarations, stay light.
+Every name is loaded on first use, so that whatever reads only declarations needs neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -9,24 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
-from wbcbench.contracts.needs import Needs
-from wbcbench.contracts.params import DistillerParams, Parameters, param
-
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory
+    from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
     from wbcbench.contracts.distiller import Distiller, PairShapes
     from wbcbench.contracts.fusion import JOINT, Deployed, Fusion, route_names
+    from wbcbench.contracts.needs import Needs
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task
+    from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
     from wbcbench.contracts.routing import Routing, mean_teacher
 
 _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone",
+    "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
     "JOINT": "fusion", "Deployed": "fusion", "Fusion": "fusion", "route_names": "fusion",
+    "Needs": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output",
+    "DistillerParams": "params", "Parameters": "params", "param": "params",
     "Policy": "policy",
     "Routing": "routing", "mean_teacher": "routing",
 }  # fmt: skip
@@ -35,7 +36,9 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 __all__ = [

@@ -1,0 +1,95 @@
+"""`wbcbench list`: everything that can be combined, read from declarations alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry import Component, Registry
+
+
+@click.command("list")
+@click.argument("kind", required=False)
+@json_option
+@plugin_options
+def command(kind: str | None, as_json: bool, plugins: PluginOptions) -> None:
+    """List components of one KIND, or of all kinds.
+
+    KIND: datasets, backbones, fusions, policies, distillers, routings.
+    """
+    from wbcbench.registry import KINDS, kind_of, plural
+
+    kinds = (kind_of(kind),) if kind else KINDS
+    registry, _ = load(plugins)
+    document = {plural(k): [entry(registry, c) for c in registry.components(k)] for k in kinds}
+    if as_json:
+        print_json(document)
+        return
+    for number, (title, entries) in enumerate(document.items()):
+        if number:
+            click.echo()
+        if not entries:
+            click.echo(f"{title}: none")
+            continue
+        rows = [[e["name"], _notes(e), _provider(e), e["summary"]] for e in entries]
+        print_table(["name", "notes", "from", "summary"], rows, title=title)
+
+
+def entry(registry: Registry, component: Component) -> dict[str, Any]:
+    """One component as a JSON-able mapping. What cannot be read is said in `error`, not raised."""
+    from wbcbench.errors import PluginError
+    from wbcbench.registry import qualified_name
+
+    row: dict[str, Any] = {
+        "name": component.name,
+        "qualified_name": qualified_name(component),
+        "summary": component.summary,
+        "provider": component.provider,
+        "aliases": list(component.aliases),
+    }
+    try:
+        declared = registry.declaration(component)
+        row |= {"summary": declared.summary, "source": declared.source}
+        if component.kind == "fusion":
+            low, high = declared.arity
+            row |= {"emits": list(declared.emits), "arity": [low, high], "missing": declared.missing}
+        elif component.kind == "distiller":
+            row |= {"needs": declared.needs.as_dict(), "replayable": declared.needs.replayable}
+        elif component.kind == "routing":
+            row |= {"pairing": declared.pairing}
+        elif component.kind == "backbone":
+            row |= {"family": bool(declared.family), "scalable": declared.scalable}
+    except PluginError as error:
+        row["error"] = str(error).splitlines()[0]
+    return row
+
+
+def _notes(entry: dict[str, Any]) -> str:
+    if "error" in entry:
+        return "FAILED"
+    notes = []
+    if "emits" in entry:
+        low, high = entry["arity"]
+        takes = str(low) if low == high else f"{low}+" if high is None else f"{low}-{high}"
+        notes += ["+".join(entry["emits"]), f"takes {takes}", f"missing: {entry['missing']}"]
+    if "needs" in entry:
+        needs = entry["needs"]
+        flags = ("labels", "index", "schedule", "teacher_head", "teacher_trainable", "trainable")
+        taps = dict.fromkeys((*needs["student"], *needs["teacher"]))
+        notes += [", ".join([*taps, *(f for f in flags if needs[f])])]
+        notes += [] if entry["replayable"] else ["live teacher"]
+    if "pairing" in entry:
+        notes.append(f"pairs {entry['pairing']}")
+    if entry.get("family"):
+        notes.append("family of models")
+    return "; ".join(notes)
+
+
+def _provider(entry: dict[str, Any]) -> str:
+    return "" if entry["qualified_name"] == entry["name"] else str(entry["provider"])

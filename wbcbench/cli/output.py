@@ -1,0 +1,45 @@
+"""Print for people or for programs: documents and tables on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout. NaN and infinities have no JSON form and are an error."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A table on stdout: with rich on a terminal, aligned plain text elsewhere (never cut off)."""
+    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*columns, title=title or None, title_justify="left", box=None, header_style="bold")
+        for row in cells:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+        return
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
+    if title:
+        click.echo(title)
+    for row in [list(columns), *cells]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def log_console() -> Console:
+    """A rich console on stderr, for progress and logs."""
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,137 @@
+"""`wbcbench show`: one component, read from its declaration; a contact sheet for a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcbench.cli.list import entry
+from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry import Registry, Resolved
+
+
+@click.command("show")
+@click.argument("kind")
+@click.argument("name")
+@json_option
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Load the data set and write a contact sheet of its cells (PNG).",
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter of the data set.")
+@plugin_options
+def command(
+    kind: str, name: str, as_json: bool, save: Path | None, settings: tuple[str, ...], plugins: PluginOptions
+) -> None:
+    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing)."""
+    from wbcbench.errors import UsageError
+    from wbcbench.registry import kind_of
+
+    kind = kind_of(kind)
+    if (save or settings) and kind != "dataset":
+        raise UsageError(f"Expected --save and --set with a dataset only, but got a {kind}. Leave them out.")
+    registry, _ = load(plugins)
+    resolved = registry.resolve(kind, name)
+    document = describe(registry, resolved)
+    if save is not None:
+        _save_sheet(registry, resolved, settings, save)
+        document["sheet"] = str(save)
+    elif settings:
+        raise UsageError("Expected --set together with --save FILE, but got no --save.")
+    print_json(document) if as_json else _print(document)
+
+
+def describe(registry: Registry, resolved: Resolved) -> dict[str, Any]:
+    """Everything that is known of a component without building it, JSON-able. Raises `PluginError`."""
+    from wbcbench.contracts.params import describe_params
+
+    component = resolved.component
+    declared = registry.declaration(component)
+    return {
+        "kind": component.kind,
+        **entry(registry, component),
+        "doc": declared.doc,
+        "params": describe_params(declared.params),
+        "preset": resolved.params,
+        "provider_version": component.provider_version,
+        "origin": component.origin,
+        "sha256": component.sha256,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    click.echo(f"{document['kind']} {document['qualified_name']}: {document['summary']}")
+    rest = document["doc"].partition("\n")[2].strip()
+    if rest:
+        click.echo(f"\n{rest}")
+    click.echo()
+    for key in ("aliases", "source", "emits", "arity", "missing", "pairing", "replayable", "preset", "sheet"):
+        value = document.get(key)
+        if value or value is False:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            click.echo(f"{key + ':':12}{text}")
+    if "needs" in document:
+        stated = {k: v for k, v in document["needs"].items() if k != "replayable" and v}
+        parts = [
+            f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()
+        ]
+        click.echo(f"{'needs:':12}{', '.join(parts)}")
+    version = f" {document['provider_version']}" if document["provider_version"] else ""
+    click.echo(f"{'provider:':12}{document['provider']}{version}")
+    click.echo(f"{'origin:':12}{document['origin']}")
+    click.echo()
+    if not document["params"]:
+        click.echo("No parameters.")
+        return
+    rows = [
+        [p["name"], "required" if p["required"] else p["default"], p["range"], _search(p["search"]), p["doc"]]
+        for p in document["params"]
+    ]
+    print_table(["parameter", "default", "range", "search", "meaning"], rows)
+
+
+def _search(search: dict[str, Any] | None) -> str:
+    if not search:
+        return ""
+    if "choices" in search:
+        return " | ".join(map(str, search["choices"]))
+    return f"{search['low']:g} .. {search['high']:g}{' (log)' if search.get('log') else ''}"
+
+
+def _save_sheet(registry: Registry, resolved: Resolved, settings: tuple[str, ...], path: Path) -> None:
+    import pydantic
+    import yaml
+
+    from wbcbench.data.sheet import contact_sheet
+    from wbcbench.errors import UsageError, did_you_mean
+
+    cls = registry.load(resolved.component)
+    values: dict[str, Any] = dict(resolved.params)
+    params_class = cls.Params  # type: ignore[attr-defined]
+    for setting in settings:
+        key, found, text = setting.partition("=")
+        if not found:
+            raise UsageError(f"Expected --set KEY=VALUE, but got '{setting}'.")
+        if key not in params_class.model_fields:
+            near = did_you_mean(key, params_class.model_fields)
+            raise UsageError(f"{resolved.component.name} has no parameter '{key}'.{near}")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"Expected a YAML value for '{key}', but got '{text}': {error}.") from error
+    try:
+        params = params_class(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"Parameter '{where}' of {resolved.component.name}: {first['msg']}, but got {first['input']!r}."
+        ) from error
+    contact_sheet(cls(params).load(), path)
