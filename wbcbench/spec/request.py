@@ -113,6 +113,11 @@ class TeacherRequest(Frozen):
     """Recipe fields in which teachers differ from the student."""
 
 
+def _teacher(value: Any) -> Any:
+    """`teacher: resnet18` is short for `teacher: {backbone: resnet18}`."""
+    return {"backbone": value} if isinstance(value, str) else value
+
+
 class Request(Frozen):
     """One `wbcbench run`: the cross product of its lists."""
 
@@ -130,7 +135,7 @@ class Request(Frozen):
     routing: OneChoice = Choice(name="matched")
     policy: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
     training: Recipe = Recipe()
-    teacher: TeacherRequest = TeacherRequest()
+    teacher: Annotated[TeacherRequest, BeforeValidator(_teacher)] = TeacherRequest()
     seeds: Seeds = (0,)
     overrides: dict[str, dict[str, Any]] = {}
     """Section (dataset, fusion, kd, backbone, routing, policy) -> parameters from `--set`, applied to
