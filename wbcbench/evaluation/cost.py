@@ -1,0 +1,112 @@
+"""What a deployed network costs: parameters, multiply-accumulates, latency, throughput."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Images = dict[str, Tensor]
+"""Modality -> [B, C_m, S, S]."""
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of parameters, trainable or not, shared ones counted once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def macs(module: nn.Module, images: Images) -> int:
+    """Multiply-accumulates of one forward pass, in eval mode.
+
+    Counted by PyTorch's own dispatcher-level counter, so convolutions, matrix products and attention
+    count, whoever wrote them; element-wise operations, norms and pooling do not.
+
+    Args:
+        module: maps `images` to probabilities [B, K].
+        images: a batch of one cell.
+    """
+    counter = FlopCounterMode(display=False)
+    with _evaluating(module), counter:
+        module(images)
+    return int(counter.get_total_flops()) // 2
+
+
+def latency(
+    module: nn.Module,
+    images_fn: Callable[[int], Images],
+    device: torch.device | str = "cpu",
+    *,
+    seconds: float = 0.15,
+) -> dict[str, Any]:
+    """Time forward passes; about twice `seconds` altogether.
+
+    Args:
+        module: maps images to probabilities [B, K]; moved to `device`.
+        images_fn: batch size -> images on `device`.
+        device: where to time.
+        seconds: time for each of the two measurements, after a warm-up of at least two passes.
+
+    Returns:
+        `latency_ms` (median at batch 1), `throughput` (images per second at batch 32, from the
+        median), `device` (its name) and `threads`. Compare only within one device and thread count.
+    """
+    device = torch.device(device)
+    module.to(device)
+    with _evaluating(module):
+        single = _median_seconds(module, images_fn(1), device, seconds)
+        batch = _median_seconds(module, images_fn(32), device, seconds)
+    return {
+        "latency_ms": single * 1e3,
+        "throughput": 32 / batch,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device | str) -> str:
+    """`cpu`, or the accelerator's product name."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+class _evaluating:
+    """Eval mode without gradients; every submodule's own mode is put back afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modes = [(m, m.training) for m in module.modules()]
+        self.module = module
+        self.no_grad = torch.no_grad()
+
+    def __enter__(self) -> None:
+        self.module.eval()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.no_grad.__exit__(*error)
+        for module, training in self.modes:
+            module.training = training
+
+
+def _median_seconds(module: nn.Module, images: Images, device: torch.device, seconds: float) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        module(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once(), once()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    # At least three, so that a median exists; at most 100, so that a tiny network does not spin.
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 100):
+        times.append(once())
+    return statistics.median(times)
+
+
+__all__ = ["device_name", "latency", "macs", "parameters"]

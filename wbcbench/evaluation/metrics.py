@@ -1,0 +1,143 @@
+"""From probabilities to numbers: the metrics of one set of cells.
+
+The definitions are frozen as `METRICS_VERSION`; change one, and raise the other. Probabilities are
+rounded to float32 first, because that is what a record stores: a metric recomputed from a record is
+then the same number, not nearly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wbcbench.evaluation.calibration import ece
+from wbcbench.spec import METRICS_VERSION
+
+
+class Metric(NamedTuple):
+    """What a reader must know of a metric."""
+
+    higher_is_better: bool
+    range: tuple[float, float]
+    doc: str
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(True, (0, 1), "share of cells whose most probable class is the true one"),
+    "balanced_accuracy": Metric(True, (0, 1), "mean recall over the classes that have cells"),
+    "macro_f1": Metric(True, (0, 1), "mean F1 over all classes of the task; 0 where F1 is undefined"),
+    "auroc": Metric(True, (0, 1), "area under ROC, one class against the rest, mean over classes present"),
+    "nll": Metric(False, (0, float("inf")), "mean negative log-likelihood of the true class, in nats"),
+    "brier": Metric(False, (0, 2), "squared error of the probabilities, summed over classes, mean over cells"),
+    "ece": Metric(False, (0, 1), "expected calibration error of the top label, 15 equal-width bins"),
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of one set of N cells with K classes."""
+
+    summary: dict[str, float | None]
+    """Exactly the keys of `METRICS`. None where undefined (AUROC when only one class has cells)."""
+    per_class: dict[str, dict[str, float]]
+    """Class -> precision, recall, f1, support; in the order of the task's classes."""
+    confusion: list[list[int]]
+    """[K][K] counts; row: true class, column: predicted class."""
+
+
+def score(probabilities: ArrayLike, labels: ArrayLike, classes: tuple[str, ...]) -> Scores:
+    """Score predictions.
+
+    A class without a cell among `labels` is left out of balanced accuracy and AUROC, and counts as
+    F1 = 0 in macro-F1 (all classes of the task, zero_division=0), so that two boards with the same
+    classes average over the same number of them.
+
+    Args:
+        probabilities: [N, K], finite, not negative, rows summing to 1 (within 1e-3).
+        labels: [N] int, 0 .. K - 1.
+        classes: K names.
+
+    Raises:
+        ValueError: when shapes or values are not as above.
+    """
+    from sklearn import metrics as sk
+
+    p, y = _checked(probabilities, labels, len(classes))
+    predicted = p.argmax(axis=1)
+    ks = list(range(len(classes)))
+    present = np.unique(y).tolist()
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        y, predicted, labels=ks, zero_division=0
+    )
+    # Two classes are needed for a "rest"; sklearn's own multi-class AUROC refuses absent classes.
+    areas = [sk.roc_auc_score(y == k, p[:, k]) for k in present] if len(present) > 1 else []
+    summary: dict[str, float | None] = {
+        "accuracy": float(sk.accuracy_score(y, predicted)),
+        "balanced_accuracy": float(
+            sk.recall_score(y, predicted, labels=present, average="macro", zero_division=0)
+        ),
+        "macro_f1": float(np.mean(f1)),
+        "auroc": float(np.mean(areas)) if areas else None,
+        "nll": float(sk.log_loss(y, p, labels=ks)),
+        "brier": float(np.mean(np.sum((p - np.eye(len(classes))[y]) ** 2, axis=1))),
+        "ece": ece(p, y),
+    }
+    columns = zip(classes, precision, recall, f1, support, strict=True)
+    return Scores(
+        summary=summary,
+        per_class={
+            name: {"precision": float(a), "recall": float(b), "f1": float(c), "support": float(n)}
+            for name, a, b, c, n in columns
+        },
+        confusion=sk.confusion_matrix(y, predicted, labels=ks).tolist(),
+    )
+
+
+def evaluate(predictions: Mapping[str, NDArray[Any]], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Everything a record says about its predictions, from the arrays that it stores.
+
+    Args:
+        predictions: `test_probabilities` [N, K], `test_labels` [N], the same for `val_`, and
+            `test_route_<name>` [N, K] per route.
+        classes: K names.
+
+    Returns:
+        `metrics` {test, val}, `per_class` and `confusion` of test, `routes` {name: summary of test}.
+    """
+    test = score(predictions["test_probabilities"], predictions["test_labels"], classes)
+    val = score(predictions["val_probabilities"], predictions["val_labels"], classes)
+    prefix = "test_route_"
+    routes = {
+        name.removeprefix(prefix): score(array, predictions["test_labels"], classes).summary
+        for name, array in predictions.items()
+        if name.startswith(prefix)
+    }
+    return {
+        "metrics": {"test": test.summary, "val": val.summary},
+        "per_class": test.per_class,
+        "confusion": test.confusion,
+        "routes": routes,
+    }
+
+
+def _checked(
+    probabilities: ArrayLike, labels: ArrayLike, k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    p = np.asarray(probabilities, dtype=np.float32).astype(np.float64)
+    y = np.asarray(labels)
+    if p.ndim != 2 or p.shape[1] != k or y.shape != p.shape[:1] or not len(y):
+        raise ValueError(f"Expected probabilities [N >= 1, K={k}] and labels [N], but got "
+                         f"{list(p.shape)} and {list(y.shape)}.")  # fmt: skip
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= k:
+        raise ValueError(f"Expected integer labels 0..{k - 1}, but got {y.dtype} {y.min()}..{y.max()}.")
+    if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
+        raise ValueError("Expected probabilities that are finite, not negative and sum to 1 in each row, "
+                         f"but they run from {p.min():g} to {p.max():g}. Give softmax outputs.")  # fmt: skip
+    return p / p.sum(axis=1, keepdims=True), y.astype(np.int64)
+
+
+__all__ = ["METRICS", "METRICS_VERSION", "Metric", "Scores", "evaluate", "score"]

@@ -1,0 +1,116 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is built beside its destination (same file system), flushed to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wbcbench.errors import WbcbenchError
+
+TEMPORARY = ".tmp-"
+"""Names that begin so are unfinished and are never read."""
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        WbcbenchError: when the file system refuses (read-only, full, no permission).
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
+        try:
+            write_synced(temporary, data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """`atomic_write_bytes` in UTF-8, line ends as they are."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """`atomic_write_text` of indented JSON. Raises `ValueError` for NaN and infinity."""
+    atomic_write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON with a final newline; refuses NaN and infinity, which JSON has no form for."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling folder to fill; rename it to `path` when the block ends well.
+
+    An exception in the block leaves nothing behind. If `path` appeared meanwhile, the first one stays
+    and the new one is dropped.
+
+    Raises:
+        WbcbenchError: when the file system refuses.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_folder(temporary)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and wait until it is on disk."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder durable, where the system knows how (not on Windows)."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into a message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WbcbenchError(
+            f"Expected to write {path}, but the file system refused: {error.strerror or error}. "
+            "Nothing was left half-written. Free space or choose a writable store with --store."
+        ) from error
+
+
+__all__ = [
+    "TEMPORARY", "atomic_folder", "atomic_write_bytes", "atomic_write_json", "atomic_write_text",
+    "json_text", "storing", "sync_folder", "write_synced",
+]  # fmt: skip

@@ -1,0 +1,188 @@
+"""What `result.json` says. Pydantic, strict; imports no torch, pandas or scikit-learn.
+
+A record is a folder `records/<trial id>/`; `FILES` lists what is in it. Adding a field here needs a
+default; changing one's meaning needs a higher `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
+from wbcbench.spec import Component as SpecComponent
+
+SCHEMA_VERSION = 1
+
+RESULT = "result.json"
+PAYLOAD = ("spec.json", "predictions.npz", "model.safetensors", "history.csv", "env.json")
+"""Files whose SHA-256 `result.json` holds."""
+FILES = (*PAYLOAD, RESULT)
+
+Summary = dict[str, float | None]
+"""Metric name -> value; the keys of `wbcbench.evaluation.metrics.METRICS`."""
+
+
+class Strict(BaseModel):
+    """Frozen; unknown keys, wrong types, NaN and infinity are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ComparisonKey(Strict):
+    """What must be equal for two numbers to stand in one table."""
+
+    dataset: str
+    fingerprint: str
+    """Of the content: pixels, labels, groups, official split."""
+    split: str
+    """Hash of which cell is on which side."""
+    modalities: tuple[str, ...]
+    image_size: int
+    classes: tuple[str, ...]
+    budget: Budget
+    augmentation: Augmentation
+    selection: str
+    metrics_version: int = METRICS_VERSION
+
+    @classmethod
+    def of(cls, trial: Trial, *, fingerprint: str, split: str, classes: tuple[str, ...]) -> ComparisonKey:
+        """The key of a trial that ran on cells with this fingerprint, split hash and classes."""
+        p = trial.protocol
+        return cls(
+            dataset=p.dataset.name, fingerprint=fingerprint, split=split, modalities=p.modalities,
+            image_size=p.image_size, classes=classes, budget=p.budget, augmentation=p.augmentation,
+            selection=p.selection.metric, metrics_version=p.metrics_version,
+        )  # fmt: skip
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits."""
+        return digest(self)
+
+    def diff(self, other: ComparisonKey) -> list[str]:
+        """The fields in which two keys differ, each as `field: mine != theirs`; empty when equal."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return list(_differences("", mine, theirs))
+
+
+class Cost(Strict):
+    """What a method costs to run and to train. None: not measured."""
+
+    params: int
+    macs: int | None = None
+    """Multiply-accumulates of one cell."""
+    latency_ms: float | None = None
+    """Median, batch of one."""
+    throughput: float | None = None
+    """Images per second, batch of 32."""
+    train_seconds: float | None = None
+    teacher_seconds: float | None = None
+    """Of `train_seconds`, spent on teachers' outputs."""
+    train_images_per_second: float | None = None
+    teacher_replayed: bool | None = None
+    """None without teachers."""
+    epochs_run: int
+    device: str
+    threads: int | None = None
+
+
+class Used(Strict):
+    """A component that took part, and where its code came from."""
+
+    kind: str
+    name: str
+    provider: str
+    version: str | None = None
+    sha256: str | None = None
+    """Of the source file."""
+
+
+class Outcome(Strict):
+    """What a finished trial hands to the store; the store adds identity and digests."""
+
+    key: ComparisonKey
+    metrics: dict[Literal["test", "val"], Summary]
+    per_class: dict[str, dict[str, float]]
+    confusion: list[list[int]]
+    routes: dict[str, Summary] = {}
+    cost: Cost
+    components: list[Used] = []
+    notes: list[str] = []
+    pseudo_multimodal: bool = False
+    selected_epoch: int
+    started: str
+    """ISO 8601, UTC."""
+    ended: str
+
+
+class Result(Outcome):
+    """The whole of `result.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    trial_id: str
+    method_id: str
+    status: Literal["done"] = "done"
+    label: str
+    fusion: str
+    kd: str
+    backbone: str
+    routing: str | None
+    policies: tuple[str, ...]
+    seed: int
+    dataset: str
+    teachers: list[str]
+    files: dict[str, str]
+    """Name -> SHA-256 of every other file of the record."""
+    digest: str
+    """Of trial, predictions and weights: equal for two identical runs, however long each took."""
+    checksum: str = ""
+    """Of this document without this field, so that a damaged `result.json` is noticed too."""
+
+    @classmethod
+    def build(cls, trial: Trial, outcome: Outcome, files: dict[str, str]) -> Result:
+        """Complete an outcome with the trial's identity and the files' digests."""
+        m = trial.method
+        draft = cls(
+            **{name: getattr(outcome, name) for name in Outcome.model_fields},
+            trial_id=trial.id, method_id=trial.method_id(), label=trial.label, fusion=m.fusion.name, kd=m.kd,
+            backbone=backbone_name(m.backbone), routing=m.routing.name if m.routing else None,
+            policies=tuple(p.name for p in m.policies), seed=trial.seed, dataset=trial.protocol.dataset.name,
+            teachers=[t.id for t in m.teachers], files=files, digest=content_digest(trial.id, files),
+        )  # fmt: skip
+        return draft.model_copy(update={"checksum": draft.own_checksum()})
+
+    def own_checksum(self) -> str:
+        """64 hex digits over every other field."""
+        return digest(self.model_dump(mode="json", exclude={"checksum"}), length=64)
+
+
+def content_digest(trial_id: str, files: dict[str, str]) -> str:
+    """64 hex digits over the trial and the SHA-256 of its predictions and weights."""
+    return digest([trial_id, files["predictions.npz"], files["model.safetensors"]], length=64)
+
+
+def backbone_name(component: SpecComponent) -> str:
+    """The name people know: a family's chosen `model` if it has one, else the component's own."""
+    return str(component.params.get("model") or component.name)
+
+
+def _differences(path: str, mine: Any, theirs: Any) -> list[str]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for name in mine
+            for line in _differences(f"{path}.{name}" if path else name, mine[name], theirs[name])
+        ]
+    return [] if mine == theirs else [f"{path}: {_short(mine)} != {_short(theirs)}"]
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+__all__ = [
+    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Outcome", "Result", "Strict",
+    "Summary", "Used", "backbone_name", "content_digest",
+]  # fmt: skip

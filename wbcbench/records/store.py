@@ -1,0 +1,286 @@
+"""The store: a folder of immutable records, and the working files of trials that are not done yet.
+
+    <root>/records/<trial id>/   one complete record each; appears by one atomic rename
+    <root>/failures/<id>.json    the last error of a trial; never counted as done
+    <root>/work/<id>/            checkpoints; may be deleted at any time
+    <root>/replay/<key>/         teachers' stored outputs; may be deleted at any time
+    <root>/locks/<id>.lock       held by the process that runs the trial
+    <root>/broken/               incomplete folders that a new record had to take the place of
+
+Imports no torch, pandas or scikit-learn: a dry run asks the store which trials are done.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wbcbench.errors import RecordError, UsageError, WbcbenchError
+from wbcbench.records import verify as checks
+from wbcbench.records.atomic import TEMPORARY, atomic_folder, atomic_write_json, json_text, storing, write_synced
+from wbcbench.records.schema import RESULT, Outcome, Result
+from wbcbench.spec import Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Verify = bool | Literal["full"]
+"""False: parse only. True: digests, identity, shapes, ranges. full: recompute every metric too."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial that has run."""
+
+    path: Path
+    trial: Trial
+    result: Result
+
+    @cached_property
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """Arrays of `predictions.npz`, read on first use.
+
+        `test_probabilities` [N, K] float32, `test_labels` and `test_cells` [N] int64, the same for
+        `val_`, and `test_route_<name>` [N, K] per route.
+        """
+        return checks.read_predictions(self.path)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The selected epoch's state, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path / "model.safetensors")
+
+
+class Store:
+    """Records under one root folder. Making a `Store` touches nothing on disk."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def record_path(self, trial_id: str) -> Path:
+        """Where the trial's record is, or would be."""
+        return self.root / "records" / _safe(trial_id)
+
+    def has(self, trial_id: str) -> bool:
+        """Whether a complete record is there. Looks at names and sizes only, so it is quick."""
+        return checks.complete(self.record_path(trial_id))
+
+    def load(self, trial_id: str, verify: Verify = True) -> Record:
+        """Read a record.
+
+        Raises:
+            RecordError: when it is missing, incomplete, of another schema, or not what it claims.
+        """
+        return self._load(self.record_path(trial_id), verify)
+
+    def write(
+        self,
+        trial: Trial,
+        outcome: Outcome,
+        *,
+        predictions: Mapping[str, NDArray[Any]],
+        model: Mapping[str, Tensor] | bytes,
+        history: Sequence[Mapping[str, Any]],
+        environment: Mapping[str, Any],
+    ) -> Record:
+        """Store a finished trial, whole or not at all. If a record is there already, that one stays.
+
+        Args:
+            trial: what ran.
+            outcome: what came out.
+            predictions: arrays as in `Record.predictions`; probabilities become float32, the rest int64.
+            model: state dict, or the bytes of a safetensors file.
+            history: one row per epoch; columns are the union of the rows' keys.
+            environment: from `wbcbench.records.environment.capture`.
+
+        Raises:
+            RecordError: when the parts do not belong together; nothing is stored.
+            WbcbenchError: when the file system refuses; nothing is stored.
+        """
+        path = self.record_path(trial.id)
+        if self.has(trial.id):
+            return self._load(path, verify=True)
+        payload = {
+            "spec.json": (trial.model_dump_json(indent=2) + "\n").encode(),
+            "predictions.npz": predictions_bytes(predictions),
+            "model.safetensors": model if isinstance(model, bytes) else _safetensors(model),
+            "history.csv": _csv(history).encode(),
+            "env.json": json_text(dict(environment)).encode(),
+        }
+        files = {name: hashlib.sha256(data).hexdigest() for name, data in payload.items()}
+        result = Result.build(trial, outcome, files)
+        # A record that would be refused when read must not get in: the trial would look done for good.
+        arrays = _typed(predictions)
+        checks.check_identity(path, trial, result)
+        checks.check_ranges(path, result)
+        checks.check_predictions(path, arrays, result)
+        self._set_broken_aside(path)
+        with atomic_folder(path) as folder:
+            for name, data in payload.items():
+                write_synced(folder / name, data)
+            write_synced(folder / RESULT, (result.model_dump_json(indent=2) + "\n").encode())
+        self.clear_failure(trial.id)
+        return self._load(path, verify=True)
+
+    def scan(self, verify: Verify = True) -> tuple[list[Record], list[tuple[Path, RecordError]]]:
+        """Every record that can be trusted, by id, and every folder that cannot, with the reason."""
+        good: list[Record] = []
+        bad: list[tuple[Path, RecordError]] = []
+        base = self.root / "records"
+        folders = sorted(base.iterdir()) if base.is_dir() else []
+        for folder in folders:
+            if folder.name.startswith(TEMPORARY) or not folder.is_dir():
+                continue
+            try:
+                good.append(self._load(folder, verify))
+            except RecordError as error:
+                bad.append((folder, error))
+        return good, bad
+
+    @contextmanager
+    def lock(self, trial_id: str, timeout: float = -1) -> Iterator[None]:
+        """Hold the trial for this process; the system lets go of it when the process dies.
+
+        Args:
+            trial_id: which trial.
+            timeout: seconds to wait for another holder; negative: for ever.
+
+        Raises:
+            WbcbenchError: when another process still holds it after `timeout`.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self.root / "locks" / f"{_safe(trial_id)}.lock"
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=timeout)
+            except Timeout:
+                raise WbcbenchError(
+                    f"Expected to run trial {trial_id}, but another process has held {path} for more than "
+                    f"{timeout:g} s. Wait for it, or end it."
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def work(self, trial_id: str) -> Path:
+        """The trial's folder for checkpoints; made if missing."""
+        return _made(self.root / "work" / _safe(trial_id))
+
+    def replay_dir(self, key: str) -> Path:
+        """The folder for one teacher's stored outputs; made if missing."""
+        return _made(self.root / "replay" / _safe(key))
+
+    def fail(self, trial: Trial, error_text: str) -> None:
+        """Note why a trial failed. It stays to be done."""
+        atomic_write_json(
+            self._failure(trial.id),
+            {
+                "trial_id": trial.id,
+                "label": trial.label,
+                "seed": trial.seed,
+                "error": error_text,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "spec": trial.model_dump(mode="json"),
+            },
+        )
+
+    def clear_failure(self, trial_id: str) -> None:
+        """Forget a failure; nothing happens if there is none."""
+        path = self._failure(trial_id)
+        with storing(path):
+            path.unlink(missing_ok=True)
+
+    def _failure(self, trial_id: str) -> Path:
+        return self.root / "failures" / f"{_safe(trial_id)}.json"
+
+    def _set_broken_aside(self, path: Path) -> None:
+        if not path.exists() or checks.complete(path):
+            return
+        with storing(path):
+            aside = _made(self.root / "broken") / f"{path.name}-{secrets.token_hex(4)}"
+            os.rename(path, aside)
+
+    @staticmethod
+    def _load(folder: Path, verify: Verify) -> Record:
+        if not folder.is_dir():
+            raise RecordError(f"Expected a record in {folder}, but there is none. Run the trial first.")
+        result = checks.read_result(folder)
+        if not verify:
+            return Record(folder, checks.read_trial(folder), result)
+        checks.check_files(folder, result)
+        record = Record(folder, checks.read_trial(folder), result)
+        checks.check_identity(folder, record.trial, result)
+        checks.check_ranges(folder, result)
+        checks.check_predictions(folder, checks.read_predictions(folder), result)
+        if verify == "full":
+            checks.check_metrics(folder, record.predictions, result)
+        return record
+
+
+def predictions_bytes(predictions: Mapping[str, NDArray[Any]]) -> bytes:
+    """The `.npz` file of these arrays: equal arrays give equal bytes, whatever their order or the clock."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    # NumPy stamps every member with 1980-01-01, so only the order is left to fix.
+    arrays: dict[str, Any] = {name: array for name, array in sorted(_typed(predictions).items())}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _typed(predictions: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    def kind(name: str) -> Any:
+        return np.int64 if name.endswith(("_labels", "_cells")) else np.float32
+
+    return {name: np.ascontiguousarray(a, dtype=kind(name)) for name, a in predictions.items()}
+
+
+def _safetensors(state: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    # Cloned, because safetensors refuses tensors that share memory.
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()})
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["epoch"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _safe(name: str) -> str:
+    # Names come from the command line too: none may lead out of the store.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
+        raise UsageError(f"Expected an id of letters, digits, '_', '-' and '.', but got {name!r}.")
+    return name
+
+
+def _made(path: Path) -> Path:
+    with storing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+__all__ = ["Record", "Store", "Verify", "predictions_bytes"]

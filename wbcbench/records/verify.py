@@ -1,0 +1,206 @@
+"""Is a record what it says it is? Every refusal names the folder, the file and the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from wbcbench.errors import RecordError
+from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, content_digest
+from wbcbench.spec import Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOLERANCE = 1e-6
+"""Largest difference between a stored metric and the same metric recomputed."""
+
+
+def refuse(folder: Path, file: str, reason: str) -> RecordError:
+    """The error for one bad file of a record."""
+    return RecordError(
+        f"Record {folder}: {file} {reason}. It is not counted; delete the folder to have the trial run again."
+    )
+
+
+def read_result(folder: Path) -> Result:
+    """Parse `result.json` and check its schema version and its own checksum."""
+    text = _read(folder, RESULT)
+    try:
+        version = json.loads(text)["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise refuse(folder, RESULT, f"is not a result ({type(error).__name__}: {error})") from error
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        raise RecordError(
+            f"Record {folder}: {RESULT} has schema version {version}, but this wbcbench reads version "
+            f"{SCHEMA_VERSION}. " + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
+        )
+    try:
+        result = Result.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise refuse(folder, RESULT, f"does not follow the schema ({where}: {first['msg']})") from error
+    if result.own_checksum() != result.checksum:
+        raise refuse(folder, RESULT, "was changed after it was written (its checksum differs)")
+    return result
+
+
+def read_trial(folder: Path) -> Trial:
+    """Parse `spec.json`."""
+    try:
+        return Trial.model_validate_json(_read(folder, "spec.json"))
+    except ValueError as error:
+        raise refuse(folder, "spec.json", f"is not a trial ({str(error).splitlines()[0]})") from error
+
+
+def read_predictions(folder: Path) -> dict[str, NDArray[Any]]:
+    """Load every array of `predictions.npz`; never unpickles."""
+    import numpy as np
+
+    data = _read(folder, "predictions.npz")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise refuse(folder, "predictions.npz", f"cannot be read ({error})") from error
+
+
+def check_files(folder: Path, result: Result) -> None:
+    """Every file is there and has the SHA-256 that `result.json` says."""
+    if set(result.files) != set(PAYLOAD):
+        raise refuse(folder, RESULT, f"lists the files {sorted(result.files)}, not {sorted(PAYLOAD)}")
+    for name in PAYLOAD:
+        if hashlib.sha256(_read(folder, name)).hexdigest() != result.files[name]:
+            raise refuse(folder, name, "is damaged or was changed (its SHA-256 differs)")
+    if content_digest(result.trial_id, result.files) != result.digest:
+        raise refuse(folder, RESULT, "has a digest that is not that of its files")
+
+
+def check_identity(folder: Path, trial: Trial, result: Result) -> None:
+    """Folder, spec and result speak of the same trial, and the key follows from its protocol."""
+    if trial.id != result.trial_id:
+        raise refuse(
+            folder, RESULT, f"claims trial {result.trial_id}, but spec.json is that of trial {trial.id}"
+        )
+    if folder.name != trial.id:
+        raise refuse(folder, "spec.json", f"is that of trial {trial.id}, but the folder is another's")
+    key = result.key
+    expected = type(key).of(trial, fingerprint=key.fingerprint, split=key.split, classes=key.classes)
+    if differences := expected.diff(key):
+        raise refuse(folder, RESULT, "has a key that is not its trial's: " + "; ".join(differences))
+    rebuilt = Result.build(trial, result, result.files)
+    for name in Result.model_fields:
+        if getattr(rebuilt, name) != getattr(result, name):
+            raise refuse(folder, RESULT, f"has a field {name} that does not follow from spec.json")
+
+
+def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
+    """Arrays have the promised shapes and values, and confusion and accuracy are theirs (numpy only)."""
+    import numpy as np
+
+    def bad(reason: str) -> RecordError:
+        return refuse(folder, "predictions.npz", reason)
+
+    k = len(result.key.classes)
+    for side in ("test", "val"):
+        for name in (f"{side}_probabilities", f"{side}_labels", f"{side}_cells"):
+            if name not in predictions:
+                raise bad(f"has no array {name}")
+        labels, cells = predictions[f"{side}_labels"], predictions[f"{side}_cells"]
+        if labels.shape != cells.shape or labels.ndim != 1 or not labels.size:
+            raise bad(f"has {side} labels {list(labels.shape)} and cells {list(cells.shape)}, not [N] each")
+        if labels.dtype != np.int64 or cells.dtype != np.int64:
+            raise bad(f"has {side} labels or cells that are not int64")
+        if labels.min() < 0 or labels.max() >= k:
+            raise bad(f"has {side} labels outside 0..{k - 1}")
+    for name, p in predictions.items():
+        if not name.endswith("_probabilities") and not name.startswith("test_route_"):
+            continue
+        n = len(predictions[f"{name.split('_')[0]}_labels"])
+        if p.shape != (n, k) or p.dtype != np.float32:
+            raise bad(f"has {name} {p.dtype}{list(p.shape)}, not float32[{n}, {k}]")
+        if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
+            raise bad(f"has {name} that are not probabilities (finite, not negative, rows sum to 1)")
+    routes = {name.removeprefix("test_route_") for name in predictions if name.startswith("test_route_")}
+    if routes != set(result.routes):
+        raise bad(f"has routes {sorted(routes)}, but {RESULT} has {sorted(result.routes)}")
+
+    labels, predicted = predictions["test_labels"], predictions["test_probabilities"].argmax(axis=1)
+    confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+    if confusion.tolist() != result.confusion:
+        raise refuse(folder, RESULT, "has a confusion matrix that is not that of predictions.npz")
+    accuracy = result.metrics.get("test", {}).get("accuracy")
+    if accuracy is None or abs(accuracy - np.trace(confusion) / len(labels)) > TOLERANCE:
+        raise refuse(folder, RESULT, f"has accuracy {accuracy}, which is not that of predictions.npz")
+
+
+def check_ranges(folder: Path, result: Result) -> None:
+    """Every stored metric is a known one and lies in its range."""
+    from wbcbench.evaluation.metrics import METRICS
+
+    summaries = {**result.metrics, **{f"routes.{k}": v for k, v in result.routes.items()}}
+    if not {"test", "val"} <= set(summaries):
+        raise refuse(folder, RESULT, "lacks the metrics of test or val")
+    for where, summary in summaries.items():
+        if set(summary) != set(METRICS):
+            raise refuse(folder, RESULT, f"has metrics {sorted(summary)} in {where}, not {sorted(METRICS)}")
+        for name, value in summary.items():
+            low, high = METRICS[name].range
+            if value is not None and not low - TOLERANCE <= value <= high + TOLERANCE:
+                raise refuse(folder, RESULT, f"has {name} = {value} in {where}, outside {low}..{high}")
+
+
+def check_metrics(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
+    """Every metric, recomputed from the predictions, is what `result.json` says (needs scikit-learn)."""
+    from wbcbench.evaluation.metrics import evaluate
+
+    again = evaluate(predictions, result.key.classes)
+    for part in ("metrics", "per_class", "routes"):
+        stored = getattr(result, part)
+        if set(stored) != set(again[part]):
+            raise refuse(folder, RESULT, f"has {part} for {sorted(stored)}, not {sorted(again[part])}")
+        for where, summary in again[part].items():
+            for name, value in summary.items():
+                said = stored[where].get(name)
+                if (said is None) != (value is None) or (
+                    said is not None and value is not None and abs(said - value) > TOLERANCE
+                ):
+                    raise refuse(
+                        folder, RESULT,
+                        f"has {part}.{where}.{name} = {said}, but its predictions give {value}",
+                    )  # fmt: skip
+
+
+def complete(folder: Path) -> bool:
+    """Whether every file is there and not empty; no content is read."""
+    try:
+        return all((folder / name).stat().st_size > 0 for name in FILES)
+    except OSError:
+        return False
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise refuse(folder, name, "is missing") from None
+    except OSError as error:
+        raise refuse(folder, name, f"cannot be read ({error.strerror or error})") from error
+    if not data:
+        raise refuse(folder, name, "is empty")
+    return data
+
+
+__all__ = [
+    "check_files", "check_identity", "check_metrics", "check_predictions", "check_ranges", "complete",
+    "read_predictions", "read_result", "read_trial", "refuse",
+]  # fmt: skip
