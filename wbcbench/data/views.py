@@ -90,7 +90,7 @@ class EpochViews:
         x = views.cells.modalities[modality].gather(cells)
         if self._theta is not None:
             grid = F.affine_grid(self._theta[cells], list(x.shape), align_corners=False)
-            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         gain, bias, sigma, place = self._photo[modality]
         if a.of("intensity", modality):
             x = torch.addcmul(bias[cells][:, None, None, None], x, gain[cells][:, None, None, None])

@@ -1,0 +1,138 @@
+"""The record of a finished training: metrics, cost, components, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wbcbench import __version__
+from wbcbench.data.splits import Split
+from wbcbench.evaluation.cost import latency, macs, parameters
+from wbcbench.evaluation.metrics import evaluate
+from wbcbench.evaluation.predict import Predictions
+from wbcbench.records.environment import capture
+from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
+from wbcbench.records.store import Record
+from wbcbench.registry import Registry
+from wbcbench.spec import Component, Trial
+from wbcbench.training.state import TrainState
+
+if TYPE_CHECKING:
+    from wbcbench.training.loop import Job
+    from wbcbench.training.workbench import Workbench
+
+
+def write_record(
+    job: Job,
+    state: TrainState,
+    predictions: Mapping[str, Predictions],
+    bench: Workbench,
+    split: Split,
+    started: datetime,
+) -> Record:
+    """Score the predictions, count the cost, and store everything at once."""
+    trial, cells = job.trial, bench.cells(job.trial)
+    arrays = prediction_arrays(predictions)
+    notes = [*cells.notes]
+    if split.duplicates:
+        notes.append(f"{split.duplicates} images occur on two sides of the split")
+    if job.bank is not None and not job.bank.replayed:
+        notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
+    outcome = Outcome(
+        key=ComparisonKey.of(trial, fingerprint=cells.fingerprint, split=split.hash, classes=cells.classes),
+        **evaluate(arrays, cells.classes),
+        cost=cost_of(job, state),
+        components=used_components(trial, bench.registry),
+        notes=notes,
+        pseudo_multimodal=cells.pseudo_multimodal,
+        selected_epoch=state.best_epoch,
+        started=started.isoformat(timespec="seconds"),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return bench.store.write(
+        trial,
+        outcome,
+        predictions=arrays,
+        model=job.fusion.state_dict(),
+        history=state.history,
+        environment=capture(str(job.device)),
+    )
+
+
+def prediction_arrays(predictions: Mapping[str, Predictions]) -> dict[str, NDArray[Any]]:
+    """`test` and `val` predictions under the names that a record stores them by."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for side, p in predictions.items():
+        arrays[f"{side}_probabilities"] = p.probabilities
+        arrays[f"{side}_labels"] = p.labels
+        arrays[f"{side}_cells"] = p.cells
+    for route, probabilities in predictions["test"].routes.items():
+        arrays[f"test_route_{route}"] = probabilities
+    return arrays
+
+
+def cost_of(job: Job, state: TrainState) -> Cost:
+    """Cost of what would be deployed (on the trial's device), and of training it."""
+    deployed = job.fusion.deploy().eval()
+    trial, cells = job.trial, job.cells
+    views = len(job.train) * trial.protocol.budget.epochs
+
+    def images(count: int) -> dict[str, Tensor]:
+        ids = job.train[torch.arange(count, device=job.device) % len(job.train)]
+        return {
+            m: cells.images(ids, m).contiguous(memory_format=torch.channels_last) for m in trial.reads
+        }
+
+    timing = latency(deployed, images, job.device)
+    return Cost(
+        params=parameters(deployed),
+        macs=macs(deployed, images(1)),
+        latency_ms=timing["latency_ms"],
+        throughput=timing["throughput"],
+        train_seconds=state.train_seconds,
+        teacher_seconds=state.teacher_seconds,
+        train_images_per_second=views / max(state.train_seconds, 1e-9),
+        teacher_replayed=None if job.bank is None else job.bank.replayed,
+        epochs_run=len(state.history),
+        device=timing["device"],
+        threads=timing["threads"],
+    )
+
+
+def used_components(trial: Trial, registry: Registry) -> list[Used]:
+    """Every component of the trial, with provider, version and the digest of its file."""
+    method = trial.method
+    named: list[tuple[str, Component | None]] = [
+        ("dataset", trial.protocol.dataset),
+        ("fusion", method.fusion),
+        ("backbone", method.backbone),
+        ("routing", method.routing),
+        *(("policy", p) for p in method.policies),
+        *(("distiller", d) for d in method.distillers),
+    ]
+    used = []
+    for kind, spec in named:
+        if spec is None:
+            continue
+        component = registry.resolve(kind, spec.name).component
+        used.append(
+            Used(
+                kind=kind,
+                name=component.name,
+                provider=component.provider,
+                version=component.provider_version or (__version__ if component.builtin else None),
+                sha256=component.sha256 or None,
+            )
+        )
+    return used
+
+
+def why_live(job: Job) -> str:
+    """Which distillers need more of a teacher than its stored outputs."""
+    names = [d.name for d in job.trial.method.distillers]
+    return f"{' or '.join(names)} reads more than logits and embeddings"
