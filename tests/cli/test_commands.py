@@ -162,7 +162,7 @@ def test_show_says_parameters_with_range_and_search_space(folder):
         (["list", "--plugins-dir", "/no/such/folder"], 2, "/no/such/folder"),
         (["show", "fusion"], 2, "NAME"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_user_errors_are_messages_with_an_exit_code(args, code, message, folder):
     done = wbcbench(*args, folder=folder)
