@@ -22,9 +22,7 @@ CONTRACTS = {
 }
 
 _HEAD = re.compile(rf"^class\s+\w+\s*\([^)]*\b(?:{'|'.join(CONTRACTS)})\b", re.MULTILINE)
-_HEAD_ENDS = re.compile(r"^(?:    (?:def |async def |@|class )|[^\s)#\"'\]}])", re.MULTILINE)
-_ODD = re.compile(r"^    (?!def |async def |@|class |#|\)|\"\"\"|''\')\S", re.MULTILINE)
-_NEEDS = re.compile(r"^from wbcbench\.contracts(?:\.needs)? import (?:\([^)]*?\bNeeds,?\s|.*\bNeeds\b(?! as))", re.MULTILINE)
+HEAD_ENDS = re.compile(r"^(?:    (?:def |async def |@|class )|[^\s)#\"'\]}])", re.MULTILINE)
 _LATE = re.compile(r"^    (?:name|aliases)\s*[:=](?!=)", re.MULTILINE)
 _REGISTER = re.compile(r"\bregister\(\s*[\"']([^\"']+)[\"']")
 _HOOK = re.compile(r"^def wbcbench_register_(\w+)", re.MULTILINE)
@@ -84,38 +82,6 @@ def guess_names(text: str) -> set[tuple[str | None, str]]:
     return names
 
 
-def plain_head(text: str, class_name: str) -> ast.ClassDef | None:
-    """The top of a class, if all its attributes stand there; None wherever that is in doubt.
-
-    In doubt means: several bases, a decorator, statements between or after the methods, or the
-    class's name at the start of any other line of the file.
-    """
-    match = re.search(rf"^class\s+{class_name}\s*\([\w.]+\):", text, re.MULTILINE)
-    if match is None or text.count('"""', 0, match.start()) % 2 or text.count("'''", 0, match.start()) % 2:
-        return None
-    if re.search(r"^@.*\n(?:.*\n)?\Z", text[: match.start()], re.MULTILINE):
-        return None
-    end = _HEAD_ENDS.search(text, match.end())
-    rest = text[end.start() :] if end else ""
-    after = re.search(r"^[^\s#)]", rest, re.MULTILINE)
-    if _ODD.search(rest[: after.start()] if after else rest):
-        return None
-    others = text[: match.start()] + rest
-    if re.search(rf"^\S.*\b{class_name}\b", others, re.MULTILINE) or "setattr" in others:
-        return None
-    try:
-        nodes = ast.parse(text[match.start() : end.start() if end else len(text)]).body
-    except (SyntaxError, ValueError):
-        return None
-    node = nodes[0] if len(nodes) == 1 else None
-    return node if isinstance(node, ast.ClassDef) and kind_of_base(node.bases[0]) else None
-
-
-def imports_needs(text: str) -> bool:
-    """Whether `Needs` certainly is the contracts' own."""
-    return _NEEDS.search(text) is not None and not re.search(r"(?:class|def)\s+Needs\b|\bNeeds\s*=", text)
-
-
 def _scan_heads(text: str) -> list[Found] | None:
     """Parse only the top of each candidate class: ten times faster than the file. None: not that simple."""
     found = []
@@ -123,7 +89,7 @@ def _scan_heads(text: str) -> list[Found] | None:
         start = match.start()
         if text.count('"""', 0, start) % 2 or text.count("'''", 0, start) % 2:
             return None
-        end = _HEAD_ENDS.search(text, match.end())
+        end = HEAD_ENDS.search(text, match.end())
         head = text[start : end.start() if end else len(text)]
         following = _HEAD.search(text, match.end())
         if end and _LATE.search(text, end.start(), following.start() if following else len(text)):
