@@ -77,11 +77,7 @@ def describe_params(params: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _type_name(annotation: Any) -> str:
-    return (
-        getattr(annotation, "__name__", None)
-        if isinstance(annotation, type)
-        else str(annotation).replace("typing.", "")
-    )  # type: ignore[return-value]
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def _jsonable(value: Any) -> Any:
