@@ -17,7 +17,14 @@ from wbcbench.cli.group import VERBS
 
 PLUGIN = """
     import torch
-    from wbcbench.contracts import Distiller, DistillerParams, Fusion, Needs, param
+    from wbcbench.contracts import Backbone, Distiller, DistillerParams, Fusion, Needs, Parameters, param
+
+    class Zoo(Backbone):
+        "Many models."
+        name = "zoo"
+        family = "wbcbench_plugins.backbones.timm_names:timm_model_names"
+        class Params(Parameters):
+            model: str = param("resnet18", "Which.")
 
     class Gated(Fusion):
         '''Weigh each modality by its confidence.
@@ -76,6 +83,7 @@ def wbcbench(*args: str, folder: Path | None = None, **env: str) -> subprocess.C
         (["list", "distillers", "--json"], {"numpy"}),
         (["show", "distiller", "soft"], {"numpy"}),
         (["show", "fusions", "gt", "--json"], {"numpy"}),
+        (["show", "backbone", "local.mine/vit_tiny_patch16_224"], {"numpy"}),
         (["plugins"], {"numpy", "pydantic"}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -144,6 +152,8 @@ def test_show_says_parameters_with_range_and_search_space(folder):
     assert len(document["sha256"]) == 64
     assert document["origin"].startswith(str(folder / "mine.py"))
     text = wbcbench("show", "distiller", "soft", folder=folder).stdout
+    member = wbcbench("show", "backbone", "local.mine/vit_tiny_patch16_224", "--json", folder=folder)
+    assert json.loads(member.stdout)["preset"] == {"model": "vit_tiny_patch16_224"}
     assert "1 .. 20 (log)" in text
     assert "a | b" in text
     assert "Longer text with [brackets]." in wbcbench("show", "fusion", "gated", folder=folder).stdout
