@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wbcbench.errors import PluginError
 from wbcbench.importing import source_file, split_target
+from wbcbench.quick_class import quick_attributes
 from wbcbench.registry import Component, qualified_name
 from wbcbench.scan import first_line, scan_file
 from wbcbench.static_class import ATTRIBUTES, NotStaticError, StaticClass
@@ -98,16 +99,25 @@ def _static(component: Component, load: Callable[[Component], type]) -> Declarat
     path = source_file(component.target)
     if path is None:
         raise NotStaticError("no source file")
-    static = StaticClass.read(path, split_target(component.target)[1])
+    class_name = split_target(component.target)[1]
+    try:
+        quick = quick_attributes(path.read_text(encoding="utf-8"), class_name, ATTRIBUTES)
+    except (OSError, UnicodeError) as error:
+        raise NotStaticError(str(error)) from error
+    whole = StaticClass.read(path, class_name) if quick is None else None
 
     def read_params() -> type[Parameters]:
         try:
+            static = whole or StaticClass.read(path, class_name)
             params = static.evaluate(("Params",)).get("Params")
             return _check_params(component, params)
         except (NotStaticError, PluginError):
             return _dynamic(component, load).params
 
-    return _declaration(component, static.evaluate(ATTRIBUTES), static.doc, True, read_params)
+    if whole is not None:
+        return _declaration(component, whole.evaluate(ATTRIBUTES), whole.doc, True, read_params)
+    assert quick is not None
+    return _declaration(component, quick[1], quick[0], True, read_params)
 
 
 def _dynamic(component: Component, load: Callable[[Component], type]) -> Declaration:

@@ -22,7 +22,7 @@ CONTRACTS = {
 }
 
 _HEAD = re.compile(rf"^class\s+\w+\s*\([^)]*\b(?:{'|'.join(CONTRACTS)})\b", re.MULTILINE)
-_HEAD_ENDS = re.compile(r"^(?:    (?:def |async def |@|class )|[^\s)#\"'\]}])", re.MULTILINE)
+HEAD_ENDS = re.compile(r"^(?:    (?:def |async def |@|class )|[^\s)#\"'\]}])", re.MULTILINE)
 _LATE = re.compile(r"^    (?:name|aliases)\s*[:=](?!=)", re.MULTILINE)
 _REGISTER = re.compile(r"\bregister\(\s*[\"']([^\"']+)[\"']")
 _HOOK = re.compile(r"^def wbcbench_register_(\w+)", re.MULTILINE)
@@ -89,7 +89,7 @@ def _scan_heads(text: str) -> list[Found] | None:
         start = match.start()
         if text.count('"""', 0, start) % 2 or text.count("'''", 0, start) % 2:
             return None
-        end = _HEAD_ENDS.search(text, match.end())
+        end = HEAD_ENDS.search(text, match.end())
         head = text[start : end.start() if end else len(text)]
         following = _HEAD.search(text, match.end())
         if end and _LATE.search(text, end.start(), following.start() if following else len(text)):

@@ -12,6 +12,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,7 +48,7 @@ class StaticClass:
     def read(cls, path: Path, class_name: str) -> StaticClass:
         """Parse the file. Raises `NotStaticError`."""
         try:
-            body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body
+            body = _parse(path.read_text(encoding="utf-8"), str(path)).body
         except (OSError, SyntaxError, ValueError) as error:
             raise NotStaticError(str(error)) from error
         nodes = [n for n in body if isinstance(n, ast.ClassDef) and n.name == class_name]
@@ -197,6 +198,12 @@ class StaticClass:
         else:
             new = ast.Import(names=names)
         keep[id(statement)] = ast.copy_location(new, statement)
+
+
+@lru_cache(maxsize=4)
+def _parse(text: str, filename: str) -> ast.Module:
+    """Cached for files that hold several classes; few, because a parsed file is large."""
+    return ast.parse(text, filename)
 
 
 def _is_light(module: str) -> bool:

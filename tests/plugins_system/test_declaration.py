@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
+from wbcbench.contracts.needs import Needs
 from wbcbench.contracts.params import describe_params
 from wbcbench.declaration import scan_file
 from wbcbench.errors import PluginError
 from wbcbench.plugins import PluginOptions, load_plugins
+from wbcbench.quick_class import quick_attributes
 from wbcbench.registry import KINDS, contract
 from wbcbench.static_class import ATTRIBUTES
 
@@ -31,15 +33,10 @@ def test_every_builtin_is_declared_statically_and_truly(component):
 def assert_equal(declared, cls):
     for name in ATTRIBUTES:
         if hasattr(cls, name):
-            default = (
-                getattr(declared, name)
-                if hasattr(type(declared), name)
-                else declared.attributes.get(name, ())
-            )
-            real = getattr(cls, name)
-            assert declared.attributes.get(name, default or real) == real, name
+            default = getattr(contract(declared.kind), name, None)
+            assert declared.attributes.get(name, default) == getattr(cls, name), name
     assert describe_params(declared.params) == describe_params(cls.Params)
-    assert declared.params().model_dump() == cls.Params().model_dump()
+    assert declared.params().model_dump(mode="json") == cls.Params().model_dump(mode="json")
 
 
 STATIC = {
@@ -148,8 +145,11 @@ DYNAMIC = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("source", "static"), [(s, True) for s in STATIC.values()] + [(s, False) for s in DYNAMIC.values()],
-                         ids=[*STATIC, *DYNAMIC])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "static"),
+    [*((s, True) for s in STATIC.values()), *((s, False) for s in DYNAMIC.values())],
+    ids=[*STATIC, *DYNAMIC],
+)
 def test_reading_equals_the_real_class(folder, source, static):
     path = folder(m=source) / "m.py"
     hooked = f"""
@@ -214,7 +214,8 @@ import json, sys
 from pathlib import Path
 from wbcbench.plugins import PluginOptions, load_plugins
 registry, report = load_plugins(PluginOptions((Path({str(path)!r}),)))
-names = [c.name for c in registry.components() for d in [registry.declaration(c)] if d.static and d.params and not c.builtin]
+declared = [registry.declaration(c) for c in registry.components() if not c.builtin]
+names = [d.name for d in declared if d.static and d.params]
 print(json.dumps([names, sorted({{"torch", "numpy"}} & set(sys.modules))]))
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -249,3 +250,44 @@ def test_scan_finds_direct_subclasses_with_a_literal_name_only(folder):
     path = folder(m=source) / "m.py"
     expected = [("fusion", "A", "a"), ("distiller", "B", "late"), ("routing", "E", "e")]
     assert scan_file(path) == expected
+
+
+PLAIN = """
+from wbcbench.contracts import Distiller, Needs
+class X(Distiller):
+    "Say."
+    name = "x"
+    needs: "ClassVar" = Needs(labels=True)
+    class Params: ...
+    def f(self):
+        '''More.'''
+        return 1
+def g():
+    return 2
+"""
+
+
+def test_the_top_of_a_plain_class_is_enough():
+    doc, found = quick_attributes(PLAIN, "X", ATTRIBUTES)
+    assert (doc, found) == ("Say.", {"name": "x", "needs": Needs(labels=True)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("def g()", "X.needs = 1\ndef g()"),
+        ("def g()", "    source = 'late'\ndef g()"),
+        ("def g()", "    if 1: needs = 2\ndef g()"),
+        ("class X", "@change\nclass X"),
+        ("(Distiller):", "(Distiller, Other):"),
+        ("(Distiller):", "(Base):"),
+        ("import Distiller, Needs", "import Distiller\nfrom mine import Needs"),
+        ("Needs(labels=True)", "Needs(labels=YES)"),
+        ("Needs(labels=True)", "Needs(**{})"),
+        ("return 2", "setattr(X, 'name', 'y')"),
+        ("    class Params", "    name = 'again'\n    class Params"),
+    ],
+)  # fmt: skip
+def test_a_doubt_means_the_whole_file_is_read(old, new):
+    assert old in PLAIN
+    assert quick_attributes(PLAIN.replace(old, new), "X", ATTRIBUTES) is None

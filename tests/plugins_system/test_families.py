@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from wbcbench_plugins.backbones import timm_names
 
 from wbcbench.errors import PluginError, UnknownNameError
-from wbcbench_plugins.backbones import timm_names
 
 FAMILY = """
     import torch

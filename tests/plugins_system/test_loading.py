@@ -30,7 +30,7 @@ HOOKED = """
         register("hooked", "wbcbench_local.hooked:Hooked", summary="By hand.")
 """
 BROKEN = {
-    "import": ("from wbcbench.hookspecs import hookimpl\nimport nothing_of_this_name", "nothing_of_this_name"),
+    "import": ("from wbcbench.hookspecs import hookimpl\nimport not_installed_here", "not_installed_here"),
     "syntax": ("class X(Fusion:\n    name = 'lost'", "SyntaxError"),
     "exit": ("from wbcbench.hookspecs import hookimpl\nraise SystemExit(7)", "SystemExit: 7"),
     "signature": (
@@ -58,7 +58,7 @@ BROKEN = {
         """,
         "lacks the decorator @hookimpl",
     ),
-    "api": ("from wbcbench.hookspecs import hookimpl\nwbcbench_api = 99", "hook API 99, but this wbcbench has 1"),
+    "api": ("from wbcbench.hookspecs import hookimpl\nwbcbench_api = 99", "API 99, but this wbcbench has 1"),
     "target": (
         """
         from wbcbench.hookspecs import hookimpl
@@ -165,7 +165,8 @@ def test_loading_gives_the_real_class_once(load):
 
 def test_loading_what_does_not_import_or_is_of_another_kind_is_a_plugin_error(load):
     registry, report = load(
-        late="from wbcbench.contracts import Fusion\nimport not_installed_here\nclass L(Fusion):\n    name = 'late'",
+        late="from wbcbench.contracts import Fusion\nimport not_installed_here\n"
+        "class L(Fusion):\n    name = 'late'",
         wrong="from wbcbench.contracts import Policy as Fusion\nclass W(Fusion):\n    name = 'wrong'",
     )
     assert not report.failed
@@ -252,7 +253,7 @@ def test_unknown_names_kinds_and_providers(load):
         registry.resolve("fusion", "goood")
     with pytest.raises(UnknownNameError, match="list policies"):
         registry.resolve("policy", "goood")
-    with pytest.raises(UsageError, match="No plugin is called 'local.god'. Did you mean 'local.good'"):
+    with pytest.raises(UsageError, match=r"No plugin is called 'local\.god'\. Did you mean 'local\.good'"):
         registry.resolve("fusion", "local.god/good")
     with pytest.raises(UsageError, match="kind"):
         registry.resolve("fusions", "good")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
 SEARCH_KEY = "wbcbench_search"
 
@@ -80,9 +81,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return list(value) if isinstance(value, tuple) else value
+    return to_jsonable_python(value, inf_nan_mode="strings")
 
 
 _BOUNDS: tuple[tuple[Literal["ge", "gt", "le", "lt"], str], ...] = (

@@ -1,0 +1,282 @@
+"""The command line in fresh interpreters: what it prints, what it imports, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from wbcbench.cli.group import VERBS
+
+PLUGIN = """
+    import torch
+    from wbcbench.contracts import Backbone, Distiller, DistillerParams, Fusion, Needs, Parameters, param
+
+    class Zoo(Backbone):
+        "Many models."
+        name = "zoo"
+        family = "wbcbench_plugins.backbones.timm_names:timm_model_names"
+        class Params(Parameters):
+            model: str = param("resnet18", "Which.")
+
+    class Gated(Fusion):
+        '''Weigh each modality by its confidence.
+
+        Longer text with [brackets].
+        '''
+        name = "gated"
+        aliases = ("gt",)
+        source = "Someone 2020, eq. 3"
+        emits = ("joint", "modality")
+        arity = (2, None)
+        missing = "native"
+
+    class Soft(Distiller):
+        "Match softened predictions."
+        name = "soft"
+        needs = Needs(labels=True, teacher=("logits", "maps"))
+        class Params(DistillerParams):
+            temperature: float = param(4.0, "Softens both.", gt=0, search=(1, 20), log=True)
+            mode: str = param("a", "Which.", search=["a", "b"])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "plugins"
+    path.mkdir()
+    (path / "mine.py").write_text(textwrap.dedent(PLUGIN))
+    (path / "sad.py").write_text("import not_here\nfrom wbcbench.hookspecs import hookimpl\n"
+                                 "def f(register):\n    register('gone', 'a:B')\n")  # fmt: skip
+    return path
+
+
+def environment(folder: Path | None = None, **more: str) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WBCBENCH_")}
+    if folder is not None:
+        env["WBCBENCH_PLUGIN_PATH"] = str(folder)
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
+
+
+def wbcbench(*args: str, folder: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wbcbench", *args],
+        capture_output=True,
+        text=True,
+        env=environment(folder, **env),
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "forbidden"),
+    [
+        (["--help"], {"numpy", "pydantic", "pluggy", "yaml", "rich"}),
+        (["--version"], {"numpy", "pydantic", "pluggy"}),
+        (["list"], {"numpy"}),
+        (["list", "distillers", "--json"], {"numpy"}),
+        (["show", "distiller", "soft"], {"numpy"}),
+        (["show", "fusions", "gt", "--json"], {"numpy"}),
+        (["show", "backbone", "local.mine/vit_tiny_patch16_224"], {"numpy"}),
+        (["plugins"], {"numpy", "pydantic"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_read_verbs_import_nothing_heavy(args, forbidden, folder):
+    code = (
+        "import sys\nfrom wbcbench.cli import run\n"
+        f"code = run({args!r})\nprint(code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(folder), check=True
+    )
+    code, *modules = done.stderr.splitlines()[-1].split()
+    assert code == "0"
+    assert "click" in modules
+    assert not {"torch", "timm", "ray", "pandas", "sklearn", *forbidden} & set(modules)
+
+
+def test_help_names_every_verb_and_version_is_the_packages():
+    import wbcbench as package
+
+    done = wbcbench("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+    assert package.__version__ in wbcbench("--version").stdout
+
+
+def test_list_json_shape(folder):
+    document = json.loads(wbcbench("list", "--json", folder=folder).stdout)
+    assert list(document) == ["datasets", "backbones", "fusions", "policies", "distillers", "routings"]
+    gated = next(row for row in document["fusions"] if row["name"] == "gated")
+    assert gated == {
+        "name": "gated",
+        "qualified_name": "local.mine/gated",
+        "summary": "Weigh each modality by its confidence.",
+        "provider": "local.mine",
+        "aliases": ["gt"],
+        "source": "Someone 2020, eq. 3",
+        "emits": ["joint", "modality"],
+        "arity": [2, None],
+        "missing": "native",
+    }
+    soft = next(row for row in document["distillers"] if row["name"] == "soft")
+    assert soft["replayable"] is False
+    assert soft["needs"]["teacher"] == ["logits", "maps"]
+
+
+def test_list_for_people_is_plain_where_there_is_no_terminal(folder):
+    done = wbcbench("list", "fusions", "--plugins-dir", str(folder))
+    row = next(line for line in done.stdout.splitlines() if line.startswith("gated"))
+    assert "joint+modality; takes 2+; missing: native" in row
+    assert row.endswith("local.mine  Weigh each modality by its confidence.")
+    assert "\x1b" not in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Warning: plugin 'local.sad' was not loaded: ModuleNotFoundError")
+
+
+def test_show_says_parameters_with_range_and_search_space(folder):
+    done = wbcbench("show", "distillers", "soft", "--json", folder=folder)
+    document = json.loads(done.stdout)
+    assert document["kind"] == "distiller"
+    assert [p["name"] for p in document["params"]] == ["weight", "temperature", "mode"]
+    temperature = document["params"][1]
+    assert (temperature["default"], temperature["range"]) == (4.0, "> 0")
+    assert temperature["search"] == {"low": 1, "high": 20, "log": True}
+    assert len(document["sha256"]) == 64
+    assert document["origin"].startswith(str(folder / "mine.py"))
+    text = wbcbench("show", "distiller", "soft", folder=folder).stdout
+    member = wbcbench("show", "backbone", "local.mine/vit_tiny_patch16_224", "--json", folder=folder)
+    assert json.loads(member.stdout)["preset"] == {"model": "vit_tiny_patch16_224"}
+    assert "1 .. 20 (log)" in text
+    assert "a | b" in text
+    assert "Longer text with [brackets]." in wbcbench("show", "fusion", "gated", folder=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["lst"], 2, "Did you mean 'list'"),
+        (["list", "--jsn"], 2, "--json"),
+        (["list", "fusoins"], 2, "Did you mean 'fusions'"),
+        (["show", "fusion", "gatd"], 2, "Did you mean 'gated'"),
+        (["show", "fusion", "gone"], 4, "not_here"),
+        (["show", "fusion", "local.sad/x"], 4, "not_here"),
+        (["show", "fusion", "gated", "--save", "x.png"], 2, "dataset only"),
+        (["list", "--plugins-dir", "/no/such/folder"], 2, "/no/such/folder"),
+        (["show", "fusion"], 2, "NAME"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_user_errors_are_messages_with_an_exit_code(args, code, message, folder):
+    done = wbcbench(*args, folder=folder)
+    assert done.returncode == code
+    assert "Error: " in done.stderr
+    assert message in done.stderr
+    assert 'cli/__init__.py"' not in done.stderr, "our own traceback is shown"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("args", "env"), [(["--traceback"], {}), ([], {"WBCBENCH_TRACEBACK": "1"})])
+def test_the_traceback_is_there_on_request(args, env):
+    done = wbcbench("show", "fusion", "nobody", *args, **env)
+    assert 'cli/__init__.py"' in done.stderr
+    assert "UnknownNameError" in done.stderr
+
+
+def test_plugins_exits_zero_with_status_of_each(folder):
+    done = wbcbench("plugins", "--json", "--no-plugins=mine", folder=folder)
+    assert done.returncode == 0
+    rows = {row["provider"]: row for row in json.loads(done.stdout)["plugins"]}
+    assert {k: v["status"] for k, v in rows.items()} == {
+        "wbcbench": "ok", "local.mine": "blocked", "local.sad": "failed",
+    }  # fmt: skip
+    assert wbcbench("plugins", folder=folder).returncode == 0
+
+
+DATASET = """
+    import sys, types
+    from wbcbench.contracts import Dataset, Parameters, param
+    sheet = types.ModuleType("wbcbench.data.sheet")
+    sheet.contact_sheet = lambda cells, path: path.write_text(repr(cells))
+    sys.modules["wbcbench.data.sheet"] = sheet
+    class Tiny(Dataset):
+        "Tiny."
+        name = "tiny"
+        class Params(Parameters):
+            cells: int = param(3, "How many.", ge=1)
+        def describe(self): ...
+        def load(self, image_size=None, progress=None): return {"cells": self.params.cells}
+"""
+
+
+def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, folder):
+    (folder / "tiny.py").write_text(textwrap.dedent(DATASET))
+    out = tmp_path / "sheet.png"
+    # The sheet's writer is replaced by the plugin when it is imported, so that no image is drawn here.
+    code = (
+        "import sys\nfrom wbcbench.importing import import_file\nfrom pathlib import Path\n"
+        f"import_file(Path({str(folder / 'tiny.py')!r}))\n"
+        "from wbcbench.cli import run\nsys.exit(run(sys.argv[1:]))"
+    )
+
+    def show(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, "show", "dataset", "tiny", "--no-plugins=sad", *args],
+            capture_output=True, text=True, env=environment(folder),
+        )  # fmt: skip
+
+    done = show("--save", str(out), "--set", "cells=7")
+    assert done.returncode == 0, done.stderr
+    assert out.read_text() == "{'cells': 7}"
+    for setting, message in (
+        ("cell=7", "Did you mean 'cells'"),
+        ("cells=0", "cells"),
+        ("cells", "KEY=VALUE"),
+    ):
+        done = show("--save", str(out), "--set", setting)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert show("--set", "cells=7").returncode == 2
+
+
+def test_a_closed_pipe_is_quiet(folder):
+    rows = "\n".join(f"class C{i}(Fusion):\n    'S{'x' * 500}'\n    name = 'c{i}'" for i in range(300))
+    (folder / "many.py").write_text(rows)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wbcbench", "list", "--json", "--no-plugins=sad"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(folder),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.wait(20)
+    assert stderr == b""
+
+
+def test_interrupt_exits_130(tmp_path, folder):
+    started = tmp_path / "started"
+    (folder / "slow.py").write_text(
+        "from wbcbench.hookspecs import hookimpl\nimport pathlib, time\n"
+        f"pathlib.Path({str(started)!r}).touch()\ntime.sleep(30)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wbcbench", "plugins"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(folder),
+    )
+    deadline = time.monotonic() + 20
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
