@@ -28,7 +28,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.records import verify as checks
-from wbcbench.records.atomic import TEMPORARY, atomic_folder, atomic_write_json, json_text, storing, write_synced
+from wbcbench.records.atomic import (
+    TEMPORARY,
+    atomic_folder,
+    atomic_write_json,
+    json_text,
+    storing,
+    write_synced,
+)
 from wbcbench.records.schema import RESULT, Outcome, Result
 from wbcbench.spec import Trial
 

@@ -41,7 +41,8 @@ def read_result(folder: Path) -> Result:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise RecordError(
             f"Record {folder}: {RESULT} has schema version {version}, but this wbcbench reads version "
-            f"{SCHEMA_VERSION}. " + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
+            f"{SCHEMA_VERSION}. "
+            + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
         )
     try:
         result = Result.model_validate_json(text)
