@@ -247,7 +247,7 @@ def predictions_bytes(predictions: Mapping[str, NDArray[Any]]) -> bytes:
 
     buffer = io.BytesIO()
     # NumPy stamps every member with 1980-01-01, so only the order is left to fix.
-    arrays: dict[str, Any] = {name: array for name, array in sorted(_typed(predictions).items())}
+    arrays: dict[str, Any] = dict(sorted(_typed(predictions).items()))
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 

@@ -26,7 +26,8 @@ def fake_trial(
 ) -> Trial:
     """A trial that no registry has to know; `protocol` overrides fields of its protocol."""
     fields: dict[str, Any] = {
-        "dataset": Component(name="fake"), "modalities": modalities, "image_size": 16, "fingerprint": "f" * 16,
+        "dataset": Component(name="fake"), "modalities": modalities, "image_size": 16,
+        "fingerprint": "f" * 16,
     }  # fmt: skip
     return Trial(
         protocol=Protocol(**(fields | protocol)),
