@@ -54,8 +54,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def masked(text):
     """Without identities, which change with the spec, and without a float's last digits."""
-    text = re.sub(r"\b[0-9a-f]{16}\b", "ID", text)
-    return re.sub(r"\d+\.\d{7,}", lambda m: f"{float(m[0]):.6f}", text)
+    text = re.sub(r"\d+\.\d{7,}", lambda m: f"{float(m[0]):.6f}", text)
+    return re.sub(r"\b[0-9a-f]{16}\b", "ID", text)
 
 
 @pytest.mark.parametrize(("render", "name"), [(render_markdown, "board.md"), (render_csv, "board.csv")])

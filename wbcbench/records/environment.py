@@ -69,7 +69,7 @@ def _git(tree: Path, *arguments: str) -> str | None:
 
 def _version(name: str) -> str | None:
     try:
-        return metadata.version(name)
+        return str(metadata.version(name))  # type: ignore[no-untyped-call]
     except metadata.PackageNotFoundError:
         return None
 

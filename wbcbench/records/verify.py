@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from wbcbench.errors import RecordError
-from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, content_digest
+from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, Summary, content_digest
 from wbcbench.spec import Trial
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def check_ranges(folder: Path, result: Result) -> None:
     """Every stored metric is a known one and lies in its range."""
     from wbcbench.evaluation.metrics import METRICS
 
-    summaries = {**result.metrics, **{f"routes.{k}": v for k, v in result.routes.items()}}
+    summaries: dict[str, Summary] = {f"routes.{k}": v for k, v in result.routes.items()}
+    summaries.update({side: v for side, v in result.metrics.items()})
     if not {"test", "val"} <= set(summaries):
         raise refuse(folder, RESULT, "lacks the metrics of test or val")
     for where, summary in summaries.items():
