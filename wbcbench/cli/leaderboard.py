@@ -11,7 +11,7 @@ import click
 @click.command("leaderboard", short_help="Show finished trials as tables.")
 @click.option(
     "--store", "stores", multiple=True, default=("wbcbench-store",), envvar="WBCBENCH_STORE",
-    show_default=True, type=click.Path(path_type=Path), help="Folder with records. May be given several times.",
+    show_default=True, type=click.Path(path_type=Path), help="Folder with records; repeatable.",
 )  # fmt: skip
 @click.option(
     "--format", "style", type=click.Choice(["markdown", "csv", "plain"]), default="plain", show_default=True,

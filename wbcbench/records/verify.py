@@ -149,7 +149,8 @@ def check_ranges(folder: Path, result: Result) -> None:
     from wbcbench.evaluation.metrics import METRICS
 
     summaries: dict[str, Summary] = {f"routes.{k}": v for k, v in result.routes.items()}
-    summaries.update({side: v for side, v in result.metrics.items()})
+    for side, summary in result.metrics.items():
+        summaries[side] = summary
     if not {"test", "val"} <= set(summaries):
         raise refuse(folder, RESULT, "lacks the metrics of test or val")
     for where, summary in summaries.items():
