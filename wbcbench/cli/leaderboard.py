@@ -10,14 +10,16 @@ import click
 
 @click.command("leaderboard", short_help="Show finished trials as tables.")
 @click.option(
-    "--store", "stores", multiple=True, default=("wbcbench-store",), envvar="WBCBENCH_STORE", show_default=True,
-    type=click.Path(path_type=Path), help="Folder with records. May be given several times.",
+    "--store", "stores", multiple=True, default=("wbcbench-store",), envvar="WBCBENCH_STORE",
+    show_default=True, type=click.Path(path_type=Path), help="Folder with records; repeatable.",
 )  # fmt: skip
 @click.option(
     "--format", "style", type=click.Choice(["markdown", "csv", "plain"]), default="plain", show_default=True,
     help="How to print the tables.",
 )  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead."
+)
 @click.option("--json", "as_document", is_flag=True, help="One JSON document on stdout.")
 def command(stores: tuple[Path, ...], style: str, output: Path | None, as_document: bool) -> None:
     """Show one table per comparison key: only trials that may be compared share one.

@@ -32,7 +32,9 @@ METRICS: dict[str, Metric] = {
     "macro_f1": Metric(True, (0, 1), "mean F1 over all classes of the task; 0 where F1 is undefined"),
     "auroc": Metric(True, (0, 1), "area under ROC, one class against the rest, mean over classes present"),
     "nll": Metric(False, (0, float("inf")), "mean negative log-likelihood of the true class, in nats"),
-    "brier": Metric(False, (0, 2), "squared error of the probabilities, summed over classes, mean over cells"),
+    "brier": Metric(
+        False, (0, 2), "squared error of the probabilities, summed over classes, mean over cells"
+    ),
     "ece": Metric(False, (0, 1), "expected calibration error of the top label, 15 equal-width bins"),
 }
 

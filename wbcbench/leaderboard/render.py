@@ -87,7 +87,9 @@ def _table(board: Board, style: str) -> str:
 def _legend(board: Board) -> str:
     lines = [f"Mean ± standard deviation (ddof=1) over n seeds; ranked by mean {RANKED_BY}."]
     if (board.rows["status"] == "reference").any():
-        lines.append("Rows `single[...]` without a rank read fewer modalities: a reference, not a competitor.")
+        lines.append(
+            "Rows `single[...]` without a rank read fewer modalities: a reference, not a competitor."
+        )
     if (board.rows["status"] == "incomplete").any():
         lines.append("Incomplete: fewer seeds than the most complete method, so not ranked.")
     return " ".join(lines)

@@ -18,7 +18,8 @@ BUILT_IN = frozenset({"wbcbench", "builtin", "built-in"})
 """Providers that need no mention."""
 
 COLUMNS = (
-    "rank", "status", "method", "method_id", "policies", "kd", "backbone", "teachers", "routing", "n", "seeds",
+    "rank", "status", "method", "method_id", "policies", "kd", "backbone", "teachers", "routing", "n",
+    "seeds",
     *(column for metric in METRIC_COLUMNS for column in (metric, f"{metric}_sd")),
     "params", "macs", "pseudo_multimodal", "provider",
 )  # fmt: skip

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def capture(device: str | None = None) -> dict[str, Any]:
 
     from wbcbench.evaluation.cost import device_name
 
+    cudnn: Callable[[], int | None] = torch.backends.cudnn.version  # untyped in torch
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -36,7 +38,7 @@ def capture(device: str | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {name: v for name in PACKAGES if (v := _version(name)) is not None},
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "cudnn": cudnn() if torch.cuda.is_available() else None,
         "device": device_name(device) if device else None,
         "git": source_revision(),
         # Tells two machines apart without naming either.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
 from wbcbench.spec import Component as SpecComponent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 RESULT = "result.json"
 PAYLOAD = ("spec.json", "predictions.npz", "model.safetensors", "history.csv", "env.json")

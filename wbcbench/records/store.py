@@ -28,7 +28,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.records import verify as checks
-from wbcbench.records.atomic import TEMPORARY, atomic_folder, atomic_write_json, json_text, storing, write_synced
+from wbcbench.records.atomic import (
+    TEMPORARY,
+    atomic_folder,
+    atomic_write_json,
+    json_text,
+    storing,
+    write_synced,
+)
 from wbcbench.records.schema import RESULT, Outcome, Result
 from wbcbench.spec import Trial
 
@@ -240,7 +247,7 @@ def predictions_bytes(predictions: Mapping[str, NDArray[Any]]) -> bytes:
 
     buffer = io.BytesIO()
     # NumPy stamps every member with 1980-01-01, so only the order is left to fix.
-    arrays: dict[str, Any] = {name: array for name, array in sorted(_typed(predictions).items())}
+    arrays: dict[str, Any] = dict(sorted(_typed(predictions).items()))
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 

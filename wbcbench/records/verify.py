@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from wbcbench.errors import RecordError
-from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, content_digest
+from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, Summary, content_digest
 from wbcbench.spec import Trial
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def read_result(folder: Path) -> Result:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise RecordError(
             f"Record {folder}: {RESULT} has schema version {version}, but this wbcbench reads version "
-            f"{SCHEMA_VERSION}. " + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
+            f"{SCHEMA_VERSION}. "
+            + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
         )
     try:
         result = Result.model_validate_json(text)
@@ -147,7 +148,9 @@ def check_ranges(folder: Path, result: Result) -> None:
     """Every stored metric is a known one and lies in its range."""
     from wbcbench.evaluation.metrics import METRICS
 
-    summaries = {**result.metrics, **{f"routes.{k}": v for k, v in result.routes.items()}}
+    summaries: dict[str, Summary] = {f"routes.{k}": v for k, v in result.routes.items()}
+    for side, summary in result.metrics.items():
+        summaries[side] = summary
     if not {"test", "val"} <= set(summaries):
         raise refuse(folder, RESULT, "lacks the metrics of test or val")
     for where, summary in summaries.items():

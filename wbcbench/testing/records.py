@@ -26,7 +26,8 @@ def fake_trial(
 ) -> Trial:
     """A trial that no registry has to know; `protocol` overrides fields of its protocol."""
     fields: dict[str, Any] = {
-        "dataset": Component(name="fake"), "modalities": modalities, "image_size": 16, "fingerprint": "f" * 16,
+        "dataset": Component(name="fake"), "modalities": modalities, "image_size": 16,
+        "fingerprint": "f" * 16,
     }  # fmt: skip
     return Trial(
         protocol=Protocol(**(fields | protocol)),
@@ -52,7 +53,7 @@ def fake_predictions(
     def guess() -> np.ndarray[Any, Any]:
         z = rng.normal(size=(cells, k)) + skill * np.eye(k)[labels]
         p = np.exp(z)
-        return (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
+        return np.asarray(p / p.sum(axis=1, keepdims=True), dtype=np.float32)
 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for offset, side in ((1000, "test"), (2000, "val")):
