@@ -89,7 +89,9 @@ class Npz(Dataset):
             with np.load(path, allow_pickle=False) as archive:
                 data = {name: archive[name] for name in archive.files}
         except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise DataError(f"Expected a whole .npz of plain arrays, but {path}: {error}. Save it anew.") from error
+            raise DataError(
+                f"Expected a whole .npz of plain arrays, but {path}: {error}. Save it anew."
+            ) from error
         settings = self.params.model_dump(exclude={"path"})
         if "train_images" in data:
             parts = [s for s in SPLITS if f"{s}_images" in data]
