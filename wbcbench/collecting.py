@@ -43,8 +43,7 @@ def check_plugin(manager: pluggy.PluginManager, plugin: object, provider: str) -
         if not hook.has_spec() and not all(i.optionalhook for i in impls):
             known = [n for n in vars(hookspecs) if n.startswith(_PREFIX)]
             raise ValueError(
-                f"there is no hook '{hook.name}'.{did_you_mean(hook.name, known)} "
-                f"The hooks are {', '.join(known)}"
+                f"there is no hook '{hook.name}'.{did_you_mean(hook.name, known)} The hooks are {', '.join(known)}"
             )
 
 
@@ -62,9 +61,7 @@ def collect_components(
     return components
 
 
-def _register(
-    kind: str, provider: str, version: str, builtin: bool, into: list[Component]
-) -> Callable[..., None]:
+def _register(kind: str, provider: str, version: str, builtin: bool, into: list[Component]) -> Callable[..., None]:
     def register(
         name: str,
         target: str | type,

@@ -53,9 +53,7 @@ class Declaration:
 
         needs = self.attributes.get("needs", Needs())
         if not isinstance(needs, Needs):
-            raise PluginError(
-                f"Expected `needs` of {self.kind} '{self.name}' to be a Needs, but got {needs!r}."
-            )
+            raise PluginError(f"Expected `needs` of {self.kind} '{self.name}' to be a Needs, but got {needs!r}.")
         return needs
 
     @property

@@ -40,9 +40,7 @@ class UnknownNameError(UsageError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         verb = f"wbcbench list {kind[:-1]}ies" if kind.endswith("y") else f"wbcbench list {kind}s"
-        super().__init__(
-            f"No {kind} is called '{name}'.{did_you_mean(name, known)} `{verb}` shows what there is."
-        )
+        super().__init__(f"No {kind} is called '{name}'.{did_you_mean(name, known)} `{verb}` shows what there is.")
 
 
 class NameClashError(UsageError):

@@ -34,6 +34,4 @@ class Observers:
             try:
                 impl.function(*[values[a] for a in impl.argnames])
             except Exception:
-                log.warning(
-                    "Plugin '%s' failed in %s; the trial goes on.", impl.plugin_name, hook, exc_info=True
-                )
+                log.warning("Plugin '%s' failed in %s; the trial goes on.", impl.plugin_name, hook, exc_info=True)

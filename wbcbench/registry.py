@@ -66,8 +66,7 @@ class Component:
             split_target(self.target)
         elif not isinstance(self.target, type):
             raise ValueError(
-                f"expected {self.kind} '{self.name}' as a class or 'package.module:Class', "
-                f"but got {self.target!r}"
+                f"expected {self.kind} '{self.name}' as a class or 'package.module:Class', but got {self.target!r}"
             )
 
     @property
@@ -131,8 +130,7 @@ class Registry:
                 first = taken.setdefault((component.kind, component.provider, name), component)
                 if first is not component:
                     raise ValueError(
-                        f"{component.kind} '{name}' is registered twice: "
-                        f"{first.origin} and {component.origin}"
+                        f"{component.kind} '{name}' is registered twice: {first.origin} and {component.origin}"
                     )
         for component in components:
             self._components.append(component)
@@ -265,8 +263,7 @@ class Registry:
 
 def _clash(kind: str, name: str, components: Iterable[Component]) -> str:
     offers = " and by ".join(
-        f"{c.provider}{f' {c.provider_version}' if c.provider_version else ''} ({c.origin})"
-        for c in components
+        f"{c.provider}{f' {c.provider_version}' if c.provider_version else ''} ({c.origin})" for c in components
     )
     ways = " or ".join(f"'{c.provider}/{c.name}'" for c in components)
     return f"The {kind} '{name}' is offered by {offers}. Write {ways}."

@@ -176,9 +176,7 @@ class StaticClass:
         for used in _used(statement):
             self._need(used, keep)
 
-    def _need_import(
-        self, name: str, statement: ast.Import | ast.ImportFrom, keep: dict[int, ast.stmt]
-    ) -> None:
+    def _need_import(self, name: str, statement: ast.Import | ast.ImportFrom, keep: dict[int, ast.stmt]) -> None:
         alias = next(a for a in statement.names if (a.asname or a.name.partition(".")[0]) == name)
         if isinstance(statement, ast.ImportFrom):
             module = "" if statement.level else statement.module or ""
@@ -222,9 +220,7 @@ def _bindings(statement: ast.stmt) -> list[str] | None:
     if isinstance(statement, ast.Assign):
         flat = list(_flat(statement.targets))
         return (
-            [t.id for t in flat if isinstance(t, ast.Name)]
-            if all(isinstance(t, ast.Name) for t in flat)
-            else None
+            [t.id for t in flat if isinstance(t, ast.Name)] if all(isinstance(t, ast.Name) for t in flat) else None
         )
     return [] if isinstance(statement, ast.Pass) else None
 

@@ -1,7 +1,8 @@
 """A small residual network for small images: three stages of basic blocks, sized by width and depth.
 
 Stem 3x3, then stages of `width`, 2x and 4x `width` channels, halving the side between stages; basic
-blocks as in He et al., CVPR 2016 (arXiv 1512.03385), section 4.2. Global average pooling, D = 4 x width.
+blocks as in He et al., CVPR 2016 (arXiv 1512.03385), section 4.2, with the pooled shortcut of He et al., CVPR
+2019 (arXiv 1812.01187), section 4.2 (ResNet-D). Global average pooling, D = 4 x width.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ class CellNet(Backbone):
 
     name = "cellnet"
     aliases = ("tiny",)
-    source = "basic blocks of He et al., CVPR 2016, arXiv 1512.03385"
+    source = "He et al., CVPR 2016, arXiv 1512.03385; shortcut of He et al., CVPR 2019, arXiv 1812.01187"
 
     class Params(Parameters):
         width: int = param(16, "Channels of the first stage; later stages have 2x and 4x.", ge=4, le=512)
         depth: int = param(1, "Residual blocks per stage.", ge=1, le=16)
-        stem_stride: int = param(
-            0, "Stride of the stem; 0: 2 for sides of 56 px and more, else 1.", ge=0, le=4
-        )
+        stem_stride: int = param(0, "Stride of the stem; 0: 2 from 56 px on, else 1.", ge=0, le=4)
 
     params: Params
 
@@ -71,11 +70,12 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        # Pool, then project (ResNet-D): a strided 1x1 convolution would throw three of four pixels away,
+        # and its backward pass hangs for some widths in channels-last memory on CPU (seen in torch 2.15).
+        shortcut: list[nn.Module] = [nn.AvgPool2d(stride, ceil_mode=True)] if stride != 1 else []
+        if in_channels != channels:
+            shortcut += [nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels)]
+        self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))

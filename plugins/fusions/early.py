@@ -23,9 +23,7 @@ class Early(Fusion):
         self.backbone = backbone(sum(task.channels.values()))
         self.head = nn.Linear(self.backbone.dim, task.n_classes)
 
-    def forward(
-        self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
-    ) -> Outputs:
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         features = self.backbone(torch.cat([images[m] for m in self.task.modalities], 1), maps)
         return {
             "joint": Output(

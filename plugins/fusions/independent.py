@@ -67,9 +67,7 @@ class Independent(Fusion):
         batch.rows = slot_rows(len(batch), self.task.modalities, self.params.rho, self.params.repeats, draw)
         return batch
 
-    def forward(
-        self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
-    ) -> Outputs:
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         slots = []
         for i, m in enumerate(self.task.modalities):
             # An absent slot is filled with zeros, the training mean; `predict` leaves its head out.
@@ -91,9 +89,7 @@ class Independent(Fusion):
         return {m: list(self.heads[m].parameters()) for m in self.task.modalities}
 
 
-def slot_rows(
-    cells: int, modalities: tuple[str, ...], rho: float, repeats: int, draw: Draw
-) -> dict[str, Tensor]:
+def slot_rows(cells: int, modalities: tuple[str, ...], rho: float, repeats: int, draw: Draw) -> dict[str, Tensor]:
     """Which cell each slot shows in each row: modality -> [B] positions in the batch.
 
     The batch's first B / repeats cells, each `repeats` times and shuffled; then, per modality, the first

@@ -24,9 +24,7 @@ class Single(Fusion):
         self.backbone = backbone(task.channels[self.modality])
         self.head = nn.Linear(self.backbone.dim, task.n_classes)
 
-    def forward(
-        self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
-    ) -> Outputs:
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         features = self.backbone(images[self.modality], maps)
         return {
             self.modality: Output(

@@ -11,7 +11,11 @@ A, B, PI = frozenset("a"), frozenset("b"), frozenset({"pi"})
 
 
 def test_own_teacher_first_and_everyone_for_the_joint_route() -> None:
-    assert pair(("joint", "a", "b"), (A, B), "own") == (Lesson("joint", (0, 1)), Lesson("a", (0,)), Lesson("b", (1,)))
+    assert pair(("joint", "a", "b"), (A, B), "own") == (
+        Lesson("joint", (0, 1)),
+        Lesson("a", (0,)),
+        Lesson("b", (1,)),
+    )
 
 
 def test_a_head_without_its_own_teacher_gets_all_or_the_fallback() -> None:

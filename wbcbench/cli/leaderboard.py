@@ -17,9 +17,7 @@ import click
     "--format", "style", type=click.Choice(["markdown", "csv", "plain"]), default="plain", show_default=True,
     help="How to print the tables.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--json", "as_document", is_flag=True, help="One JSON document on stdout.")
 def command(stores: tuple[Path, ...], style: str, output: Path | None, as_document: bool) -> None:
     """Show one table per comparison key: only trials that may be compared share one.

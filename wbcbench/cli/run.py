@@ -46,7 +46,7 @@ def _option(name: str, **kwargs: Any) -> Any:
 @_option("--routing", metavar="NAME", help="Who teaches whom; default: matched.")
 @_option("--policy", metavar="NAME[,NAME]", help="Training policies, applied together in this order.")
 @_option("--backbone", metavar="NAME[,NAME]", help="Student backbones: cellnet (default) or any timm model.")
-@_option("--teacher", metavar="NAME", help="Teacher backbone; default: cellnet:width=40.")
+@_option("--teacher", metavar="NAME", help="Teacher backbone; default: cellnet:width=32.")
 @_option("--epochs", type=click.IntRange(1), help="Passes over the training cells.")
 @_option("--seeds", metavar="0,1,2", help="One trial per seed; default: 0.")
 @_option("--image-size", type=click.IntRange(8, 1024), help="Side in pixels; default: the data set's own.")
@@ -90,8 +90,10 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
     left = [r for r in rows if not r["done"]]
     known = [r["estimated_seconds"] for r in left if r["estimated_seconds"] is not None]
-    cost = f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store" if known else (
-        "no earlier run in this store to judge their time by"
+    cost = (
+        f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"
+        if known
+        else ("no earlier run in this store to judge their time by")
     )
     click.echo(f"{len(rows) - len(left)} done, {len(left)} to run" + (f": {cost}." if left else "."))
 

@@ -79,9 +79,7 @@ def _print(document: dict[str, Any]) -> None:
             click.echo(f"{key + ':':12}{text}")
     if "needs" in document:
         stated = {k: v for k, v in document["needs"].items() if k != "replayable" and v}
-        parts = [
-            f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()
-        ]
+        parts = [f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()]
         click.echo(f"{'needs:':12}{', '.join(parts)}")
     version = f" {document['provider_version']}" if document["provider_version"] else ""
     click.echo(f"{'provider:':12}{document['provider']}{version}")

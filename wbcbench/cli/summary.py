@@ -64,8 +64,7 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
         click.echo("Nothing left to do: every trial is in the store already.")
     else:
         replayed = any(
-            o.record is not None and o.status == "done" and o.record.result.cost.teacher_replayed
-            for o in outcomes
+            o.record is not None and o.status == "done" and o.record.result.cost.teacher_replayed for o in outcomes
         )
         parts = [f"{counts['done']} trained", f"{counts['cached']} already in the store"]
         if counts["failed"]:

@@ -99,9 +99,7 @@ class Cells:
             raise DataError(f"Expected cells of at least two classes, but got {int((counts > 0).sum())} "
                             f"({', '.join(self.classes)}). A classifier needs two.")  # fmt: skip
         if self.present is not None and self.present.shape != (n, len(self.images)):
-            raise DataError(
-                f"Expected `present` [N={n}, M={len(self.images)}], got {list(self.present.shape)}."
-            )
+            raise DataError(f"Expected `present` [N={n}, M={len(self.images)}], got {list(self.present.shape)}.")
         for name, column in (("groups", self.groups), ("split", self.split)):
             if column is not None and column.shape != (n,):
                 raise DataError(f"Expected `{name}` [N={n}], but got {list(column.shape)}.")

@@ -57,9 +57,7 @@ class Fusion(nn.Module):
         return batch
 
     @abstractmethod
-    def forward(
-        self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
-    ) -> Outputs:
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         """Predict.
 
         Args:

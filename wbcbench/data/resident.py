@@ -37,9 +37,7 @@ class Modality:
 class ResidentCells:
     """What training reads: images, labels and availability, all on one device."""
 
-    def __init__(
-        self, cells: Cells, modalities: tuple[str, ...], train: np.ndarray, device: torch.device
-    ) -> None:
+    def __init__(self, cells: Cells, modalities: tuple[str, ...], train: np.ndarray, device: torch.device) -> None:
         """Copy the wanted modalities to `device`; `train` [n] are the cells to normalise by."""
         self.device = device
         self.classes = cells.classes

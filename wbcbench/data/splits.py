@@ -75,9 +75,7 @@ def _draw(cells: Cells, pool: Indices, share: float, seed: int) -> Indices:
             return pool[train_test_split(np.arange(len(pool)), test_size=share, stratify=labels,
                                          random_state=seed)[1]]  # fmt: skip
         except ValueError as error:
-            raise DataError(
-                f"Expected enough cells of every class to divide, but: {error} Add cells."
-            ) from error
+            raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
     folds = max(2, round(1 / share))
     groups = cells.groups[pool]
     if len(np.unique(groups)) < folds:

@@ -32,9 +32,7 @@ METRICS: dict[str, Metric] = {
     "macro_f1": Metric(True, (0, 1), "mean F1 over all classes of the task; 0 where F1 is undefined"),
     "auroc": Metric(True, (0, 1), "area under ROC, one class against the rest, mean over classes present"),
     "nll": Metric(False, (0, float("inf")), "mean negative log-likelihood of the true class, in nats"),
-    "brier": Metric(
-        False, (0, 2), "squared error of the probabilities, summed over classes, mean over cells"
-    ),
+    "brier": Metric(False, (0, 2), "squared error of the probabilities, summed over classes, mean over cells"),
     "ece": Metric(False, (0, 1), "expected calibration error of the top label, 15 equal-width bins"),
 }
 
@@ -72,9 +70,7 @@ def score(probabilities: ArrayLike, labels: ArrayLike, classes: tuple[str, ...])
     predicted = p.argmax(axis=1)
     ks = list(range(len(classes)))
     present = np.unique(y).tolist()
-    precision, recall, f1, support = sk.precision_recall_fscore_support(
-        y, predicted, labels=ks, zero_division=0
-    )
+    precision, recall, f1, support = sk.precision_recall_fscore_support(y, predicted, labels=ks, zero_division=0)
     # Two classes are needed for a "rest"; sklearn's own multi-class AUROC refuses absent classes.
     areas = [sk.roc_auc_score(y == k, p[:, k]) for k in present] if len(present) > 1 else []
     summary: dict[str, float | None] = {
@@ -126,9 +122,7 @@ def evaluate(predictions: Mapping[str, NDArray[Any]], classes: tuple[str, ...]) 
     }
 
 
-def _checked(
-    probabilities: ArrayLike, labels: ArrayLike, k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _checked(probabilities: ArrayLike, labels: ArrayLike, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     p = np.asarray(probabilities, dtype=np.float32).astype(np.float64)
     y = np.asarray(labels)
     if p.ndim != 2 or p.shape[1] != k or y.shape != p.shape[:1] or not len(y):

@@ -41,9 +41,7 @@ def as_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
     return [
         {
             "key": board.key.model_dump(mode="json") | {"digest": board.key.digest},
-            "rows": [
-                {str(k): _plain(v) for k, v in row.items()} for row in board.rows.to_dict(orient="records")
-            ],
+            "rows": [{str(k): _plain(v) for k, v in row.items()} for row in board.rows.to_dict(orient="records")],
         }
         for board in boards
     ]
@@ -87,9 +85,7 @@ def _table(board: Board, style: str) -> str:
 def _legend(board: Board) -> str:
     lines = [f"Mean ± standard deviation (ddof=1) over n seeds; ranked by mean {RANKED_BY}."]
     if (board.rows["status"] == "reference").any():
-        lines.append(
-            "Rows `single[...]` without a rank read fewer modalities: a reference, not a competitor."
-        )
+        lines.append("Rows `single[...]` without a rank read fewer modalities: a reference, not a competitor.")
     if (board.rows["status"] == "incomplete").any():
         lines.append("Incomplete: fewer seeds than the most complete method, so not ranked.")
     return " ".join(lines)

@@ -53,9 +53,7 @@ def boards(records: Iterable[Record]) -> list[Board]:
         hosts = [other for other, _ in groups if _refers(key, other)]
         if hosts and all(r.result.fusion == "single" for r in group):
             continue
-        references = [
-            r for other, g in groups if _refers(other, key) for r in g if r.result.fusion == "single"
-        ]
+        references = [r for other, g in groups if _refers(other, key) for r in g if r.result.fusion == "single"]
         made.append(Board(key, _rows(group, references)))
     return sorted(made, key=lambda b: (-len(b.rows), b.key.dataset, b.key.digest))
 

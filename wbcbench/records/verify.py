@@ -41,8 +41,7 @@ def read_result(folder: Path) -> Result:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise RecordError(
             f"Record {folder}: {RESULT} has schema version {version}, but this wbcbench reads version "
-            f"{SCHEMA_VERSION}. "
-            + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
+            f"{SCHEMA_VERSION}. " + ("Upgrade wbcbench to read it." if newer else "It is not a known version.")
         )
     try:
         result = Result.model_validate_json(text)
@@ -89,9 +88,7 @@ def check_files(folder: Path, result: Result) -> None:
 def check_identity(folder: Path, trial: Trial, result: Result) -> None:
     """Folder, spec and result speak of the same trial, and the key follows from its protocol."""
     if trial.id != result.trial_id:
-        raise refuse(
-            folder, RESULT, f"claims trial {result.trial_id}, but spec.json is that of trial {trial.id}"
-        )
+        raise refuse(folder, RESULT, f"claims trial {result.trial_id}, but spec.json is that of trial {trial.id}")
     if folder.name != trial.id:
         raise refuse(folder, "spec.json", f"is that of trial {trial.id}, but the folder is another's")
     key = result.key

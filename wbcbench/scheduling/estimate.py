@@ -21,8 +21,10 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
     for planned in plan.trials:
         trial = planned.trial
         split = trial.protocol.split
-        cells = train if train is not None and split.scheme == "official" else round(
-            plan.description.cells * (1 - split.val - split.test)
+        cells = (
+            train
+            if train is not None and split.scheme == "official"
+            else round(plan.description.cells * (1 - split.val - split.test))
         )
         views = cells * trial.protocol.budget.epochs
         speed = speeds.get(_likeness(trial))

@@ -118,9 +118,7 @@ def _dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
     given = {**resolved.params, **request.dataset.params, **request.overrides.get("dataset", {})}
     params = validate(cls.Params, given, f"dataset {request.dataset.name}")
     dataset: Dataset = cls(params)
-    return Component(
-        name=qualified_name(resolved.component), params=dataset.public_params()
-    ), dataset
+    return Component(name=qualified_name(resolved.component), params=dataset.public_params()), dataset
 
 
 def _component(
@@ -151,8 +149,7 @@ def _component(
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
     """Whether another of the listed components has the parameter, so that this one may skip it."""
     return any(
-        key in registry.declaration(registry.resolve(kind, s.name).component).params.model_fields
-        for s in siblings
+        key in registry.declaration(registry.resolve(kind, s.name).component).params.model_fields for s in siblings
     )
 
 
@@ -214,9 +211,7 @@ def _check_fit(
 class _Teachers:
     """The teachers a request offers: one `single` trial per modality and teacher seed."""
 
-    def __init__(
-        self, request: Request, registry: Registry, base: Protocol, modalities: tuple[str, ...]
-    ) -> None:
+    def __init__(self, request: Request, registry: Registry, base: Protocol, modalities: tuple[str, ...]) -> None:
         self._request = request
         self._registry = registry
         self._base = base

@@ -19,9 +19,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: for NaN, infinity and anything JSON has no form for.
     """
-    return json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(value: Any, *, length: int = 16) -> str:

@@ -105,7 +105,7 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
 class TeacherRequest(Frozen):
     """The teachers: one high-complexity network per modality, shared by all students and seeds."""
 
-    backbone: OneChoice = Choice(name="cellnet", params={"width": 40})
+    backbone: OneChoice = Choice(name="cellnet", params={"width": 32})
     epochs: int | None = Field(None, ge=1, description="default: as long as the student")
     seeds: Seeds = (0,)
     """Several seeds make an ensemble per modality, whose softened probabilities are averaged."""

@@ -91,7 +91,9 @@ class DistillerContract:
     def cls(self) -> type[Distiller]:
         return component_class("distiller", self.distiller)  # type: ignore[no-any-return]
 
-    def outputs(self, rows: int = 6, classes: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Output, Output]:
+    def outputs(
+        self, rows: int = 6, classes: int = 4, dtype: torch.dtype = torch.float32
+    ) -> tuple[Output, Output]:
         """A student that wants gradients, and a teacher, with everything a distiller may read."""
         g = torch.Generator().manual_seed(0)
 

@@ -115,9 +115,7 @@ class FusionContract:
         own = batch.cells.float()[:, None, None, None]
         source = {m: own.expand(-1, c, *shape[2:]) for m, c in fusion.task.channels.items()}
         batch = fusion.assemble(batch, toy_draw())
-        shown = {
-            m: x if batch.rows is None else x[batch.rows[m]] for m, x in source.items()
-        }
+        shown = {m: x if batch.rows is None else x[batch.rows[m]] for m, x in source.items()}
         for route, out in with_labels(fusion(shown), batch).items():
             if len(out.reads) == 1:
                 (m,) = out.reads
@@ -167,5 +165,3 @@ class FusionContract:
 
 def _equal(a: Outputs, b: Outputs) -> bool:
     return list(a) == list(b) and all(torch.equal(a[r].logits, b[r].logits) for r in a)
-
-

@@ -84,9 +84,7 @@ def cost_of(job: Job, state: TrainState) -> Cost:
 
     def images(count: int) -> dict[str, Tensor]:
         ids = job.train[torch.arange(count, device=job.device) % len(job.train)]
-        return {
-            m: cells.images(ids, m).contiguous(memory_format=torch.channels_last) for m in trial.reads
-        }
+        return {m: cells.images(ids, m).contiguous(memory_format=torch.channels_last) for m in trial.reads}
 
     timing = latency(deployed, images, job.device)
     return Cost(

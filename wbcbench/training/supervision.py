@@ -37,9 +37,7 @@ class Distillation(nn.Module):
             for distiller in distillers:  # type: ignore[attr-defined]
                 distiller.setup(shapes[route])
 
-    def terms(
-        self, outputs: Outputs, bank: TeacherBank, batch: Batch, progress: Progress
-    ) -> dict[str, Tensor]:
+    def terms(self, outputs: Outputs, bank: TeacherBank, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Weighted scalar terms, named `distiller.term.route`. Losses in float32."""
         answers = bank.answers(batch.cells)
         terms: dict[str, Tensor] = {}

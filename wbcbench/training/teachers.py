@@ -153,6 +153,4 @@ class TeacherBank:
             rows = self._row[cells]
             return [a.select(rows) for a in self._answers]
         views = self.views.epoch(self._epoch)
-        return [
-            t.answer(views, cells, self.views.cells.present(cells, t.reads), self.maps) for t in self.teachers
-        ]
+        return [t.answer(views, cells, self.views.cells.present(cells, t.reads), self.maps) for t in self.teachers]

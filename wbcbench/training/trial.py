@@ -53,9 +53,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
 def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDone | None) -> Record:
     started = datetime.now(UTC)
     cells, split = bench.resident(trial), bench.split(trial)
-    train, val, test = (
-        torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val, split.test)
-    )
+    train, val, test = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val, split.test))
     fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
     if fusion.missing == "refuse" and cells.present(train[:1], trial.reads) is not None:
         raise IncompatibleError(
