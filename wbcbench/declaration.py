@@ -70,8 +70,8 @@ class Declaration:
         return str(self.attributes.get("missing", "impute"))
 
     @property
-    def pairing(self) -> str:
-        return str(self.attributes.get("pairing", "own"))
+    def pairing(self) -> Literal[own, all]:
+        return "all" if self.attributes.get("pairing", "own") == "all" else "own"
 
     @property
     def family(self) -> str:

@@ -20,8 +20,9 @@ class Late(Fusion):
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
-        self.backbones = nn.ModuleDict({m: backbone(c) for m, c in task.channels.items()})
-        self.heads = nn.ModuleDict({m: nn.Linear(self.backbones[m].dim, task.n_classes) for m in task.modalities})
+        trunks = {m: backbone(c) for m, c in task.channels.items()}
+        self.backbones = nn.ModuleDict(trunks)
+        self.heads = nn.ModuleDict({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         outputs: Outputs = {}

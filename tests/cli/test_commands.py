@@ -90,8 +90,8 @@ def wbcbench(*args: str, folder: Path | None = None, **env: str) -> subprocess.C
 )
 def test_read_verbs_import_nothing_heavy(args, forbidden, folder):
     code = (
-        "import sys\nfrom wbcbench.cli import run\n"
-        f"code = run({args!r})\nprint(code, *sys.modules, file=sys.stderr)"
+        "import sys\nfrom wbcbench.cli import execute\n"
+        f"code = execute({args!r})\nprint(code, *sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(folder), check=True
@@ -223,7 +223,7 @@ def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, fo
     code = (
         "import sys\nfrom wbcbench.importing import import_file\nfrom pathlib import Path\n"
         f"import_file(Path({str(folder / 'tiny.py')!r}))\n"
-        "from wbcbench.cli import run\nsys.exit(run(sys.argv[1:]))"
+        "from wbcbench.cli import execute\nsys.exit(execute(sys.argv[1:]))"
     )
 
     def show(*args: str) -> subprocess.CompletedProcess[str]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from wbcbench_plugins.distillers.logits import kd_loss
 
 from wbcbench.contracts import Output, mean_teacher
 from wbcbench.testing import evaluate_distiller
-from wbcbench_plugins.distillers.logits import kd_loss
 
-I, J = torch.meshgrid(
+ROW, COLUMN = torch.meshgrid(
     torch.arange(4.0, dtype=torch.float64), torch.arange(5.0, dtype=torch.float64), indexing="ij"
 )
-STUDENT = torch.sin(1.7 * I + 0.9 * J)
-TEACHER = 2 * torch.cos(0.6 * I - 1.3 * J)
+STUDENT = torch.sin(1.7 * ROW + 0.9 * COLUMN)
+TEACHER = 2 * torch.cos(0.6 * ROW - 1.3 * COLUMN)
 
 
 @pytest.mark.parametrize(

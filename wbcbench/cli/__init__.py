@@ -11,10 +11,10 @@ TRACEBACK_VARIABLE = "WBCBENCH_TRACEBACK"
 
 def main() -> None:
     """Entry point of the command `wbcbench`."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))
 
 
-def run(args: Sequence[str]) -> int:
+def execute(args: Sequence[str]) -> int:
     """Run one command and return its exit code (see `wbcbench.errors.ExitCode`).
 
     A `WbcbenchError` becomes a message; any other exception is a bug of ours and passes through.

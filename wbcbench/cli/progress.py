@@ -27,10 +27,10 @@ class RunDisplay:
         self._spoke = 0.0
         if self.console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeRemainingColumn(compact=True),
                 console=self.console,
             )
@@ -52,7 +52,7 @@ class RunDisplay:
         if self._progress is None:
             if done == total or time.monotonic() - self._spoke > 10:
                 self._spoke = time.monotonic()
-                self.console.print(f"{what}: {done}/{total}", highlight=False)
+                self._say(f"{what}: {done}/{total}")
             return
         if self._bar is None:
             self._bar = self._progress.add_task(what, total=total, note="")
@@ -74,17 +74,21 @@ class RunDisplay:
             self._progress.update(self._bar, completed=epoch + 1, note=note)
         elif epoch + 1 == epochs or time.monotonic() - self._spoke > 10:
             self._spoke = time.monotonic()
-            self.console.print(f"{self._name}: epoch {epoch + 1}/{epochs}, {note}", highlight=False)
+            self._say(f"{self._name}: epoch {epoch + 1}/{epochs}, {note}")
 
     def trial_ended(self, outcome: Outcome) -> None:
         self._drop_bar()
         if outcome.status == "failed":
             reason = outcome.error.strip().splitlines()[-1]
-            self.console.print(f"{self._name}: failed: {reason}", highlight=False, markup=False)
+            self._say(f"{self._name}: failed: {reason}")
         elif self._progress is None and outcome.status == "cached":
-            self.console.print(f"{self._name}: already done", highlight=False)
+            self._say(f"{self._name}: already done")
         if self._progress is not None and self._all is not None:
             self._progress.advance(self._all)
+
+    def _say(self, line: str) -> None:
+        # Method labels such as single[nucleus] must not be read as markup.
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _drop_bar(self) -> None:
         if self._progress is not None and self._bar is not None:

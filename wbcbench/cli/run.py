@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,6 +14,8 @@ from wbcbench.errors import ExitCode
 if TYPE_CHECKING:
     from wbcbench.scheduling.plan import Plan
     from wbcbench.spec.request import Request
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 EPILOG = """\b
 Examples:
@@ -32,7 +35,7 @@ _FLAGS = {
 }  # fmt: skip
 
 
-def _option(name: str, **kwargs: Any) -> Any:
+def _option(name: str, **kwargs: Any) -> Callable[[F], F]:
     variable = "WBCBENCH_" + name.lstrip("-").upper().replace("-", "_")
     return click.option(name, envvar=variable, show_envvar=False, **kwargs)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.output import print_table
+from wbcbench.records.schema import backbone_name
 
 if TYPE_CHECKING:
     from wbcbench.scheduling.inline import Outcome
@@ -29,7 +30,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "method": trial.label,
         "fusion": trial.method.fusion.name,
         "kd": trial.method.kd,
-        "backbone": trial.method.backbone.name,
+        "backbone": backbone_name(trial.method.backbone),
         "modalities": list(trial.reads),
         "seed": trial.seed,
         "dataset": trial.protocol.dataset.name,
@@ -95,7 +96,7 @@ def _cells(outcome: Outcome) -> list[str]:
         f"{test['macro_f1']:.3f}",
         f"{test['balanced_accuracy']:.3f}",
         short(cost.params),
-        short(cost.macs),
+        short(cost.macs or 0),
         f"{cost.train_seconds:.0f} s",
         state,
     ]
@@ -116,6 +117,7 @@ def _next_steps(plan: Plan, store: str) -> list[str]:
     lines = [f"Next: wbcbench leaderboard{where}"]
     if len({t.seed for t in trials}) == 1 and dataset == "synthetic":
         fusion, kd = trials[0].method.fusion.name, trials[0].method.kd
-        lines.append(f"      wbcbench run --fusion early,late,{fusion} --kd none,{kd} --seeds 0,1,2{where}"
-                     if kd != "none" else f"      wbcbench run --fusion {fusion} --kd none,logits{where}")  # fmt: skip
+        rivals = ",".join(dict.fromkeys(["early", "late", fusion]))
+        distillers = ",".join(dict.fromkeys(["none", "logits", kd]))
+        lines.append(f"      wbcbench run --fusion {rivals} --kd {distillers} --seeds 0,1,2{where}")
     return lines

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbcbench.contracts import Fusion, Outputs
+from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.data.resident import ResidentCells
 
 EVAL_BATCH = 256
@@ -41,7 +41,7 @@ def forward_all(
     fusion.eval()
     parts: list[Outputs] = []
     probs: list[Tensor] = []
-    for chunk in ids.split(EVAL_BATCH):
+    for chunk in torch.split(ids, EVAL_BATCH):
         images = {m: cells.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in modalities}
         present = cells.present(chunk, modalities)
         outputs = {route: out.float() for route, out in fusion(images, present).items()}
@@ -62,12 +62,10 @@ def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple
     )
 
 
-def _join(parts: list) -> object:  # type: ignore[type-arg]
-    from wbcbench.contracts import Output
-
-    has_embedding = all(p.embedding is not None for p in parts)
+def _join(parts: list[Output]) -> Output:
+    embeddings = [p.embedding for p in parts if p.embedding is not None]
     return Output(
         logits=torch.cat([p.logits for p in parts]),
-        embedding=torch.cat([p.embedding for p in parts]) if has_embedding else None,
+        embedding=torch.cat(embeddings) if len(embeddings) == len(parts) else None,
         reads=parts[0].reads,
     )

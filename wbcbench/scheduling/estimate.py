@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from wbcbench.records.schema import backbone_name
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
 from wbcbench.spec import Trial, digest
@@ -35,7 +36,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "method": trial.label,
                 "fusion": trial.method.fusion.name,
                 "kd": trial.method.kd,
-                "backbone": trial.method.backbone.name,
+                "backbone": backbone_name(trial.method.backbone),
                 "seed": trial.seed,
                 "needs": list(planned.needs),
                 "done": store.has(trial.id),
@@ -63,5 +64,7 @@ def _speeds(store: Store) -> dict[str, float]:
     """Likeness -> median training cells per second over the store's records."""
     seen: dict[str, list[float]] = {}
     for record in store.scan()[0]:
-        seen.setdefault(_likeness(record.trial), []).append(record.result.cost.train_images_per_second)
+        speed = record.result.cost.train_images_per_second
+        if speed:
+            seen.setdefault(_likeness(record.trial), []).append(speed)
     return {likeness: median(speeds) for likeness, speeds in seen.items()}

@@ -15,8 +15,8 @@ from wbcbench.errors import DataError, ExitCode, PluginError, UsageError, Wbcben
 from wbcbench.observers import Observers
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
-from wbcbench.spec.request import Request
 from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.spec.request import Request
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 

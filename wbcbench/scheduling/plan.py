@@ -83,7 +83,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         distillers = tuple(d for d in kd if d.name != "none")
         for protocol in _protocols(registry, fusion, base):
             _check_fit(registry, fusion, backbone, distillers, description, base)
-            routing, teachers = None, ()
+            routing: Component | None = None
+            teachers: tuple[Trial, ...] = ()
             if distillers:
                 routing, teachers = teacher_pool.assign(fusion, protocol.modalities)
             method = Method(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -79,7 +79,10 @@ def put(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[last] = value
 
 
-def validate(model: type[BaseModel], tree: Any, where: str) -> Any:
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], tree: Any, where: str) -> M:
     """Build a model, turning pydantic's errors into one message per problem with path and nearest name."""
     try:
         return model.model_validate(tree)
@@ -101,10 +104,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    current: Any = model
     for part in path:
-        field = current.model_fields.get(part) if isinstance(current, type) else None
-        if field is None or not isinstance(field.annotation, type):
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
-        current = field.annotation
-    return sorted(current.model_fields) if hasattr(current, "model_fields") else []
+        model = field.annotation
+    return sorted(model.model_fields)

@@ -67,13 +67,12 @@ def _output(value: Output | Mapping[str, Any], labels: Tensor | None) -> Output:
     if isinstance(value, Output):
         out = value
     else:
-        known = dict(value)
-        maps = tuple(known.get("maps") or ())
-        anything = known.get("logits", known.get("embedding", maps[0] if maps else None))
-        logits = known.get("logits")
+        maps = tuple(value.get("maps") or ())
+        given = [x for x in (value.get("logits"), value.get("embedding"), *maps) if x is not None]
+        logits = value.get("logits")
         if logits is None:  # a loss on embeddings or maps alone still gets logits of the right batch
-            logits = torch.zeros(len(anything), 2, dtype=anything.dtype)
-        out = Output(logits=logits, embedding=known.get("embedding"), maps=maps)
+            logits = torch.zeros(len(given[0]), 2, dtype=given[0].dtype)
+        out = Output(logits=logits, embedding=value.get("embedding"), maps=maps)
     if labels is not None:
         out.labels = labels
     if out.index is None:

@@ -121,6 +121,7 @@ class FusionContract:
                 (m,) = out.reads
                 assert out.index is not None
                 assert torch.equal(out.index.float(), shown[m][:, 0, 0, 0]), route
+                assert out.labels is not None
                 assert torch.equal(out.labels, (out.index - 100) % fusion.task.n_classes)
 
     def test_assembling_is_a_function_of_the_draw(self) -> None:

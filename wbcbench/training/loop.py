@@ -8,6 +8,7 @@ Nothing is read back from the device within an epoch. The test split does not oc
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from wbcbench.errors import TrialFailedError
 from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.spec import Trial
 from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
-from wbcbench.training.state import TrainState, Weights
+from wbcbench.training.state import TrainState, Weights, snapshot
 from wbcbench.training.supervision import Distillation, task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
@@ -49,7 +51,7 @@ class Job:
     policies: list[Policy] = field(default_factory=list)
     distillation: Distillation | None = None
     bank: TeacherBank | None = None
-    score: Callable[[Predictions], dict[str, float]] = lambda _: {}
+    score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
 
@@ -149,12 +151,9 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     means = {name: value / len(order) for name, value in sums.items()}
     values = torch.stack(list(means.values())).tolist()  # the epoch's one read from the device
     result = dict(zip(means, values, strict=True))
-    if not all(v == v and abs(v) != float("inf") for v in values):
-        bad = [k for k, v in result.items() if v != v or abs(v) == float("inf")]
-        raise TrialFailedError(
-            f"Epoch {epoch + 1}: {', '.join(bad)} is no longer a finite number. "
-            f"Try a lower learning rate (now {recipe.lr:g}), training.clip=1, or a lower distiller weight."
-        )
+    bad = [name for name, value in result.items() if not math.isfinite(value)]
+    if bad:
+        raise diverged(job, epoch, ", ".join(bad))
     return {"lr": rate, **result}
 
 
@@ -172,16 +171,26 @@ def assemble(job: Job, ids: Tensor, epoch: int, step: int) -> Batch:
     return batch
 
 
-def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float]]:
+def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None]]:
     """Validate the weights that would be kept (the average, if there is one); returns both."""
     fusion = job.fusion
-    if state.average is None:
-        return fusion.state_dict(), job.score(predict(fusion, job.cells, job.val, job.trial.reads))
-    current = {k: v.clone() for k, v in fusion.state_dict().items()}
-    fusion.load_state_dict(state.average)
-    metrics = job.score(predict(fusion, job.cells, job.val, job.trial.reads))
-    fusion.load_state_dict(current)
-    return state.average, metrics
+    current = snapshot(fusion) if state.average is not None else fusion.state_dict()
+    if state.average is not None:
+        fusion.load_state_dict(state.average)
+    predictions = predict(fusion, job.cells, job.val, job.trial.reads)
+    if state.average is not None:
+        fusion.load_state_dict(current)
+    if not np.isfinite(predictions.probabilities).all():
+        raise diverged(job, state.epoch, "a validation prediction")
+    return state.average or current, job.score(predictions)
+
+
+def diverged(job: Job, epoch: int, what: str) -> TrialFailedError:
+    """The error of a training that has blown up, with what usually helps."""
+    return TrialFailedError(
+        f"Epoch {epoch + 1}: {what} is no longer a finite number. Try a lower learning rate "
+        f"(now {job.trial.method.recipe.lr:g}), training.clip=1, or a lower distiller weight."
+    )
 
 
 def autocast(device: torch.device, precision: str) -> Any:
@@ -192,7 +201,9 @@ def autocast(device: torch.device, precision: str) -> Any:
     return nullcontext()
 
 
-def _selection_score(metric: str, metrics: dict[str, float], epoch: int) -> float:
+def _selection_score(metric: str, metrics: dict[str, float | None], epoch: int) -> float:
     if metric == "last":
         return float(epoch)
-    return -metrics["nll"] if metric == "nll" else metrics[metric]
+    value = metrics[metric]
+    assert value is not None  # only AUROC can be undefined, and nothing is selected by it
+    return -value if metric == "nll" else value

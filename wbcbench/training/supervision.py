@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -33,9 +35,13 @@ class Distillation(nn.Module):
 
     def setup(self, shapes: dict[str, PairShapes]) -> None:
         """Build every route's adapters; `shapes`: route -> shapes of student and teacher."""
-        for route, distillers in self.by_route.items():
-            for distiller in distillers:  # type: ignore[attr-defined]
+        for route in self.by_route:
+            for distiller in self.of(route):
                 distiller.setup(shapes[route])
+
+    def of(self, route: str) -> list[Distiller]:
+        """The distillers of one route, in the order configured."""
+        return list(cast("nn.ModuleList", self.by_route[route]))  # type: ignore[arg-type]
 
     def terms(self, outputs: Outputs, bank: TeacherBank, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Weighted scalar terms, named `distiller.term.route`. Losses in float32."""
@@ -48,7 +54,7 @@ class Distillation(nn.Module):
                 teacher = answers[i].select(student.rows)
                 teacher.labels, teacher.index = student.labels, student.index
                 teachers.append(teacher)
-            for name, distiller in zip(self.names, self.by_route[lesson.route], strict=True):  # type: ignore[arg-type]
+            for name, distiller in zip(self.names, self.of(lesson.route), strict=True):
                 for term, value in self.routing.teach(distiller, student, teachers, progress).items():
                     terms[f"{name}.{term}.{lesson.route}"] = value.mean() * distiller.params.weight
         return terms

@@ -7,6 +7,7 @@ a stream, in large batches, and stored; every trial that shares teacher and stre
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Fusion, Output
+from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views
 from wbcbench.records.atomic import atomic_write_bytes
 
@@ -43,7 +44,7 @@ class Teacher:
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """[B] rows, one per cell: what the teacher says of this epoch's views of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
-        outputs = self.fusion(images, present, maps)
+        outputs: Outputs = self.fusion(images, present, maps)
         if len(outputs) == 1:
             return next(iter(outputs.values())).detach().float()
         # A teacher of several routes speaks through its prediction.
@@ -92,7 +93,7 @@ class Replay:
         start = time.perf_counter()
         views = self.views.epoch(epoch)
         parts: dict[str, list[Tensor]] = {kind: [] for kind in self.kinds}
-        for cells in self.train.split(EVAL_BATCH):
+        for cells in torch.split(self.train, EVAL_BATCH):
             present = self.views.cells.present(cells, self.teacher.reads)
             out = self.teacher.answer(views, cells, present, maps=False)
             parts["logits"].append(out.logits)
@@ -111,8 +112,6 @@ class Replay:
 
 def npy_bytes(array: np.ndarray) -> bytes:
     """An array as the bytes of a .npy file."""
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

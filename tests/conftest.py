@@ -1,0 +1,58 @@
+"""Shared fixtures: tiny cells that train in a second, and the command line in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wbcbench.testing.cells import write_cells
+
+TINY = ("--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--device", "cpu", "--set", "threads=1")
+
+
+@pytest.fixture
+def cells_file(tmp_path: Path) -> Path:
+    return write_cells(tmp_path / "cells.npz")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("WBCBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Run a verb in this process: `code, stdout, stderr = invoke("list", "fusions")`."""
+    from wbcbench.cli import execute
+
+    def call(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = execute(list(args))
+        out, err = capsys.readouterr()
+        return int(code), out, err
+
+    return call
+
+
+@pytest.fixture
+def train(invoke: Invoke, cells_file: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`wbcbench run --json` on the tiny cells; returns the document, checks the exit code."""
+
+    def call(*args: str, store: str = "store", code: int = 0) -> dict[str, Any]:
+        got, out, err = invoke(
+            "run", "--dataset", "npz", "--set", f"dataset.path={cells_file}",
+            "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]",
+            "--store", str(tmp_path / store), "--epochs", "2", "--set", "batch_size=16", "--json", *TINY, *args,
+        )  # fmt: skip
+        assert got == code, err
+        return json.loads(out) if out else {"stderr": err}  # type: ignore[no-any-return]
+
+    return call

@@ -1,0 +1,137 @@
+"""Killed, interrupted and doubled runs, for real: processes and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wbcbench.records.store import Store
+from wbcbench.testing.cells import write_cells
+
+pytestmark = pytest.mark.slow
+EPOCHS = 12
+
+
+def start(cells: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-m", "wbcbench", "run", "--dataset", "npz", "--set", f"dataset.path={cells}",
+        "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]", "--store", str(store),
+        "--backbone", "cellnet:width=6", "--teacher", "cellnet:width=6", "--epochs", str(EPOCHS),
+        "--fusion", "independent", "--kd", "logits", "--device", "cpu", "--set", "batch_size=16",
+        "--set", "threads=1", "--set", "training.ema=0.9", "--json", *more,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, err
+    return json.loads(out) if out.strip() else {}  # type: ignore[no-any-return]
+
+
+def digests(document: dict[str, Any]) -> list[str]:
+    return [r["digest"] for r in document["records"]]
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cells(tmp_path_factory.mktemp("cells") / "cells.npz")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return finish(start(cells, tmp_path_factory.mktemp("whole")))
+
+
+def test_sigkill_again_and_again_and_the_result_is_bit_identical(
+    cells: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    ids = [r["trial_id"] for r in undisturbed["records"]]
+    kills = 0
+    for trial_id, delay in ((ids[0], 0.0), (ids[1], 0.03), (ids[2], 0.01)):
+        process = start(cells, tmp_path)
+        checkpoint = work / trial_id / "checkpoint.safetensors"
+        wait_for(lambda c=checkpoint: c.is_file(), process)  # type: ignore[misc]
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += not Store(tmp_path).has(trial_id)
+    assert kills >= 1, "no kill came before the end of its trial: the test has shown nothing"
+    document = finish(start(cells, tmp_path))
+    assert digests(document) == digests(undisturbed)
+    for a, b in zip(document["records"], undisturbed["records"], strict=True):
+        p, q = (np.load(Path(r["path"]) / "predictions.npz") for r in (a, b))
+        assert all(np.array_equal(p[k], q[k]) for k in q)
+    assert not list(work.iterdir()), "checkpoints are cleared away once the record is there"
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_not_from_the_start(cells: Path, tmp_path: Path) -> None:
+    process = start(cells, tmp_path)
+    wait_for(lambda: any((tmp_path / "work").glob("*/checkpoint.safetensors")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (checkpoint,) = (tmp_path / "work").glob("*/checkpoint.safetensors")
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, framework="np") as file:
+        done = json.loads(file.metadata()["wbcbench"])["epoch"]
+    assert 1 <= done < EPOCHS
+    process = start(cells, tmp_path)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert json.loads(out)["records"][0]["cost"]["epochs_run"] == EPOCHS
+    assert f"epoch 1/{EPOCHS}" not in err.splitlines()[0]
+
+
+def test_ctrl_c_ends_with_130_and_the_run_can_go_on(
+    cells: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    process = start(cells, tmp_path)
+    wait_for(lambda: any((tmp_path / "work").glob("*/checkpoint.safetensors")), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert digests(finish(start(cells, tmp_path))) == digests(undisturbed)
+
+
+def test_two_processes_train_each_teacher_once(cells: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    both = [finish(p) for p in [start(cells, tmp_path), start(cells, tmp_path)]]
+    for a, b in zip(*(d["records"] for d in both), strict=True):
+        assert sorted([a["status"], b["status"]]) == ["cached", "done"]
+        assert a["digest"] == b["digest"]
+    assert digests(both[0]) == digests(undisturbed)
+
+
+def test_a_truncated_checkpoint_is_started_over(cells: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    process = start(cells, tmp_path)
+    wait_for(lambda: any((tmp_path / "work").glob("*/checkpoint.safetensors")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (checkpoint,) = (tmp_path / "work").glob("*/checkpoint.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:200])
+    assert digests(finish(start(cells, tmp_path))) == digests(undisturbed)
