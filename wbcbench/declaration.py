@@ -70,7 +70,7 @@ class Declaration:
         return str(self.attributes.get("missing", "impute"))
 
     @property
-    def pairing(self) -> Literal[own, all]:
+    def pairing(self) -> Literal["own", "all"]:
         return "all" if self.attributes.get("pairing", "own") == "all" else "own"
 
     @property
