@@ -128,8 +128,10 @@ def cached_arrays(key: str, build: Callable[[], Mapping[str, Array]]) -> dict[st
 def _in_memory(folder: Path, error: Exception, arrays: Mapping[str, Array]) -> dict[str, Array]:
     log.warning(
         "Decoded images stay in memory because %s cannot be written (%s). Set %s to a writable folder.",
-        folder, error, CACHE_VARIABLE,
-    )  # fmt: skip
+        folder,
+        error,
+        CACHE_VARIABLE,
+    )
     return dict(arrays)
 
 
@@ -148,8 +150,15 @@ def _store(folder: Path, arrays: Mapping[str, Array]) -> None:
         np.save(file, array, allow_pickle=False)
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-        rows.append({"name": name, "file": file.name, "shape": list(array.shape),
-                     "dtype": array.dtype.str, "bytes": file.stat().st_size})  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "file": file.name,
+                "shape": list(array.shape),
+                "dtype": array.dtype.str,
+                "bytes": file.stat().st_size,
+            }
+        )
     (folder / _MANIFEST).write_text(json.dumps({"arrays": rows}, indent=2) + "\n", encoding="utf-8")
 
 

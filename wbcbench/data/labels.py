@@ -36,15 +36,19 @@ def encode_labels(
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     if raw.ndim != 1:
-        raise DataError(f"Expected one label a cell [N] in {where}, but the labels are {list(raw.shape)}. "
-                        "Choose one class for each cell.")  # fmt: skip
+        raise DataError(
+            f"Expected one label a cell [N] in {where}, but the labels are {list(raw.shape)}. "
+            "Choose one class for each cell."
+        )
     if raw.dtype.kind in "US":
         codes, names = _text(raw.astype(str), classes, where)
     else:
         codes, names = _numbers(_whole(raw, where), classes, where)
     if len(np.unique(codes)) < 2:
-        raise DataError(f"Expected cells of at least two classes in {where}, but all {len(codes)} are of one "
-                        f"({', '.join(np.array(names)[np.unique(codes)])}). A classifier needs two.")  # fmt: skip
+        raise DataError(
+            f"Expected cells of at least two classes in {where}, but all {len(codes)} are of one "
+            f"({', '.join(np.array(names)[np.unique(codes)])}). A classifier needs two."
+        )
     return codes, names
 
 
@@ -54,17 +58,23 @@ def _whole(raw: Array, where: str) -> NDArray[np.int64]:
     if raw.dtype.kind == "f":
         bad = ~np.isfinite(raw)
         if bad.any():
-            raise DataError(f"Expected a label for every cell of {where}, but {int(bad.sum())} are NaN or infinite "
-                            f"(first: row {int(np.argmax(bad))}). Leave those cells out.")  # fmt: skip
+            raise DataError(
+                f"Expected a label for every cell of {where}, but {int(bad.sum())} are NaN or infinite "
+                f"(first: row {int(np.argmax(bad))}). Leave those cells out."
+            )
         bad = raw != np.rint(raw)
         if bad.any():
             first = int(np.argmax(bad))
-            raise DataError(f"Expected whole numbers as labels in {where}, but {int(bad.sum())} have a fraction "
-                            f"(row {first}: {raw[first]:g}). Is this the label array?")  # fmt: skip
+            raise DataError(
+                f"Expected whole numbers as labels in {where}, but {int(bad.sum())} have a fraction "
+                f"(row {first}: {raw[first]:g}). Is this the label array?"
+            )
     whole: NDArray[np.int64] = raw.astype(np.int64)
     if (whole < 0).any():
-        raise DataError(f"Expected labels from 0 in {where}, but {int((whole < 0).sum())} are negative "
-                        f"(row {int(np.argmax(whole < 0))}: {whole.min()}). Leave unlabelled cells out.")  # fmt: skip
+        raise DataError(
+            f"Expected labels from 0 in {where}, but {int((whole < 0).sum())} are negative "
+            f"(row {int(np.argmax(whole < 0))}: {whole.min()}). Leave unlabelled cells out."
+        )
     return whole
 
 
@@ -75,8 +85,10 @@ def _numbers(
         names, codes = np.unique(raw, return_inverse=True)
         return codes.reshape(-1).astype(np.int64), tuple(str(n) for n in names)
     if len(raw) and raw.max() >= len(classes):
-        raise DataError(f"Expected labels 0..{len(classes) - 1} for the {len(classes)} classes of {where}, but the "
-                        f"highest is {raw.max()}. Name every class.")  # fmt: skip
+        raise DataError(
+            f"Expected labels 0..{len(classes) - 1} for the {len(classes)} classes of {where}, but the "
+            f"highest is {raw.max()}. Name every class."
+        )
     return raw, classes
 
 
@@ -96,8 +108,10 @@ def _text(
         ordered = classes
         for name in distinct:
             if name not in classes:
-                raise DataError(f"Expected labels of the classes {', '.join(classes)} in {where}, but got "
-                                f"{name!r}.{did_you_mean(name, classes)}")  # fmt: skip
+                raise DataError(
+                    f"Expected labels of the classes {', '.join(classes)} in {where}, but got "
+                    f"{name!r}.{did_you_mean(name, classes)}"
+                )
     place = np.array([ordered.index(n) for n in distinct], dtype=np.int64)
     return place[inverse.reshape(-1)], ordered
 
@@ -110,8 +124,10 @@ def encode_groups(raw: Array, where: str) -> NDArray[np.int64]:
     else:
         missing = int((~np.isfinite(flat)).sum()) if flat.dtype.kind == "f" else 0
     if missing:
-        raise DataError(f"Expected a group for every cell of {where}, but {missing} have none. "
-                        "Give each of those its own, or name no group.")  # fmt: skip
+        raise DataError(
+            f"Expected a group for every cell of {where}, but {missing} have none. "
+            "Give each of those its own, or name no group."
+        )
     codes: NDArray[np.int64] = np.unique(flat, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return codes
 
@@ -126,8 +142,10 @@ def kept_by_split(split: NDArray[np.str_], where: str) -> tuple[NDArray[np.bool_
     others = [str(v) or "(empty)" for v in np.unique(split[~keep])]
     shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
     if not keep.any():
-        raise DataError(f"Expected splits {', '.join(SPLITS)} in {where}, but got only {shown}. "
-                        "Rename them, or name no split column.")  # fmt: skip
+        raise DataError(
+            f"Expected splits {', '.join(SPLITS)} in {where}, but got only {shown}. "
+            "Rename them, or name no split column."
+        )
     dropped = int((~keep).sum())
     return keep, [f"{dropped} cells of no split of train, val, test were left out ({shown})."] if dropped else []
 

@@ -52,19 +52,25 @@ class NpzFile:
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> DataError:
-        return DataError(f"Expected a whole .npz file of arrays, but {self.path} cannot be read "
-                         f"({error or type(error).__name__}). Save it anew with numpy.savez.")  # fmt: skip
+        return DataError(
+            f"Expected a whole .npz file of arrays, but {self.path} cannot be read "
+            f"({error or type(error).__name__}). Save it anew with numpy.savez."
+        )
 
     def header(self, name: str, purpose: str) -> Header:
         """The header of an array that must be there and hold plain values. Raises `DataError`."""
         if name not in self.headers:
-            raise DataError(f"Expected array {name!r} for {purpose} in {self.path}, but it has "
-                            f"{', '.join(sorted(self.headers)) or 'none'}.{did_you_mean(name, self.headers)} "
-                            "Name the right one in the data set's parameters.")  # fmt: skip
+            raise DataError(
+                f"Expected array {name!r} for {purpose} in {self.path}, but it has "
+                f"{', '.join(sorted(self.headers)) or 'none'}.{did_you_mean(name, self.headers)} "
+                "Name the right one in the data set's parameters."
+            )
         header = self.headers[name]
         if header.dtype.hasobject:
-            raise DataError(f"Expected array {name!r} of {self.path} as plain numbers or text, but it holds Python "
-                            "objects, which are never unpickled. Save it with .astype(str) or as numbers.")  # fmt: skip
+            raise DataError(
+                f"Expected array {name!r} of {self.path} as plain numbers or text, but it holds Python "
+                "objects, which are never unpickled. Save it with .astype(str) or as numbers."
+            )
         return header
 
     def read(self, name: str, purpose: str) -> Array:
@@ -90,14 +96,18 @@ class MedMnist(NpzFile):
         self._image, self._label, self._split = image, label, split
         missing = [f"{s}_{w}" for s in SPLITS for w in ("images", "labels") if f"{s}_{w}" not in self.headers]
         if missing:
-            raise DataError(f"Expected MedMNIST's six arrays in {path}, but {', '.join(missing)} "
-                            f"{'is' if len(missing) == 1 else 'are'} missing. Save it whole.")  # fmt: skip
+            raise DataError(
+                f"Expected MedMNIST's six arrays in {path}, but {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Save it whole."
+            )
         rows = []
         for side in SPLITS:
             images, labels = (self.header(f"{side}_{w}", f"MedMNIST's {w}") for w in ("images", "labels"))
             if images.shape[:1] != labels.shape[:1]:
-                raise DataError(f"Expected one label for each of the {images.shape[:1]} {side} images of {path}, "
-                                f"but {side}_labels is {list(labels.shape)}.")  # fmt: skip
+                raise DataError(
+                    f"Expected one label for each of the {images.shape[:1]} {side} images of {path}, "
+                    f"but {side}_labels is {list(labels.shape)}."
+                )
             rows.append(images.shape[0])
         shapes = {self.headers[f"{s}_images"].shape[1:] for s in SPLITS}
         if len(shapes) != 1:
