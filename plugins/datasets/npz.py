@@ -105,7 +105,8 @@ class Npz(Dataset):
         if not count:
             raise DataError(f"Expected labels [N] in {where}, but {p.label!r} is {list(raw.shape)}.")
         split = self._column(file, p.split, "split", count)
-        keep, notes = np.ones(count, dtype=np.bool_), []
+        keep = np.ones(count, dtype=np.bool_)
+        notes: list[str] = []
         if split is not None:
             if split.dtype.kind not in "US":
                 raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -60,12 +61,10 @@ class ManifestFile:
             raise DataError(f"Expected a manifest at {path}, but: {error.strerror}. Set dataset.path.") from error
         except UnicodeDecodeError as error:
             raise DataError(f"Expected UTF-8 text in {path}, but {error}. Save it as CSV UTF-8.") from error
-        lines = text.splitlines()
-        first = lines[0] if lines else ""
-        delimiter = max(",;\t", key=first.count)
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
         self.rows: list[tuple[int, list[str]]] = []
         try:
-            reader = csv.reader(lines, delimiter=delimiter)
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
             self.header = [name.strip() for name in next(reader, [])]
             start = reader.line_num + 1
             for row in reader:
