@@ -15,6 +15,7 @@ from wbcbench.data.image_index import ImageIndex, decode_images, index_images
 from wbcbench.data.labels import encode_groups, encode_labels, split_sizes
 from wbcbench.data.manifest import Columns, Manifest, ManifestFile
 from wbcbench.data.problems import Problems
+from wbcbench.data.resize import RESIZE_VERSION
 from wbcbench.errors import DataError
 
 _VERSION = "folder-1"
@@ -68,7 +69,7 @@ class Folder(Dataset):
                 f"Expected images of one square size in {self.params.path}, but sides run from "
                 f"{index.smallest} to {index.largest} pixels. Choose one with --image-size."
             )
-        key = content_digest("folder-arrays", DECODER_VERSION, index, side)
+        key = content_digest("folder-arrays", DECODER_VERSION, RESIZE_VERSION, index, side)
 
         def decode() -> dict[str, np.ndarray]:
             with open_source(self._root()) as source:

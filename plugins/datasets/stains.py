@@ -11,6 +11,7 @@ from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, co
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.colour import COLOUR_VERSION, WINDOWS, Space, convert
+from wbcbench.data.resize import RESIZE_VERSION
 from wbcbench.errors import DataError, did_you_mean
 from wbcbench.spec.load import validate
 
@@ -27,7 +28,7 @@ class Stains(Dataset):
         base: Literal["npz", "folder", "synthetic"] = param("npz", "Data set that the colour images come from.")
         base_params: dict[str, Any] = param({}, "Parameters of that data set, as in base_params.path=x.npz.")
         modality: str = param("", "Its modality of 3 channels; empty: the first one.")
-        space: Space = param("hed", "hed: stains; hsv, lab, rgb: colour channels.", search=["hed", "hsv", "lab"])
+        space: Space = param("hed", "hed: stains; hsv, lab, rgb: colour channels.")
         keep_rgb: bool = param(False, "Keep the colour image itself as a first modality, rgb.")
 
     def public_params(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Stains(Dataset):
                 )
         fingerprint = self._fingerprint(base.fingerprint, source)
         space = self.params.space
-        key = content_digest("stains-arrays", fingerprint, rgb.shape)
+        key = content_digest("stains-arrays", RESIZE_VERSION, fingerprint, rgb.shape)
         images = cached_arrays(key, lambda: convert(rgb, space, progress))
         kept = {"rgb": rgb} if self.params.keep_rgb else {}
         others = [name for name in base.images if name != source]
@@ -88,9 +89,10 @@ class Stains(Dataset):
         wanted: str = self.params.modality or (colour[0] if colour else "")
         if wanted not in colour:
             has = ", ".join(f"{name} ({channels})" for name, channels in modalities.items())
-            asked = f"{wanted!r} is none" if wanted else "there is none"
+            asked = f"{wanted!r} is none" if wanted else "it has none"
             raise DataError(
-                f"Expected a modality of 3 channels in {self.params.base}, but {asked} of its modalities {has}."
+                f"Expected a modality of 3 channels in {self.params.base}, but {asked}. "
+                f"Modalities (channels): {has}."
                 f"{did_you_mean(wanted, colour)} Set dataset.modality, or dataset.base_params.modalities."
             )
         return wanted

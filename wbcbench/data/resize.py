@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+RESIZE_VERSION = 1
+"""Raised whenever the same image would give other pixels: part of the keys of cached arrays."""
 
 
 def centre_square(image: Array) -> Array:
