@@ -2,151 +2,201 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import SPLITS, Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.data.channels import Layout, check_names, distinct_names, find_layout
+from wbcbench.data.labels import encode_groups, encode_labels, kept_by_split, split_sizes
+from wbcbench.data.npz_file import NpzFile, open_npz
+from wbcbench.data.pixels import to_integers
+from wbcbench.data.resize import resize_stack
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_VERSION = "npz-2"
+"""Part of the fingerprint: raised whenever the same file would give other cells."""
 
 
 class Npz(Dataset):
-    """Square uint8 or uint16 images, integer or text labels; cells of no split are left out."""
+    """One .npz of square images and integer or text labels; cells of no split are left out."""
 
     name = "npz"
     source = "numpy .npz; MedMNIST's train_images, train_labels ... is read as it is."
+    locations = ("path",)
 
     class Params(Parameters):
         path: str = param("", "The .npz file.")
         modalities: dict[str, list[int] | str] = param(
-            {}, "Modality -> channel indices of `image`, or the name of its own array; empty: all of `image`."
+            {},
+            "Modality -> channel indices of the image array, or the name of an array of its own. Empty: one "
+            "modality per entry of `channels` where the file names its channels, else all of the image.",
         )
-        image: str = param("image", "Array of images.")
-        label: str = param("label", "Array of labels [N].")
+        image: str = param("image", "Array of images [N,S,S], [N,S,S,C] or [N,C,S,S].")
+        label: str = param("label", "Array of labels [N], numbers or text.")
         group: str = param("group", "Array of donors or slides [N], if there is one.")
         split: str = param("split", "Array of train, val, test [N], if there is one.")
-        layout: Literal["auto", "channels_last", "channels_first"] = param("auto", "Where channels are.")
+        layout: Layout = param("auto", "Which axis of a four-dimensional array is the channels.")
 
     def describe(self) -> Description:
-        """See `Dataset.describe`. Labels are decoded, and so are images for now."""
-        cells = self.load()
-        sizes = None
-        if cells.split is not None:
-            sizes = {s: int((cells.split == s).sum()) for s in SPLITS}
-        side = next(iter(cells.images.values())).shape[2]
-        return Description(cells.modalities, cells.classes, len(cells), cells.fingerprint, int(side), sizes,
-                           cells.groups is not None)  # fmt: skip
+        """See `Dataset.describe`: reads headers and the small arrays, no pixels. Raises `DataError`."""
+        table = self._table()
+        picks = self._picks(table)
+        sides = {pick.side for pick in picks.values()}
+        return Description(
+            modalities={name: len(pick.channels) for name, pick in picks.items()},
+            classes=table.classes,
+            cells=len(table.labels),
+            fingerprint=self._fingerprint(table, picks),
+            image_size=sides.pop() if len(sides) == 1 else None,
+            split_sizes=split_sizes(table.split),
+            groups=table.groups is not None,
+        )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """See `Dataset.load`. Raises `DataError` for a file that is absent, broken or misshapen."""
-        data, fingerprint = self._read()
+        table = self._table()
+        picks = self._picks(table)
+        arrays: dict[str, Array] = {}
+        notes = list(table.notes)
+        images: dict[str, Array] = {}
+        for done, (name, pick) in enumerate(picks.items()):
+            if pick.array not in arrays:
+                raw = table.file.read(pick.array, f"the images of {name}")[table.rows]
+                arrays[pick.array], note = to_integers(raw, f"array {pick.array!r}")
+                notes += [note] if note else []
+            stack = arrays[pick.array]
+            stack = stack[:, None] if pick.axis == 0 else np.moveaxis(stack, pick.axis, 1)
+            images[name] = resize_stack(stack[:, list(pick.channels)], image_size)
+            if progress:
+                progress(done + 1, len(picks), f"images of {name}")
+        resized = [
+            f"{name} from {pick.side}" for name, pick in picks.items() if image_size not in (None, pick.side)
+        ]
+        if resized:
+            notes.append(f"Images were resized to {image_size} pixels: {', '.join(resized)}.")
+        return Cells(
+            images=images,
+            labels=table.labels,
+            classes=table.classes,
+            fingerprint=self._fingerprint(table, picks),
+            groups=table.groups,
+            split=table.split,
+            ids=tuple(f"row {i}" for i in table.rows),
+            notes=notes,
+        ).check()
+
+    def _fingerprint(self, table: _Table, picks: dict[str, _Pick]) -> str:
         p = self.params
-        for name in (p.image, p.label):
-            if name not in data and not all(isinstance(v, str) for v in p.modalities.values() or [0]):
-                raise DataError(f"Expected array {name!r} in {p.path}, but it has {sorted(data)}. Name it.")
-        if p.label not in data:
-            raise DataError(f"Expected labels {p.label!r} in {p.path}, but it has {sorted(data)}. Name them.")
-        raw = data[p.label].reshape(-1)
-        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            raise DataError(f"Expected a label for every cell, but {int((~np.isfinite(raw)).sum())} are NaN.")
-        names, labels = np.unique(raw, return_inverse=True)
-        classes = tuple(str(c) for c in names)
-        if "classes" in data and raw.dtype.kind in "iuf":
-            classes, labels = tuple(str(c) for c in data["classes"]), raw.astype(np.int64)
-        images = self._images(data)
-        keep = np.ones(len(raw), dtype=bool)
-        split = data[p.split].astype(str) if p.split in data else None
-        notes = []
+        columns = [name if name in table.file.headers else None for name in (p.label, p.group, p.split)]
+        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns)
+
+    def _table(self) -> _Table:
+        p = self.params
+        where = p.path
+        file = open_npz(Path(p.path).expanduser(), p.image, p.label, p.split)
+        raw = file.read(p.label, "labels")
+        count = len(raw) if raw.ndim else 0
+        if not count:
+            raise DataError(f"Expected labels [N] in {where}, but {p.label!r} is {list(raw.shape)}.")
+        split = self._column(file, p.split, "split", count)
+        keep = np.ones(count, dtype=np.bool_)
+        notes: list[str] = []
         if split is not None:
-            keep = np.isin(split, SPLITS)
-            if not keep.all():
-                notes.append(f"{int((~keep).sum())} cells of no split (train, val, test) were left out.")
-        for name, array in images.items():
-            if len(array) != len(raw):
-                raise DataError(f"Expected {len(raw)} {name} images, one a label, but got {len(array)}.")
-        chosen = {name: _resize(array[keep], image_size) for name, array in images.items()}
-        groups = None
-        if p.group in data:
-            groups = np.unique(data[p.group], return_inverse=True)[1].astype(np.int64)[keep]
-        ids = tuple(f"row {i}" for i in np.flatnonzero(keep))
-        return Cells(chosen, labels.astype(np.int64)[keep], classes, fingerprint, groups,
-                     split[keep] if split is not None else None, ids=ids, notes=notes).check()  # fmt: skip
+            if split.dtype.kind not in "US":
+                raise DataError(
+                    f"Expected {p.split!r} of {where} as text (train, val, test), but it is {split.dtype}. "
+                    "Write the words, or name another array with dataset.split."
+                )
+            split = split.astype(str)
+            keep, notes = kept_by_split(split, where)
+            split = split[keep].astype("<U5")
+        classes = None
+        if "classes" in file.headers:
+            classes = tuple(str(c) for c in file.read("classes", "class names").astype(str).reshape(-1))
+        labels, classes = encode_labels(raw[keep], classes, where)
+        groups = self._column(file, p.group, "group", count)
+        return _Table(
+            file=file,
+            rows=np.flatnonzero(keep),
+            labels=labels,
+            classes=classes,
+            groups=None if groups is None else encode_groups(groups[keep], where),
+            split=split,
+            count=count,
+            notes=notes,
+        )
 
-    def _read(self) -> tuple[dict[str, Array], str]:
-        path = Path(self.params.path).expanduser()
-        if not path.is_file():
-            raise DataError(f"Expected an .npz file, but {str(path)!r} is none. Set dataset.path.")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                data = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    def _column(self, file: NpzFile, name: str, purpose: str, count: int) -> Array | None:
+        """An optional array [N]; one that the user named himself must be there."""
+        if not name or (name not in file.headers and name == type(self.params).model_fields[purpose].default):
+            return None
+        column = file.read(name, purpose)
+        if column.shape not in ((count,), (count, 1)):
             raise DataError(
-                f"Expected a whole .npz of plain arrays, but {path}: {error}. Save it anew."
-            ) from error
-        settings = self.params.model_dump(exclude={"path"})
-        if "train_images" in data:
-            parts = [s for s in SPLITS if f"{s}_images" in data]
-            data[self.params.image] = np.concatenate([data[f"{s}_images"] for s in parts])
-            data[self.params.label] = np.concatenate([data[f"{s}_labels"].reshape(-1) for s in parts])
-            data[self.params.split] = np.repeat(parts, [len(data[f"{s}_images"]) for s in parts])
-        return data, content_digest("npz-1", digest, settings)
+                f"Expected {name!r} of {self.params.path} as [N={count}], one value a label, "
+                f"but it is {list(column.shape)}."
+            )
+        return column.reshape(-1)
 
-    def _images(self, data: dict[str, Array]) -> dict[str, Array]:
-        wanted: dict[str, list[int] | str] = dict(self.params.modalities)
-        stack = self._stack(data[self.params.image]) if self.params.image in data else None
-        if not wanted and stack is not None:
-            count = stack.shape[1]
-            named = [str(c) for c in data["channels"]] if "channels" in data else []
-            if count in (1, 3) and len(named) != count:
-                wanted = {"image": list(range(count))}
-            else:
-                named = named if len(named) == count else [f"channel{i}" for i in range(count)]
-                wanted = {re.sub(r"\W+", "_", c).strip("_").lower(): [i] for i, c in enumerate(named)}
-        images = {}
+    def _picks(self, table: _Table) -> dict[str, _Pick]:
+        wanted = dict(self.params.modalities) or self._default(table.file)
+        check_names(wanted)
+        picks = {}
         for name, pick in wanted.items():
-            if isinstance(pick, str):
-                if pick not in data:
-                    raise DataError(f"Expected array {pick!r} for {name}, but there are {sorted(data)}.")
-                images[name] = self._stack(data[pick])
-            elif stack is None or not pick or min(pick) < 0 or max(pick) >= stack.shape[1]:
-                have = 0 if stack is None else stack.shape[1]
-                raise DataError(f"Expected channels 0..{have - 1} for {name}, but got {pick}.")
-            else:
-                images[name] = stack[:, pick]
-        return images
+            array = pick if isinstance(pick, str) else self.params.image
+            header = table.file.header(array, f"modality {name!r}")
+            if header.shape[:1] != (table.count,):
+                raise DataError(
+                    f"Expected {table.count} images in array {array!r} of {self.params.path}, one a label, "
+                    f"but it is {list(header.shape)}."
+                )
+            axis, count, side = find_layout(header.shape, self.params.layout, f"in array {array!r}")
+            chosen = tuple(range(count)) if isinstance(pick, str) else tuple(pick)
+            if not chosen or min(chosen) < 0 or max(chosen) >= count:
+                raise DataError(
+                    f"Expected channels of 0..{count - 1} for modality {name!r}, but got {list(chosen)}."
+                )
+            picks[name] = _Pick(array, chosen, axis, side)
+        return picks
 
-    def _stack(self, a: Array) -> Array:
-        """Bring to [N, C, S, S]."""
-        if a.dtype not in (np.uint8, np.uint16):
-            raise DataError(f"Expected uint8 or uint16 images, but got {a.dtype}. Scale and convert them.")
-        if a.ndim == 3:
-            return a[:, None]
-        last = a.ndim == 4 and a.shape[3] <= 16 and a.shape[1] == a.shape[2]
-        first = a.ndim == 4 and a.shape[1] <= 16 and a.shape[2] == a.shape[3]
-        layout = self.params.layout
-        if layout == "auto" and last == first:
-            raise DataError(f"Expected [N,S,S,C] or [N,C,S,S], but got {list(a.shape)}. Set dataset.layout.")
-        return a.transpose(0, 3, 1, 2) if layout == "channels_last" or (layout == "auto" and last) else a
+    def _default(self, file: NpzFile) -> dict[str, list[int] | str]:
+        header = file.header(self.params.image, "images")
+        _, count, _ = find_layout(header.shape, self.params.layout, f"in array {self.params.image!r}")
+        if "channels" in file.headers:
+            originals = file.read("channels", "channel names").reshape(-1)
+            if len(originals) == count:
+                names = distinct_names(map(str, originals.astype(str)), f"`channels` of {self.params.path}")
+                return {name: [i] for i, name in enumerate(names)}
+        if count in (1, 3):
+            return {"image": list(range(count))}
+        return {f"channel{i}": [i] for i in range(count)}
 
 
-def _resize(a: Array, side: int | None) -> Array:
-    """Resize [N, C, S, S] with antialiasing, channel by channel (in float, so 16 bits survive)."""
-    if side is None or a.shape[2] == side:
-        return np.ascontiguousarray(a)
-    from PIL import Image
+@dataclass(frozen=True)
+class _Pick:
+    """Where one modality's pixels are."""
 
-    out = np.empty((*a.shape[:2], side, side), dtype=a.dtype)
-    top = np.iinfo(a.dtype).max
-    for i, c in np.ndindex(*a.shape[:2]):
-        plane = Image.fromarray(a[i, c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
-        out[i, c] = np.clip(np.rint(np.asarray(plane)), 0, top)
-    return out
+    array: str
+    channels: tuple[int, ...]
+    axis: int
+    side: int
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Everything but the pixels; `rows` are the cells kept of the file's `count`."""
+
+    file: NpzFile
+    rows: NDArray[np.intp]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    groups: NDArray[np.int64] | None
+    split: NDArray[np.str_] | None
+    count: int
+    notes: list[str]

@@ -27,16 +27,24 @@ class Split:
     scheme: str
     """The scheme really used: 'official' or 'stratified'."""
     duplicates: int = 0
-    """Images (same content in all modalities) that stand on more than one side."""
+    """Cells whose images (all modalities) also occur on another side."""
     examples: tuple[tuple[str, str], ...] = ()
     """Up to five pairs of ids of such duplicates."""
 
 
 def make_split(cells: Cells, spec: SplitSpec) -> Split:
-    """Divide `cells`; deterministic in `spec`. Raises `DataError` if a side or class would be empty."""
+    """Divide `cells`; deterministic in `spec`.
+
+    An official split without validation cells gives `spec.val` of its training cells to validation.
+
+    Raises:
+        DataError: a side would be empty, a class would have no training cell, there are too few cells or
+            groups, or the official split tears groups apart.
+    """
     n = len(cells)
     if spec.scheme == "official" and cells.split is not None:
         scheme, side = "official", cells.split.astype("<U5")
+        _refuse_torn_groups(cells, side)
         if not (side == "val").any():
             train = np.flatnonzero(side == "train")
             side[_draw(cells, train, spec.val, spec.seed)] = "val"
@@ -72,10 +80,11 @@ def _draw(cells: Cells, pool: Indices, share: float, seed: int) -> Indices:
     labels = cells.labels[pool]
     if cells.groups is None:
         try:
-            return pool[train_test_split(np.arange(len(pool)), test_size=share, stratify=labels,
-                                         random_state=seed)[1]]  # fmt: skip
+            places = np.arange(len(pool))
+            drawn = train_test_split(places, test_size=share, stratify=labels, random_state=seed)[1]
         except ValueError as error:
             raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
+        return np.asarray(pool[drawn])
     folds = max(2, round(1 / share))
     groups = cells.groups[pool]
     if len(np.unique(groups)) < folds:
@@ -88,20 +97,39 @@ def _draw(cells: Cells, pool: Indices, share: float, seed: int) -> Indices:
         chosen = next(splitter.split(labels, labels, groups))[1]
     except ValueError as error:
         raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
-    return pool[chosen]
+    return np.asarray(pool[chosen])
 
 
 def _duplicates(cells: Cells, side: NDArray[np.str_]) -> tuple[int, tuple[tuple[str, str], ...]]:
-    first: dict[bytes, int] = {}
-    count, examples = 0, []
+    """Count cells whose images (all modalities) also occur on another side; up to five pairs of ids."""
+    same: dict[bytes, list[int]] = {}
     for i in range(len(cells)):
         h = hashlib.sha256()
         for array in cells.images.values():
             h.update(np.ascontiguousarray(array[i]).data)
-        other = first.setdefault(h.digest(), i)
-        if side[other] != side[i]:
-            count += 1
-            if len(examples) < 5:
-                a, b = (cells.ids[k] if cells.ids else str(k) for k in (other, i))
-                examples.append((a, b))
-    return count, tuple(examples)
+        same.setdefault(h.digest(), []).append(i)
+    count = 0
+    examples: list[tuple[str, str]] = []
+    for members in same.values():
+        first, *others = members
+        across = [i for i in others if side[i] != side[first]]
+        if across:
+            # Every one of them: whatever its side, some other side has its image too.
+            count += len(members)
+            a, b = (cells.ids[k] if cells.ids else str(k) for k in (first, across[0]))
+            examples.append((a, b))
+    return count, tuple(examples[:5])
+
+
+def _refuse_torn_groups(cells: Cells, side: NDArray[np.str_]) -> None:
+    """Raise `DataError` if the official split puts a donor, slide or plate on two sides."""
+    if cells.groups is None:
+        return
+    pairs = np.unique(np.stack([cells.groups, np.unique(side, return_inverse=True)[1].reshape(-1)]), axis=1)
+    groups, sides = np.unique(pairs[0], return_counts=True)
+    torn = int((sides > 1).sum())
+    if torn:
+        raise DataError(
+            f"Expected every group on one side of the official split, but {torn} of {len(groups)} stand on two or "
+            "more: the test would be on donors seen in training. Set split.scheme=stratified, or name no group."
+        )

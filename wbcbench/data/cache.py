@@ -1,0 +1,190 @@
+"""What was read or decoded once: digests of files, and decoded arrays on disk.
+
+The cache may always be deleted, and nothing fails when it cannot be written: arrays then stay in memory
+and digests are computed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from filelock import FileLock
+
+from wbcbench.errors import WbcbenchError
+from wbcbench.records.atomic import atomic_folder, atomic_write_text
+
+log = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+CACHE_VARIABLE = "WBCBENCH_CACHE"
+_INDEX_LIMIT = 2000
+_MANIFEST = "manifest.json"
+
+
+def cache_root() -> Path:
+    """The cache's folder: `$WBCBENCH_CACHE` if set, else the user's cache folder. Need not exist."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("wbcbench"))
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """(size in bytes, mtime in ns): changes whenever a file is rewritten. Raises `OSError`."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of a file's content, remembered by (resolved path, size, mtime_ns).
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    path = path.resolve()
+    stamp = file_stamp(path)
+    key = hashlib.sha256(f"{path}\0{stamp[0]}\0{stamp[1]}".encode()).hexdigest()
+    found = recall("digests", key)
+    if isinstance(found, str) and len(found) == 64:
+        return found
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if file_stamp(path) == stamp:  # a file that is just being written must not be remembered
+        remember("digests", key, digest)
+    return digest
+
+
+def recall(shelf: str, key: str) -> Any:
+    """What `remember` stored under `key`, or None. A corrupt or unreadable shelf is an empty one."""
+    return _shelf(shelf).get(key)
+
+
+def remember(shelf: str, key: str, value: Any) -> None:
+    """Store one JSON-able value; does nothing, with a log line, when the cache cannot be written."""
+    path = cache_root() / f"{shelf}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=10):
+            entries = _shelf(shelf)
+            entries.pop(key, None)
+            entries[key] = value
+            while len(entries) > _INDEX_LIMIT:  # dicts keep order: the oldest goes first
+                del entries[next(iter(entries))]
+            atomic_write_text(path, json.dumps(entries))
+    except (OSError, WbcbenchError) as error:  # filelock's Timeout is an OSError
+        log.info("Cache %s cannot be written (%s); the value is computed anew next time.", path, error)
+
+
+def _shelf(shelf: str) -> dict[str, Any]:
+    try:
+        entries = json.loads((cache_root() / f"{shelf}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def cached_arrays(key: str, build: Callable[[], Mapping[str, Array]]) -> dict[str, Array]:
+    """Arrays by name, built once per `key` and then memory-mapped read-only.
+
+    Args:
+        key: hex digest of everything that the arrays depend on.
+        build: makes the arrays; called when the cache has none, or only truncated ones, of this key.
+            Its exceptions pass through and leave nothing behind.
+    """
+    folder = cache_root() / "arrays" / key
+    found = _open(folder)
+    if found is not None:
+        return found
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock")
+        lock.acquire()
+    except OSError as error:
+        return _in_memory(folder, error, build())
+    try:
+        found = _open(folder)  # another process may have built it while this one waited
+        if found is not None:
+            return found
+        arrays = {name: np.ascontiguousarray(array) for name, array in build().items()}
+        try:
+            _discard(folder)
+            with atomic_folder(folder) as temporary:
+                _store(temporary, arrays)
+        except (OSError, WbcbenchError) as error:
+            return _in_memory(folder, error, arrays)
+    finally:
+        lock.release()
+    return _open(folder) or arrays
+
+
+def _in_memory(folder: Path, error: Exception, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    log.warning(
+        "Decoded images stay in memory because %s cannot be written (%s). Set %s to a writable folder.",
+        folder,
+        error,
+        CACHE_VARIABLE,
+    )
+    return dict(arrays)
+
+
+def _discard(folder: Path) -> None:
+    """Move a broken entry aside before deleting it, so that nobody ever sees half of one."""
+    if folder.exists():
+        aside = folder.with_name(f".tmp-broken-{folder.name}-{secrets.token_hex(4)}")
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _store(folder: Path, arrays: Mapping[str, Array]) -> None:
+    rows = []
+    for i, (name, array) in enumerate(arrays.items()):
+        file = folder / f"{i}.npy"
+        np.save(file, array, allow_pickle=False)
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        rows.append(
+            {
+                "name": name,
+                "file": file.name,
+                "shape": list(array.shape),
+                "dtype": array.dtype.str,
+                "bytes": file.stat().st_size,
+            }
+        )
+    (folder / _MANIFEST).write_text(json.dumps({"arrays": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def _open(folder: Path) -> dict[str, Array] | None:
+    """Map a stored entry, or None when it is absent or its files do not match the manifest."""
+    try:
+        rows = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["arrays"]
+        arrays: dict[str, Array] = {}
+        for row in rows:
+            file = folder / str(row["file"])
+            if file.stat().st_size != row["bytes"]:
+                raise ValueError(f"{file.name} has {file.stat().st_size} bytes instead of {row['bytes']}")
+            # An array without elements cannot be mapped.
+            mode = "r" if np.prod(row["shape"]) else None
+            array = np.load(file, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
+            if list(array.shape) != row["shape"] or array.dtype.str != row["dtype"]:
+                raise ValueError(f"{file.name} is not what the manifest says")
+            arrays[str(row["name"])] = array
+    except FileNotFoundError:
+        if folder.exists():
+            log.warning("Cache entry %s is incomplete and is built anew.", folder)
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        log.warning("Cache entry %s is broken (%s) and is built anew.", folder, error)
+        return None
+    return arrays
+
+
+__all__ = ["CACHE_VARIABLE", "cache_root", "cached_arrays", "file_digest", "file_stamp", "recall", "remember"]

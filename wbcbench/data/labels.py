@@ -1,0 +1,155 @@
+"""Labels, groups and split columns as people write them, turned into what `Cells` holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcbench.contracts.dataset import SPLITS
+from wbcbench.errors import DataError, did_you_mean
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_MISSING = ("", "nan", "na", "n/a", "null")
+
+
+def is_missing(text: str) -> bool:
+    """True for an empty field and for the ways programs write 'no value' (nan, NA, null)."""
+    return text.strip().lower() in _MISSING
+
+
+def encode_labels(
+    raw: Array, classes: tuple[str, ...] | None, where: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Turn integer or text labels into (codes 0 .. K-1 [N], class names [K]).
+
+    Args:
+        raw: [N] or [N, 1].
+        classes: names in the order of the codes; None: the sorted distinct labels (as numbers where
+            all are whole numbers).
+        where: the file, for messages.
+
+    Raises:
+        DataError: missing, fractional or negative labels, labels beyond `classes`, fewer than two classes.
+    """
+    if raw.ndim == 2 and raw.shape[1] == 1:
+        raw = raw[:, 0]
+    if raw.ndim != 1:
+        raise DataError(
+            f"Expected one label a cell [N] in {where}, but the labels are {list(raw.shape)}. "
+            "Choose one class for each cell."
+        )
+    if raw.dtype.kind in "US":
+        codes, names = _text(raw.astype(str), classes, where)
+    else:
+        codes, names = _numbers(_whole(raw, where), classes, where)
+    if len(np.unique(codes)) < 2:
+        raise DataError(
+            f"Expected cells of at least two classes in {where}, but all {len(codes)} are of one "
+            f"({', '.join(np.array(names)[np.unique(codes)])}). A classifier needs two."
+        )
+    return codes, names
+
+
+def _whole(raw: Array, where: str) -> NDArray[np.int64]:
+    if raw.dtype.kind not in "iufb":
+        raise DataError(f"Expected labels in {where} as whole numbers or text, but they are {raw.dtype}.")
+    if raw.dtype.kind == "f":
+        bad = ~np.isfinite(raw)
+        if bad.any():
+            raise DataError(
+                f"Expected a label for every cell of {where}, but {int(bad.sum())} are NaN or infinite "
+                f"(first: row {int(np.argmax(bad))}). Leave those cells out."
+            )
+        bad = raw != np.rint(raw)
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise DataError(
+                f"Expected whole numbers as labels in {where}, but {int(bad.sum())} have a fraction "
+                f"(row {first}: {raw[first]:g}). Is this the label array?"
+            )
+    whole: NDArray[np.int64] = raw.astype(np.int64)
+    if (whole < 0).any():
+        raise DataError(
+            f"Expected labels from 0 in {where}, but {int((whole < 0).sum())} are negative "
+            f"(row {int(np.argmax(whole < 0))}: {whole.min()}). Leave unlabelled cells out."
+        )
+    return whole
+
+
+def _numbers(
+    raw: NDArray[np.int64], classes: tuple[str, ...] | None, where: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    if classes is None:
+        names, codes = np.unique(raw, return_inverse=True)
+        return codes.reshape(-1).astype(np.int64), tuple(str(n) for n in names)
+    if len(raw) and raw.max() >= len(classes):
+        raise DataError(
+            f"Expected labels 0..{len(classes) - 1} for the {len(classes)} classes of {where}, but the "
+            f"highest is {raw.max()}. Name every class."
+        )
+    return raw, classes
+
+
+def _text(
+    raw: NDArray[np.str_], classes: tuple[str, ...] | None, where: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    raw = np.char.strip(raw)
+    names, inverse = np.unique(raw, return_inverse=True)
+    distinct = [str(n) for n in names]
+    missing = sum(int((raw == n).sum()) for n in distinct if is_missing(n))
+    if missing:
+        raise DataError(f"Expected a label for every cell of {where}, but {missing} have none. Leave them out.")
+    if classes is None:
+        whole = all(n.isascii() and n.isdigit() for n in distinct)
+        ordered = tuple(sorted(distinct, key=lambda n: (int(n), n) if whole else (0, n)))
+    else:
+        ordered = classes
+        for name in distinct:
+            if name not in classes:
+                raise DataError(
+                    f"Expected labels of the classes {', '.join(classes)} in {where}, but got "
+                    f"{name!r}.{did_you_mean(name, classes)}"
+                )
+    place = np.array([ordered.index(n) for n in distinct], dtype=np.int64)
+    return place[inverse.reshape(-1)], ordered
+
+
+def encode_groups(raw: Array, where: str) -> NDArray[np.int64]:
+    """Number the distinct donors, slides or plates of [N] values. Raises `DataError` for missing ones."""
+    flat = raw.reshape(-1)
+    if flat.dtype.kind in "US":
+        missing = sum(is_missing(str(v)) for v in flat)
+    else:
+        missing = int((~np.isfinite(flat)).sum()) if flat.dtype.kind == "f" else 0
+    if missing:
+        raise DataError(
+            f"Expected a group for every cell of {where}, but {missing} have none. "
+            "Give each of those its own, or name no group."
+        )
+    codes: NDArray[np.int64] = np.unique(flat, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return codes
+
+
+def kept_by_split(split: NDArray[np.str_], where: str) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which of [N] cells stand in train, val or test, and a note on the others.
+
+    Raises:
+        DataError: when none does.
+    """
+    keep: NDArray[np.bool_] = np.isin(split, SPLITS)
+    others = [str(v) or "(empty)" for v in np.unique(split[~keep])]
+    shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
+    if not keep.any():
+        raise DataError(
+            f"Expected splits {', '.join(SPLITS)} in {where}, but got only {shown}. "
+            "Rename them, or name no split column."
+        )
+    dropped = int((~keep).sum())
+    return keep, [f"{dropped} cells of no split of train, val, test were left out ({shown})."] if dropped else []
+
+
+def split_sizes(split: NDArray[np.str_] | None) -> dict[str, int] | None:
+    """Cells per side, or None where there is no official split."""
+    return None if split is None else {s: int((split == s).sum()) for s in SPLITS}

@@ -1,0 +1,148 @@
+"""An .npz file of plain arrays: shapes and dtypes from its headers, arrays only when asked for."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from wbcbench.contracts.dataset import SPLITS
+from wbcbench.data.cache import file_digest
+from wbcbench.errors import DataError, did_you_mean
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Shape and dtype of one stored array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class NpzFile:
+    """Arrays of one file by name.
+
+    Raises:
+        DataError: when the file is absent, no zip, truncated, or a member is no array.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "not there"
+            raise DataError(f"Expected an .npz file, but {str(path)!r} is {what}. Set dataset.path to one.")
+        try:
+            self.digest = file_digest(path)
+            """Hex SHA-256 of the whole file."""
+            with zipfile.ZipFile(path) as archive:
+                self.headers = {
+                    info.filename.removesuffix(".npy"): _header(archive, info)
+                    for info in archive.infolist()
+                    if info.filename.endswith(".npy")
+                }
+        except _BROKEN as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> DataError:
+        return DataError(
+            f"Expected a whole .npz file of arrays, but {self.path} cannot be read "
+            f"({error or type(error).__name__}). Save it anew with numpy.savez."
+        )
+
+    def header(self, name: str, purpose: str) -> Header:
+        """The header of an array that must be there and hold plain values. Raises `DataError`."""
+        if name not in self.headers:
+            raise DataError(
+                f"Expected array {name!r} for {purpose} in {self.path}, but it has "
+                f"{', '.join(sorted(self.headers)) or 'none'}.{did_you_mean(name, self.headers)} "
+                "Name the right one in the data set's parameters."
+            )
+        header = self.headers[name]
+        if header.dtype.hasobject:
+            raise DataError(
+                f"Expected array {name!r} of {self.path} as plain numbers or text, but it holds Python "
+                "objects, which are never unpickled. Save it with .astype(str) or as numbers."
+            )
+        return header
+
+    def read(self, name: str, purpose: str) -> Array:
+        """Decode one array. Raises `DataError`."""
+        self.header(name, purpose)
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                array: Array = archive[name]
+        except _BROKEN as error:
+            raise self._broken(error) from error
+        return array
+
+
+class MedMnist(NpzFile):
+    """MedMNIST's layout seen as one: `image`, `label` and `split` join its six arrays.
+
+    Raises:
+        DataError: when one of the six is missing or they do not fit together.
+    """
+
+    def __init__(self, path: Path, image: str, label: str, split: str) -> None:
+        super().__init__(path)
+        self._image, self._label, self._split = image, label, split
+        missing = [f"{s}_{w}" for s in SPLITS for w in ("images", "labels") if f"{s}_{w}" not in self.headers]
+        if missing:
+            raise DataError(
+                f"Expected MedMNIST's six arrays in {path}, but {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Save it whole."
+            )
+        rows = []
+        for side in SPLITS:
+            images, labels = (self.header(f"{side}_{w}", f"MedMNIST's {w}") for w in ("images", "labels"))
+            if images.shape[:1] != labels.shape[:1]:
+                raise DataError(
+                    f"Expected one label for each of the {images.shape[:1]} {side} images of {path}, "
+                    f"but {side}_labels is {list(labels.shape)}."
+                )
+            rows.append(images.shape[0])
+        shapes = {self.headers[f"{s}_images"].shape[1:] for s in SPLITS}
+        if len(shapes) != 1:
+            raise DataError(f"Expected MedMNIST images of one shape in {path}, but got {sorted(shapes)}.")
+        total, first = sum(rows), self.headers["train_images"]
+        labels = self.headers["train_labels"]
+        self._rows = rows
+        self.headers |= {
+            image: Header((total, *shapes.pop()), first.dtype),
+            label: Header((total, *labels.shape[1:]), labels.dtype),
+            split: Header((total,), np.dtype("<U5")),
+        }
+
+    def read(self, name: str, purpose: str) -> Array:
+        """Decode one array, or join the three that a virtual name stands for. Raises `DataError`."""
+        if name == self._split:
+            return np.repeat(np.array(SPLITS), self._rows)
+        stem = {self._image: "images", self._label: "labels"}.get(name)
+        if stem is None:
+            return super().read(name, purpose)
+        return np.concatenate([super(MedMnist, self).read(f"{s}_{stem}", purpose) for s in SPLITS])
+
+
+def open_npz(path: Path, image: str, label: str, split: str) -> NpzFile:
+    """Open a file in either layout; MedMNIST's is known by `train_images`. Raises `DataError`."""
+    file = NpzFile(path)
+    if "train_images" in file.headers and image not in file.headers:
+        return MedMnist(path, image, label, split)
+    return file
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
+    with archive.open(info) as member:
+        version = npy.read_magic(member)
+        # numpy has no public reader for version 3 (names in UTF-8), which only structured arrays use.
+        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = reader(member)
+        return Header(shape, dtype)
