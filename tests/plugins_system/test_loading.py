@@ -165,13 +165,13 @@ def test_loading_gives_the_real_class_once(load):
 
 def test_loading_what_does_not_import_or_is_of_another_kind_is_a_plugin_error(load):
     registry, report = load(
-        late="from wbcbench.contracts import Fusion\nimport not_installed_here\n"
-        "class L(Fusion):\n    name = 'late'",
+        lagging="from wbcbench.contracts import Fusion\nimport not_installed_here\n"
+        "class L(Fusion):\n    name = 'lagging'",
         wrong="from wbcbench.contracts import Policy as Fusion\nclass W(Fusion):\n    name = 'wrong'",
     )
     assert not report.failed
     with pytest.raises(PluginError, match="not_installed_here"):
-        registry.load(registry.get("fusion", "late"))
+        registry.load(registry.get("fusion", "lagging"))
     with pytest.raises(PluginError, match=r"subclass of wbcbench\.contracts\.Fusion"):
         registry.load(registry.get("fusion", "wrong"))
 

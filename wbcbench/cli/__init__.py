@@ -24,7 +24,7 @@ def execute(args: Sequence[str]) -> int:
     from wbcbench.cli.group import cli
     from wbcbench.errors import ExitCode, WbcbenchError
 
-    args = list(args)
+    args = [*args]  # not list(): the verb beside this file is a module of that name
     show_traceback = "--traceback" in args or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
     # Taken out here, so that it may stand anywhere on the line.
     args = [a for a in args if a != "--traceback"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -51,7 +51,7 @@ class Cells:
     N cells, M modalities, C_m channels of modality m, side S.
     """
 
-    images: dict[str, NDArray[np.uint8] | NDArray[np.uint16]]
+    images: Mapping[str, NDArray[Any]]
     """Modality -> [N, C_m, S, S]. An absent image is all zero, and False in `present`."""
     labels: NDArray[np.int64]
     """[N], values 0 .. len(classes) - 1."""
