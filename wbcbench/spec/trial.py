@@ -56,7 +56,7 @@ class SplitSpec(Frozen):
 class Budget(Frozen):
     """How much training every method gets."""
 
-    epochs: int = Field(8, ge=1, description="passes over the training cells")
+    epochs: int = Field(6, ge=1, description="passes over the training cells")
     batch_size: int = Field(64, ge=2, description="cells per step")
 
 
