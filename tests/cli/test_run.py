@@ -1,0 +1,130 @@
+"""`wbcbench run` as a user meets it: dry run, summary, environment, no heavy imports before work starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+def arguments(cells_file: Path, store: Path) -> list[str]:
+    return [
+        "run", "--dataset", "npz", "--set", f"dataset.path={cells_file}", "--set", "dataset.modalities.u=[0]",
+        "--set", "dataset.modalities.v=[1]", "--store", str(store), "--epochs", "1", "--set", "batch_size=16",
+        "--backbone", "cellnet:width=4", "--teacher", "cellnet:width=4", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_a_dry_run_shows_trials_and_what_is_done(invoke: Invoke, cells_file: Path, tmp_path: Path) -> None:
+    base = arguments(cells_file, tmp_path / "s")
+    code, out, _ = invoke(*base, "--kd", "logits", "--dry-run", "--json")
+    rows = json.loads(out)["trials"]
+    assert code == 0
+    assert [(r["role"], r["done"], r["cell_views"]) for r in rows] == [
+        ("teacher", False, 48), ("teacher", False, 48), ("student", False, 48),
+    ]  # fmt: skip
+    assert rows[2]["needs"] == [rows[0]["trial_id"], rows[1]["trial_id"]]
+    assert not (tmp_path / "s").exists(), "a dry run writes nothing"
+    invoke(*base, "--fusion", "single", "--backbone", "cellnet:width=4")
+    code, out, _ = invoke(*base, "--kd", "logits", "--dry-run", "--json")
+    rows = json.loads(out)["trials"]
+    assert [r["done"] for r in rows] == [True, True, False]
+    assert rows[0]["estimated_seconds"] is not None
+    code, out, _ = invoke(*base, "--kd", "logits", "--dry-run")
+    assert "2 done, 1 to run" in out
+
+
+def test_a_dry_run_imports_nothing_heavy(cells_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom wbcbench.cli import execute\n"
+        f"code = execute({[*arguments(cells_file, tmp_path / 's'), '--kd', 'logits', '--dry-run']!r})\n"
+        "print(code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, *modules = done.stderr.splitlines()[-1].split()
+    assert status == "0"
+    assert not {"torch", "timm", "ray", "pandas", "sklearn"} & set(modules)
+
+
+def test_the_summary_names_what_a_newcomer_needs(invoke: Invoke, cells_file: Path, tmp_path: Path) -> None:
+    base = arguments(cells_file, tmp_path / "s")
+    code, out, err = invoke(*base, "--kd", "logits")
+    assert code == 0
+    for part in ("student", "teacher", "single[u]", "macro-F1", "balanced acc.", "params", "MACs", "replayed",
+                 str(tmp_path / "s" / "records"), "wbcbench leaderboard"):  # fmt: skip
+        assert part in out, part
+    assert "epoch" in err
+    assert "epoch" not in out
+    code, out, _ = invoke(*base, "--kd", "logits")
+    assert code == 0
+    assert "Nothing left to do" in out
+
+
+def test_environment_variables_stand_between_file_and_flags(
+    invoke: Invoke, cells_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WBCBENCH_SEEDS", "4,5")
+    base = [*arguments(cells_file, tmp_path), "--dry-run", "--json"]
+    assert [r["seed"] for r in json.loads(invoke(*base)[1])["trials"]] == [4, 5]
+    assert [r["seed"] for r in json.loads(invoke(*base, "--seeds", "6")[1])["trials"]] == [6]
+
+
+def test_a_leaderboard_of_what_was_run(invoke: Invoke, cells_file: Path, tmp_path: Path) -> None:
+    base = arguments(cells_file, tmp_path / "s")
+    invoke(*base, "--fusion", "early,independent", "--kd", "none,logits", "--seeds", "0,1")
+    code, out, _ = invoke("leaderboard", "--store", str(tmp_path / "s"), "--json")
+    boards = json.loads(out)["boards"]
+    assert code == 0
+    rows = {(r["method"], r["kd"]): r for r in boards[0]["rows"]}
+    assert rows["independent", "logits"]["n"] == 2
+    assert {("early", "none"), ("early", "logits"), ("single[u]", "none")} <= set(rows)
+    code, out, _ = invoke("leaderboard", "--store", str(tmp_path / "s"), "--format", "csv")
+    assert code == 0
+    assert "independent" in out
+
+
+def test_stains_say_that_they_are_pseudo_multimodal(invoke: Invoke, tmp_path: Path) -> None:
+    code, out, err = invoke(
+        "run", "--dataset", "stains", "--set", "dataset.base=synthetic", "--set", "dataset.base_params.cells=120",
+        "--set", "dataset.base_params.image_size=32", "--fusion", "early", "--epochs", "1", "--backbone",
+        "cellnet:width=4", "--store", str(tmp_path), "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Pseudo-multimodal" in out
+
+
+def test_cells_that_lack_a_modality(invoke: Invoke, tmp_path: Path) -> None:
+    from PIL import Image
+
+    rows = ["bf,dapi,label"]
+    for i in range(60):
+        for name, value in (("bf", 40 + 90 * (i % 2)), ("dapi", 200 - 90 * (i % 2))):
+            Image.new("L", (16, 16), value + i % 7).save(tmp_path / f"{name}{i}.png")
+        rows.append(f"bf{i}.png,{'' if i % 5 == 0 else f'dapi{i}.png'},{'ab'[i % 2]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    code, out, err = invoke(
+        "run", "--dataset", "folder", "--set", f"dataset.path={tmp_path / 'manifest.csv'}", "--fusion",
+        "early,late,independent", "--kd", "none,logits", "--epochs", "1", "--backbone", "cellnet:width=4",
+        "--teacher", "cellnet:width=4", "--store", str(tmp_path / "s"), "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert {r["status"] for r in json.loads(out)["records"]} == {"done"}
+
+
+def test_broken_data_ends_with_2_before_any_training(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("bf,label\nmissing.png,a\nalso_missing.png,b\n")
+    code, out, err = invoke(
+        "run", "--dataset", "folder", "--set", f"dataset.path={tmp_path / 'manifest.csv'}", "--image-size", "16",
+        "--store", str(tmp_path / "s"),
+    )  # fmt: skip
+    assert code == 2
+    assert "missing.png" in err
+    assert "also_missing.png" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "s" / "records").exists()
