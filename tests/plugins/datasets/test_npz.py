@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from wbcbench_plugins.datasets.npz import Npz
 
 from wbcbench.contracts.dataset import Cells
 from wbcbench.data import npz_file
 from wbcbench.errors import DataError
-from wbcbench_plugins.datasets.npz import Npz
 
 N = 12
 LABEL = np.arange(N) % 3
@@ -59,7 +59,9 @@ def agree(dataset: Npz, size: int | None = None) -> Cells:
         ((N, 8, 8, 5), {f"channel{i}": 1 for i in range(5)}),
     ],
 )
-def test_default_modalities_follow_the_shape(save: Any, shape: tuple[int, ...], modalities: dict[str, int]) -> None:
+def test_default_modalities_follow_the_shape(
+    save: Any, shape: tuple[int, ...], modalities: dict[str, int]
+) -> None:
     image = pixels(*shape)
     cells = agree(save(image=image)())
     assert cells.modalities == modalities
@@ -300,7 +302,7 @@ def test_medmnist_is_read_as_it_is(save: Any) -> None:
     ],
 )
 def test_medmnist_with_missing_or_misfit_members_is_refused(save: Any, changes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="MedMNIST|label"):
+    with pytest.raises(DataError, match=r"MedMNIST|label"):
         save(medmnist(**changes))().describe()
 
 
