@@ -153,6 +153,7 @@ def test_other_splits_are_left_out_and_counted(save: Any) -> None:
     assert any("3 cells" in note and "extra" in note for note in cells.notes)
     assert cells.ids is not None
     assert cells.ids[:4] == ("row 0", "row 1", "row 2", "row 4")
+    np.testing.assert_array_equal(cells.images["image"][:, 0], pixels(N, 8, 8)[split != "extra"])
     assert save(split=split)().describe().split_sizes == {"train": 3, "val": 3, "test": 3}
 
 
@@ -263,6 +264,10 @@ def test_sixteen_bits_survive_resizing(save: Any) -> None:
     assert images.dtype == np.uint16
     assert images.shape == (N, 1, 5, 5)
     assert (images == 60001).all()
+    ramp = np.linspace(0, 65535, N * 192).reshape(N, 8, 8, 3).astype(np.uint16)
+    small = save(image=ramp)().load(4).images["image"]
+    assert small.shape == (N, 3, 4, 4)
+    np.testing.assert_allclose(small.mean((2, 3)), ramp.mean((1, 2)), atol=60)
 
 
 def test_resizing_is_antialiased_and_noted(save: Any) -> None:
