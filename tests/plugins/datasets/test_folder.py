@@ -101,8 +101,8 @@ def test_modalities_columns_and_paths_are_chosen(six: Cabinet) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 def test_what_spreadsheets_write(six: Cabinet, delimiter: str, bom: str) -> None:
-    rows = [delimiter.join((f'"bf\\{i}.png"', f"fl/{i}.png", "ab"[i % 2])) for i in range(6)]
-    six.manifest(bom + delimiter.join(("bf", "fl", "label")), [*rows, ""], newline="\r\n")
+    rows = [delimiter.join(("ab"[i % 2], f'"bf\\{i}.png"', f"fl/{i}.png")) for i in range(6)]
+    six.manifest(bom + delimiter.join(("label", "bf", "fl")), [*rows, ""], newline="\r\n")
     assert agree(six.open()).images["bf"].shape == (6, 1, 8, 8)
 
 
@@ -262,6 +262,7 @@ def test_every_broken_row_is_reported_at_once(six: Cabinet) -> None:
         "line 14: bf cannot be read",
     ]
     assert len(lines) == len(expected) + 2
+    assert "a row whose split is empty is left out" in lines[-1]
     for line, start in zip(lines[1:], expected, strict=False):
         assert line.strip().startswith(start)
 
@@ -273,6 +274,7 @@ def test_of_many_problems_the_first_twenty_and_the_total_are_shown(six: Cabinet)
     assert "line 21:" in str(caught.value)
     assert "line 22:" not in str(caught.value)
     assert "and 30 more" in str(caught.value)
+    assert f"start from {six.root} (dataset.root)" in str(caught.value)
 
 
 def test_truncated_images_are_found_together_when_they_are_decoded(six: Cabinet) -> None:
