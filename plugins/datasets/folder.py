@@ -106,7 +106,7 @@ class Folder(Dataset):
         manifest = file.select(self._columns(file), self.params.leave_out, problems)
         with open_source(root) as source:
             index = index_images(manifest, source, str(root.resolve()), problems, progress)
-        problems.raise_if_any(str(path))
+        problems.raise_if_any(str(path), f"Paths of images start from {root} (dataset.root).")
         if index is None:
             raise DataError(f"Expected images in {path}, but it names none. Add their paths.")
         return manifest, index

@@ -98,6 +98,11 @@ def _truncate(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
 
 
+def _grow(folder: Path) -> None:
+    with (folder / "0.npy").open("ab") as file:
+        file.write(b"x")
+
+
 def _swap(folder: Path) -> None:
     file = folder / "0.npy"
     file.write_bytes(b"x" * file.stat().st_size)
@@ -115,7 +120,7 @@ def _lost(folder: Path) -> None:
     (folder / "1.npy").unlink()
 
 
-@pytest.mark.parametrize("damage", [_truncate, _swap, _no_manifest, _bad_manifest, _lost])
+@pytest.mark.parametrize("damage", [_truncate, _grow, _swap, _no_manifest, _bad_manifest, _lost])
 def test_a_damaged_entry_is_built_anew(root: Path, damage: Callable[[Path], None]) -> None:
     build, calls = counted(ARRAYS)
     cache.cached_arrays("k", build)

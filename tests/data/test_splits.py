@@ -1,25 +1,144 @@
 """Splits: donors stay whole, the same spec gives the same split, hopeless sets are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from wbcbench.contracts.dataset import Cells
-from wbcbench.data.splits import make_split
+from wbcbench.data.splits import Split, make_split
 from wbcbench.errors import DataError
 from wbcbench.spec.trial import SplitSpec
 
+CLASSES = ("a", "b", "c")
 
-def test_groups_stay_whole_and_the_split_repeats() -> None:
-    rng, groups = np.random.default_rng(0), np.arange(400) % 20
-    images = {"a": rng.integers(0, 255, (400, 1, 8, 8), dtype=np.uint8)}
-    cells = Cells(images, rng.integers(0, 3, 400), ("a", "b", "c"), "f", groups=groups)
+
+def make(n: int = 400, seed: int = 0, **more: Any) -> Cells:
+    rng = np.random.default_rng(seed)
+    images = {
+        "bf": rng.integers(0, 255, (n, 1, 8, 8), np.uint8),
+        "fl": rng.integers(0, 255, (n, 1, 8, 8), np.uint8),
+    }
+    return Cells(**{"images": images, "labels": rng.choice(3, n, p=[0.6, 0.3, 0.1]), "classes": CLASSES,
+                    "fingerprint": "f", **more})  # fmt: skip
+
+
+def sides(split: Split) -> list[np.ndarray]:
+    return [split.train, split.val, split.test]
+
+
+def official(n: int, **counts: int) -> np.ndarray:
+    side = np.repeat(list(counts), list(counts.values()))
+    assert len(side) == n
+    return side
+
+
+def test_shares_and_class_proportions() -> None:
+    cells = make(1000)
+    split = make_split(cells, SplitSpec(val=0.1, test=0.3))
+    assert [len(s) for s in sides(split)] == [600, 100, 300]
+    np.testing.assert_array_equal(np.sort(np.concatenate(sides(split))), np.arange(1000))
+    whole = np.bincount(cells.labels) / 1000
+    for side in sides(split):
+        np.testing.assert_array_equal(side, np.sort(side))
+        np.testing.assert_allclose(np.bincount(cells.labels[side]) / len(side), whole, atol=0.011)
+    assert split.scheme == "stratified"
+
+
+def test_groups_stay_whole_and_shares_are_near() -> None:
+    groups = np.random.default_rng(1).permutation(np.arange(2000) % 40)
+    split = make_split(make(2000, groups=groups), SplitSpec())
+    held = [set(groups[s]) for s in sides(split)]
+    assert sum(map(len, held)) == 40
+    assert len(split.test) / 2000 == pytest.approx(0.25, abs=0.05)
+    assert len(split.val) / 2000 == pytest.approx(0.15, abs=0.05)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_seed_gives_its_split_and_another_seed_another(grouped: bool) -> None:
+    cells = make(groups=np.arange(400) % 20 if grouped else None)
+    first, again, other = (make_split(cells, SplitSpec(seed=s)) for s in (0, 0, 1))
+    assert first.hash == again.hash != other.hash
+    np.testing.assert_array_equal(first.test, again.test)
+    assert not np.array_equal(first.test, other.test)
+
+
+def test_the_hash_follows_the_data() -> None:
+    cells = make()
+    hashes = {make_split(cells, SplitSpec()).hash, make_split(make(fingerprint="g"), SplitSpec()).hash}
+    side = official(400, train=200, val=100, test=100)
+    hashes |= {
+        make_split(make(split=side), SplitSpec()).hash,
+        make_split(make(split=side[::-1]), SplitSpec()).hash,
+    }
+    assert len(hashes) == 4
+
+
+def test_the_official_split_is_kept() -> None:
+    side = np.random.default_rng(0).permutation(official(400, train=250, val=50, test=100))
+    split = make_split(make(split=side), SplitSpec(val=0.5, seed=7))
+    assert split.scheme == "official"
+    for name, index in zip(("train", "val", "test"), sides(split), strict=True):
+        np.testing.assert_array_equal(index, np.flatnonzero(side == name))
+
+
+def test_stratified_sets_the_official_split_aside() -> None:
+    cells = make(split=official(400, train=250, val=50, test=100))
+    assert make_split(cells, SplitSpec(scheme="stratified")).hash != make_split(cells, SplitSpec()).hash
+    assert make_split(cells, SplitSpec(scheme="stratified")).scheme == "stratified"
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_missing_validation_cells_come_from_training_only(grouped: bool) -> None:
+    side = official(400, train=300, test=100)
+    groups = np.arange(400) // 10 if grouped else None
+    split = make_split(make(split=side, groups=groups), SplitSpec(val=0.2))
+    np.testing.assert_array_equal(split.test, np.arange(300, 400))
+    assert len(split.val) == pytest.approx(60, abs=20 if grouped else 0)
+    assert split.val.max() < 300
+    if groups is not None:
+        assert not set(groups[split.val]) & set(groups[split.train])
+
+
+def test_an_official_split_that_tears_a_donor_is_refused() -> None:
+    side = official(400, train=200, val=100, test=100)
+    with pytest.raises(DataError, match=r"3 of 40 stand on two.*split\.scheme=stratified"):
+        make_split(make(split=side, groups=(np.arange(400) + 5) // 10 % 40), SplitSpec())
+    assert make_split(make(split=side, groups=np.arange(400) // 10), SplitSpec()).scheme == "official"
+
+
+def test_duplicates_are_cells_with_their_images_on_another_side() -> None:
+    cells = make(split=official(400, train=200, val=100, test=100), ids=tuple(f"id{i}" for i in range(400)))
+    assert make_split(cells, SplitSpec()).duplicates == 0
+    for array in cells.images.values():
+        array[1] = array[0]  # both in training: harmless
+        array[[250, 350]] = array[2]  # one image on all three sides
+        array[[360, 361]] = array[3]  # training, and twice in the test
+    cells.images["bf"][370] = cells.images["bf"][4]  # one modality only: another cell
     split = make_split(cells, SplitSpec())
-    sides = [set(groups[i]) for i in (split.train, split.val, split.test)]
-    assert sum(map(len, sides)) == 20
-    assert split.hash == make_split(cells, SplitSpec()).hash
+    assert split.duplicates == 6
+    assert split.examples == (("id2", "id250"), ("id3", "id360"))
+    for i in range(10, 20):
+        for array in cells.images.values():
+            array[300 + i] = array[i]
+    split = make_split(cells, SplitSpec())
+    assert split.duplicates == 26
+    assert len(split.examples) == 5
 
 
-def test_one_cell_per_class_is_refused() -> None:
-    cells = Cells({"a": np.zeros((3, 1, 8, 8), np.uint8)}, np.arange(3), ("a", "b", "c"), "f")
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        (make(3, labels=np.arange(3)), "enough cells of every class"),
+        (make(9, labels=np.arange(9) % 3, split=official(9, train=6, test=3)), "enough cells|least populated"),
+        (make(40, split=official(40, train=30, val=10)), "test got none"),
+        (make(40, split=official(40, val=20, test=20)), "train got none"),
+        (make(40, groups=np.arange(40) % 3), "at least 4 groups"),
+        (make(40, labels=np.repeat([0, 1, 2], [18, 2, 20]), split=official(40, test=20, train=10, val=10)),
+         "a, b has none"),
+        (make(40, labels=np.repeat([0, 1], 20), groups=np.repeat(np.arange(8), 5)), "c has none"),
+    ],
+)  # fmt: skip
+def test_hopeless_sets_are_refused(cells: Cells, says: str) -> None:
+    with pytest.raises(DataError, match=says):
         make_split(cells, SplitSpec())

@@ -1,7 +1,7 @@
 """One encoded image: what its header says, and its pixels as a centred square.
 
-PNG, JPEG, TIFF and BMP. 8-bit grey and colour, 16-bit grey (kept as uint16). Alpha is dropped, palettes become
-colour, bilevel becomes 8-bit grey. Colour of 16 bits a channel is reduced to 8 by Pillow.
+PNG, JPEG, TIFF and BMP, one frame each. 8-bit grey and colour, 16-bit grey (kept as uint16). Alpha is
+dropped, palettes become colour, bilevel becomes 8-bit grey. Pillow reduces colour of 16 bits a channel to 8.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _header(image: Any) -> ImageHeader:
         raise UndecodableError(
             f"has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
         )
-    frames = getattr(image, "n_frames", 1)
+    # A phone's JPEG may carry previews behind the picture itself (MPO): the first frame is meant.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise UndecodableError(f"holds {frames} frames; save the one you mean as a file of its own")
     if image.mode in _GREY_16:

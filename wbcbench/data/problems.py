@@ -20,8 +20,13 @@ class Problems:
     def __len__(self) -> int:
         return len(self._found)
 
-    def raise_if_any(self, where: str) -> None:
-        """Raise `DataError` with the first 20 in order of lines and the total; nothing if there are none."""
+    def raise_if_any(self, where: str, advice: str = "") -> None:
+        """Raise `DataError` with the first 20 in order of lines and the total; nothing if there are none.
+
+        Args:
+            where: the table, for the first line.
+            advice: a sentence for the last one.
+        """
         if not self._found:
             return
         rows = [f"  line {line}: {text}" for line, text in sorted(self._found)]
@@ -30,5 +35,5 @@ class Problems:
             f"Expected every row of {where} to be usable, but found {len(rows)} "
             f"problem{'s' if len(rows) > 1 else ''}:\n"
             + "\n".join(rows[:SHOWN] + more)
-            + "\nMend or remove these rows; a row whose split is empty is left out."
+            + f"\nMend or remove these rows; a row whose split is empty is left out. {advice}".rstrip()
         )

@@ -80,8 +80,9 @@ def _draw(cells: Cells, pool: Indices, share: float, seed: int) -> Indices:
     labels = cells.labels[pool]
     if cells.groups is None:
         try:
-            places = np.arange(len(pool))
-            drawn = train_test_split(places, test_size=share, stratify=labels, random_state=seed)[1]
+            # A count, because scikit-learn rounds a share up: 0.1 / 0.7 of 700 would be 101.
+            count = max(1, round(share * len(pool)))
+            drawn = train_test_split(np.arange(len(pool)), test_size=count, stratify=labels, random_state=seed)[1]
         except ValueError as error:
             raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
         return np.asarray(pool[drawn])
