@@ -27,7 +27,7 @@ def test_a_dry_run_shows_trials_and_what_is_done(invoke: Invoke, cells_file: Pat
     rows = json.loads(out)["trials"]
     assert code == 0
     assert [(r["role"], r["done"], r["cell_views"]) for r in rows] == [
-        ("teacher", False, 48), ("teacher", False, 48), ("student", False, 48),
+        ("teacher", False, 51), ("teacher", False, 51), ("student", False, 51),
     ]  # fmt: skip
     assert rows[2]["needs"] == [rows[0]["trial_id"], rows[1]["trial_id"]]
     assert not (tmp_path / "s").exists(), "a dry run writes nothing"
