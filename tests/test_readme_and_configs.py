@@ -37,7 +37,9 @@ def test_the_plugin_in_readme_trains(folder: Path, train: Callable[..., dict[str
 
 def test_the_plugin_in_readme_keeps_the_contract(folder: Path) -> None:
     registry, _ = load_plugins(PluginOptions(folders=(folder,)))
-    contract = type("Contract", (FusionContract,), {"fusion": registry.load(registry.get("fusion", "mean_embedding"))})()
+    contract = type(
+        "Contract", (FusionContract,), {"fusion": registry.load(registry.get("fusion", "mean_embedding"))}
+    )()
     checks = [name for name in dir(contract) if name.startswith("test_")]
     assert len(checks) > 8
     for name in checks:

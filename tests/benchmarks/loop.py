@@ -14,6 +14,7 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,8 @@ class Ours:
             self.job.bank = TeacherBank(teachers, replays, views, train, maps=False)
             routing = build_routing(spec, registry)
             lessons = pair(fusion.routes, [frozenset(t.reads) for t in teachers], routing.pairing)
-            by_route = {lesson.route: build_distillers(spec, registry) for lesson in lessons}
-            self.job.distillation = Distillation(by_route, ["logits"], routing, lessons)
+            build = partial(build_distillers, spec, registry)
+            self.job.distillation = Distillation(build, ["logits"], routing, lessons)
         self.state = TrainState(modules, make_optimiser(modules, spec.method.recipe))
         self.weights = torch.ones(5)
 

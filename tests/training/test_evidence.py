@@ -14,7 +14,13 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CLEAN = ("dataset.noise=0", "dataset.difficulty=0", "dataset.classes=2", "dataset.cells=900", "dataset.image_size=32")
+CLEAN = (
+    "dataset.noise=0",
+    "dataset.difficulty=0",
+    "dataset.classes=2",
+    "dataset.cells=900",
+    "dataset.image_size=32",
+)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,13 +37,18 @@ class Routing(nn.Module):
         self.params = params
 
     def teach(
-        self, distiller: Distiller, student: Output, teachers: list[Output], progress: Progress
+        self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress
     ) -> dict[str, Tensor]:
-        """The distiller's terms for one student route and its one or more teachers.
+        """One distiller's terms for one student route and its K >= 1 teachers.
 
-        Default: several teachers speak as one, through `mean_teacher`.
+        `distillers` holds the distiller once per teacher, so that each teacher has adapters of its own.
+        Default: teachers of which only logits are read speak as one, through `mean_teacher`; otherwise
+        the terms are averaged over the teachers.
         """
-        return distiller.terms(student, mean_teacher(teachers, distiller.temperature), progress)
+        if set(distillers[0].needs.teacher) <= {"logits"}:
+            return distillers[0].terms(student, mean_teacher(teachers, distillers[0].temperature), progress)
+        each = [d.terms(student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
+        return {name: torch.stack([terms[name] for terms in each]).mean(0) for name in each[0]}
 
 
 def mean_teacher(teachers: list[Output], temperature: float) -> Output:

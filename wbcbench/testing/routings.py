@@ -40,7 +40,7 @@ class RoutingContract:
         student.labels, student.index = torch.arange(5) % 3, torch.arange(5)
         for count in (1, 3):
             teachers = [Output(torch.randn(5, 3, generator=g)) for _ in range(count)]
-            terms = self.build().teach(self.distiller(), student, teachers, Progress(0, 1, 0, 1))
+            terms = self.build().teach([self.distiller()] * count, student, teachers, Progress(0, 1, 0, 1))
             assert terms
             for name, value in terms.items():
                 assert torch.isfinite(value).all(), name
@@ -53,7 +53,10 @@ class RoutingContract:
         teacher = Output(torch.randn(5, 3, generator=g))
         routing = self.build()
         one, three = (
-            sum(v.mean() for v in routing.teach(self.distiller(), student, ts, Progress(0, 1, 0, 1)).values())
+            sum(
+                v.mean()
+                for v in routing.teach([self.distiller()] * len(ts), student, ts, Progress(0, 1, 0, 1)).values()
+            )
             for ts in ([teacher], [teacher] * 3)
         )
         assert torch.allclose(torch.as_tensor(one), torch.as_tensor(three), atol=1e-5)

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Batch, Distiller, Fusion, Outputs, PairShapes, Policy, Progress, Routing
+from wbcbench.contracts import Batch, Distiller, Fusion, Output, Outputs, PairShapes, Policy, Progress, Routing
 from wbcbench.spec.lessons import Lesson
 from wbcbench.training.teachers import TeacherBank
 
 
 class Distillation(nn.Module):
-    """Distillers applied to every lesson. Adapters of a route are the route's own.
-
-    The dict key of a lesson's distillers is the route's name; a configured distiller is built once per
-    route by `build`.
-    """
+    """Distillers applied to every lesson; each pair of a route and a teacher has adapters of its own."""
 
     def __init__(
-        self,
-        distillers: dict[str, list[Distiller]],
-        names: list[str],
-        routing: Routing,
-        lessons: tuple[Lesson, ...],
+        self, build: Callable[[], list[Distiller]], names: list[str], routing: Routing, lessons: tuple[Lesson, ...]
     ) -> None:
+        """`build` makes one fresh distiller per name."""
         super().__init__()
         self.names = names
         """Names of the configured distillers, in order."""
         self.routing = routing
         self.lessons = lessons
-        self.by_route = nn.ModuleDict({route: nn.ModuleList(ds) for route, ds in distillers.items()})
+        self.pairs = nn.ModuleDict(
+            {f"{lesson.route}/{i}": nn.ModuleList(build()) for lesson in lessons for i in lesson.teachers}
+        )
 
-    def setup(self, shapes: dict[str, PairShapes]) -> None:
-        """Build every route's adapters; `shapes`: route -> shapes of student and teacher."""
-        for route in self.by_route:
-            for distiller in self.of(route):
-                distiller.setup(shapes[route])
+    def setup(self, shapes: Callable[[str, int], PairShapes]) -> None:
+        """Build every pair's adapters; `shapes(route, teacher)`."""
+        for lesson in self.lessons:
+            for i in lesson.teachers:
+                for distiller in self.of(lesson.route, i):
+                    distiller.setup(shapes(lesson.route, i))
 
-    def of(self, route: str) -> list[Distiller]:
-        """The distillers of one route, in the order configured."""
-        return list(cast("nn.ModuleList", self.by_route[route]))  # type: ignore[arg-type]
+    def of(self, route: str, teacher: int) -> list[Distiller]:
+        """The distillers between a route and a teacher, in the order configured."""
+        return list(cast("nn.ModuleList", self.pairs[f"{route}/{teacher}"]))  # type: ignore[arg-type]
 
     def terms(self, outputs: Outputs, bank: TeacherBank, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Weighted scalar terms, named `distiller.term.route`. Losses in float32."""
@@ -54,9 +51,11 @@ class Distillation(nn.Module):
                 teacher = answers[i].select(student.rows)
                 teacher.labels, teacher.index = student.labels, student.index
                 teachers.append(teacher)
-            for name, distiller in zip(self.names, self.of(lesson.route), strict=True):
-                for term, value in self.routing.teach(distiller, student, teachers, progress).items():
-                    terms[f"{name}.{term}.{lesson.route}"] = value.mean() * distiller.params.weight
+            per_teacher = [self.of(lesson.route, i) for i in lesson.teachers]
+            for name, distillers in zip(self.names, zip(*per_teacher, strict=True), strict=True):
+                weight = distillers[0].params.weight
+                for term, value in self.routing.teach(distillers, student, teachers, progress).items():
+                    terms[f"{name}.{term}.{lesson.route}"] = value.mean() * weight
         return terms
 
 
@@ -105,31 +104,21 @@ def task_loss(
     return reduced
 
 
-def pair_shapes(
-    student: Outputs,
-    teachers: list[Outputs | None],
-    lessons: tuple[Lesson, ...],
-    n_classes: int,
-    cells: Tensor,
-) -> dict[str, PairShapes]:
-    """Route -> shapes of its student and its first teacher, from one probe batch each."""
-    shapes = {}
-    for lesson in lessons:
-        s = student[lesson.route]
-        probe = teachers[lesson.teachers[0]]
-        t = None if probe is None else next(iter(probe.values()))
-        shapes[lesson.route] = PairShapes(
-            n_classes=n_classes,
-            n_cells=len(cells),
-            max_index=int(cells.max()),
-            student_embedding=None if s.embedding is None else int(s.embedding.shape[1]),
-            teacher_embedding=None if t is None or t.embedding is None else int(t.embedding.shape[1]),
-            student_maps=tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in s.maps),
-            teacher_maps=()
-            if t is None
-            else tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in t.maps),
-        )
-    return shapes
+def pair_shapes(student: Output, teacher: Output, n_classes: int, cells: Tensor) -> PairShapes:
+    """The shapes of a student route and a teacher, from one probe output each; `cells`: [n] training ids."""
+    return PairShapes(
+        n_classes=n_classes,
+        n_cells=len(cells),
+        max_index=int(cells.max()),
+        student_embedding=_width(student.embedding),
+        teacher_embedding=_width(teacher.embedding),
+        student_maps=tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in student.maps),
+        teacher_maps=tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in teacher.maps),
+    )
+
+
+def _width(embedding: Tensor | None) -> int | None:
+    return None if embedding is None else int(embedding.shape[1])
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

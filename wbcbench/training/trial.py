@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from wbcbench.contracts import Fusion, Task
+from wbcbench.contracts import Fusion, Output, Task
+from wbcbench.data.counter import derive_seed
 from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
@@ -98,9 +100,8 @@ def _add_teachers(job: Job, records: list[Record], bench: Workbench, split_hash:
         routing.pairing,
         str(getattr(routing.params, "fallback", "")),
     )
-    by_route = {lesson.route: build_distillers(trial, registry) for lesson in lessons}
     names = [d.name for d in trial.method.distillers]
-    needs = [d.needs for d in next(iter(by_route.values()))]
+    needs = [d.needs for d in build_distillers(trial, registry)]
     maps = any("maps" in (*n.student, *n.teacher) for n in needs)
     replays = None
     if bench.replay and all(n.replayable for n in needs):
@@ -110,11 +111,10 @@ def _add_teachers(job: Job, records: list[Record], bench: Workbench, split_hash:
             for t in teachers
         ]
     job.bank = TeacherBank(teachers, replays, job.views, job.train, maps)
-    job.distillation = Distillation(by_route, names, routing, lessons)
-    if any(n.trainable for n in needs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(trial.seed)
-            job.distillation.setup(_shapes(job, teachers, maps))
+    job.distillation = Distillation(partial(build_distillers, trial, registry), names, routing, lessons)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(trial.seed, "init", "distillers"))
+        _setup(job, maps or any(n.trainable for n in needs))
 
 
 def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Any:
@@ -145,14 +145,22 @@ def _stream_folder(trial: Trial, teacher: Teacher, bench: Workbench, split_hash:
 
 
 @torch.no_grad()
-def _shapes(job: Job, teachers: list[Teacher], maps: bool) -> Any:
-    """Shapes of every student-teacher pair, from two cells in eval mode (which leaves all state alone)."""
+def _setup(job: Job, probe: bool) -> None:
+    """Show every pair of distillers its shapes, from two cells in eval mode (which leaves all state alone).
+
+    Without `probe` nothing is run and only the shapes known beforehand are shown: loading every teacher
+    just to measure an embedding that nobody adapts would undo what replay saves.
+    """
     assert job.distillation is not None
+    assert job.bank is not None
     ids = job.train[:2]
-    job.fusion.to(job.device)
-    was_training = job.fusion.training
-    job.fusion.eval()
-    student = job.fusion({m: job.cells.images(ids, m) for m in job.trial.reads}, maps=maps)
-    job.fusion.train(was_training)
-    answers = [t.fusion({m: job.cells.images(ids, m) for m in t.reads}, maps=maps) for t in teachers]
-    return pair_shapes(student, answers, job.distillation.lessons, len(job.cells.classes), job.train)
+    classes = len(job.cells.classes)
+    blank = Output(torch.zeros(2, classes))
+    student = dict.fromkeys(job.fusion.routes, blank)
+    answers = [blank for _ in job.bank.teachers]
+    if probe:
+        job.fusion.to(job.device).eval()
+        student = job.fusion({m: job.cells.images(ids, m) for m in job.trial.reads}, maps=True)
+        views = job.views.epoch(0)
+        answers = [t.answer(views, ids, None, maps=True) for t in job.bank.teachers]
+    job.distillation.setup(lambda route, i: pair_shapes(student[route], answers[i], classes, job.train))
