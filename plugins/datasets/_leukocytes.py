@@ -31,8 +31,12 @@ CELL_RADIUS = np.array([0.63, 0.50, 0.78, 0.66, 0.60])
 MEAN_RADIUS = 0.63
 
 # Optical densities of red, green, blue.
-CYTOPLASM = np.array([[.16, .22, .10], [.42, .30, .10], [.30, .28, .15], [.14, .28, .18], [.24, .30, .12]])  # fmt: skip
-STAINED_GRANULE = np.array([[.15, .38, .15], [.5, .75, .2], [.3, .45, .15], [.05, .62, .70], [.75, 1., .3]])  # fmt: skip
+CYTOPLASM = np.array(
+    [[.16, .22, .10], [.42, .30, .10], [.30, .28, .15], [.14, .28, .18], [.24, .30, .12]]
+)  # fmt: skip
+STAINED_GRANULE = np.array(
+    [[.15, .38, .15], [.5, .75, .2], [.3, .45, .15], [.05, .62, .70], [.75, 1., .3]]
+)  # fmt: skip
 CHROMATIN = np.array([0.95, 1.35, 0.42])
 RED_CELL = np.array([0.07, 0.42, 0.34])
 
@@ -67,7 +71,7 @@ class Person:
             return rng.random((n, *shape), dtype=np.float32)
 
         return cls(
-            centre=0.06 * normal(2).clip(-2, 2), angle=2 * np.pi * uniform(),
+            centre=np.float32(0.06) * normal(2).clip(-2, 2), angle=2 * np.pi * uniform(),
             scale=np.exp((0.03 + 0.06 * difficulty) * normal().clip(-2, 2)), outline=normal(4),
             lobe_noise=normal(MAX_LOBES, 3), hole_place=uniform(MAX_HOLES, 2),
             granule_place=uniform(MAX_GRANULES, 2), granule_noise=normal(MAX_GRANULES, 2),
@@ -206,11 +210,12 @@ class Canvas:
         weight = shown * np.exp(0.25 * p.granule_noise[:, :, 1])
         turn = 2 * np.pi * p.granule_place[:, :, 1]
         field = self._gaussians(reach, turn, np.maximum(radius, 0.6 / self.side), weight)
-        return 1 - np.exp(-1.5 * field * field)
+        blob: Float = 1 - np.exp(-1.5 * field * field)
+        return blob
 
     def _red_cells(self) -> Float:
         """Biconcave discs around the cell: a rim and a pale middle."""
-        out = np.zeros_like(self.distance)
+        out: Float = np.zeros_like(self.distance)
         for u in self.p.red_cells.transpose(1, 0, 2):
             far, turn, size = 0.98 + 0.5 * u[:, 0], 2 * np.pi * u[:, 1], 0.27 + 0.05 * u[:, 2]
             y = self.axis[None, :, None] - (self.p.centre[:, 0] + far * np.sin(turn))[:, None, None]
@@ -226,13 +231,15 @@ class Canvas:
         x0 = (self.p.centre[:, 1:] + reach * np.cos(theta)).astype(np.float32)[:, :, None]
         s = (0.5 / np.broadcast_to(sigma, reach.shape) ** 2).astype(np.float32)[:, :, None]
         rows = np.exp(-s * (self.axis - y0) ** 2) * np.asarray(weight, np.float32)[:, :, None]
-        return rows.transpose(0, 2, 1) @ np.exp(-s * (self.axis - x0) ** 2)
+        spots: Float = rows.transpose(0, 2, 1) @ np.exp(-s * (self.axis - x0) ** 2)
+        return spots
 
     def _chromatin(self) -> Float:
         """Smooth unit noise, [n, S, S], from a coarse grid."""
         grid = np.linspace(-1, 1, self.p.chromatin.shape[1], dtype=np.float32)
         hat = np.maximum(0, 1 - np.abs(self.axis[:, None] - grid) / (grid[1] - grid[0])).astype(np.float32)
-        return hat @ self.p.chromatin @ hat.T
+        smooth: Float = hat @ self.p.chromatin @ hat.T
+        return smooth
 
     def _blur(self, image: Float) -> Float:
         k = self.kernel[:, None]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.data.resize import resize_stack
 
 RENDERER_VERSION = 1
 """Raise it whenever the same parameters would give other pixels: it is part of the fingerprint."""
@@ -67,11 +68,11 @@ class Synthetic(Dataset):
         seed: int = param(0, "Seed of everything that is drawn.", ge=0)
         donors: int = param(20, "Donors, each with its own stain and illumination.", ge=1, le=1000)
         classes: int = param(5, "Classes: the first so many of the five.", ge=2, le=5)
-        redundant: float = param(0.5, "Share of cells whose every modality shows the class.", ge=0, le=1)
-        unique: float = param(0.3, "Share of cells whose modalities each show a part of the code.", ge=0, le=1)
-        synergy: float = param(0.1, "Share of cells whose class is only in nucleus plus granule.", ge=0, le=1)
+        redundant: float = param(0.35, "Share of cells whose every modality shows the class.", ge=0, le=1)
+        unique: float = param(0.6, "Share of cells whose modalities each show a part of the code.", ge=0, le=1)
+        synergy: float = param(0.05, "Share of cells whose class is only in nucleus plus granule.", ge=0, le=1)
         noise: float = param(0.3, "Camera noise; 0: none, 1: heavy.", ge=0, le=1)
-        difficulty: float = param(0.5, "Variation, blur and wrong looks; 0: clean, 1: hard.", ge=0, le=1)
+        difficulty: float = param(0.3, "Variation, blur and wrong looks; 0: clean, 1: hard.", ge=0, le=1)
 
     params: Params
 
@@ -91,7 +92,7 @@ class Synthetic(Dataset):
         images = render(looks, drawn.donors, p.image_size, p.seed, p.noise, p.difficulty, progress)
         notes = ["Rendered: no light was measured. Good for checking methods, not for ranking them."]
         if image_size is not None and image_size != p.image_size:
-            images = {m: _resize(x, image_size) for m, x in images.items()}
+            images = {m: resize_stack(x, image_size) for m, x in images.items()}
             notes.append(f"Rendered at {p.image_size} px and resized to {image_size} px.")
         return Cells(
             images, drawn.labels, CLASSES[: p.classes], self._fingerprint(), groups=drawn.donors,
@@ -153,15 +154,3 @@ def _same_group(labels: NDArray[Any], groups: tuple[int, ...], rng: np.random.Ge
     sizes = np.array([len(m) for m in members])[labels]
     table = np.array([np.resize(m, len(groups)) for m in members])
     return np.asarray(table[labels, (pick * sizes).astype(np.int64)], dtype=np.int64)
-
-
-def _resize(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """[N, C, S, S] to [N, C, side, side], with an antialiasing filter."""
-    from PIL import Image
-
-    n, c = images.shape[:2]
-    out = np.empty((n, c, side, side), dtype=np.uint8)
-    for i in range(n):
-        for j in range(c):
-            out[i, j] = Image.fromarray(images[i, j]).resize((side, side), Image.Resampling.BICUBIC)
-    return out

@@ -119,7 +119,7 @@ def test_cells_that_lack_a_modality(invoke: Invoke, tmp_path: Path) -> None:
 
 def test_broken_data_ends_with_2_before_any_training(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("bf,label\nmissing.png,a\nalso_missing.png,b\n")
-    code, out, err = invoke(
+    code, _, err = invoke(
         "run", "--dataset", "folder", "--set", f"dataset.path={tmp_path / 'manifest.csv'}", "--image-size", "16",
         "--store", str(tmp_path / "s"),
     )  # fmt: skip
