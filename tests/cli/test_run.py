@@ -52,6 +52,18 @@ def test_a_dry_run_imports_nothing_heavy(cells_file: Path, tmp_path: Path) -> No
     assert not {"torch", "timm", "ray", "pandas", "sklearn"} & set(modules)
 
 
+def test_a_run_with_nothing_left_to_do_imports_no_torch(invoke: Invoke, cells_file: Path, tmp_path: Path) -> None:
+    base = [*arguments(cells_file, tmp_path / "s"), "--fusion", "early", "--json"]
+    assert invoke(*base)[0] == 0
+    code = (
+        "import sys\nfrom wbcbench.cli import execute\n"
+        f"code = execute({base!r})\nprint(code, 'torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split()[-2:] == ["0", "False"]
+    assert json.loads(done.stdout)["records"][0]["status"] == "cached"
+
+
 def test_the_summary_names_what_a_newcomer_needs(invoke: Invoke, cells_file: Path, tmp_path: Path) -> None:
     base = arguments(cells_file, tmp_path / "s")
     code, out, err = invoke(*base, "--kd", "logits")

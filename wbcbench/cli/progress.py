@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from wbcbench.scheduling.inline import Outcome
+    from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import PlannedTrial
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wbcbench.cli.options import json_option, load, plugin_options
-from wbcbench.errors import ExitCode
 
 if TYPE_CHECKING:
+    from wbcbench.plugins import LoadReport
+    from wbcbench.registry import Registry
     from wbcbench.scheduling.plan import Plan
     from wbcbench.spec.request import Request
 
@@ -106,18 +107,22 @@ def _about(row: dict[str, Any]) -> str:
     return "" if row["done"] else "?" if seconds is None else f"~{seconds:.0f}"
 
 
-def _run(plan: Plan, request: Request, registry: Any, report: Any, as_json: bool) -> int:
-    from wbcbench.cli.progress import RunDisplay
+def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, as_json: bool) -> int:
+    from wbcbench.cli.output import print_json
     from wbcbench.cli.summary import document, print_summary
-    from wbcbench.scheduling.inline import exit_code, prepare, run_inline
+    from wbcbench.records.store import Store
+    from wbcbench.scheduling.outcome import all_cached, exit_code
 
-    with RunDisplay(len(plan.trials)) as display:
-        bench = prepare(plan, request, registry, display.decoding)
-        outcomes = run_inline(plan, bench, display, report.observers)
+    outcomes = all_cached(plan, Store(Path(request.store)))
+    if outcomes is None:
+        from wbcbench.cli.progress import RunDisplay
+        from wbcbench.scheduling.inline import prepare, run_inline
+
+        with RunDisplay(len(plan.trials)) as display:
+            bench = prepare(plan, request, registry, display.decoding)
+            outcomes = run_inline(plan, bench, display, report.observers)
     if as_json:
-        from wbcbench.cli.output import print_json
-
         print_json(document(outcomes, plan))
     else:
         print_summary(outcomes, plan, request.store)
-    return int(exit_code(outcomes)) if outcomes else int(ExitCode.OK)
+    return int(exit_code(outcomes))

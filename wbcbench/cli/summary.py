@@ -10,7 +10,7 @@ from wbcbench.cli.output import print_table
 from wbcbench.records.schema import backbone_name
 
 if TYPE_CHECKING:
-    from wbcbench.scheduling.inline import Outcome
+    from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import Plan
 
 _COST = ("params", "macs", "train_seconds", "train_images_per_second", "teacher_replayed")
@@ -54,8 +54,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     """Students beside their teachers, what was already there, where records lie, what to try next."""
-    if plan.description.pseudo_multimodal:
-        click.echo("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
+    for note in plan.notes:
+        click.echo(note)
     columns = ["role", "method", "kd", "seed", "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
     order = {"student": 0, "teacher": 1}
     rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]

@@ -5,33 +5,22 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from wbcbench.errors import DataError, ExitCode, PluginError, UsageError, WbcbenchError
+from wbcbench.errors import DataError, WbcbenchError
 from wbcbench.observers import Observers
-from wbcbench.records.store import Record, Store
+from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.spec.request import Request
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 
 log = logging.getLogger("wbcbench")
-
-
-@dataclass
-class Outcome:
-    """What became of one planned trial."""
-
-    planned: PlannedTrial
-    status: Literal["done", "cached", "failed"]
-    record: Record | None = None
-    error: str = ""
-    exception: Exception | None = None
 
 
 class Display(Protocol):
@@ -83,19 +72,6 @@ def run_inline(plan: Plan, bench: Workbench, display: Display, observers: Observ
         display.trial_ended(outcome)
         outcomes.append(outcome)
     return outcomes
-
-
-def exit_code(outcomes: list[Outcome]) -> ExitCode:
-    """0, or 1 if some trials failed; if nothing but one kind of user error happened, that error's code."""
-    failures = [o for o in outcomes if o.status == "failed"]
-    if not failures:
-        return ExitCode.OK
-    causes = [o.exception for o in failures if o.exception is not None]
-    if len(failures) == len(outcomes) and causes:
-        for kind in (PluginError, UsageError):
-            if all(isinstance(c, kind) for c in causes):
-                return kind.exit_code
-    return ExitCode.SOME_FAILED
 
 
 def _run_one(planned: PlannedTrial, bench: Workbench, display: Display, failed: set[str]) -> Outcome:

@@ -40,6 +40,7 @@ class Plan:
     dataset: Dataset
     description: Description
     notes: list[str] = field(default_factory=list)
+    """What a reader of the results must know."""
 
 
 def make_plan(request: Request, registry: Registry) -> Plan:
@@ -52,6 +53,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     notes: list[str] = []
     dataset_spec, dataset = _dataset(request, registry)
     description = dataset.describe()
+    if description.pseudo_multimodal:
+        notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)
     teacher_modalities = _pick(request.teacher_modalities, description, "teacher_modalities") or modalities
     size = request.image_size or description.image_size

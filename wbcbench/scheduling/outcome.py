@@ -1,0 +1,41 @@
+"""What became of planned trials. Imports no torch: a run with nothing left to do ends here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wbcbench.errors import ExitCode, PluginError, UsageError
+from wbcbench.records.store import Record, Store
+from wbcbench.scheduling.plan import Plan, PlannedTrial
+
+
+@dataclass
+class Outcome:
+    """What became of one planned trial."""
+
+    planned: PlannedTrial
+    status: Literal["done", "cached", "failed"]
+    record: Record | None = None
+    error: str = ""
+    exception: Exception | None = None
+
+
+def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
+    """The outcomes if every trial is in the store already, else None. Raises `RecordError` for a bad record."""
+    if not all(store.has(p.trial.id) for p in plan.trials):
+        return None
+    return [Outcome(p, "cached", store.load(p.trial.id)) for p in plan.trials]
+
+
+def exit_code(outcomes: list[Outcome]) -> ExitCode:
+    """0, or 1 if some trials failed; if nothing but one kind of user error happened, that error's code."""
+    failures = [o for o in outcomes if o.status == "failed"]
+    if not failures:
+        return ExitCode.OK
+    causes = [o.exception for o in failures if o.exception is not None]
+    if len(failures) == len(outcomes) and causes:
+        for kind in (PluginError, UsageError):
+            if all(isinstance(c, kind) for c in causes):
+                return kind.exit_code
+    return ExitCode.SOME_FAILED
