@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Backbone, Features, Parameters, param
+from wbcbench.data.cache import file_digest
 from wbcbench.errors import DataError, IncompatibleError
 
 
@@ -28,6 +29,7 @@ class Timm(Backbone):
         model: str = param("resnet18", "The model's timm name.")
         pretrained: bool = param(False, "Start from timm's weights; they must be in timm's cache already.")
         checkpoint: str = param("", "Start from a local weights file (.safetensors, or .pth without code).")
+        checkpoint_sha256: str = param("", "Of the checkpoint; filled in by itself.", digest_of="checkpoint")
         drop_rate: float = param(0.0, "Dropout before the classifier.", ge=0, lt=1, search=(0.0, 0.5))
         drop_path_rate: float = param(0.0, "Stochastic depth.", ge=0, lt=1, search=(0.0, 0.3))
 
@@ -68,6 +70,8 @@ def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:
         path = Path(params.checkpoint)
         if not path.is_file():
             raise DataError(f"Expected a weights file, but {path} is not there. Check backbone.checkpoint.")
+        if params.checkpoint_sha256 and file_digest(path) != params.checkpoint_sha256:
+            raise DataError(f"The weights file {path} is another than the trial was planned with. Run it again.")
     if params.pretrained:
         _require_cached(params.model)
     try:

@@ -119,5 +119,11 @@ def test_weights_from_a_local_file_and_never_from_the_net(train: Train, tmp_path
     mine, original = record.weights(), net.state_dict()
     key = next(k for k in original if k.endswith("weight") and original[k].ndim == 4)
     assert (mine[f"backbone.net.{key}"] - original[key]).abs().max() < 1e-4
+    save_file({k: v + 0 * v for k, v in net.state_dict().items()}, str(tmp_path / "w.safetensors"))
+    assert train(*base, "--backbone", backbone)["records"][0]["status"] == "cached", "the same bytes"
+    save_file({k: v * 2 for k, v in net.state_dict().items()}, str(tmp_path / "w.safetensors"))
+    assert train(*base, "--backbone", backbone)["records"][0]["status"] == "done", "other content, other trial"
+    missing = train(*base, "--backbone", "test_convnext:checkpoint=nowhere.safetensors", code=2)
+    assert "nowhere.safetensors" in missing["stderr"]
     document = train(*base, "--backbone", "resnet18:pretrained=true", code=2)
     assert "not in timm's cache" in document["stderr"]

@@ -37,7 +37,7 @@ def command(stores: tuple[Path, ...], style: str, output: Path | None, as_docume
 
     records, refused = [], []
     for root in stores:
-        good, bad = Store(root).scan()
+        good, bad = Store(root).scan(verify="full")
         records += good
         refused += bad
     for _, error in refused:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
 SEARCH_KEY = "wbcbench_search"
+DIGEST_KEY = "wbcbench_digest_of"
 
 
 class Parameters(BaseModel):
@@ -29,6 +30,7 @@ def param(
     lt: float | None = None,
     search: tuple[float, float] | list[Any] | None = None,
     log: bool = False,
+    digest_of: str = "",
 ) -> Any:
     """Declare one parameter.
 
@@ -39,12 +41,16 @@ def param(
         search: where a search may look: `(low, high)` for numbers, a list for categories. Leave it
             out for parameters that a search must not touch.
         log: search a numeric range on a logarithmic scale.
+        digest_of: name of a parameter that holds a file's path. The planner fills this one with the file's
+            SHA-256, so that the trial's identity follows the content and not the place.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
         extra = {SEARCH_KEY: {"choices": search}}
     elif search is not None:
         extra = {SEARCH_KEY: {"low": search[0], "high": search[1], "log": log}}
+    if digest_of:
+        extra = {**extra, DIGEST_KEY: digest_of}
     return Field(default, description=doc, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra or None)
 
 

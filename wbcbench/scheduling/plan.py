@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from wbcbench.contracts import Dataset, Description
+from wbcbench.contracts.params import DIGEST_KEY
+from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
@@ -147,7 +150,22 @@ def _component(
             )
     given = {**resolved.params, **choice.params, **mine}
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
+    params = _with_digests(params, f"{kind} {choice.name}")
     return Component(name=qualified_name(resolved.component), params=params.model_dump(mode="json"))
+
+
+def _with_digests(params: BaseModel, where: str) -> BaseModel:
+    """Fill in parameters that are declared to hold the digest of a file that another one names."""
+    found: dict[str, str] = {}
+    for name, field_info in type(params).model_fields.items():
+        extra = field_info.json_schema_extra
+        source = extra.get(DIGEST_KEY) if isinstance(extra, dict) else None
+        path = getattr(params, str(source)) if source else ""
+        if path:
+            if not Path(path).is_file():
+                raise UsageError(f"{where}: expected a file, but {source}={path} is none. Check the path.")
+            found[name] = file_digest(Path(path))
+    return params.model_copy(update=found)
 
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
