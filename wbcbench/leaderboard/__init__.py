@@ -1,1 +1,1 @@
-"""."""
+"""From records to tables, and tables to text. Pure functions."""

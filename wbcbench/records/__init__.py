@@ -1,1 +1,1 @@
-"""."""
+"""Immutable records: schema, atomic store, verification."""

@@ -79,7 +79,8 @@ class Cost(Strict):
     """Images per second, batch of 32."""
     train_seconds: float | None = None
     teacher_seconds: float | None = None
-    """Of `train_seconds`, spent on teachers' outputs."""
+    """Computing teachers' answers that were not stored yet; no part of `train_seconds`. Live teachers' time
+    is part of `train_seconds`."""
     train_images_per_second: float | None = None
     teacher_replayed: bool | None = None
     """None without teachers."""

@@ -78,7 +78,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         state.resume(job.checkpoints, job.trial.id)
 
     counts = torch.bincount(job.cells.labels[job.train], minlength=len(job.cells.classes))
-    weights = class_weights(counts, recipe.class_weighting).to(job.device)
+    weights = class_weights(counts.cpu(), recipe.class_weighting).to(job.device)
 
     while state.epoch < budget.epochs:
         epoch = state.epoch
