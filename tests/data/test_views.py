@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from wbcbench.contracts import Cells
@@ -101,3 +102,33 @@ def test_erase_cuts_a_square() -> None:
     hole = erase(x, torch.tensor([0.5]), torch.tensor([0.3]), 0.4)
     assert hole.sum() == 100 - 16
     assert hole[0, 0, 1:5, 3:7].abs().sum() == 0
+
+
+def test_without_interpolation_every_view_is_the_same_pixels_in_another_place() -> None:
+    still = Augmentation(rotate=180, scale=0, shift=0, intensity=0, noise=0, interpolate=False)
+    r = resident()
+    views, seen = Views(r, still, seed=3), set()
+    for epoch in range(8):
+        for cell in range(8):
+            x = views.epoch(epoch)("a", torch.tensor([cell]))[0]
+            plain = r.images(torch.tensor([cell]), "a")[0]
+            whole = [torch.rot90(f, k, (1, 2)) for f in (plain, plain.flip(2)) for k in range(4)]
+            match = [i for i, w in enumerate(whole) if torch.equal(w, x)]
+            assert len(match) == 1, "a view is none of the eight symmetries of the square"
+            seen.add(match[0])
+    assert seen == set(range(8))
+
+
+def test_shifts_without_interpolation_are_whole_pixels() -> None:
+    r = resident()
+    moved = Augmentation(flip=False, rotate=0, scale=0, shift=0.2, intensity=0, noise=0, interpolate=False)
+    x = Views(r, moved, seed=0).epoch(0)("a", torch.arange(8))
+    plain = r.images(torch.arange(8), "a")
+    assert not torch.equal(x, plain)
+    for cell in range(8):
+        assert set(x[cell].flatten().tolist()) <= set(plain[cell].flatten().tolist())
+
+
+def test_zoom_needs_interpolation() -> None:
+    with pytest.raises(ValueError, match="set scale to 0"):
+        Augmentation(scale=0.1, interpolate=False)

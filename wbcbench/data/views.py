@@ -62,13 +62,22 @@ class EpochViews:
             return uniform(seed, "view", epoch, what, ids) * 2 - 1
 
         self._theta: Tensor | None = None
+        self._mode = "bilinear" if a.interpolate else "nearest"
         if a.flip or a.rotate or a.scale or a.shift:
+            angle, dx, dy = signed("angle") * math.radians(a.rotate), signed("dx"), signed("dy")
+            dx, dy = dx * 2 * a.shift, dy * 2 * a.shift
+            if not a.interpolate:
+                half = views.cells.image_size / 2
+                quarter = math.pi / 2
+                turns = (angle / quarter).floor() if a.rotate == 180 else (angle / quarter).round()
+                angle = turns * quarter
+                dx, dy = (dx * half).round() / half, (dy * half).round() / half
             self._theta = affine(
-                angle=signed("angle") * math.radians(a.rotate),
+                angle=angle,
                 zoom=1 + signed("zoom") * a.scale,
                 mirror=torch.where(signed("flip") < 0, -1.0, 1.0) if a.flip else torch.ones(n, device=device),
-                dx=signed("dx") * 2 * a.shift,
-                dy=signed("dy") * 2 * a.shift,
+                dx=dx,
+                dy=dy,
             )
         self._cutout: tuple[Tensor, Tensor] | None = None
         if a.cutout:
@@ -90,7 +99,7 @@ class EpochViews:
         x = views.cells.modalities[modality].gather(cells)
         if self._theta is not None:
             grid = F.affine_grid(self._theta[cells], list(x.shape), align_corners=False)
-            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+            x = F.grid_sample(x, grid, mode=self._mode, padding_mode="border", align_corners=False)
         gain, bias, sigma, place = self._photo[modality]
         if a.of("intensity", modality):
             x = torch.addcmul(bias[cells][:, None, None, None], x, gain[cells][:, None, None, None])

@@ -77,6 +77,17 @@ class Augmentation(Frozen):
     )
     noise: PerModality = Field(0.03, description="Gaussian, sd up to this, in sd of the modality; or per modality")
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
+    interpolate: bool = Field(
+        True,
+        description="off: only right-angle turns and whole-pixel shifts, which leave every pixel as it was measured; "
+        "for small images, whose texture interpolation would blur. Needs scale 0",
+    )
+
+    @model_validator(mode="after")
+    def _pixels_or_zoom(self) -> Augmentation:
+        if not self.interpolate and self.scale:
+            raise ValueError(f"expected scale 0 with interpolate off, but got scale {self.scale:g}: set scale to 0")
+        return self
 
     def of(self, what: Literal["intensity", "noise"], modality: str) -> float:
         """The strength for one modality; a modality that a mapping leaves out gets none."""
