@@ -77,5 +77,5 @@ def test_needs_decide_whether_a_teacher_can_be_replayed() -> None:
     assert Needs().replayable
     assert Needs(teacher=("logits", "embedding"), labels=True, trainable=True).replayable
     assert not Needs(teacher=("maps",)).replayable
-    assert not Needs(teacher_head=True).replayable
-    assert not Needs(views=2).replayable
+    assert Needs(teacher_head=True).replayable, "a classifier is known without running the network"
+    assert not Needs(taught_by="peers").replayable

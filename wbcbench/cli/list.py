@@ -80,7 +80,7 @@ def _notes(entry: dict[str, Any]) -> str:
         notes += ["+".join(entry["emits"]), f"takes {takes}", f"missing: {entry['missing']}"]
     if "needs" in entry:
         needs = entry["needs"]
-        flags = ("labels", "index", "schedule", "teacher_head", "teacher_trainable", "trainable")
+        flags = ("labels", "index", "schedule", "teacher_head", "draws", "head", "trainable")
         taps = dict.fromkeys((*needs["student"], *needs["teacher"]))
         notes += [", ".join([*taps, *(f for f in flags if needs[f])])]
         notes += [] if entry["replayable"] else ["live teacher"]

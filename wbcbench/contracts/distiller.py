@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -26,6 +26,10 @@ class PairShapes:
     student_maps: tuple[tuple[int, int, int], ...] = ()
     """(C, H, W) per stage."""
     teacher_maps: tuple[tuple[int, int, int], ...] = ()
+    cell_labels: Tensor | None = None
+    """[max_index + 1] int64: the label of each training cell, -1 for cells outside the training split."""
+    key: str = ""
+    """Names the pair within the trial (`route/teacher`): the salt of random draws."""
 
 
 class Distiller(nn.Module):
@@ -39,6 +43,8 @@ class Distiller(nn.Module):
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     """Paper and equation."""
+    matches: ClassVar[Literal["logits", "embedding", "relational", "maps", "online", "optimiser"]] = "logits"
+    """What it matches, for lists of methods."""
     needs: ClassVar[Needs] = Needs()
 
     Params: ClassVar[type[DistillerParams]] = DistillerParams

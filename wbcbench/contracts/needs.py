@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Tap = Literal["logits", "embedding", "maps"]
+TaughtBy = Literal["teacher", "self", "peers", "average"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,15 @@ class Needs:
     """`progress` changes the loss (warm-up, annealing)."""
     teacher_head: bool = False
     """The teacher's classifier is called: `Output.head`."""
-    teacher_trainable: bool = False
-    views: int = 1
-    """Augmented views of a cell per step."""
+    taught_by: TaughtBy = "teacher"
+    """Where `teacher` of `terms` comes from. `teacher`: a trained network of its own. `self`: the
+    student's own output, detached (no teacher is trained). `peers`: each other route of the student that
+    was shown the same cell, detached. `average`: a moving average of the student's weights, on the same
+    images."""
+    draws: bool = False
+    """Random numbers are used (`progress.draw`), so the value depends on the step."""
+    head: bool = False
+    """The route's prediction is replaced: the distiller has `replaced_head`."""
     min_classes: int = 2
     min_batch: int = 1
     trainable: bool = False
@@ -37,8 +44,7 @@ class Needs:
     @property
     def replayable(self) -> bool:
         """Whether a frozen teacher's stored outputs are enough."""
-        live = "maps" in self.teacher or self.teacher_head or self.teacher_trainable or self.views > 1
-        return not live
+        return self.taught_by == "teacher" and "maps" not in self.teacher
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, with `replayable`."""

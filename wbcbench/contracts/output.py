@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -129,22 +130,6 @@ class Batch:
         return self.cells if rows is None else self.cells[rows]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far training is."""
-
-    epoch: int
-    epochs: int
-    step: int
-    """Within the epoch."""
-    steps: int
-
-    @property
-    def fraction(self) -> float:
-        """0 at the first step, just under 1 at the last."""
-        return (self.epoch + self.step / max(1, self.steps)) / max(1, self.epochs)
-
-
 class Draw:
     """Random numbers of one training step, counter-based: asking twice gives the same answer.
 
@@ -161,3 +146,31 @@ class Draw:
     def permutation(self, n: int, salt: str) -> Tensor:
         """[n] int64, a permutation of 0..n-1."""
         return torch.argsort(self.uniform(n, salt), stable=True)
+
+    def normal(self, n: int, salt: str) -> Tensor:
+        """[n] float32, standard Gaussian (inverse of the error function)."""
+        u = self.uniform(n, salt).clamp(1e-6, 1 - 1e-6)
+        return torch.erfinv(2 * u - 1) * 2**0.5
+
+
+def _unseeded(salt: str, n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(salt.encode()))
+    return torch.rand(n, generator=generator)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is, and the random numbers of the step."""
+
+    epoch: int
+    epochs: int
+    step: int
+    """Within the epoch."""
+    steps: int
+    draw: Draw = field(default=Draw(_unseeded), repr=False, compare=False)
+    """A function of (seed, epoch, step). Outside training, of the salt alone."""
+
+    @property
+    def fraction(self) -> float:
+        """0 at the first step, just under 1 at the last."""
+        return (self.epoch + self.step / max(1, self.steps)) / max(1, self.epochs)

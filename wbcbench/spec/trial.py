@@ -86,7 +86,9 @@ class Augmentation(Frozen):
     @model_validator(mode="after")
     def _pixels_or_zoom(self) -> Augmentation:
         if not self.interpolate and self.scale:
-            raise ValueError(f"expected scale 0 with interpolate off, but got scale {self.scale:g}: set scale to 0")
+            raise ValueError(
+                f"expected scale 0 with interpolate off, but got scale {self.scale:g}: set scale to 0"
+            )
         return self
 
     def of(self, what: Literal["intensity", "noise"], modality: str) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.testing.backbones import BackboneContract
+    from wbcbench.testing.golden_inputs import closed_forms
     from wbcbench.testing.datasets import DatasetContract
     from wbcbench.testing.distillers import DistillerContract, evaluate_distiller
     from wbcbench.testing.fusions import FusionContract
@@ -29,6 +30,7 @@ _WHERE = {
     "FusionContract": "fusions",
     "PolicyContract": "policies",
     "RoutingContract": "routings",
+    "closed_forms": "golden_inputs",
     "evaluate_distiller": "distillers",
     "fake_record": "records",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "FusionContract",
     "PolicyContract",
     "RoutingContract",
+    "closed_forms",
     "evaluate_distiller",
     "fake_record",
 ]

@@ -1,0 +1,54 @@
+"""What distillers share to bring a student's tensors into a teacher's shape.
+
+Adapters belong to the distiller: trained, checkpointed, and left out of the deployed model. Where the
+shapes agree already they are the identity, so that nothing is learned that need not be.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wbcbench.errors import IncompatibleError
+
+
+def linear(given: int | None, wanted: int | None) -> nn.Module:
+    """[B, given] -> [B, wanted]: the identity, or a linear layer with bias."""
+    if given is None or wanted is None:
+        raise IncompatibleError("A distiller reads embeddings, but the student or the teacher has none to give.")
+    return nn.Identity() if given == wanted else nn.Linear(given, wanted)
+
+
+def conv1x1(given: int, wanted: int, norm: bool = False) -> nn.Module:
+    """[B, given, H, W] -> [B, wanted, H, W]: the identity, or a 1x1 convolution (batch-normalised if `norm`)."""
+    if given == wanted:
+        return nn.Identity()
+    if not norm:
+        return nn.Conv2d(given, wanted, 1)
+    return nn.Sequential(nn.Conv2d(given, wanted, 1, bias=False), nn.BatchNorm2d(wanted))
+
+
+def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps [B, *, H, W] average-pooled to the smaller of their heights and widths."""
+    side = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
+    return tuple(x if x.shape[2:] == side else F.adaptive_avg_pool2d(x, side) for x in (a, b))  # type: ignore[return-value]
+
+
+def pair_stages(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+    """Which student stage meets which teacher stage, shallow to deep; the deepest always meet.
+
+    With S and T stages: the last min(S, T) stages of both, in order.
+    `pair_stages(3, 4)` is ((0, 1), (1, 2), (2, 3)).
+
+    Raises:
+        IncompatibleError: one side has no stage maps.
+    """
+    if not student or not teacher:
+        who = "student" if not student else "teacher"
+        raise IncompatibleError(
+            f"A distiller reads stage maps, but the {who}'s backbone gives none. Choose a distiller of logits or "
+            "embeddings, or another backbone (wbcbench list backbones)."
+        )
+    count = min(student, teacher)
+
+    return tuple((student - i, teacher - i) for i in range(count, 0, -1))
