@@ -79,7 +79,7 @@ class Augmentation(Frozen):
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
     interpolate: bool = Field(
         True,
-        description="off: only right-angle turns and whole-pixel shifts, which leave every pixel as it was measured; "
+        description="off: only right-angle turns and whole-pixel shifts, so that every pixel stays as measured; "
         "for small images, whose texture interpolation would blur. Needs scale 0",
     )
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.testing.backbones import BackboneContract
-    from wbcbench.testing.golden_inputs import closed_forms
     from wbcbench.testing.datasets import DatasetContract
     from wbcbench.testing.distillers import DistillerContract, evaluate_distiller
     from wbcbench.testing.fusions import FusionContract
+    from wbcbench.testing.golden_inputs import closed_forms
     from wbcbench.testing.policies import PolicyContract
     from wbcbench.testing.records import fake_record
     from wbcbench.testing.routings import RoutingContract
