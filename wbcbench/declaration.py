@@ -57,6 +57,18 @@ class Declaration:
         return needs
 
     @property
+    def role(self) -> str:
+        return str(self.attributes.get("role", "loss"))
+
+    @property
+    def chain(self) -> bool:
+        return bool(self.attributes.get("chain", False))
+
+    @property
+    def matches(self) -> str:
+        return str(self.attributes.get("matches", "logits"))
+
+    @property
     def emits(self) -> tuple[str, ...]:
         return tuple(self.attributes.get("emits", ("joint",)))
 

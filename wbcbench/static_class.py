@@ -21,7 +21,7 @@ from wbcbench.scan import kind_of_base
 
 ATTRIBUTES = (
     "name", "aliases", "source", "emits", "arity", "missing", "needs", "pairing", "family", "scalable",
-    "matches",
+    "matches", "role", "chain", "trainable",
 )  # fmt: skip
 _WANTED = (*ATTRIBUTES, "Params")
 _LIGHT_PACKAGES = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions"}

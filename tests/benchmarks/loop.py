@@ -29,10 +29,10 @@ from wbcbench.plugins import load_plugins
 from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial
 from wbcbench.spec.lessons import pair
 from wbcbench.training.build import build_distillers, build_fusion, build_routing, task_of
+from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import Job, train_epoch
 from wbcbench.training.optim import make_optimiser
 from wbcbench.training.state import TrainState
-from wbcbench.training.supervision import Distillation
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 
 MODALITIES = ("brightfield", "nucleus", "granule")

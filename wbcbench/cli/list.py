@@ -37,8 +37,12 @@ def command(kind: str | None, as_json: bool, plugins: PluginOptions) -> None:
         if not entries:
             click.echo(f"{title}: none")
             continue
+        head = ["name", "notes", "from", "summary"]
         rows = [[e["name"], _notes(e), _provider(e), e["summary"]] for e in entries]
-        print_table(["name", "notes", "from", "summary"], rows, title=title)
+        if kind:  # one kind alone has room for where it comes from
+            head.append("source")
+            rows = [[*row, e.get("source", "")] for row, e in zip(rows, entries, strict=True)]
+        print_table(head, rows, title=title)
 
 
 def entry(registry: Registry, component: Component) -> dict[str, Any]:
@@ -60,7 +64,9 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             low, high = declared.arity
             row |= {"emits": list(declared.emits), "arity": [low, high], "missing": declared.missing}
         elif component.kind == "distiller":
-            row |= {"needs": declared.needs.as_dict(), "replayable": declared.needs.replayable}
+            needs = declared.needs
+            row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}
+            row |= {"replayable": needs.replayable}
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":
@@ -82,8 +88,12 @@ def _notes(entry: dict[str, Any]) -> str:
         needs = entry["needs"]
         flags = ("labels", "index", "schedule", "teacher_head", "draws", "head", "trainable")
         taps = dict.fromkeys((*needs["student"], *needs["teacher"]))
-        notes += [", ".join([*taps, *(f for f in flags if needs[f])])]
-        notes += [] if entry["replayable"] else ["live teacher"]
+        notes += [entry["matches"], "+".join(taps), ", ".join(f for f in flags if needs[f])]
+        if needs["taught_by"] != "teacher":
+            notes.append(f"taught by {needs['taught_by']}")
+        elif entry["role"] == "loss":
+            notes.append("replayed" if entry["replayable"] else "live teacher")
+        notes = [n for n in notes if n]
     if "pairing" in entry:
         notes.append(f"pairs {entry['pairing']}")
     if entry.get("family"):

@@ -72,7 +72,8 @@ def _print(document: dict[str, Any]) -> None:
     if rest:
         click.echo(f"\n{rest}")
     click.echo()
-    for key in ("aliases", "source", "emits", "arity", "missing", "pairing", "replayable", "preset", "sheet"):
+    facts = "aliases source emits arity missing pairing matches replayable preset sheet"
+    for key in facts.split():
         value = document.get(key)
         if value or value is False:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value

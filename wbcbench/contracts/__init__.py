@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
-    from wbcbench.contracts.routing import Routing, mean_teacher
+    from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone",
@@ -29,7 +29,7 @@ _LAZY = {
     "Outputs": "output", "Progress": "output", "Task": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "Policy": "policy",
-    "Routing": "routing", "mean_teacher": "routing",
+    "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
 }  # fmt: skip
 
 
@@ -42,8 +42,32 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "JOINT", "Backbone", "BackboneFactory", "Batch", "Cells", "Dataset", "Deployed", "Description",
-    "Distiller", "DistillerParams", "Draw", "Features", "Fusion", "Needs", "Output", "Outputs",
-    "PairShapes", "Parameters", "Policy", "Progress", "Routing", "Task", "content_digest", "mean_teacher",
-    "param", "route_names",
+    "JOINT",
+    "Backbone",
+    "BackboneFactory",
+    "Batch",
+    "Cells",
+    "Dataset",
+    "Deployed",
+    "Description",
+    "Distiller",
+    "DistillerParams",
+    "Draw",
+    "Features",
+    "Fusion",
+    "Needs",
+    "Output",
+    "Outputs",
+    "PairShapes",
+    "Parameters",
+    "Policy",
+    "Progress",
+    "Routing",
+    "Task",
+    "content_digest",
+    "each_teacher",
+    "mean_teacher",
+    "param",
+    "route_names",
+    "weighted",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from wbcbench.contracts.needs import Needs
@@ -46,6 +47,9 @@ class Distiller(nn.Module):
     matches: ClassVar[Literal["logits", "embedding", "relational", "maps", "online", "optimiser"]] = "logits"
     """What it matches, for lists of methods."""
     needs: ClassVar[Needs] = Needs()
+    role: ClassVar[Literal["loss", "transform", "optimiser"]] = "loss"
+    """`transform`: beside another distiller of logits it adds no loss but changes the logits that the other
+    one reads (`transform`). `optimiser`: it adds no loss but takes the optimiser's step (`optimise`)."""
 
     Params: ClassVar[type[DistillerParams]] = DistillerParams
     """Typed parameters: a nested `class Params(DistillerParams)`, each declared with `param`."""
@@ -62,6 +66,17 @@ class Distiller(nn.Module):
 
     def setup(self, pair: PairShapes) -> None:
         """Build adapters and buffers, from shapes alone. Called once, before training."""
+
+    def transform(self, out: Output) -> Output:
+        """For role `transform`: an output with other logits. Applied to the student and each teacher."""
+        return out
+
+    def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, lessons: Tensor) -> None:
+        """For role `optimiser`: go one step down both scalar losses, in place of backward and step.
+
+        State per parameter belongs into `optimiser.state`, as tensors: it is then checkpointed.
+        """
+        raise NotImplementedError(f"{self.name} has the role of an optimiser but no `optimise`")
 
     @abstractmethod
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:

@@ -36,6 +36,8 @@ class Needs:
     """Random numbers are used (`progress.draw`), so the value depends on the step."""
     head: bool = False
     """The route's prediction is replaced: the distiller has `replaced_head`."""
+    optimiser: Literal["", "sgd"] = ""
+    """The only optimiser that it works with."""
     min_classes: int = 2
     min_batch: int = 1
     trainable: bool = False

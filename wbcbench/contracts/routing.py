@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts.distiller import Distiller
+from wbcbench.contracts.distiller import Distiller, PairShapes
 from wbcbench.contracts.output import Output, Progress
 from wbcbench.contracts.params import Parameters
 
@@ -21,12 +21,20 @@ class Routing(nn.Module):
     * `own`: a modality's route is taught by the teachers that read just that modality; a route
       without one, and the joint route, by all teachers (or by the one named in `Params.fallback`).
     * `all`: every route is taught by all teachers.
+
+    One instance serves one pair of a route and a distiller; parameters and buffers join the optimiser and
+    the checkpoint by themselves.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     pairing: ClassVar[Literal["own", "all"]] = "own"
+    chain: ClassVar[bool] = False
+    """Whether teachers of one modality form a chain: the first listed teaches the student and is itself
+    taught, by the same distillers, by the next; the last learns from labels alone."""
+    trainable: ClassVar[bool] = False
+    """Whether it has parameters of its own, and so needs `setup` to see shapes."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -35,6 +43,9 @@ class Routing(nn.Module):
     def __init__(self, params: Parameters) -> None:
         super().__init__()
         self.params = params
+
+    def setup(self, pairs: Sequence[PairShapes]) -> None:
+        """Build gates and buffers; `pairs` are the shapes of the route with each of its teachers."""
 
     def teach(
         self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress
@@ -47,8 +58,34 @@ class Routing(nn.Module):
         """
         if set(distillers[0].needs.teacher) <= {"logits"}:
             return distillers[0].terms(student, mean_teacher(teachers, distillers[0].temperature), progress)
-        each = [d.terms(student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
-        return {name: torch.stack([terms[name] for terms in each]).mean(0) for name in each[0]}
+        return weighted(each_teacher(distillers, student, teachers, progress), None)
+
+
+def each_teacher(
+    distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress
+) -> list[dict[str, Tensor]]:
+    """The terms of every teacher by itself."""
+    return [d.terms(student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
+
+
+def weighted(each: list[dict[str, Tensor]], weights: Tensor | None) -> dict[str, Tensor]:
+    """sum_k w_k term_k for every term; `weights` [K] or per sample [K, B], None for 1 / K.
+
+    A term that is a scalar already takes the mean of its teacher's weights over the batch.
+    """
+    terms = {}
+    for name in each[0]:
+        stacked = torch.stack([t[name] for t in each])  # [K] or [K, B]
+        if weights is None:
+            terms[name] = stacked.mean(0)
+            continue
+        w = weights.to(stacked.dtype)
+        if w.ndim > stacked.ndim:
+            w = w.mean(1)
+        elif w.ndim < stacked.ndim:
+            w = w[:, None]
+        terms[name] = (w * stacked).sum(0)
+    return terms
 
 
 def mean_teacher(teachers: list[Output], temperature: float) -> Output:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from wbcbench.contracts import Dataset, Description
-from wbcbench.contracts.params import DIGEST_KEY
-from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
-from wbcbench.spec.lessons import pair, route_names
+from wbcbench.scheduling.components import component
+from wbcbench.scheduling.fit import check_fit, needs_of
+from wbcbench.scheduling.teachers import TeacherPool
+from wbcbench.spec import Component, Method, Protocol, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.request import Request
 
 
 @dataclass(frozen=True)
@@ -74,25 +71,28 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         augmentation=request.augmentation,
         selection=request.selection,
     )
-    fusions = [_component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
-    backbones = [_component(registry, "backbone", c, request, request.backbone) for c in request.backbone]
-    policies = tuple(_component(registry, "policy", c, request, request.policy) for c in request.policy)
+    fusions = [component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
+    backbones = [component(registry, "backbone", c, request, request.backbone) for c in request.backbone]
+    policies = tuple(component(registry, "policy", c, request, request.policy) for c in request.policy)
     everything = [c for combination in request.kd for c in combination]
     recipes = [
-        tuple(_component(registry, "distiller", c, request, everything, "kd") for c in combination)
+        tuple(component(registry, "distiller", c, request, everything, "kd") for c in combination)
         for combination in request.kd
     ]
-    teacher_pool = _Teachers(request, registry, base, teacher_modalities)
+    for kd in recipes:
+        if len(kd) > 1:
+            notes.append("Taken together: " + " + ".join(f"{d.name} (weight {d.params['weight']:g})" for d in kd))
+    teacher_pool = TeacherPool(request, registry, base, teacher_modalities)
 
     students: dict[str, Trial] = {}
     for fusion, backbone, kd, seed in product(fusions, backbones, recipes, request.seeds):
         distillers = tuple(d for d in kd if d.name != "none")
         for protocol in _protocols(registry, fusion, base):
-            _check_fit(registry, fusion, backbone, distillers, description, base)
+            check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
             routing: Component | None = None
             teachers: tuple[Trial, ...] = ()
-            if distillers:
-                routing, teachers = teacher_pool.assign(fusion, protocol.modalities)
+            if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
+                routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
             method = Method(
                 fusion=fusion,
                 backbone=backbone,
@@ -128,53 +128,6 @@ def _dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
     return Component(name=qualified_name(resolved.component), params=dataset.public_params()), dataset
 
 
-def _component(
-    registry: Registry,
-    kind: str,
-    choice: Choice,
-    request: Request,
-    siblings: Any = (),
-    section: str | None = None,
-) -> Component:
-    """A component with all parameters written out: its defaults, then inline ones, then `--set`."""
-    resolved = registry.resolve(kind, choice.name)
-    params_class = registry.declaration(resolved.component).params
-    overrides = request.overrides.get(section or kind, {})
-    mine = {k: v for k, v in overrides.items() if k in params_class.model_fields}
-    for key in overrides:
-        if key not in params_class.model_fields and not _someone_has(registry, kind, siblings, key):
-            known = sorted(params_class.model_fields)
-            raise UsageError(
-                f"--set {section or kind}.{key}: {kind} '{choice.name}' has no such parameter."
-                f"{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
-            )
-    given = {**resolved.params, **choice.params, **mine}
-    params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
-    params = _with_digests(params, f"{kind} {choice.name}")
-    return Component(name=qualified_name(resolved.component), params=params.model_dump(mode="json"))
-
-
-def _with_digests(params: BaseModel, where: str) -> BaseModel:
-    """Fill in parameters that are declared to hold the digest of a file that another one names."""
-    found: dict[str, str] = {}
-    for name, field_info in type(params).model_fields.items():
-        extra = field_info.json_schema_extra
-        source = extra.get(DIGEST_KEY) if isinstance(extra, dict) else None
-        path = getattr(params, str(source)) if source else ""
-        if path:
-            if not Path(path).is_file():
-                raise UsageError(f"{where}: expected a file, but {source}={path} is none. Check the path.")
-            found[name] = file_digest(Path(path))
-    return params.model_copy(update=found)
-
-
-def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
-    """Whether another of the listed components has the parameter, so that this one may skip it."""
-    return any(
-        key in registry.declaration(registry.resolve(kind, s.name).component).params.model_fields for s in siblings
-    )
-
-
 def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -> tuple[str, ...]:
     known = tuple(description.modalities)
     for name in wanted or ():
@@ -200,77 +153,3 @@ def _protocols(registry: Registry, fusion: Component, base: Protocol) -> list[Pr
             f"({', '.join(base.modalities)}). Choose them with --modalities."
         )
     return [base]
-
-
-def _check_fit(
-    registry: Registry,
-    fusion: Component,
-    backbone: Component,
-    distillers: tuple[Component, ...],
-    description: Description,
-    base: Protocol,
-) -> None:
-    scalable = registry.declaration(registry.resolve("backbone", backbone.name).component).scalable
-    if fusion.params.get("width", 1) != 1 and not scalable:
-        raise IncompatibleError(
-            f"Fusion '{fusion.name}' asks for width {fusion.params['width']:g}, but backbone '{backbone.name}' "
-            "cannot be scaled. Choose a wider model, or --backbone cellnet."
-        )
-    for distiller in distillers:
-        needs = registry.declaration(registry.resolve("distiller", distiller.name).component).needs
-        if len(description.classes) < needs.min_classes:
-            raise IncompatibleError(
-                f"Distiller '{distiller.name}' needs at least {needs.min_classes} classes, but the data set "
-                f"has {len(description.classes)}. 'logits' works with two."
-            )
-        if base.budget.batch_size < needs.min_batch:
-            raise IncompatibleError(
-                f"Distiller '{distiller.name}' needs batches of at least {needs.min_batch}, but batch_size "
-                f"is {base.budget.batch_size}."
-            )
-
-
-class _Teachers:
-    """The teachers a request offers: one `single` trial per modality and teacher seed."""
-
-    def __init__(self, request: Request, registry: Registry, base: Protocol, modalities: tuple[str, ...]) -> None:
-        self._request = request
-        self._registry = registry
-        self._base = base
-        self._modalities = modalities
-
-    def assign(self, fusion: Component, modalities: tuple[str, ...]) -> tuple[Component, tuple[Trial, ...]]:
-        """The routing, and those teachers that some route of the student really uses."""
-        request, registry = self._request, self._registry
-        routing = _component(registry, "routing", request.routing, request)
-        declared = registry.declaration(registry.resolve("routing", routing.name).component)
-        emits = registry.declaration(registry.resolve("fusion", fusion.name).component).emits
-        offered = [(m, s) for m in self._modalities for s in request.teacher.seeds]
-        lessons = pair(
-            route_names(emits, modalities),
-            [frozenset({m}) for m, _ in offered],
-            declared.pairing,
-            str(routing.params.get("fallback", "")),
-        )
-        used = sorted({i for lesson in lessons for i in lesson.teachers})
-        return routing, tuple(self._trial(*offered[i]) for i in used)
-
-    def _trial(self, modality: str, seed: int) -> Trial:
-        request, registry = self._request, self._registry
-        single = registry.resolve("fusion", "single").component
-        recipe: Recipe = validate(
-            Recipe, {**request.training.model_dump(), **request.teacher.training}, "teacher.training"
-        )
-        budget = self._base.budget
-        if request.teacher.epochs is not None:
-            budget = budget.model_copy(update={"epochs": request.teacher.epochs})
-        return Trial(
-            protocol=self._base.model_copy(update={"modalities": (modality,), "budget": budget}),
-            method=Method(
-                fusion=Component(name=qualified_name(single)),
-                backbone=_component(registry, "backbone", request.teacher.backbone, Request()),
-                # A teacher learns from labels alone, whatever share of them its student gets.
-                recipe=recipe.model_copy(update={"task_weight": 1.0}),
-            ),
-            seed=seed,
-        )

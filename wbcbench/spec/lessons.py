@@ -37,8 +37,8 @@ def pair(
     Args:
         routes: the student's routes, `joint` or modality names.
         reads: per teacher, the modalities it reads.
-        pairing: `own`: the teachers that read exactly the route's modality; a route without one, and
-            `joint`, gets the fallback or all. `all`: every teacher teaches every route.
+        pairing: `own`: the teachers that read exactly the route's modality (for `joint`: those that read
+            several); a route without one gets the fallback or all. `all`: every teacher teaches every route.
         fallback: a modality whose teacher serves the routes without one of their own.
 
     Raises:
@@ -58,6 +58,6 @@ def pair(
             )
     lessons = []
     for route in routes:
-        own = tuple(i for i in everyone if reads[i] == frozenset({route}))
+        own = tuple(i for i in everyone if (len(reads[i]) > 1 if route == JOINT else reads[i] == {route}))
         lessons.append(Lesson(route, everyone if pairing == "all" else (own or stand_in)))
     return tuple(lessons)

@@ -75,7 +75,15 @@ def _choices(value: Any) -> tuple[Choice, ...]:
 
 
 def _combinations(value: Any) -> tuple[tuple[Choice, ...], ...]:
-    """`a,b+c` is two alternatives: a alone, b and c together."""
+    """`a,b+c` is two alternatives: a alone, b and c together.
+
+    Items that each state their weight are meant together: `logits:weight=0.5,at:weight=1000` is one
+    combination. To compare them, give the option twice or write a YAML list.
+    """
+    if isinstance(value, str) and "," in value:
+        weighted = [Choice.parse(p) for item in split_list(value) for p in item.split("+")]
+        if all("weight" in c.params for c in weighted) and len({c.name for c in weighted}) == len(weighted):
+            return (tuple(weighted),)
     result = []
     for item in split_list(value):
         if isinstance(item, str):
@@ -103,9 +111,13 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
 class TeacherRequest(Frozen):
-    """The teachers: one high-complexity network per modality, shared by all students and seeds."""
+    """The teachers: high-complexity networks, one or more per modality, shared by all students and seeds."""
 
-    backbone: OneChoice = Choice(name="cellnet", params={"width": 32})
+    backbone: Choices = (Choice(name="cellnet", params={"width": 32}),)
+    """Several sizes per modality: all of them teach, or, with `routing: assistant`, the first teaches and
+    each is taught by the next."""
+    fusion: Choices = (Choice(name="single"),)
+    """`single`: a teacher per modality. Any other: one teacher that reads all teacher modalities."""
     epochs: int | None = Field(None, ge=1, description="default: as long as the student")
     seeds: Seeds = (0,)
     """Several seeds make an ensemble per modality, whose softened probabilities are averaged."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Fusion, Policy, Progress
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Policy, Progress
 from wbcbench.data.batches import draw_batch, epoch_order, fill_images, step_draw
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.resident import ResidentCells
@@ -28,9 +28,10 @@ from wbcbench.data.views import Views
 from wbcbench.errors import TrialFailedError
 from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.spec import Trial
+from wbcbench.training.distillation import Distillation
 from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
 from wbcbench.training.state import TrainState, Weights, snapshot
-from wbcbench.training.supervision import Distillation, task_loss, total, with_labels
+from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
 EpochDone = Callable[[int, int, dict[str, Any]], None]
@@ -51,6 +52,8 @@ class Job:
     policies: list[Policy] = field(default_factory=list)
     distillation: Distillation | None = None
     bank: TeacherBank | None = None
+    maps: bool = False
+    """Whether a distiller or a policy reads the student's stage maps."""
     score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
@@ -108,7 +111,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     trial, fusion, device = job.trial, job.fusion, job.device
     recipe, budget = trial.method.recipe, trial.protocol.budget
     reads = trial.reads
-    maps = job.distillation is not None and job.bank is not None and job.bank.maps
+    kd = job.distillation
     views = job.views.epoch(epoch)
     order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
     params = [p for group in state.optimiser.param_groups for p in group["params"]]
@@ -120,32 +123,40 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     for step, ids in enumerate(order):
         rate = learning_rate(recipe, epoch * len(order) + step, len(order), budget.epochs)
         set_learning_rate(state.optimiser, rate)
-        progress = Progress(epoch, budget.epochs, step, len(order))
+        draw = step_draw(trial.seed, epoch, step, device)
+        progress = Progress(epoch, budget.epochs, step, len(order), draw)
 
-        batch = assemble(job, ids, epoch, step)
+        batch = assemble(job, ids, draw)
         fill_images(batch, views, reads)
         with autocast(device, recipe.precision):
-            outputs = fusion(batch.images, batch.present, maps)
+            outputs = fusion(batch.images, batch.present, job.maps)
         outputs = with_labels(outputs, batch)
         task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
         loss = total(task) * recipe.task_weight
         terms = {f"task.{k}": v for k, v in task.items()}
-        if job.distillation is not None and job.bank is not None:
-            lessons = job.distillation.terms(outputs, job.bank, batch, progress)
-            if lessons:
-                loss = loss + total(lessons)
-            terms |= lessons
+        lessons: dict[str, Tensor] = {}
+        if kd is not None:
+            averaged: Outputs = {}
+            if kd.average is not None:
+                averaged = with_labels(kd.average(batch.images, batch.present), batch)
+            lessons = kd.terms(outputs, job.bank, batch, progress, averaged)
+        lesson = total(lessons) if lessons else torch.zeros((), device=device)
 
         state.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for policy in job.policies:
-            policy.after_backward(fusion, outputs, batch, progress)
-        if recipe.clip:
-            torch.nn.utils.clip_grad_norm_(params, recipe.clip)
-        state.optimiser.step()
+        if kd is not None and kd.stepper is not None:
+            kd.stepper.optimise(state.optimiser, loss, lesson)
+        else:
+            (loss + lesson).backward()  # type: ignore[no-untyped-call]
+            for policy in job.policies:
+                policy.after_backward(fusion, outputs, batch, progress)
+            if recipe.clip:
+                torch.nn.utils.clip_grad_norm_(params, recipe.clip)
+            state.optimiser.step()
         state.update_average()
+        if kd is not None:
+            kd.after_step(fusion)
 
-        for name, value in {"loss": loss, **terms}.items():
+        for name, value in {"loss": loss + lesson, **terms, **lessons}.items():
             value = value.detach()
             sums[name] = sums[name] + value if name in sums else value
     means = {name: value / len(order) for name, value in sums.items()}
@@ -157,11 +168,10 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     return {"lr": rate, **result}
 
 
-def assemble(job: Job, ids: Tensor, epoch: int, step: int) -> Batch:
+def assemble(job: Job, ids: Tensor, draw: Draw) -> Batch:
     """Draw the batch and let the fusion, then the policies, decide which cell each modality shows."""
     reads = job.trial.reads
     batch = draw_batch(job.cells, ids, reads)
-    draw = step_draw(job.trial.seed, epoch, step, job.device)
     batch = job.fusion.assemble(batch, draw)
     for policy in job.policies:
         batch = policy.assemble(batch, draw)

@@ -1,62 +1,11 @@
-"""What a student learns from: its labels, and its teachers through distillers and a routing."""
+"""What a student learns from its labels: every route for the cells that it was shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wbcbench.contracts import Batch, Distiller, Fusion, Output, Outputs, PairShapes, Policy, Progress, Routing
-from wbcbench.spec.lessons import Lesson
-from wbcbench.training.teachers import TeacherBank
-
-
-class Distillation(nn.Module):
-    """Distillers applied to every lesson; each pair of a route and a teacher has adapters of its own."""
-
-    def __init__(
-        self, build: Callable[[], list[Distiller]], names: list[str], routing: Routing, lessons: tuple[Lesson, ...]
-    ) -> None:
-        """`build` makes one fresh distiller per name."""
-        super().__init__()
-        self.names = names
-        """Names of the configured distillers, in order."""
-        self.routing = routing
-        self.lessons = lessons
-        self.pairs = nn.ModuleDict(
-            {f"{lesson.route}/{i}": nn.ModuleList(build()) for lesson in lessons for i in lesson.teachers}
-        )
-
-    def setup(self, shapes: Callable[[str, int], PairShapes]) -> None:
-        """Build every pair's adapters; `shapes(route, teacher)`."""
-        for lesson in self.lessons:
-            for i in lesson.teachers:
-                for distiller in self.of(lesson.route, i):
-                    distiller.setup(shapes(lesson.route, i))
-
-    def of(self, route: str, teacher: int) -> list[Distiller]:
-        """The distillers between a route and a teacher, in the order configured."""
-        return list(cast("nn.ModuleList", self.pairs[f"{route}/{teacher}"]))  # type: ignore[arg-type]
-
-    def terms(self, outputs: Outputs, bank: TeacherBank, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Weighted scalar terms, named `distiller.term.route`. Losses in float32."""
-        answers = bank.answers(batch.cells)
-        terms: dict[str, Tensor] = {}
-        for lesson in self.lessons:
-            student = outputs[lesson.route]
-            teachers = []
-            for i in lesson.teachers:
-                teacher = answers[i].select(student.rows)
-                teacher.labels, teacher.index = student.labels, student.index
-                teachers.append(teacher)
-            per_teacher = [self.of(lesson.route, i) for i in lesson.teachers]
-            for name, distillers in zip(self.names, zip(*per_teacher, strict=True), strict=True):
-                weight = distillers[0].params.weight
-                for term, value in self.routing.teach(distillers, student, teachers, progress).items():
-                    terms[f"{name}.{term}.{lesson.route}"] = value.mean() * weight
-        return terms
+from wbcbench.contracts import Batch, Fusion, Output, Outputs, PairShapes, Policy, Progress
 
 
 def with_labels(outputs: Outputs, batch: Batch) -> Outputs:
@@ -104,12 +53,19 @@ def task_loss(
     return reduced
 
 
-def pair_shapes(student: Output, teacher: Output, n_classes: int, cells: Tensor) -> PairShapes:
-    """The shapes of a student route and a teacher, from one probe output each; `cells`: [n] training ids."""
+def pair_shapes(student: Output, teacher: Output, n_classes: int, cells: Tensor, labels: Tensor) -> PairShapes:
+    """The shapes of a student route and a teacher, from one probe output each.
+
+    `cells`: [n] training ids; `labels`: [N] of all cells.
+    """
+    size = int(cells.max()) + 1
+    known = torch.full((size,), -1, dtype=torch.int64, device=labels.device)
+    known[cells] = labels[cells]
     return PairShapes(
         n_classes=n_classes,
         n_cells=len(cells),
-        max_index=int(cells.max()),
+        max_index=size - 1,
+        cell_labels=known,
         student_embedding=_width(student.embedding),
         teacher_embedding=_width(teacher.embedding),
         student_maps=tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in student.maps),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,8 @@ class TeacherBank:
         self.replays = replays
         self.views = views
         self.maps = maps
+        self.heads: list[Callable[[Tensor], Tensor] | None] = [None] * len(teachers)
+        """Each teacher's classifier, embedding [B, D] -> logits [B, K], where a distiller calls it."""
         self._epoch = -1
         self._answers: list[Output] = []
         # cell id -> row of a replayed array
@@ -150,6 +153,7 @@ class TeacherBank:
         """Per teacher, its output for the batch's cells [B], on the views of the current epoch."""
         if self.replays is not None:
             rows = self._row[cells]
-            return [a.select(rows) for a in self._answers]
+            found = [a.select(rows) for a in self._answers]
+            return [replace(a, head=head) for a, head in zip(found, self.heads, strict=True)]
         views = self.views.epoch(self._epoch)
         return [t.answer(views, cells, self.views.cells.present(cells, t.reads), self.maps) for t in self.teachers]

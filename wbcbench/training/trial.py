@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from wbcbench.contracts import Fusion, Output, Task
+from wbcbench.contracts import Fusion, Output, PairShapes, Task
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
@@ -19,7 +19,7 @@ from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, forward_all, predict
 from wbcbench.records.store import Record
 from wbcbench.spec import Trial, digest
-from wbcbench.spec.lessons import pair
+from wbcbench.spec.lessons import Lesson, pair
 from wbcbench.training.build import (
     build_distillers,
     build_fusion,
@@ -27,9 +27,10 @@ from wbcbench.training.build import (
     build_routing,
     task_of,
 )
+from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.report import write_record
-from wbcbench.training.supervision import Distillation, pair_shapes
+from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
 
@@ -75,7 +76,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         checkpoints=bench.store.work(trial.id),
     )
     if trial.method.distillers:
-        _add_teachers(job, teachers, bench, split.hash)
+        _add_distillers(job, teachers, bench, split.hash)
     state = fit(job, done)
 
     assert state.best is not None
@@ -89,32 +90,40 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     return write_record(job, state, predictions, bench, split, started)
 
 
-def _add_teachers(job: Job, records: list[Record], bench: Workbench, split_hash: str) -> None:
-    """Put the teachers, the routing and one set of distillers per taught route into the job."""
+def _add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash: str) -> None:
+    """Put the teachers (if any), the routing and one distiller per taught pair into the job."""
     trial, cells, registry = job.trial, job.cells, bench.registry
-    teachers = [Teacher(r.trial.reads, r.result.digest, _builder(r, cells, bench)) for r in records]
-    routing = build_routing(trial, registry)
-    lessons = pair(
-        job.fusion.routes,
-        [frozenset(t.reads) for t in teachers],
-        routing.pairing,
-        str(getattr(routing.params, "fallback", "")),
-    )
-    names = [d.name for d in trial.method.distillers]
     needs = [d.needs for d in build_distillers(trial, registry)]
-    maps = any("maps" in (*n.student, *n.teacher) for n in needs)
-    replays = None
-    if bench.replay and all(n.replayable for n in needs):
-        embedding = any("embedding" in n.teacher for n in needs)
-        replays = [
-            Replay(_stream_folder(trial, t, bench, split_hash), t, job.views, job.train, embedding)
-            for t in teachers
-        ]
-    job.bank = TeacherBank(teachers, replays, job.views, job.train, maps)
-    job.distillation = Distillation(partial(build_distillers, trial, registry), names, routing, lessons)
+    read_by_teachers = {tap for n in needs for tap in n.teacher}
+    job.maps = any("maps" in n.student for n in needs)
+    lessons: tuple[Lesson, ...] = ()
+    if records:
+        teachers = [Teacher(r.trial.reads, r.result.digest, _builder(r, cells, bench)) for r in records]
+        routing = build_routing(trial, registry)
+        lessons = pair(
+            job.fusion.routes,
+            [frozenset(t.reads) for t in teachers],
+            routing.pairing,
+            str(getattr(routing.params, "fallback", "")),
+        )
+        replays = None
+        if bench.replay and all(n.replayable or n.taught_by != "teacher" for n in needs):
+            embedding = "embedding" in read_by_teachers
+            replays = [
+                Replay(_stream_folder(trial, t, bench, split_hash), t, job.views, job.train, embedding)
+                for t in teachers
+            ]
+        job.bank = TeacherBank(teachers, replays, job.views, job.train, "maps" in read_by_teachers)
+    job.distillation = Distillation(
+        partial(build_distillers, trial, registry),
+        partial(build_routing, trial, registry),
+        lessons,
+        job.fusion.routes,
+    )
+    trainable = any(n.trainable for n in needs) or (bool(records) and build_routing(trial, registry).trainable)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(trial.seed, "init", "distillers"))
-        _setup(job, maps or any(n.trainable for n in needs))
+        _setup(job, trainable or any({"embedding", "maps"} & {*n.student, *n.teacher} for n in needs))
 
 
 def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Any:
@@ -146,21 +155,27 @@ def _stream_folder(trial: Trial, teacher: Teacher, bench: Workbench, split_hash:
 
 @torch.no_grad()
 def _setup(job: Job, probe: bool) -> None:
-    """Show every pair of distillers its shapes, from two cells in eval mode (which leaves all state alone).
+    """Show every distiller its pair's shapes, from two cells in eval mode (which leaves all state alone).
 
     Without `probe` nothing is run and only the shapes known beforehand are shown: loading every teacher
     just to measure an embedding that nobody adapts would undo what replay saves.
     """
     assert job.distillation is not None
-    assert job.bank is not None
     ids = job.train[:2]
-    classes = len(job.cells.classes)
+    classes, labels = len(job.cells.classes), job.cells.labels
     blank = Output(torch.zeros(2, classes))
     student = dict.fromkeys(job.fusion.routes, blank)
-    answers = [blank for _ in job.bank.teachers]
+    teachers = [] if job.bank is None else job.bank.teachers
+    answers = [blank for _ in teachers]
     if probe:
         job.fusion.to(job.device).eval()
         student = job.fusion({m: job.cells.images(ids, m) for m in job.trial.reads}, maps=True)
-        views = job.views.epoch(0)
-        answers = [t.answer(views, ids, None, maps=True) for t in job.bank.teachers]
-    job.distillation.setup(lambda route, i: pair_shapes(student[route], answers[i], classes, job.train))
+        answers = [t.answer(job.views.epoch(0), ids, None, maps=True) for t in teachers]
+        if job.bank is not None:
+            job.bank.heads = [a.head for a in answers]
+
+    def shapes(route: str, source: str) -> PairShapes:
+        other = answers[int(source)] if source.isdigit() else student.get(source, student[route])
+        return pair_shapes(student[route], other, classes, job.train, labels)
+
+    job.distillation.setup(job.fusion, shapes)

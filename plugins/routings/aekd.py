@@ -1,0 +1,69 @@
+"""Adaptive ensemble in gradient space: the step that no teacher disagrees with (Du et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Distiller, Output, Parameters, Progress, Routing, each_teacher, param, weighted
+
+
+def min_norm_weights(gradients: Tensor, steps: int = 50) -> Tensor:
+    """argmin_w |sum_k w_k g_k|^2 over the simplex, by Frank-Wolfe with exact line search.
+
+    Args:
+        gradients: [K, D], one per teacher.
+        steps: of Frank-Wolfe; two teachers are solved exactly by the first.
+
+    Returns:
+        [K], each >= 0, sum 1. No value is read back from the device.
+
+    Source: Desideri 2012 (multiple-gradient descent); Sener and Koltun, arXiv 1810.04650, algorithm 2.
+    """
+    gram = gradients @ gradients.T
+    count = len(gram)
+    w = torch.full((count,), 1 / count, dtype=gram.dtype, device=gram.device)
+    eye = torch.eye(count, dtype=gram.dtype, device=gram.device)
+    for _ in range(steps):
+        at = gram @ w
+        toward = eye[at.argmin()]
+        direction = toward - w
+        curvature = direction @ gram @ direction
+        size = (-(direction @ at) / curvature.clamp_min(1e-30)).clamp(0, 1)
+        w = w + size * direction
+    return w
+
+
+class Aekd(Routing):
+    """Every route is taught by all teachers, mixed so that the gradients conflict least.
+
+    The weights are the minimum-norm point of the hull of d L_k / d z, z the student's logits (its embedding
+    for distillers that read no logits). The paper bounds each weight from above (a support vector machine's
+    C); this is the form without a bound, solved on the device.
+    """
+
+    name = "aekd"
+    source = "Du et al., NeurIPS 2020, eq. 5-8, with C = 1"
+    pairing = "all"
+
+    class Params(Parameters):
+        mix: float = param(1.0, "1: the minimum-norm weights; 0: equal weights.", ge=0, le=1, search=(0.0, 1.0))
+
+    params: Params
+
+    def teach(
+        self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress
+    ) -> dict[str, Tensor]:
+        each = each_teacher(distillers, student, teachers, progress)
+        if len(teachers) == 1 or not each[0]:
+            return weighted(each, None)
+        reads = student.logits if "logits" in distillers[0].needs.student else student.embedding
+        if reads is None or not reads.requires_grad:
+            return weighted(each, None)
+        totals = [torch.stack([v.mean() for v in terms.values()]).sum() for terms in each]
+        found = [torch.autograd.grad(t, reads, retain_graph=True, allow_unused=True)[0] for t in totals]
+        gradients = torch.stack([torch.zeros_like(reads) if g is None else g for g in found]).flatten(1)
+        weights = min_norm_weights(gradients.detach())
+        return weighted(each, self.params.mix * weights + (1 - self.params.mix) / len(teachers))

@@ -1,0 +1,78 @@
+"""Which components work together: refused while planning, before anything is trained."""
+
+from __future__ import annotations
+
+from wbcbench.contracts import Description, Needs
+from wbcbench.declaration import Declaration
+from wbcbench.errors import IncompatibleError
+from wbcbench.registry import Registry
+from wbcbench.spec import Component, Protocol, Recipe
+from wbcbench.spec.lessons import route_names
+
+
+def declared(registry: Registry, kind: str, spec: Component) -> Declaration:
+    """What a trial's component says of itself."""
+    return registry.declaration(registry.resolve(kind, spec.name).component)
+
+
+def needs_of(registry: Registry, distiller: Component) -> Needs:
+    """What a distiller declares to need."""
+    return declared(registry, "distiller", distiller).needs
+
+
+def check_fit(
+    registry: Registry,
+    fusion: Component,
+    backbone: Component,
+    distillers: tuple[Component, ...],
+    description: Description,
+    protocol: Protocol,
+    recipe: Recipe,
+) -> None:
+    """Raises `IncompatibleError` that says what does not fit and what would."""
+    if fusion.params.get("width", 1) != 1 and not declared(registry, "backbone", backbone).scalable:
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' asks for width {fusion.params['width']:g}, but backbone '{backbone.name}' "
+            "cannot be scaled. Choose a wider model, or --backbone cellnet."
+        )
+    routes = route_names(declared(registry, "fusion", fusion).emits, protocol.modalities)
+    for distiller in distillers:
+        needs = needs_of(registry, distiller)
+        if len(description.classes) < needs.min_classes:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' needs at least {needs.min_classes} classes, but the data set "
+                f"has {len(description.classes)}. 'logits' works with two."
+            )
+        if protocol.budget.batch_size < needs.min_batch:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' needs batches of at least {needs.min_batch}, but batch_size "
+                f"is {protocol.budget.batch_size}."
+            )
+        if needs.optimiser and recipe.optimiser != needs.optimiser:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' works with the optimiser {needs.optimiser}, but "
+                f"training.optimiser is {recipe.optimiser}. "
+                f"Add --set training.optimiser={needs.optimiser} --set training.lr=0.05"
+            )
+        if needs.taught_by == "peers" and len(routes) < 2:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' lets the heads of one student teach each other, but fusion "
+                f"'{fusion.name}' has a single route. Choose one with a head per modality, such as independent."
+            )
+    _check_roles(registry, distillers)
+
+
+def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
+    """A distiller that only takes the optimiser's step needs another one that has a loss."""
+    roles = [declared(registry, "distiller", d).role for d in distillers]
+    if roles.count("optimiser") > 1:
+        raise IncompatibleError("Only one distiller can take the optimiser's step, but several were given.")
+    if "optimiser" in roles and len(roles) == 1:
+        name = distillers[0].name
+        raise IncompatibleError(f"Distiller '{name}' has no loss of its own: combine it, as in --kd logits+{name}")
+    names = [d.name for d in distillers]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise IncompatibleError(
+            f"One combination has '{min(twice)}' twice. Give it once, with the weight you want."
+        )

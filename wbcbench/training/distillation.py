@@ -1,0 +1,171 @@
+"""Distillers at work: for every student route, what its teachers (or the student itself) have to say.
+
+A distiller states where its teacher comes from (`Needs.taught_by`); each pair of a route and a source has
+a distiller of its own, so that adapters, banks and temperatures are never shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from wbcbench.contracts import Batch, Distiller, Fusion, Output, Outputs, PairShapes, Progress, Routing
+from wbcbench.spec.lessons import Lesson
+from wbcbench.training.average import Average
+from wbcbench.training.teachers import TeacherBank
+
+AVERAGE, SELF = "average", "self"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One distiller (by position) for one student route, and the sources it learns from."""
+
+    distiller: int
+    route: str
+    sources: tuple[str, ...]
+    """Teacher positions (`"0"`), `"self"`, `"average"`, or other routes of the student."""
+
+    @property
+    def taught(self) -> bool:
+        """By trained teachers, and so through the routing."""
+        return self.sources[0].isdigit()
+
+
+class Distillation(nn.Module):
+    """All distillers of a trial: one per configured distiller, student route and source."""
+
+    def __init__(
+        self,
+        build: Callable[[], list[Distiller]],
+        routing: Callable[[], Routing],
+        lessons: tuple[Lesson, ...],
+        routes: tuple[str, ...],
+    ) -> None:
+        """`build` makes one fresh distiller per configured one, `routing` a fresh routing; `lessons` pairs
+        routes with teachers."""
+        super().__init__()
+        first = build()
+        self.names = [d.name for d in first]
+        self.pairings = [p for j, d in enumerate(first) for p in _pairings(j, d, lessons, routes)]
+        self.pairs = nn.ModuleDict()
+        for p in self.pairings:
+            for source in p.sources:
+                self.pairs[_key(p.distiller, p.route, source)] = build()[p.distiller]
+        self.routings = nn.ModuleDict({_key(p.distiller, p.route): routing() for p in self.pairings if p.taught})
+        steppers = [d for d in first if d.role == "optimiser"]
+        self.stepper: Distiller | None = steppers[0] if steppers else None
+        # Transforms act on other distillers of logits; alone they are losses of their own.
+        targets = {j for j, d in enumerate(first) if d.role == "loss" and set(d.needs.student) == {"logits"}}
+        self.carriers = [j for j, d in enumerate(first) if d.role == "transform"] if targets else []
+        self.targets = targets
+        self.average: Average | None = None
+        decays = [float(d.params.decay) for d in first if d.needs.taught_by == AVERAGE]
+        self._decay = max(decays, default=0.0)
+
+    def setup(self, fusion: Fusion, shapes: Callable[[str, str], PairShapes]) -> None:
+        """Build every pair's adapters; `shapes(route, source)`."""
+        for key, distiller in self.pairs.items():
+            _, route, source = key.split("/")
+            pair = shapes(route, source)
+            assert isinstance(distiller, Distiller)
+            distiller.setup(replace(pair, key=key))
+        for p in self.pairings:
+            if p.taught:
+                self.routing_of(p).setup([shapes(p.route, s) for s in p.sources])
+        if self._decay:
+            self.average = Average(fusion, self._decay)
+
+    def routing_of(self, pairing: Pairing) -> Routing:
+        """The routing of a taught pairing."""
+        return self.routings[_key(pairing.distiller, pairing.route)]  # type: ignore[return-value]
+
+    def of(self, pairing: Pairing, distiller: int | None = None) -> list[Distiller]:
+        """The distillers of a pairing, one per source."""
+        j = pairing.distiller if distiller is None else distiller
+        return [self.pairs[_key(j, pairing.route, s)] for s in pairing.sources]  # type: ignore[misc]
+
+    def terms(
+        self, outputs: Outputs, bank: TeacherBank | None, batch: Batch, progress: Progress, averaged: Outputs
+    ) -> dict[str, Tensor]:
+        """Weighted scalar terms, named `distiller.term.route`. Losses in float32."""
+        answers = [] if bank is None else bank.answers(batch.cells)
+        terms: dict[str, Tensor] = {}
+        for pairing in self.pairings:
+            if pairing.distiller in self.carriers:
+                continue
+            student = outputs[pairing.route]
+            teachers = [self._said(s, student, pairing.route, outputs, answers, averaged) for s in pairing.sources]
+            if pairing.distiller in self.targets:
+                for j in self.carriers:
+                    carrier = self.of(pairing, j)[0] if pairing.taught else None
+                    if carrier is not None:
+                        student, teachers = carrier.transform(student), [carrier.transform(t) for t in teachers]
+            distillers = self.of(pairing)
+            if pairing.taught:
+                found = self.routing_of(pairing).teach(distillers, student, teachers, progress)
+            else:
+                each = [d.terms(student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
+                found = {n: torch.stack([e[n].mean() for e in each]).mean() for n in each[0]}
+            for term, value in found.items():
+                name = f"{self.names[pairing.distiller]}.{term}.{pairing.route}"
+                terms[name] = value.mean() * distillers[0].params.weight
+        return terms
+
+    def after_step(self, fusion: Fusion) -> None:
+        """Move the average after the student."""
+        if self.average is not None:
+            self.average.update(fusion)
+
+    def _said(
+        self, source: str, student: Output, route: str, outputs: Outputs, answers: list[Output], averaged: Outputs
+    ) -> Output:
+        """What a source says of the cells that the student's rows show."""
+        if source.isdigit():
+            teacher = answers[int(source)].select(student.rows)
+        elif source == SELF:
+            teacher = student.detach()
+        elif source == AVERAGE:
+            teacher = averaged[route].detach()
+        else:
+            teacher = same_cells(outputs[source].detach(), student)
+        return replace(teacher, labels=student.labels, index=student.index)
+
+
+def same_cells(peer: Output, student: Output) -> Output:
+    """A peer's rows, re-ordered to show the cells that the student's rows show.
+
+    Where several rows of the peer show a cell, the last one speaks; where none does, the student's own
+    (detached) logits stand in, so that nothing is learned from that row.
+    """
+    if peer.rows is None and student.rows is None:
+        return peer
+    count = len(student.logits)
+    order = torch.arange(count, device=student.logits.device)
+    shown = order if peer.rows is None else peer.rows
+    wanted = order if student.rows is None else student.rows
+    # amax, not a plain scatter: its result does not depend on the order of threads
+    place = torch.full((count,), -1, device=order.device).scatter_reduce(0, shown, order, "amax")
+    at = place[wanted]
+    found, own = at >= 0, student.detach()
+    picked = peer.select(at.clamp_min(0))
+
+    return replace(picked, logits=torch.where(found[:, None], picked.logits, own.logits))
+
+
+def _pairings(j: int, distiller: Distiller, lessons: tuple[Lesson, ...], routes: tuple[str, ...]) -> list[Pairing]:
+    if distiller.role == "optimiser":
+        return []
+    by = distiller.needs.taught_by
+    if by == "teacher":
+        return [Pairing(j, lesson.route, tuple(str(i) for i in lesson.teachers)) for lesson in lessons]
+    if by == "peers":
+        return [Pairing(j, r, tuple(p for p in routes if p != r)) for r in routes]
+    return [Pairing(j, r, (by,)) for r in routes]
+
+
+def _key(*parts: object) -> str:
+    return "/".join(map(str, parts))
