@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -70,6 +71,10 @@ class Distiller(nn.Module):
     def transform(self, out: Output) -> Output:
         """For role `transform`: an output with other logits. Applied to the student and each teacher."""
         return out
+
+    def replaced_head(self, student: Output, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """For `needs.head`: logits [B, K] from the student's features through the teacher's classifier."""
+        raise NotImplementedError(f"{self.name} needs the head but has no `replaced_head`")
 
     def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, lessons: Tensor) -> None:
         """For role `optimiser`: go one step down both scalar losses, in place of backward and step.

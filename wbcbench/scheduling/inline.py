@@ -17,6 +17,7 @@ from wbcbench.registry import Registry
 from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.spec.request import Request
+from wbcbench.training.preflight import rehearse
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 
@@ -54,6 +55,13 @@ def prepare(
     missing = [p.trial for p in plan.trials if not bench.store.has(p.trial.id)]
     if missing:
         bench.split(missing[0])
+    rehearsed: set[str] = set()
+    for trial in missing:
+        if trial.method.distillers and trial.method_id() not in rehearsed:
+            rehearsed.add(trial.method_id())
+            cells = bench.cells(trial)
+            channels = {m: int(x.shape[1]) for m, x in cells.images.items()}
+            rehearse(trial, channels, cells.classes, registry)
     return bench
 
 

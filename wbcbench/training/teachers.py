@@ -45,12 +45,16 @@ class Teacher:
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """[B] rows, one per cell: what the teacher says of this epoch's views of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
-        outputs: Outputs = self.fusion(images, present, maps)
-        if len(outputs) == 1:
-            return next(iter(outputs.values())).detach().float()
-        # A teacher of several routes speaks through its prediction.
-        probs = self.fusion.predict(outputs, present)
-        return Output(logits=probs.clamp_min(1e-12).log().float(), reads=frozenset(self.reads))
+        return speak(self.fusion, self.fusion(images, present, maps), present)
+
+
+def speak(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
+    """What a network says as a teacher: its only route's output, or the logarithm of its prediction."""
+    if len(outputs) == 1:
+        return next(iter(outputs.values())).detach().float()
+    probs = fusion.predict(outputs, present)
+    reads = frozenset().union(*(o.reads for o in outputs.values()))
+    return Output(logits=probs.detach().clamp_min(1e-12).log().float(), reads=reads)
 
 
 class Replay:

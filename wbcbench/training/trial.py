@@ -28,6 +28,7 @@ from wbcbench.training.build import (
     task_of,
 )
 from wbcbench.training.distillation import Distillation
+from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.report import write_record
 from wbcbench.training.supervision import pair_shapes
@@ -78,6 +79,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
     state = fit(job, done)
+    fusion = job.fusion  # a distiller may have put another head on it
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
@@ -134,7 +136,14 @@ def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusio
     """The trained network of a record, on the device."""
     task: Task = task_of(record.trial, cells)
     fusion = build_fusion(record.trial, task, bench.registry)
-    fusion.load_state_dict(load_file(record.path / "model.safetensors"))
+    weights = load_file(record.path / "model.safetensors")
+    distillers = build_distillers(record.trial, bench.registry)
+    replacing = replaces(distillers)
+    if replacing is not None:
+        images = {m: cells.images(torch.zeros(1, dtype=torch.int64), m).cpu() for m in record.trial.reads}
+        with torch.no_grad():
+            fusion = rebuild(fusion, distillers[replacing], weights, fusion.eval()(images, None, True))
+    fusion.load_state_dict(weights)
     fusion.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return fusion
 
@@ -179,3 +188,23 @@ def _setup(job: Job, probe: bool) -> None:
         return pair_shapes(student[route], other, classes, job.train, labels)
 
     job.distillation.setup(job.fusion, shapes)
+    _replace_heads(job, answers)
+
+
+def _replace_heads(job: Job, answers: list[Output]) -> None:
+    """Wrap the fusion where a distiller answers through its teacher's classifier."""
+    kd = job.distillation
+    assert kd is not None
+    replacing = [p for p in kd.pairings if kd.of(p)[0].needs.head]
+    if not replacing:
+        return
+    if any(len(p.sources) > 1 for p in replacing):
+        raise IncompatibleError(
+            f"Distiller '{kd.names[replacing[0].distiller]}' takes over one teacher's classifier, but a route has "
+            "several teachers. Choose a fusion whose every route has a teacher of its own, or one teacher."
+        )
+    job.fusion = ReplacedHeads(
+        job.fusion,
+        {p.route: kd.of(p)[0] for p in replacing},
+        {p.route: teacher_classifier(answers[int(p.sources[0])]) for p in replacing},
+    )

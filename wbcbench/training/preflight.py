@@ -1,0 +1,72 @@
+"""A dress rehearsal: whether distillers can read what these networks give, before anything is trained."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from wbcbench.contracts import Outputs, PairShapes, Task
+from wbcbench.errors import IncompatibleError
+from wbcbench.registry import Registry
+from wbcbench.spec import Trial
+from wbcbench.spec.lessons import Lesson, pair
+from wbcbench.training.build import build_distillers, build_fusion, build_routing
+from wbcbench.training.distillation import Distillation
+from wbcbench.training.supervision import pair_shapes
+from wbcbench.training.teachers import speak
+
+
+@torch.no_grad()
+def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], registry: Registry) -> None:
+    """Build the untrained networks of a trial, show them blank images, set its distillers up.
+
+    Args:
+        channels: of every modality that the student or a teacher reads.
+
+    Raises:
+        IncompatibleError: names the distillers, the student's and the teachers' backbones, and what is missing.
+    """
+    needs = [d.needs for d in build_distillers(trial, registry)]
+    if not any({"embedding", "maps"} & {*n.student, *n.teacher} for n in needs):
+        return
+
+    def outputs(t: Trial) -> tuple[Outputs, object]:
+        task = Task({m: channels[m] for m in t.reads}, classes, t.protocol.image_size)
+        fusion = build_fusion(t, task, registry).eval()
+        size = task.image_size
+        found: Outputs = fusion({m: torch.zeros(2, c, size, size) for m, c in task.channels.items()}, None, True)
+        return found, fusion
+
+    student, _ = outputs(trial)
+    routing = build_routing(trial, registry) if trial.method.teachers else None
+    spoken = [outputs(t) for t in trial.method.teachers]
+    answers = [speak(fusion, found, None) for found, fusion in spoken]  # type: ignore[arg-type]
+    lessons: tuple[Lesson, ...] = ()
+    if routing is not None:
+        reads = [frozenset(t.reads) for t in trial.method.teachers]
+        lessons = pair(tuple(student), reads, routing.pairing, str(getattr(routing.params, "fallback", "")))
+    ids, labels = torch.arange(2), torch.zeros(2, dtype=torch.int64)
+
+    def shapes(route: str, source: str) -> PairShapes:
+        other = answers[int(source)] if source.isdigit() else student.get(source, student[route])
+        return pair_shapes(student[route], other, len(classes), ids, labels)
+
+    kd = Distillation(
+        partial(build_distillers, trial, registry),
+        partial(build_routing, trial, registry),
+        lessons,
+        tuple(student),
+    )
+    try:
+        for pairing in kd.pairings:
+            for source, distiller in zip(pairing.sources, kd.of(pairing), strict=True):
+                distiller.setup(shapes(pairing.route, source))
+    except IncompatibleError as error:
+        mine, theirs = trial.method.backbone, [t.method.backbone for t in trial.method.teachers]
+        who = ", ".join(str(b.params.get("model", b.name)) for b in theirs)
+        raise IncompatibleError(
+            f"{trial.label} with '{trial.method.kd}' (student {mine.params.get('model', mine.name)}"
+            + (f", teachers {who}" if who else "")
+            + f"): {error}"
+        ) from error
