@@ -1,10 +1,13 @@
 """Flow of the solution procedure: how the channels of one stage relate to the next one's (Yim et al.).
 
 The paper starts training with this loss and goes on with the task; here both are trained at once. `fsp` is the
-mean square of the papers' matrices, `fsp_td` (torchdistill) a sum of column norms.
+mean square of the paper's matrices, `fsp_td` (torchdistill) a sum of column norms.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -59,9 +62,9 @@ class _Flows(Stages):
                 "distiller of maps (fitnet, at), or a backbone with more stages."
             )
 
-    def forward(self, student, teacher):  # type: ignore[no-untyped-def]
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         maps = list(super().forward(student, teacher))
-        for (s, t), (s_next, t_next) in zip(maps, maps[1:], strict=False):
+        for (s, t), (s_next, t_next) in pairwise(maps):
             yield flow_matrix(s, s_next), flow_matrix(t, t_next)
 
 

@@ -54,7 +54,9 @@ class ChannelCorrelation(Distiller):
         weight: float = param(
             500.0, "Factor on the loss; that of the reference code.", ge=0, search=(5.0, 5000.0), log=True
         )
-        stages: Which = param("last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"])
+        stages: Which = param(
+            "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
+        )
 
     params: Params
 

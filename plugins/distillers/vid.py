@@ -15,7 +15,7 @@ from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairSh
 
 
 def variational_loss(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
-    """mean_chw 1/2 [(F_t - mu)^2 / v_c + log v_c] per sample: a Gaussian's negative log likelihood, less a constant.
+    """mean_chw 1/2 [(F_t - mu)^2 / v_c + log v_c] per sample: the likelihood of a Gaussian.
 
     Args:
         mean: mu, what the student's maps predict, [B, C, H, W].
@@ -35,7 +35,11 @@ def variational_loss(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
 def regressor(given: int, wanted: int) -> nn.Module:
     """[B, given, H, W] -> [B, wanted, H, W]: three 1x1 convolutions with ReLU between."""
     return nn.Sequential(
-        nn.Conv2d(given, wanted, 1), nn.ReLU(), nn.Conv2d(wanted, wanted, 1), nn.ReLU(), nn.Conv2d(wanted, wanted, 1)
+        nn.Conv2d(given, wanted, 1),
+        nn.ReLU(),
+        nn.Conv2d(wanted, wanted, 1),
+        nn.ReLU(),
+        nn.Conv2d(wanted, wanted, 1),
     )
 
 
