@@ -7,6 +7,7 @@ reconstruction alone. Of two published forms of the distance, `full` compares wh
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Kim et al., NeurIPS 2018, arXiv 1802.04977, equation 4 with p = 1.
     """
-    s, t = (F.normalize(x.flatten(1), dim=1) for x in (student, teacher))
+    s, t = (F.normalize(x.flatten(1), dim=1, eps=1e-6) for x in (student, teacher))
     return (s - t).abs().mean(1)
 
 
@@ -43,7 +44,7 @@ def spatial_factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _coder(widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for given, wanted in zip(widths, widths[1:], strict=False):
+    for given, wanted in pairwise(widths):
         layers += [nn.Conv2d(given, wanted, 3, padding=1, bias=False), nn.BatchNorm2d(wanted), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 

@@ -103,4 +103,4 @@ class Review(Distiller):
             s, t = self.pairs[i]
             met, deeper = self.fusions[i](student.maps[s], deeper)
             found[f"stage{i}"] = grown * hierarchical_loss(*same_size(met, teacher.maps[t]))
-        return dict(sorted(found.items()))
+        return dict(reversed(found.items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
@@ -62,18 +64,17 @@ class SemanticCalibration(Distiller):
         pair_stages(len(student), len(teacher))  # refuses a network without stages
         self.queries = nn.ModuleList(nn.Linear(c, self.params.width) for c in student)
         self.keys = nn.ModuleList(nn.Linear(c, self.params.width) for c in teacher)
-        self.adapters = nn.ModuleList(nn.ModuleList(conv1x1(s, t) for t in teacher) for s in student)
+        self.adapters = nn.ModuleList(conv1x1(s, t) for s in student for t in teacher)
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         queries, keys = (
             torch.stack([layer(x.mean((2, 3))) for layer, x in zip(layers, maps, strict=True)], 1)
             for layers, maps in ((self.queries, student.maps), (self.keys, teacher.maps))
         )
-        rows = [
-            torch.stack([self._distance(adapter, s, t) for adapter, t in zip(row, teacher.maps, strict=True)], 1)
-            for row, s in zip(self.adapters, student.maps, strict=True)  # type: ignore[arg-type]
-        ]
-        loss = calibrated_loss(stage_attention(queries, keys), torch.stack(rows, 1))
+        met = zip(self.adapters, product(student.maps, teacher.maps), strict=True)
+        distances = torch.stack([self._distance(adapter, s, t) for adapter, (s, t) in met], 1)
+        attention = stage_attention(queries, keys)
+        loss = calibrated_loss(attention, distances.view_as(attention))
         return {f"stage{i}": x for i, x in enumerate(loss.unbind(1))}
 
     @staticmethod
