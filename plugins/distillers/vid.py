@@ -46,7 +46,8 @@ def regressor(given: int, wanted: int) -> nn.Module:
 class VariationalInformation(Distiller):
     """Variational information: likelihood of the teacher's maps under a Gaussian that the student's predict.
 
-    The variance of every channel is a trained parameter, part of the checkpoint.
+    The variance of every channel is a trained parameter, part of the checkpoint. It is kept as its distance
+    from the start, so weight decay draws it there.
     """
 
     name = "vid"
@@ -67,13 +68,13 @@ class VariationalInformation(Distiller):
     def setup(self, pair: PairShapes) -> None:
         self.stages = Stages(pair, adapter=regressor if self.params.adapter == "learned" else conv1x1)
         above = max(self.params.variance - self.params.floor, self.params.floor)
-        start = above + math.log(-math.expm1(-above))  # softplus(start) = above
+        self.start = above + math.log(-math.expm1(-above))  # softplus(start) = above
         widths = [pair.teacher_maps[t][0] for _, t in self.stages.indices]
-        self.raw_variance = nn.ParameterList(torch.full((c,), start) for c in widths)
+        self.raw_variance = nn.ParameterList(torch.zeros(c) for c in widths)
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         pairs = zip(self.stages(student.maps, teacher.maps), self.raw_variance, strict=True)
         return {
-            f"stage{i}": variational_loss(mean, t, F.softplus(raw) + self.params.floor)
+            f"stage{i}": variational_loss(mean, t, F.softplus(self.start + raw) + self.params.floor)
             for i, ((mean, t), raw) in enumerate(pairs)
         }
