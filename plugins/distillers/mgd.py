@@ -1,0 +1,70 @@
+"""Masked generative distillation: from a part of the student's map, all of the teacher's (Yang et al.)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from wbcbench_plugins.distillers._stages import Stages, Which
+
+from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+
+
+def masked(maps: Tensor, noise: Tensor, share: float) -> Tensor:
+    """The maps with a random share of positions set to zero, in all channels alike.
+
+    Args:
+        maps: [B, C, H, W].
+        noise: uniform in [0, 1), B H W of them.
+        share: which part is hidden, in [0, 1].
+
+    Returns:
+        [B, C, H, W].
+
+    Source: Yang et al., ECCV 2022, arXiv 2205.01529, equations 2 and 3.
+    """
+    b, _, h, w = maps.shape
+    return maps.where(noise.view(b, 1, h, w) >= share, 0)
+
+
+def generation_loss(generated: Tensor, teacher: Tensor) -> Tensor:
+    """sum_chw (G - F_t)^2 per sample; [B, C, H, W] twice -> [B].
+
+    Source: Yang et al., arXiv 2205.01529, equation 4.
+    """
+    return (generated - teacher).pow(2).flatten(1).sum(1)
+
+
+class MaskedGeneration(Distiller):
+    """Masked generation: a small network restores the teacher's map from the student's, partly hidden."""
+
+    name = "mgd"
+    source = "Yang et al., ECCV 2022, arXiv 2205.01529, eq. 2-4"
+    matches = "maps"
+    needs = Needs(student=("maps",), teacher=("maps",), draws=True, trainable=True)
+
+    class Params(DistillerParams):
+        weight: float = param(
+            7e-5, "Factor on the loss, a sum over elements; the paper's for classification.", ge=0,
+            search=(1e-6, 1e-2), log=True,
+        )  # fmt: skip
+        hidden: float = param(0.5, "Share of positions that are hidden.", ge=0, lt=1, search=(0.1, 0.8))
+        stages: Which = param(
+            "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
+        )
+
+    params: Params
+
+    def setup(self, pair: PairShapes) -> None:
+        self.key = pair.key
+        self.stages = Stages(pair, which=self.params.stages)
+        widths = [pair.teacher_maps[t][0] for _, t in self.stages.indices]
+        self.generators = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, c, 3, padding=1)) for c in widths
+        )
+
+    def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
+        found = {}
+        pairs = zip(self.generators, self.stages(student.maps, teacher.maps), strict=True)
+        for i, (generator, (s, t)) in enumerate(pairs):
+            noise = progress.draw.uniform(s.shape[0] * s.shape[2] * s.shape[3], f"{self.key}/mgd/{i}").to(s)
+            found[f"stage{i}"] = generation_loss(generator(masked(s, noise, self.params.hidden)), t)
+        return found
