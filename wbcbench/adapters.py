@@ -6,10 +6,16 @@ shapes agree already they are the identity, so that nothing is learned that need
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wbcbench.contracts import PairShapes
 from wbcbench.errors import IncompatibleError
+
+Which = Literal["all", "last"]
 
 
 def linear(given: int | None, wanted: int | None) -> nn.Module:
@@ -52,3 +58,34 @@ def pair_stages(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
     count = min(student, teacher)
 
     return tuple((student - i, teacher - i) for i in range(count, 0, -1))
+
+
+class Stages(nn.Module):
+    """Yields (student map, teacher map) per paired stage, shallow to deep, of one height and width.
+
+    Args:
+        pair: shapes of student and teacher.
+        adapter: (student channels, teacher channels) -> the layer that brings a student's map into the
+            teacher's channels; None where the loss needs no agreement of channels.
+        which: every paired stage, or the deepest alone.
+    """
+
+    def __init__(
+        self,
+        pair: PairShapes,
+        adapter: Callable[[int, int], nn.Module] | None = conv1x1,
+        which: Which = "all",
+    ) -> None:
+        super().__init__()
+        indices = pair_stages(len(pair.student_maps), len(pair.teacher_maps))
+        self.indices = indices if which == "all" else indices[-1:]
+        channels = [(pair.student_maps[s][0], pair.teacher_maps[t][0]) for s, t in self.indices]
+        self.adapters = nn.ModuleList(nn.Identity() if adapter is None else adapter(s, t) for s, t in channels)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for adapter, (s, t) in zip(self.adapters, self.indices, strict=True):
+            smaller, target = same_size(student[s], teacher[t])
+            yield adapter(smaller), target

@@ -51,6 +51,14 @@ class CellNet(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    @property
+    def stage_count(self) -> int:
+        return len(self.stages)
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        y: Tensor = self.stages[number](self.stem(x) if number == 0 else x)
+        return y
+
     def forward(self, x: Tensor, maps: bool = False) -> Features:
         x = self.stem(x)
         kept: list[Tensor] = []

@@ -49,6 +49,17 @@ class Timm(Backbone):
         with torch.no_grad():
             self.dim = int(self(torch.zeros(1, in_chans, image_size, image_size)).embedding.shape[1])
         self.net.train(was_training)
+        # A plain list: the modules belong to `net` and must not be registered twice.
+        self._parts: list[list[Any]] = take_apart(self.net)
+
+    @property
+    def stage_count(self) -> int:
+        return len(self._parts)
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        for module in self._parts[number]:
+            x = module(x)
+        return x
 
     def forward(self, x: Tensor, maps: bool = False) -> Features:
         if not maps:
@@ -83,6 +94,32 @@ def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:
     if params.checkpoint:
         timm.models.load_checkpoint(net, params.checkpoint, strict=False, weights_only=True)
     return net
+
+
+def take_apart(net: Any) -> list[list[Any]]:
+    """The net's own modules, grouped by stage; empty for nets whose stages are not a plain sequence.
+
+    Each stage ends where timm's `feature_info` says that its map is ready.
+    """
+    from timm.models._features import FeatureListNet
+
+    infos = list(getattr(net, "feature_info", None) or [])
+    if len({info.get("reduction") for info in infos}) < 2:
+        return []  # a plain transformer: its blocks pass tokens on, not maps
+    names = [info["module"] for info in infos]
+    for flatten in (False, True):
+        try:
+            cut = FeatureListNet(net, out_indices=tuple(range(len(names))), flatten_sequential=flatten)
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            continue
+        parts: list[list[Any]] = [[]]
+        for name, module in cut.items():
+            parts[-1].append(module)
+            if name in cut.return_layers:
+                parts.append([])
+        if names and len(parts) == len(names) + 1 and not parts[-1]:
+            return parts[:-1]
+    return []
 
 
 def _with_image_size(build: Any, model: str, size: int, pretrained: bool, kwargs: dict[str, Any]) -> Any:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages
 
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 

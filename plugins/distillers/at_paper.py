@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages
 from wbcbench_plugins.distillers.at import attention_map
 
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 

@@ -12,8 +12,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wbcbench_plugins.distillers._stages import Stages
 
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 LEVELS = 1000

@@ -11,9 +11,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages
 
-from wbcbench.adapters import same_size
+from wbcbench.adapters import Stages, same_size
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 from wbcbench.errors import IncompatibleError
 

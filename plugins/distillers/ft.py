@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wbcbench_plugins.distillers._stages import Stages
 from wbcbench_plugins.distillers.at import attention_map
 
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages, Which
 
+from wbcbench.adapters import Stages, Which
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 EPS = 1e-12

@@ -7,10 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages
 from wbcbench_plugins.distillers.ab import connector
 
-from wbcbench.adapters import conv1x1
+from wbcbench.adapters import Stages, conv1x1
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages, Which
 
+from wbcbench.adapters import Stages, Which
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 EPS = 1e-6

@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wbcbench_plugins.distillers._stages import Stages
 
-from wbcbench.adapters import conv1x1
+from wbcbench.adapters import Stages, conv1x1
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 

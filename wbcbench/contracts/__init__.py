@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wbcbench.contracts.backbone import Backbone, BackboneFactory
+    from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
     from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
     from wbcbench.contracts.distiller import Distiller, PairShapes
     from wbcbench.contracts.fusion import JOINT, Deployed, Fusion, route_names
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
-    "Backbone": "backbone", "BackboneFactory": "backbone",
+    "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
     "JOINT": "fusion", "Deployed": "fusion", "Fusion": "fusion", "route_names": "fusion",
@@ -69,5 +69,6 @@ __all__ = [
     "mean_teacher",
     "param",
     "route_names",
+    "stage_shapes",
     "weighted",
 ]  # fmt: skip

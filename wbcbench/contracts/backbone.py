@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from wbcbench.contracts.output import Features
 from wbcbench.contracts.params import Parameters
+from wbcbench.errors import IncompatibleError
 
 
 class Backbone(nn.Module):
@@ -39,6 +41,43 @@ class Backbone(nn.Module):
     @abstractmethod
     def forward(self, x: Tensor, maps: bool = False) -> Features:
         """[B, in_chans, S, S] -> embedding [B, dim], and stage maps if `maps`."""
+
+    @property
+    def stage_count(self) -> int:
+        """How many stages `stage` runs, the same as the maps that `forward` gives; 0: cannot be taken apart."""
+        return 0
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        """Run one stage: the image [B, in_chans, S, S] (stage 0) or the map before -> the map after.
+
+        For fusions that exchange maps between stages. Whatever follows the last stage (a norm, a wide
+        convolution before the classifier) is not run: such fusions pool the last map themselves.
+        """
+        raise NotImplementedError(f"{self.name} cannot be taken apart into stages")
+
+
+def stage_shapes(backbone: Backbone, in_chans: int, image_size: int) -> tuple[tuple[int, int, int], ...]:
+    """(C, H, W) of every stage's map, from one blank image in eval mode.
+
+    Raises:
+        IncompatibleError: the backbone cannot be taken apart into stages.
+    """
+    if not backbone.stage_count:
+        model = getattr(backbone.params, "model", backbone.name)
+        raise IncompatibleError(
+            f"This fusion exchanges maps between stages, but backbone '{model}' cannot be taken apart. "
+            "Choose cellnet or a convolutional timm model such as resnet18."
+        )
+    was_training = backbone.training
+    backbone.eval()
+    x = torch.zeros(1, in_chans, image_size, image_size)
+    shapes = []
+    with torch.no_grad():
+        for number in range(backbone.stage_count):
+            x = backbone.stage(number, x)
+            shapes.append((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])))
+    backbone.train(was_training)
+    return tuple(shapes)
 
 
 class BackboneFactory(Protocol):

@@ -39,6 +39,15 @@ class BackboneContract:
                 sides = [m.shape[-1] for m in full.maps]
                 assert sides == sorted(sides, reverse=True), "stage maps run from shallow to deep"
 
+    def test_stages_one_after_another_give_the_maps(self) -> None:
+        net = self.build(2, self.sizes[0]).eval()
+        x = torch.randn(2, 2, self.sizes[0], self.sizes[0])
+        maps = net(x, maps=True).maps
+        assert net.stage_count in (0, len(maps))
+        for number in range(net.stage_count):
+            x = net.stage(number, x)
+            assert torch.allclose(x, maps[number], atol=1e-5), f"stage {number}"
+
     def test_no_classifier_and_every_parameter_trained(self) -> None:
         net = self.build(2, self.sizes[0]).train()
         net(torch.randn(4, 2, self.sizes[0], self.sizes[0])).embedding.sum().backward()
