@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages, Which
+from wbcbench_plugins.distillers._stages import Stages
 
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
@@ -43,7 +45,7 @@ class ChannelWise(Distiller):
         temperature: float = param(
             4.0, "T: higher compares wider areas.", gt=0, le=100, search=(0.5, 10.0), log=True
         )
-        stages: Which = param(
+        stages: Literal["last", "all"] = param(
             "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
-from wbcbench_plugins.distillers._stages import Stages, Which
+from wbcbench_plugins.distillers._stages import Stages
 
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
@@ -47,7 +49,7 @@ class MaskedGeneration(Distiller):
             search=(1e-6, 1e-2), log=True,
         )  # fmt: skip
         hidden: float = param(0.5, "Share of positions that are hidden.", ge=0, lt=1, search=(0.1, 0.8))
-        stages: Which = param(
+        stages: Literal["last", "all"] = param(
             "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
-from wbcbench_plugins.distillers._stages import Stages, Which
+from wbcbench_plugins.distillers._stages import Stages
 
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
@@ -47,7 +49,7 @@ class Pearson(Distiller):
         weight: float = param(
             6.0, "Factor on the loss; the size that the paper uses.", ge=0, search=(0.1, 100.0), log=True
         )
-        stages: Which = param(
+        stages: Literal["last", "all"] = param(
             "all", "All paired stages (the paper's), or the deepest alone.", search=["last", "all"]
         )
 

@@ -309,7 +309,7 @@ def test_boundaries_meet_beyond_the_margin() -> None:
 
 
 def test_boundaries_survive_a_larger_teacher_map_on_either_side_of_relu() -> None:
-    student, teacher = outputs()
+    student, teacher = outputs(student=((4, 8, 8),), teacher=((6, 16, 16),))
     distiller = built("ab", student, teacher)
     rectified = Output(teacher.logits, teacher.embedding, tuple(m.relu() for m in teacher.maps))
     assert torch.equal(total(distiller, student, teacher), total(distiller, student, rectified))
