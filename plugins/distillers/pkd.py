@@ -46,9 +46,7 @@ class Pearson(Distiller):
     needs = Needs(student=("maps",), teacher=("maps",), min_batch=2)
 
     class Params(DistillerParams):
-        weight: float = param(
-            6.0, "Factor on the loss; the size that the paper uses.", ge=0, search=(0.1, 100.0), log=True
-        )
+        weight: float = param(6.0, "Factor on the loss; that of MMRazor.", ge=0, search=(0.1, 100.0), log=True)
         stages: Literal["last", "all"] = param(
             "all", "All paired stages (the paper's), or the deepest alone.", search=["last", "all"]
         )
