@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.adapters import Stages, Which
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 
@@ -45,7 +47,9 @@ class AttentiveFeatures(Distiller):
         width: float = param(
             1.0, "Hidden units of the attention, as a share of the channels.", gt=0, le=4, search=[0.25, 0.5, 1.0]
         )
-        stages: Which = param("last", "The deepest stage, or all paired ones.", search=["last", "all"])
+        stages: Literal["last", "all"] = param(
+            "last", "The deepest stage, or all paired ones.", search=["last", "all"]
+        )
 
     params: Params
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.adapters import Stages, Which
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 
@@ -38,12 +40,12 @@ class ChannelWise(Distiller):
 
     class Params(DistillerParams):
         weight: float = param(
-            50.0, "Factor on the loss; the paper's for maps.", ge=0, search=(0.5, 500.0), log=True
+            10.0, "Factor on the loss; that of MMRazor for maps.", ge=0, search=(0.1, 100.0), log=True
         )
         temperature: float = param(
-            4.0, "T: higher compares wider areas.", gt=0, le=100, search=(0.5, 10.0), log=True
+            1.0, "T: higher compares wider areas.", gt=0, le=100, search=(0.5, 10.0), log=True
         )
-        stages: Which = param(
+        stages: Literal["last", "all"] = param(
             "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
         )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from wbcbench.adapters import Stages, Which
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 EPS = 1e-12
@@ -54,7 +56,7 @@ class ChannelCorrelation(Distiller):
         weight: float = param(
             500.0, "Factor on the loss; that of the reference code.", ge=0, search=(5.0, 5000.0), log=True
         )
-        stages: Which = param(
+        stages: Literal["last", "all"] = param(
             "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
         )
 

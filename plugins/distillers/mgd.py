@@ -1,19 +1,25 @@
-"""Masked generative distillation: from a part of the student's map, all of the teacher's (Yang et al.)."""
+"""Masked generative distillation: from a part of the student's map, all of the teacher's (Yang et al.).
+
+The paper hides positions; its code for classification hides channels, which is the default here.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 from torch import Tensor, nn
 
-from wbcbench.adapters import Stages, Which
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 
 def masked(maps: Tensor, noise: Tensor, share: float) -> Tensor:
-    """The maps with a random share of positions set to zero, in all channels alike.
+    """The maps with a random share set to zero: positions in all channels, or channels at all positions.
 
     Args:
         maps: [B, C, H, W].
-        noise: uniform in [0, 1), B H W of them.
+        noise: uniform in [0, 1), [B, 1, H, W] to hide positions or [B, C, 1, 1] to hide channels.
         share: which part is hidden, in [0, 1].
 
     Returns:
@@ -21,8 +27,7 @@ def masked(maps: Tensor, noise: Tensor, share: float) -> Tensor:
 
     Source: Yang et al., ECCV 2022, arXiv 2205.01529, equations 2 and 3.
     """
-    b, _, h, w = maps.shape
-    return maps.where(noise.view(b, 1, h, w) >= share, 0)
+    return maps.where(noise >= share, 0)
 
 
 def generation_loss(generated: Tensor, teacher: Tensor) -> Tensor:
@@ -43,11 +48,18 @@ class MaskedGeneration(Distiller):
 
     class Params(DistillerParams):
         weight: float = param(
-            7e-5, "Factor on the loss, a sum over elements; the paper's for classification.", ge=0,
+            7e-5, "Factor on the loss, a sum over elements; the authors' for ImageNet.", ge=0,
             search=(1e-6, 1e-2), log=True,
         )  # fmt: skip
-        hidden: float = param(0.5, "Share of positions that are hidden.", ge=0, lt=1, search=(0.1, 0.8))
-        stages: Which = param(
+        hidden: float = param(
+            0.15, "Share that is hidden; the authors' for classification.", ge=0, lt=1, search=(0.05, 0.8)
+        )
+        unit: Literal["channel", "position"] = param(
+            "channel",
+            "Hide whole channels (the authors' code for classification) or positions (the paper).",
+            search=["channel", "position"],
+        )
+        stages: Literal["last", "all"] = param(
             "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]
         )
 
@@ -65,6 +77,8 @@ class MaskedGeneration(Distiller):
         found = {}
         pairs = zip(self.generators, self.stages(student.maps, teacher.maps), strict=True)
         for i, (generator, (s, t)) in enumerate(pairs):
-            noise = progress.draw.uniform(s.shape[0] * s.shape[2] * s.shape[3], f"{self.key}/mgd/{i}").to(s)
+            b, c, h, w = s.shape
+            shape = (b, c, 1, 1) if self.params.unit == "channel" else (b, 1, h, w)
+            noise = progress.draw.uniform(math.prod(shape), f"{self.key}/mgd/{i}").to(s).view(shape)
             found[f"stage{i}"] = generation_loss(generator(masked(s, noise, self.params.hidden)), t)
         return found

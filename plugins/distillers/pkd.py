@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
-from wbcbench.adapters import Stages, Which
+from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
 
 EPS = 1e-6
@@ -44,10 +46,8 @@ class Pearson(Distiller):
     needs = Needs(student=("maps",), teacher=("maps",), min_batch=2)
 
     class Params(DistillerParams):
-        weight: float = param(
-            6.0, "Factor on the loss; the size that the paper uses.", ge=0, search=(0.1, 100.0), log=True
-        )
-        stages: Which = param(
+        weight: float = param(6.0, "Factor on the loss; that of MMRazor.", ge=0, search=(0.1, 100.0), log=True)
+        stages: Literal["last", "all"] = param(
             "all", "All paired stages (the paper's), or the deepest alone.", search=["last", "all"]
         )
 

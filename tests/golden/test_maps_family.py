@@ -309,7 +309,7 @@ def test_boundaries_meet_beyond_the_margin() -> None:
 
 
 def test_boundaries_survive_a_larger_teacher_map_on_either_side_of_relu() -> None:
-    student, teacher = outputs()
+    student, teacher = outputs(student=((4, 8, 8),), teacher=((6, 16, 16),))
     distiller = built("ab", student, teacher)
     rectified = Output(teacher.logits, teacher.embedding, tuple(m.relu() for m in teacher.maps))
     assert torch.equal(total(distiller, student, teacher), total(distiller, student, rectified))
@@ -342,13 +342,28 @@ def test_factors_ignore_scale() -> None:
         assert torch.allclose(loss(5 * X["F_s"], X["F_t"]), loss(X["F_s"], 0.1 * X["F_t"]))
 
 
-def test_the_mask_hides_the_share_asked_for_in_all_channels() -> None:
-    ones = torch.ones(8, 5, 16, 16)
-    noise = torch.rand(8 * 256, generator=torch.Generator().manual_seed(0))
-    shown = masked(ones, noise, 0.7)
-    assert shown.mean().item() == pytest.approx(0.3, abs=0.03)
-    assert torch.equal(shown.amin(1), shown.amax(1))
-    assert torch.equal(masked(ones, noise, 0.0), ones)
+def test_the_mask_hides_the_share_asked_for() -> None:
+    ones = torch.ones(8, 64, 16, 16)
+    g = torch.Generator().manual_seed(0)
+    for shape, axes in (((8, 1, 16, 16), (1,)), ((8, 64, 1, 1), (2, 3))):
+        noise = torch.rand(shape, generator=g)
+        shown = masked(ones, noise, 0.7)
+        assert shown.mean().item() == pytest.approx(0.3, abs=0.06)
+        assert torch.equal(shown.amin(axes), shown.amax(axes))
+        assert torch.equal(masked(ones, noise, 0.0), ones)
+
+
+@pytest.mark.parametrize(("unit", "axes"), [("channel", (2, 3)), ("position", (1,))])
+def test_the_generator_sees_masked_maps(unit: str, axes: tuple[int, ...]) -> None:
+    student, teacher = outputs(student=((6, 8, 8),), teacher=((6, 8, 8),))
+    distiller = built("mgd", student, teacher, unit=unit, hidden=0.5)
+    (generator,) = distiller.generators  # type: ignore[misc]
+    seen = []
+    generator.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    total(distiller, student, teacher)
+    hidden = seen[0] == 0
+    assert 0.3 < hidden.float().mean() < 0.7
+    assert torch.equal(hidden.float().amin(axes), hidden.float().amax(axes))
 
 
 def test_attention_over_stages_is_a_convex_combination() -> None:
