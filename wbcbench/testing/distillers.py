@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress
+from wbcbench.contracts.params import describe_params
 from wbcbench.testing.components import component_class
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
@@ -93,6 +95,8 @@ class DistillerContract:
 
     distiller: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
+    read_by_the_core: ClassVar[tuple[str, ...]] = ("weight", "decay", "delta")
+    """Parameters that act outside of `terms`: on the sum of losses, the average, the optimiser's step."""
 
     @property
     def cls(self) -> type[Distiller]:
@@ -119,10 +123,10 @@ class DistillerContract:
 
         return side(True), side(False)
 
-    def build(self, student: Output, teacher: Output) -> Distiller:
+    def build(self, student: Output, teacher: Output, **changed: Any) -> Distiller:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            distiller = self.cls(self.cls.Params(**self.params))
+            distiller = self.cls(self.cls.Params(**{**self.params, **changed}))
             distiller.setup(shapes_of(student, teacher))
         return distiller
 
@@ -183,3 +187,73 @@ class DistillerContract:
         terms = self.build(student, teacher).terms(student, teacher, START)
         for name, value in terms.items():
             assert value.requires_grad, f"{name} is cut from the graph"
+
+    def test_finite_in_low_precision_and_for_extreme_logits(self) -> None:
+        student, teacher = self.outputs()
+        for out in (student, teacher):
+            out.logits = (out.logits.bfloat16().float() * 1e4).detach().requires_grad_(out is student)
+            assert out.embedding is not None
+            out.embedding = out.embedding.bfloat16().float().detach().requires_grad_(out is student)
+        terms = self.build(student, teacher).terms(student, teacher, START)
+        for name, value in terms.items():
+            assert torch.isfinite(value).all(), name
+        if terms:
+            torch.stack([v.mean() for v in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            assert student.embedding is not None
+            for x in (student.logits, student.embedding, *student.maps):
+                assert x.grad is None or torch.isfinite(x.grad).all()
+
+    def test_every_parameter_has_an_effect(self) -> None:
+        student, teacher = self.outputs()
+        plain = self.trace(self.build(student, teacher), student, teacher)
+        for name, values in alternatives(self.cls.Params, self.params).items():
+            if name in self.read_by_the_core:
+                continue
+            for value in values:
+                changed = self.trace(self.build(student, teacher, **{name: value}), student, teacher)
+                if changed.shape != plain.shape or not torch.allclose(changed, plain, rtol=1e-6, atol=1e-9):
+                    break
+            else:
+                raise AssertionError(f"{name} set to any of {values} changes nothing: no loss, no gradient")
+
+    def trace(self, distiller: Distiller, student: Output, teacher: Output) -> Tensor:
+        """Losses and gradients over training; the first epoch twice (banks remember the first time)."""
+        found = []
+        for epoch in (0, 0, 5, 50):
+            terms = distiller.terms(student, teacher, Progress(epoch, 100, 0, 1))
+            for value in terms.values():
+                found.append(value.mean().detach()[None])
+            if terms:
+                total = torch.stack([v.mean() for v in terms.values()]).sum()
+                wanted = [x for x in (student.logits, student.embedding, *student.maps) if x is not None]
+                wanted += list(distiller.parameters())
+                gradients = torch.autograd.grad(total, wanted, allow_unused=True)
+                found += [g.abs().sum()[None] for g in gradients if g is not None]
+        return torch.cat(found) if found else torch.zeros(0)
+
+
+def alternatives(params: type[BaseModel], given: dict[str, Any]) -> dict[str, list[Any]]:
+    """For every parameter, valid values other than its default, from its search space or its type."""
+    found: dict[str, list[Any]] = {}
+    for row in describe_params(params):
+        name, default, search = row["name"], given.get(row["name"], row["default"]), row["search"]
+        options: list[Any] = []
+        if search and "choices" in search:
+            options = list(search["choices"])
+        elif search:
+            low, high = search["low"], search["high"]
+            options = [(low * high) ** 0.5 if search["log"] else (low + high) / 2, low, high]
+        if isinstance(default, bool):
+            options = [not default]
+        elif isinstance(default, int | float):
+            options = [type(default)(v) for v in [*options, default * 2 + 1, default / 2, 2, 1]]
+        found[name] = [v for v in options if v != default and _valid(params, {**given, name: v})]
+    return {name: values for name, values in found.items() if values}
+
+
+def _valid(params: type[BaseModel], values: dict[str, Any]) -> bool:
+    try:
+        params(**values)
+    except ValidationError:
+        return False
+    return True

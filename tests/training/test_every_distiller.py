@@ -1,0 +1,82 @@
+"""Every built-in distiller in whole trials: with every basic fusion, resumed, and with untouched teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wbcbench.testing.components import registry
+
+pytestmark = pytest.mark.slow
+
+Train = Callable[..., dict[str, Any]]
+SGD = ("--set", "training.optimiser=sgd", "--set", "training.lr=0.01")
+
+
+def distillers() -> list[str]:
+    return [c.name for c in registry().components("distiller") if c.builtin and c.name != "none"]
+
+
+def declared(name: str) -> Any:
+    return registry().declaration(registry().resolve("distiller", name).component)
+
+
+def asked(name: str) -> tuple[str, ...]:
+    """The words that ask for a distiller: one that has no loss comes with one that has."""
+    if declared(name).role == "optimiser":
+        return ("--kd", f"logits+{name}", *SGD)
+    return ("--kd", name)
+
+
+@pytest.mark.parametrize("name", distillers())
+def test_with_every_basic_fusion(train: Train, name: str) -> None:
+    peers = declared(name).needs.taught_by == "peers"
+    fusions = "late,independent" if peers else "single,early,late,independent"
+    several_teachers = declared(name).needs.head  # of which a joint route would have to choose one
+    fusions = fusions.replace("early,", "") if several_teachers else fusions
+    document = train("--fusion", fusions, *asked(name), "--epochs", "1")
+    students = [r for r in document["records"] if r["role"] == "student"]
+    assert {r["status"] for r in students} == {"done"}, [r["error"] for r in students]
+    assert {r["fusion"] for r in students} == set(fusions.split(","))
+
+
+@pytest.mark.parametrize("name", distillers())
+def test_resumes_exactly_and_leaves_its_teacher_alone(
+    train: Train, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wbcbench.training import loop, trial
+
+    args = ("--fusion", "independent", *asked(name))
+    real_judge, real_fit = loop.judge, trial.fit
+    teachers: list[tuple[Any, Any]] = []
+
+    def fit(job: Any, done: Any) -> Any:
+        state = real_fit(job, done)
+        if job.bank is not None:
+            teachers.extend((t, t.fusion.training) for t in job.bank.teachers)
+        return state
+
+    def stop(job: Any, state: Any) -> Any:
+        if job.distillation is not None and state.epoch == 1:
+            raise KeyboardInterrupt
+        return real_judge(job, state)
+
+    monkeypatch.setattr(trial, "fit", fit)
+    whole = train(*args, store="whole")["records"]
+    student = next(r for r in whole if r["role"] == "student")
+    for (teacher, training), record in zip(teachers, [r for r in whole if r["role"] == "teacher"], strict=False):
+        assert not training
+        weights = load_file(f"{record['path']}/model.safetensors")
+        found = teacher.fusion.state_dict()
+        assert all(torch.equal(found[k], v) for k, v in weights.items())
+        assert all(p.grad is None for p in teacher.fusion.parameters())
+
+    monkeypatch.setattr(loop, "judge", stop)
+    train(*args, store="broken", code=130)
+    monkeypatch.setattr(loop, "judge", real_judge)
+    resumed = train(*args, store="broken")["records"]
+    assert next(r for r in resumed if r["role"] == "student")["digest"] == student["digest"]
