@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from wbcbench.testing.cells import write_cells
 from wbcbench.testing.components import registry
 
 pytestmark = pytest.mark.slow
 
-Train = Callable[..., dict[str, Any]]
+Run = Callable[..., dict[str, Any]]
+TINY = ("--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--device", "cpu", "--set", "threads=1")
 SGD = ("--set", "training.optimiser=sgd", "--set", "training.lr=0.01")
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cells, and two stores whose teachers are trained by whichever test comes first."""
+    folder = tmp_path_factory.mktemp("every")
+    write_cells(folder / "cells.npz")
+    return folder
+
+
+@pytest.fixture
+def train(invoke: Callable[..., tuple[int, str, str]], stores: Path) -> Run:
+    """`wbcbench run --json` on the tiny cells in a shared store."""
+
+    def call(*args: str, store: str = "whole", code: int = 0) -> dict[str, Any]:
+        got, out, err = invoke(
+            "run", "--dataset", "npz", "--set", f"dataset.path={stores / 'cells.npz'}",
+            "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]",
+            "--store", str(stores / store), "--set", "batch_size=16", "--json", *TINY, *args,
+        )  # fmt: skip
+        assert got == code, err
+        return json.loads(out) if out else {}
+
+    return call
 
 
 def distillers() -> list[str]:
@@ -33,12 +61,12 @@ def asked(name: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", distillers())
-def test_with_every_basic_fusion(train: Train, name: str) -> None:
+def test_with_every_basic_fusion(train: Run, name: str) -> None:
     peers = declared(name).needs.taught_by == "peers"
     fusions = "late,independent" if peers else "single,early,late,independent"
     several_teachers = declared(name).needs.head  # of which a joint route would have to choose one
     fusions = fusions.replace("early,", "") if several_teachers else fusions
-    document = train("--fusion", fusions, *asked(name), "--epochs", "1")
+    document = train("--fusion", fusions, *asked(name), "--epochs", "1", "--set", "teacher.epochs=1")
     students = [r for r in document["records"] if r["role"] == "student"]
     assert {r["status"] for r in students} == {"done"}, [r["error"] for r in students]
     assert {r["fusion"] for r in students} == set(fusions.split(","))
@@ -46,11 +74,11 @@ def test_with_every_basic_fusion(train: Train, name: str) -> None:
 
 @pytest.mark.parametrize("name", distillers())
 def test_resumes_exactly_and_leaves_its_teacher_alone(
-    train: Train, name: str, monkeypatch: pytest.MonkeyPatch
+    train: Run, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wbcbench.training import loop, trial
 
-    args = ("--fusion", "independent", *asked(name))
+    args = ("--fusion", "independent", *asked(name), "--epochs", "2", "--set", "teacher.epochs=1")
     real_judge, real_fit = loop.judge, trial.fit
     teachers: list[tuple[Any, Any]] = []
 
