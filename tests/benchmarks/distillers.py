@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from wbcbench_plugins.backbones.cellnet import CellNet
 from wbcbench_plugins.distillers.fsp import flow_matrix
-from wbcbench_plugins.distillers.nst import nst_loss
+from wbcbench_plugins.distillers.nst import selectivity_loss
 
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress
 from wbcbench.testing.components import component_class, registry
@@ -143,7 +143,7 @@ def main() -> None:
 
     s, t = (torch.randn(args.batch, c, 8, 8, requires_grad=c == 64) for c in (64, 128))
     pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-        "nst": (lambda: nst_loss(s, t).mean(), lambda: broadcast_nst(s, t)),
+        "nst": (lambda: selectivity_loss(s, t).mean(), lambda: broadcast_nst(s, t)),
         "fsp": (lambda: flow_matrix(s, t).sum(), lambda: broadcast_flow(s, t).sum()),
     }
     against = []
