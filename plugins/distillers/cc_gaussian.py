@@ -22,7 +22,7 @@ def gaussian_kernel(f: Tensor, gamma: float, order: int) -> Tensor:
     Returns:
         [B, B].
 
-    Source: Peng et al., arXiv 1904.01802, eq. 7-8.
+    Source: Peng et al., arXiv 1904.01802.
     """
     unit = F.normalize(f, dim=1)
     cosine = unit @ unit.T
@@ -42,7 +42,7 @@ def cc_loss(student: Tensor, teacher: Tensor, gamma: float, order: int) -> Tenso
     Returns:
         [B], per row of the matrices. Invariant to rotation and scale of either side.
 
-    Source: Peng et al., eq. 9, in the form of AberHu's Knowledge-Distillation-Zoo (65470c8).
+    Source: Peng et al., in the form of AberHu's Knowledge-Distillation-Zoo (65470c8).
     """
     return (gaussian_kernel(student, gamma, order) - gaussian_kernel(teacher, gamma, order)).pow(2).mean(1)
 
@@ -51,7 +51,7 @@ class CCGaussian(Distiller):
     """Gaussian kernel matrices of normalised features. torchdistill's form is `cc_td`, RepDistiller's `cc_rd`."""
 
     name = "cc_gaussian"
-    source = "Peng et al., ICCV 2019, arXiv 1904.01802, eq. 7-9"
+    source = "Peng et al., ICCV 2019, arXiv 1904.01802"
     matches = "relational"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
 

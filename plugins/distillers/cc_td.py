@@ -34,7 +34,8 @@ def kernel_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: torchdistill (3e4373c), `CCKDLoss`.
     """
-    return torch.linalg.vector_norm(student - teacher) / len(student) ** 2
+    distance: Tensor = torch.linalg.vector_norm(student - teacher)
+    return distance / len(student) ** 2
 
 
 class CCTorchdistill(Distiller):

@@ -6,6 +6,8 @@ value of gathering every negative's vector, at a fraction of the memory. Negativ
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +18,8 @@ from wbcbench.errors import IncompatibleError
 EPS = 1e-7
 
 
-def scores(f: Tensor, memory: Tensor, picked: Tensor, temperature: float) -> Tensor:
-    """exp(<f_i, memory_j> / tau) at the picked rows j, before Z.
+def similarities(f: Tensor, memory: Tensor, picked: Tensor, temperature: float) -> Tensor:
+    """<f_i, memory_j> / tau at the picked rows j.
 
     Args:
         f: unit embeddings [B, D].
@@ -26,26 +28,31 @@ def scores(f: Tensor, memory: Tensor, picked: Tensor, temperature: float) -> Ten
         temperature: tau > 0.
 
     Returns:
-        [B, 1 + K], each > 0.
+        [B, 1 + K].
     """
-    return (f @ memory.T / temperature).gather(1, picked).exp()
+    return (f @ memory.T / temperature).gather(1, picked)
 
 
-def contrast_loss(x: Tensor, cells: int) -> Tensor:
-    """-log h(x_0) - sum_k log(1 - h(x_k)), h(x) = x / (x + K/N): which scores come from the same cell.
+def log_constant(logits: Tensor, cells: int) -> Tensor:
+    """log Z of a batch, Z = N mean exp(logits) with N = `cells`; a scalar without gradient."""
+    return logits.detach().flatten().logsumexp(0) + math.log(cells / max(1, logits.numel()))
+
+
+def contrast_loss(logits: Tensor, cells: int) -> Tensor:
+    """-log h(x_0) - sum_k log(1 - h(x_k)), h(x) = x / (x + K/N): which logits come from the same cell.
 
     Args:
-        x: [B, 1 + K] scores divided by their constant Z, the positive first.
+        logits: log x = similarity / tau - log Z, [B, 1 + K], the positive first.
         cells: N, the number of cells that negatives stand for.
 
     Returns:
         [B], each >= 0.
 
-    Source: Tian et al., arXiv 1910.10699, eq. 18-19 and the code beside it (epsilon 1e-7).
+    Source: Tian et al., arXiv 1910.10699 and the code beside it (epsilon 1e-7), in logarithms.
     """
-    noise = (x.shape[1] - 1) / cells
-    hit = (x[:, 0] + EPS).log() - (x[:, 0] + noise + EPS).log()
-    return (x[:, 1:] + noise + EPS).div(max(noise, EPS)).log().sum(1) - hit
+    noise = (logits.shape[1] - 1) / cells
+    both = torch.logaddexp(logits, torch.full_like(logits, math.log(noise + EPS)))
+    return both.sum(1) - logits[:, 0] - (logits.shape[1] - 1) * math.log(max(noise, EPS))
 
 
 def remembered(memory: Tensor, index: Tensor, f: Tensor, momentum: float) -> Tensor:
@@ -88,7 +95,7 @@ class CRD(Distiller):
     """Contrast of each cell with remembered cells of other classes, student against teacher and back."""
 
     name = "crd"
-    source = "Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699, eq. 18-19"
+    source = "Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699"
     matches = "embedding"
     needs = Needs(
         student=("embedding",), teacher=("embedding",), labels=True, index=True, draws=True, trainable=True
@@ -104,8 +111,8 @@ class CRD(Distiller):
     params: Params
     memory_s: Tensor
     memory_t: Tensor
-    constant_s: Tensor
-    constant_t: Tensor
+    log_z_s: Tensor
+    log_z_t: Tensor
     order: Tensor
     start: Tensor
     count: Tensor
@@ -120,7 +127,7 @@ class CRD(Distiller):
         for side in "st":
             memory = F.normalize(torch.randn(pair.max_index + 1, self.params.dim), dim=1)
             self.register_buffer(f"memory_{side}", memory)
-            self.register_buffer(f"constant_{side}", torch.zeros(()))
+            self.register_buffer(f"log_z_{side}", torch.tensor(math.inf))  # until the first batch
         labels = pair.cell_labels.cpu()
         order = torch.argsort(labels, stable=True)
         count = torch.bincount(labels[labels >= 0], minlength=pair.n_classes)
@@ -135,19 +142,21 @@ class CRD(Distiller):
         f_t = F.normalize(self.embed_t(teacher.embedding), dim=1)
         index = student.index
         uniform = progress.draw.uniform(len(index) * self.drawn, f"{self.key}/crd").to(f_s)
-        others = negatives(uniform.view(len(index), -1), student.labels, self.order, self.start, self.count)
+        others = negatives(
+            uniform.view(len(index), self.drawn), student.labels, self.order, self.start, self.count
+        )
         picked = torch.cat([index[:, None], others], 1)
         known = self.count[student.labels] < len(self.order)  # otherwise there is nothing to contrast with
         terms = {}
-        for side, f, memory, constant in (
-            ("student", f_s, self.memory_t.clone(), self.constant_s),
-            ("teacher", f_t, self.memory_s.clone(), self.constant_t),
+        for side, f, memory, stored in (
+            ("student", f_s, self.memory_t.clone(), self.log_z_s),
+            ("teacher", f_t, self.memory_s.clone(), self.log_z_t),
         ):
-            x = scores(f, memory, picked, self.params.temperature)
-            z = torch.where(constant > 0, constant, x.detach().mean() * self.cells)
-            terms[side] = contrast_loss(x / z, self.cells) * known
+            logits = similarities(f, memory, picked, self.params.temperature)
+            log_z = torch.where(stored.isinf(), log_constant(logits, self.cells), stored)
+            terms[side] = contrast_loss(logits - log_z, self.cells) * known
             if self.training:
-                constant.copy_(z)
+                stored.copy_(log_z)
         if self.training:
             with torch.no_grad():
                 for memory, f in ((self.memory_s, f_s), (self.memory_t, f_t)):

@@ -20,7 +20,7 @@ def info_nce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Returns:
         [B], each >= 0; log B where all rows are alike, 0 with a single row.
 
-    Source: van den Oord et al., arXiv 1807.03748, eq. 4, between networks as in Tian et al., arXiv 1910.10699.
+    Source: van den Oord et al., arXiv 1807.03748, between networks as in Tian et al., arXiv 1910.10699.
     """
     logits = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / temperature
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")

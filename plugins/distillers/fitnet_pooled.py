@@ -18,7 +18,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [B], each >= 0, zero exactly where student = teacher.
 
-    Source: Romero et al., arXiv 1412.6550, eq. 3, with the mean over elements of RepDistiller (b84f547).
+    Source: Romero et al., arXiv 1412.6550, with the mean over elements of RepDistiller (b84f547).
     """
     return (student - teacher).pow(2).mean(1)
 
@@ -31,7 +31,7 @@ class FitNetPooled(Distiller):
     """
 
     name = "fitnet_pooled"
-    source = "Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3, on the embedding"
+    source = "Romero et al., ICLR 2015, arXiv 1412.6550, on the embedding"
     matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("embedding",))
 

@@ -22,7 +22,7 @@ def pad_loss(student: Tensor, teacher: Tensor, log_variance: Tensor) -> Tensor:
     Returns:
         [B], of either sign; smallest in v at e^v = (f_t - f_s)^2.
 
-    Source: Zhang et al., ECCV 2020, eq. 5, with the epsilon of torchdistill (3e4373c).
+    Source: Zhang et al., ECCV 2020, with the epsilon of torchdistill (3e4373c).
     """
     return ((teacher - student).pow(2) / (EPS + log_variance.exp()) + log_variance).mean(1)
 
@@ -34,7 +34,7 @@ class PADL2(Distiller):
     """
 
     name = "pad_l2"
-    source = "Zhang et al., ECCV 2020 (prime-aware adaptive distillation), arXiv 2008.01458, eq. 5"
+    source = "Zhang et al., ECCV 2020 (prime-aware adaptive distillation), arXiv 2008.01458"
     matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, trainable=True)
 

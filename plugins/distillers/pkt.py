@@ -34,7 +34,7 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [B], zero where the cosines agree: invariant to scale and rotation of either side.
 
-    Source: Passalis and Tefas, arXiv 1803.10837, eq. 6-9; the mean over all B^2 pairs, as every public
+    Source: Passalis and Tefas, arXiv 1803.10837; the mean over all B^2 pairs, as every public
     implementation has it (the paper sums), hence the large default weight.
     """
     q_s, q_t = neighbours(student), neighbours(teacher)
@@ -45,7 +45,7 @@ class PKT(Distiller):
     """Divergence between the conditional probabilities of neighbours in the two feature spaces."""
 
     name = "pkt"
-    source = "Passalis, Tefas, ECCV 2018, arXiv 1803.10837, eq. 6-9"
+    source = "Passalis, Tefas, ECCV 2018, arXiv 1803.10837"
     matches = "relational"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
 

@@ -38,7 +38,7 @@ def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [B], per anchor: the mean over its B pairs (its own included). Invariant to the scale of either side.
 
-    Source: Park et al., arXiv 1904.05068, eq. 7-8.
+    Source: Park et al., arXiv 1904.05068.
     """
 
     def relative(d: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [B], per anchor i: the mean over its B^2 pairs (j, k).
 
-    Source: Park et al., arXiv 1904.05068, eq. 9-10.
+    Source: Park et al., arXiv 1904.05068.
     """
     cos_s, cos_t = (torch.bmm(e, e.transpose(1, 2)) for e in (student, teacher))
     return F.smooth_l1_loss(cos_s, cos_t, reduction="none").mean((1, 2))
@@ -68,7 +68,7 @@ class RKD(Distiller):
     """Distances of pairs and angles of triples of samples. Memory grows as B^2 (B + D)."""
 
     name = "rkd"
-    source = "Park et al., CVPR 2019, arXiv 1904.05068, eq. 7-10"
+    source = "Park et al., CVPR 2019, arXiv 1904.05068"
     matches = "relational"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=3)
 

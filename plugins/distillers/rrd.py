@@ -16,7 +16,7 @@ from wbcbench.errors import IncompatibleError
 
 
 def rrd_loss(student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float) -> Tensor:
-    """Cross-entropy of the similarities to the queue: -sum_k softmax(f_t Q^T / tau_t) log softmax(f_s Q^T / tau_s).
+    """-sum_k softmax(f_t Q^T / tau_t)_k log softmax(f_s Q^T / tau_s)_k: cross-entropy of similarities.
 
     Args:
         student, teacher: unit embeddings [B, D]; no gradient is expected to flow into the teacher's.
@@ -48,7 +48,9 @@ class RRD(Distiller):
         teacher_temperature: float = param(
             0.1, "tau_t: lower sharpens.", gt=0, le=10, search=(0.02, 0.5), log=True
         )
-        queue: int = param(16384, "Teacher vectors remembered, the newest first.", ge=1, search=[1024, 4096, 16384])
+        queue: int = param(
+            16384, "Teacher vectors remembered, the newest first.", ge=1, search=[1024, 4096, 16384]
+        )
         dim: int = param(128, "Width of the projections.", ge=1, search=[64, 128, 256])
 
     params: Params

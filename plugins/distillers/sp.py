@@ -18,7 +18,7 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
         [B]: sum_j (G_s - G_t)_ij^2 / B, so that the mean is ||G_s - G_t||_F^2 / B^2. Invariant to rotation
         and scale of either side.
 
-    Source: Tung and Mori, arXiv 1907.09682, eq. 1-4.
+    Source: Tung and Mori, arXiv 1907.09682.
     """
     g_s, g_t = (F.normalize(f @ f.T, dim=1) for f in (student, teacher))
     return (g_s - g_t).pow(2).mean(1)
@@ -31,7 +31,7 @@ class SP(Distiller):
     """
 
     name = "sp"
-    source = "Tung, Mori, ICCV 2019, arXiv 1907.09682, eq. 1-4, on the embedding"
+    source = "Tung, Mori, ICCV 2019, arXiv 1907.09682, on the embedding"
     matches = "relational"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
 

@@ -21,7 +21,7 @@ def log_power_loss(student: Tensor, teacher: Tensor, exponent: float) -> Tensor:
     Returns:
         A scalar, bounded below by 2 log 1e-12 (at student = teacher) instead of -infinity.
 
-    Source: Miles and Mikolajczyk, arXiv 2303.11098, eq. 8, with the factor of torchdistill (3e4373c).
+    Source: Miles and Mikolajczyk, arXiv 2303.11098, with the factor of torchdistill (3e4373c).
     """
     return 2 * ((student - teacher).abs().pow(exponent).sum() + EPS).log()
 
@@ -32,14 +32,14 @@ class SRD(Distiller):
     name = "srd"
     source = "Miles, Mikolajczyk, AAAI 2024, arXiv 2303.11098"
     matches = "embedding"
-    needs = Needs(
-        student=("logits", "embedding"), teacher=("logits", "embedding"), min_batch=2, trainable=True
-    )
+    needs = Needs(student=("logits", "embedding"), teacher=("logits", "embedding"), min_batch=2, trainable=True)
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)
         exponent: float = param(4.0, "e: higher looks at larger differences.", ge=1, le=8, search=(1.0, 6.0))
-        divergence: float = param(1.0, "Factor on KL(teacher || student) at temperature 1.", ge=0, search=(0.0, 4.0))
+        divergence: float = param(
+            1.0, "Factor on KL(teacher || student) at temperature 1.", ge=0, search=(0.0, 4.0)
+        )
 
     params: Params
 
