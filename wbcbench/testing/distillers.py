@@ -226,7 +226,7 @@ class DistillerContract:
             if terms:
                 total = torch.stack([v.mean() for v in terms.values()]).sum()
                 wanted = [x for x in (student.logits, student.embedding, *student.maps) if x is not None]
-                wanted += list(distiller.parameters())
+                wanted += [p for p in distiller.parameters() if p.requires_grad]
                 gradients = torch.autograd.grad(total, wanted, allow_unused=True)
                 found += [g.abs().sum()[None] for g in gradients if g is not None]
         return torch.cat(found) if found else torch.zeros(0)
