@@ -25,7 +25,7 @@ def dempster(evidence: Tensor) -> Tensor:
     Returns:
         [B, K]; uniform where there is no evidence at all.
 
-    Source: Han et al., ICLR 2021, arXiv 2102.02051, definition 4 and eq. 2 (their pairwise rule).
+    Source: Han et al., ICLR 2021, arXiv 2102.02051, section 3.2 (their pairwise rule).
     """
     k = evidence.shape[2]
     logs = (evidence / k).log1p().sum(1)
@@ -51,7 +51,7 @@ class DempsterShafer(Fusion):
     """
 
     name = "dempster_shafer"
-    source = "combination rule of Han et al. (TMC), ICLR 2021, arXiv 2102.02051, definition 4"
+    source = "combination rule of Han et al. (TMC), ICLR 2021, arXiv 2102.02051, section 3.2"
     emits = ("modality",)
     missing = "native"
 

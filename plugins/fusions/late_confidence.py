@@ -15,7 +15,7 @@ def confidence(logits: Tensor, measure: str) -> Tensor:
     """How sure each network is of each cell, logits [B, M, K] -> [B, M]; higher is surer.
 
     entropy: sum_k p_k log p_k, in [-log K, 0]. energy: logsumexp_k z_k (Liu et al., NeurIPS 2020, arXiv
-    2010.03759, eq. 4 at T = 1, negated). maximum: max_k p_k.
+    2010.03759, at T = 1, negated). maximum: max_k p_k.
     """
     if measure == "energy":
         return logits.logsumexp(2)
