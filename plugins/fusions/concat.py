@@ -30,9 +30,8 @@ class Concat(Fusion):
         super().__init__(task, backbone, params)
         self.encoders = Encoders(task, backbone)
         joined = sum(self.encoders.dims)
-        self.hidden = (
-            nn.Sequential(nn.Linear(joined, params.hidden), nn.ReLU()) if params.hidden else nn.Identity()
-        )
+        layers = (nn.Linear(joined, params.hidden), nn.ReLU()) if params.hidden else ()
+        self.hidden = nn.Sequential(*layers)
         self.head = nn.Linear(params.hidden or joined, task.n_classes)
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:

@@ -51,8 +51,8 @@ class TFN(Fusion):
         size = (params.dim + 1) ** len(task.modalities)
         if size > LIMIT:
             raise IncompatibleError(
-                f"Fusion 'tfn' multiplies {len(task.modalities)} embeddings of {params.dim} units: {size} products, more "
-                f"than {LIMIT}. Use a smaller `dim`, fewer modalities, or 'lmf', its low-rank form."
+                f"Fusion 'tfn' forms {size} products of {len(task.modalities)} x {params.dim} units, more than {LIMIT}. "
+                f"Use a smaller `dim`, fewer modalities, or 'lmf', its low-rank form."
             )
         self.encoders = Encoders(task, backbone)
         self.projections = Projections(self.encoders.dims, params.dim)
