@@ -48,10 +48,11 @@ class TFN(Fusion):
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
-        size = (params.dim + 1) ** len(task.modalities)
+        count = len(task.modalities)
+        size = (params.dim + 1) ** count
         if size > LIMIT:
             raise IncompatibleError(
-                f"Fusion 'tfn' forms {size} products of {len(task.modalities)} x {params.dim} units, more than {LIMIT}. "
+                f"Fusion 'tfn' forms {size} products of {count} x {params.dim} units, more than {LIMIT}. "
                 f"Use a smaller `dim`, fewer modalities, or 'lmf', its low-rank form."
             )
         self.encoders = Encoders(task, backbone)
