@@ -1,0 +1,38 @@
+"""Fusion of embeddings by concatenation: one backbone per modality, one head over all embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from wbcbench_plugins.fusions._modalities import Encoders, joint
+
+from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+
+
+class Concat(Fusion):
+    """One backbone per modality; their embeddings are concatenated into one linear or two-layer head.
+
+    p = softmax(W [h_1; ..; h_M]), or W relu(V [h_1; ..; h_M]) with H hidden units. Parameters:
+    sum_m [P + S(C_m)] + (sum_m D_m + 1) K, or + (sum_m D_m + 1) H + (H + 1) K: M backbones.
+    """
+
+    name = "concat"
+    aliases = ("feature_concat",)
+    emits = ("joint",)
+    missing = "impute"
+
+    class Params(Parameters):
+        hidden: int = param(0, "Hidden units H before the classifier; 0: none.", ge=0, search=[0, 128, 256])
+
+    params: Params
+
+    def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
+        super().__init__(task, backbone, params)
+        self.encoders = Encoders(task, backbone)
+        joined = sum(self.encoders.dims)
+        layers = (nn.Linear(joined, params.hidden), nn.ReLU()) if params.hidden else ()
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Linear(params.hidden or joined, task.n_classes)
+
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
+        return joint(self.task, self.hidden(torch.cat(self.encoders(images), 1)), self.head)
