@@ -48,10 +48,10 @@ def test_a_teacher_may_be_a_name_or_a_section(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("teacher: {backbone: resnet18, epochs: 4}\n")
     assert load_request(config).teacher.epochs == 4
-    assert load_request(config, {"teacher.backbone": "resnet34"}).teacher.backbone.name == "resnet34"
+    assert load_request(config, {"teacher.backbone": "resnet34"}).teacher.backbone[0].name == "resnet34"
     config.write_text("teacher: resnet18\n")
-    assert load_request(config, {}, ("teacher.epochs=2",)).teacher.backbone.name == "resnet18"
-    assert load_request(config).teacher.backbone.name == "resnet18"
+    assert load_request(config, {}, ("teacher.epochs=2",)).teacher.backbone[0].name == "resnet18"
+    assert load_request(config).teacher.backbone[0].name == "resnet18"
 
 
 @pytest.mark.parametrize(

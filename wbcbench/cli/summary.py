@@ -117,7 +117,7 @@ def _next_steps(plan: Plan, store: str) -> list[str]:
     lines = [f"Next: wbcbench leaderboard{where}"]
     if len({t.seed for t in trials}) == 1 and dataset == "synthetic":
         fusion, kd = trials[0].method.fusion.name, trials[0].method.kd
-        rivals = ",".join(dict.fromkeys(["early", "late", fusion]))
+        rivals = ",".join(dict.fromkeys(["early", "late_prob", fusion]))
         distillers = ",".join(dict.fromkeys(["none", "logits", kd]))
         lines.append(f"      wbcbench run --fusion {rivals} --kd {distillers} --seeds 0,1,2{where}")
     return lines

@@ -82,6 +82,11 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     for kd in recipes:
         if len(kd) > 1:
             notes.append("Taken together: " + " + ".join(f"{d.name} (weight {d.params['weight']:g})" for d in kd))
+    for kind, choices in (("fusion", request.fusion), ("distiller", everything), ("routing", [request.routing])):
+        for name in dict.fromkeys(c.name for c in choices):
+            found = registry.resolve(kind, name).component
+            if name in found.aliases:
+                notes.append(f"'{name}' means the {kind} '{found.name}'.")
     teacher_pool = TeacherPool(request, registry, base, teacher_modalities)
 
     students: dict[str, Trial] = {}
