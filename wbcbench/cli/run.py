@@ -58,6 +58,12 @@ def _option(name: str, **kwargs: Any) -> Callable[[F], F]:
 @_option("--store", metavar="DIR", help="Where records are kept; default: wbcbench-store.")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file; flags win over it.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any parameter: --set training.lr=1e-3")
+@click.option(
+    "--evaluate",
+    type=click.Choice(["standard", "full"]),
+    default="standard",
+    help="full: also every subset of modalities, corruptions, reliance, diversity (evaluations/ID.json).",
+)
 @click.option("--dry-run", is_flag=True, help="Show the trials, which are done, and stop.")
 @json_option
 @plugin_options
@@ -77,7 +83,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["dry_run"]:
         _dry_run(plan, request, options["as_json"])
         return
-    ctx.exit(_run(plan, request, registry, report, options["as_json"]))
+    ctx.exit(_run(plan, request, registry, report, options["as_json"], options["evaluate"] == "full"))
 
 
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
@@ -107,22 +113,30 @@ def _about(row: dict[str, Any]) -> str:
     return "" if row["done"] else "?" if seconds is None else f"~{seconds:.0f}"
 
 
-def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, as_json: bool) -> int:
+def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, as_json: bool, full: bool) -> int:
     from wbcbench.cli.output import print_json
-    from wbcbench.cli.summary import document, print_summary
+    from wbcbench.cli.summary import document, print_examinations, print_summary
     from wbcbench.records.store import Store
     from wbcbench.scheduling.outcome import all_cached, exit_code
 
     outcomes = all_cached(plan, Store(Path(request.store)))
-    if outcomes is None:
+    examinations: list[dict[str, Any]] = []
+    if outcomes is None or full:
         from wbcbench.cli.progress import RunDisplay
         from wbcbench.scheduling.inline import prepare, run_inline
 
         with RunDisplay(len(plan.trials)) as display:
             bench = prepare(plan, request, registry, display.decoding)
-            outcomes = run_inline(plan, bench, display, report.observers)
+            outcomes = outcomes or run_inline(plan, bench, display, report.observers)
+            if full:
+                from wbcbench.training.examine import examined
+
+                students = [o for o in outcomes if o.record is not None and o.planned.role == "student"]
+                examinations = [examined(o.record, bench) for o in students if o.record is not None]
     if as_json:
-        print_json(document(outcomes, plan))
+        extra = {"evaluations": examinations} if full else {}
+        print_json(document(outcomes, plan) | extra)
     else:
         print_summary(outcomes, plan, request.store)
+        print_examinations(examinations)
     return int(exit_code(outcomes))

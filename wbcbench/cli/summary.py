@@ -121,3 +121,29 @@ def _next_steps(plan: Plan, store: str) -> list[str]:
         distillers = ",".join(dict.fromkeys(["none", "logits", kd]))
         lines.append(f"      wbcbench run --fusion {rivals} --kd {distillers} --seeds 0,1,2{where}")
     return lines
+
+
+def print_examinations(found: list[dict[str, Any]]) -> None:
+    """What `--evaluate full` found, a line per trial; nothing if it was not asked for."""
+    if not found:
+        return
+    rows = []
+    for entry in found:
+        result = entry["result"]
+        worst, drops = result.get("worst_subset"), result["permutation_drop"]
+        relied = max(drops, key=lambda m: drops[m])
+        kept = [v for kinds in result["retained"].values() for v in kinds.values()]
+        rows.append(
+            [
+                entry["method"],
+                entry["kd"],
+                str(entry["seed"]),
+                f"{result['clean']['macro_f1']:.3f}",
+                f"{worst['macro_f1']:.3f} with {'+'.join(worst['modalities'])}" if worst else "",
+                f"{relied} (-{drops[relied]:.3f})",
+                f"{sum(kept) / len(kept):.0%}",
+            ]
+        )
+    click.echo()
+    columns = ["method", "kd", "seed", "macro-F1", "worst subset", "relies most on", "kept when corrupt"]
+    print_table(columns, rows)
