@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import keep_stages
 
 from wbcbench.contracts import Backbone, BackboneFactory, Task
+from wbcbench.errors import IncompatibleError
 
 
 class TokenTrunk(nn.Module):
@@ -84,5 +85,13 @@ class Block(nn.Module):
         y = self.norm1(x)
         k, v = self.key_value(y if context is None else self.norm1(context)).chunk(2, 2)
         x = x + self.out(attend(self.query(y), k, v, self.heads, allowed))
-        y = self.mlp(self.norm2(x))
+        y: Tensor = self.mlp(self.norm2(x))
         return x + y
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Raises `IncompatibleError` unless the attention heads divide the width."""
+    if dim % heads:
+        raise IncompatibleError(
+            f"Width {dim} cannot be split over {heads} attention heads. Choose heads that divide it."
+        )

@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import availability, concatenated, masked
-from wbcbench_plugins.fusions._tokens import Block, token_trunks
+from wbcbench_plugins.fusions._tokens import Block, check_heads, token_trunks
 
 from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
-from wbcbench.errors import IncompatibleError
 
 
 class CrossAttention(Fusion):
@@ -81,11 +80,3 @@ class CrossAttention(Fusion):
         others = torch.cat([seen[:, :own], seen[:, own + 1 :]], 1)
         others = torch.where(others.sum(1, keepdim=True) > 0, others, torch.ones_like(others))
         return (stacked * others[:, :, None]).sum(1) / others.sum(1, keepdim=True)
-
-
-def check_heads(dim: int, heads: int) -> None:
-    """Raises `IncompatibleError` unless the attention heads divide the width."""
-    if dim % heads:
-        raise IncompatibleError(
-            f"Width {dim} cannot be split over {heads} attention heads. Choose heads that divide it."
-        )
