@@ -51,7 +51,7 @@ def stem_name(backbone: BackboneFactory, channels: int) -> str:
     if len(names) != 1 or not name or not isinstance(nets[0].get_submodule(name), nn.Conv2d):
         raise IncompatibleError(
             f"This fusion needs a backbone that reads the image with one convolution, but '{nets[0].name}' "
-            f"reads it with {sorted(names) or 'none'}. Choose cellnet or a convolutional timm model such as resnet18."
+            f"reads it with {sorted(names) or 'none'}. Choose cellnet, or a timm model such as resnet18."
         )
     return name
 

@@ -85,8 +85,8 @@ class Block(nn.Module):
         y = self.norm1(x)
         k, v = self.key_value(y if context is None else self.norm1(context)).chunk(2, 2)
         x = x + self.out(attend(self.query(y), k, v, self.heads, allowed))
-        y: Tensor = self.mlp(self.norm2(x))
-        return x + y
+        update: Tensor = self.mlp(self.norm2(x))
+        return x + update
 
 
 def check_heads(dim: int, heads: int) -> None:
