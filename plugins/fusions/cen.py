@@ -30,7 +30,7 @@ from wbcbench.errors import IncompatibleError
 def exchange(maps: Sequence[Tensor], gammas: Sequence[Tensor], threshold: float) -> list[Tensor]:
     """x'_m,c = x_m,c where |gamma_m,c| >= theta, else the mean over n != m of x_n,c.
 
-    Wang et al., NeurIPS 2020, arXiv 2011.05005, eq. 6. maps: M of [B, C, H, W]; gammas: M of [C].
+    Wang et al., NeurIPS 2020, arXiv 2011.05005 (M = 2). maps: M of [B, C, H, W]; gammas: M of [C].
     """
     if len(maps) < 2:
         return list(maps)
@@ -43,7 +43,7 @@ def exchange(maps: Sequence[Tensor], gammas: Sequence[Tensor], threshold: float)
 
 
 def own_part(gammas: Sequence[Tensor]) -> Tensor:
-    """sum_m ||gamma_m restricted to the m-th of M equal parts of the channels||_1 (eq. 4), a scalar."""
+    """sum_m ||gamma_m restricted to the m-th of M equal parts of the channels||_1, a scalar."""
     return torch.stack([g.tensor_split(len(gammas))[m].abs().sum() for m, g in enumerate(gammas)]).sum()
 
 

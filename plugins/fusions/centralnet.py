@@ -28,7 +28,7 @@ from wbcbench.contracts import (
 def weighted_sum(maps: Sequence[Tensor], weights: Tensor, seen: Tensor) -> Tensor:
     """u = (T / n) sum_t s_t a_t f_t, over the n = sum_t s_t terms that are there, of T.
 
-    Vielzeuf et al., arXiv 1808.07275, eq. 2 (where n = T). maps: T of [B, C, H, W]; weights a: [T];
+    Vielzeuf et al., arXiv 1808.07275 (where n = T). maps: T of [B, C, H, W]; weights a: [T];
     seen s: [B, T] of zeros and ones.
     """
     share = weights * seen * (len(maps) / seen.sum(1, keepdim=True).clamp(min=1))

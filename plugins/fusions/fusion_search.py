@@ -31,7 +31,7 @@ def fusion_chain(
 ) -> Tensor:
     """h_l = act(W_l [s_1; ..; s_M; h_(l-1)] + b_l), the last one: [B, H].
 
-    MFAS, arXiv 1903.06496, eq. 1. cells: per cell, M tensors [B, C_l]; W_l: [H, sum C_l (+ H)].
+    MFAS, arXiv 1903.06496. cells: per cell, M tensors [B, C_l]; W_l: [H, sum C_l (+ H)].
     """
     h: list[Tensor] = []
     for inputs, layer in zip(cells, layers, strict=True):

@@ -21,7 +21,7 @@ from wbcbench.errors import IncompatibleError
 def shared_bottleneck(copies: Sequence[Tensor], seen: Tensor) -> Tensor:
     """z = sum_m s_m z_m / sum_m s_m, the mean of the copies that the modalities present have updated.
 
-    Nagrani et al., NeurIPS 2021, arXiv 2107.00135, eq. 9. copies: M of [B, n, d]; seen s: [B, M].
+    Nagrani et al., NeurIPS 2021, arXiv 2107.00135 (all present). copies: M of [B, n, d]; seen s: [B, M].
     """
     share = seen / seen.sum(1, keepdim=True).clamp(min=1)
     return torch.einsum("bm,mbnd->bnd", share, torch.stack(list(copies)))

@@ -3,8 +3,7 @@
 In training a row's maps are mixed by shares (linear) or, with probability `patch`, by a box cut out for one
 modality (Cut-MixMo); in evaluation they are summed. Each head's loss is weighted by the share that its modality
 had. For M > 2, which the paper leaves open, one modality has the share kappa and the others share the rest.
-Shares are drawn as Beta(2, 2), per row. Absent modalities have the share zero. The paper's schedule, which stops
-cutting boxes near the end of training, is left out.
+Shares are drawn as Beta(2, 2), per row. Absent modalities have the share zero.
 
 The shares travel through the backbone as M more input channels, which the stem takes off again.
 """
@@ -37,14 +36,14 @@ from wbcbench.contracts import (
 def mix(maps: list[Tensor], weights: Tensor) -> Tensor:
     """sum_m w_m f_m with weights that sum to M at every place: [B, C, H, W].
 
-    Ramé et al., ICCV 2021, arXiv 2103.06132, eq. 3 and 4 (M = 2: 2 [1_mask f_0 + (1 - 1_mask) f_1]).
+    Ramé et al., ICCV 2021, arXiv 2103.06132 (M = 2: 2 [1_mask f_0 + (1 - 1_mask) f_1]).
     maps: M of [B, C, H, W]; weights: [B, M, H, W].
     """
     return torch.einsum("bmhw,bmchw->bchw", weights, torch.stack(maps, 1))
 
 
 def loss_weights(shares: Tensor, root: float) -> Tensor:
-    """M kappa_m^(1/r) / sum_n kappa_n^(1/r): [B, M]; sums to M per row. arXiv 2103.06132, eq. 5.
+    """M kappa_m^(1/r) / sum_n kappa_n^(1/r): [B, M]; sums to M per row. arXiv 2103.06132.
 
     shares kappa: [B, M], rows sum to 1. r -> inf: all heads alike; r = 1: by share.
     """
@@ -127,6 +126,9 @@ class MixMo(Fusion):
         patch: float = param(
             0.5, "Share of rows mixed by a box instead of by shares.", ge=0, le=1, search=(0.0, 1.0)
         )
+        decay: float = param(
+            11 / 12, "From this share of training on, `patch` falls linearly to 0; 1: it never does.", ge=0, le=1
+        )
         root: float = param(
             3.0,
             "r of the loss weights; 1: losses by share, large: all alike.",
@@ -151,16 +153,20 @@ class MixMo(Fusion):
         replace_module(self.backbone, name, MixedStem(stems, tuple(task.channels.values())))
         self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
         self._plan: Plan | None = None
+        # How far training is; `assemble` is not told, so the last step's loss leaves it here.
+        self.fraction: Tensor
+        self.register_buffer("fraction", torch.zeros(()))
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         b, count = len(batch), len(self.task.modalities)
         batch.rows = slot_rows(b, self.task.modalities, self.params.rho, self.params.repeats, draw)
         # The median of three uniform numbers is Beta(2, 2).
         kappa = torch.stack([draw.uniform(b, f"mixmo:kappa{i}") for i in range(3)]).median(0).values
+        left = ((1 - self.fraction) / max(1e-9, 1 - self.params.decay)).clamp(0, 1)
         self._plan = Plan(
             first=(draw.uniform(b, "mixmo:first") * count).long().clamp(max=count - 1),
             kappa=kappa,
-            boxed=draw.uniform(b, "mixmo:boxed") < self.params.patch,
+            boxed=draw.uniform(b, "mixmo:boxed") < self.params.patch * left,
             x=draw.uniform(b, "mixmo:x"),
             y=draw.uniform(b, "mixmo:y"),
         )
@@ -197,6 +203,8 @@ class MixMo(Fusion):
 
     def task_terms(self, outputs: Outputs, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         terms = super().task_terms(outputs, batch, progress)
+        if self.training:
+            self.fraction.fill_(progress.fraction)
         for route, out in outputs.items():
             if isinstance(out, MixedOutput) and out.weight is not None:
                 terms[route] = terms[route] * out.weight

@@ -25,7 +25,7 @@ def cross_gates(
 ) -> list[Tensor]:
     """Gates E_m = gain sigmoid(W_m Z + b_m), with Z = ReLU(W [s_1; ..; s_M] + b).
 
-    Joze et al., CVPR 2020, arXiv 1911.08670, section 3.1. s_m: [B, C_m]; W: [dim Z, sum C], b: [dim Z];
+    Joze et al., CVPR 2020, arXiv 1911.08670. s_m: [B, C_m]; W: [dim Z, sum C], b: [dim Z];
     W_m: [C_m, dim Z], b_m: [C_m]; returns M tensors [B, C_m].
     """
     z = F.relu(F.linear(torch.cat(list(squeezes), 1), *squeeze))

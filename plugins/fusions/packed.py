@@ -1,8 +1,8 @@
 """Packed networks: one network of grouped convolutions, that is, M disjoint thin networks side by side.
 
 A grouped convolution of M groups is M convolutions side by side, so the function, the gradients and the
-parameters of the packed network are those of M networks of width alpha / M. It is built as such, because a
-backbone behind the contract cannot be given groups; only the speed differs from grouped convolutions.
+parameters of the packed network are those of M networks of width alpha / M (alpha 1 by default). It is built
+as such, because a backbone behind the contract cannot be given groups; only the speed differs.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ class Packed(Fusion):
     """One network with one group of channels per modality: as many channels as one network, no cross weights.
 
     p = (1/M) sum_m softmax(W_m h_m(x_m)), over the modalities that a cell has. Trained on the sum of the heads'
-    losses. Parameters: sum_m [P(w) + S(C_m, w) + (w D + 1) K] with w = alpha / M: about alpha^2 P / M.
+    losses. Parameters: sum_m [P(w) + S(C_m, w) + (w D + 1) K] with w = 1 / M: about P / M.
     """
 
     name = "packed"
-    source = "Laurent et al., ICLR 2023, arXiv 2210.09184, eq. 5, a subnetwork per modality"
+    source = "Laurent et al., ICLR 2023, arXiv 2210.09184, a subnetwork per modality"
     emits = ("modality",)
     missing = "native"
 
     class Params(Parameters):
-        alpha: float = param(
-            1.0, "Channels of all groups together, in those of one network.", gt=0, le=8, search=[1.0, 2.0]
+        width: float = param(
+            0.0, "Factor on the channels of every group, alpha / M in the paper; 0: 1 / M.", ge=0, le=8
         )
 
     params: Params
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
-        width = params.alpha / len(task.modalities)
+        width = params.width or 1 / len(task.modalities)
         trunks = {m: backbone(c, width=width) for m, c in task.channels.items()}
         self.backbones = nn.ModuleDict(trunks)
         self.heads = nn.ModuleDict({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})

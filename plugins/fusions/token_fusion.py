@@ -30,7 +30,8 @@ from wbcbench.contracts import (
 def substitute(tokens: Sequence[Tensor], scores: Sequence[Tensor], threshold: float) -> list[Tensor]:
     """e'_m,i = e_m,i where s_m,i >= theta, else the mean over n != m of e_n,i.
 
-    Wang et al., CVPR 2022, arXiv 2204.08721, eq. 2. tokens: M of [B, N, d]; scores: M of [B, N].
+    Wang et al., CVPR 2022, arXiv 2204.08721 (M = 2, without projection). tokens: M of [B, N, d];
+    scores: M of [B, N].
     """
     if len(tokens) < 2:
         return list(tokens)
