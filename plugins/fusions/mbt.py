@@ -1,0 +1,89 @@
+"""MBT: modalities exchange what they know through a few bottleneck tokens.
+
+Differences from the paper: the tokens are the places of the backbones' last maps (any backbone), read by a small
+transformer of this fusion's own, instead of the layers of a pretrained ViT; the mean token is classified, not a
+class token, and the mean of the modalities' scores is one linear head on their concatenation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from wbcbench_plugins.fusions._stages import availability, concatenated, masked
+from wbcbench_plugins.fusions._tokens import Block, check_heads, token_trunks
+
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.errors import IncompatibleError
+
+
+def shared_bottleneck(copies: Sequence[Tensor], seen: Tensor) -> Tensor:
+    """z = sum_m s_m z_m / sum_m s_m, the mean of the copies that the modalities present have updated.
+
+    Nagrani et al., NeurIPS 2021, arXiv 2107.00135 (all present). copies: M of [B, n, d]; seen s: [B, M].
+    """
+    share = seen / seen.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bm,mbnd->bnd", share, torch.stack(list(copies)))
+
+
+class MBT(Fusion):
+    """Attention bottlenecks: from one layer on, modalities see each other through a few shared tokens only.
+
+    Parameters: sum_m [P + S(C_m) + (D + 1) d + N d] + M L (12 d^2 + 13 d) + n d + (M d + 1) K, with L layers (L
+    instead of M L where `shared`) and n bottleneck tokens of width d.
+    """
+
+    name = "mbt"
+    source = "Nagrani et al., NeurIPS 2021, arXiv 2107.00135"
+    emits = ("joint",)
+    missing = "native"
+
+    class Params(Parameters):
+        bottlenecks: int = param(4, "Bottleneck tokens n.", ge=1, le=256, search=[1, 4, 16])
+        layers: int = param(3, "Transformer layers per modality.", ge=2, le=12, search=[2, 3, 4])
+        fusion_layer: int = param(
+            1, "First layer, counted from 0, with bottlenecks; news takes two layers to arrive.", ge=0, le=10
+        )
+        dim: int = param(64, "Width d of the tokens.", ge=4, le=2048, search=[32, 64, 128])
+        heads: int = param(4, "Attention heads; must divide `dim`.", ge=1, le=64)
+        shared: bool = param(False, "All modalities use the same transformer.", search=[False, True])
+
+    params: Params
+
+    def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
+        super().__init__(task, backbone, params)
+        check_heads(params.dim, params.heads)
+        if params.fusion_layer > params.layers - 2:
+            raise IncompatibleError(
+                f"With {params.layers} layers and bottlenecks from layer {params.fusion_layer} on, no modality "
+                f"hears of another. Choose fusion_layer up to {params.layers - 2}."
+            )
+        self.backbones = token_trunks(task, backbone, params.dim)
+        owners = ("all",) if params.shared else task.modalities
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({f"of_{m}": Block(params.dim, params.heads) for m in owners})
+            for _ in range(params.layers)
+        )
+        self.bottleneck = nn.Parameter(0.02 * torch.randn(params.bottlenecks, params.dim))
+        self.head = nn.Linear(len(task.modalities) * params.dim, task.n_classes)
+
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
+        names, n = self.task.modalities, self.params.bottlenecks
+        tokens = {m: self.backbones[m](masked(images[m], present, i)) for i, m in enumerate(names)}
+        z = self.bottleneck.expand(len(tokens[names[0]]), -1, -1)
+        seen = availability(present, z, len(names))
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.ModuleDict)
+            copies = []
+            for m in names:
+                block = layer["of_all" if self.params.shared else f"of_{m}"]
+                if number < self.params.fusion_layer:
+                    tokens[m] = block(tokens[m])
+                    continue
+                both = block(torch.cat([z.to(tokens[m].dtype), tokens[m]], 1))
+                copies.append(both[:, :n])
+                tokens[m] = both[:, n:]
+            z = shared_bottleneck(copies, seen) if copies else z
+        embedding = concatenated([tokens[m].mean(1) for m in names], present)
+        return {"joint": Output(self.head(embedding), embedding, reads=frozenset(names), head=self.head)}
