@@ -51,9 +51,17 @@ class ToyBackbone(Backbone):
         self.norm = torch.nn.GroupNorm(1, self.dim)
         self.stage2 = torch.nn.Conv2d(self.dim, self.dim, 3, stride=2, padding=1)
 
+    @property
+    def stage_count(self) -> int:
+        return 2
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.stage1(x)) if number == 0 else self.stage2(x)
+        return y.relu()
+
     def forward(self, x: Tensor, maps: bool = False) -> Features:
-        first = self.norm(self.stage1(x)).relu()
-        second = self.stage2(first).relu()
+        first = self.stage(0, x)
+        second = self.stage(1, first)
         return Features(second.mean((2, 3)), (first, second) if maps else ())
 
 
