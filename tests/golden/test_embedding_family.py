@@ -524,6 +524,14 @@ def test_itrd_correlation() -> None:
     assert torch.allclose(steps[-1], torch.tensor(5 * (1 / 8) ** 3).log2().double(), rtol=1e-6)
 
 
+def test_itrd_compares_raw_features_where_widths_agree() -> None:
+    student, teacher = pair(6, same=True)
+    assert student.embedding is not None
+    assert teacher.embedding is not None
+    term = build("itrd", student, teacher, information=1.0).terms(student, teacher, START)["information"]
+    assert torch.equal(term, information_loss(student.embedding, teacher.embedding))
+
+
 def test_ega_parts() -> None:
     student, teacher = noise(5, 6), noise(5, 6, seed=1)
     correlations = torch.corrcoef(torch.cat([teacher, student]))
@@ -539,6 +547,15 @@ def test_srd_turns_scale_into_a_constant() -> None:
     student, teacher = noise(5, 6), noise(5, 6, seed=1)
     value = log_power_loss(student, teacher, 4.0)
     assert torch.allclose(log_power_loss(student * 3, teacher * 3, 4.0), value + 8 * math.log(3))
+
+
+def test_srd_is_finite_where_student_equals_teacher() -> None:
+    student = noise(5, 6).requires_grad_()
+    loss = log_power_loss(student, student.detach(), 4.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert student.grad is not None
+    assert student.grad.abs().max() == 0
 
 
 def test_srd_normalises_both_sides_by_the_batch() -> None:
@@ -682,6 +699,16 @@ def test_crd_is_the_paper_s_estimator_over_gathered_vectors() -> None:
     logits = similarities(f, MEMORY, PICKED, 0.07)
     expected = -(h[:, 0].log() + (1 - h[:, 1:]).log().sum(1))
     assert torch.allclose(contrast_loss(logits - log_constant(logits, 7), 7), expected, rtol=1e-5)
+
+
+def test_crd_contrasts_each_side_with_the_memory_of_the_other() -> None:
+    distiller, student, teacher = banked()
+    distiller.eval()
+    before = distiller.terms(student, teacher, START)
+    distiller.memory_s.neg_()
+    after = distiller.terms(student, teacher, START)
+    assert torch.equal(after["student"], before["student"])
+    assert not torch.allclose(after["teacher"], before["teacher"])
 
 
 def test_crd_constant_comes_from_the_first_batch_and_stays() -> None:
