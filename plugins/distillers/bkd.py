@@ -18,7 +18,7 @@ def binary_kd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [B], each >= 0. Not zero at student = teacher; least where sigmoid(z_s) = softmax(z_t).
 
-    Source: `bce` option of Hao et al., NeurIPS 2023, arXiv 2310.19444, in the authors' code.
+    Source: the distiller `BKD` in the code of Hao et al., NeurIPS 2023, arXiv 2310.19444.
     """
     return F.binary_cross_entropy_with_logits(student, teacher.softmax(1), reduction="none").mean(1)
 

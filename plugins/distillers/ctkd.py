@@ -27,7 +27,7 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor
     Returns:
         [B], each >= 0, zero where student = teacher.
 
-    Source: Li et al., arXiv 2211.16231, eq. 1.
+    Source: Li et al., arXiv 2211.16231.
     """
     s, t = ((z / temperature).log_softmax(1) for z in (student, teacher))
     return F.kl_div(s, t, reduction="none", log_target=True).sum(1) * temperature**2

@@ -37,7 +37,7 @@ class DeiTHard(Distiller):
 
     class Params(DistillerParams):
         weight: float = param(
-            1.0, "Factor on the loss; the paper's, beside 1.", ge=0, search=(0.1, 10.0), log=True
+            1.0, "Factor on the loss; as heavy as the task's.", ge=0, search=(0.1, 10.0), log=True
         )
         smoothing: float = param(0.0, "Label smoothing.", ge=0, lt=1, search=(0.0, 0.2))
 

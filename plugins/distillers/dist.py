@@ -33,14 +33,14 @@ def inter_class(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Returns:
         [B] in [0, 2 T^2].
 
-    Source: Huang et al., arXiv 2205.10536, eq. 9.
+    Source: Huang et al., arXiv 2205.10536.
     """
     s, t = ((z / temperature).softmax(1) for z in (student, teacher))
     return temperature**2 * (1 - pearson(s, t, 1))
 
 
 def intra_class(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 (1 - rho) over the samples of a batch, for each class: [B, K] and [B, K] -> [K]. Same source, eq. 10."""
+    """T^2 (1 - rho) over the samples of a batch, for each class: [B, K] and [B, K] -> [K]. Same source."""
     s, t = ((z / temperature).softmax(1) for z in (student, teacher))
     return temperature**2 * (1 - pearson(s, t, 0))
 

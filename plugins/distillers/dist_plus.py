@@ -70,7 +70,7 @@ class DISTPlus(Distiller):
     def setup(self, pair: PairShapes) -> None:
         if not pair.student_maps or not pair.teacher_maps:
             raise IncompatibleError(
-                "dist_plus reads stage maps, which the student or the teacher does not give; dist reads logits alone."
+                "dist_plus reads stage maps; the student or the teacher gives none. dist reads logits alone."
             )
         self.adapter = adapters.conv1x1(pair.student_maps[-1][0], pair.teacher_maps[-1][0])
 

@@ -17,7 +17,7 @@ from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progre
 def batch_consistency(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Rows of (P_t P_t^T - P_s P_s^T)^2 summed, P = softmax(z / T): [B, K] and [B, K] -> [B], without T^2.
 
-    The mean over samples is ||P_t P_t^T - P_s P_s^T||_F^2 / B. Source: Jin et al., CVPR 2023, eq. 5.
+    The mean over samples is ||P_t P_t^T - P_s P_s^T||_F^2 / B. Source: Jin et al., CVPR 2023.
     """
     s, t = ((z / temperature).softmax(1) for z in (student, teacher))
     return (t @ t.T - s @ s.T).square().sum(1)
@@ -26,7 +26,7 @@ def batch_consistency(student: Tensor, teacher: Tensor, temperature: float) -> T
 def class_consistency(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Rows of (P_t^T P_t - P_s^T P_s)^2 summed, P = softmax(z / T): [B, K] and [B, K] -> [K], without T^2.
 
-    The mean over classes is ||P_t^T P_t - P_s^T P_s||_F^2 / K. Source: Jin et al., CVPR 2023, eq. 7.
+    The mean over classes is ||P_t^T P_t - P_s^T P_s||_F^2 / K. Source: Jin et al., CVPR 2023.
     """
     s, t = ((z / temperature).softmax(1) for z in (student, teacher))
     return (t.T @ t - s.T @ s).square().sum(1)
@@ -51,7 +51,7 @@ class MLKD(Distiller):
         temperatures: int = param(5, "How many temperatures.", ge=1, le=20)
         mask: bool = param(
             True,
-            "Teach only the half of samples and classes of which the teacher is less sure.",
+            "Teach only the half (samples, classes) of which the teacher is less sure.",
             search=[True, False],
         )
 

@@ -19,7 +19,7 @@ def target_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor) -> Te
     Returns:
         [B], each >= 0; not zero at student = teacher.
 
-    Source: Yang et al., arXiv 2303.13005, eq. 7, first distillation term.
+    Source: Yang et al., arXiv 2303.13005, first distillation term.
     """
     column = labels[:, None]
     return -(teacher.softmax(1).gather(1, column) * student.log_softmax(1).gather(1, column))[:, 0]
@@ -37,7 +37,7 @@ def non_target_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor, t
     Returns:
         [B], each >= T^2 times the entropy of q_t, which it reaches at student = teacher.
 
-    Source: Yang et al., arXiv 2303.13005, eq. 7, second distillation term.
+    Source: Yang et al., arXiv 2303.13005, second distillation term.
     """
     q_t = (others(teacher, labels) / temperature).softmax(1)
     log_q_s = (others(student, labels) / temperature).log_softmax(1)

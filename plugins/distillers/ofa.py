@@ -7,6 +7,8 @@ exits; the authors tune one for each.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
@@ -26,7 +28,7 @@ def ofa_loss(student: Tensor, teacher: Tensor, labels: Tensor, exponent: float, 
     Returns:
         [B], each >= 0; not zero at student = teacher.
 
-    Source: Hao et al., arXiv 2310.19444, eq. 7.
+    Source: Hao et al., arXiv 2310.19444.
     """
     one_hot = nn.functional.one_hot(labels, student.shape[1]).to(student.dtype)
     wanted = ((teacher / temperature).softmax(1) + one_hot).pow(exponent) - one_hot
@@ -36,7 +38,7 @@ def ofa_loss(student: Tensor, teacher: Tensor, labels: Tensor, exponent: float, 
 def exit_of(channels: tuple[int, ...], n_classes: int) -> nn.Sequential:
     """A classifier [B, channels[0], H, W] -> [B, K] passing through the widths of the stages that follow."""
     layers: list[nn.Module] = []
-    for given, wanted in zip(channels, channels[1:], strict=False):
+    for given, wanted in pairwise(channels):
         layers += [
             nn.Conv2d(given, given, 3, stride=2, padding=1, groups=given, bias=False),
             nn.Conv2d(given, wanted, 1, bias=False),

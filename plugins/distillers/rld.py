@@ -61,7 +61,7 @@ class RLD(Distiller):
     """The teacher's confidence moved to the label, and its ranking below the label."""
 
     name = "rld"
-    source = "Sun, Chen, Lyu, Li, Cui, 2024, arXiv 2408.07703"
+    source = "Sun et al. 2024, arXiv 2408.07703"
     matches = "logits"
     needs = Needs(student=("logits",), teacher=("logits",), labels=True, schedule=True, min_classes=3)
 

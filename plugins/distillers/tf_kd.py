@@ -28,7 +28,7 @@ def virtual_teacher(student: Tensor, labels: Tensor, correct: float) -> Tensor:
     Returns:
         [B, K], the logarithms of the probabilities.
 
-    Source: Yuan et al., arXiv 1909.11723, eq. 9.
+    Source: Yuan et al., arXiv 1909.11723.
     """
     rest = math.log((1 - correct) / (student.shape[1] - 1))
     return torch.full_like(student, rest, requires_grad=False).scatter(1, labels[:, None], math.log(correct))
@@ -44,9 +44,7 @@ class TfKD(Distiller):
 
     class Params(DistillerParams):
         weight: float = param(0.1, "Factor on the loss; the authors' code.", ge=0, search=(0.01, 1.0), log=True)
-        correct: float = param(
-            0.99, "a: the virtual teacher's probability of the label.", gt=0, lt=1, search=(0.9, 0.999)
-        )
+        correct: float = param(0.99, "a: probability of the label.", gt=0, lt=1, search=(0.9, 0.999))
         temperature: float = param(20.0, "T: higher softens more.", gt=0, le=100, search=(4.0, 40.0), log=True)
 
     params: Params

@@ -26,7 +26,7 @@ def smoothed_target_loss(student: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [B], each >= 0: the cross-entropy, heavier for samples that the student finds easy.
 
-    Source: Yang et al., arXiv 2303.13005, eq. 9 and 10.
+    Source: Yang et al., arXiv 2303.13005, the customised target label.
     """
     log_p = student.log_softmax(1).gather(1, labels[:, None])[:, 0]
     squared = (2 * log_p.detach()).exp()
@@ -47,14 +47,13 @@ def ranked_others_loss(student: Tensor, weak: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [B], each >= 0.
 
-    Source: Yang et al., arXiv 2303.13005, eq. 11 to 13.
+    Source: Yang et al., arXiv 2303.13005, the customised other labels.
     """
     rest = others(student, labels)
     with torch.no_grad():
         joint = rest.softmax(1) + others(weak, labels).softmax(1)
-        rank = joint.argsort(1, descending=True, stable=True).argsort(1) + 1
-        wanted = 1 / rank.to(rest.dtype)
-        wanted = wanted / wanted.sum(1, keepdim=True)
+        rank = joint.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+        wanted = F.normalize(rank.to(rest.dtype).reciprocal(), p=1, dim=1)
     return -(wanted * rest.log_softmax(1)).sum(1)
 
 

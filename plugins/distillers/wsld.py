@@ -21,7 +21,7 @@ def sample_weights(student: Tensor, teacher: Tensor, labels: Tensor, eps: float 
     Returns:
         [B] in [0, 1], constant for the gradient: near 0 where the student is right and the teacher is not.
 
-    Source: Zhou et al., arXiv 2102.00650, eq. 10.
+    Source: Zhou et al., arXiv 2102.00650.
     """
     with torch.no_grad():
         s, t = (F.cross_entropy(z, labels, reduction="none") for z in (student, teacher))
