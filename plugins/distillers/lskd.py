@@ -31,6 +31,7 @@ class LSKD(Distiller):
     name = "lskd"
     source = "Sun, Ren, Li, Wang, Cao, CVPR 2024, arXiv 2403.01427"
     matches = "logits"
+    role = "transform"
     needs = Needs(student=("logits",), teacher=("logits",), min_classes=3)
 
     class Params(DistillerParams):

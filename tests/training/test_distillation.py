@@ -174,3 +174,46 @@ def test_every_routing_trains_and_resumes(train: Train, routing: str, monkeypatc
     train(*args, store="broken", code=130)
     monkeypatch.setattr(loop, "judge", real)
     assert student(train(*args, store="broken"))["digest"] == whole["digest"]
+
+
+def test_logit_standardisation_under_another_distiller(train: Train) -> None:
+    """`lskd+dkd` adds no loss of its own: DKD reads standardised logits, from one teacher or several."""
+    for fusion in ("independent", "early"):
+        record = student(train("--fusion", fusion, "--kd", "lskd+dkd", "--set", "kd.warmup=0", "--epochs", "1"))
+        terms = [c for c in columns(record)[-1] if c.startswith(("lskd.", "dkd."))]
+        assert terms
+        assert all(t.startswith("dkd.") for t in terms)
+        plain = student(train("--fusion", fusion, "--kd", "dkd", "--set", "kd.warmup=0", "--epochs", "1"))
+        assert plain["digest"] != record["digest"]
+    alone = student(train("--fusion", "independent", "--kd", "lskd", "--epochs", "1"))
+    assert any(c.startswith("lskd.kl") for c in columns(alone)[-1])
+
+
+def test_a_standardised_teacher_in_the_core_is_the_golden_one() -> None:
+    """alpha TCKD + beta NCKD on standardised logits: 5.91512068843 (logit-standardization-KD, DKD.py)."""
+    from wbcbench.contracts import Batch, PairShapes, Progress
+    from wbcbench.spec.lessons import Lesson
+    from wbcbench.testing import closed_forms
+    from wbcbench.testing.components import component_class
+    from wbcbench.training.distillation import Distillation
+
+    a = closed_forms()
+    lskd, dkd, matched = (
+        component_class(k, n) for k, n in (("distiller", "lskd"), ("distiller", "dkd"), ("routing", "matched"))
+    )
+    kd = Distillation(
+        lambda: [lskd(lskd.Params()), dkd(dkd.Params(warmup=0))],
+        lambda: matched(matched.Params()),
+        (Lesson("joint", (0,)),),
+        ("joint",),
+    )
+    kd.setup(torch.nn.Identity(), lambda *_: PairShapes(n_classes=5, n_cells=4, max_index=3))  # type: ignore[arg-type]
+
+    class Bank:
+        def answers(self, cells: torch.Tensor) -> list[Output]:
+            return [Output(a["z_t"])]
+
+    batch = Batch(cells=torch.arange(4), labels=a["y"])
+    out = Output(a["z_s"], labels=a["y"])
+    terms = kd.terms({"joint": out}, Bank(), batch, Progress(0, 1, 0, 1), {})  # type: ignore[arg-type]
+    assert sum(v.item() for v in terms.values()) == pytest.approx(5.91512068843, rel=1e-9)

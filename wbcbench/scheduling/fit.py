@@ -76,3 +76,18 @@ def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
         raise IncompatibleError(
             f"One combination has '{min(twice)}' twice. Give it once, with the weight you want."
         )
+
+
+def together(registry: Registry, distillers: tuple[Component, ...]) -> str:
+    """One sentence on what a combination comes to: weights of losses, and what only changes them."""
+    parts = []
+    losses = [d for d in distillers if declared(registry, "distiller", d).role == "loss"]
+    for d in distillers:
+        role = declared(registry, "distiller", d).role
+        if role == "optimiser":
+            parts.append(f"{d.name} (takes the optimiser's step)")
+        elif role == "transform" and any(set(needs_of(registry, x).student) == {"logits"} for x in losses):
+            parts.append(f"{d.name} (changes the logits that the others read; its own weight has no effect)")
+        else:
+            parts.append(f"{d.name} (weight {d.params['weight']:g})")
+    return "Taken together: " + " + ".join(parts)

@@ -13,7 +13,7 @@ from wbcbench.contracts import Dataset, Description
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
-from wbcbench.scheduling.fit import check_fit, needs_of
+from wbcbench.scheduling.fit import check_fit, needs_of, together
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
 from wbcbench.spec.load import validate
@@ -79,9 +79,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         tuple(component(registry, "distiller", c, request, everything, "kd") for c in combination)
         for combination in request.kd
     ]
-    for kd in recipes:
-        if len(kd) > 1:
-            notes.append("Taken together: " + " + ".join(f"{d.name} (weight {d.params['weight']:g})" for d in kd))
+    notes += [together(registry, kd) for kd in recipes if len(kd) > 1]
     for kind, choices in (("fusion", request.fusion), ("distiller", everything), ("routing", [request.routing])):
         for name in dict.fromkeys(c.name for c in choices):
             found = registry.resolve(kind, name).component
