@@ -22,6 +22,7 @@ from wbcbench.scan import kind_of_base
 ATTRIBUTES = (
     "name", "aliases", "source", "emits", "arity", "missing", "needs", "pairing", "family", "scalable",
     "matches", "role", "chain", "trainable",
+    "needs_routes", "blends_cells", "reads_labels", "reads_validation", "gradients",
 )  # fmt: skip
 _WANTED = (*ATTRIBUTES, "Params")
 _LIGHT_PACKAGES = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions"}

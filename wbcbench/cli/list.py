@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.argument("kind", required=False)
+@click.option("--matrix", is_flag=True, help="Which fusion goes with which distiller and policy, and why not.")
+@click.option("--modalities", type=click.IntRange(1, 6), default=2, help="With --matrix: how many modalities.")
+@click.option("--classes", type=click.IntRange(2), default=5, help="With --matrix: how many classes.")
 @json_option
 @plugin_options
-def command(kind: str | None, as_json: bool, plugins: PluginOptions) -> None:
+def command(
+    kind: str | None, matrix: bool, modalities: int, classes: int, as_json: bool, plugins: PluginOptions
+) -> None:
     """List components of one KIND, or of all kinds.
 
     KIND: datasets, backbones, fusions, policies, distillers, routings.
@@ -27,6 +32,9 @@ def command(kind: str | None, as_json: bool, plugins: PluginOptions) -> None:
 
     kinds = (kind_of(kind),) if kind else KINDS
     registry, _ = load(plugins)
+    if matrix:
+        _matrix(registry, modalities, classes, as_json)
+        return
     document = {plural(k): [entry(registry, c) for c in registry.components(k)] for k in kinds}
     if as_json:
         print_json(document)
@@ -43,6 +51,19 @@ def command(kind: str | None, as_json: bool, plugins: PluginOptions) -> None:
             head.append("source")
             rows = [[*row, e.get("source", "")] for row, e in zip(rows, entries, strict=True)]
         print_table(head, rows, title=title)
+
+
+def _matrix(registry: Registry, modalities: int, classes: int, as_json: bool) -> None:
+    """Every refused pair with its reason; how many go together."""
+    from wbcbench.scheduling.matrix import compatibility
+
+    rows = compatibility(registry, modalities, classes)
+    if as_json:
+        print_json({"modalities": modalities, "classes": classes, "pairs": rows})
+        return
+    refused = [r for r in rows if r["reason"]]
+    print_table(["", "does not go with", "because"], [[r["first"], r["second"], r["reason"]] for r in refused])
+    click.echo(f"{len(rows) - len(refused)} of {len(rows)} pairs go together.")
 
 
 def entry(registry: Registry, component: Component) -> dict[str, Any]:

@@ -62,6 +62,74 @@ def check_fit(
     _check_roles(registry, distillers)
 
 
+def check_arity(registry: Registry, fusion: Component, modalities: tuple[str, ...]) -> None:
+    """Raises `IncompatibleError` for a number of modalities that a fusion does not take."""
+    low, high = declared(registry, "fusion", fusion).arity
+    count = len(modalities)
+    if count < low or (high is not None and count > high):
+        wants = f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' takes {wants} modalities, but the protocol has {count} "
+            f"({', '.join(modalities)}). Choose them with --modalities."
+        )
+
+
+def check_policies(
+    registry: Registry,
+    fusion: Component | None,
+    policies: tuple[Component, ...],
+    distillers: tuple[Component, ...],
+    modalities: tuple[str, ...],
+) -> None:
+    """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
+    known = {p.name: declared(registry, "policy", p).attributes for p in policies}
+    if fusion is not None:
+        emits = declared(registry, "fusion", fusion).emits
+        routes = route_names(emits, modalities)
+        single = sum(r in modalities for r in routes)
+        for name, attributes in known.items():
+            wanted = str(attributes.get("needs_routes", "any"))
+            there = {
+                "any": True,
+                "several": len(routes) > 1,
+                "modality": single > 1,
+                "joint": "joint" in routes,
+                "both": single > 1 and "joint" in routes,
+            }
+            if not there[wanted]:
+                raise IncompatibleError(
+                    f"Policy '{name}' needs {_ROUTES[wanted]}, but fusion '{fusion.name}' has: {', '.join(routes)}."
+                )
+    blending = [n for n, a in known.items() if a.get("blends_cells")]
+    reading = [n for n, a in known.items() if a.get("reads_labels")]
+    combining = [n for n, a in known.items() if a.get("gradients", "none") == "combines"]
+    touching = [n for n, a in known.items() if a.get("gradients", "none") != "none"]
+    stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
+    if blending and distillers:
+        raise IncompatibleError(
+            f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "
+            "Use it with --kd none."
+        )
+    if blending and reading:
+        raise IncompatibleError(
+            f"Policy '{reading[0]}' needs one label per image, but '{blending[0]}' blends cells."
+        )
+    if len(combining) > 1:
+        raise IncompatibleError(f"Only one policy can do the backward, but both {' and '.join(combining)} do.")
+    if touching and stepping:
+        raise IncompatibleError(
+            f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
+        )
+
+
+_ROUTES = {
+    "several": "at least two routes",
+    "modality": "heads of at least two modalities",
+    "joint": "a joint route",
+    "both": "a joint route and heads of at least two modalities",
+}
+
+
 def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
     """A distiller that only takes the optimiser's step needs another one that has a loss."""
     roles = [declared(registry, "distiller", d).role for d in distillers]

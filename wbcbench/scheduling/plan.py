@@ -10,10 +10,10 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
-from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
+from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
-from wbcbench.scheduling.fit import check_fit, needs_of, together
+from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared, needs_of, together
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
 from wbcbench.spec.load import validate
@@ -92,6 +92,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         distillers = tuple(d for d in kd if d.name != "none")
         for protocol in _protocols(registry, fusion, base):
             check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
+            check_policies(registry, fusion, policies, distillers, protocol.modalities)
             routing: Component | None = None
             teachers: tuple[Trial, ...] = ()
             if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
@@ -145,14 +146,7 @@ def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -
 
 def _protocols(registry: Registry, fusion: Component, base: Protocol) -> list[Protocol]:
     """The protocol, or one per modality for a fusion of exactly one; refuses an arity that cannot fit."""
-    low, high = registry.declaration(registry.resolve("fusion", fusion.name).component).arity
-    count = len(base.modalities)
-    if high == 1 and count > 1:
+    if declared(registry, "fusion", fusion).arity[1] == 1 and len(base.modalities) > 1:
         return [base.model_copy(update={"modalities": (m,)}) for m in base.modalities]
-    if count < low or (high is not None and count > high):
-        wants = f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
-        raise IncompatibleError(
-            f"Fusion '{fusion.name}' takes {wants} modalities, but the protocol has {count} "
-            f"({', '.join(base.modalities)}). Choose them with --modalities."
-        )
+    check_arity(registry, fusion, base.modalities)
     return [base]
