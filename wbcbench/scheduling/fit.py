@@ -98,7 +98,8 @@ def check_policies(
             }
             if not there[wanted]:
                 raise IncompatibleError(
-                    f"Policy '{name}' needs {_ROUTES[wanted]}, but fusion '{fusion.name}' has: {', '.join(routes)}."
+                    f"Policy '{name}' needs {_ROUTES[wanted]}, "
+                    f"but fusion '{fusion.name}' has just {', '.join(routes)}."
                 )
     blending = [n for n, a in known.items() if a.get("blends_cells")]
     reading = [n for n, a in known.items() if a.get("reads_labels")]

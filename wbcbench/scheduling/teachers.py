@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.components import component
+from wbcbench.scheduling.fit import needs_of
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
 from wbcbench.spec.lessons import pair, route_names
 from wbcbench.spec.load import validate
@@ -51,6 +52,14 @@ class TeacherPool:
             declared.pairing,
             str(routing.params.get("fallback", "")),
         )
+        alone = [d.name for d in distillers if needs_of(registry, d).head]
+        crowded = [lesson for lesson in lessons if len(lesson.teachers) > 1]
+        if alone and crowded:
+            raise IncompatibleError(
+                f"Distiller '{alone[0]}' takes over one teacher's classifier, but route '{crowded[0].route}' of "
+                f"fusion '{fusion.name}' has {len(crowded[0].teachers)} teachers. Choose a fusion with a head per "
+                "modality, such as independent, or one teacher for all: --set teacher.fusion=early"
+            )
         used = sorted({i for lesson in lessons for i in lesson.teachers})
         return routing, tuple(self._trial(offers[i], routing, distillers) for i in used)
 
