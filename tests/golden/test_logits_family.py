@@ -164,7 +164,7 @@ def test_the_order_of_the_batch_changes_nothing(name: str) -> None:
 def test_a_batch_shown_twice_has_the_same_loss(name: str) -> None:
     """mmrazor's decoupled loss is a sum over the batch whatever its reduction says."""
     twice = (torch.cat([z, z]) for z in (S, T, Y))
-    assert torch.allclose(loss_of(name, *twice), loss_of(name, S, T), rtol=1e-7)
+    assert torch.allclose(loss_of(name, *twice), loss_of(name, S, T), rtol=1e-6)
 
 
 def test_standardised_logits_forget_location_and_scale() -> None:
