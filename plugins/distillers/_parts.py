@@ -15,7 +15,7 @@ def others(values: Tensor, classes: Tensor) -> Tensor:
 
 
 def one_against_rest(logits: Tensor, classes: Tensor) -> Tensor:
-    """[B, K] and [B] int64 -> [B, 2]: log p_c and log(1 - p_c), exact even where p_c rounds to 1."""
+    """[B, K] and [B] int64 -> [B, 2]: log p_c and log(1 - p_c), finite where p_c rounds to 1."""
     log_p = logits.log_softmax(1)
     return torch.cat([log_p.gather(1, classes[:, None]), others(log_p, classes).logsumexp(1, keepdim=True)], 1)
 

@@ -34,7 +34,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 class WSLD(Distiller):
-    """Softened cross-entropy, weighted by how far the student lags behind the teacher."""
+    """Softened cross-entropy, weighted by the lag of the student behind the teacher."""
 
     name = "wsld"
     source = "Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, ICLR 2021, arXiv 2102.00650"
