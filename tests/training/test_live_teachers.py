@@ -7,22 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
 from wbcbench.records.store import Store
 
-HINT = '''"""Mean squared distance of the last stage maps, through a trained 1x1 convolution."""
+NUDGE = '''"""Mean squared distance of the last stage maps, through a trained 1x1 convolution."""
 import torch.nn.functional as F
 from torch import nn
 
 from wbcbench.contracts import Distiller, DistillerParams, Needs, param
 
 
-class Hint(Distiller):
+class Nudge(Distiller):
     """Match the teacher's last map."""
 
-    name = "hint"
+    name = "nudge"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True)
 
     class Params(DistillerParams):
@@ -34,7 +35,7 @@ class Hint(Distiller):
 
     def terms(self, student, teacher, progress):
         mine = F.adaptive_avg_pool2d(self.adapter(student.maps[-1]), teacher.maps[-1].shape[-2:])
-        return {"hint": (mine - teacher.maps[-1]).abs().pow(self.params.power).flatten(1).mean(1)}
+        return {"nudge": (mine - teacher.maps[-1]).abs().pow(self.params.power).flatten(1).mean(1)}
 '''
 
 Train = Callable[..., dict[str, Any]]
@@ -44,24 +45,25 @@ Train = Callable[..., dict[str, Any]]
 def plugins(tmp_path: Path) -> str:
     folder = tmp_path / "plugins"
     folder.mkdir()
-    (folder / "hint.py").write_text(HINT)
+    (folder / "nudge.py").write_text(NUDGE)
     return str(folder)
 
 
 def test_stage_maps_come_from_a_live_teacher_and_the_record_says_so(
     train: Train, plugins: str, tmp_path: Path
 ) -> None:
-    document = train("--plugins-dir", plugins, "--kd", "none,hint", "--fusion", "independent,early,late")
+    live = ("--set", "replay_maps_gb=0")
+    document = train("--plugins-dir", plugins, "--kd", "none,nudge", "--fusion", "independent,early,late", *live)
     students = [r for r in document["records"] if r["role"] == "student"]
     assert all(s["status"] == "done" for s in students)
     taught = [s for s in students if s["kd"] != "none"]
     assert [s["cost"]["teacher_replayed"] for s in taught] == [False] * 3
     for student in taught:
         record = Store(tmp_path / "store").load(student["trial_id"])
-        assert any("live" in note and "hint" in note for note in record.result.notes)
+        assert any("live" in note and "nudge" in note for note in record.result.notes)
         used = {c.name: c for c in record.result.components}
-        assert used["hint"].provider == "local.hint"
-        assert used["hint"].sha256
+        assert used["nudge"].provider == "local.nudge"
+        assert used["nudge"].sha256
         with safe_open(Path(student["path"]) / "model.safetensors", framework="np") as file:
             assert not [k for k in file.keys() if "adapter" in k], "adapters are no part of the student"  # noqa: SIM118
     plain = {s["fusion"]: s for s in students if s["kd"] == "none"}
@@ -70,15 +72,36 @@ def test_stage_maps_come_from_a_live_teacher_and_the_record_says_so(
         assert student["digest"] != plain[student["fusion"]]["digest"]
 
 
+def test_stage_maps_that_fit_are_stored_once_and_give_the_same_student(
+    train: Train, plugins: str, tmp_path: Path
+) -> None:
+    args = ("--plugins-dir", plugins, "--kd", "nudge", "--fusion", "independent,early")
+    stored = train(*args, store="stored")
+    live = train(*args, "--set", "replay_maps_gb=0", store="live")
+    for a, b in zip(stored["records"], live["records"], strict=True):
+        if a["role"] == "student":
+            assert (a["cost"]["teacher_replayed"], b["cost"]["teacher_replayed"]) == (True, False)
+            p, q = (np.load(Path(r["path"]) / "predictions.npz")["test_probabilities"] for r in (a, b))
+            assert np.allclose(p, q, atol=5e-3), "half precision of stored maps"
+    files = sorted((tmp_path / "stored" / "replay").rglob("map*.npy"))
+    assert len(files) == 2 * 2 * 3  # teachers x epochs x stages
+    stamps = [f.stat().st_mtime_ns for f in files]
+    train(*args, "--seeds", "0", "--set", "kd.power=1", store="stored")
+    assert [f.stat().st_mtime_ns for f in files] == stamps, "another student of the stream reads them back"
+    files[0].write_bytes(files[0].read_bytes()[:-8])
+    again = train(*args, "--set", "kd.power=1.5", store="stored")
+    assert {r["status"] for r in again["records"] if r["role"] == "student"} == {"done"}, "a broken one is mended"
+
+
 def test_the_same_run_twice_trains_the_same_adapters(train: Train, plugins: str) -> None:
-    args = ("--plugins-dir", plugins, "--kd", "hint", "--fusion", "early")
+    args = ("--plugins-dir", plugins, "--kd", "nudge", "--fusion", "early")
     a, b = (train(*args, store=s)["records"][-1]["digest"] for s in ("a", "b"))
     assert a == b
 
 
 def test_a_plugin_that_raises_fails_its_trial_only(train: Train, plugins: str, tmp_path: Path) -> None:
     (Path(plugins) / "bad.py").write_text(
-        HINT.replace("hint", "bad").replace("return {", "1 / 0\n        return {")
+        NUDGE.replace("nudge", "bad").replace("return {", "1 / 0\n        return {")
     )
     document = train("--plugins-dir", plugins, "--kd", "bad,logits", "--fusion", "early", code=1)
     status = {r["kd"]: r for r in document["records"] if r["role"] == "student"}

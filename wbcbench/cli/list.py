@@ -113,7 +113,7 @@ def _notes(entry: dict[str, Any]) -> str:
         if needs["taught_by"] != "teacher":
             notes.append(f"taught by {needs['taught_by']}")
         elif entry["role"] == "loss":
-            notes.append("replayed" if entry["replayable"] else "live teacher")
+            notes.append("replayed" if entry["replayable"] else "replayed if its maps fit")
         notes = [n for n in notes if n]
     if "pairing" in entry:
         notes.append(f"pairs {entry['pairing']}")

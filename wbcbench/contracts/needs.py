@@ -13,8 +13,8 @@ TaughtBy = Literal["teacher", "self", "peers", "average"]
 class Needs:
     """Declared as a class attribute of a distiller; the core derives everything else from it.
 
-    A teacher can be *replayed* (its outputs looked up instead of computed) exactly when it is frozen
-    and only its logits and embeddings are read.
+    A frozen teacher is *replayed*: its outputs are looked up instead of computed. Logits and embeddings
+    always are; stage maps only where they fit a budget, so a distiller of maps may meet a live teacher.
     """
 
     student: tuple[Tap, ...] = ("logits",)
@@ -45,7 +45,7 @@ class Needs:
 
     @property
     def replayable(self) -> bool:
-        """Whether a frozen teacher's stored outputs are enough."""
+        """Whether a frozen teacher's stored outputs are always enough."""
         return self.taught_by == "teacher" and "maps" not in self.teacher
 
     def as_dict(self) -> dict[str, Any]:

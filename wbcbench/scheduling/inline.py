@@ -49,6 +49,7 @@ def prepare(
         registry,
         pick_device(request.device),
         replay=request.replay == "auto",
+        replay_maps_gb=request.replay_maps_gb,
         decoding=decoding,
     )
     bench.add_dataset(plan.description.fingerprint, plan.dataset)

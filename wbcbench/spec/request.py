@@ -156,5 +156,7 @@ class Request(Frozen):
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
     """Compute threads; None leaves torch's choice."""
+    replay_maps_gb: float = Field(2.0, ge=0)
+    """Stage maps are replayed too (in half precision) where all epochs of a trial's teachers fit into this."""
     replay: Literal["auto", "never"] = "auto"
     """`never` runs teachers live at every step; same student to float tolerance, slower."""

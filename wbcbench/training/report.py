@@ -133,4 +133,4 @@ def used_components(trial: Trial, registry: Registry) -> list[Used]:
 def why_live(job: Job) -> str:
     """Which distillers need more of a teacher than its stored outputs."""
     names = [d.name for d in job.trial.method.distillers]
-    return f"{' or '.join(names)} reads more than logits and embeddings"
+    return f"{' or '.join(names)} reads stage maps, which do not fit replay_maps_gb"

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views
+from wbcbench.errors import DataError
 from wbcbench.records.atomic import atomic_write_bytes
 
 EVAL_BATCH = 512
+HALF = 65504.0  # the largest number that half precision holds
 
 
 class Teacher:
@@ -60,26 +62,36 @@ def speak(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
 class Replay:
     """Stored answers of one teacher on one stream: a file per epoch and kind, each whole or absent."""
 
-    def __init__(self, folder: Path, teacher: Teacher, views: Views, train: Tensor, embedding: bool) -> None:
+    def __init__(
+        self, folder: Path, teacher: Teacher, views: Views, train: Tensor, embedding: bool, maps: int = 0
+    ) -> None:
+        """`maps`: how many stage maps to store too, in half precision; 0: none."""
         self.folder = folder
         self.teacher = teacher
         self.views = views
         self.train = train
         """[n] cell ids, ascending; row i of a stored array belongs to cell train[i]."""
         self.kinds = ("logits", "embedding") if embedding else ("logits",)
+        self.maps = tuple(f"map{i}" for i in range(maps))
         self.seconds = 0.0
         """Spent on computing (not looking up) so far."""
 
     def epoch(self, epoch: int) -> Output:
         """Answers for every training cell [n, ...] in one epoch, on the device."""
-        arrays = [self._read(epoch, kind) for kind in self.kinds]
-        if any(a is None for a in arrays):
-            arrays = self._compute(epoch)
+        wanted = (*self.kinds, *self.maps)
+        if any(self._read(epoch, kind) is None for kind in wanted):
+            self._compute(epoch)
+        arrays = {kind: self._read(epoch, kind) for kind in wanted}
+        lost = [kind for kind, a in arrays.items() if a is None]
+        if lost:
+            raise DataError(f"{self._path(epoch, lost[0])} cannot be read back. Is the disk full?")
         device = self.train.device
-        tensors = [torch.from_numpy(np.array(a)).to(device) for a in arrays]
+        # Copied into memory, but for maps, which stay memory-mapped on a CPU.
+        tensors = {k: torch.from_numpy(a if k in self.maps else np.array(a)).to(device) for k, a in arrays.items()}
         return Output(
-            logits=tensors[0],
-            embedding=tensors[1] if len(tensors) > 1 else None,
+            logits=tensors["logits"],
+            embedding=tensors.get("embedding"),
+            maps=tuple(tensors[m] for m in self.maps),
             reads=frozenset(self.teacher.reads),
         )
 
@@ -88,31 +100,30 @@ class Replay:
 
     def _read(self, epoch: int, kind: str) -> np.ndarray | None:
         try:
-            array = np.load(self._path(epoch, kind), mmap_mode="r", allow_pickle=False)
+            array = np.load(self._path(epoch, kind), mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None  # not there yet, or broken: computed again
-        usable = array.ndim == 2 and array.shape[0] == len(self.train) and array.dtype == np.float32
-        return array if usable else None
+        form = (4, np.float16) if kind in self.maps else (2, np.float32)
+        return array if (array.ndim, array.dtype) == form and array.shape[0] == len(self.train) else None
 
-    def _compute(self, epoch: int) -> list[np.ndarray | None]:
+    def _compute(self, epoch: int) -> None:
         start = time.perf_counter()
         views = self.views.epoch(epoch)
-        parts: dict[str, list[Tensor]] = {kind: [] for kind in self.kinds}
+        parts: dict[str, list[Tensor]] = {kind: [] for kind in (*self.kinds, *self.maps)}
         for cells in torch.split(self.train, EVAL_BATCH):
             present = self.views.cells.present(cells, self.teacher.reads)
-            out = self.teacher.answer(views, cells, present, maps=False)
+            out = self.teacher.answer(views, cells, present, maps=bool(self.maps))
             parts["logits"].append(out.logits)
             if "embedding" in parts:
                 if out.embedding is None:
                     raise RuntimeError("A distiller reads embeddings, but this teacher has none to give.")
                 parts["embedding"].append(out.embedding)
-        arrays = []
-        for kind in self.kinds:
-            array = torch.cat(parts[kind]).cpu().numpy().astype(np.float32)
+            for kind, m in zip(self.maps, out.maps, strict=True):
+                parts[kind].append(m.clamp(-HALF, HALF).half().contiguous().cpu())
+        for kind, found in parts.items():
+            array = torch.cat(found).cpu().numpy()
             atomic_write_bytes(self._path(epoch, kind), npy_bytes(array))
-            arrays.append(array)
         self.seconds += time.perf_counter() - start
-        return list(arrays)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -157,7 +168,7 @@ class TeacherBank:
         """Per teacher, its output for the batch's cells [B], on the views of the current epoch."""
         if self.replays is not None:
             rows = self._row[cells]
-            found = [a.select(rows) for a in self._answers]
+            found = [a.select(rows).float() for a in self._answers]
             return [replace(a, head=head) for a, head in zip(found, self.heads, strict=True)]
         views = self.views.epoch(self._epoch)
         return [t.answer(views, cells, self.views.cells.present(cells, t.reads), self.maps) for t in self.teachers]

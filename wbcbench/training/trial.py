@@ -108,12 +108,15 @@ def _add_distillers(job: Job, records: list[Record], bench: Workbench, split_has
             routing.pairing,
             str(getattr(routing.params, "fallback", "")),
         )
+        embedding, maps = "embedding" in read_by_teachers, "maps" in read_by_teachers
         replays = None
-        if bench.replay and all(n.replayable or n.taught_by != "teacher" for n in needs):
-            embedding = "embedding" in read_by_teachers
+        stages: list[int] | None = [0] * len(teachers) if bench.replay else None
+        if maps and bench.replay:
+            stages = _stages_that_fit(job, teachers, bench)
+        if stages is not None:
             replays = [
-                Replay(_stream_folder(trial, t, bench, split_hash), t, job.views, job.train, embedding)
-                for t in teachers
+                Replay(_stream_folder(trial, t, bench, split_hash), t, job.views, job.train, embedding, count)
+                for t, count in zip(teachers, stages, strict=True)
             ]
         job.bank = TeacherBank(teachers, replays, job.views, job.train, "maps" in read_by_teachers)
     job.distillation = Distillation(
@@ -126,6 +129,15 @@ def _add_distillers(job: Job, records: list[Record], bench: Workbench, split_has
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(trial.seed, "init", "distillers"))
         _setup(job, trainable or any({"embedding", "maps"} & {*n.student, *n.teacher} for n in needs))
+
+
+def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:
+    """How many stage maps each teacher has, if those of all epochs fit the replay's budget; else None."""
+    ids, views = job.train[:2], job.views.epoch(0)
+    found = [t.answer(views, ids, None, maps=True).maps for t in teachers]
+    per_cell = sum(m[0].numel() for maps in found for m in maps) * 2  # bytes, in half precision
+    whole = per_cell * len(job.train) * job.trial.protocol.budget.epochs
+    return [len(maps) for maps in found] if whole <= bench.replay_maps_bytes else None
 
 
 def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Any:

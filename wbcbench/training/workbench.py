@@ -54,12 +54,15 @@ class Workbench:
         device: torch.device,
         *,
         replay: bool = True,
+        replay_maps_gb: float = 2.0,
         decoding: Callable[[int, int, str], None] | None = None,
     ) -> None:
         self.store = store
         self.registry = registry
         self.device = device
         self.replay = replay
+        self.replay_maps_bytes = replay_maps_gb * 1e9
+        """What one trial's teachers may store of stage maps; above it they run live."""
         self._decoding = decoding
         self._datasets: dict[str, Dataset] = {}
         self._cells: dict[tuple[str, int], Cells] = {}
