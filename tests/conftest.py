@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from wbcbench.testing.cells import write_cells
+
+# Workers share the cores: more threads than one each would only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = ("--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--device", "cpu", "--set", "threads=1")
 
