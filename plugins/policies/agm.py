@@ -99,7 +99,7 @@ class AGM(Policy):
         with torch.no_grad():
             for bits in range(2**count):
                 subset = frozenset(i for i in range(count) if bits >> i & 1)
-                images = {m: x if i in subset else x * 0 for i, (m, x) in enumerate(batch.images.items())}
+                images = {m: x if i in subset else torch.zeros_like(x) for i, (m, x) in enumerate(batch.images.items())}
                 values[subset] = run(images, self._present(subset, batch))["joint"].logits
         self.fusion.train(training)
         labels = labels_of(outputs["joint"]).expand(count, -1)
