@@ -32,7 +32,7 @@ def dirichlet_loss(e: Tensor, labels: Tensor, annealing: float) -> Tensor:
     Returns:
         [R], >= 0. Without evidence: psi(K) - psi(1).
 
-    Source: Han et al., TMC, ICLR 2021, arXiv 2102.02051, equations 5 to 7.
+    Source: Han et al., TMC, ICLR 2021, arXiv 2102.02051, section 3.
     """
     alpha = e + 1
     own = alpha.gather(1, labels[:, None])[:, 0]
@@ -56,7 +56,7 @@ def combine(e: Tensor) -> Tensor:
     Returns:
         [R, K], >= 0, at most K exp(60).
 
-    Source: arXiv 2102.02051, definition 4, applied V - 1 times.
+    Source: arXiv 2102.02051, Dempster's rule of two views, applied V - 1 times.
     """
     k = e.shape[-1]
     return k * torch.expm1(torch.log1p(e / k).sum(0).clamp(max=60))

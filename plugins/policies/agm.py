@@ -27,14 +27,15 @@ def shapley(values: dict[frozenset[int], Tensor], players: int) -> Tensor:
     Returns:
         [M, R, K]. They add up to v(all) - v(none); a player that changes nothing gets 0.
 
-    Source: Shapley 1953; arXiv 2308.07686, equation 2.
+    Source: Shapley 1953; arXiv 2308.07686, section 3.
     """
     shares = []
     for m in range(players):
         others = [j for j in range(players) if j != m]
         subsets = [frozenset(s) for n in range(players) for s in combinations(others, n)]
         parts = [
-            (values[s | {m}] - values[s]) * (factorial(len(s)) * factorial(players - len(s) - 1) / factorial(players))
+            (values[s | {m}] - values[s])
+            * (factorial(len(s)) * factorial(players - len(s) - 1) / factorial(players))
             for s in subsets
         ]
         shares.append(torch.stack(parts).sum(0))
@@ -48,7 +49,7 @@ def leads(losses: Tensor) -> Tensor:
         losses: [M] cross-entropies of the modality-wise responses, >= 0.
 
     Returns:
-        [M]; their product is 1. Source: arXiv 2308.07686, equations 5 and 6.
+        [M]; their product is 1. Source: arXiv 2308.07686, section 3.
     """
     m = len(losses)
     return torch.exp((losses.sum() - m * losses) / max(1, m - 1))
@@ -99,7 +100,9 @@ class AGM(Policy):
         with torch.no_grad():
             for bits in range(2**count):
                 subset = frozenset(i for i in range(count) if bits >> i & 1)
-                images = {m: x if i in subset else torch.zeros_like(x) for i, (m, x) in enumerate(batch.images.items())}
+                images = {
+                    m: x if i in subset else torch.zeros_like(x) for i, (m, x) in enumerate(batch.images.items())
+                }
                 values[subset] = run(images, self._present(subset, batch))["joint"].logits
         self.fusion.train(training)
         labels = labels_of(outputs["joint"]).expand(count, -1)

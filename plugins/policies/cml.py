@@ -19,7 +19,7 @@ def confidence_rise(full: Tensor, less: Tensor) -> Tensor:
         less: [R, K] probabilities after one was removed.
 
     Returns:
-        [R] in [0, 1 - 1/K]. Source: arXiv 2306.01265, equation 6.
+        [R] in [0, 1 - 1/K]. Source: arXiv 2306.01265.
     """
     return (less.amax(1) - full.amax(1)).relu()
 
@@ -58,7 +58,8 @@ class CML(Policy):
         gone = torch.where(present, torch.stack(chance, 1), -1.0).argmax(1)
         less = present.scatter(1, gone[:, None], False)
         images = {
-            m: torch.where((gone == i)[:, None, None, None], 0.0, batch.images[m]) for i, m in enumerate(modalities)
+            m: torch.where((gone == i)[:, None, None, None], 0.0, batch.images[m])
+            for i, m in enumerate(modalities)
         }
         batch.extras[self.name] = run(images, less), less, less.any(1)
 
@@ -73,4 +74,6 @@ class CML(Policy):
                 f"cml follows the gradient of the prediction, but that of '{self.fusion.name}' has none. Choose a "
                 "fusion that averages probabilities, such as late."
             )
-        return terms | {self.name: masked_mean(rise, usable & same_cell(outputs, tuple(outputs))) * self.params.weight}
+        return terms | {
+            self.name: masked_mean(rise, usable & same_cell(outputs, tuple(outputs))) * self.params.weight
+        }

@@ -1,4 +1,4 @@
-"""Gradient blending: routes are weighted by how much they generalise for how much they overfit (Wang et al. 2020)."""
+"""Gradient blending: routes are weighted by gain over overfitting (Wang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def blend(train: Tensor, val: Tensor, train_before: Tensor, val_before: Tensor) 
         [R] >= 0 with sum R: equal routes get 1 each. A route that got worse on validation gets 0; all 1 where
         every one did. O is at least 1e-3, so that a route that does not overfit has a finite weight.
 
-    Source: arXiv 1905.12681, proposition 1 and equation 6.
+    Source: arXiv 1905.12681, the optimal blend and its normalisation (sum R here, 1 there).
     """
     gain = (val_before - val).relu()
     overfit = ((val - train) - (val_before - train_before)).abs().clamp(min=1e-3)

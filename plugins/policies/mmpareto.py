@@ -49,7 +49,8 @@ def reconcile(gram: Tensor, gamma: float) -> Tensor:
     Returns:
         [n] >= 0.
 
-    Source: arXiv 2405.17730, equations 9 to 12 and algorithm 1 (two gradients); any n here.
+    Source: arXiv 2405.17730, algorithm 1 (two gradients); any n here. The length is that of a whole
+    block, in the authors' code that of each tensor.
     """
     pareto = min_norm(gram)
     plain = gram.sum().clamp(min=0).sqrt()
@@ -82,7 +83,9 @@ class MMPareto(Policy):
         params = [p for block in blocks for p in block]
         losses = [t for t in terms.values() if t.requires_grad]
         found = [torch.autograd.grad(t, params, retain_graph=True, allow_unused=True) for t in losses]
-        by_loss = [dict(zip(map(id, params), grads, strict=True)) for grads in found]
+        by_loss: list[dict[int, Tensor | None]] = [
+            dict(zip(map(id, params), grads, strict=True)) for grads in found
+        ]
 
         torch.stack([*losses, rest]).sum().backward()  # type: ignore[no-untyped-call]
         acted = [self._block(block, by_loss) for block in blocks]
@@ -105,7 +108,7 @@ class MMPareto(Policy):
             flat = torch.stack([torch.cat([g.float().flatten() for g in row if g is not None]) for row in rows])
             weights = reconcile(flat @ flat.T, self.params.gamma)
             change = (weights - 1) @ flat
-            for p, part in zip(params, change.split([p.numel() for p in params]), strict=True):
+            for p, part in zip(params, torch.split(change, [p.numel() for p in params]), strict=True):
                 assert p.grad is not None
                 p.grad.add_(part.view(p.shape))
         return bool(groups)

@@ -18,9 +18,9 @@ def discrepancy_ratios(scores: Tensor) -> Tensor:
         scores: [M] sums (or means) of the true class's probability, > 0.
 
     Returns:
-        [M]; all 1 for equal scores. For M = 2, rho_1 rho_2 = 1 (equation 6).
+        [M]; all 1 for equal scores. For M = 2, rho_1 rho_2 = 1.
 
-    Source: arXiv 2203.15332, equations 5 and 6; for M > 2 the authors advise the mean (issue 16 of their code).
+    Source: arXiv 2203.15332, section 3.2; for M > 2 the authors advise the mean (issue 16 of their code).
     """
     m = len(scores)
     ratios = scores[:, None] / scores.clamp(min=1e-8)[None, :]
@@ -28,7 +28,7 @@ def discrepancy_ratios(scores: Tensor) -> Tensor:
 
 
 def coefficients(ratios: Tensor, alpha: float, onset: str) -> Tensor:
-    """k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1 (equation 7: `jump`);
+    """k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1 (equation 10: `jump`);
     or 1 - tanh(alpha max(0, rho_m - 1)), which is continuous at rho = 1 (`smooth`).
 
     Args:

@@ -1,4 +1,4 @@
-"""Quality-aware multimodal fusion: energies as weights, ranked by how hard each cell has been (Zhang et al. 2023)."""
+"""Quality-aware multimodal fusion: energies as weights, ranked by hardness (Zhang et al. 2023)."""
 
 from __future__ import annotations
 

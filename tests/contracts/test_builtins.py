@@ -69,8 +69,11 @@ class HeadDropout(Policy):
         return {k: v * (self.params.share if i else 1.0) for i, (k, v) in enumerate(terms.items())}
 
 
+@pytest.mark.parametrize("policy", [*builtin("policy"), HeadDropout], scope="class")
 class TestPolicies(PolicyContract):
-    policy = HeadDropout
+    @pytest.fixture(autouse=True)
+    def _choose(self, policy: str) -> None:
+        type(self).policy = policy
 
 
 def test_needs_decide_whether_a_teacher_can_be_replayed() -> None:

@@ -69,7 +69,9 @@ def check_policies(policies: list[Policy], distilled: bool, stepped: bool) -> No
     elif blending and readers:
         problem = f"{blending[0]} blends cells, and {readers[0]} makes losses from hard labels; choose one"
     elif blending and distilled:
-        problem = f"{blending[0]} blends cells, of which teachers know nothing; leave out the policy or the teacher"
+        problem = (
+            f"{blending[0]} blends cells, of which teachers know nothing; leave out the policy or the teacher"
+        )
     elif len(combining) > 1:
         problem = f"{' and '.join(combining)} both do the backward pass; choose one"
     elif changing and stepped:
