@@ -18,6 +18,7 @@ from wbcbench_plugins.policies.cml import CML, confidence_rise
 from wbcbench_plugins.policies.contrastive import Contrastive, info_nce
 from wbcbench_plugins.policies.cross_modal_mixup import CrossModalMixup
 from wbcbench_plugins.policies.cutmix import CutMix
+from wbcbench_plugins.policies.etmc import ETMC
 from wbcbench_plugins.policies.gradient_blending import GradientBlending, blend
 from wbcbench_plugins.policies.mmpareto import MMPareto, min_norm, reconcile
 from wbcbench_plugins.policies.modality_dropout import ModalityDropout, drop_modalities
@@ -244,7 +245,9 @@ class TestMixing:
 
     def test_a_square_has_its_area_and_the_share_is_what_is_left(self) -> None:
         centre = torch.full((2, 2), 0.5)
-        assert torch.allclose(boxes(64, torch.tensor([0.75, 1.0]), centre).float().mean((1, 2)), torch.tensor([0.25, 0]))
+        assert torch.allclose(
+            boxes(64, torch.tensor([0.75, 1.0]), centre).float().mean((1, 2)), torch.tensor([0.25, 0])
+        )
         net, policy = pair(CutMix, "late", rate=1.0)
         batch = toy_batch(net.task)
         before = dict(batch.images)
@@ -475,6 +478,44 @@ class TestTrustedEvidence:
         full = policy_step(net2, [again], toy_batch(net.task), progress(0))[0]["u"]
         assert full.item() == pytest.approx(plain.item(), rel=1e-5)
         assert full > first["u"]
+
+
+ALTERNATIVES: list[tuple[type[Policy], Any, dict[str, Any]]] = [
+    (ModalityDropout, "late", {"rate": 0.6, "rates": {"u": 0.9}}),
+    (OGMGE, "late", {"alpha": 1.0, "noise": 0.0, "until": 0.0, "onset": "smooth"}),
+    (AGM, "late", {"alpha": 3.0}),
+    (AGM, ToyJoint, {"alpha": 3.0}),
+    (AuxHeads, ToyJoint, {"weight": 0.3}),
+    (BatchRepetition, "independent", {"repeats": 2}),
+    (CrossModalMixup, "late", {"alpha": 1.0, "rate": 0.5, "shared": False}),
+    (CutMix, "late", {"alpha": 0.3, "rate": 0.9, "shared": False}),
+    (Contrastive, "late", {"weight": 1.0, "temperature": 1.0, "width": 8}),
+    (GradientBlending, "late", {"every": 1}),
+    (MMPareto, "independent", {"gamma": 1.0}),
+    (CML, "early", {"weight": 9.0}),
+    (QMF, "late", {"scale": 0.3, "rank": 0.1}),
+    (TMC, "late", {"annealing": 2, "evidence": "exp"}),
+    (ETMC, ToyBoth, {"annealing": 2, "evidence": "relu"}),
+]
+
+
+@pytest.mark.parametrize(("policy", "fusion", "values"), ALTERNATIVES)
+def test_every_parameter_acts(policy: type[Policy], fusion: Any, values: dict[str, Any]) -> None:
+    assert set(values) == set(policy.Params.model_fields)
+
+    def trained(**params: Any) -> Tensor:
+        torch.manual_seed(0)
+        net, made = pair(policy, fusion, **params)
+        for epoch in range(3):
+            net.zero_grad()
+            policy_step(net, [made], toy_batch(net.task, seed=epoch), progress(epoch))
+            made.on_epoch(net, progress(epoch), {r: 1 / (i + epoch + 1) for i, r in enumerate(net.routes)})
+        return torch.cat([g.flatten() for g in gradients(net) if g is not None])
+
+    default = trained()
+    assert torch.equal(default, trained()), "the same twice"
+    for name, value in values.items():
+        assert not torch.allclose(default, trained(**{name: value}), rtol=1e-4), name
 
 
 def test_policies_that_do_not_go_together_are_refused() -> None:

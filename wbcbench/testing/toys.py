@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class ToyBoth(Fusion):
     """One network and head per modality, and a joint head on all embeddings: every kind of route."""
 
     name = "toy_both"
-    emits = ("joint", "modality")
+    emits: ClassVar[tuple[Literal["joint", "modality"], ...]] = ("joint", "modality")
     missing = "impute"
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
