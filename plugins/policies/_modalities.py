@@ -82,7 +82,8 @@ def modality_routes(fusion: Fusion, policy: str, least: int = 2) -> tuple[str, .
 class Embeddings:
     """The embedding of every modality: of its route where there is one, else of its own backbone.
 
-    Backbones are read through forward hooks that do nothing at evaluation.
+    Backbones are read through forward hooks that do nothing at evaluation. They keep the first forward pass
+    since `reset`, which the policy calls before each step: later passes of other policies do not count.
     """
 
     def __init__(self, fusion: Fusion, policy: str, distinct: bool = False) -> None:
@@ -114,6 +115,10 @@ class Embeddings:
         self.widths = {m: int(found[m].shape[1]) for m in fusion.task.modalities}
         self.caught = {}
 
+    def reset(self) -> None:
+        """Forget the last step's embeddings."""
+        self.caught.clear()
+
     def __call__(self, outputs: Outputs, batch: Batch) -> dict[str, Output]:
         """Modality -> output with embedding float32 [R, D_m] and the labels and cell ids of its rows."""
         found: dict[str, Output] = {}
@@ -130,7 +135,7 @@ class Embeddings:
     def _catcher(self, modality: str) -> Callable[[nn.Module, tuple[Tensor, ...], Features], None]:
         def catch(module: nn.Module, args: tuple[Tensor, ...], features: Features) -> None:
             if self._probing or (module.training and torch.is_grad_enabled()):
-                self.caught[modality] = features.embedding
+                self.caught.setdefault(modality, features.embedding)
 
         return catch
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import Embeddings, labels_of, masked_mean, shown
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Parameters, Policy, Progress, param
 
 
 class AuxHeads(Policy):
@@ -33,6 +33,10 @@ class AuxHeads(Policy):
         self.embeddings = Embeddings(fusion, self.name)
         classes = fusion.task.n_classes
         self.heads = nn.ModuleDict({m: nn.Linear(d, classes) for m, d in self.embeddings.widths.items()})
+
+    def images(self, batch: Batch, draw: Draw) -> Batch:
+        self.embeddings.reset()
+        return batch
 
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import Embeddings, index_of, masked_mean, shown
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Parameters, Policy, Progress, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -61,6 +61,10 @@ class Contrastive(Policy):
         self.embeddings = Embeddings(fusion, self.name, distinct=True)
         widths = self.embeddings.widths
         self.projections = nn.ModuleDict({m: nn.Linear(d, self.params.width) for m, d in widths.items()})
+
+    def images(self, batch: Batch, draw: Draw) -> Batch:
+        self.embeddings.reset()
+        return batch
 
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress

@@ -27,9 +27,9 @@ def min_norm(gram: Tensor, steps: int = 32) -> Tensor:
         a = ((gram[1, 1] - gram[0, 1]) / (gram[0, 0] + gram[1, 1] - 2 * gram[0, 1]).clamp(min=1e-20)).clamp(0, 1)
         return torch.stack([a, 1 - a])
     weights = torch.full((n,), 1.0 / n, dtype=gram.dtype, device=gram.device)
-    corners = torch.eye(n, dtype=gram.dtype, device=gram.device)
+    position = torch.arange(n, device=gram.device)
     for _ in range(steps):
-        corner = corners[(gram @ weights).argmin()]
+        corner = (position == (gram @ weights).argmin()).to(gram.dtype)  # indexing would wait for the device
         way = corner - weights
         share = (-(way @ gram @ weights) / (way @ gram @ way).clamp(min=1e-20)).clamp(0, 1)
         weights = weights + share * way

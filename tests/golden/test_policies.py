@@ -184,6 +184,17 @@ class TestAuxHeads:
             assert terms[f"aux_heads.{m}"].item() == pytest.approx(0.5 * loss.item(), rel=1e-5)
         assert all(p.grad is not None for p in policy.parameters())
 
+    @pytest.mark.parametrize("heads_first", [True, False])
+    def test_the_second_look_of_another_policy_is_not_theirs(self, heads_first: bool) -> None:
+        net, heads = pair(AuxHeads, ToyJoint)
+        alone = policy_step(net, [heads], toy_batch(net.task), progress())[0]
+        other = CML(CML.Params())
+        other.setup(net)
+        both = policy_step(
+            net, [heads, other] if heads_first else [other, heads], toy_batch(net.task), progress()
+        )[0]
+        assert all(torch.equal(v, both[k]) for k, v in alone.items())
+
     def test_refused_without_embeddings_of_modalities(self) -> None:
         with pytest.raises(IncompatibleError, match="embedding"):
             pair(AuxHeads, "early")
