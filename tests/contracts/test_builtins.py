@@ -76,6 +76,20 @@ class TestPolicies(PolicyContract):
         type(self).policy = policy
 
 
+class Impatient(HeadDropout):
+    """Waits for the device in every step."""
+
+    def task_terms(self, terms, outputs, batch, progress):  # type: ignore[no-untyped-def]
+        return {k: v * v.mean().item() for k, v in terms.items()}
+
+
+def test_a_policy_that_waits_for_the_device_is_found() -> None:
+    contract = type("Contract", (PolicyContract,), {"policy": Impatient})()
+    contract.test_steps_around_every_fusion(2)
+    with pytest.raises(Exception, match="item"):
+        contract.test_reads_nothing_back_from_the_device()
+
+
 def test_needs_decide_whether_a_teacher_can_be_replayed() -> None:
     assert Needs().replayable
     assert Needs(teacher=("logits", "embedding"), labels=True, trainable=True).replayable

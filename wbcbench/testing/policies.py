@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wbcbench.contracts import Batch, Fusion, Outputs, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
@@ -142,3 +143,17 @@ class PolicyContract:
             for p, q in zip(fusion.parameters(), twin.parameters(), strict=True):
                 assert (p.grad is None) == (q.grad is None)
                 assert p.grad is None or q.grad is None or torch.equal(p.grad, q.grad)
+
+    def test_reads_nothing_back_from_the_device(self) -> None:
+        """On tensors without values, whatever asks for a value fails."""
+        task = toy_task(3)
+        for taken, _ in self.accepted(task):
+            with FakeTensorMode():
+                fusion = build_toy(type(taken), task).train()
+                policy = self.cls(self.cls.Params(**self.params))
+                policy.setup(fusion)
+                policy.setup_cells(200)
+                for epoch in range(2):
+                    batch = toy_batch(task)
+                    batch.present = torch.ones(len(batch), 3, dtype=torch.bool)
+                    policy_step(fusion, [policy], batch, Progress(epoch, 2, 0, 1, toy_draw(step=epoch)))
