@@ -69,8 +69,25 @@ class HeadDropout(Policy):
         return {k: v * (self.params.share if i else 1.0) for i, (k, v) in enumerate(terms.items())}
 
 
+@pytest.mark.parametrize("policy", [*builtin("policy"), HeadDropout], scope="class")
 class TestPolicies(PolicyContract):
-    policy = HeadDropout
+    @pytest.fixture(autouse=True)
+    def _choose(self, policy: str) -> None:
+        type(self).policy = policy
+
+
+class Impatient(HeadDropout):
+    """Waits for the device in every step."""
+
+    def task_terms(self, terms, outputs, batch, progress):  # type: ignore[no-untyped-def]
+        return {k: v * v.mean().item() for k, v in terms.items()}
+
+
+def test_a_policy_that_waits_for_the_device_is_found() -> None:
+    contract = type("Contract", (PolicyContract,), {"policy": Impatient})()
+    contract.test_steps_around_every_fusion(2)
+    with pytest.raises(Exception, match="_local_scalar_dense"):
+        contract.test_reads_nothing_back_from_the_device()
 
 
 def test_needs_decide_whether_a_teacher_can_be_replayed() -> None:

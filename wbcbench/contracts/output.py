@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,6 +118,10 @@ class Batch:
     None: row i shows cell i in every modality."""
     images: dict[str, Tensor] = field(default_factory=dict)
     """Modality -> [R, C_m, S, S] float, normalised; filled after `assemble`."""
+    class_weights: Tensor | None = None
+    """[K], mean 1 over the training cells; filled by the core, None outside of training."""
+    extras: dict[str, Any] = field(default_factory=dict)
+    """Policy name -> what that policy carries from one hook of the step to the next."""
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -128,6 +133,12 @@ class Batch:
     def cells_of(self, rows: Tensor | None) -> Tensor:
         """[R] stable ids of the cells that `rows` names."""
         return self.cells if rows is None else self.cells[rows]
+
+    def weights_of(self, labels: Tensor) -> Tensor:
+        """[R] class weights of the given labels [R]; ones where there are none."""
+        if self.class_weights is None:
+            return torch.ones(labels.shape, device=labels.device)
+        return self.class_weights[labels]
 
 
 class Draw:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -10,17 +11,40 @@ from wbcbench.contracts.fusion import Fusion
 from wbcbench.contracts.output import Batch, Draw, Outputs, Progress
 from wbcbench.contracts.params import Parameters
 
+Run = Callable[[dict[str, Tensor], Tensor | None], Outputs]
+"""images, present -> outputs with labels, in the precision of the step."""
+
 
 class Policy(nn.Module):
     """Hooks around a fusion's training step. Every hook has a default that does nothing.
 
-    Several policies are applied in the order given, always after the fusion's own `assemble` and
-    `task_terms`. Parameters and buffers join the optimiser and the checkpoint by themselves.
+    Several policies are applied in the order given, hook by hook, always after the fusion's own `assemble`
+    and `task_terms`: a later policy sees what an earlier one made. Put what changes the rows first
+    (batch_repetition), then what changes images, then losses, then gradients. No hook runs at evaluation, so
+    no policy changes what a given network predicts. Parameters and buffers join the optimiser and the
+    checkpoint by themselves; a policy that needs the fusion later keeps it as `self.fusion`, which `setup`
+    stores without making it a submodule.
+
+    Within a step: assemble, images, (forward), after_forward, task_terms, backward, after_backward.
+    Hooks of a step must not read anything back from the device.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+    needs_routes: ClassVar[Literal["any", "several", "modality", "joint", "both"]] = "any"
+    """Which routes the fusion must have: at least two of any kind, at least two of single modalities, a joint
+    one, or two of single modalities and a joint one. Necessary only; `setup` may refuse for other reasons."""
+    blends_cells: ClassVar[bool] = False
+    """Whether an image may show parts of several cells. Recorded teachers know nothing of such images, and
+    losses that take hard labels do not either."""
+    reads_labels: ClassVar[bool] = False
+    """Whether it makes losses of its own from hard labels, and so cannot go with one that blends cells."""
+    reads_validation: ClassVar[bool] = False
+    """Whether training depends on the validation labels through it."""
+    gradients: ClassVar[Literal["none", "changes", "combines"]] = "none"
+    """Whether it changes gradients after backward, or does the backward itself (one such at most). Neither goes
+    with a distiller that takes the step."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -29,22 +53,58 @@ class Policy(nn.Module):
     def __init__(self, params: Parameters) -> None:
         super().__init__()
         self.params = params
+        self._fusion: list[Fusion] = []
+
+    @property
+    def fusion(self) -> Fusion:
+        """The fusion that `setup` was given; its parameters are not this module's."""
+        return self._fusion[0]
 
     def setup(self, fusion: Fusion) -> None:
-        """Look at the fusion, build heads and buffers. Called once, before training."""
+        """Look at the fusion, build heads and buffers. Called once, before training.
+
+        Overriding methods call `super().setup(fusion)` first.
+
+        Raises:
+            IncompatibleError: the fusion lacks what this policy works on.
+        """
+        self._fusion = [fusion]
+
+    def setup_cells(self, size: int) -> None:
+        """Build buffers with a place per cell: training cell ids lie in 0..size-1. Called after `setup`."""
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Change which cells and modalities the batch shows, after the fusion has."""
         return batch
 
+    def images(self, batch: Batch, draw: Draw) -> Batch:
+        """Change what the rows show: `batch.images` (replace, never in place) and `batch.present` [R, M]."""
+        return batch
+
+    def after_forward(self, run: Run, outputs: Outputs, batch: Batch, progress: Progress) -> None:
+        """Forward the fusion once more with `run`, and keep what comes back in `batch.extras[self.name]`."""
+
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        """Re-weight, add or drop task terms (each [R])."""
+        """Re-weight, add or drop task terms (each [R], or a scalar).
+
+        The core multiplies a term that is named after a route by the class weights of the route's labels, and
+        no other; a policy that adds a term of labels under another name uses `batch.weights_of`.
+        """
         return terms
+
+    def backward(self, terms: dict[str, Tensor], rest: Tensor, fusion: Fusion) -> bool:
+        """Do the backward pass: True if done, and then nobody else does.
+
+        Args:
+            terms: scalar task terms, as weighted in the loss.
+            rest: scalar, what distillers add. It needs no gradient where there are none.
+        """
+        return False
 
     def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
         """Change gradients between backward and the optimiser's step."""
 
-    def on_epoch(self, fusion: Fusion, progress: Progress) -> None:
-        """Called after each epoch."""
+    def on_epoch(self, fusion: Fusion, progress: Progress, losses: dict[str, float]) -> None:
+        """Called after each epoch. `losses`: route -> mean cross-entropy over the validation cells."""

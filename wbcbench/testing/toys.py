@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Backbone, BackboneFactory, Batch, Draw, Features, Fusion, Parameters, Task
+from wbcbench.contracts import (
+    Backbone,
+    BackboneFactory,
+    Batch,
+    Draw,
+    Features,
+    Fusion,
+    Output,
+    Outputs,
+    Parameters,
+    Task,
+)
 from wbcbench.data.batches import step_draw
 
 CLASSES = ("a", "b", "c")
@@ -79,3 +90,42 @@ def build_toy(cls: type[Fusion], task: Task, seed: int = 0, **params: Any) -> Fu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls(task, toy_factory(task), cls.Params(**params))
+
+
+class ToyBoth(Fusion):
+    """One network and head per modality, and a joint head on all embeddings: every kind of route."""
+
+    name = "toy_both"
+    emits: ClassVar[tuple[Literal["joint", "modality"], ...]] = ("joint", "modality")
+    missing = "impute"
+
+    def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
+        super().__init__(task, backbone, params)
+        trunks = {m: backbone(c) for m, c in task.channels.items()}
+        self.backbones = torch.nn.ModuleDict(trunks)
+        self.heads = torch.nn.ModuleDict({m: torch.nn.Linear(t.dim, task.n_classes) for m, t in trunks.items()})
+        self.head = torch.nn.Linear(sum(t.dim for t in trunks.values()), task.n_classes)
+
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
+        embeddings = {m: trunk(images[m]).embedding for m, trunk in self.backbones.items()}
+        every = torch.cat(list(embeddings.values()), 1)
+        outputs = {"joint": Output(self.head(every), every, reads=frozenset(embeddings), head=self.head)}
+        for m, h in embeddings.items():
+            outputs[m] = Output(self.heads[m](h), h, reads=frozenset({m}), head=self.heads[m])
+        return outputs
+
+
+class ToyJoint(ToyBoth):
+    """The same networks with the joint head alone."""
+
+    name = "toy_joint"
+    emits = ("joint",)
+
+    def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
+        super().__init__(task, backbone, params)
+        del self.heads
+
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
+        embeddings = [trunk(images[m]).embedding for m, trunk in self.backbones.items()]
+        every = torch.cat(embeddings, 1)
+        return {"joint": Output(self.head(every), every, reads=frozenset(self.task.modalities), head=self.head)}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from wbcbench.spec import Trial
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
 from wbcbench.training.state import TrainState, Weights, snapshot
-from wbcbench.training.supervision import task_loss, total, with_labels
+from wbcbench.training.supervision import check_policies, task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
 EpochDone = Callable[[int, int, dict[str, Any]], None]
@@ -70,6 +71,10 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         TrialFailedError: the loss is no longer a number.
     """
     recipe, budget = job.trial.method.recipe, job.trial.protocol.budget
+    kd = job.distillation
+    check_policies(job.policies, kd is not None, kd is not None and kd.stepper is not None)
+    for policy in job.policies:
+        policy.setup_cells(int(job.train.max()) + 1)
     job.fusion.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     modules = torch.nn.ModuleDict({"fusion": job.fusion})
     modules["policies"] = torch.nn.ModuleList(job.policies)
@@ -91,14 +96,14 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         sums = train_epoch(job, state, weights, epoch)
         state.train_seconds += time.perf_counter() - started
 
-        selected, metrics = judge(job, state)
+        selected, metrics, predictions = judge(job, state)
         score = _selection_score(job.trial.protocol.selection.metric, metrics, epoch)
         state.consider(score, selected)
         row = {"epoch": epoch, **sums, **{f"val_{k}": v for k, v in metrics.items()}}
         state.history.append(row)
         state.epoch += 1
         for policy in job.policies:
-            policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1))
+            policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1), predictions.losses())
         if job.checkpoints is not None:
             state.save(job.checkpoints, job.trial.id)
         if done is not None:
@@ -128,9 +133,12 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
 
         batch = assemble(job, ids, draw)
         fill_images(batch, views, reads)
-        with autocast(device, recipe.precision):
-            outputs = fusion(batch.images, batch.present, job.maps)
-        outputs = with_labels(outputs, batch)
+        for policy in job.policies:
+            batch = policy.images(batch, draw)
+        run = partial(forward, job, batch)
+        outputs = run(batch.images, batch.present, job.maps)
+        for policy in job.policies:
+            policy.after_forward(run, outputs, batch, progress)
         task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
         loss = total(task) * recipe.task_weight
         terms = {f"task.{k}": v for k, v in task.items()}
@@ -146,7 +154,9 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         if kd is not None and kd.stepper is not None:
             kd.stepper.optimise(state.optimiser, loss, lesson)
         else:
-            (loss + lesson).backward()  # type: ignore[no-untyped-call]
+            weighted = {k: v * recipe.task_weight for k, v in task.items()}
+            if not any(policy.backward(weighted, lesson, fusion) for policy in job.policies):
+                (loss + lesson).backward()  # type: ignore[no-untyped-call]
             for policy in job.policies:
                 policy.after_backward(fusion, outputs, batch, progress)
             if recipe.clip:
@@ -168,6 +178,15 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     return {"lr": rate, **result}
 
 
+def forward(
+    job: Job, batch: Batch, images: dict[str, Tensor], present: Tensor | None, maps: bool = False
+) -> Outputs:
+    """The fusion's outputs in the recipe's precision, with the labels of the batch."""
+    with autocast(job.device, job.trial.method.recipe.precision):
+        outputs = job.fusion(images, present, maps)
+    return with_labels(outputs, batch)
+
+
 def assemble(job: Job, ids: Tensor, draw: Draw) -> Batch:
     """Draw the batch and let the fusion, then the policies, decide which cell each modality shows."""
     reads = job.trial.reads
@@ -181,8 +200,8 @@ def assemble(job: Job, ids: Tensor, draw: Draw) -> Batch:
     return batch
 
 
-def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None]]:
-    """Validate the weights that would be kept (the average, if there is one); returns both."""
+def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None], Predictions]:
+    """Validate the weights that would be kept (the average, if there is one); returns all three."""
     fusion = job.fusion
     current = snapshot(fusion) if state.average is not None else fusion.state_dict()
     if state.average is not None:
@@ -192,7 +211,7 @@ def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None]
         fusion.load_state_dict(current)
     if not np.isfinite(predictions.probabilities).all():
         raise diverged(job, state.epoch, "a validation prediction")
-    return state.average or current, job.score(predictions)
+    return state.average or current, job.score(predictions), predictions
 
 
 def diverged(job: Job, epoch: int, what: str) -> TrialFailedError:

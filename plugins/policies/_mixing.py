@@ -1,0 +1,134 @@
+"""What mixup and cutmix share: who is mixed with whom, by how much, and the loss that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs
+
+TRIES = 64
+
+
+@dataclass
+class Mix:
+    """How one modality's rows are mixed."""
+
+    partner: Tensor
+    """[R] int64, the row that each row is mixed with."""
+    share: Tensor
+    """[R] in [0, 1], what is left of the row itself."""
+    labels: Tensor
+    """[R] labels of the cells that the partners show."""
+
+
+def beta(n: int, alpha: float, draw: Draw, salt: str) -> Tensor:
+    """[n] draws from Beta(alpha, alpha), 0.05 <= alpha <= 2, from uniforms alone and without reading back.
+
+    Johnk's method in logarithms: x = U^(1/alpha), y = V^(1/alpha), kept where x + y <= 1; then x / (x + y).
+    The first of 64 attempts that is kept counts; for alpha = 2 one in 10^5 draws keeps none and takes the last.
+    """
+    u, v = (draw.uniform(n * TRIES, f"{salt}:{w}").view(n, TRIES).clamp(min=1e-7).log() / alpha for w in "uv")
+    kept = torch.logaddexp(u, v) <= 0
+    kept[:, -1] = True
+    first = kept.float().argmax(1, keepdim=True)
+    return torch.sigmoid(u - v).gather(1, first)[:, 0]
+
+
+def plan(
+    batch: Batch,
+    fusion: Fusion,
+    shared: bool,
+    rate: float,
+    share: Callable[[int, str], Tensor],
+    draw: Draw,
+    name: str,
+) -> dict[str, Mix]:
+    """Modality -> partners and shares. `shared`: the same for all modalities of a row.
+
+    Only images that are both there are mixed: presence stays a fact of the row. With probability 1 - `rate`
+    a row is left as it is. `share(R, salt)`: [R] draws of what is left of a row.
+    """
+    modalities = fusion.task.modalities
+    count = len(next(iter(batch.images.values())))
+    mixes = {}
+    for i, m in enumerate(modalities):
+        salt = name if shared else f"{name}:{m}"
+        partner = draw.permutation(count, f"{salt}:partner")
+        left = share(count, salt)
+        mixed = draw.uniform(count, f"{salt}:apply") < rate
+        if batch.present is not None:
+            there = batch.present if shared else batch.present[:, i : i + 1]
+            same = (there == there[partner]).all(1)
+            mixed = mixed & same & (torch.ones_like(same) if shared else there[:, 0])
+        rows = None if batch.rows is None else batch.rows[m]
+        labels = batch.labels_of(rows)
+        mixes[m] = Mix(partner, torch.where(mixed, left, 1.0), labels[partner])
+    return mixes
+
+
+def mixed_loss(logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor, smoothing: float) -> list[Tensor]:
+    """[lambda CE(z, y), (1 - lambda) CE(z, y')], each [R]; their sum is CE with the soft target.
+
+    Args:
+        logits: [R, K].
+        labels, partners: [R].
+        share: [R] lambda in [0, 1].
+
+    Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412.
+    """
+    own, other = (
+        F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing) for y in (labels, partners)
+    )
+    return [share * own, (1 - share) * other]
+
+
+def mixed_terms(
+    terms: dict[str, Tensor], outputs: Outputs, batch: Batch, mixes: dict[str, Mix], fusion: Fusion, name: str
+) -> dict[str, Tensor]:
+    """Task terms of the mixed images: every route by the share of each cell in what it reads.
+
+    A route of several modalities with partners of their own takes the mean over those modalities. Each part
+    has the class weight of its own label. What earlier policies did to a route's row (weights, masks) is kept
+    as the ratio of its term to the plain loss.
+    """
+    found = dict(terms)
+    for route, out in outputs.items():
+        if route not in terms or out.labels is None:
+            continue
+        plain = F.cross_entropy(out.logits, out.labels, reduction="none", label_smoothing=fusion.label_smoothing)
+        factor = (terms[route] / plain.clamp(min=1e-12)).detach()
+        reads = [m for m in fusion.task.modalities if m in out.reads]
+        own, other = torch.zeros_like(plain), torch.zeros_like(plain)
+        for m in reads:
+            mix = mixes[m]
+            a, b = mixed_loss(out.logits, out.labels, mix.labels, mix.share, fusion.label_smoothing)
+            own, other = own + a / len(reads), other + b * batch.weights_of(mix.labels) / len(reads)
+        found[route], found[f"{name}.{route}"] = own * factor, other * factor
+    return found
+
+
+def mix_images(images: Tensor, mix: Mix) -> Tensor:
+    """x_i <- lambda_i x_i + (1 - lambda_i) x_partner(i); `images`: [R, C, S, S]."""
+    share = mix.share[:, None, None, None].to(images.dtype)
+    return share * images + (1 - share) * images[mix.partner]
+
+
+def boxes(size: int, share: Tensor, centre: Tensor) -> Tensor:
+    """[R, S, S] bool: squares of area 1 - share around random centres, clipped at the border.
+
+    Args:
+        size: S, pixels.
+        share: [R] in [0, 1].
+        centre: [R, 2] in [0, 1), row and column.
+
+    Source: Yun et al., CutMix, ICCV 2019, arXiv 1905.04899, equation 2 (side sqrt(1 - lambda) S).
+    """
+    half = (1 - share).sqrt()[:, None] * size / 2
+    pixel = torch.arange(size, device=share.device)[None] + 0.5
+    inside = [(pixel - centre[:, i, None] * size).abs() < half for i in (0, 1)]
+    return inside[0][:, :, None] & inside[1][:, None, :]

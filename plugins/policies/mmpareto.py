@@ -1,0 +1,114 @@
+"""MMPareto: gradients of the multimodal and the unimodal losses, reconciled where they disagree (Wei, Hu 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from wbcbench_plugins.policies._modalities import own_parameters
+
+from wbcbench.contracts import Fusion, Parameters, Policy, param
+from wbcbench.errors import IncompatibleError
+
+
+def min_norm(gram: Tensor, steps: int = 32) -> Tensor:
+    """Weights on the simplex that minimise ||sum_i a_i g_i||^2: exact for two, Frank-Wolfe for more.
+
+    Args:
+        gram: [n, n], <g_i, g_j>; n >= 2.
+        steps: of Frank-Wolfe, started from equal weights; line search is exact.
+
+    Returns:
+        [n] >= 0 with sum 1.
+
+    Source: Desideri 2012; Sener, Koltun, NeurIPS 2018, arXiv 1810.04650, algorithm 2.
+    """
+    n = len(gram)
+    if n == 2:
+        a = ((gram[1, 1] - gram[0, 1]) / (gram[0, 0] + gram[1, 1] - 2 * gram[0, 1]).clamp(min=1e-20)).clamp(0, 1)
+        return torch.stack([a, 1 - a])
+    weights = torch.full((n,), 1.0 / n, dtype=gram.dtype, device=gram.device)
+    position = torch.arange(n, device=gram.device)
+    for _ in range(steps):
+        corner = (position == (gram @ weights).argmin()).to(gram.dtype)  # indexing would wait for the device
+        way = corner - weights
+        share = (-(way @ gram @ weights) / (way @ gram @ way).clamp(min=1e-20)).clamp(0, 1)
+        weights = weights + share * way
+    return weights
+
+
+def reconcile(gram: Tensor, gamma: float) -> Tensor:
+    """What to multiply each gradient by, given all inner products.
+
+    Without conflict (no negative inner product) all weights are gamma: the plain sum, times gamma. Otherwise the
+    min-norm direction, given the length of the plain sum, times gamma.
+
+    Args:
+        gram: [n, n], n >= 2.
+        gamma: > 0.
+
+    Returns:
+        [n] >= 0.
+
+    Source: arXiv 2405.17730, algorithm 1 (two gradients); any n here. The length is that of a whole
+    block, in the authors' code that of each tensor.
+    """
+    pareto = min_norm(gram)
+    plain = gram.sum().clamp(min=0).sqrt()
+    length = (pareto @ gram @ pareto).clamp(min=1e-20).sqrt()
+    return gamma * torch.where((gram < 0).any(), pareto * (plain / length), torch.ones_like(pareto))
+
+
+class MMPareto(Policy):
+    """Parameters that several losses reach get `reconcile`d gradients, block by block; the rest plain ones.
+
+    Blocks are each modality's own parameters and what is shared. With a joint route and aux_heads, that is the
+    paper: multimodal against unimodal loss in each encoder. In one trunk with a head per modality the heads'
+    losses are reconciled. Costs one backward pass per loss more. Distillation gradients are added as they are.
+    """
+
+    name = "mmpareto"
+    source = "Wei, Hu, ICML 2024, arXiv 2405.17730"
+    gradients = "combines"
+
+    class Params(Parameters):
+        gamma: float = param(1.5, "Factor on the length of reconciled gradients.", gt=0, le=10, search=(1.0, 2.0))
+
+    params: Params
+
+    def backward(self, terms: dict[str, Tensor], rest: Tensor, fusion: Fusion) -> bool:
+        own = own_parameters(fusion)
+        taken = {id(p) for ps in own.values() for p in ps}
+        shared = [p for p in fusion.parameters() if p.requires_grad and id(p) not in taken]
+        blocks = [*own.values(), shared]
+        params = [p for block in blocks for p in block]
+        losses = [t for t in terms.values() if t.requires_grad]
+        found = [torch.autograd.grad(t, params, retain_graph=True, allow_unused=True) for t in losses]
+        by_loss: list[dict[int, Tensor | None]] = [
+            dict(zip(map(id, params), grads, strict=True)) for grads in found
+        ]
+
+        torch.stack([*losses, rest]).sum().backward()  # type: ignore[no-untyped-call]
+        acted = [self._block(block, by_loss) for block in blocks]
+        if not any(acted):
+            raise IncompatibleError(
+                f"mmpareto reconciles losses that meet in some parameters, but in '{fusion.name}' none do. Put "
+                "aux_heads before it, or choose a fusion with a shared trunk, such as independent."
+            )
+        return True
+
+    def _block(self, block: list[nn.Parameter], by_loss: list[dict[int, Tensor | None]]) -> bool:
+        """Replace the sums in `.grad` of the parameters that the same two or more losses reach."""
+        groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for p in block:
+            reach = tuple(i for i, grads in enumerate(by_loss) if grads[id(p)] is not None)
+            if len(reach) > 1:
+                groups.setdefault(reach, []).append(p)
+        for reach, params in groups.items():
+            rows = [[by_loss[i][id(p)] for p in params] for i in reach]
+            flat = torch.stack([torch.cat([g.float().flatten() for g in row if g is not None]) for row in rows])
+            weights = reconcile(flat @ flat.T, self.params.gamma)
+            change = (weights - 1) @ flat
+            for p, part in zip(params, torch.split(change, [p.numel() for p in params]), strict=True):
+                assert p.grad is not None
+                p.grad.add_(part.view(p.shape))
+        return bool(groups)

@@ -1,0 +1,94 @@
+"""On-the-fly gradient modulation with generalisation enhancement (Peng et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from wbcbench_plugins.policies._modalities import labels_of, modality_routes, require_parameters
+
+from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+
+
+def discrepancy_ratios(scores: Tensor) -> Tensor:
+    """How far each modality is ahead: rho_m = mean over j != m of s_m / s_j.
+
+    Args:
+        scores: [M] sums (or means) of the true class's probability, > 0.
+
+    Returns:
+        [M]; all 1 for equal scores. For M = 2, rho_1 rho_2 = 1.
+
+    Source: arXiv 2203.15332, section 3.2; for M > 2 the authors advise the mean (issue 16 of their code).
+    """
+    m = len(scores)
+    ratios = scores[:, None] / scores.clamp(min=1e-8)[None, :]
+    return (ratios.sum(1) - ratios.diagonal()) / max(1, m - 1)
+
+
+def coefficients(ratios: Tensor, alpha: float, onset: str) -> Tensor:
+    """k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1 (equation 10: `jump`);
+    or 1 - tanh(alpha max(0, rho_m - 1)), which is continuous at rho = 1 (`smooth`).
+
+    Args:
+        ratios: [M].
+        alpha: >= 0; 0 changes nothing.
+
+    Returns:
+        [M] in (0, 1], no gradient expected.
+    """
+    if onset == "smooth":
+        return 1 - torch.tanh(alpha * (ratios - 1).relu())
+    return torch.where(ratios > 1, 1 - torch.tanh(alpha * ratios.relu()), 1.0)
+
+
+class OGMGE(Policy):
+    """The gradients of the modality that is ahead are scaled down, and Gaussian noise is added.
+
+    Scores come from the modalities' routes, over present rows; scaled are the parameters that belong to a
+    modality (`_modalities`): whole networks in late fusion, only the heads where the trunk is shared. An
+    adaptive optimiser such as AdamW undoes a slowly changing scale; the paper uses SGD.
+    """
+
+    name = "ogm_ge"
+    source = "Peng et al., CVPR 2022, arXiv 2203.15332"
+    needs_routes = "modality"
+    gradients = "changes"
+
+    class Params(Parameters):
+        alpha: float = param(0.3, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.05, 1.0))
+        noise: float = param(1.0, "Noise in units of each gradient's own deviation; 0: plain OGM.", ge=0, le=10)
+        until: float = param(1.0, "Share of training after which gradients are left alone.", ge=0, le=1)
+        onset: Literal["jump", "smooth"] = param(
+            "jump", "`jump`: the paper's, 1 - tanh(alpha rho) from rho > 1; `smooth`: 1 - tanh(alpha (rho - 1))."
+        )
+
+    params: Params
+
+    def setup(self, fusion: Fusion) -> None:
+        super().setup(fusion)
+        self.routes = modality_routes(fusion, self.name)
+        self.own = require_parameters(fusion, self.name)
+
+    def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
+        if progress.fraction >= self.params.until:
+            return
+        with torch.no_grad():
+            scores = []
+            for m in self.routes:
+                right = outputs[m].logits.softmax(1).gather(1, labels_of(outputs[m])[:, None])[:, 0]
+                if batch.present is not None:
+                    there = batch.present[:, fusion.task.modalities.index(m)].float()
+                    right = right * there / there.mean().clamp(min=1.0 / len(there))
+                scores.append(right.mean())
+            scale = coefficients(discrepancy_ratios(torch.stack(scores)), self.params.alpha, self.params.onset)
+            for i, m in enumerate(self.routes):
+                for j, p in enumerate(self.own[m]):
+                    if p.grad is None:
+                        continue
+                    spread = p.grad.std(correction=0) if self.params.noise and p.ndim > 1 else None
+                    p.grad.mul_(scale[i])
+                    if spread is not None:
+                        noise = progress.draw.normal(p.numel(), f"ogm_ge:{m}:{j}").to(p.device).view(p.shape)
+                        p.grad.add_(noise * spread * self.params.noise)
