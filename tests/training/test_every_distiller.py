@@ -63,7 +63,7 @@ def asked(name: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", distillers())
 def test_with_every_basic_fusion(train: Run, name: str) -> None:
     peers = declared(name).needs.taught_by == "peers"
-    fusions = "late,independent" if peers else "single,early,late,independent"
+    fusions = "late_prob,independent" if peers else "single,early,late_prob,independent"
     several_teachers = declared(name).needs.head  # of which a joint route would have to choose one
     fusions = fusions.replace("early,", "") if several_teachers else fusions
     document = train("--fusion", fusions, *asked(name), "--epochs", "1", "--set", "teacher.epochs=1")
