@@ -126,7 +126,9 @@ class TestOGMGE:
         fresh = build_toy(type(net), net.task).train()
         policy_step(fresh, [], toy_batch(net.task), progress())
         for i, m in enumerate(net.task.modalities):
-            for p, q in zip(net.backbones[m].parameters(), fresh.backbones[m].parameters(), strict=True):  # type: ignore[index]
+            for p, q in zip(
+                net.networks.backbones[m].parameters(), fresh.networks.backbones[m].parameters(), strict=True
+            ):  # type: ignore[index]
                 assert torch.allclose(p.grad, q.grad * scale[i])
         assert scale.min() < 1
 
@@ -167,7 +169,8 @@ class TestAGM:
         fresh = build_toy(type(net), net.task).train()
         policy_step(fresh, [], toy_batch(net.task, seed=1), progress())
         ratios = [
-            next(net.backbones[m].parameters()).grad.norm() / next(fresh.backbones[m].parameters()).grad.norm()  # type: ignore[index,union-attr]
+            next(net.networks.backbones[m].parameters()).grad.norm()
+            / next(fresh.networks.backbones[m].parameters()).grad.norm()  # type: ignore[index,union-attr]
             for m in "uv"
         ]
         assert (ratios[0] * ratios[1]).item() == pytest.approx(1.0, abs=0.05)

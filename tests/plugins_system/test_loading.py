@@ -140,7 +140,7 @@ def test_hooked_and_plain_files_are_offered_with_provider_origin_and_digest(load
         good=GOOD,
         hooked=HOOKED,
         _helper="raise ValueError",
-        **{"pack/__init__": GOOD.replace("good", "packed").replace("fine", "p")},
+        **{"pack/__init__": GOOD.replace("good", "from_a_package").replace("fine", "p")},
     )
     good = registry.get("fusion", "fine")
     path = tmp_path / "plugins" / "good.py"
@@ -151,7 +151,7 @@ def test_hooked_and_plain_files_are_offered_with_provider_origin_and_digest(load
     assert registry.get("fusion", "local.good/good") is good
     assert registry.get("fusion", "local.good/fine") is good
     assert registry.get("fusion", "hooked").origin.endswith("hooked.py:7")
-    assert registry.get("fusion", "packed").provider == "local.pack"
+    assert registry.get("fusion", "from_a_package").provider == "local.pack"
     assert {p.provider for p in report.plugins} == {"wbcbench", "local.good", "local.hooked", "local.pack"}
     assert "wbcbench_local.good" not in sys.modules
 
