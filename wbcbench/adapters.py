@@ -25,13 +25,9 @@ def linear(given: int | None, wanted: int | None) -> nn.Module:
     return nn.Identity() if given == wanted else nn.Linear(given, wanted)
 
 
-def conv1x1(given: int, wanted: int, norm: bool = False) -> nn.Module:
-    """[B, given, H, W] -> [B, wanted, H, W]: the identity, or a 1x1 convolution (batch-normalised if `norm`)."""
-    if given == wanted:
-        return nn.Identity()
-    if not norm:
-        return nn.Conv2d(given, wanted, 1)
-    return nn.Sequential(nn.Conv2d(given, wanted, 1, bias=False), nn.BatchNorm2d(wanted))
+def conv1x1(given: int, wanted: int) -> nn.Module:
+    """[B, given, H, W] -> [B, wanted, H, W]: the identity, or a 1x1 convolution."""
+    return nn.Identity() if given == wanted else nn.Conv2d(given, wanted, 1)
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ that is trained. How the parts are weighted is not fixed by the sources at hand:
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wbcbench_plugins.distillers._parts import others
 from wbcbench_plugins.distillers.logits import kd_loss
 
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
@@ -27,13 +27,6 @@ def kendall_tau(student: Tensor, teacher: Tensor) -> Tensor:
     s, t = ((z[:, :, None] - z[:, None, :]).sign() for z in (student.detach(), teacher.detach()))
     classes = student.shape[1]
     return (s * t).sum((1, 2)) / (classes * (classes - 1))
-
-
-def non_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits without the label's: [B, K] -> [B, K - 1], the other classes in order."""
-    classes = logits.shape[1]
-    others = torch.arange(classes - 1, device=logits.device).expand(len(logits), -1)
-    return logits.gather(1, others + (others >= labels[:, None]).long())
 
 
 def both_ways(a: Tensor, b: Tensor, temperature: float) -> Tensor:
@@ -78,7 +71,7 @@ class C2kd(Distiller):
         labels, temperature = student.labels, self.params.temperature
         mine, theirs = self.student_proxy(student.embedding), self.teacher_proxy(teacher.embedding)
         counts = (kendall_tau(student.logits, teacher.logits) > self.params.agreement).to(mine.dtype)
-        between = both_ways(non_target(mine, labels), non_target(theirs, labels), temperature)
+        between = both_ways(others(mine, labels), others(theirs, labels), temperature)
         return {
             "student_proxy": counts * both_ways(student.logits, mine, temperature),
             "teacher_proxy": kd_loss(theirs, teacher.logits, temperature),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, Parameters, Progress, Routing, each_teacher, param, weighted
+from wbcbench.min_norm import min_norm
 
 
 def min_norm_weights(gradients: Tensor, steps: int = 50) -> Tensor:
@@ -15,25 +16,14 @@ def min_norm_weights(gradients: Tensor, steps: int = 50) -> Tensor:
 
     Args:
         gradients: [K, D], one per teacher.
-        steps: of Frank-Wolfe; two teachers are solved exactly by the first.
+        steps: of Frank-Wolfe; two teachers are solved exactly.
 
     Returns:
         [K], each >= 0, sum 1. No value is read back from the device.
 
     Source: Desideri 2012 (multiple-gradient descent); Sener and Koltun, arXiv 1810.04650, algorithm 2.
     """
-    gram = gradients @ gradients.T
-    count = len(gram)
-    w = torch.full((count,), 1 / count, dtype=gram.dtype, device=gram.device)
-    eye = torch.eye(count, dtype=gram.dtype, device=gram.device)
-    for _ in range(steps):
-        at = gram @ w
-        toward = eye[at.argmin()]
-        direction = toward - w
-        curvature = direction @ gram @ direction
-        size = (-(direction @ at) / curvature.clamp_min(1e-30)).clamp(0, 1)
-        w = w + size * direction
-    return w
+    return min_norm(gradients @ gradients.T, steps)
 
 
 class Aekd(Routing):

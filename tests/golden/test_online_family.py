@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from scipy.stats import kendalltau
-from wbcbench_plugins.distillers.c2kd import both_ways, kendall_tau, non_target
+from wbcbench_plugins.distillers._parts import others
+from wbcbench_plugins.distillers.c2kd import both_ways, kendall_tau
 from wbcbench_plugins.distillers.mean_teacher import consistency, ramp_up
 from wbcbench_plugins.distillers.mst import MaskNet
 
@@ -50,7 +51,7 @@ def test_kendall_against_scipy() -> None:
 
 
 def test_non_target_leaves_the_label_out() -> None:
-    found = non_target(torch.arange(5.0).expand(4, 5), A["y"])
+    found = others(torch.arange(5.0).expand(4, 5), A["y"])
     assert found.tolist() == [[1, 2, 3, 4], [0, 1, 3, 4], [0, 1, 2, 3], [0, 2, 3, 4]]
 
 
