@@ -55,6 +55,14 @@ class IncompatibleError(UsageError):
     """Two components that cannot work together, found while planning."""
 
 
+class TrialPruned(Exception):
+    """A search stops the running trial after this epoch. Not an error: it is caught by the executor."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"pruned after epoch {epoch}")
+        self.epoch = epoch
+
+
 class ComparabilityError(WbcbenchError):
     """Rows that must not share a table, or a record that fails validation."""
 

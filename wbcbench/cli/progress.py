@@ -60,13 +60,13 @@ class RunDisplay:
         if done == total:
             self._drop_bar()
 
-    def trial_started(self, position: int, planned: PlannedTrial) -> None:
+    def trial_started(self, planned: PlannedTrial) -> None:
         trial = planned.trial
         taught = "" if trial.method.kd == "none" else f" + {trial.method.kd}"
         self._name = f"{planned.role} {trial.label}{taught}, seed {trial.seed}"
         self._drop_bar()
 
-    def epoch_done(self, epoch: int, epochs: int, row: dict[str, Any]) -> None:
+    def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None:
         note = f"val macro-F1 {row['val_macro_f1']:.3f}" if "val_macro_f1" in row else ""
         if self._progress is not None:
             if self._bar is None:

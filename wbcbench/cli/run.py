@@ -123,11 +123,12 @@ def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, a
     examinations: list[dict[str, Any]] = []
     if outcomes is None or full:
         from wbcbench.cli.progress import RunDisplay
-        from wbcbench.scheduling.inline import prepare, run_inline
+        from wbcbench.scheduling.inline import InlineExecutor, prepare
+        from wbcbench.scheduling.source import PlanSource
 
         with RunDisplay(len(plan.trials)) as display:
             bench = prepare(plan, request, registry, display.decoding)
-            outcomes = outcomes or run_inline(plan, bench, display, report.observers)
+            outcomes = outcomes or InlineExecutor(bench).run(PlanSource(plan.trials), display, report.observers)
             if full:
                 from wbcbench.training.examine import examined
 

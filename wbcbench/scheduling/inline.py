@@ -1,4 +1,4 @@
-"""The in-process executor: trials one after another, in the plan's order."""
+"""The in-process executor: trials one after another, in the source's order."""
 
 from __future__ import annotations
 
@@ -6,30 +6,23 @@ import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from wbcbench.errors import DataError, WbcbenchError
+from wbcbench.errors import DataError, TrialPruned, WbcbenchError
 from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.outcome import Outcome
+from wbcbench.scheduling.outcome import Outcome, lost_teacher
 from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.scheduling.source import Display, Source
 from wbcbench.spec.request import Request
 from wbcbench.training.preflight import rehearse
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 
 log = logging.getLogger("wbcbench")
-
-
-class Display(Protocol):
-    """Where progress is shown. All methods may do nothing."""
-
-    def trial_started(self, position: int, planned: PlannedTrial) -> None: ...
-    def epoch_done(self, epoch: int, epochs: int, row: dict[str, Any]) -> None: ...
-    def trial_ended(self, outcome: Outcome) -> None: ...
 
 
 def prepare(
@@ -66,34 +59,47 @@ def prepare(
     return bench
 
 
-def run_inline(plan: Plan, bench: Workbench, display: Display, observers: Observers) -> list[Outcome]:
-    """Run what is missing. A failed trial fails those that need it; the others go on."""
-    outcomes: list[Outcome] = []
-    failed: set[str] = set()
-    for position, planned in enumerate(plan.trials):
-        display.trial_started(position, planned)
-        observers.trial_started(planned.trial)
-        outcome = _run_one(planned, bench, display, failed)
-        if outcome.record is not None and outcome.status == "done":
-            observers.trial_finished(planned.trial, outcome.record)
-        if outcome.status == "failed":
-            failed.add(planned.trial.id)
-        display.trial_ended(outcome)
-        outcomes.append(outcome)
-    return outcomes
+class InlineExecutor:
+    """Runs each trial in this process. See `source.Executor`."""
 
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
 
-def _run_one(planned: PlannedTrial, bench: Workbench, display: Display, failed: set[str]) -> Outcome:
-    lost = [t for t in planned.needs if t in failed]
-    if lost:
-        return Outcome(planned, "failed", error=f"its teacher {lost[0]} failed")
-    try:
-        record, cached = run_trial(planned.trial, bench, display.epoch_done)
-    except DataError:
-        raise  # of the cells, and so of every trial
-    except Exception as error:
-        text = str(error) if isinstance(error, WbcbenchError) else traceback.format_exc()
-        bench.store.fail(planned.trial, text)
-        log.debug("trial %s failed", planned.trial.id, exc_info=True)
-        return Outcome(planned, "failed", error=text, exception=error)
-    return Outcome(planned, "cached" if cached else "done", record)
+    def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
+        """Run what is missing, one after another."""
+        outcomes: list[Outcome] = []
+        while (planned := source.next()) is not None:
+            assert planned != "wait", "nothing runs that could be waited for"
+            display.trial_started(planned)
+            observers.trial_started(planned.trial)
+            lost = lost_teacher(planned, outcomes)
+            if lost is None:
+                outcome = self._run_one(planned, source, display)
+            else:
+                outcome = Outcome(planned, "failed", error=f"its teacher {lost} failed")
+            if outcome.record is not None and outcome.status == "done":
+                observers.trial_finished(planned.trial, outcome.record)
+            display.trial_ended(outcome)
+            source.ended(outcome)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _run_one(self, planned: PlannedTrial, source: Source, display: Display) -> Outcome:
+        def done(epoch: int, epochs: int, row: dict[str, Any]) -> None:
+            display.epoch_done(planned, epoch, epochs, row)
+            if source.epoch(planned, epoch, row):
+                raise TrialPruned(epoch)
+
+        store = self.bench.store
+        try:
+            record, cached = run_trial(planned.trial, self.bench, done)
+        except DataError:
+            raise  # of the cells, and so of every trial
+        except TrialPruned:
+            return Outcome(planned, "pruned")
+        except Exception as error:
+            text = str(error) if isinstance(error, WbcbenchError) else traceback.format_exc()
+            store.fail(planned.trial, text)
+            log.debug("trial %s failed", planned.trial.id, exc_info=True)
+            return Outcome(planned, "failed", error=text, exception=error)
+        return Outcome(planned, "cached" if cached else "done", record)

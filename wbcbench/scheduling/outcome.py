@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,8 @@ class Outcome:
     """What became of one planned trial."""
 
     planned: PlannedTrial
-    status: Literal["done", "cached", "failed"]
+    status: Literal["done", "cached", "failed", "pruned"]
+    """`pruned`: stopped early by a search; it has no record and is never ranked."""
     record: Record | None = None
     error: str = ""
     exception: Exception | None = None
@@ -26,6 +28,12 @@ def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
     if not all(store.has(p.trial.id) for p in plan.trials):
         return None
     return [Outcome(p, "cached", store.load(p.trial.id)) for p in plan.trials]
+
+
+def lost_teacher(planned: PlannedTrial, outcomes: Sequence[Outcome]) -> str | None:
+    """The id of the first trial that `planned` needs and that failed, if any."""
+    failed = {o.planned.trial.id for o in outcomes if o.status == "failed"}
+    return next((t for t in planned.needs if t in failed), None)
 
 
 def exit_code(outcomes: list[Outcome]) -> ExitCode:

@@ -47,7 +47,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
     with store.lock(trial.id):
         if store.has(trial.id):
             return store.load(trial.id), True
-        teachers = [run_trial(t, bench, done)[0] for t in trial.method.teachers]
+        teachers = [run_trial(t, bench)[0] for t in trial.method.teachers]
         record = _train(trial, teachers, bench, done)
         store.clear_failure(trial.id)
         shutil.rmtree(store.work(trial.id), ignore_errors=True)

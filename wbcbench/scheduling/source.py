@@ -1,0 +1,83 @@
+"""Where an executor gets its trials from, and what it tells back.
+
+Two executors (`inline`, `ray`) take trials from a `Source`; a finished plan is one source, a search that
+proposes as it learns is another. Neither knows of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from wbcbench.observers import Observers
+from wbcbench.scheduling.outcome import Outcome
+from wbcbench.scheduling.plan import PlannedTrial
+
+Wait = Literal["wait"]
+"""Nothing can start now; ask again when a running trial has ended."""
+
+
+class Source(Protocol):
+    """Trials in the order in which they may start. Called from one thread of the driver only."""
+
+    total: int | None
+    """How many trials there will be; None if nobody knows yet."""
+
+    def next(self) -> PlannedTrial | Wait | None:
+        """The next trial to start, `"wait"` while all that is left needs running ones, None at the end."""
+        ...
+
+    def epoch(self, planned: PlannedTrial, epoch: int, row: dict[str, Any]) -> bool:
+        """Hear one epoch's row of history (`val_macro_f1`, ...). True: stop this trial here, it is pruned."""
+        ...
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hear what became of a trial that `next` gave out."""
+        ...
+
+
+class Display(Protocol):
+    """Where progress is shown. All methods may do nothing."""
+
+    def trial_started(self, planned: PlannedTrial) -> None: ...
+    def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None: ...
+    def trial_ended(self, outcome: Outcome) -> None: ...
+
+
+class Executor(Protocol):
+    """Runs a source's trials until there are no more."""
+
+    def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
+        """Every trial's outcome, in the order in which they ended.
+
+        A failed trial fails those that need it; the others go on.
+
+        Raises:
+            DataError: the cells cannot be read, which concerns every trial alike.
+        """
+        ...
+
+
+class PlanSource:
+    """A plan's trials, each once, after those that it needs."""
+
+    def __init__(self, trials: Sequence[PlannedTrial]) -> None:
+        self.total: int | None = len(trials)
+        self._left = list(trials)
+        self._planned = {p.trial.id for p in trials}
+        self._ended: set[str] = set()
+
+    def next(self) -> PlannedTrial | Wait | None:
+        """The first trial whose teachers have all ended."""
+        for i, planned in enumerate(self._left):
+            if self._planned.intersection(planned.needs) <= self._ended:
+                return self._left.pop(i)
+        return "wait" if self._left else None
+
+    def epoch(self, planned: PlannedTrial, epoch: int, row: dict[str, Any]) -> bool:
+        """A plan never stops a trial early."""
+        return False
+
+    def ended(self, outcome: Outcome) -> None:
+        """Trials that need this one may start."""
+        self._ended.add(outcome.planned.trial.id)
