@@ -78,6 +78,10 @@ def _print(document: dict[str, Any]) -> None:
         if value or value is False:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
             click.echo(f"{key + ':':12}{text}")
+    if document.get("missing") == "impute":
+        from wbcbench.spec.imputers import IMPUTERS
+
+        click.echo(f"{'impute:':12}{'; '.join(f'{name}: {what}' for name, what in IMPUTERS.items())}")
     if "needs" in document:
         stated = {k: v for k, v in document["needs"].items() if k != "replayable" and v}
         parts = [f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()]

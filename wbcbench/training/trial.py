@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from datetime import UTC, datetime
 from functools import partial
@@ -29,11 +30,14 @@ from wbcbench.training.build import (
 )
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
+from wbcbench.training.imputer import Imputer
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.report import write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
+
+log = logging.getLogger("wbcbench")
 
 
 def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> tuple[Record, bool]:
@@ -63,6 +67,10 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         raise IncompatibleError(
             f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some are missing."
         )
+    if isinstance(imputer := getattr(fusion, "imputer", None), Imputer):
+        imputer.measure(cells)
+        if imputer.prefix == "token" and cells.present(train, trial.reads) is None and not trial.method.policies:
+            log.warning("%s: no training cell lacks a modality, so the token stays at the mean.", trial.label)
     views = Views(cells, trial.protocol.augmentation, trial.seed)
     classes = cells.classes
     job = Job(
