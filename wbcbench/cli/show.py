@@ -72,7 +72,7 @@ def _print(document: dict[str, Any]) -> None:
     if rest:
         click.echo(f"\n{rest}")
     click.echo()
-    facts = "aliases source emits arity missing pairing matches replayable preset sheet"
+    facts = "aliases source emits arity missing solves pairing matches replayable preset sheet"
     for key in facts.split():
         value = document.get(key)
         if value or value is False:

@@ -35,6 +35,11 @@ class Fusion(nn.Module):
     passed and the absent image changes nothing); the core fills the image with the training mean
     (zero after normalisation); or such cells are refused at plan time."""
 
+    solves: ClassVar[tuple[Literal["redundant", "unique", "xor"], ...]] = ("redundant", "unique")
+    """Which two-modality problems it can express (`wbcbench.testing.synthetic_sets`): either modality is
+    enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
+    them."""
+
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
     params: Any

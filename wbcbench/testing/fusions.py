@@ -8,6 +8,7 @@ import torch
 
 from wbcbench.contracts import Fusion, Outputs, Progress, Task, route_names
 from wbcbench.testing.components import component_class
+from wbcbench.testing.synthetic_sets import Problem, learns, synthetic_task
 from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
 from wbcbench.training.supervision import task_loss, total, with_labels
 
@@ -145,6 +146,17 @@ class FusionContract:
         batch = toy_batch(fusion.task, cells=12)
         right = (fusion.eval().predict(fusion(batch.images)).argmax(1) == batch.labels).float().mean()
         assert right >= 0.9, f"only {right:.0%} of 12 cells after 150 steps (first loss {before:.2f})"
+
+    def test_solves_the_problems_that_it_promises_to_solve(self) -> None:
+        modalities = self.count()
+        problems: tuple[Problem, ...] = self.cls.solves if modalities > 1 else ("redundant",)
+        for problem in problems:
+            best = 0.0
+            for rate in (1e-2, 2e-3):  # transformers want the lower one
+                best = max(best, learns(self.build(synthetic_task(problem, modalities)), problem, rate))
+                if best >= 0.95:
+                    break
+            assert best >= 0.95, f"{best:.0%} right of unseen cells of the problem '{problem}' after 400 steps"
 
     def _loss(self, fusion: Fusion, step: int) -> torch.Tensor:
         batch = toy_batch(fusion.task, cells=12)
