@@ -35,6 +35,11 @@ def check_fit(
             f"Fusion '{fusion.name}' asks for width {fusion.params['width']:g}, but backbone '{backbone.name}' "
             "cannot be scaled. Choose a wider model, or --backbone cellnet."
         )
+    if distillers and _solved_once(registry, fusion):
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' is solved in one go and is not trained, so distiller "
+            f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
+        )
     routes = route_names(declared(registry, "fusion", fusion).emits, protocol.modalities)
     for distiller in distillers:
         needs = needs_of(registry, distiller)
@@ -83,6 +88,11 @@ def check_policies(
 ) -> None:
     """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
     known = {p.name: declared(registry, "policy", p).attributes for p in policies}
+    if fusion is not None and policies and _solved_once(registry, fusion):
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' is solved in one go and is not trained, so policy '{policies[0].name}' has "
+            "nothing to change. Leave the policy out."
+        )
     if fusion is not None:
         emits = declared(registry, "fusion", fusion).emits
         routes = route_names(emits, modalities)
@@ -121,6 +131,10 @@ def check_policies(
         raise IncompatibleError(
             f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
         )
+
+
+def _solved_once(registry: Registry, fusion: Component) -> bool:
+    return declared(registry, "fusion", fusion).attributes.get("trained") == "once"
 
 
 _ROUTES = {

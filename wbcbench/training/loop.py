@@ -97,7 +97,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         state.train_seconds += time.perf_counter() - started
 
         selected, metrics, predictions = judge(job, state)
-        score = _selection_score(job.trial.protocol.selection.metric, metrics, epoch)
+        score = selection_score(job.trial.protocol.selection.metric, metrics, epoch)
         state.consider(score, selected)
         row = {"epoch": epoch, **sums, **{f"val_{k}": v for k, v in metrics.items()}}
         state.history.append(row)
@@ -230,7 +230,8 @@ def autocast(device: torch.device, precision: str) -> Any:
     return nullcontext()
 
 
-def _selection_score(metric: str, metrics: dict[str, float | None], epoch: int) -> float:
+def selection_score(metric: str, metrics: dict[str, float | None], epoch: int) -> float:
+    """The number by which an epoch is chosen; higher is better."""
     if metric == "last":
         return float(epoch)
     value = metrics[metric]

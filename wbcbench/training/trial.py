@@ -32,6 +32,7 @@ from wbcbench.training.distillation import Distillation
 from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
 from wbcbench.training.imputer import Imputer
 from wbcbench.training.loop import EpochDone, Job, fit
+from wbcbench.training.once import fit_once
 from wbcbench.training.report import write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
@@ -86,7 +87,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     )
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
-    state = fit(job, done)
+    state = fit_once(job, done) if fusion.trained == "once" else fit(job, done)
     fusion = job.fusion  # a distiller may have put another head on it
 
     assert state.best is not None
