@@ -7,8 +7,13 @@ from pathlib import Path
 
 import click
 
+from wbcbench.cli.publishing import PublishingGroup
 
-@click.command("leaderboard", short_help="Show finished trials as tables.")
+
+@click.group(
+    "leaderboard", cls=PublishingGroup, invoke_without_command=True,
+    short_help="Show finished trials as tables.",
+)  # fmt: skip
 @click.option(
     "--store", "stores", multiple=True, default=("wbcbench-store",), envvar="WBCBENCH_STORE",
     show_default=True, type=click.Path(path_type=Path), help="Folder with records; repeatable.",
@@ -19,11 +24,14 @@ import click
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--json", "as_document", is_flag=True, help="One JSON document on stdout.")
-def command(stores: tuple[Path, ...], style: str, output: Path | None, as_document: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, stores: tuple[Path, ...], style: str, output: Path | None, as_document: bool) -> None:
     """Show one table per comparison key: only trials that may be compared share one.
 
     Records that cannot be trusted are named on stderr and left out.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     for store in stores:
         if not store.is_dir():
             # click's own error has exit status 2, as every other usage error here.
