@@ -25,7 +25,9 @@ from wbcbench.cli.publishing import PublishingGroup
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--json", "as_document", is_flag=True, help="One JSON document on stdout.")
 @click.pass_context
-def command(ctx: click.Context, stores: tuple[Path, ...], style: str, output: Path | None, as_document: bool) -> None:
+def command(
+    ctx: click.Context, stores: tuple[Path, ...], style: str, output: Path | None, as_document: bool
+) -> None:
     """Show one table per comparison key: only trials that may be compared share one.
 
     Records that cannot be trusted are named on stderr and left out.

@@ -32,15 +32,15 @@ def command(records: tuple[str, ...], store: Path, output: Path, weights: bool, 
 
     found = [find_record(name, store) for name in records]
     manifest = write_pack(found, output, weights=weights)
-    foreign = sorted(
-        {f"{c.kind} {c.name} ({c.provider})" for r in found for c in r.result.components if c.provider != "wbcbench"}
-    )
+    parts = [c for r in found for c in r.result.components if c.provider != "wbcbench"]
+    foreign = sorted({f"{c.kind} {c.name} ({c.provider})" for c in parts})
     if as_json:
         print_json({"pack": str(output), "code_not_packed": foreign, **manifest.model_dump(mode="json")})
         return
     teachers = len(manifest.records) - len(manifest.submitted)
+    size = output.stat().st_size
     click.echo(
-        f"{output}: {len(manifest.submitted)} records and {teachers} of their teachers, {output.stat().st_size:,} bytes"
+        f"{output}: {len(manifest.submitted)} records and {teachers} of their teachers, {size:,} bytes"
         + ("" if weights else ", without weights (--weights adds them)")
     )
     for component in foreign:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wbcbench.cli.options import json_option, load, plugin_options
+
+if TYPE_CHECKING:
+    from wbcbench.publishing.verdict import Judge
+    from wbcbench.records.store import Record
+    from wbcbench.registry import Registry
 
 
 @click.command("verify", short_help="Judge a pack of records: accept, needs a look, or refuse.")
@@ -37,17 +43,13 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     """
     from wbcbench.publishing.checking import checked, solved_once_by
     from wbcbench.publishing.reference_checks import reference_store
+    from wbcbench.publishing.rerun import choose
 
     registry, _ = load(options["plugins"])
     reference = reference_store(options["against"]) if options["against"] else None
     with checked(pack, reference, solved_once_by(registry)) as (judge, records, submitted):
         if options["rerun"] and judge.verdict != "refuse":
-            from wbcbench.publishing.rerun import rerun
-
-            rerun(
-                records, submitted, judge, registry, sets=options["sets"], wanted=options["trial"],
-                tolerance=options["tolerance"], device=options["device"],
-            )  # fmt: skip
+            _rerun(choose(records, submitted, options["trial"]), judge, registry, options)
         elif options["rerun"]:
             judge.notes.append("Nothing was trained again: the pack is refused without it.")
     if options["as_json"]:
@@ -59,7 +61,20 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     ctx.exit(int(judge.exit_code))
 
 
-def _print(pack: Path, judge: Any) -> None:
+def _rerun(record: Record, judge: Judge, registry: Registry, options: dict[str, Any]) -> None:
+    from wbcbench.cli.progress import RunDisplay
+    from wbcbench.publishing.rerun import chain, rerun
+
+    trials = len(chain(record.trial))
+    click.echo(f"Training {record.trial.id} again: {trials} trials with its teachers.", err=True)
+    with TemporaryDirectory(prefix="wbcbench-rerun-") as folder, RunDisplay(trials) as display:
+        rerun(
+            record, judge, registry, display,
+            store=Path(folder), sets=options["sets"], tolerance=options["tolerance"], device=options["device"],
+        )  # fmt: skip
+
+
+def _print(pack: Path, judge: Judge) -> None:
     from wbcbench.cli.output import print_table
     from wbcbench.publishing.verdict import CHECKS
 

@@ -15,7 +15,7 @@ from wbcbench.publishing.verdict import Problem
 
 CHUNK = 1 << 20
 _END = struct.Struct("<4s4H2LH")
-"""End of central directory: signature, this disk, its disk, entries here, entries, size, offset, comment length."""
+"""End of the directory: signature, this disk, its disk, entries here, entries, size, offset, comment length."""
 _ENTRY_MAX = 512
 """Bytes of the directory that one entry may take; names here are short."""
 _LOCAL_HEADER = 30
@@ -55,11 +55,10 @@ def open_archive(path: Path, limits: Limits) -> tuple[zipfile.ZipFile | None, li
         return None, [("refuse", "is not a zip file, or has something after its end")]
     _, disk, first, here, entries, length, offset, comment = _END.unpack(tail)
     if disk or first or here != entries or comment or offset + length + _END.size != size:
-        return None, [("refuse", "its directory does not end with the file (several disks, comment, 64-bit sizes)")]
+        return None, [("refuse", "its directory does not end with the file (disks, comment, 64-bit sizes)")]
     if entries > limits.entries or length > entries * _ENTRY_MAX:
-        return None, [
-            ("refuse", f"says it has {entries} files in a directory of {length:,} bytes; {limits.entries} are allowed")
-        ]
+        told = f"{entries} files in a directory of {length:,} bytes; {limits.entries} files are allowed"
+        return None, [("refuse", f"says it has {told}")]
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

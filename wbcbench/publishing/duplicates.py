@@ -42,10 +42,13 @@ def answers(record: Record) -> NDArray[np.float32]:
 def copies(
     records: Sequence[Record], others: Sequence[Record], solved_once: SolvedOnce, whose: str
 ) -> Iterator[Problem]:
-    """Trials among `records` whose answers another trial, of `records` or of `others`, has too.
+    """Trials among `records` whose answers another trial has too: one of `others`, or where `whose` is empty, of
+    `records`.
 
     Only trials of one split are compared. The same trial elsewhere is no copy.
     """
+    here = {r.trial.id for r in records}
+    others = [r for r in others if r.trial.id not in here]
     groups: dict[tuple[str, tuple[int, ...]], list[tuple[Record, NDArray[np.float32], bool]]] = defaultdict(list)
     for ours, side in ((True, records), (False, others)):
         for record in side:
@@ -54,28 +57,26 @@ def copies(
     for group in groups.values():
         for i, (a, p, ours) in enumerate(group):
             for b, q, also_ours in group[i + 1 :]:
-                if a.trial.id == b.trial.id or not ours or (bool(others) and also_ours):
-                    continue
-                yield from _alike(a, p, b, q, solved_once, whose)
+                if a.trial.id != b.trial.id and ours and also_ours == (whose == ""):
+                    # `records` come first in a group, so `a` is one of them.
+                    yield from _alike(a, p, b, q, solved_once, whose)
 
 
 def _alike(
     a: Record, p: NDArray[np.float32], b: Record, q: NDArray[np.float32], solved_once: SolvedOnce, whose: str
 ) -> Iterator[Problem]:
     furthest = float(np.abs(p - q).max())
-    if furthest > NEAR:
-        return
+    if furthest > NEAR or (solved_once(a.trial) and solved_once(b.trial)):
+        return  # what is solved in one go draws nothing at random, and so may repeat itself
     pair = f"{named(a)} and {named(b)}{whose}"
     level: Level = "refuse"
     because = ""
-    if bool((p == p[0]).all()):
+    if float(np.ptp(p, axis=0).max()) <= NEAR:
         level, because = "look", ", which say the same of every cell"
-    elif a.trial.method.fusion == b.trial.method.fusion and solved_once(a.trial):
-        level, because = "look", ", whose fusion is solved in one go and may draw nothing at random"
     elif furthest > 0 or a.result.key != b.result.key:
         # Two protocols may select the same epoch of the same training.
         level = "look"
-    how = "the same test predictions" if furthest == 0 else f"test predictions no further apart than {furthest:.1g}"
+    how = "the same test predictions" if furthest == 0 else f"test predictions at most {furthest:.1g} apart"
     yield level, f"{pair} have {how}{because}"
 
 

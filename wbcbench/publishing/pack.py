@@ -105,8 +105,8 @@ def with_teachers(records: Iterable[Record]) -> list[Record]:
                 queue.append(store.load(teacher.id, verify="full"))
             except RecordError as error:
                 raise RecordError(
-                    f"Expected the record of teacher {teacher.id} beside that of {record.trial.id}, which it taught, "
-                    f"but: {error}"
+                    f"Expected the record of teacher {teacher.id} beside that of {record.trial.id}, which it "
+                    f"taught, but: {error}"
                 ) from error
     return [found[i] for i in sorted(found)]
 

@@ -51,9 +51,9 @@ def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits)
     (record,) = read
     result = record.result
     fine = judge.run("record.digests", where, lambda: _digests(record, manifest))
-    fine &= judge.run("record.identity", where, lambda: _none(checks.check_identity(folder, record.trial, result)))
+    fine &= judge.run("record.identity", where, lambda: checks.check_identity(folder, record.trial, result))
     fine &= judge.run("record.names", where, lambda: bad_names(documents))
-    fine &= judge.run("record.ranges", where, lambda: _none(checks.check_ranges(folder, result)))
+    fine &= judge.run("record.ranges", where, lambda: checks.check_ranges(folder, result))
     fine &= judge.run("record.cost", where, lambda: _cost(record))
     fine &= judge.run("record.history", where, lambda: _history(record))
     fine &= judge.run("record.environment", where, lambda: _environment(documents["env.json"]))
@@ -63,18 +63,11 @@ def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits)
         fine &= judge.run("record.weights", where, lambda: _weights(record))
     if not judge.run("record.arrays", where, lambda: check_arrays(folder / "predictions.npz", limits)):
         return None
-    if not judge.run(
-        "record.values", where, lambda: _none(checks.check_predictions(folder, record.predictions, result))
-    ):
+    if not judge.run("record.values", where, lambda: checks.check_predictions(folder, record.predictions, result)):
         return None
     fine &= judge.run("record.cells", where, lambda: _cells(record.predictions))
-    fine &= judge.run("record.metrics", where, lambda: _none(checks.check_metrics(folder, record.predictions, result)))
+    fine &= judge.run("record.metrics", where, lambda: checks.check_metrics(folder, record.predictions, result))
     return record if fine else None
-
-
-def _none(done: None) -> tuple[Problem, ...]:
-    """For checks that raise a `RecordError` instead of yielding problems."""
-    return ()
 
 
 def _digests(record: Record, manifest: Manifest) -> Iterator[Problem]:

@@ -36,7 +36,7 @@ def check_against(
     """Compare with the records of a trusted store that hold the same cells."""
     related, damaged = related_records(reference, records)
     theirs = " of the reference store"
-    judge.notes += [f"The reference store has a record that cannot be trusted and was left out: {d}" for d in damaged]
+    judge.notes += [f"A record of the reference store cannot be trusted and was left out: {d}" for d in damaged]
     judge.run("reference.split", where, lambda: _split(records, related))
     judge.run("reference.labels", where, lambda: _labels(records, related, theirs))
     judge.run("reference.duplicates", where, lambda: copies(records, related, solved_once, theirs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> I
                 for piece in zips.pieces(member, info.file_size):
                     digest.update(piece)
                     file.write(piece)
-        except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, zipfile.zlib.error) as error:
+        except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, zlib.error) as error:
             yield "refuse", f"{info.filename} cannot be read ({error})"
             return
         if target.stat().st_size != info.file_size:

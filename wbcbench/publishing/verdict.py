@@ -26,12 +26,12 @@ CHECKS: dict[str, str] = {
     "record.digests": "the digests in result.json are those of its files",
     "record.identity": "the trial id is recomputed from spec.json, and all that follows from it agrees",
     "record.names": "names have no control or invisible characters; markup is pointed out",
-    "record.arrays": "predictions are arrays of the promised kinds and sizes, by their headers, before any is read",
+    "record.arrays": "predictions are arrays of the promised kinds and sizes, judged by their headers first",
     "record.values": "shapes, labels and probabilities: finite, not negative, rows that sum to 1",
     "record.cells": "no cell twice, none on both sides",
     "record.ranges": "every metric lies in its range",
     "record.metrics": "every metric recomputed from the predictions, within 1e-6",
-    "record.cost": "no cost that cannot be: time <= 0, no MACs in spite of parameters, more epochs than the budget",
+    "record.cost": "no cost that cannot be: time <= 0, parameters without MACs, epochs above the budget",
     "record.history": "the history belongs to the run, and its selected epoch is the best by validation",
     "record.environment": "env.json is a plain object",
     "record.weights": "weights, if packed, are finite and as many as the claimed parameters",
@@ -69,12 +69,12 @@ class Judge:
     """Names of the checks that were made (in order; a set that keeps it)."""
     notes: list[str] = field(default_factory=list)
 
-    def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem]]) -> bool:
-        """Make a check. Returns whether it refused nothing, so that what builds on it can be left out."""
+    def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
+        """Make a check, which yields problems or raises a `RecordError`. Returns whether it refused nothing, so that what builds on it can be left out."""
         assert check in CHECKS, check
         self.made[check] = None
         try:
-            found = list(problems())
+            found = list(problems() or ())
         except RecordError as error:
             found = [("refuse", reason(error))]
         except Exception as error:
