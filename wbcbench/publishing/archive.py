@@ -109,8 +109,8 @@ def kinds(archive: zipfile.ZipFile) -> Iterator[Problem]:
 def sizes(archive: zipfile.ZipFile, allowed: Callable[[str], int | None], limits: Limits) -> Iterator[Problem]:
     """Files that are too large, or unpack to many times what they take."""
     for info in archive.infolist():
-        limit = allowed(info.filename) or 0
-        if info.file_size > limit:
+        limit = allowed(info.filename)
+        if limit is not None and info.file_size > limit:
             yield "refuse", f"{info.filename} unpacks to {info.file_size:,} bytes; {limit:,} are allowed"
         if info.file_size > _PLAIN_RATIO_BELOW and info.file_size > limits.ratio * max(1, info.compress_size):
             yield (

@@ -117,7 +117,7 @@ def dataset_of(
     if description.fingerprint != trial.protocol.fingerprint:
         raise UsageError(
             f"Expected the cells that the pack was made from (fingerprint {trial.protocol.fingerprint[:12]}), "
-            f"but those at hand have {description.fingerprint[:12]}. Say where the right ones lie: --set dataset.path=..."
+            f"but those at hand have {description.fingerprint[:12]}. Name them: --set dataset.path=..."
         )
     return dataset, description, []
 

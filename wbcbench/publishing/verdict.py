@@ -70,7 +70,10 @@ class Judge:
     notes: list[str] = field(default_factory=list)
 
     def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
-        """Make a check, which yields problems or raises a `RecordError`. Returns whether it refused nothing, so that what builds on it can be left out."""
+        """Make a check, which yields problems or raises a `RecordError`.
+
+        Returns whether it refused nothing, so that what builds on it can be left out.
+        """
         assert check in CHECKS, check
         self.made[check] = None
         try:
