@@ -58,6 +58,13 @@ class Job:
     score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
+    code: str = ""
+    """Digest of the components' code: a checkpoint of other code is not gone on with."""
+
+    @property
+    def stamp(self) -> str:
+        """What a checkpoint must say of itself to be of use."""
+        return f"{self.trial.id}/{self.code}"
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +90,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
     modules.to(job.device)
     state = TrainState(modules, make_optimiser(modules, recipe), ema=recipe.ema)
     if job.checkpoints is not None:
-        state.resume(job.checkpoints, job.trial.id)
+        state.resume(job.checkpoints, job.stamp)
 
     counts = torch.bincount(job.cells.labels[job.train], minlength=len(job.cells.classes))
     weights = class_weights(counts.cpu(), recipe.class_weighting).to(job.device)
@@ -105,7 +112,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         for policy in job.policies:
             policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1), predictions.losses())
         if job.checkpoints is not None:
-            state.save(job.checkpoints, job.trial.id)
+            state.save(job.checkpoints, job.stamp)
         if done is not None:
             done(epoch, budget.epochs, row)
     return state

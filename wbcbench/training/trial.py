@@ -33,7 +33,7 @@ from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_cl
 from wbcbench.training.imputer import Imputer
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.once import fit_once
-from wbcbench.training.report import write_record
+from wbcbench.training.report import used_components, write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
@@ -84,6 +84,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         policies=build_policies(trial, fusion, bench.registry),
         score=lambda p: score(p.probabilities, p.labels, classes).summary,
         checkpoints=bench.store.work(trial.id),
+        code=digest([c.sha256 for c in used_components(trial, bench.registry)]),
     )
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
