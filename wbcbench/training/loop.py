@@ -32,7 +32,7 @@ from wbcbench.spec import Trial
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
 from wbcbench.training.state import TrainState, Weights, snapshot
-from wbcbench.training.supervision import check_policies, task_loss, total, with_labels
+from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
 EpochDone = Callable[[int, int, dict[str, Any]], None]
@@ -78,8 +78,6 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         TrialFailedError: the loss is no longer a number.
     """
     recipe, budget = job.trial.method.recipe, job.trial.protocol.budget
-    kd = job.distillation
-    check_policies(job.policies, kd is not None, kd is not None and kd.stepper is not None)
     for policy in job.policies:
         policy.setup_cells(int(job.train.max()) + 1)
     job.fusion.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
