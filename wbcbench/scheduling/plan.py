@@ -51,7 +51,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         PluginError: a component's plugin failed.
     """
     notes: list[str] = []
-    dataset_spec, dataset = _dataset(request, registry)
+    dataset_spec, dataset = open_dataset(request, registry)
     description = dataset.describe()
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
@@ -123,7 +123,8 @@ def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:
         ordered.setdefault(teacher.id, PlannedTrial(teacher, "teacher"))
 
 
-def _dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
+def open_dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
+    """The request's data set, and how a trial's identity names it. Reads nothing yet."""
     resolved = registry.resolve("dataset", request.dataset.name)
     cls: Any = registry.load(resolved.component)
     given = {**resolved.params, **request.dataset.params, **request.overrides.get("dataset", {})}

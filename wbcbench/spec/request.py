@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
 
@@ -107,6 +107,14 @@ OneChoice = Annotated[Choice, BeforeValidator(Choice.parse)]
 Choices = Annotated[tuple[Choice, ...], BeforeValidator(_choices), Field(min_length=1)]
 Combinations = Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations), Field(min_length=1)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+
+
+def _gpu_share(value: float | None) -> float | None:
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError("expected a share of one GPU (such as 0.25) or a whole number of GPUs")
+    return value
+
+
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
@@ -155,7 +163,17 @@ class Request(Frozen):
     store: str = "wbcbench-store"
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
-    """Compute threads; None leaves torch's choice."""
+    """Compute threads of one trial; None: `cpus_per_trial`, or torch's choice if that is None too."""
+    executor: Literal["auto", "inline", "ray"] = "auto"
+    """`inline`: one trial after another in this process. `ray`: several at once, through Ray Tune."""
+    jobs: int | None = Field(None, ge=1)
+    """At most so many trials at once; None: as many as fit."""
+    cpus_per_trial: int | None = Field(None, ge=1)
+    """CPU cores that a trial is given, and its compute threads under either executor."""
+    gpus_per_trial: Annotated[float | None, AfterValidator(_gpu_share)] = Field(None, ge=0)
+    """Share of a GPU that a trial is given; None: a whole one where there is one, else none."""
+    ray_address: str = ""
+    """`host:port` of a running Ray cluster, or `auto`; empty: Ray is started for this run alone."""
     replay_maps_gb: float = Field(2.0, ge=0)
     """Stage maps are replayed too (in half precision) where all epochs of a trial's teachers fit into this."""
     replay: Literal["auto", "never"] = "auto"
