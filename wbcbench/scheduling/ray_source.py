@@ -82,6 +82,13 @@ class Bridge:
         """Trials that found the GPU full: each is tried once more with nothing beside it."""
         self._pruned: set[str] = set()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles whatever it is given, in order to be restored later, which we never do.
+        return (type(None), ())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Bridge:
+        return self
+
     @property
     def complete(self) -> bool:
         """Whether every trial of the source has an outcome."""

@@ -35,6 +35,8 @@ class Choice(Frozen):
             if not name:
                 raise ValueError(f"expected a name, but got '{value}'")
             return cls(name=name, params=params)
+        if isinstance(value, dict) and set(value) == {"name", "params"} and isinstance(value["params"], dict):
+            return cls(**value)  # as a dumped request has it
         if isinstance(value, dict) and isinstance(value.get("name"), str):
             return cls(name=value["name"], params={k: v for k, v in value.items() if k != "name"})
         raise ValueError(f"expected a name or a mapping with 'name', but got {value!r}")
