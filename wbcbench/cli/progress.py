@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wbcbench.scheduling.plan import PlannedTrial
 
 QUIET_SECONDS = 10.0
-"""Plain lines say how a running trial does at most so often."""
+"""Plain lines say how a running trial does, and how all of them do, at most so often."""
 
 
 class RunDisplay:
@@ -81,7 +81,7 @@ class RunDisplay:
         if self._progress is not None:
             self._show(key, name_of(planned), epoch + 1, epochs, note)
         elif epoch + 1 == epochs or self._may_speak(key):
-            self._say(f"{name_of(planned)}: epoch {epoch + 1}/{epochs}, {note}{self._all()}")
+            self._say(f"{name_of(planned)}: epoch {epoch + 1}/{epochs}, {note}")
 
     def trial_ended(self, outcome: Outcome) -> None:
         """A trial has its outcome."""
@@ -96,6 +96,8 @@ class RunDisplay:
             self._say(f"{name}: already done")
         elif self._progress is None and outcome.status == "pruned":
             self._say(f"{name}: stopped early")
+        if self._progress is None and self.tally.total != 1 and outcome.status != "cached" and self._may_speak(""):
+            self._say(self.tally.line())
 
     def _table(self) -> Group:
         parts: list[Any] = [] if self._progress is None else [self._progress]
@@ -112,10 +114,6 @@ class RunDisplay:
         bar = self._bars.pop(key, None)
         if bar is not None and self._progress is not None:
             self._progress.remove_task(bar)
-
-    def _all(self) -> str:
-        """The line on all trials, where there is more than one to speak of."""
-        return f" ({self.tally.line()})" if self.tally.total != 1 else ""
 
     def _may_speak(self, key: str) -> bool:
         now = time.monotonic()

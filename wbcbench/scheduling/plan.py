@@ -13,6 +13,7 @@ from wbcbench.contracts import Dataset, Description
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
+from wbcbench.scheduling.exclude import Excluder
 from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared, needs_of, together
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
@@ -88,7 +89,10 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     teacher_pool = TeacherPool(request, registry, base, teacher_modalities)
 
     students: dict[str, Trial] = {}
+    excluder = Excluder(request.exclude, registry)
     for fusion, backbone, kd, seed in product(fusions, backbones, recipes, request.seeds):
+        if excluder.drops(fusion, backbone, kd, seed):
+            continue
         distillers = tuple(d for d in kd if d.name != "none")
         for protocol in _protocols(registry, fusion, base):
             check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
@@ -108,6 +112,9 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             )
             trial = Trial(protocol=protocol, method=method, seed=seed)
             students.setdefault(trial.id, trial)
+    excluder.check()
+    if not students:
+        raise UsageError("Expected trials to run, but `exclude` leaves none. Take a rule out.")
     ordered: dict[str, PlannedTrial] = {}
     for trial in students.values():
         _add_teachers(trial, ordered)

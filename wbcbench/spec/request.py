@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
 
@@ -140,6 +140,31 @@ def _teacher(value: Any) -> Any:
     return {"backbone": value} if isinstance(value, str) else value
 
 
+class Exclude(Frozen):
+    """Which cells of the cross product are left out: all that agree with everything named here."""
+
+    fusion: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
+    backbone: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
+    kd: Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations)] = ()
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Exclude:
+        if not (self.fusion or self.backbone or self.kd or self.seeds):
+            raise ValueError("expected at least one of fusion, backbone, kd, seeds")
+        return self
+
+    def names(self) -> dict[str, list[str]]:
+        """What is named, key by key, as a user would write it."""
+        found = {
+            "fusion": [c.name for c in self.fusion],
+            "backbone": [c.name for c in self.backbone],
+            "kd": ["+".join(c.name for c in kd) for kd in self.kd],
+            "seeds": [str(s) for s in self.seeds],
+        }
+        return {key: names for key, names in found.items() if names}
+
+
 class Request(Frozen):
     """One `wbcbench run`: the cross product of its lists."""
 
@@ -159,6 +184,8 @@ class Request(Frozen):
     training: Recipe = Recipe()
     teacher: Annotated[TeacherRequest, BeforeValidator(_teacher)] = TeacherRequest()
     seeds: Seeds = (0,)
+    exclude: tuple[Exclude, ...] = ()
+    """Cells of the cross product that are left out."""
     overrides: dict[str, dict[str, Any]] = {}
     """Section (dataset, fusion, kd, backbone, routing, policy) -> parameters from `--set`, applied to
     every listed component that has them."""
