@@ -102,6 +102,7 @@ class RayExecutor:
             fingerprint=self._fingerprint,
             threads=request.threads or share.cpus,
             device=device,
+            gpus=share.gpus,
             store=str(store.root.resolve()),
             mark=mark,
             run=secrets.token_hex(8),

@@ -17,8 +17,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from wbcbench.errors import UsageError
+
+log = logging.getLogger("wbcbench")
 
 PREFIX = "wbcray-"
 """Session folders are called `wbcray-<pid of the driver>-<random>`."""
@@ -62,17 +65,16 @@ def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(_environment(_QUIET))
-        stack.enter_context(_silence())
+        stack.enter_context(_silent_loggers())
         if address:
             _join(address)
         else:
             _start(cpus, gpus, stack)
-        try:
-            yield
-        finally:
-            import ray
+        import ray  # not before its settings are made: some are read right here
 
-            ray.shutdown()
+        stack.callback(ray.shutdown)
+        stack.enter_context(_silent_raylet())
+        yield
 
 
 def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
@@ -90,9 +92,8 @@ def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
     }
     stack.enter_context(_environment(own))
     import ray
-    from ray._private import ray_constants
 
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read from the variable above, if this was the first import
+    _read_settings_again()
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -105,6 +106,20 @@ def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
     )
 
 
+def _read_settings_again() -> None:
+    """Ray reads some variables once per process: an import or a session before this one had other ones."""
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    variable, usual = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(variable, usual)
+    settings, tokens = getattr(_raylet, "Config", None), getattr(_raylet, "AuthenticationTokenLoader", None)
+    if settings is not None and hasattr(settings, "initialize"):
+        settings.initialize("")
+    if tokens is not None:
+        tokens.instance().reset_cache()
+
+
 def _join(address: str) -> None:
     if "://" in address:
         raise UsageError(
@@ -115,6 +130,7 @@ def _join(address: str) -> None:
         _knock(address)
     import ray
 
+    _read_settings_again()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (Exception, SystemExit) as error:
@@ -199,7 +215,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silent_loggers() -> Iterator[None]:
     """Ray's own log lines stay away: what a user must know, we say ourselves."""
     loggers = [logging.getLogger(name) for name in _QUIET_LOGGERS]
     before = [logger.level for logger in loggers]
@@ -210,3 +226,17 @@ def _silence() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _silent_raylet() -> Iterator[None]:
+    """Ray prints a node's complaints on stdout whatever it is told; there they would spoil `--json`."""
+    from ray._private import worker
+
+    module: Any = worker
+    before = module.print_to_stdstream
+    module.print_to_stdstream = lambda data, *_, **__: log.debug("ray: %s", " ".join(data.get("lines", ())))
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = before

@@ -36,6 +36,8 @@ class WorkerSetup:
     """Of the data set, as the driver found it."""
     threads: int
     device: str
+    gpus: float
+    """A trial's share; without one, no GPU is seen, however the cluster was started."""
     store: str
     """Absolute path; the same on all nodes."""
     mark: str
@@ -74,6 +76,8 @@ class Worker:
                 "Install one version on all nodes."
             )
         os.environ.update(setup.environment)
+        if not setup.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
         if os.path.isdir(setup.folder):
             os.chdir(setup.folder)
         from wbcbench.records.store import Store
