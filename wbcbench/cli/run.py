@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.options import executor_options, json_option, load, plugin_options
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport
+    from wbcbench.plugins import LoadReport, PluginOptions
     from wbcbench.registry import Registry
     from wbcbench.scheduling.plan import Plan
     from wbcbench.spec.request import Request
@@ -25,6 +25,7 @@ Examples:
   wbcbench run --fusion independent:rho=0.2 --kd none,logits:temperature=2
   wbcbench run --dataset folder --set dataset.path=cells/manifest.csv --dry-run
   wbcbench run --config configs/jurkat_label_free.yaml
+  wbcbench run --config configs/matrix_study.yaml --executor ray --jobs 8 --gpus-per-trial 0.25
 """
 
 # flag -> key of the request; the flag wins over the config file, --set wins over both
@@ -33,6 +34,8 @@ _FLAGS = {
     "fusion": "fusion", "kd": "kd", "routing": "routing", "policy": "policy", "backbone": "backbone",
     "teacher": "teacher.backbone", "epochs": "epochs", "seeds": "seeds", "image_size": "image_size",
     "device": "device", "store": "store",
+    "executor": "executor", "jobs": "jobs", "cpus_per_trial": "cpus_per_trial", "gpus_per_trial": "gpus_per_trial",
+    "ray_address": "ray_address",
 }  # fmt: skip
 
 
@@ -56,6 +59,7 @@ def _option(name: str, **kwargs: Any) -> Callable[[F], F]:
 @_option("--image-size", type=click.IntRange(8, 1024), help="Side in pixels; default: the data set's own.")
 @_option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps.")
 @_option("--store", metavar="DIR", help="Where records are kept; default: wbcbench-store.")
+@executor_options
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file; flags win over it.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any parameter: --set training.lr=1e-3")
 @click.option(
@@ -83,7 +87,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["dry_run"]:
         _dry_run(plan, request, options["as_json"])
         return
-    ctx.exit(_run(plan, request, registry, report, options["as_json"], options["evaluate"] == "full"))
+    full = options["evaluate"] == "full"
+    ctx.exit(_run(plan, request, registry, report, options["plugins"], options["as_json"], full))
 
 
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
@@ -113,25 +118,39 @@ def _about(row: dict[str, Any]) -> str:
     return "" if row["done"] else "?" if seconds is None else f"~{seconds:.0f}"
 
 
-def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, as_json: bool, full: bool) -> int:
+def _run(
+    plan: Plan,
+    request: Request,
+    registry: Registry,
+    report: LoadReport,
+    plugins: PluginOptions,
+    as_json: bool,
+    full: bool,
+) -> int:
     from wbcbench.cli.output import print_json
     from wbcbench.cli.summary import document, print_examinations, print_summary
     from wbcbench.records.store import Store
-    from wbcbench.scheduling.outcome import all_cached, exit_code
+    from wbcbench.scheduling.outcome import all_cached, exit_code, in_order
 
-    outcomes = all_cached(plan, Store(Path(request.store)))
+    store = Store(Path(request.store))
+    outcomes = all_cached(plan, store)
     examinations: list[dict[str, Any]] = []
     if outcomes is None or full:
         from wbcbench.cli.progress import RunDisplay
-        from wbcbench.scheduling.inline import InlineExecutor, prepare
+        from wbcbench.scheduling.estimate import train_cells
+        from wbcbench.scheduling.executors import choose, make
         from wbcbench.scheduling.source import PlanSource
 
-        with RunDisplay(len(plan.trials)) as display:
-            bench = prepare(plan, request, registry, display.decoding)
-            outcomes = outcomes or InlineExecutor(bench).run(PlanSource(plan.trials), display, report.observers)
+        with RunDisplay(len(plan.trials), train_cells=train_cells(plan)) as display:
+            if outcomes is None:
+                name = choose(request, plan, store)
+                executor = make(name, request, plan, registry, plugins, display.decoding)
+                outcomes = in_order(plan, executor.run(PlanSource(plan.trials), display, report.observers))
             if full:
+                from wbcbench.scheduling.inline import prepare
                 from wbcbench.training.examine import examined
 
+                bench = prepare(plan, request, registry, display.decoding)
                 students = [o for o in outcomes if o.record is not None and o.planned.role == "student"]
                 examinations = [examined(o.record, bench) for o in students if o.record is not None]
     if as_json:
