@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
@@ -91,6 +92,15 @@ class Dimension(Frozen):
         raise ValueError(f"{self.name} is fixed")
 
 
+def suggest_all(dimensions: Sequence[Dimension], trial: BaseTrial) -> dict[str, Any]:
+    """Dimension -> value, fixed ones included, without those that the chosen method does not have."""
+    values: dict[str, Any] = {}
+    for dimension in dimensions:
+        if dimension.active(values):
+            values[dimension.name] = dimension.suggest(trial)
+    return values
+
+
 def parse_range(name: str, value: Any, whole: bool = False) -> Range:
     """Read `log(1,20)`, `uniform(0,1)`, `int(1,8)`, `logint(1,64)`, `choice(a,b)`, `fixed(v)`, a list or a value.
 
@@ -106,7 +116,9 @@ def parse_range(name: str, value: Any, whole: bool = False) -> Range:
         return _choices(name, value)
     call = _CALL.fullmatch(value) if isinstance(value, str) else None
     if call is None:
-        return Range(kind="fixed", choices=(_checked(name, parse_value(value) if isinstance(value, str) else value),))
+        return Range(
+            kind="fixed", choices=(_checked(name, parse_value(value) if isinstance(value, str) else value),)
+        )
     word, inner = call[1].lower(), call[2]
     arguments = [parse_value(part) for part in split_list(inner)]
     if word not in WORDS:

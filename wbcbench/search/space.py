@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.search.dimension import Dimension
+from wbcbench.search.dimension import Dimension, suggest_all
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
 from wbcbench.spec.trial import Recipe
@@ -44,12 +44,8 @@ class Space:
         return self.overlay(self.suggest(trial))
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
-        """Dimension -> value, fixed ones included, without those that the chosen method does not have."""
-        values: dict[str, Any] = {}
-        for dimension in self.dimensions:
-            if dimension.active(values):
-                values[dimension.name] = dimension.suggest(trial)
-        return values
+        """Dimension -> value; see `suggest_all`."""
+        return suggest_all(self.dimensions, trial)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Dimension -> Optuna's distribution, of all that is not fixed; for replaying stored proposals."""
@@ -99,7 +95,6 @@ class Space:
             if not dimension.parameter:
                 combinations = [{**c, dimension.name: v} for c in combinations for v in dimension.range.choices]
         return combinations
-
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-able row per dimension: name, range, condition."""
