@@ -30,21 +30,29 @@ def choice_options(seeds: str) -> Callable[[F], F]:
     options: list[Callable[[Any], Any]] = [
         option("--dataset", metavar="NAME", help="Data set: synthetic (default), folder, npz, stains, ..."),
         option("--modalities", metavar="A,B", help="What the student reads; default: all."),
-        option("--teacher-modalities", metavar="A,B", help="What teachers read; may be more than the student does."),
+        option(
+            "--teacher-modalities", metavar="A,B", help="What teachers read; may be more than the student does."
+        ),
         option("--fusion", metavar="NAME[,NAME]", help="Fusion schemes; default: independent."),
         option("--kd", metavar="NAME[,NAME]", help="Distillers, or none (default)."),
         option("--routing", metavar="NAME", help="Who teaches whom; default: matched."),
         option("--policy", metavar="NAME[,NAME]", help="Training policies, applied together in this order."),
-        option("--backbone", metavar="NAME[,NAME]", help="Student backbones: cellnet (default) or any timm model."),
+        option(
+            "--backbone", metavar="NAME[,NAME]", help="Student backbones: cellnet (default) or any timm model."
+        ),
         option("--teacher", metavar="NAME", help="Teacher backbone; default: cellnet:width=32."),
         option("--epochs", type=click.IntRange(1), help="Passes over the training cells."),
         option("--seeds", metavar="0,1,2", help=seeds),
         option("--image-size", type=click.IntRange(8, 1024), help="Side in pixels; default: the data set's own."),
         option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps."),
         option("--store", metavar="DIR", help="Where records are kept; default: wbcbench-store."),
-        click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file; flags win over it."),
-        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any parameter: --set training.lr=1e-3"),
-    ]  # fmt: skip
+        click.option(
+            "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file; flags win over it."
+        ),
+        click.option(
+            "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any parameter: --set training.lr=1e-3"
+        ),
+    ]
 
     def decorate(function: F) -> F:
         for one in reversed(options):

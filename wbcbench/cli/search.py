@@ -52,7 +52,7 @@ _store = click.option(
     multiple=True,
     metavar="NAME=RANGE",
     help="uniform(a,b), log(a,b), int(a,b), choice(a,b), or a value.",
-)  # noqa: E501
+)
 @click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
 @click.option("--seed", type=click.IntRange(0), help="Of the sampler; default: 0.")
 @click.option("--each", is_flag=True, help="An equal search for every method, and a table of the winners.")

@@ -57,7 +57,8 @@ def print_found(found: Found) -> None:
     click.echo(f"{spent.trials} proposals: {', '.join(parts)}; {spent.train_seconds:.0f} s of training.")
     for winner in found.winners:
         click.echo(
-            f"Winner: proposal {winner.number}, retrained with seeds {_seeds(winner)}; test {_scores(found, winner)}"
+            f"Winner: proposal {winner.number}, retrained with seeds {_seeds(winner)}; "
+            f"test macro-F1 {_scores(found, winner)}"
         )
     for outcome in found.retrained:
         if outcome.status == "failed":

@@ -131,8 +131,8 @@ def _section(
 ) -> Iterator[_Slot]:
     """Each parameter of each component once, with the labels for which it exists and is not pinned."""
     category = {"distiller": "kd"}.get(section, section)
-    names = dict.fromkeys(c.name for combination in alternatives.values() for c in combination)
-    alone = len([n for n in names if n != "none"]) == 1
+    names = dict.fromkeys(c.name for combination in alternatives.values() for c in combination if c.name != "none")
+    alone = len(names) == 1
     for component in names:
         fields = _fields(registry, section, Choice(name=component))
         for parameter, field in fields.items():
