@@ -219,7 +219,7 @@ def _given(slot: _Slot, name: str, value: Any) -> Range:
     ends = found.choices if found.kind in ("choice", "fixed") else (found.low, found.high)
     values: list[Any] = [int(e) for e in ends] if found.kind == "int" else list(ends)
     adapter: TypeAdapter[Any] = TypeAdapter(
-        Annotated[(slot.field.annotation, *slot.field.metadata)]  # type: ignore[arg-type]
+        Annotated[(slot.field.annotation, "a range", *slot.field.metadata)]  # type: ignore[arg-type]
     )
     for end in values:
         try:
