@@ -94,7 +94,7 @@ def test_several_objectives_give_the_pareto_set(search: Callable[..., Any], tmp_
 
 def test_a_pruned_trial_has_no_record_and_no_rank(search: Callable[..., Any], tmp_path: Path) -> None:
     (found,) = search("--fusion", "early", "--pruner", "asha", "--sampler", "random", "--trials", "6",
-                      "--space", "training.lr=log(1e-6,1e-2)", "--no-winner", epochs=3)  # fmt: skip
+                      "--objective", "nll", "--no-winner", epochs=3)  # fmt: skip
     assert found["budget"]["pruned"] > 0
     assert found["winners"] == []
     store = Store(tmp_path / "s")
