@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,17 @@ Invoke = Callable[..., tuple[int, str, str]]
 def search(invoke: Invoke, cells_file: Path, tmp_path: Path) -> Callable[..., Any]:
     """`wbcbench search --json` on the tiny cells, two epochs each; returns the searches, or stderr."""
 
-    def call(*args: str, code: int = 0, epochs: int = 2) -> Any:
+    def call(*args: str, code: int = 0, epochs: int = 2, plain: bool = False) -> Any:
         got, out, err = invoke(
             "search", "--dataset", "npz", "--set", f"dataset.path={cells_file}",
             "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]",
             "--store", str(tmp_path / "s"), "--epochs", str(epochs),
             "--set", "batch_size=16", "--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6",
-            "--device", "cpu", "--set", "threads=1", "--json", *args,
+            "--device", "cpu", "--set", "threads=1", *(() if plain else ("--json",)), *args,
         )  # fmt: skip
         assert got == code, err
         assert "Traceback" not in err
-        return json.loads(out)["searches"] if out else err
+        return out if plain else json.loads(out)["searches"] if out else err
 
     return call
 
@@ -118,12 +119,17 @@ def test_a_diverging_trial_is_a_failed_proposal(search: Callable[..., Any], tmp_
 
 
 def test_each_method_has_an_equal_search(search: Callable[..., Any], tmp_path: Path) -> None:
-    found = search("--each", "--fusion", "early,late", "--trials", "2", "--winner-seeds", "0", "--name", "duel")
+    args = ("--each", "--fusion", "early,late", "--trials", "2", "--winner-seeds", "0", "--name", "duel")
+    found = search(*args)
     assert [f["study"] for f in found] == ["duel-0", "duel-1"]
     assert [f["budget"]["trials"] for f in found] == [2, 2]
     assert [len(f["winners"]) for f in found] == [1, 1]
     (board,) = boards(Store(tmp_path / "s").scan()[0])
     assert set(board.rows["method"]) == {"early", "late_prob"}
+    out = search(*args, plain=True)
+    assert out.count("2 proposals: 2 finished, 0 pruned, 0 failed") == 2
+    rows = out.split("Each method's own search")[1].splitlines()[2:]
+    assert [(r.split()[0], r.split()[-1]) for r in rows] == [("early,", "duel-0"), ("late,", "duel-1")]
 
 
 def test_reports_and_exports(search: Callable[..., Any], invoke: Invoke, tmp_path: Path) -> None:
@@ -222,3 +228,31 @@ def test_help_and_the_space_import_nothing_heavy(tmp_path: Path) -> None:
     first, second, *modules = done.stderr.splitlines()[-1].split()
     assert (first, second) == ("0", "0")
     assert not {"torch", "timm", "ray", "plotly", "matplotlib"} & set(modules)
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_to_the_same_end(
+    search: Callable[..., Any], cells_file: Path, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of a proposal; the same command again gives the records of an unbroken search."""
+    args = ("--fusion", "early", "--kd", "logits", "--trials", "4", "--no-winner", "--pruner", "median")
+    (whole,) = search(*args, epochs=6)
+    (tmp_path / "s").rename(tmp_path / "whole")
+    (tmp_path / "s").mkdir()
+    command = [
+        sys.executable, "-m", "wbcbench", "search", "--dataset", "npz", "--set", f"dataset.path={cells_file}",
+        "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]", "--store", str(tmp_path / "s"),
+        "--epochs", "6", "--set", "batch_size=16", "--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6",
+        "--device", "cpu", "--set", "threads=1", *args,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = tmp_path / "s" / "searches" / whole["study"] / "proposals" / "00001.json"
+    while not (second.is_file() and list((tmp_path / "s" / "work").glob("*/checkpoint*"))):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    (again,) = search(*args, epochs=6)
+    assert again["best"] == whole["best"]
+    digests = [{r.trial.id: r.result.digest for r in Store(tmp_path / s).scan()[0]} for s in ("s", "whole")]
+    assert digests[0] == digests[1]

@@ -43,12 +43,18 @@ class Found:
     retrained: list[Outcome] = field(default_factory=list)
 
 
-def executor(plan: Plan, request: Request, registry: Registry, screen: Screen) -> Executor:
-    """The executor for these trials, its data at hand. Broken data is met here, before any training."""
+Executors = Callable[[Plan, Request, Registry, Screen], Executor]
+"""Gives the executor for trials like these, its data at hand; broken data is met there, before any training."""
+
+
+def inline(plan: Plan, request: Request, registry: Registry, screen: Screen) -> Executor:
+    """One trial after another in this process."""
     return InlineExecutor(prepare(plan, request, registry, screen.decoding))
 
 
-def run_search(search: Search, screens: Screens, observers: Observers, retrain: bool = True) -> Found:
+def run_search(
+    search: Search, screens: Screens, observers: Observers, retrain: bool = True, executor: Executors = inline
+) -> Found:
     """Go on with a study until its budget is spent, then retrain its winners.
 
     Raises:

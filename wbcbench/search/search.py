@@ -119,8 +119,8 @@ def _one_seed(request: Request) -> Request:
         return request.model_copy(update={"seeds": (TRAINING_SEED,)})
     if len(request.seeds) != 1:
         raise UsageError(
-            f"A search trains each proposal with one seed, but got {len(request.seeds)}. Winners are retrained "
-            "with several: --winner-seeds 0,1,2"
+            f"A search trains each proposal with one seed, but got {len(request.seeds)}. Say which "
+            f"(--seeds {TRAINING_SEED}); winners are retrained with several: --winner-seeds 0,1,2"
         )
     return request
 
