@@ -142,6 +142,7 @@ def test_reports_and_exports(search: Callable[..., Any], invoke: Invoke, tmp_pat
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in files if p.suffix == ".png")
     page = (tmp_path / "r" / "report.html").read_text()
     assert found["study"] in page
+    assert "No importances: 3 finished proposals tell nothing" in page
     assert page.count("plotly-graph-div") >= 3
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)\s*=", page), "nothing is fetched"
 

@@ -13,6 +13,7 @@ from wbcbench.errors import RecordError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.scheduling.outcome import Outcome
 from wbcbench.search.files import search_budgets
+from wbcbench.search.report import write_report
 from wbcbench.search.search import Search
 from wbcbench.search.study import Study
 from wbcbench.spec import Trial
@@ -305,3 +306,14 @@ def test_a_lost_outcome_is_read_from_the_store(search_of: Make, pretender: Any) 
     runner.one(planned, source)
     source.ended(Outcome(planned, "failed", error="the connection was lost"))
     assert study.counts()["complete"] == 1
+
+
+def test_a_longer_study_gets_every_plot(search_of: Make, run: Run, tmp_path: Path) -> None:
+    search = search_of(trials=12, pruner="median")
+    run(search)
+    written = {p.name for p in write_report(search.folder, search.store, tmp_path / "r")}
+    assert written == {"report.html", "history.png", "importances.png", "slices.png", "epochs.png"}
+    both = search_of(trials=9, objective="macro_f1,nll", sampler="nsga2")
+    run(both)
+    names = {p.name for p in write_report(both.folder, both.store, tmp_path / "r2")}
+    assert {"pareto.png", "history_nll.png", "importances_macro_f1.png"} <= names

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from wbcbench.records.atomic import atomic_write_bytes, atomic_write_text
 from wbcbench.records.store import Store
@@ -26,6 +26,8 @@ _PER_OBJECTIVE = {
     "importances": "plot_param_importances",
     "slices": "plot_slice",
 }
+ENOUGH = 8
+"""Finished proposals from which importances are estimated; fewer give numbers without meaning."""
 Draw = Callable[[ModuleType], Any]
 """Takes `optuna.visualization` or its matplotlib twin and gives a figure (or axes)."""
 
@@ -93,6 +95,9 @@ def _value(index: int, trial: FrozenTrial) -> float:
 
 
 def _call(function: str, trials: optuna.Study, arguments: dict[str, Any], library: ModuleType) -> Any:
+    finished = len(trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if function == _PER_OBJECTIVE["importances"] and finished < ENOUGH:
+        raise ValueError(f"{finished} finished proposals tell nothing about importance; {ENOUGH} are needed")
     return getattr(library, function)(trials, **arguments)
 
 
