@@ -100,14 +100,17 @@ def evaluate(predictions: Mapping[str, NDArray[Any]], classes: tuple[str, ...]) 
 
     Args:
         predictions: `test_probabilities` [N, K], `test_labels` [N], the same for `val_`, and
-            `test_route_<name>` [N, K] per route.
+            `test_route_<name>` [N, K] per route. A sealed trial has `val_` alone.
         classes: K names.
 
     Returns:
-        `metrics` {test, val}, `per_class` and `confusion` of test, `routes` {name: summary of test}.
+        `metrics` {test, val}, `per_class` and `confusion` of test, `routes` {name: summary of test}. Without
+        test predictions all but `metrics` are empty.
     """
-    test = score(predictions["test_probabilities"], predictions["test_labels"], classes)
     val = score(predictions["val_probabilities"], predictions["val_labels"], classes)
+    if "test_probabilities" not in predictions:
+        return {"metrics": {"val": val.summary}, "per_class": {}, "confusion": [], "routes": {}}
+    test = score(predictions["test_probabilities"], predictions["test_labels"], classes)
     prefix = "test_route_"
     routes = {
         name.removeprefix(prefix): score(array, predictions["test_labels"], classes).summary

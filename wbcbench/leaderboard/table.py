@@ -38,14 +38,15 @@ class Board:
 
 
 def boards(records: Iterable[Record]) -> list[Board]:
-    """Sort records into boards, largest first.
+    """Sort records into boards, largest first. Sealed records, which searches leave, are passed over.
 
     A `single` record that reads fewer modalities than a board, and whose key is otherwise equal, is a
     reference row there. A board of nothing but such records is left out, as they stand elsewhere.
     """
     by_key: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        by_key[record.result.key.digest].append(record)
+        if record.result.status != "sealed":
+            by_key[record.result.key.digest].append(record)
     groups = [(group[0].result.key, group) for group in by_key.values()]
 
     made = []

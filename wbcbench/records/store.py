@@ -2,6 +2,7 @@
 
     <root>/records/<trial id>/   one complete record each; appears by one atomic rename
     <root>/failures/<id>.json    the last error of a trial; never counted as done
+    <root>/searches/<study>/     proposals, and which of them were pruned; see `wbcbench.search.files`
     <root>/work/<id>/            checkpoints; may be deleted at any time
     <root>/replay/<key>/         teachers' stored outputs; may be deleted at any time
     <root>/locks/<id>.lock       held by the process that runs the trial
@@ -223,6 +224,10 @@ class Store:
                 "spec": trial.model_dump(mode="json"),
             },
         )
+
+    def has_failed(self, trial_id: str) -> bool:
+        """Whether the trial's last attempt raised."""
+        return self._failure(trial_id).is_file()
 
     def clear_failure(self, trial_id: str) -> None:
         """Forget a failure; nothing happens if there is none."""

@@ -25,11 +25,23 @@ GUESSED_SPEED = 1000.0
 """Training cells per second where no earlier run tells: a small network on one core."""
 
 
-def choose(request: Request, plan: Plan, store: Store) -> Name:
-    """The executor for what is missing of a plan; see `worth_ray` for what `auto` means."""
+def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
+    """The executor for what is missing of a plan; see `worth_ray` for what `auto` means.
+
+    Args:
+        request: as planned with.
+        plan: what is to be trained.
+        store: in which some of it may be done, and earlier runs tell how long such trials take.
+        times: how many trials like each of the plan's students there will be: a search's proposals.
+    """
     if request.executor != "auto":
         return request.executor
-    missing = [row for row in estimate(plan, store) if not row["done"]]
+    missing = []
+    for row in estimate(plan, store):
+        if times > 1 and row["role"] == "student":
+            missing += [row] * times
+        elif not row["done"]:
+            missing.append(row)
     if len(missing) < 2:
         return "inline"
     if request.ray_address:

@@ -112,7 +112,7 @@ def _read_settings_again() -> None:
     from ray._private import ray_constants
 
     variable, usual = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
-    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(variable, usual)
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(variable, usual)  # type: ignore[attr-defined,no-untyped-call]
     settings, tokens = getattr(_raylet, "Config", None), getattr(_raylet, "AuthenticationTokenLoader", None)
     if settings is not None and hasattr(settings, "initialize"):
         settings.initialize("")

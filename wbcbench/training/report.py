@@ -65,14 +65,15 @@ def write_record(
 
 
 def prediction_arrays(predictions: Mapping[str, Predictions]) -> dict[str, NDArray[Any]]:
-    """`test` and `val` predictions under the names that a record stores them by."""
+    """`val` and, unless the trial is sealed, `test` predictions under the names that a record stores them by."""
     arrays: dict[str, NDArray[Any]] = {}
     for side, p in predictions.items():
         arrays[f"{side}_probabilities"] = p.probabilities
         arrays[f"{side}_labels"] = p.labels
         arrays[f"{side}_cells"] = p.cells
-    for route, probabilities in predictions["test"].routes.items():
-        arrays[f"test_route_{route}"] = probabilities
+    if "test" in predictions:
+        for route, probabilities in predictions["test"].routes.items():
+            arrays[f"test_route_{route}"] = probabilities
     return arrays
 
 
