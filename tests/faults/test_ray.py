@@ -189,6 +189,40 @@ def test_a_dying_node_s_trials_move(
     assert all(known[i] == d for i, d in digests(document).items())
 
 
+def test_a_search_goes_on_from_its_records_and_its_pruned_trials_stay_pruned(
+    cells: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    """Optuna proposes, Ray runs two at a time; the driver is killed; the same command goes on."""
+    store = Store(tmp_path / "store")
+    command = [
+        sys.executable, "-m", "wbcbench", "search", *arguments(cells, store.root)[1:], "--fusion", "early",
+        "--kd", "logits", "--trials", "8", "--sampler", "random", "--pruner", "asha", "--objective", "nll",
+        "--winner-seeds", "0", "--epochs", "6", "--executor", "ray", "--ray-address", cluster.address,
+    ]  # fmt: skip
+
+    def begin() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = begin()
+    wait_for(lambda: [r for r in store.scan(verify=False)[0] if r.trial.sealed], process)
+    process.kill()
+    process.communicate()
+    before = {r.trial.id: r.result.digest for r in store.scan()[0]}
+    (found,) = finish(begin())["searches"]
+    budget = found["budget"]
+    assert budget["trials"] == 8
+    assert budget["pruned"] > 0, "a stopped trial must reach the study as pruned"
+    assert budget["complete"] + budget["pruned"] == 8, "and nothing failed"
+    records = store.scan()[0]
+    assert before.items() <= {r.trial.id: r.result.digest for r in records}.items()
+    sealed = [r for r in records if r.trial.sealed]
+    assert len(sealed) == budget["complete"]
+    assert not any(n.startswith("test_") for r in sealed for n in np.load(r.path / "predictions.npz").files)
+    (winner,) = found["winners"]
+    assert [store.load(i).trial.sealed for i in winner["trial_ids"]] == [False]
+    assert found["best"][0]["values"]["nll"] == min(r.result.metrics["val"]["nll"] for r in sealed)
+
+
 def test_what_raises_or_blows_up_fails_alone(run: Run, tmp_path: Path, cluster: Cluster) -> None:
     document = run(
         "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=raise,faulty:how=nan,early",
