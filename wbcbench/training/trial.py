@@ -17,7 +17,7 @@ from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
-from wbcbench.evaluation.predict import Predictions, forward_all, predict
+from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
 from wbcbench.records.store import Record
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.lessons import Lesson, pair
@@ -93,8 +93,8 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
-    val_outputs, _ = forward_all(fusion, cells, val, trial.reads)
-    fusion.fit_combiner(val_outputs, cells.labels[val])
+    judges = complete(cells, val, trial.reads)  # what a head says of an absent image tells nothing of the head
+    fusion.fit_combiner(forward_all(fusion, cells, judges, trial.reads)[0], cells.labels[judges])
     predictions: dict[str, Predictions] = {"val": predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)
