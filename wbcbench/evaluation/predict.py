@@ -73,7 +73,7 @@ def complete(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> 
     if present is None:
         return ids
     whole = ids[present.all(1)]
-    return whole if torch.equal(cells.labels[whole].unique(), cells.labels[ids].unique()) else ids
+    return whole if set(cells.labels[whole].tolist()) == set(cells.labels[ids].tolist()) else ids
 
 
 def _join(parts: list[Output]) -> Output:
