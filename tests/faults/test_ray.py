@@ -141,23 +141,7 @@ def test_killed_workers_are_replaced_and_records_are_those_of_an_inline_run(
     assert trial_id in digests(document)
 
 
-def test_a_killed_driver_goes_on_from_the_store(
-    cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
-) -> None:
-    process = start(cells, tmp_path, cluster)
-    store = Store(tmp_path)
-    wait_for(lambda: len(store.scan(verify=False)[0]) >= 2 and training(tmp_path), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    done = {r.trial.id: r.path.stat().st_mtime_ns for r in store.scan()[0]}
-    document = finish(start(cells, tmp_path, cluster))
-    status = {r["trial_id"]: r["status"] for r in document["records"]}
-    assert all(status[i] == "cached" for i in done)
-    assert all(store.record_path(i).stat().st_mtime_ns == t for i, t in done.items())
-    assert digests(document) == digests(undisturbed)
-
-
-def test_ctrl_c_ends_with_130_and_what_ran_goes_on(
+def test_a_driver_that_is_interrupted_and_then_killed_goes_on_from_the_store(
     cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
 ) -> None:
     process = start(cells, tmp_path, cluster)
@@ -171,7 +155,17 @@ def test_ctrl_c_ends_with_130_and_what_ran_goes_on(
     while training(tmp_path) and time.monotonic() < end:
         time.sleep(0.1)
     assert not training(tmp_path), "a worker outlived its driver"
+
+    process = start(cells, tmp_path, cluster)
+    store = Store(tmp_path)
+    wait_for(lambda: len(store.scan(verify=False)[0]) >= 2 and training(tmp_path), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {r.trial.id: r.path.stat().st_mtime_ns for r in store.scan()[0]}
     document = finish(start(cells, tmp_path, cluster))
+    status = {r["trial_id"]: r["status"] for r in document["records"]}
+    assert all(status[i] == "cached" for i in done)
+    assert all(store.record_path(i).stat().st_mtime_ns == t for i, t in done.items())
     assert digests(document) == digests(undisturbed)
 
 

@@ -169,7 +169,7 @@ def check_ranges(folder: Path, result: Result) -> None:
 
 
 def check_metrics(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
-    """Every metric, recomputed from the predictions, is what `result.json` says (needs scikit-learn)."""
+    """Every metric, recomputed from the predictions, is what `result.json` says."""
     from wbcbench.evaluation.metrics import evaluate
 
     again = evaluate(predictions, result.key.classes)
