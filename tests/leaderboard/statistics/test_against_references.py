@@ -193,8 +193,10 @@ def test_probability_of_improvement():
 
 
 def test_tie_groups():
-    p = {(0, 1): 0.3, (0, 2): 0.01, (0, 3): 0.02, (2, 3): 0.5}
-    assert tie_groups([0, 1, 2, 3], lambda a, b: p[a, b]) == [(0, [0, 1]), (2, [2, 3])]
-    # 0.02 twice is not enough after Holm: 2 * 0.02 = 0.04 is, but 0.03 alone would be
-    assert tie_groups([0, 1, 2], lambda a, b: {(0, 1): 0.03, (0, 2): 0.03}[a, b]) == [(0, [0, 1, 2])]
+    p = {(0, 1): 0.3, (0, 2): 0.01, (0, 3): 0.002, (2, 3): 0.5}
+    groups = tie_groups([0, 1, 2, 3], lambda a, b: p[a, b])
+    assert [g.members for g in groups] == [[0, 1], [2, 3]]
+    assert groups[0].adjusted == pytest.approx({1: 0.3, 2: 0.02, 3: 0.006})
+    # 0.03 alone would be below 0.05; of two comparisons it is not
+    assert [g.members for g in tie_groups([0, 1, 2], lambda a, b: 0.03)] == [[0, 1, 2]]
     assert tie_groups([], lambda a, b: 0.0) == []

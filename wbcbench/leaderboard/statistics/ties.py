@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from wbcbench.leaderboard.statistics.corrections import holm
 
 ALPHA = 0.05
 
 
-def tie_groups(
-    order: Sequence[int], p_value: Callable[[int, int], float], alpha: float = ALPHA
-) -> list[tuple[int, list[int]]]:
-    """Groups in order, each as (leader, members with the leader first).
+class TieGroup(NamedTuple):
+    """Rows, named by index, that share a rank."""
+
+    leader: int
+    members: list[int]
+    """The leader first, then from best to worst."""
+    adjusted: dict[int, float]
+    """Holm-adjusted p of every row that was compared with the leader, whether it joined or not."""
+
+
+def tie_groups(order: Sequence[int], p_value: Callable[[int, int], float], alpha: float = ALPHA) -> list[TieGroup]:
+    """Groups, best first.
 
     The best row that has no group yet leads the next one. Every other such row is compared with it; after Holm's
     correction over these comparisons, those that are not distinguishable join.
@@ -26,8 +35,8 @@ def tie_groups(
     groups = []
     while left:
         leader, *others = left
-        adjusted = holm([p_value(leader, row) for row in others])
-        near = [row for row, p in zip(others, adjusted, strict=True) if p >= alpha]
-        groups.append((leader, [leader, *near]))
-        left = [row for row in others if row not in set(near)]
+        adjusted = dict(zip(others, holm([p_value(leader, row) for row in others]), strict=True))
+        near = [row for row in others if adjusted[row] >= alpha]
+        groups.append(TieGroup(leader, [leader, *near], adjusted))
+        left = [row for row in others if adjusted[row] < alpha]
     return groups

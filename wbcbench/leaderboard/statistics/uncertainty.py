@@ -17,13 +17,15 @@ One seed alone says nothing of other seeds: its interval covers the choice of ce
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 from scipy.stats import t as student
 
 LEVEL = 0.95
+Scale = Literal["linear", "logit", "log"]
 
 
 class Uncertainty(NamedTuple):
@@ -34,12 +36,25 @@ class Uncertainty(NamedTuple):
     df: float
     """Degrees of freedom, > 0."""
 
-    def interval(
-        self, level: float = LEVEL, low: float = -math.inf, high: float = math.inf
-    ) -> tuple[float, float]:
-        """Two-sided confidence interval, cut to the range the estimate can have."""
+    def interval(self, level: float = LEVEL, scale: Scale = "linear") -> tuple[float, float]:
+        """Two-sided confidence interval.
+
+        Args:
+            level: share of intervals that cover.
+            scale: on which the error is taken as symmetric. `linear` for differences; `logit` for metrics within
+                0 .. 1 and `log` for those above 0, whose intervals then stay within that range and cover better
+                near its ends (delta method).
+        """
         half = float(student.ppf(0.5 + level / 2, self.df)) * self.se if self.se > 0 else 0.0
-        return max(low, self.value - half), min(high, self.value + half)
+        v = self.value
+        if half == 0:
+            return v, v
+        if scale == "logit" and 0 < v < 1:
+            half /= v * (1 - v)
+            return float(expit(logit(v) - half)), float(expit(logit(v) + half))
+        if scale == "log" and v > 0:
+            return v * math.exp(-half / v), v * math.exp(half / v)
+        return v - half, v + half
 
     @property
     def p(self) -> float:
