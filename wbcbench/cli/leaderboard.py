@@ -60,17 +60,17 @@ def store_option(function: Any) -> Any:
 def board_options(function: Any) -> Any:
     """Add what chooses and makes boards; `options_from` turns the handler's arguments into `Options`."""
     for option in reversed([
-        click.option("--key", "keys", multiple=True, metavar="DIGEST", help="Only the board with this key; repeatable."),
+        click.option("--key", "keys", multiple=True, metavar="DIGEST", help="Only this board; repeatable."),
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
                      help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable."),
-        click.option("--by", default="macro_f1", show_default=True, metavar="METRIC", help="The metric that ranks."),
-        click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those of the most complete rows."),
+        click.option("--by", default="macro_f1", show_default=True, metavar="METRIC", help="What ranks."),
+        click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: of the most complete."),
         click.option("--statistics/--no-statistics", default=None,
                      help="Intervals, gains and ties; default: unless there are thousands of records."),
         click.option("--resamples", default=10_000, show_default=True, type=click.IntRange(100), metavar="N",
                      help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
-                     help="How closely to check records not seen before; default: as closely as their number allows."),
+                     help="How closely to check new records; default: as closely as their number allows."),
         click.option("--no-index", is_flag=True, help="Read everything anew and write no index/ into the store."),
     ]):  # fmt: skip
         function = option(function)

@@ -179,9 +179,10 @@ def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged
     incomplete = [r for r in rows if r.status == "incomplete"]
     if incomplete:
         shared = set(rows[0].seeds).intersection(*(r.seeds for r in rows if r.status != "reference"))
-        hint = f" --seeds {','.join(map(str, sorted(shared)))} would rank them all." if shared else ""
+        hint = f" --seeds {','.join(map(str, sorted(shared)))} ranks them all." if shared else ""
         notes.append(
-            f"{len(incomplete)} of {len(rows)} rows lack seeds of {', '.join(map(str, seeds))} and are not ranked.{hint}"
+            f"{len(incomplete)} of {len(rows)} rows lack one of the seeds {', '.join(map(str, seeds))} and are not "
+            f"ranked.{hint}"
         )
     if judged and len(seeds) == 1:
         notes.append(
@@ -189,9 +190,7 @@ def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged
         )
     devices = {(r.timing.device, r.timing.threads) for r in rows}
     if len(devices) > 1:
-        notes.append(
-            "Latency and throughput were measured on different devices or thread counts: do not compare them."
-        )
+        notes.append("Latency and throughput are of different devices or thread counts: do not compare them.")
     if any(r.over_no_kd is not None and not r.over_no_kd.exact for r in rows):
         notes.append("A gain over no KD marked ~ is against a student with another training recipe.")
     if not judged and options.statistics is None:

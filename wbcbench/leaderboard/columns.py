@@ -116,6 +116,10 @@ def _worst(row: Row, board: Board) -> str:
     return "" if m is None else f"{m.worst_macro_f1:.3f} with {'+'.join(m.worst)}"
 
 
+def _pseudo(row: Row, board: Board) -> str:
+    return "yes" if row.pseudo_multimodal else ""
+
+
 def _parts(row: Row, board: Board) -> str:
     return ", ".join(f"{p.kind} {p.provider}/{p.name}" + (f" {p.version}" if p.version else "") for p in row.parts)
 
@@ -130,7 +134,7 @@ COLUMNS: dict[str, Column] = {
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
     "n": Column("n", "number of seeds; of how many, where some are missing", _n, right=True),
     "seeds": Column("seeds", "which", lambda r, b: " ".join(map(str, r.seeds))),
-    **{m: Column(HEADERS[m], f"{METRICS[m].doc}: mean ± sd (ddof 1) over seeds", _metric(m)) for m in METRIC_NAMES},
+    **{m: Column(HEADERS[m], f"{METRICS[m].doc}: mean ± sd over seeds", _metric(m)) for m in METRIC_NAMES},
     **{
         f"{m}_interval": Column(
             f"{HEADERS[m]} 95%", f"95 % interval of {HEADERS[m]}, over test cells and seeds", _interval(m)
@@ -161,7 +165,7 @@ COLUMNS: dict[str, Column] = {
     "teacher_cost": Column("teacher cost", "training time of all teachers, MACs of one student's", _teaching),
     "search": Column("search", "what a search had spent before it chose the parameters", _search),
     "worst_subset": Column("worst subset", "lowest macro-F1 over subsets of modalities", _worst),
-    "pseudo": Column("pseudo", "modalities computed from one image", lambda r, b: "yes" if r.pseudo_multimodal else ""),
+    "pseudo": Column("pseudo", "modalities computed from one image", _pseudo),
     "provider": Column("provider", "whose code took part, if not only wbcbench's", lambda r, b: r.foreign),
     "components": Column("components", "every component with provider and version", _parts),
 }  # fmt: skip

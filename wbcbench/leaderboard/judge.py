@@ -1,4 +1,4 @@
-"""The statistics of one board, from its records' predictions; kept beside the index by what they were made from."""
+"""The statistics of one board, from its records' predictions; kept beside the index under what they are of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wbcbench.records.verify import TOLERANCE
 from wbcbench.spec import digest
 
 STATISTICS_VERSION = 1
-"""Raised when any number below would come out differently."""
+"""Raised, with `Kept.version`, when any number below would come out differently."""
 _BATCH = 100_000_000
 """Bytes of features and of resampled metrics held at a time."""
 
@@ -40,7 +40,7 @@ Array = NDArray[Any]
 class Kept(BaseModel):
     """What is stored: small, and complete for the same question."""
 
-    version: Literal[1] = STATISTICS_VERSION
+    version: Literal[1] = 1
     test_cells: int = 0
     clusters: int = 0
     grouped: bool = False
@@ -162,8 +162,8 @@ class Judge:
                 for s in samples[method]:
                     if s.mark != usual:
                         self.kept.refused[s.found.entry.trial_id] = (
-                            f"Record {s.found.path}: predictions.npz is of other test cells, or other labels, than "
-                            "those of the other records with this split. It is not counted."
+                            f"Record {s.found.path}: predictions.npz is of other test cells, or other labels, "
+                            "than those of the other records with this split. It is not counted."
                         )
                 samples[method] = [s for s in samples[method] if s.mark == usual]
         for method in list(samples):

@@ -1,8 +1,8 @@
 """What a board is: the structure that every format, figure and published page is made from.
 
-`wbcbench.leaderboard.build(stores, options)` returns `Board`s; `wbcbench.leaderboard.report` also says what was left
-out. Everything is frozen, ordered and free of clocks, host names and paths (`Source.path` is not serialised), so
-equal records give equal bytes. `wbcbench leaderboard schema` prints the JSON schema of `Report`.
+`wbcbench.leaderboard.build(stores, options)` returns `Board`s; `wbcbench.leaderboard.report` also says what was
+left out. Everything is frozen, ordered and free of clocks, host names and paths (`Source.path` is not serialised),
+so equal records give equal bytes. `wbcbench leaderboard schema` prints the JSON schema of `Report`.
 """
 
 from __future__ import annotations

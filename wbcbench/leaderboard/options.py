@@ -44,7 +44,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.by not in METRICS:
             raise UsageError(
-                f"No metric is called '{self.by}'.{did_you_mean(self.by, METRICS)} There are: {', '.join(METRICS)}."
+                f"No metric is called '{self.by}'.{did_you_mean(self.by, METRICS)} "
+                f"There are: {', '.join(METRICS)}."
             )
         if self.resamples < 100:
             raise UsageError(f"Expected at least 100 resamples, but got {self.resamples}.")

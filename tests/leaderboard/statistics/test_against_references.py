@@ -67,7 +67,9 @@ def test_clusters_are_drawn_whole_and_blocks_do_not_matter():
     donors = np.arange(90) // 10
     f = features(p, y, donors)
     assert f.columns.shape[0] == 9
-    assert f.metrics(f.columns.sum(0)[None])["macro_f1"][0] == pytest.approx(score(p, y, CLASSES).summary["macro_f1"])
+    assert f.metrics(f.columns.sum(0)[None])["macro_f1"][0] == pytest.approx(
+        score(p, y, CLASSES).summary["macro_f1"]
+    )
     counts = np.concatenate(list(draws(9, 450)))
     assert counts.shape == (450, 9)
     assert (counts.sum(1) == 9).all()

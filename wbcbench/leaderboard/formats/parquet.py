@@ -11,12 +11,13 @@ from wbcbench.leaderboard.formats.flat import flat
 from wbcbench.leaderboard.model import Report
 
 _INTEGERS = frozenset({
-    "rank", "tie_group", "n", "params", "macs", "threads", "teachers_trained", "teacher_macs", "search_trials",
+    "rank", "tie_group", "n", "params", "macs", "threads", "teachers_trained", "teacher_macs",
+    "search_trials",
 })  # fmt: skip
 _BOOLEANS = frozenset({"over_single_beyond_noise", "over_no_kd_beyond_noise", "pseudo_multimodal"})
 _TEXT = frozenset({
-    "board", "dataset", "status", "method", "method_id", "name", "fusion", "kd", "backbone", "policies", "teachers",
-    "routing", "modalities", "seeds", "missing_seeds", "over_single_against", "over_single_against_name",
+    "board", "dataset", "status", "method", "method_id", "name", "fusion", "kd", "backbone", "policies",
+    "teachers", "routing", "modalities", "seeds", "missing_seeds", "over_single_against", "over_single_against_name",
     "over_no_kd_against", "over_no_kd_against_name", "device", "search_study", "worst_subset", "provider",
     "components", "records", "digests",
 })  # fmt: skip
