@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
-from wbcbench.leaderboard import Options
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
-
-FAST = Options(resamples=200)
 
 
 @pytest.fixture
@@ -18,7 +16,7 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def add():
     def call(store, trial, skill=2.0, cells=30, **more):
         p = fake_predictions(trial.seed, skill=skill, cells=cells)
@@ -27,8 +25,9 @@ def add():
     return call
 
 
-@pytest.fixture
-def study(store, add):
+@pytest.fixture(scope="session")
+def _study(tmp_path_factory, add):
+    store = Store(tmp_path_factory.mktemp("study") / "store")
     teacher = fake_trial(0, fusion="single", backbone="big", modalities=("dapi",))
     add(store, teacher, skill=3.0, params=9000, train_seconds=50.0)
     for seed in (0, 1):
@@ -36,6 +35,13 @@ def study(store, add):
         add(store, fake_trial(seed, fusion="gated"), skill=2.0, provider="stranger")
         add(store, fake_trial(seed, fusion="single", modalities=("dapi",)), skill=0.5)
     add(store, fake_trial(0, kd="logits", teachers=(teacher,)), skill=4.0)
+    return store
+
+
+@pytest.fixture
+def study(store, _study):
+    """A copy of its own for every test."""
+    shutil.copytree(_study.root, store.root)
     return store
 
 

@@ -12,7 +12,7 @@ from wbcbench.spec import Budget, Component, Method
 from wbcbench.spec.trial import Trial
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
-FAST = Options(resamples=200)
+FAST = Options(resamples=200, verify="files")
 
 
 def test_rows(study):
@@ -104,7 +104,7 @@ def test_mixed_keys_are_separate_boards_and_never_one(store, add):
     chosen = build([store], Options(where={"budget.epochs": "3"}, together=True, resamples=200))
     assert [b.key.budget.epochs for b in chosen] == [3]
     assert [b.digest for b in build([store], Options(keys=(made[1].digest[:6],)))] == [made[1].digest]
-    with pytest.raises(UsageError, match="Did you mean 'budget.epochs'"):
+    with pytest.raises(UsageError, match=r"Did you mean 'budget\.epochs'"):
         build([store], Options(where={"epochs": "3"}))
     with pytest.raises(UsageError, match="none does"):
         build([store], Options(keys=("zzzz",)))

@@ -5,7 +5,7 @@ import pytest
 from wbcbench.spec import Budget
 from wbcbench.testing.records import fake_trial
 
-ARGS = ("--resamples", "200")
+ARGS = ("--resamples", "200", "--verify", "files")
 
 
 def test_json_with_a_corrupt_record(study, invoke):

@@ -9,7 +9,7 @@ from wbcbench.spec import Budget
 from wbcbench.spec.trial import SplitSpec
 from wbcbench.testing.records import fake_trial
 
-FAST = Options(resamples=200)
+FAST = Options(resamples=200, verify="files")
 
 
 def test_it_agrees_with_the_board_and_with_the_predictions(study):
@@ -78,11 +78,12 @@ def test_several_splits(store, monkeypatch):
     from wbcbench.records.schema import ComparisonKey
     from wbcbench.testing import records as fakes
 
+    made = fakes.fake_outcome
     for number, (a, b) in enumerate([(2.5, 1.0), (2.5, 1.5), (3.0, 1.0)]):
         for fusion, skill in (("x", a), ("y", b)):
             trial = fake_trial(0, fusion=fusion, split=SplitSpec(scheme="stratified", seed=number))
             p = fakes.fake_predictions(number, skill=skill, cells=60)
-            outcome = fakes.fake_outcome(trial, p)
+            outcome = made(trial, p)
             key = ComparisonKey.of(trial, fingerprint="f" * 16, split=f"{number}" * 16, classes=fakes.CLASSES)
             monkeypatch.setattr(
                 fakes, "fake_outcome", lambda *_, o=outcome, k=key, **__: o.model_copy(update={"key": k})

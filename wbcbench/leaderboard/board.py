@@ -181,8 +181,8 @@ def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged
         shared = set(rows[0].seeds).intersection(*(r.seeds for r in rows if r.status != "reference"))
         hint = f" --seeds {','.join(map(str, sorted(shared)))} ranks them all." if shared else ""
         notes.append(
-            f"{len(incomplete)} of {len(rows)} rows lack one of the seeds {', '.join(map(str, seeds))} and are not "
-            f"ranked.{hint}"
+            f"{len(incomplete)} of {len(rows)} rows lack one of the seeds {', '.join(map(str, seeds))} and are "
+            f"not ranked.{hint}"
         )
     if judged and len(seeds) == 1:
         notes.append(

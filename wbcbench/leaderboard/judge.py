@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.leaderboard.entries import METRIC_ORDER
@@ -40,15 +40,17 @@ Array = NDArray[Any]
 class Kept(BaseModel):
     """What is stored: small, and complete for the same question."""
 
-    version: Literal[1] = 1
-    test_cells: int = 0
-    clusters: int = 0
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1]
+    test_cells: int = Field(0, ge=0)
+    clusters: int = Field(0, ge=0)
     grouped: bool = False
-    refused: dict[str, str] = {}
+    refused: dict[str, str]
     """Trial id -> reason."""
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    intervals: dict[str, dict[str, tuple[float, float]]]
     """Method id -> metric -> low, high."""
-    pairs: dict[str, tuple[float, float, float]] = {}
+    pairs: dict[str, tuple[float, float, float]]
     """`a|b` -> value, se, df of a minus b."""
     notes: tuple[str, ...] = ()
 
@@ -86,7 +88,7 @@ class Judge:
         self._changed = False
         kept = _load(self._path) if options.index else None
         if kept is None:
-            self.kept = Kept()
+            self.kept = Kept(version=1, refused={}, intervals={}, pairs={})
             self._resample()
         else:
             self.kept = kept

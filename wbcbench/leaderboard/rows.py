@@ -63,11 +63,7 @@ class RowMaker:
             missing_modalities=extras.missing_modalities(records),
             pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
             parts=self._parts(entries),
-            sources=tuple(
-                Source(trial_id=f.entry.trial_id, seed=f.entry.seed, digest=f.entry.digest, checked=f.entry.checked,
-                       metrics={m: f.entry.test[METRIC_ORDER.index(m)] for m in METRIC_NAMES}, path=f.path)
-                for f in records
-            ),
+            sources=tuple(map(_source, records)),
         )  # fmt: skip
 
     def _teachers(self, trials: Sequence[str]) -> dict[str, Entry | None]:
@@ -108,6 +104,18 @@ class RowMaker:
     def _parts(self, entries: Sequence[Entry]) -> tuple[Part, ...]:
         used = dict.fromkeys(c for e in entries for c in self.found.components[e.components])
         return tuple(Part(**c.model_dump(), foreign=c.provider not in BUILT_IN) for c in used)
+
+
+def _source(found: Found) -> Source:
+    e = found.entry
+    return Source(
+        trial_id=e.trial_id,
+        seed=e.seed,
+        digest=e.digest,
+        checked=e.checked,
+        metrics={m: e.test[METRIC_ORDER.index(m)] for m in METRIC_NAMES},
+        path=found.path,
+    )
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
