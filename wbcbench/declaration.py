@@ -78,6 +78,11 @@ class Declaration:
         return low, high
 
     @property
+    def solves(self) -> tuple[str, ...]:
+        """The two-modality problems that a fusion promises to solve."""
+        return tuple(self.attributes.get("solves", ("redundant", "unique")))
+
+    @property
     def missing(self) -> str:
         return str(self.attributes.get("missing", "impute"))
 

@@ -34,8 +34,8 @@ def ramp_up(fraction: float, length: float) -> float:
 class MeanTeacher(Distiller):
     """Consistency with a moving average of the student's weights, ramped up.
 
-    The paper shows student and average differently noised images; here both see the same view, and the
-    average runs in eval mode (no dropout, running statistics).
+    The paper shows student and average differently noised images; here both see the same view. The
+    average runs in training mode, as theirs does: it normalises by each batch.
     """
 
     name = "mean_teacher"

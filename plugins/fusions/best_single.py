@@ -30,6 +30,7 @@ class BestSingle(Fusion):
     name = "best_single"
     emits = ("modality",)
     missing = "native"
+    solves = ("redundant",)
 
     class Params(Parameters):
         criterion: Literal["macro_f1", "nll"] = param(

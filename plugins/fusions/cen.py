@@ -72,6 +72,7 @@ class CEN(Fusion):
     source = "Wang et al., NeurIPS 2020, arXiv 2011.05005"
     emits = ("joint", "modality")
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         threshold: float = param(

@@ -46,6 +46,7 @@ class CentralNet(Fusion):
     source = "Vielzeuf et al., arXiv 1808.07275"
     emits = ("joint", "modality")
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         unimodal: float = param(1.0, "Weight of each modality's own loss.", ge=0, le=10, search=(0.0, 2.0))

@@ -29,6 +29,7 @@ class CrossAttention(Fusion):
     emits = ("joint",)
     arity = (2, None)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         dim: int = param(64, "Width d of the tokens.", ge=4, le=2048, search=[32, 64, 128])

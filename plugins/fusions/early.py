@@ -17,6 +17,7 @@ class Early(Fusion):
     name = "early"
     emits = ("joint",)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

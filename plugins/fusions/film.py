@@ -31,6 +31,7 @@ class FiLM(Fusion):
     emits = ("joint",)
     arity = (2, 2)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         conditioner: Literal["first", "second"] = param(

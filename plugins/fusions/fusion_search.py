@@ -51,6 +51,7 @@ class FusionSearch(Fusion):
     source = "Pérez-Rúa et al., CVPR 2019, arXiv 1903.06496"
     emits = ("joint",)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         cells: str = param(

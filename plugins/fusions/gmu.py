@@ -35,6 +35,7 @@ class GMU(Fusion):
     source = "Arevalo et al., arXiv 1702.01992, section 3"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

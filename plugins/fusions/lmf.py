@@ -43,6 +43,7 @@ class LMF(Fusion):
     source = "Liu et al., ACL 2018, arXiv 1806.00064, section 3.2"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         rank: int = param(4, "Rank r of the layer.", ge=1, search=[1, 2, 4, 8, 16])

@@ -33,6 +33,7 @@ class MarkerExcite(Fusion):
     source = "arXiv 2008.12380, marker excite; two-layer gates as in Hu et al., arXiv 1709.01507"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         hidden: int = param(16, "Hidden units of the gates.", ge=1, le=1024, search=[8, 16, 32])

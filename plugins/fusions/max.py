@@ -25,6 +25,7 @@ class Max(Fusion):
     source = "Zaheer et al. (Deep Sets), NeurIPS 2017, arXiv 1703.06114"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

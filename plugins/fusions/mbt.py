@@ -38,6 +38,7 @@ class MBT(Fusion):
     source = "Nagrani et al., NeurIPS 2021, arXiv 2107.00135"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         bottlenecks: int = param(4, "Bottleneck tokens n.", ge=1, le=256, search=[1, 4, 16])

@@ -32,6 +32,7 @@ class MFB(Fusion):
     emits = ("joint",)
     arity = (2, 2)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         factors: int = param(5, "Rank k of each output's bilinear form.", ge=1, search=[1, 2, 5])

@@ -23,6 +23,7 @@ class MFH(Fusion):
     emits = ("joint",)
     arity = (2, 2)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         order: int = param(2, "Poolings q in the cascade.", ge=1, search=[1, 2, 3])

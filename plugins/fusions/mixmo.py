@@ -121,6 +121,7 @@ class MixMo(Fusion):
     source = "Ramé et al., ICCV 2021, arXiv 2103.06132"
     emits = ("modality",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         patch: float = param(

@@ -62,6 +62,7 @@ class MMTM(Fusion):
     source = "Joze et al., CVPR 2020, arXiv 1911.08670"
     emits = ("joint",)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         sites: str = param(

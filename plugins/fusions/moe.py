@@ -51,6 +51,7 @@ class MoE(Fusion):
     source = "Shazeer et al., ICLR 2017, arXiv 1701.06538; balance of Fedus et al., arXiv 2101.03961"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         experts: int = param(4, "Experts E.", ge=1, search=[2, 4, 8])

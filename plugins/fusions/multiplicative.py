@@ -32,6 +32,7 @@ class Multiplicative(Fusion):
     emits = ("joint",)
     arity = (2, 2)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         dim: int = param(64, "Units d of a projection of each embedding; 0: none.", ge=0, search=[32, 64, 128])

@@ -17,6 +17,7 @@ class Single(Fusion):
     emits = ("modality",)
     arity = (1, 1)
     missing = "impute"
+    solves = ("redundant",)
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

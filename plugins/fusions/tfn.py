@@ -39,6 +39,7 @@ class TFN(Fusion):
     emits = ("joint",)
     arity = (1, 4)
     missing = "impute"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         dim: int = param(16, "Units d that each embedding is projected to.", ge=1, search=[8, 16, 32])

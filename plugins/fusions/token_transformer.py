@@ -52,6 +52,7 @@ class TokenTransformer(Fusion):
     source = "fusion transformer of AutoGluon-Multimodal; Vaswani et al., arXiv 1706.03762"
     emits = ("joint",)
     missing = "native"
+    solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
         width: int = param(64, "Token width H, a multiple of `heads`.", ge=1, search=[64, 128, 192])

@@ -84,6 +84,7 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
         if component.kind == "fusion":
             low, high = declared.arity
             row |= {"emits": list(declared.emits), "arity": [low, high], "missing": declared.missing}
+            row["solves"] = list(declared.solves)
         elif component.kind == "distiller":
             needs = declared.needs
             row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}

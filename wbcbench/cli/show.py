@@ -72,12 +72,16 @@ def _print(document: dict[str, Any]) -> None:
     if rest:
         click.echo(f"\n{rest}")
     click.echo()
-    facts = "aliases source emits arity missing pairing matches replayable preset sheet"
+    facts = "aliases source emits arity missing solves pairing matches replayable preset sheet"
     for key in facts.split():
         value = document.get(key)
         if value or value is False:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
             click.echo(f"{key + ':':12}{text}")
+    if document.get("missing") == "impute":
+        from wbcbench.spec.imputers import IMPUTERS
+
+        click.echo(f"{'impute:':12}{'; '.join(f'{name}: {what}' for name, what in IMPUTERS.items())}")
     if "needs" in document:
         stated = {k: v for k, v in document["needs"].items() if k != "replayable" and v}
         parts = [f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()]

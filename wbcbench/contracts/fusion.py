@@ -35,6 +35,15 @@ class Fusion(nn.Module):
     passed and the absent image changes nothing); the core fills the image with the training mean
     (zero after normalisation); or such cells are refused at plan time."""
 
+    solves: ClassVar[tuple[Literal["redundant", "unique", "xor"], ...]] = ("redundant", "unique")
+    """Which two-modality problems it can express (`wbcbench.testing.synthetic_sets`): either modality is
+    enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
+    them."""
+
+    trained: ClassVar[Literal["gradient", "once"]] = "gradient"
+    """`once`: the core calls `features` on every training cell and then `solve`, instead of the training
+    loop. Such a fusion takes neither distillers nor policies."""
+
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
     params: Any
@@ -106,6 +115,20 @@ class Fusion(nn.Module):
         The module maps `images` (a dict) to probabilities [B, K]. Default: this fusion whole.
         """
         return Deployed(self)
+
+    def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
+        """[B, F]: what `solve` is given of each training cell. For `trained = "once"` only."""
+        raise NotImplementedError(f"Fusion '{self.name}' is trained by gradient.")
+
+    def solve(self, features: Tensor, labels: Tensor, weights: Tensor) -> None:
+        """Set the parameters from all training cells at once. For `trained = "once"` only.
+
+        Args:
+            features: [N, F], of `features`, ascending cell ids.
+            labels: [N] int64.
+            weights: [K], the recipe's class weights.
+        """
+        raise NotImplementedError(f"Fusion '{self.name}' is trained by gradient.")
 
     def head_params(self) -> dict[str, list[nn.Parameter]]:
         """Route -> the parameters that only this route uses. For policies that modulate gradients."""

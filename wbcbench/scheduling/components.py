@@ -12,6 +12,7 @@ from wbcbench.data.cache import file_digest
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.spec import Component
+from wbcbench.spec.imputers import IMPUTE, chosen_imputer
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
 
@@ -26,8 +27,16 @@ def component(
 ) -> Component:
     """A component with all parameters written out: its defaults, then inline ones, then `--set`."""
     resolved = registry.resolve(kind, choice.name)
-    params_class = registry.declaration(resolved.component).params
+    declared = registry.declaration(resolved.component)
+    params_class = declared.params
     overrides = request.overrides.get(section or kind, {})
+    imputer: dict[str, str] = {}
+    if kind == "fusion" and IMPUTE not in params_class.model_fields:
+        everywhere = {IMPUTE: overrides[IMPUTE]} if IMPUTE in overrides and declared.missing == "impute" else {}
+        inline = {**choice.params, **everywhere}
+        imputer = chosen_imputer(inline, choice.name, declared.missing)
+        overrides = {k: v for k, v in overrides.items() if k != IMPUTE}
+        choice = Choice(name=choice.name, params={k: v for k, v in choice.params.items() if k != IMPUTE})
     mine = {k: v for k, v in overrides.items() if k in params_class.model_fields}
     for key in overrides:
         if key not in params_class.model_fields and not _someone_has(registry, kind, siblings, key):
@@ -39,7 +48,8 @@ def component(
     given = {**resolved.params, **choice.params, **mine}
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
     params = _with_digests(params, f"{kind} {choice.name}")
-    return Component(name=qualified_name(resolved.component), params=params.model_dump(mode="json"))
+    named = params.model_dump(mode="json") | imputer
+    return Component(name=qualified_name(resolved.component), params=named)
 
 
 def _with_digests(params: BaseModel, where: str) -> BaseModel:

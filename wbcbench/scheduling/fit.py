@@ -35,6 +35,11 @@ def check_fit(
             f"Fusion '{fusion.name}' asks for width {fusion.params['width']:g}, but backbone '{backbone.name}' "
             "cannot be scaled. Choose a wider model, or --backbone cellnet."
         )
+    if distillers and _solved_once(registry, fusion):
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' is solved in one go and is not trained, so distiller "
+            f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
+        )
     routes = route_names(declared(registry, "fusion", fusion).emits, protocol.modalities)
     for distiller in distillers:
         needs = needs_of(registry, distiller)
@@ -83,6 +88,15 @@ def check_policies(
 ) -> None:
     """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
     known = {p.name: declared(registry, "policy", p).attributes for p in policies}
+    if len(known) < len(policies):
+        names = [p.name for p in policies]
+        twice = next(n for n in names if names.count(n) > 1)
+        raise IncompatibleError(f"Policy '{twice}' was given twice. Give it once.")
+    if fusion is not None and policies and _solved_once(registry, fusion):
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' is solved in one go and is not trained, so policy '{policies[0].name}' has "
+            "nothing to change. Leave the policy out."
+        )
     if fusion is not None:
         emits = declared(registry, "fusion", fusion).emits
         routes = route_names(emits, modalities)
@@ -106,6 +120,8 @@ def check_policies(
     combining = [n for n, a in known.items() if a.get("gradients", "none") == "combines"]
     touching = [n for n, a in known.items() if a.get("gradients", "none") != "none"]
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
+    if len(blending) > 1:
+        raise IncompatibleError(f"Only one policy can blend cells, but both {' and '.join(blending)} do.")
     if blending and distillers:
         raise IncompatibleError(
             f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "
@@ -121,6 +137,10 @@ def check_policies(
         raise IncompatibleError(
             f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
         )
+
+
+def _solved_once(registry: Registry, fusion: Component) -> bool:
+    return declared(registry, "fusion", fusion).attributes.get("trained") == "once"
 
 
 _ROUTES = {

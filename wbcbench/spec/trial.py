@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wbcbench.spec.canonical import digest
+from wbcbench.spec.imputers import IMPUTE
 
 METRICS_VERSION = 1
 """Raised when any stored metric's definition changes."""
@@ -174,8 +175,9 @@ class Trial(Frozen):
 
     @property
     def label(self) -> str:
-        """Short name of the method for people: `independent`, `single[brightfield]`, with teacher."""
-        fusion = self.method.fusion.name
+        """Short name of the method for people: `independent`, `single[brightfield]`, `early:impute=token`."""
+        fusion, imputer = self.method.fusion.name, self.method.fusion.params.get(IMPUTE)
+        fusion = f"{fusion}:{IMPUTE}={imputer}" if isinstance(imputer, str) else fusion
         return f"{fusion}[{self.reads[0]}]" if len(self.reads) == 1 else fusion
 
     def method_id(self) -> str:

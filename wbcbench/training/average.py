@@ -11,9 +11,11 @@ from wbcbench.contracts import Fusion, Outputs
 
 
 class Average(nn.Module):
-    """A copy of a fusion that follows it: weights exponentially, buffers at once. Always in eval mode.
+    """A copy of a fusion whose weights follow exponentially. It runs in training mode, as the authors' code does.
 
-    Its state is saved with the training, so that a resumed run goes on with the same average.
+    Averaged weights under the student's own batch-norm statistics are no network at all: on 40-pixel cells the
+    average then taught noise. So it normalises by each batch and keeps running statistics of its own. Its
+    state is saved with the training, so that a resumed run goes on with the same average.
     """
 
     def __init__(self, fusion: Fusion, decay: float) -> None:
@@ -31,12 +33,10 @@ class Average(nn.Module):
         keep = (1 - 1 / (self.steps + 1)).clamp(max=self.decay)
         for mine, theirs in zip(self.copy.parameters(), fusion.parameters(), strict=True):
             mine.mul_(keep).add_(theirs * (1 - keep))
-        for old, new in zip(self.copy.buffers(), fusion.buffers(), strict=True):
-            old.copy_(new)
 
     @torch.no_grad()
     def forward(self, images: dict[str, Tensor], present: Tensor | None) -> Outputs:
         """What the average says of a batch."""
-        self.copy.eval()
+        self.copy.train()
         outputs: Outputs = self.copy(images, present)
         return outputs

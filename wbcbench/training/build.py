@@ -11,6 +11,8 @@ from wbcbench.data.counter import derive_seed
 from wbcbench.data.resident import ResidentCells
 from wbcbench.registry import Registry
 from wbcbench.spec import Component, Trial
+from wbcbench.spec.imputers import IMPUTE, MEAN
+from wbcbench.training.imputer import impute
 
 
 def component_class(registry: Registry, kind: str, spec: Component) -> Any:
@@ -41,7 +43,9 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(trial.seed, "init"))
-        fusion: Fusion = fusion_cls(task, backbone, fusion_cls.Params(**trial.method.fusion.params))
+        params = dict(trial.method.fusion.params)
+        imputer = MEAN if IMPUTE in fusion_cls.Params.model_fields else params.pop(IMPUTE, MEAN)
+        fusion: Fusion = impute(fusion_cls(task, backbone, fusion_cls.Params(**params)), imputer)
     fusion.label_smoothing = trial.method.recipe.label_smoothing
     return fusion
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from datetime import UTC, datetime
 from functools import partial
@@ -29,11 +30,15 @@ from wbcbench.training.build import (
 )
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
+from wbcbench.training.imputer import Imputer
 from wbcbench.training.loop import EpochDone, Job, fit
-from wbcbench.training.report import write_record
+from wbcbench.training.once import fit_once
+from wbcbench.training.report import used_components, write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
+
+log = logging.getLogger("wbcbench")
 
 
 def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> tuple[Record, bool]:
@@ -63,6 +68,10 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         raise IncompatibleError(
             f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some are missing."
         )
+    if isinstance(imputer := getattr(fusion, "imputer", None), Imputer):
+        imputer.measure(cells)
+        if imputer.prefix == "token" and cells.present(train, trial.reads) is None and not trial.method.policies:
+            log.warning("%s: no training cell lacks a modality, so the token stays at the mean.", trial.label)
     views = Views(cells, trial.protocol.augmentation, trial.seed)
     classes = cells.classes
     job = Job(
@@ -75,10 +84,11 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         policies=build_policies(trial, fusion, bench.registry),
         score=lambda p: score(p.probabilities, p.labels, classes).summary,
         checkpoints=bench.store.work(trial.id),
+        code=digest([c.sha256 for c in used_components(trial, bench.registry)]),
     )
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
-    state = fit(job, done)
+    state = fit_once(job, done) if fusion.trained == "once" else fit(job, done)
     fusion = job.fusion  # a distiller may have put another head on it
 
     assert state.best is not None
