@@ -1,5 +1,6 @@
 import json
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,12 +194,10 @@ def test_details(study):
 
 
 def test_donors_are_resampled_whole(store):
-    rng = np.random.default_rng(0)
+    donors, hard = np.arange(300) // 30, np.arange(10) < 4
     for seed in (0, 1):
         p = fake_predictions(seed, cells=300, skill=2.0)
-        # whole donors are hard: errors come in clumps
-        hard = rng.random(10) < 0.4
-        donors = np.arange(300) // 30
+        # whole donors are hard, for every seed: errors come in clumps
         p["test_probabilities"][hard[donors]] = p["test_probabilities"][hard[donors]][:, [1, 2, 0]]
         fake_record(store, fake_trial(seed), predictions=p)
     (plain,) = build([store], FAST)
@@ -244,13 +243,13 @@ def test_across_data_sets(store, add):
 def test_equal_bytes_and_statistics_are_kept(study, monkeypatch):
     first = report([study], FAST)
     again = report([study], FAST)
-    afresh = report([study], Options(resamples=200, index=False))
+    afresh = report([study], replace(FAST, index=False))
     assert first.model_dump_json() == again.model_dump_json() == afresh.model_dump_json()
     assert str(study.root) not in first.model_dump_json()
     monkeypatch.setattr(Judge, "_resample", lambda self: pytest.fail("was computed again"))
     assert report([study], FAST).model_dump_json() == first.model_dump_json()
     with pytest.raises(pytest.fail.Exception):
-        report([study], Options(resamples=300))
+        report([study], replace(FAST, resamples=300))
 
 
 def test_predictions_of_other_cells_are_refused(study, add):

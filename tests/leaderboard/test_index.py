@@ -42,6 +42,14 @@ def test_a_changed_record_is_noticed_though_its_time_and_size_are_not(study):
     assert [name for name, _ in again.refused] == [found.entries[0].trial_id]
 
 
+def test_nothing_depends_on_what_was_asked_before(study):
+    afresh = report([study], FAST)
+    (study.root / "index" / "records.json").unlink()
+    contents(study, verify="full")
+    assert report([study], FAST).model_dump_json() == afresh.model_dump_json()
+    assert reads(study, verify="full") == 0
+
+
 def test_an_index_that_came_with_a_copied_store_is_not_believed(study, tmp_path):
     contents(study)
     copy = tmp_path / "copy"

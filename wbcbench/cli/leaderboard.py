@@ -169,7 +169,8 @@ def _warn(found: Report) -> None:
     from wbcbench.leaderboard.text import clean
 
     for refused in found.refused[:50]:
-        click.echo(f"refused: {clean(refused.reason)}", err=True)
+        where = f" ({refused.path})" if refused.path else ""
+        click.echo(f"refused: {clean(refused.reason + where)}", err=True)
     if len(found.refused) > 50:
         click.echo(f"refused: {len(found.refused) - 50} more (--json lists them)", err=True)
 

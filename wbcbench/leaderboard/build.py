@@ -8,8 +8,8 @@ from pathlib import Path
 from wbcbench.leaderboard.across import across
 from wbcbench.leaderboard.board import make_board
 from wbcbench.leaderboard.extras import searches
-from wbcbench.leaderboard.gather import gather
-from wbcbench.leaderboard.model import Board, Refused, Report
+from wbcbench.leaderboard.gather import gather, refusal
+from wbcbench.leaderboard.model import Board, Report
 from wbcbench.leaderboard.options import LARGE, Options
 from wbcbench.leaderboard.rows import RowMaker
 from wbcbench.leaderboard.selection import groups
@@ -45,7 +45,7 @@ def report(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) ->
     boards, refused = [], list(found.refused)
     for group in chosen:
         board, bad = make_board(group, maker, options, statistics=judged, with_details=detailed)
-        refused += [Refused(record=trial, reason=reason) for trial, reason in sorted(bad.items())]
+        refused += [refusal(found.trials[t].root, t, reason) for t, reason in sorted(bad.items())]
         if board.rows:
             boards.append(board)
     return Report(

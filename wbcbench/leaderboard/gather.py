@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcbench.leaderboard.entries import Entry
-from wbcbench.leaderboard.index import contents
+from wbcbench.leaderboard.index import contents, level_for, record_folders
 from wbcbench.leaderboard.model import Refused
 from wbcbench.leaderboard.options import Options
 from wbcbench.records.schema import ComparisonKey, Used
@@ -49,18 +49,18 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
     found = Gathered()
     sealed = 0
     digests: dict[str, set[str]] = {}
+    names = {folder.name for store in stores for folder in record_folders(store)}
+    level = options.verify or level_for(len(names))
     for store in stores:
-        got = contents(store, options.verify, options.index)
+        got = contents(store, level, options.index)
         found.roots.append(store.root)
         found.keys |= got.keys
         found.components |= got.components
-        found.refused += [Refused(record=name, reason=reason) for name, reason in got.refused]
+        found.refused += [refusal(store.root, name, reason) for name, reason in got.refused]
         sealed += got.sealed
         for entry in got.entries:
             digests.setdefault(entry.trial_id, set()).add(entry.digest)
-            there = found.trials.get(entry.trial_id)
-            if there is None or _closer(entry, there.entry):
-                found.trials[entry.trial_id] = Found(entry, store.root)
+            found.trials.setdefault(entry.trial_id, Found(entry, store.root))
     torn = sorted(trial for trial, seen in digests.items() if len(seen) > 1)
     for trial in torn:
         e = found.trials.pop(trial).entry
@@ -89,9 +89,10 @@ def _records(count: int) -> str:
     return f"{count} record{'s' * (count != 1)} {'were' if count != 1 else 'was'}"
 
 
-def _closer(mine: Entry, other: Entry) -> bool:
-    order = ("quick", "files", "full")
-    return order.index(mine.checked) > order.index(other.checked)
+def refusal(root: Path, name: str, reason: str) -> Refused:
+    """A record that is left out. Its reason names the record, not its folder, which differs between machines."""
+    path = root / "records" / name
+    return Refused(record=name, reason=reason.replace(str(path), name), path=path)
 
 
 def by_method(found: Iterable[Found]) -> dict[str, list[Found]]:

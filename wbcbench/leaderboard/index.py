@@ -1,15 +1,17 @@
 """`<store>/index/records.json`: what was read of every record, so that only new and changed ones are read again.
 
-Safe to delete. A record whose files changed in any way is read anew, and an index that came with a copied store
-matches no file here, so nothing is believed that this machine did not check itself.
+Safe to delete: what comes out is the same with it and without it. A record whose files changed in any way is read
+anew, and an index that came with a copied store matches no file here, so nothing is believed that this machine did
+not check itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
@@ -60,30 +62,33 @@ def contents(store: Store, verify: Checked | None = None, use_index: bool = True
 
     Args:
         store: where.
-        verify: see `Options.verify`.
+        verify: how closely every record must have been checked; None: by their number, see `level_for`. Records
+            that the index knows to be checked more closely are said to be checked so closely and no more, since
+            what comes out must not depend on what was asked before.
         use_index: False: read everything and write nothing.
     """
+    folders = record_folders(store)
+    level = verify or level_for(len(folders))
     path = store.root / "index" / "records.json"
     old = _load(path) if use_index else IndexFile()
     found = Contents()
     known: dict[str, Entry] = {}
     sealed: dict[str, Sealed] = {}
     to_read: list[Path] = []
-    for folder in _folders(store):
+    for folder in folders:
         try:
             mark = stamp(folder)
         except RecordError as error:
             found.refused.append((folder.name, str(error)))
             continue
         entry = old.entries.get(folder.name)
-        if entry is not None and entry.stamp == mark and _LEVEL[entry.checked] >= _LEVEL[verify or "quick"]:
+        if entry is not None and entry.stamp == mark and _LEVEL[entry.checked] >= _LEVEL[level]:
             known[folder.name] = entry
         elif folder.name in old.sealed and old.sealed[folder.name].stamp == mark:
             sealed[folder.name] = old.sealed[folder.name]
         else:
             to_read.append(folder)
     keys, components = dict(old.keys), dict(old.components)
-    level = verify or level_for(len(to_read))
     for name, got in _read_all(to_read, level):
         if isinstance(got, Read):
             known[name] = got.entry
@@ -93,14 +98,15 @@ def contents(store: Store, verify: Checked | None = None, use_index: bool = True
             sealed[name] = got
         else:
             found.refused.append((name, got))
-    found.entries = [known[name] for name in sorted(known)]
+    every = [known[name] for name in sorted(known)]
+    found.entries = [e if e.checked == level else replace(e, checked=level) for e in every]
     found.keys = {k: keys[k] for k in sorted({e.key for e in found.entries})}
     found.components = {c: components[c] for c in sorted({e.components for e in found.entries})}
     found.sealed, found.read = len(sealed), len(to_read)
     found.refused.sort()
     unchanged = not to_read and len(known) == len(old.entries) and len(sealed) == len(old.sealed)
     if use_index and not unchanged:
-        entries = {e.trial_id: e for e in found.entries}
+        entries = {e.trial_id: e for e in every}
         new = IndexFile.model_construct(
             version=INDEX_VERSION, keys=found.keys, components=found.components, entries=entries, sealed=sealed
         )
@@ -113,10 +119,14 @@ def level_for(count: int) -> Checked:
     return "full" if count <= 200 else "files" if count <= 5000 else "quick"
 
 
-def _folders(store: Store) -> Iterator[Path]:
+def record_folders(store: Store) -> list[Path]:
+    """Every folder that may be a record, by name."""
     base = store.root / "records"
-    names = sorted(p.name for p in base.iterdir() if not p.name.startswith(TEMPORARY)) if base.is_dir() else []
-    return (base / name for name in names if (base / name).is_dir())
+    if not base.is_dir():
+        return []
+    with os.scandir(base) as entries:
+        names = sorted(e.name for e in entries if not e.name.startswith(TEMPORARY) and e.is_dir())
+    return [base / name for name in names]
 
 
 def _read_all(folders: list[Path], level: Checked) -> Iterable[tuple[str, Read | Sealed | str]]:
@@ -159,4 +169,4 @@ def _save(path: Path, index: IndexFile) -> None:
         atomic_write_bytes(path, index.model_dump_json().encode())
 
 
-__all__ = ["INDEX_VERSION", "Contents", "IndexFile", "contents", "level_for"]
+__all__ = ["INDEX_VERSION", "Contents", "IndexFile", "contents", "level_for", "record_folders"]

@@ -285,6 +285,8 @@ class Refused(Strict):
     record: str
     """Trial id, or the folder's name."""
     reason: str
+    path: Path | None = Field(default=None, exclude=True)
+    """Where it lies; not part of any output."""
 
 
 class Report(Strict):

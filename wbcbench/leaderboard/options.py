@@ -36,7 +36,7 @@ class Options:
     resamples: int = RESAMPLES
     bootstrap_seed: int = SEED
     verify: Checked | None = None
-    """How closely records that the index does not know are checked; None: `full` for 200, `files` for 5,000, else
+    """How closely records are checked; None: `full` up to 200 records in the stores, `files` up to 5,000, else
     `quick`. With statistics, metrics are always recomputed."""
     index: bool = True
     """Read and write `index/` in the stores."""

@@ -36,7 +36,7 @@ from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
 EpochDone = Callable[[int, int, dict[str, Any]], None]
-"""Called as `done(epoch, epochs, row of history)`."""
+"""Called as `done(epoch, epochs, row of history)`; a resumed trial tells the epochs that it has again."""
 
 
 @dataclass
@@ -89,6 +89,9 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
     state = TrainState(modules, make_optimiser(modules, recipe), ema=recipe.ema)
     if job.checkpoints is not None:
         state.resume(job.checkpoints, job.stamp)
+    if done is not None:
+        for row in state.history:  # whoever listens may not have been there
+            done(int(row["epoch"]), budget.epochs, row)
 
     counts = torch.bincount(job.cells.labels[job.train], minlength=len(job.cells.classes))
     weights = class_weights(counts.cpu(), recipe.class_weighting).to(job.device)

@@ -67,7 +67,7 @@ def write_record(
 def prediction_arrays(
     predictions: Mapping[str, Predictions], groups: NDArray[Any] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """`test` and `val` predictions under the names that a record stores them by.
+    """`val` and, unless the trial is sealed, `test` predictions under the names that a record stores them by.
 
     Args:
         predictions: by side.
@@ -79,10 +79,11 @@ def prediction_arrays(
         arrays[f"{side}_probabilities"] = p.probabilities
         arrays[f"{side}_labels"] = p.labels
         arrays[f"{side}_cells"] = p.cells
-    if groups is not None:
+    if groups is not None and "test" in predictions:
         arrays["test_groups"] = groups[predictions["test"].cells]
-    for route, probabilities in predictions["test"].routes.items():
-        arrays[f"test_route_{route}"] = probabilities
+    if "test" in predictions:
+        for route, probabilities in predictions["test"].routes.items():
+            arrays[f"test_route_{route}"] = probabilities
     return arrays
 
 

@@ -22,6 +22,6 @@ from wbcbench.leaderboard.statistics.uncertainty import Uncertainty, uncertainty
 
 __all__ = [
     "RESAMPLES", "SEED", "Features", "Friedman", "McNemar", "TieGroup", "Uncertainty", "bootstrap",
-    "corrected_resampled_t", "critical_difference", "draws", "features", "friedman", "holm", "mcnemar", "nemenyi_groups",
-    "probability_of_improvement", "tie_groups", "uncertainty",
+    "corrected_resampled_t", "critical_difference", "draws", "features", "friedman", "holm", "mcnemar",
+    "nemenyi_groups", "probability_of_improvement", "tie_groups", "uncertainty",
 ]  # fmt: skip
