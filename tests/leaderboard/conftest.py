@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from wbcbench.leaderboard import Options, report
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
@@ -26,7 +27,8 @@ def add():
 
 
 @pytest.fixture(scope="session")
-def _study(tmp_path_factory, add):
+def shared(tmp_path_factory, add):
+    """The study, for tests that change nothing in it but its index."""
     store = Store(tmp_path_factory.mktemp("study") / "store")
     teacher = fake_trial(0, fusion="single", backbone="big", modalities=("dapi",))
     add(store, teacher, skill=3.0, params=9000, train_seconds=50.0)
@@ -38,10 +40,16 @@ def _study(tmp_path_factory, add):
     return store
 
 
+@pytest.fixture(scope="session")
+def shared_report(shared):
+    """The boards of the study."""
+    return report([shared], Options(resamples=200, verify="files"))
+
+
 @pytest.fixture
-def study(store, _study):
-    """A copy of its own for every test."""
-    shutil.copytree(_study.root, store.root)
+def study(store, shared):
+    """A copy of its own, without an index, for a test that changes it."""
+    shutil.copytree(shared.root, store.root, ignore=lambda folder, names: {"index", "locks"} & set(names))
     return store
 
 

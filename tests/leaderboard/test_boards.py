@@ -16,8 +16,8 @@ from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 FAST = Options(resamples=200, verify="files")
 
 
-def test_rows(study):
-    (board,) = build([study], FAST)
+def test_rows(shared, shared_report):
+    (board,) = shared_report.boards
     rows = board.rows
     assert [r.name for r in rows[:2]] == ["gated", "independent"]
     assert [r.status for r in rows] == ["ranked", "ranked", "reference", "reference", "incomplete"]
@@ -26,15 +26,15 @@ def test_rows(study):
     assert (rows[4].n, rows[4].seeds, rows[4].missing_seeds) == (1, (0,), (1,))
     assert rows[4].teacher_backbones == ("big",)
     assert [r.foreign for r in rows] == ["stranger", "", "", "", ""]
-    values = [r.result.metrics["test"]["macro_f1"] for r in study.scan()[0] if r.result.fusion == "gated"]
+    values = [r.result.metrics["test"]["macro_f1"] for r in shared.scan()[0] if r.result.fusion == "gated"]
     e = rows[0].metrics["macro_f1"]
     assert (e.mean, e.sd) == pytest.approx((statistics.fmean(values), statistics.stdev(values)))
     assert e.low < e.mean < e.high
     assert rows[4].metrics["macro_f1"].sd is None
 
 
-def test_gains_are_paired_and_name_what_they_are_against(study, add):
-    (board,) = build([study], FAST)
+def test_gains_are_paired_and_name_what_they_are_against(shared_report):
+    (board,) = shared_report.boards
     gated = board.rows[0]
     assert gated.over_single.against_name.startswith("single[dapi]")
     single = board.row(gated.over_single.against)
@@ -52,8 +52,8 @@ def test_gains_are_paired_and_name_what_they_are_against(study, add):
     )
 
 
-def test_teachers_are_counted_once(study):
-    (board,) = build([study], FAST)
+def test_teachers_are_counted_once(shared_report):
+    (board,) = shared_report.boards
     teaching = board.rows[4].teaching
     assert (teaching.teachers, teaching.train_seconds, teaching.params, teaching.macs) == (1, 50.0, 9000, 18000)
     assert board.rows[0].teaching is None
@@ -183,8 +183,8 @@ def test_sealed_records_are_counted_and_left_out(study):
         assert not found.refused
 
 
-def test_details(study):
-    (board,) = build([study], FAST)
+def test_details(shared_report):
+    (board,) = shared_report.boards
     d = board.rows[0].details
     assert list(d.per_class) == list(board.key.classes)
     f1 = [c.f1 for c in d.per_class.values()]

@@ -53,8 +53,8 @@ def test_empty_missing_and_file(store, add, tmp_path, invoke, monkeypatch):
         (("--format", "doc"), "markdown"),
     ],
 )
-def test_usage(study, invoke, args, part):
-    where = () if args[0] == "compair" else ("--store", str(study.root))
+def test_usage(shared, invoke, args, part):
+    where = () if args[0] == "compair" else ("--store", str(shared.root))
     code, _, err = invoke("leaderboard", *args, *where)
     assert code == 2
     assert part in err
@@ -74,12 +74,12 @@ def test_different_keys_in_one_table(study, add, invoke):
     assert code == 0
 
 
-def test_compare_and_schema(study, invoke):
-    code, out, _ = invoke("leaderboard", "compare", "gated", "independent", "--store", str(study.root), *ARGS)
+def test_compare_and_schema(shared, invoke):
+    code, out, _ = invoke("leaderboard", "compare", "gated", "independent", "--store", str(shared.root), *ARGS)
     assert code == 0
     assert "A = gated" in out
     code, out, _ = invoke(
-        "leaderboard", "compare", "gated", "independent", "--store", str(study.root), "--json", *ARGS
+        "leaderboard", "compare", "gated", "independent", "--store", str(shared.root), "--json", *ARGS
     )
     assert json.loads(out)["a"] == "gated"
     code, out, _ = invoke("leaderboard", "schema")
@@ -87,9 +87,10 @@ def test_compare_and_schema(study, invoke):
     assert json.loads(out)["properties"]["boards"]
 
 
-def test_a_parquet_file(study, invoke, tmp_path):
+def test_a_parquet_file(shared, invoke, tmp_path):
     path = tmp_path / "b.parquet"
-    assert invoke("leaderboard", "--store", str(study.root), "--format", "parquet", "-o", str(path), *ARGS)[0] == 0
+    args = ("--store", str(shared.root), "--format", "parquet", "-o", str(path))
+    assert invoke("leaderboard", *args, *ARGS)[0] == 0
     assert path.read_bytes()[:4] == b"PAR1"
 
 

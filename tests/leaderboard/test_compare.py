@@ -12,13 +12,13 @@ from wbcbench.testing.records import fake_trial
 FAST = Options(resamples=200, verify="files")
 
 
-def test_it_agrees_with_the_board_and_with_the_predictions(study):
-    found = explain([study], "gated", "independent", FAST)
-    (board,) = build([study], FAST)
+def test_it_agrees_with_the_board_and_with_the_predictions(shared):
+    found = explain([shared], "gated", "independent", FAST)
+    (board,) = build([shared], FAST)
     shown = board.comparisons[0]
     assert (found.lead, found.low, found.high) == pytest.approx((shown.value, shown.low, shown.high), abs=1e-5)
     assert found.seeds == (0, 1)
-    records = {(r.result.fusion, r.result.seed): r for r in study.scan()[0] if r.result.kd == "none"}
+    records = {(r.result.fusion, r.result.seed): r for r in shared.scan()[0] if r.result.kd == "none"}
     right = {
         f: records[f, 0].predictions["test_probabilities"].argmax(1) == records[f, 0].predictions["test_labels"]
         for f in ("gated", "independent")
@@ -29,31 +29,31 @@ def test_it_agrees_with_the_board_and_with_the_predictions(study):
     assert np.mean([c.f1 for c in found.classes]) == pytest.approx(found.lead)
     assert found.differences == ("fusion.name: gated != independent",)
     assert found.comparisons == 1
-    back = explain([study], "independent", "gated", FAST)
+    back = explain([shared], "independent", "gated", FAST)
     assert back.lead == pytest.approx(-found.lead)
 
 
-def test_words(study):
-    text = "\n".join(explain([study], "gated", "independent", FAST).lines())
+def test_words(shared):
+    text = "\n".join(explain([shared], "gated", "independent", FAST).lines())
     for part in ("macro-F1 over seeds 0, 1", "McNemar", "F1 by class", "parameters 1x", "fusion.name"):
         assert part in text
-    text = "\n".join(explain([study], "independent + logits", "independent", FAST).lines())
+    text = "\n".join(explain([shared], "independent + logits", "independent", FAST).lines())
     assert "one seed says nothing of others" in text
     assert "teachers: [big on dapi] != none" in text
     assert "distillers" in text
 
 
-def test_names(study):
-    (board,) = build([study], FAST)
+def test_names(shared):
+    (board,) = build([shared], FAST)
     gated = board.rows[0]
     for name in (gated.method_id[:8], gated.sources[0].trial_id, "gated"):
-        assert explain([study], name, "independent", FAST).a_id == gated.method_id
+        assert explain([shared], name, "independent", FAST).a_id == gated.method_id
     with pytest.raises(UsageError, match="Did you mean 'gated'"):
-        explain([study], "gatd", "independent", FAST)
+        explain([shared], "gatd", "independent", FAST)
     with pytest.raises(UsageError, match="two methods"):
-        explain([study], "gated", "gated", FAST)
+        explain([shared], "gated", "gated", FAST)
     with pytest.raises(UsageError, match=r"could be .*single\[dapi\]"):
-        explain([study], "single[dapi]", "gated", FAST)
+        explain([shared], "single[dapi]", "gated", FAST)
 
 
 def test_methods_of_different_boards(study, add):

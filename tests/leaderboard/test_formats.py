@@ -15,10 +15,11 @@ from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.columns import COLUMNS
 from wbcbench.leaderboard.formats import FORMATS, View, render
 from wbcbench.leaderboard.formats.json_document import schema
+from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.text import clean, latex, markdown, spreadsheet
+from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial
 
-FAST = Options(resamples=200, verify="files")
 GOLDEN = Path(__file__).parent / "golden"
 SUFFIX = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json", "plain": "txt", "terminal": "term.txt"}
 
@@ -30,8 +31,8 @@ def masked(text):
 
 
 @pytest.mark.parametrize("name", SUFFIX)
-def test_golden(study, name):
-    text = masked(render(report([study], FAST), name).decode())
+def test_golden(shared_report, name):
+    text = masked(render(shared_report, name).decode())
     path = GOLDEN / f"board.{SUFFIX[name]}"
     if os.environ.get("WBCBENCH_WRITE_GOLDEN"):
         path.write_text(text)
@@ -42,50 +43,46 @@ def test_every_format_has_a_golden_file_or_a_test_of_its_own():
     assert set(FORMATS) - set(SUFFIX) <= {"parquet", "html"}
 
 
-def test_json_follows_the_published_schema(study):
-    document = json.loads(render(report([study], FAST), "json"))
+def test_json_follows_the_published_schema(shared_report):
+    document = json.loads(render(shared_report, "json"))
     jsonschema.validate(document, schema())
     published = Path(__file__).parents[2] / "wbcbench" / "leaderboard" / "schema.json"
     assert json.loads(published.read_text()) == schema(), "run `wbcbench leaderboard schema > " + str(published)
 
 
-def test_parquet_has_the_csv(study, tmp_path):
+def test_parquet_has_the_csv(shared_report, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
-    found = report([study], FAST)
     path = tmp_path / "board.parquet"
-    path.write_bytes(render(found, "parquet"))
+    path.write_bytes(render(shared_report, "parquet"))
     table = pq.read_table(path)
-    rows = list(csv.DictReader(io.StringIO(render(found, "csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(render(shared_report, "csv").decode())))
     assert table.column_names == list(rows[0])
     assert table["macro_f1"].to_pylist() == [float(r["macro_f1"]) for r in rows]
     assert table["rank"].to_pylist()[-1] is None
-    assert list(json.loads(table.schema.metadata[b"wbcbench.keys"])) == [found.boards[0].digest]
-    assert render(found, "parquet") == render(found, "parquet")
+    assert list(json.loads(table.schema.metadata[b"wbcbench.keys"])) == [shared_report.boards[0].digest]
+    assert render(shared_report, "parquet") == render(shared_report, "parquet")
 
 
-def test_csv_keeps_every_digit(study):
-    found = report([study], FAST)
-    rows = list(csv.DictReader(io.StringIO(render(found, "csv").decode())))
-    for row, said in zip(found.boards[0].rows, rows, strict=True):
+def test_csv_keeps_every_digit(shared_report):
+    rows = list(csv.DictReader(io.StringIO(render(shared_report, "csv").decode())))
+    for row, said in zip(shared_report.boards[0].rows, rows, strict=True):
         assert float(said["macro_f1"]) == row.metrics["macro_f1"].mean
 
 
-def test_columns(study):
-    found = report([study], FAST)
-    text = render(found, "plain", View(columns=("method", "seeds", "auroc"))).decode()
+def test_columns(shared_report):
+    text = render(shared_report, "plain", View(columns=("method", "seeds", "auroc"))).decode()
     assert text.splitlines()[2].split() == ["method", "seeds", "AUROC"]
     with pytest.raises(UsageError, match="Did you mean 'auroc'"):
-        render(found, "plain", View(columns=("auc",)))
-    wide = render(found, "plain", View(wide=True)).decode().splitlines()[2]
+        render(shared_report, "plain", View(columns=("auc",)))
+    wide = render(shared_report, "plain", View(wide=True)).decode().splitlines()[2]
     assert "teacher cost" in wide
     assert all(c.doc for c in COLUMNS.values())
 
 
-def test_the_terminal_table_fits_160_characters_and_loses_nothing(study):
-    found = report([study], FAST)
-    lines = render(found, "terminal", View(width=160)).decode().splitlines()
+def test_the_terminal_table_fits_160_characters_and_loses_nothing(shared_report):
+    lines = render(shared_report, "terminal", View(width=160)).decode().splitlines()
     assert max(map(len, lines)) <= 160
-    coloured = render(found, "terminal", View(width=160, colour=True)).decode()
+    coloured = render(shared_report, "terminal", View(width=160, colour=True)).decode()
     assert "\x1b[" in coloured
 
 
@@ -96,14 +93,18 @@ HOSTILE = (
 )  # fmt: skip
 
 
-def hostile_report(store, name):
-    fake_record(store, fake_trial(0, fusion=name, backbone=name), provider=name)
-    return report([store], FAST)
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("hostile") / "store")
+    for name in HOSTILE:
+        fake_record(store, fake_trial(0, fusion=name, backbone=name), provider=name)
+    return report([store], Options(resamples=100, verify="files")).boards[0]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names(store, name):
-    found = hostile_report(store, name)
+def test_hostile_names(hostile, name):
+    (row,) = (r for r in hostile.rows if r.fusion == name)
+    found = Report(boards=(hostile.model_copy(update={"rows": (row,)}),))
     plain = clean(name)
     text = {f: render(found, f, View(wide=True)).decode() for f in SUFFIX}
     header, _, row = [x for x in text["markdown"].splitlines() if x.startswith("|")]
@@ -131,8 +132,6 @@ def test_escapes():
 
 
 def test_empty():
-    from wbcbench.leaderboard.model import Report
-
     for name in FORMATS:
         assert isinstance(render(Report(boards=()), name), bytes)
     with pytest.raises(UsageError, match="markdown"):
