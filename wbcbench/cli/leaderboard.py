@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 SUBCOMMANDS = {
     "compare": "Explain the difference between two methods in plain words.",
+    "plot": "Draw a figure for a paper: pareto, cd, heatmap, bars, missing.",
     "schema": "Print the JSON schema of --format json.",
 }
 """Name -> short help; the command is `command` in `wbcbench/cli/leaderboard_<name>.py`."""
 
-FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet")
+FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
 """The names in `wbcbench.leaderboard.formats`, known without importing it."""
 
 

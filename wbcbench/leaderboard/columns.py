@@ -127,6 +127,7 @@ def _parts(row: Row, board: Board) -> str:
 COLUMNS: dict[str, Column] = {
     "rank": Column("rank", "rows with one rank (=) cannot be told from the best of them", _rank, right=True),
     "method": Column("method", "fusion + distiller, and what else tells rows apart", _name),
+    "fusion": Column("fusion", "how modalities are joined", lambda r, b: r.method),
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
     "backbone": Column("backbone", "of the student", lambda r, b: r.backbone),
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),

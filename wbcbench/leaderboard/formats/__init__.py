@@ -19,6 +19,7 @@ FORMATS: dict[str, str] = {
     "latex": "wbcbench.leaderboard.formats.latex",
     "json": "wbcbench.leaderboard.formats.json_document",
     "parquet": "wbcbench.leaderboard.formats.parquet",
+    "html": "wbcbench.leaderboard.formats.html",
 }
 """Name -> module."""
 BINARY = frozenset({"parquet"})
