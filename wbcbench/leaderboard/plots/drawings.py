@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from wbcbench.errors import UsageError
-from wbcbench.leaderboard.columns import HEADERS
+from wbcbench.leaderboard.columns import HEADERS, count
 from wbcbench.leaderboard.model import Across, Board, Report, Row
 from wbcbench.leaderboard.plots.costs import COSTS, frontier
 from wbcbench.leaderboard.plots.palette import MARKERS, OKABE_ITO, styles
@@ -22,13 +23,13 @@ Draw = Callable[[Report, str], Figure]
 def pareto(report: Report, cost: str) -> Figure:
     """The board's metric against a cost (log scale), with 95 % intervals; a step joins what is not beaten."""
     board = _only(report)
-    rows = _shown(board)
     title, price = COSTS[cost]
+    rows = [r for r in _shown(board) if price(r)]  # what costs nothing has no place on a logarithmic axis
+    if not rows:
+        raise UsageError(f"No row of this board says what it costs in {title}.")
     figure, axes = _canvas(7.0, 4.6)
     for kd, (colour, symbol) in styles(sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))).items():
-        mine = [r for r in rows if r.kd == kd and price(r)]
-        if not mine:
-            continue
+        mine = [r for r in rows if r.kd == kd]
         axes.errorbar(
             [float(price(r) or 0) for r in mine], [_mean(r, board) for r in mine], yerr=_errors(mine, board),
             fmt=MARKERS[symbol], color=colour, ms=6, lw=0, elinewidth=0.8, capsize=2,
@@ -48,6 +49,7 @@ def pareto(report: Report, cost: str) -> Figure:
             fontsize=8,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 1000 else count(x)))
     axes.set_xlabel(title)
     axes.set_ylabel(HEADERS[board.by])
     axes.legend(fontsize=8, frameon=False)
@@ -66,7 +68,7 @@ def bars(report: Report, cost: str) -> Figure:
                   elinewidth=1.4)  # fmt: skip
     axes.scatter([_mean(r, board) for r in rows], places, c=colours, s=26, zorder=3)
     axes.set_yticks(places, [clean(r.name) for r in rows], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"{HEADERS[board.by]}, mean and 95 % interval")
     return figure
 
