@@ -14,13 +14,14 @@ from typing import Any
 import optuna
 import pytest
 
-from wbcbench.leaderboard.table import boards
+from wbcbench.leaderboard import Options, build
 from wbcbench.records.store import Store
 from wbcbench.search.files import find_study, search_budgets
 from wbcbench.search.study import Study
 from wbcbench.search.winner import fresh_seeds
 
 Invoke = Callable[..., tuple[int, str, str]]
+BOARD = Options(resamples=100, index=False)
 
 
 @pytest.fixture
@@ -60,8 +61,10 @@ def test_a_search_ends_in_a_winner_with_fresh_seeds_and_its_budget(
         assert (record.trial.seed, record.trial.sealed) == (seed, False)
         assert record.trial.method_id() == best.trial.method_id()
         assert search_budgets(store)[trial_id].trials == 3
-    board = next(b for b in boards(store.scan()[0]) if len(b.key.modalities) == 2)
-    assert board.rows[board.rows["status"] == "ranked"]["seeds"].tolist() == [[0, 1]]
+    board = next(b for b in build([store], BOARD) if len(b.key.modalities) == 2)
+    (row,) = (r for r in board.rows if r.status == "ranked")
+    assert row.seeds == (0, 1)
+    assert (row.search.study, row.search.trials, row.search.complete) == (found["study"], 3, 3)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "records").rglob("*")}
     (again,) = search(*args)
     assert again == found
@@ -101,7 +104,7 @@ def test_a_pruned_trial_has_no_record_and_no_rank(search: Callable[..., Any], tm
     store = Store(tmp_path / "s")
     records, _ = store.scan()
     assert len(records) == found["budget"]["complete"]
-    assert boards(records) == []
+    assert build([store], BOARD) == []
     assert not (tmp_path / "s" / "failures").exists()
 
 
@@ -124,8 +127,9 @@ def test_each_method_has_an_equal_search(search: Callable[..., Any], tmp_path: P
     assert [f["study"] for f in found] == ["duel-0", "duel-1"]
     assert [f["budget"]["trials"] for f in found] == [2, 2]
     assert [len(f["winners"]) for f in found] == [1, 1]
-    (board,) = boards(Store(tmp_path / "s").scan()[0])
-    assert set(board.rows["method"]) == {"early", "late_prob"}
+    (board,) = build([tmp_path / "s"], BOARD)
+    assert {r.method for r in board.rows} == {"early", "late_prob"}
+    assert {r.search.trials for r in board.rows} == {2}
     out = search(*args, plain=True)
     assert out.count("2 proposals: 2 finished, 0 pruned, 0 failed") == 2
     rows = out.split("Each method's own search")[1].splitlines()[2:]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.leaderboard.table import boards
+from wbcbench.leaderboard import Options, build
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.inline import prepare
@@ -74,8 +74,8 @@ def test_leaderboards_pass_over_sealed_records(tmp_path: Path, invoke: Invoke) -
     records, bad = store.scan(verify="full")
     assert not bad
     assert len(records) == 2
-    (board,) = boards(records)
-    assert board.rows["seeds"].tolist() == [[0]]
+    (board,) = build([store], Options(resamples=100, index=False))
+    assert [r.seeds for r in board.rows] == [(0,)]
     code, out, err = invoke("leaderboard", "--store", str(tmp_path), "--json")
     assert code == 0, err
     assert json.loads(out)["refused"] == []

@@ -63,7 +63,8 @@ class Record:
         """Arrays of `predictions.npz`, read on first use.
 
         `test_probabilities` [N, K] float32, `test_labels` and `test_cells` [N] int64, the same for
-        `val_`, and `test_route_<name>` [N, K] per route.
+        `val_`, and `test_route_<name>` [N, K] per route. `test_groups` [N] int64 (donor, slide or plate) where
+        the data set knows groups.
         """
         return checks.read_predictions(self.path)
 
@@ -277,7 +278,7 @@ def _typed(predictions: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     def kind(name: str) -> Any:
-        return np.int64 if name.endswith(("_labels", "_cells")) else np.float32
+        return np.int64 if name.endswith(("_labels", "_cells", "_groups")) else np.float32
 
     return {name: np.ascontiguousarray(a, dtype=kind(name)) for name, a in predictions.items()}
 

@@ -135,6 +135,9 @@ def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], res
             raise bad(f"has {name} {p.dtype}{list(p.shape)}, not float32[{n}, {k}]")
         if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
             raise bad(f"has {name} that are not probabilities (finite, not negative, rows sum to 1)")
+    groups = predictions.get("test_groups")
+    if groups is not None and (groups.shape != predictions["test_labels"].shape or groups.dtype != np.int64):
+        raise bad(f"has test_groups {groups.dtype}{list(groups.shape)}, not int64[N]")
     routes = {name.removeprefix("test_route_") for name in predictions if name.startswith("test_route_")}
     if routes != set(result.routes):
         raise bad(f"has routes {sorted(routes)}, but {RESULT} has {sorted(result.routes)}")
