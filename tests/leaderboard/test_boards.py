@@ -223,7 +223,7 @@ def test_two_methods_of_one_name_are_told_apart(store):
     for trial in (base, other):
         fake_record(store, trial)
     (board,) = build([store], FAST)
-    assert {r.name for r in board.rows} == {f"independent #{r.method_id[:6]}" for r in board.rows}
+    assert {r.name for r in board.rows} == {"independent (rho=none)", "independent (rho=1)"}
 
 
 def test_across_data_sets(store, add):

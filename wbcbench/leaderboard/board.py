@@ -12,8 +12,9 @@ from wbcbench.leaderboard.gains import Baselines
 from wbcbench.leaderboard.gather import Found, by_method
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.model import Board, Comparison, Estimate, Row
+from wbcbench.leaderboard.naming import named
 from wbcbench.leaderboard.options import Options
-from wbcbench.leaderboard.rows import RowMaker, named
+from wbcbench.leaderboard.rows import RowMaker
 from wbcbench.leaderboard.selection import Group
 from wbcbench.leaderboard.statistics import tie_groups
 
