@@ -29,6 +29,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("WBCBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _short_stopwatch() -> None:
+    """Every record times its network for a third of a second; a thousand tiny trials need not."""
+    from wbcbench.evaluation.cost import latency
+
+    assert latency.__kwdefaults__ is not None
+    latency.__kwdefaults__["seconds"] = 0.0
+
+
 Invoke = Callable[..., tuple[int, str, str]]
 
 

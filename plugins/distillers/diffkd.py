@@ -57,14 +57,18 @@ def ddim_step(code: Tensor, predicted: Tensor, signal: Tensor, next_signal: Tens
 
 
 class Denoiser(nn.Module):
-    """Predicts the noise in a code [B, L, H, W] from it and its noise level [B]."""
+    """Predicts the noise in a code [B, L, H, W] from it and its noise level [B].
+
+    Batch norms, the last one on the prediction itself, as in the reference code: without them the chain of
+    denoising steps, which divides by a small signal share, blows up within a few hundred steps.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.level = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.last = nn.Conv2d(width, width, 1)
+        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.last = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, code: Tensor, level: Tensor) -> Tensor:
         steps = torch.arange(16, device=code.device, dtype=code.dtype)

@@ -57,7 +57,13 @@ class DKD(Distiller):
     needs = Needs(student=("logits",), teacher=("logits",), labels=True, schedule=True, min_classes=3)
 
     class Params(DistillerParams):
-        weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)
+        weight: float = param(
+            0.1,
+            "Factor on the loss; the paper has 1, which drowns the task where classes and epochs are few.",
+            ge=0,
+            search=(0.01, 10.0),
+            log=True,
+        )
         alpha: float = param(1.0, "Factor on the label's class against the rest.", ge=0, search=(0.0, 4.0))
         beta: float = param(8.0, "Factor on the other classes.", ge=0, search=(0.5, 16.0), log=True)
         temperature: float = param(4.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)

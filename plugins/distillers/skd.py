@@ -45,7 +45,13 @@ class SKD(Distiller):
     needs = Needs(student=("logits",), teacher=("logits",), min_batch=2)
 
     class Params(DistillerParams):
-        weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)
+        weight: float = param(
+            0.1,
+            "Factor on the loss; the paper has 1, which drowns the task where classes and epochs are few.",
+            ge=0,
+            search=(0.01, 10.0),
+            log=True,
+        )
         direction: float = param(1.0, "Factor on the Gram matrices.", ge=0, search=(0.0, 4.0))
         temperature: float = param(4.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)
         ridge: float = param(0.1, "lambda: added to the covariance.", gt=0, search=(0.01, 1.0), log=True)

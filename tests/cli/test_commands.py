@@ -125,6 +125,7 @@ def test_list_json_shape(folder):
         "emits": ["joint", "modality"],
         "arity": [2, None],
         "missing": "native",
+        "solves": ["redundant", "unique"],
     }
     soft = next(row for row in document["distillers"] if row["name"] == "soft")
     assert soft["replayable"] is False

@@ -25,15 +25,31 @@ def test_hand_computed():
     assert s.per_class["b"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2.0}
 
 
-def test_against_sklearn():
-    rng = np.random.default_rng(0)
-    p = rng.dirichlet(np.ones(3), 200).astype(np.float32)
-    y = rng.integers(0, 3, 200)
-    s = score(p, y, ABC).summary
+@pytest.mark.parametrize("seed", range(20))
+def test_against_sklearn(seed: int) -> None:
+    """Any number of classes, one of them perhaps without cells or never predicted, and tied probabilities."""
+    rng = np.random.default_rng(seed)
+    k, n = int(rng.integers(2, 7)), int(rng.integers(5, 200))
+    names, ks = tuple("abcdef"[:k]), list(range(k))
+    p = rng.dirichlet(np.full(k, 0.3), n).round(int(rng.integers(1, 5))).astype(np.float32) + 1e-6
+    p = (p / p.sum(1, keepdims=True)).astype(np.float32)
+    y = rng.integers(0, max(2, k - seed % 2), n)
+    y[:2] = 0, 1
+    s = score(p, y, names)
     q = p.astype(float) / p.astype(float).sum(1, keepdims=True)
-    assert s["auroc"] == pytest.approx(sk.roc_auc_score(y, q, multi_class="ovr", average="macro"), abs=1e-12)
-    assert s["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
-    assert s["nll"] == pytest.approx(-np.log(q[np.arange(200), y]).mean())
+    guess, here = q.argmax(1), np.unique(y).tolist()
+    expected = {
+        "accuracy": sk.accuracy_score(y, guess),
+        "balanced_accuracy": sk.recall_score(y, guess, labels=here, average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(y, guess, labels=ks, average="macro", zero_division=0),
+        "auroc": np.mean([sk.roc_auc_score(y == c, q[:, c]) for c in here]),
+        "nll": sk.log_loss(y, q, labels=ks),
+    }
+    assert {m: s.summary[m] for m in expected} == pytest.approx(expected, abs=1e-12)
+    assert s.confusion == sk.confusion_matrix(y, guess, labels=ks).tolist()
+    each = np.array([[c[m] for m in ("precision", "recall", "f1", "support")] for c in s.per_class.values()])
+    theirs = np.array(sk.precision_recall_fscore_support(y, guess, labels=ks, zero_division=0))
+    assert np.allclose(each.T, theirs, atol=1e-12)
 
 
 def test_absent_class_counts_in_f1_only():

@@ -28,10 +28,12 @@ from wbcbench_plugins.policies.tmc import TMC
 
 from wbcbench.contracts import Batch, Fusion, Output, Policy, Progress
 from wbcbench.errors import IncompatibleError
-from wbcbench.testing.components import component_class
+from wbcbench.scheduling.plan import make_plan
+from wbcbench.spec.request import Request
+from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
 from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, toy_batch, toy_draw, toy_task
-from wbcbench.training.supervision import check_policies, task_loss
+from wbcbench.training.supervision import task_loss
 
 ROW, COLUMN = torch.meshgrid(
     torch.arange(6.0, dtype=torch.float64), torch.arange(4.0, dtype=torch.float64), indexing="ij"
@@ -532,19 +534,22 @@ def test_every_parameter_acts(policy: type[Policy], fusion: Any, values: dict[st
         assert not torch.allclose(default, trained(**{name: value}), rtol=1e-4), name
 
 
-def test_policies_that_do_not_go_together_are_refused() -> None:
-    mixup, cutmix = (pair(p, "late")[1] for p in (CrossModalMixup, CutMix))
-    tmc, ogm, pareto = (pair(p, "late")[1] for p in (TMC, OGMGE, MMPareto))
-    for policies, distilled, stepped in (
-        ([mixup, cutmix], False, False),
-        ([mixup, tmc], False, False),
-        ([cutmix], True, False),
-        ([pareto, pareto], False, False),
-        ([ogm], True, True),
-    ):
-        with pytest.raises(IncompatibleError, match="Training policies"):
-            check_policies(policies, distilled, stepped)
-    check_policies([tmc, ogm], True, False)
+@pytest.mark.parametrize(
+    ("policies", "kd", "words"),
+    [
+        ("cutmix,cross_modal_mixup", "none", "both cutmix and cross_modal_mixup"),
+        ("cutmix,tmc", "none", "one label per image"),
+        ("cutmix", "logits", "teachers know nothing"),
+        ("mmpareto,mmpareto", "none", "given twice"),
+        ("ogm_ge", "logits+dot", "takes the step by itself"),
+    ],
+)
+def test_policies_that_do_not_go_together_are_refused_while_planning(policies: str, kd: str, words: str) -> None:
+    training = {"optimiser": "sgd"} if "dot" in kd else {}
+    request = Request.model_validate({"fusion": "late_prob", "policy": policies, "kd": kd, "training": training})
+    with pytest.raises(IncompatibleError, match=words):
+        make_plan(request, registry())
+    make_plan(Request.model_validate({"fusion": "late_prob", "policy": "tmc,ogm_ge", "kd": "logits"}), registry())
 
 
 def test_policies_are_applied_in_the_order_given() -> None:

@@ -83,7 +83,8 @@ def test_rare_compression(pack, verify, compression):
 
 def test_encrypted(pack, verify):
     data = bytearray(pack.read_bytes())
-    at = data.index(b"PK\x01\x02")
+    with zipfile.ZipFile(pack) as archive:
+        at = archive.start_dir  # a stored .npz has directory entries of its own before it
     data[at + 8] |= 1
     pack.write_bytes(data)
     refused_by(verify(pack), "archive.kinds")
@@ -95,10 +96,12 @@ def test_a_bomb(pack, verify):
     files = {n: d for n, d in unzip(pack).items() if n != name}
     rezip(pack, files, honest=False)
     zeros = bytes(1 << 20)
-    with zipfile.ZipFile(pack, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open(name, "w") as member:
-            for _ in range(200):
-                member.write(zeros)
+    with (
+        zipfile.ZipFile(pack, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(name, "w") as member,
+    ):
+        for _ in range(200):
+            member.write(zeros)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "times its size" in refused_by(verify(pack), "archive.sizes")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB: it was not unpacked
@@ -191,7 +194,8 @@ def test_any_flipped_byte_ends_in_a_verdict(pack, store, verify, seed):
     assert judge.verdict == "refuse" or unzip(pack) == files
 
 
-def _manifest(files, **changes):
+def _manifest(archive, **changes):
+    files = dict(archive)
     return {**files, "manifest.json": json.dumps(json.loads(files["manifest.json"]) | changes).encode()}
 
 

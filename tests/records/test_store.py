@@ -247,3 +247,12 @@ def test_store_is_light():
         "print({'torch', 'pandas', 'sklearn'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_store_is_known_by_its_mark(tmp_path):
+    store = Store(tmp_path / "a")
+    assert store.mark(make=False) == ""
+    mark = store.mark()
+    assert len(mark) == 16
+    assert store.mark() == Store(tmp_path / "a").mark(make=False) == mark
+    assert Store(tmp_path / "b").mark() != mark

@@ -202,7 +202,7 @@ def test_a_standardised_teacher_in_the_core_is_the_golden_one() -> None:
         component_class(k, n) for k, n in (("distiller", "lskd"), ("distiller", "dkd"), ("routing", "matched"))
     )
     kd = Distillation(
-        lambda: [lskd(lskd.Params()), dkd(dkd.Params(warmup=0))],
+        lambda: [lskd(lskd.Params()), dkd(dkd.Params(weight=1.0, warmup=0))],
         lambda: matched(matched.Params()),
         (Lesson("joint", (0,)),),
         ("joint",),

@@ -19,7 +19,7 @@ CLEAN = (
     "dataset.difficulty=0",
     "dataset.classes=2",
     "dataset.cells=900",
-    "dataset.image_size=32",
+    "dataset.image_size=24",
 )
 
 
@@ -30,7 +30,7 @@ def accuracy(invoke: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Cal
                 "augmentation.scale=0", "training.lr=5e-3")  # fmt: skip
         code, out, err = invoke(
             "run", "--fusion", fusions, "--modalities", modalities, "--epochs", "14", "--store", str(tmp_path),
-            "--backbone", "cellnet:width=12", "--device", "cpu", "--json",
+            "--backbone", "cellnet:width=8", "--device", "cpu", "--json",
             *(part for s in sets for part in ("--set", s)),
         )  # fmt: skip
         assert code == 0, err

@@ -97,6 +97,15 @@ def test_a_checkpoint_of_another_trial_or_a_broken_one_is_not_used(tmp_path: Pat
     assert not fresh().resume(tmp_path / "nowhere", "id")
 
 
+def test_a_checkpoint_of_a_network_that_has_changed_is_not_used(tmp_path: Path) -> None:
+    a, b = fresh(), fresh()
+    a.save(tmp_path, "id")
+    b.modules["more"] = torch.nn.Linear(2, 2)
+    before = {k: v.clone() for k, v in b.modules.state_dict().items()}
+    assert not b.resume(tmp_path, "id")
+    assert all(torch.equal(v, before[k]) for k, v in b.modules.state_dict().items())
+
+
 def test_the_average_follows_the_weights() -> None:
     state = fresh()
     assert state.average is not None

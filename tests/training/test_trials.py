@@ -189,3 +189,39 @@ def test_what_cannot_work_is_refused_before_training(train: Train, args: tuple[s
 def test_a_timm_student(train: Train) -> None:
     document = train("--fusion", "early", "--backbone", "test_convnext", "--epochs", "1", "--image-size", "32")
     assert document["records"][0]["backbone"] == "test_convnext"
+
+
+def test_a_plugin_changed_after_an_interruption_starts_over(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a training by one loss and half by another would be no result of either."""
+    from wbcbench.training import loop
+
+    plugin = tmp_path / "mine" / "half.py"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        "from wbcbench.contracts import Distiller, DistillerParams, Needs\n\n\n"
+        "class Half(Distiller):\n"
+        '    """Half the squared distance of the logits."""\n\n'
+        '    name = "half"\n'
+        '    matches = "logits"\n'
+        '    needs = Needs(student=("logits",), teacher=("logits",))\n'
+        "    Params = DistillerParams\n\n"
+        "    def terms(self, student, teacher, progress):\n"
+        '        return {"half": (student.logits - teacher.logits).pow(2).mean(1) * 0.5}\n'
+    )
+    real = loop.judge
+
+    def stop(job: Any, state: Any) -> Any:
+        if state.epoch == 1 and job.distillation is not None:
+            raise KeyboardInterrupt
+        return real(job, state)
+
+    args = ("--kd", "half", "--epochs", "2", "--plugins-dir", str(plugin.parent))
+    monkeypatch.setattr(loop, "judge", stop)
+    train(*args, store="s", code=130)
+    monkeypatch.setattr(loop, "judge", real)
+    plugin.write_text(plugin.read_text().replace("* 0.5", "* 2.0"))
+    (student,) = by_role(train(*args, store="s"), "student")
+    (afresh,) = by_role(train(*args, store="fresh"), "student")
+    assert student["digest"] == afresh["digest"]

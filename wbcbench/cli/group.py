@@ -12,6 +12,7 @@ from wbcbench.errors import did_you_mean
 
 VERBS = {
     "run": "Train and evaluate methods; teachers are trained first where they are missing.",
+    "search": "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
     "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
     "show": "Show one component: its parameters, defaults, search space, source.",
     "plugins": "Show which plugins were found, and why any was not loaded.",

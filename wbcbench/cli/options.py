@@ -44,6 +44,40 @@ def plugin_options(function: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
+def executor_options(function: F) -> F:
+    """Add `--executor`, `--jobs`, `--cpus-per-trial`, `--gpus-per-trial` and `--ray-address`."""
+    options = [
+        click.option(
+            "--executor",
+            envvar="WBCBENCH_EXECUTOR",
+            type=click.Choice(["auto", "inline", "ray"]),
+            help="One trial after another (inline), several at once (ray), or whichever is quicker (auto).",
+        ),
+        click.option("--jobs", envvar="WBCBENCH_JOBS", type=click.IntRange(1), help="At most N trials at once."),
+        click.option(
+            "--cpus-per-trial",
+            envvar="WBCBENCH_CPUS_PER_TRIAL",
+            type=click.IntRange(1),
+            help="Cores of a trial, and its threads under either executor.",
+        ),
+        click.option(
+            "--gpus-per-trial",
+            envvar="WBCBENCH_GPUS_PER_TRIAL",
+            type=click.FloatRange(0),
+            help="Share of a GPU that a trial is given: 0.25 puts four on one.",
+        ),
+        click.option(
+            "--ray-address",
+            envvar="WBCBENCH_RAY_ADDRESS",
+            metavar="HOST:PORT",
+            help="A running Ray cluster (or auto); the store must be on a path that its nodes share.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def json_option(function: F) -> F:
     """Add `--json`; the handler gets `as_json`."""
     option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

@@ -107,7 +107,10 @@ class Fusion(nn.Module):
         return (probs * seen[..., None]).sum(0) / seen.sum(0)[:, None]
 
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
-        """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing."""
+        """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing.
+
+        They are of the validation cells that have every modality, where each class has such cells.
+        """
 
     def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
         """What inference runs when only the modalities `present` are given; its cost is counted.

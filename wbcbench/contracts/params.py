@@ -57,7 +57,13 @@ def param(
 class DistillerParams(Parameters):
     """What every distiller has. The core multiplies all of its terms by `weight`."""
 
-    weight: float = param(1.0, "Factor on the whole loss, beside a task loss of weight `task_weight`.", ge=0)
+    weight: float = param(
+        1.0,
+        "Factor on the whole loss, beside a task loss of weight `task_weight`.",
+        ge=0,
+        search=(0.1, 10.0),
+        log=True,
+    )
 
 
 def describe_params(params: type[BaseModel]) -> list[dict[str, Any]]:

@@ -39,15 +39,21 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -
     confidence = p.max(axis=1)
     hit = (p.argmax(axis=1) == np.asarray(labels)).astype(np.float64)
     edges = np.linspace(0.0, 1.0, bins + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins).astype(np.int64)
+    which = bin_of(confidence, bins)
+    counts = np.bincount(which, minlength=bins).astype(np.int64)
     filled = np.maximum(counts, 1)
     return Reliability(
         edges=edges,
         counts=counts,
-        confidence=np.bincount(bin_of, weights=confidence, minlength=bins) / filled,
-        accuracy=np.bincount(bin_of, weights=hit, minlength=bins) / filled,
+        confidence=np.bincount(which, weights=confidence, minlength=bins) / filled,
+        accuracy=np.bincount(which, weights=hit, minlength=bins) / filled,
     )
+
+
+def bin_of(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.intp]:
+    """The bin, 0 .. bins - 1, of each confidence [N]."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
 
 
 def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> float:
@@ -56,4 +62,4 @@ def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> float:
     return float(np.sum(r.counts * np.abs(r.accuracy - r.confidence)) / r.counts.sum())
 
 
-__all__ = ["BINS", "Reliability", "ece", "reliability"]
+__all__ = ["BINS", "Reliability", "bin_of", "ece", "reliability"]

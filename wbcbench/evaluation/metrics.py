@@ -1,6 +1,7 @@
 """From probabilities to numbers: the metrics of one set of cells.
 
-The definitions are frozen as `METRICS_VERSION`; change one, and raise the other. Probabilities are
+The definitions are frozen as `METRICS_VERSION`; change one, and raise the other. They are scikit-learn's, which
+the tests compare with; its checks of every argument would take longer than an epoch's scoring. Probabilities are
 rounded to float32 first, because that is what a record stores: a metric recomputed from a record is
 then the same number, not nearly the same.
 """
@@ -64,24 +65,23 @@ def score(probabilities: ArrayLike, labels: ArrayLike, classes: tuple[str, ...])
     Raises:
         ValueError: when shapes or values are not as above.
     """
-    from sklearn import metrics as sk
-
     p, y = _checked(probabilities, labels, len(classes))
-    predicted = p.argmax(axis=1)
-    ks = list(range(len(classes)))
-    present = np.unique(y).tolist()
-    precision, recall, f1, support = sk.precision_recall_fscore_support(y, predicted, labels=ks, zero_division=0)
-    # Two classes are needed for a "rest"; sklearn's own multi-class AUROC refuses absent classes.
-    areas = [sk.roc_auc_score(y == k, p[:, k]) for k in present] if len(present) > 1 else []
+    k = len(classes)
+    confusion = np.bincount(y * k + p.argmax(axis=1), minlength=k * k).reshape(k, k)
+    hits, support, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = _ratio(hits, predicted), _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + predicted)
+    present = np.flatnonzero(support)
+    # Two classes are needed for a "rest".
+    areas = [area_under_roc(p[:, c], y == c) for c in present] if len(present) > 1 else []
+    likelihood = np.clip(p[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
     summary: dict[str, float | None] = {
-        "accuracy": float(sk.accuracy_score(y, predicted)),
-        "balanced_accuracy": float(
-            sk.recall_score(y, predicted, labels=present, average="macro", zero_division=0)
-        ),
-        "macro_f1": float(np.mean(f1)),
+        "accuracy": float(hits.sum() / len(y)),
+        "balanced_accuracy": float(recall[present].mean()),
+        "macro_f1": float(f1.mean()),
         "auroc": float(np.mean(areas)) if areas else None,
-        "nll": float(sk.log_loss(y, p, labels=ks)),
-        "brier": float(np.mean(np.sum((p - np.eye(len(classes))[y]) ** 2, axis=1))),
+        "nll": float(-np.log(likelihood).mean()),
+        "brier": float(np.mean(np.sum((p - np.eye(k)[y]) ** 2, axis=1))),
         "ece": ece(p, y),
     }
     columns = zip(classes, precision, recall, f1, support, strict=True)
@@ -91,8 +91,29 @@ def score(probabilities: ArrayLike, labels: ArrayLike, classes: tuple[str, ...])
             name: {"precision": float(a), "recall": float(b), "f1": float(c), "support": float(n)}
             for name, a, b, c, n in columns
         },
-        confusion=sk.confusion_matrix(y, predicted, labels=ks).tolist(),
+        confusion=confusion.tolist(),
     )
+
+
+def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Probability that a positive cell scores higher than a negative one; a tie counts half.
+
+    Args:
+        scores: [N], finite.
+        positive: [N] bool, with cells on both sides.
+
+    Source: Mann and Whitney, Ann. Math. Stat. 18:50 (1947); Hanley and McNeil, Radiology 143:29 (1982).
+    """
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal scores share their mean rank
+    ones = int(positive.sum())
+    above = ranks[positive].sum() - ones * (ones + 1) / 2
+    return float(above / (ones * (len(scores) - ones)))
+
+
+def _ratio(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+    """a / b, and 0 where b is 0."""
+    return np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
 
 
 def evaluate(predictions: Mapping[str, NDArray[Any]], classes: tuple[str, ...]) -> dict[str, Any]:
@@ -100,14 +121,17 @@ def evaluate(predictions: Mapping[str, NDArray[Any]], classes: tuple[str, ...]) 
 
     Args:
         predictions: `test_probabilities` [N, K], `test_labels` [N], the same for `val_`, and
-            `test_route_<name>` [N, K] per route.
+            `test_route_<name>` [N, K] per route. A sealed trial has `val_` alone.
         classes: K names.
 
     Returns:
-        `metrics` {test, val}, `per_class` and `confusion` of test, `routes` {name: summary of test}.
+        `metrics` {test, val}, `per_class` and `confusion` of test, `routes` {name: summary of test}. Without
+        test predictions all but `metrics` are empty.
     """
-    test = score(predictions["test_probabilities"], predictions["test_labels"], classes)
     val = score(predictions["val_probabilities"], predictions["val_labels"], classes)
+    if "test_probabilities" not in predictions:
+        return {"metrics": {"val": val.summary}, "per_class": {}, "confusion": [], "routes": {}}
+    test = score(predictions["test_probabilities"], predictions["test_labels"], classes)
     prefix = "test_route_"
     routes = {
         name.removeprefix(prefix): score(array, predictions["test_labels"], classes).summary

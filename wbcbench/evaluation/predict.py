@@ -67,6 +67,15 @@ def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple
     )
 
 
+def complete(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Tensor:
+    """Those of the cells [n] that have every modality; all of them unless each class has a complete one."""
+    present = cells.present(ids, modalities)
+    if present is None:
+        return ids
+    whole = ids[present.all(1)]
+    return whole if set(cells.labels[whole].tolist()) == set(cells.labels[ids].tolist()) else ids
+
+
 def _join(parts: list[Output]) -> Output:
     embeddings = [p.embedding for p in parts if p.embedding is not None]
     return Output(

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def _git(tree: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

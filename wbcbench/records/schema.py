@@ -105,6 +105,7 @@ class Outcome(Strict):
 
     key: ComparisonKey
     metrics: dict[Literal["test", "val"], Summary]
+    """A sealed trial has no `test`, and `per_class`, `confusion` and `routes`, which are of test, are empty."""
     per_class: dict[str, dict[str, float]]
     confusion: list[list[int]]
     routes: dict[str, Summary] = {}
@@ -124,7 +125,8 @@ class Result(Outcome):
     schema_version: Literal[1] = SCHEMA_VERSION
     trial_id: str
     method_id: str
-    status: Literal["done"] = "done"
+    status: Literal["done", "sealed"] = "done"
+    """`sealed`: of a search; knows validation cells only and is never ranked."""
     label: str
     fusion: str
     kd: str
@@ -147,7 +149,8 @@ class Result(Outcome):
         m = trial.method
         draft = cls(
             **{name: getattr(outcome, name) for name in Outcome.model_fields},
-            trial_id=trial.id, method_id=trial.method_id(), label=trial.label, fusion=m.fusion.name, kd=m.kd,
+            trial_id=trial.id, method_id=trial.method_id(), status="sealed" if trial.sealed else "done",
+            label=trial.label, fusion=m.fusion.name, kd=m.kd,
             backbone=backbone_name(m.backbone), routing=m.routing.name if m.routing else None,
             policies=tuple(p.name for p in m.policies), seed=trial.seed, dataset=trial.protocol.dataset.name,
             teachers=[t.id for t in m.teachers], files=files, digest=content_digest(trial.id, files),

@@ -2,9 +2,11 @@
 
     <root>/records/<trial id>/   one complete record each; appears by one atomic rename
     <root>/failures/<id>.json    the last error of a trial; never counted as done
+    <root>/searches/<study>/     proposals, and which of them were pruned; see `wbcbench.search.files`
     <root>/work/<id>/            checkpoints; may be deleted at any time
     <root>/replay/<key>/         teachers' stored outputs; may be deleted at any time
     <root>/locks/<id>.lock       held by the process that runs the trial
+    <root>/locks/store.mark      a random word: which store this is
     <root>/broken/               incomplete folders that a new record had to take the place of
 
 Imports no torch, pandas or scikit-learn: a dry run asks the store which trials are done.
@@ -31,6 +33,7 @@ from wbcbench.records import verify as checks
 from wbcbench.records.atomic import (
     TEMPORARY,
     atomic_folder,
+    atomic_write_bytes,
     atomic_write_json,
     json_text,
     storing,
@@ -60,7 +63,8 @@ class Record:
         """Arrays of `predictions.npz`, read on first use.
 
         `test_probabilities` [N, K] float32, `test_labels` and `test_cells` [N] int64, the same for
-        `val_`, and `test_route_<name>` [N, K] per route.
+        `val_`, and `test_route_<name>` [N, K] per route. `test_groups` [N] int64 (donor, slide or plate) where
+        the data set knows groups.
         """
         return checks.read_predictions(self.path)
 
@@ -186,6 +190,20 @@ class Store:
         finally:
             lock.release()
 
+    def mark(self, make: bool = True) -> str:
+        """A random word that belongs to this store, by which two machines see that they have the same one.
+
+        Args:
+            make: write it if there is none yet; else that gives an empty string.
+
+        Raises:
+            WbcbenchError: when the file system refuses.
+        """
+        path = self.root / "locks" / "store.mark"
+        if make and not path.is_file():
+            atomic_write_bytes(path, secrets.token_hex(8).encode())
+        return path.read_text() if path.is_file() else ""
+
     def work(self, trial_id: str) -> Path:
         """The trial's folder for checkpoints; made if missing."""
         return _made(self.root / "work" / _safe(trial_id))
@@ -207,6 +225,10 @@ class Store:
                 "spec": trial.model_dump(mode="json"),
             },
         )
+
+    def has_failed(self, trial_id: str) -> bool:
+        """Whether the trial's last attempt raised."""
+        return self._failure(trial_id).is_file()
 
     def clear_failure(self, trial_id: str) -> None:
         """Forget a failure; nothing happens if there is none."""
@@ -256,7 +278,7 @@ def _typed(predictions: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     def kind(name: str) -> Any:
-        return np.int64 if name.endswith(("_labels", "_cells")) else np.float32
+        return np.int64 if name.endswith(("_labels", "_cells", "_groups")) else np.float32
 
     return {name: np.ascontiguousarray(a, dtype=kind(name)) for name, a in predictions.items()}
 

@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -101,6 +101,11 @@ def check_identity(folder: Path, trial: Trial, result: Result) -> None:
             raise refuse(folder, RESULT, f"has a field {name} that does not follow from spec.json")
 
 
+def sides_of(result: Result) -> tuple[Literal["test", "val"], ...]:
+    """The splits that a record speaks of."""
+    return ("val",) if result.status == "sealed" else ("test", "val")
+
+
 def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
     """Arrays have the promised shapes and values, and confusion and accuracy are theirs (numpy only)."""
     import numpy as np
@@ -109,7 +114,9 @@ def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], res
         return refuse(folder, "predictions.npz", reason)
 
     k = len(result.key.classes)
-    for side in ("test", "val"):
+    if result.status == "sealed" and (seen := sorted(n for n in predictions if not n.startswith("val_"))):
+        raise bad(f"is of a sealed trial, which must not know the test split, but has {seen}")
+    for side in sides_of(result):
         for name in (f"{side}_probabilities", f"{side}_labels", f"{side}_cells"):
             if name not in predictions:
                 raise bad(f"has no array {name}")
@@ -128,15 +135,19 @@ def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], res
             raise bad(f"has {name} {p.dtype}{list(p.shape)}, not float32[{n}, {k}]")
         if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
             raise bad(f"has {name} that are not probabilities (finite, not negative, rows sum to 1)")
+    groups = predictions.get("test_groups")
+    if groups is not None and (groups.shape != predictions["test_labels"].shape or groups.dtype != np.int64):
+        raise bad(f"has test_groups {groups.dtype}{list(groups.shape)}, not int64[N]")
     routes = {name.removeprefix("test_route_") for name in predictions if name.startswith("test_route_")}
     if routes != set(result.routes):
         raise bad(f"has routes {sorted(routes)}, but {RESULT} has {sorted(result.routes)}")
 
-    labels, predicted = predictions["test_labels"], predictions["test_probabilities"].argmax(axis=1)
+    side = sides_of(result)[0]
+    labels, predicted = predictions[f"{side}_labels"], predictions[f"{side}_probabilities"].argmax(axis=1)
     confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
-    if confusion.tolist() != result.confusion:
+    if result.confusion != ([] if result.status == "sealed" else confusion.tolist()):
         raise refuse(folder, RESULT, "has a confusion matrix that is not that of predictions.npz")
-    accuracy = result.metrics.get("test", {}).get("accuracy")
+    accuracy = result.metrics.get(side, {}).get("accuracy")
     if accuracy is None or abs(accuracy - np.trace(confusion) / len(labels)) > TOLERANCE:
         raise refuse(folder, RESULT, f"has accuracy {accuracy}, which is not that of predictions.npz")
 
@@ -148,8 +159,9 @@ def check_ranges(folder: Path, result: Result) -> None:
     summaries: dict[str, Summary] = {f"routes.{k}": v for k, v in result.routes.items()}
     for side, summary in result.metrics.items():
         summaries[side] = summary
-    if not {"test", "val"} <= set(summaries):
-        raise refuse(folder, RESULT, "lacks the metrics of test or val")
+    sides = sides_of(result)
+    if set(result.metrics) != set(sides):
+        raise refuse(folder, RESULT, f"has metrics of {sorted(result.metrics)}, not of {sorted(sides)}")
     for where, summary in summaries.items():
         if set(summary) != set(METRICS):
             raise refuse(folder, RESULT, f"has metrics {sorted(summary)} in {where}, not {sorted(METRICS)}")
@@ -160,7 +172,7 @@ def check_ranges(folder: Path, result: Result) -> None:
 
 
 def check_metrics(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
-    """Every metric, recomputed from the predictions, is what `result.json` says (needs scikit-learn)."""
+    """Every metric, recomputed from the predictions, is what `result.json` says."""
     from wbcbench.evaluation.metrics import evaluate
 
     again = evaluate(predictions, result.key.classes)
@@ -202,5 +214,5 @@ def _read(folder: Path, name: str) -> bytes:
 
 __all__ = [
     "check_files", "check_identity", "check_metrics", "check_predictions", "check_ranges", "complete",
-    "read_predictions", "read_result", "read_trial", "refuse",
+    "read_predictions", "read_result", "read_trial", "refuse", "sides_of",
 ]  # fmt: skip

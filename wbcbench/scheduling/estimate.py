@@ -17,17 +17,10 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
     `cell_views` is training cells x epochs; `estimated_seconds` is None without a like trial to go by.
     """
     speeds = _speeds(store)
-    train = (plan.description.split_sizes or {}).get("train")
     rows = []
     for planned in plan.trials:
         trial = planned.trial
-        split = trial.protocol.split
-        cells = (
-            train
-            if train is not None and split.scheme == "official"
-            else round(plan.description.cells * (1 - split.val - split.test))
-        )
-        views = cells * trial.protocol.budget.epochs
+        views = train_cells(plan, trial) * trial.protocol.budget.epochs
         speed = speeds.get(_likeness(trial))
         rows.append(
             {
@@ -45,6 +38,15 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def train_cells(plan: Plan, trial: Trial | None = None) -> int:
+    """About how many cells a trial (by default the plan's first) trains on; exact for an official split."""
+    trial = trial or plan.trials[0].trial
+    split, sizes = trial.protocol.split, plan.description.split_sizes or {}
+    if "train" in sizes and split.scheme == "official":
+        return sizes["train"]
+    return round(plan.description.cells * (1 - split.val - split.test))
 
 
 def _likeness(trial: Trial) -> str:

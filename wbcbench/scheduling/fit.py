@@ -88,6 +88,10 @@ def check_policies(
 ) -> None:
     """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
     known = {p.name: declared(registry, "policy", p).attributes for p in policies}
+    if len(known) < len(policies):
+        names = [p.name for p in policies]
+        twice = next(n for n in names if names.count(n) > 1)
+        raise IncompatibleError(f"Policy '{twice}' was given twice. Give it once.")
     if fusion is not None and policies and _solved_once(registry, fusion):
         raise IncompatibleError(
             f"Fusion '{fusion.name}' is solved in one go and is not trained, so policy '{policies[0].name}' has "
@@ -116,6 +120,8 @@ def check_policies(
     combining = [n for n, a in known.items() if a.get("gradients", "none") == "combines"]
     touching = [n for n, a in known.items() if a.get("gradients", "none") != "none"]
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
+    if len(blending) > 1:
+        raise IncompatibleError(f"Only one policy can blend cells, but both {' and '.join(blending)} do.")
     if blending and distillers:
         raise IncompatibleError(
             f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "

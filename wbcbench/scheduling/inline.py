@@ -19,6 +19,7 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Source
 from wbcbench.spec.request import Request
 from wbcbench.training.preflight import rehearse
+from wbcbench.training.slate import Slate
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 
@@ -35,8 +36,9 @@ def prepare(
 
     Broken data is met here, before any training: a `DataError` concerns every trial alike.
     """
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
+    threads = request.threads or request.cpus_per_trial
+    if threads is not None:
+        torch.set_num_threads(threads)
     bench = Workbench(
         Store(Path(request.store)),
         registry,
@@ -64,6 +66,7 @@ class InlineExecutor:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
+        self._slate = Slate()
 
     def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
         """Run what is missing, one after another."""
@@ -91,6 +94,7 @@ class InlineExecutor:
                 raise TrialPruned(epoch)
 
         store = self.bench.store
+        self._slate.restore(planned.trial.seed)
         try:
             record, cached = run_trial(planned.trial, self.bench, done)
         except DataError:

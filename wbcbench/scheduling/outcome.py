@@ -30,6 +30,12 @@ def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
     return [Outcome(p, "cached", store.load(p.trial.id)) for p in plan.trials]
 
 
+def in_order(plan: Plan, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes in the plan's order, whichever trial ended first."""
+    place = {p.trial.id: i for i, p in enumerate(plan.trials)}
+    return sorted(outcomes, key=lambda o: place[o.planned.trial.id])
+
+
 def lost_teacher(planned: PlannedTrial, outcomes: Sequence[Outcome]) -> str | None:
     """The id of the first trial that `planned` needs and that failed, if any."""
     failed = {o.planned.trial.id for o in outcomes if o.status == "failed"}

@@ -13,6 +13,7 @@ from wbcbench.contracts import Dataset, Description
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
+from wbcbench.scheduling.exclude import Excluder
 from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared, needs_of, together
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
@@ -51,7 +52,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         PluginError: a component's plugin failed.
     """
     notes: list[str] = []
-    dataset_spec, dataset = _dataset(request, registry)
+    dataset_spec, dataset = open_dataset(request, registry)
     description = dataset.describe()
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
@@ -88,7 +89,10 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     teacher_pool = TeacherPool(request, registry, base, teacher_modalities)
 
     students: dict[str, Trial] = {}
+    excluder = Excluder(request.exclude, registry)
     for fusion, backbone, kd, seed in product(fusions, backbones, recipes, request.seeds):
+        if excluder.drops(fusion, backbone, kd, seed):
+            continue
         distillers = tuple(d for d in kd if d.name != "none")
         for protocol in _protocols(registry, fusion, base):
             check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
@@ -108,6 +112,9 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             )
             trial = Trial(protocol=protocol, method=method, seed=seed)
             students.setdefault(trial.id, trial)
+    excluder.check()
+    if not students:
+        raise UsageError("Expected trials to run, but `exclude` leaves none. Take a rule out.")
     ordered: dict[str, PlannedTrial] = {}
     for trial in students.values():
         _add_teachers(trial, ordered)
@@ -123,7 +130,8 @@ def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:
         ordered.setdefault(teacher.id, PlannedTrial(teacher, "teacher"))
 
 
-def _dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
+def open_dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
+    """The request's data set, and how a trial's identity names it. Reads nothing yet."""
     resolved = registry.resolve("dataset", request.dataset.name)
     cls: Any = registry.load(resolved.component)
     given = {**resolved.params, **request.dataset.params, **request.overrides.get("dataset", {})}

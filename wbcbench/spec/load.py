@@ -11,6 +11,8 @@ from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.spec.request import Request, parse_value
 
 COMPONENT_SECTIONS = ("dataset", "fusion", "kd", "backbone", "routing", "policy")
+SEARCH_SECTIONS = ("space", "search")
+"""What a config file may say to `wbcbench search`; a plain run passes over it."""
 _ALIASES = {
     "distiller": "kd",
     "policies": "policy",
@@ -28,6 +30,8 @@ def load_request(
         UsageError: with file, key path and nearest name for anything unknown or out of range.
     """
     tree = read_yaml(config) if config is not None else {}
+    for section in SEARCH_SECTIONS:
+        tree.pop(section, None)
     for alias, target in _ALIASES.items():
         if alias in tree:
             put(tree, target, tree.pop(alias))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
 
@@ -35,6 +35,8 @@ class Choice(Frozen):
             if not name:
                 raise ValueError(f"expected a name, but got '{value}'")
             return cls(name=name, params=params)
+        if isinstance(value, dict) and set(value) == {"name", "params"} and isinstance(value["params"], dict):
+            return cls(**value)  # as a dumped request has it
         if isinstance(value, dict) and isinstance(value.get("name"), str):
             return cls(name=value["name"], params={k: v for k, v in value.items() if k != "name"})
         raise ValueError(f"expected a name or a mapping with 'name', but got {value!r}")
@@ -107,6 +109,14 @@ OneChoice = Annotated[Choice, BeforeValidator(Choice.parse)]
 Choices = Annotated[tuple[Choice, ...], BeforeValidator(_choices), Field(min_length=1)]
 Combinations = Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations), Field(min_length=1)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+
+
+def _gpu_share(value: float | None) -> float | None:
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError("expected a share of one GPU (such as 0.25) or a whole number of GPUs")
+    return value
+
+
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
@@ -130,6 +140,31 @@ def _teacher(value: Any) -> Any:
     return {"backbone": value} if isinstance(value, str) else value
 
 
+class Exclude(Frozen):
+    """Which cells of the cross product are left out: all that agree with everything named here."""
+
+    fusion: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
+    backbone: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
+    kd: Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations)] = ()
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Exclude:
+        if not (self.fusion or self.backbone or self.kd or self.seeds):
+            raise ValueError("expected at least one of fusion, backbone, kd, seeds")
+        return self
+
+    def names(self) -> dict[str, list[str]]:
+        """What is named, key by key, as a user would write it."""
+        found = {
+            "fusion": [c.name for c in self.fusion],
+            "backbone": [c.name for c in self.backbone],
+            "kd": ["+".join(c.name for c in kd) for kd in self.kd],
+            "seeds": [str(s) for s in self.seeds],
+        }
+        return {key: names for key, names in found.items() if names}
+
+
 class Request(Frozen):
     """One `wbcbench run`: the cross product of its lists."""
 
@@ -149,13 +184,25 @@ class Request(Frozen):
     training: Recipe = Recipe()
     teacher: Annotated[TeacherRequest, BeforeValidator(_teacher)] = TeacherRequest()
     seeds: Seeds = (0,)
+    exclude: tuple[Exclude, ...] = ()
+    """Cells of the cross product that are left out."""
     overrides: dict[str, dict[str, Any]] = {}
     """Section (dataset, fusion, kd, backbone, routing, policy) -> parameters from `--set`, applied to
     every listed component that has them."""
     store: str = "wbcbench-store"
     device: str = "auto"
     threads: int | None = Field(None, ge=1)
-    """Compute threads; None leaves torch's choice."""
+    """Compute threads of one trial; None: `cpus_per_trial`, or torch's choice if that is None too."""
+    executor: Literal["auto", "inline", "ray"] = "auto"
+    """`inline`: one trial after another in this process. `ray`: several at once, through Ray Tune."""
+    jobs: int | None = Field(None, ge=1)
+    """At most so many trials at once; None: as many as fit."""
+    cpus_per_trial: int | None = Field(None, ge=1)
+    """CPU cores that a trial is given, and its compute threads under either executor."""
+    gpus_per_trial: Annotated[float | None, AfterValidator(_gpu_share)] = Field(None, ge=0)
+    """Share of a GPU that a trial is given; None: a whole one where there is one, else none."""
+    ray_address: str = ""
+    """`host:port` of a running Ray cluster, or `auto`; empty: Ray is started for this run alone."""
     replay_maps_gb: float = Field(2.0, ge=0)
     """Stage maps are replayed too (in half precision) where all epochs of a trial's teachers fit into this."""
     replay: Literal["auto", "never"] = "auto"

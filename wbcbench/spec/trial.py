@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from wbcbench.contracts.params import param
 from wbcbench.spec.canonical import digest
 from wbcbench.spec.imputers import IMPUTE
 
@@ -108,13 +109,15 @@ class Recipe(Frozen):
     """How a network is optimised. Part of the method: a search may change it."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(2e-3, gt=0, le=10, description="peak learning rate")
-    weight_decay: float = Field(0.05, ge=0, le=10, description="not on biases and norms")
+    lr: float = param(2e-3, "peak learning rate", gt=0, le=10, search=(3e-4, 2e-2), log=True)
+    weight_decay: float = param(0.05, "not on biases and norms", ge=0, le=10, search=(1e-3, 0.5), log=True)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only (Nesterov)")
     warmup_epochs: float = Field(1.0, ge=0, description="linear, from 0; then cosine to 0")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weighting: Literal["none", "sqrt", "inverse"] = Field(
-        "sqrt", description="weight of a class in the task loss: 1, 1/sqrt(count), 1/count; mean 1 over cells"
+    label_smoothing: float = param(0.0, "share of a label given to all classes", ge=0, lt=1, search=(0.0, 0.2))
+    class_weighting: Literal["none", "sqrt", "inverse"] = param(
+        "sqrt",
+        "weight of a class in the task loss: 1, 1/sqrt(count), 1/count; mean 1 over cells",
+        search=["none", "sqrt", "inverse"],
     )
     task_weight: float = Field(1.0, ge=0, description="factor on the task loss beside a distiller's weight")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per step of averaged weights; 0: off")
@@ -163,6 +166,22 @@ class Trial(Frozen):
     protocol: Protocol
     method: Method
     seed: int = Field(0, ge=0)
+    sealed: bool = False
+    """Proposed by a search: judged on validation cells only. Its record holds nothing of the test split and
+    is never ranked."""
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An ordinary trial does not speak of seals, so that its identity is what it was before there were any."""
+        document: dict[str, Any] = handler(self)
+        if not self.sealed:
+            document.pop("sealed", None)  # a nested trial passes here twice
+        return document
+
+    def seal(self) -> Trial:
+        """The same training without a look at the test split: a trial of its own."""
+        # Not model_copy, which would copy the cached identity too.
+        return Trial(protocol=self.protocol, method=self.method, seed=self.seed, sealed=True)
 
     @cached_property
     def id(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from wbcbench.errors import UsageError
 from wbcbench.evaluation.robustness import examine
 from wbcbench.records.atomic import atomic_write_json
 from wbcbench.records.store import Record
@@ -21,6 +22,11 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
 
     The record itself stays as it is: an examination chooses nothing and may be made at any later time.
     """
+    if record.trial.sealed:
+        raise UsageError(
+            f"Trial {record.trial.id} was proposed by a search and must not see the test split. Examine the "
+            "winner, which is retrained."
+        )
     path = bench.store.root / "evaluations" / f"{record.trial.id}.json"
     if path.is_file():
         try:

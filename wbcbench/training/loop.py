@@ -32,11 +32,11 @@ from wbcbench.spec import Trial
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
 from wbcbench.training.state import TrainState, Weights, snapshot
-from wbcbench.training.supervision import check_policies, task_loss, total, with_labels
+from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
 EpochDone = Callable[[int, int, dict[str, Any]], None]
-"""Called as `done(epoch, epochs, row of history)`."""
+"""Called as `done(epoch, epochs, row of history)`; a resumed trial tells the epochs that it has again."""
 
 
 @dataclass
@@ -58,6 +58,13 @@ class Job:
     score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
+    code: str = ""
+    """Digest of the components' code: a checkpoint of other code is not gone on with."""
+
+    @property
+    def stamp(self) -> str:
+        """What a checkpoint must say of itself to be of use."""
+        return f"{self.trial.id}/{self.code}"
 
     @property
     def device(self) -> torch.device:
@@ -71,8 +78,6 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         TrialFailedError: the loss is no longer a number.
     """
     recipe, budget = job.trial.method.recipe, job.trial.protocol.budget
-    kd = job.distillation
-    check_policies(job.policies, kd is not None, kd is not None and kd.stepper is not None)
     for policy in job.policies:
         policy.setup_cells(int(job.train.max()) + 1)
     job.fusion.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,7 +88,10 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
     modules.to(job.device)
     state = TrainState(modules, make_optimiser(modules, recipe), ema=recipe.ema)
     if job.checkpoints is not None:
-        state.resume(job.checkpoints, job.trial.id)
+        state.resume(job.checkpoints, job.stamp)
+    if done is not None:
+        for row in state.history:  # whoever listens may not have been there
+            done(int(row["epoch"]), budget.epochs, row)
 
     counts = torch.bincount(job.cells.labels[job.train], minlength=len(job.cells.classes))
     weights = class_weights(counts.cpu(), recipe.class_weighting).to(job.device)
@@ -105,7 +113,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         for policy in job.policies:
             policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1), predictions.losses())
         if job.checkpoints is not None:
-            state.save(job.checkpoints, job.trial.id)
+            state.save(job.checkpoints, job.stamp)
         if done is not None:
             done(epoch, budget.epochs, row)
     return state

@@ -37,7 +37,7 @@ def write_record(
 ) -> Record:
     """Score the predictions, count the cost, and store everything at once."""
     trial, cells = job.trial, bench.cells(job.trial)
-    arrays = prediction_arrays(predictions)
+    arrays = prediction_arrays(predictions, cells.groups)
     notes = [*cells.notes]
     if split.duplicates:
         notes.append(f"{split.duplicates} images occur on two sides of the split")
@@ -64,15 +64,26 @@ def write_record(
     )
 
 
-def prediction_arrays(predictions: Mapping[str, Predictions]) -> dict[str, NDArray[Any]]:
-    """`test` and `val` predictions under the names that a record stores them by."""
+def prediction_arrays(
+    predictions: Mapping[str, Predictions], groups: NDArray[Any] | None = None
+) -> dict[str, NDArray[Any]]:
+    """`val` and, unless the trial is sealed, `test` predictions under the names that a record stores them by.
+
+    Args:
+        predictions: by side.
+        groups: [all cells] donor, slide or plate, where the data set knows them: statistics then resample whole
+            groups of test cells.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     for side, p in predictions.items():
         arrays[f"{side}_probabilities"] = p.probabilities
         arrays[f"{side}_labels"] = p.labels
         arrays[f"{side}_cells"] = p.cells
-    for route, probabilities in predictions["test"].routes.items():
-        arrays[f"test_route_{route}"] = probabilities
+    if groups is not None and "test" in predictions:
+        arrays["test_groups"] = groups[predictions["test"].cells]
+    if "test" in predictions:
+        for route, probabilities in predictions["test"].routes.items():
+            arrays[f"test_route_{route}"] = probabilities
     return arrays
 
 

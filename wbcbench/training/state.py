@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from wbcbench.records.atomic import atomic_write_bytes
 
 CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 Weights = dict[str, Tensor]
+
+log = logging.getLogger("wbcbench")
 
 
 class TrainState:
@@ -58,7 +61,7 @@ class TrainState:
             return True
         return False
 
-    def save(self, folder: Path, trial_id: str) -> None:
+    def save(self, folder: Path, stamp: str) -> None:
         """Write the checkpoint; the previous one stays until this one is whole."""
         tensors: Weights = {f"model.{k}": v for k, v in self.modules.state_dict().items()}
         for i, param in enumerate(self._params()):
@@ -68,7 +71,7 @@ class TrainState:
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         meta = {
             "version": CHECKPOINT_VERSION,
-            "trial": trial_id,
+            "stamp": stamp,
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_score": self.best_score if self.best is not None else None,
@@ -81,7 +84,7 @@ class TrainState:
         flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         atomic_write_bytes(folder / CHECKPOINT, save(flat, metadata={"wbcbench": json.dumps(meta)}))
 
-    def resume(self, folder: Path, trial_id: str) -> bool:
+    def resume(self, folder: Path, stamp: str) -> bool:
         """Load the checkpoint if there is a usable one; False (and an untouched state) otherwise."""
         path = folder / CHECKPOINT
         if not path.is_file():
@@ -92,9 +95,12 @@ class TrainState:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError):
             return False
-        if meta.get("version") != CHECKPOINT_VERSION or meta.get("trial") != trial_id:
+        model = _under(tensors, "model.")
+        same = {k: v.shape for k, v in model.items()} == {k: v.shape for k, v in self.modules.state_dict().items()}
+        if meta.get("version") != CHECKPOINT_VERSION or meta.get("stamp") != stamp or not same:
+            log.warning("%s is of another version of the code; the trial starts over.", path)
             return False
-        self.modules.load_state_dict(_under(tensors, "model."))
+        self.modules.load_state_dict(model)
         self._load_optimiser(tensors)
         device = next(self.modules.parameters()).device
         if self.average is not None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Fusion, Output, Outputs, PairShapes, Policy, Progress
-from wbcbench.errors import IncompatibleError
 
 
 def with_labels(outputs: Outputs, batch: Batch) -> Outputs:
@@ -53,32 +52,6 @@ def task_loss(
             value = value * weights[labels]
         reduced[name] = value.mean()
     return reduced
-
-
-def check_policies(policies: list[Policy], distilled: bool, stepped: bool) -> None:
-    """Refuse policies that would silently train on wrong targets or not act at all.
-
-    `distilled`: whether there are teachers; `stepped`: whether a distiller takes the optimiser's step.
-    """
-    blending = [p.name for p in policies if p.blends_cells]
-    readers = [p.name for p in policies if p.reads_labels]
-    combining = [p.name for p in policies if p.gradients == "combines"]
-    changing = [p.name for p in policies if p.gradients != "none"]
-    if len(blending) > 1:
-        problem = f"{' and '.join(blending)} both blend cells; choose one"
-    elif blending and readers:
-        problem = f"{blending[0]} blends cells, and {readers[0]} makes losses from hard labels; choose one"
-    elif blending and distilled:
-        problem = (
-            f"{blending[0]} blends cells, of which teachers know nothing; leave out the policy or the teacher"
-        )
-    elif len(combining) > 1:
-        problem = f"{' and '.join(combining)} both do the backward pass; choose one"
-    elif changing and stepped:
-        problem = f"{changing[0]} changes gradients, but a distiller takes the step itself; choose one"
-    else:
-        return
-    raise IncompatibleError(f"Training policies: {problem}.")
 
 
 def pair_shapes(student: Output, teacher: Output, n_classes: int, cells: Tensor, labels: Tensor) -> PairShapes:

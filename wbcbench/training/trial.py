@@ -17,7 +17,7 @@ from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
-from wbcbench.evaluation.predict import Predictions, forward_all, predict
+from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
 from wbcbench.records.store import Record
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.lessons import Lesson, pair
@@ -33,7 +33,7 @@ from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_cl
 from wbcbench.training.imputer import Imputer
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.once import fit_once
-from wbcbench.training.report import write_record
+from wbcbench.training.report import used_components, write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
@@ -62,7 +62,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
 def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDone | None) -> Record:
     started = datetime.now(UTC)
     cells, split = bench.resident(trial), bench.split(trial)
-    train, val, test = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val, split.test))
+    train, val = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val))
     fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
     if fusion.missing == "refuse" and cells.present(train[:1], trial.reads) is not None:
         raise IncompatibleError(
@@ -84,6 +84,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         policies=build_policies(trial, fusion, bench.registry),
         score=lambda p: score(p.probabilities, p.labels, classes).summary,
         checkpoints=bench.store.work(trial.id),
+        code=digest([c.sha256 for c in used_components(trial, bench.registry)]),
     )
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
@@ -92,12 +93,12 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
-    val_outputs, _ = forward_all(fusion, cells, val, trial.reads)
-    fusion.fit_combiner(val_outputs, cells.labels[val])
-    predictions: dict[str, Predictions] = {
-        "val": predict(fusion, cells, val, trial.reads),
-        "test": predict(fusion, cells, test, trial.reads),  # the one look at the test split
-    }
+    judges = complete(cells, val, trial.reads)  # what a head says of an absent image tells nothing of the head
+    fusion.fit_combiner(forward_all(fusion, cells, judges, trial.reads)[0], cells.labels[judges])
+    predictions: dict[str, Predictions] = {"val": predict(fusion, cells, val, trial.reads)}
+    if not trial.sealed:
+        test = torch.as_tensor(split.test, device=bench.device)
+        predictions["test"] = predict(fusion, cells, test, trial.reads)  # the one look at the test split
     return write_record(job, state, predictions, bench, split, started)
 
 

@@ -1,0 +1,55 @@
+"""A fusion that misbehaves as told by a file's existence; tests copy it into a plugin folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wbcbench.contracts import Fusion, Output, Parameters, param
+
+FOLDER = Path(os.environ.get("WBCBENCH_TEST_FOLDER", "."))
+
+
+class Faulty(Fusion):
+    """Early fusion that raises, blows up, fills the GPU or looks around."""
+
+    name = "faulty"
+
+    class Params(Parameters):
+        how: str = param("well", "well, raise, nan, full_once, full, look")
+
+    def __init__(self, task, backbone, params):
+        super().__init__(task, backbone, params)
+        self.trunk = backbone(sum(task.channels.values()))
+        self.head = nn.Linear(self.trunk.dim, task.n_classes)
+
+    def forward(self, images, present=None, maps=False):
+        how = self.params.how
+        h = self.trunk(torch.cat([images[m] for m in self.task.modalities], 1)).embedding
+        logits = self.head(h)
+        if how == "raise":
+            raise RuntimeError("this fusion always raises")
+        if how == "nan":
+            logits = logits * float("nan")
+        if how.startswith("full") or how == "look":
+            note(how)
+        if how == "full" or (how == "full_once" and len(list(FOLDER.glob("full_once-*"))) < 2):
+            raise torch.OutOfMemoryError("CUDA out of memory (said by a test)")
+        return {"joint": Output(logits, h, reads=frozenset(self.task.modalities), head=self.head)}
+
+
+def note(how):
+    """Write down, once per process, what this process was given."""
+    path = FOLDER / f"{how}-{os.getpid()}"
+    if path.exists():
+        return
+    import ray
+
+    seen = {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": torch.get_num_threads()}
+    if ray.is_initialized():
+        seen["resources"] = ray.get_runtime_context().get_assigned_resources()
+    path.write_text(json.dumps(seen))

@@ -1,0 +1,327 @@
+"""Sweeps under Ray: equal to inline ones, and what becomes of them when something goes wrong. For real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wbcbench.records.store import Store
+from wbcbench.testing.cells import write_cells
+
+pytestmark = pytest.mark.slow
+EPOCHS = 12
+Run = Callable[..., dict[str, Any]]
+Cluster = Any  # of conftest.py: has an address, and can be told to add or kill a node
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cells(tmp_path_factory.mktemp("cells") / "cells.npz")
+
+
+def arguments(cells: Path, store: Path, *more: str) -> list[str]:
+    return [
+        "run", "--dataset", "npz", "--set", f"dataset.path={cells}", "--set", "dataset.modalities.u=[0]",
+        "--set", "dataset.modalities.v=[1]", "--store", str(store), "--backbone", "cellnet:width=6",
+        "--teacher", "cellnet:width=6", "--device", "cpu", "--set", "batch_size=16", "--cpus-per-trial", "1",
+        "--json", *more,
+    ]  # fmt: skip
+
+
+STUDY = ("--fusion", "independent,early", "--kd", "none,logits", "--epochs", str(EPOCHS))
+
+
+@pytest.fixture
+def run(
+    cells: Path, tmp_path: Path, invoke: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """`wbcbench run --json` in this process."""
+    shutil.copy(Path(__file__).with_name("faulty.py"), folder_of(tmp_path) / "faulty.py")
+    monkeypatch.setenv("WBCBENCH_TEST_FOLDER", str(tmp_path))
+
+    def call(*more: str, code: int = 0, epochs: int = 2) -> dict[str, Any]:
+        args = arguments(cells, tmp_path / "store", "--epochs", str(epochs), *more)
+        got, out, err = invoke(*args)
+        assert got == code, err
+        return {"err": err, **(json.loads(out) if out else {})}
+
+    return call
+
+
+def folder_of(tmp_path: Path) -> Path:
+    (tmp_path / "plugins").mkdir(exist_ok=True)
+    return tmp_path / "plugins"
+
+
+def start(cells: Path, store: Path, cluster: Cluster, *more: str) -> subprocess.Popen[str]:
+    """The study as a command of its own."""
+    where = ["--executor", "inline"]
+    if cluster is not None:
+        where = ["--executor", "ray", "--ray-address", cluster.address]
+    return subprocess.Popen(
+        [sys.executable, "-m", "wbcbench", *arguments(cells, store, *STUDY, *where, *more)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == code, err
+    return {"err": err, **(json.loads(out) if out.strip() else {})}
+
+
+def digests(document: dict[str, Any]) -> dict[str, str]:
+    return {r["trial_id"]: r["digest"] for r in document["records"]}
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    end = time.monotonic() + 300
+    while not (found := condition()):
+        assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return found
+
+
+def training(store: Path) -> list[tuple[str, int]]:
+    """Trials that have a checkpoint, and the processes that hold them now."""
+    ids = [p.parent.name for p in (store / "work").glob("*/checkpoint.safetensors")]
+    held = [(i, holder(store / "locks" / f"{i}.lock")) for i in ids if not Store(store).has(i)]
+    return [(i, pid) for i, pid in held if pid is not None]
+
+
+def holder(lock: Path) -> int | None:
+    """The process that has a file open: the worker whose trial's lock it is."""
+    for pid in (p for p in os.listdir("/proc") if p.isdigit()):
+        try:
+            links: list[str] = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        if str(lock) in links:
+            return int(pid)
+    return None
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return finish(start(cells, tmp_path_factory.mktemp("whole"), None))
+
+
+def test_killed_workers_are_replaced_and_records_are_those_of_an_inline_run(
+    cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
+) -> None:
+    process = start(cells, tmp_path, cluster)
+    trial_id, pid = wait_for(lambda: training(tmp_path), process)[0]
+    os.kill(pid, signal.SIGKILL)
+    document = finish(process)
+    assert digests(document) == digests(undisturbed)
+    assert [r["trial_id"] for r in document["records"]] == [r["trial_id"] for r in undisturbed["records"]]
+    for a, b in zip(document["records"], undisturbed["records"], strict=True):
+        p, q = (np.load(Path(r["path"]) / "predictions.npz") for r in (a, b))
+        assert all(np.array_equal(p[k], q[k]) for k in q)
+    assert "worker process ended" in document["err"]
+    assert "Traceback" not in document["err"]
+    assert not list((tmp_path / "work").iterdir())
+    assert len(document["records"]) == 6, "each teacher once, for both students"
+    assert trial_id in digests(document)
+
+
+def test_a_driver_that_is_interrupted_and_then_killed_goes_on_from_the_store(
+    cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
+) -> None:
+    process = start(cells, tmp_path, cluster)
+    wait_for(lambda: training(tmp_path), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in err
+    end = time.monotonic() + 60
+    while training(tmp_path) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not training(tmp_path), "a worker outlived its driver"
+
+    process = start(cells, tmp_path, cluster)
+    store = Store(tmp_path)
+    wait_for(lambda: len(store.scan(verify=False)[0]) >= 2 and training(tmp_path), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {r.trial.id: r.path.stat().st_mtime_ns for r in store.scan()[0]}
+    document = finish(start(cells, tmp_path, cluster))
+    status = {r["trial_id"]: r["status"] for r in document["records"]}
+    assert all(status[i] == "cached" for i in done)
+    assert all(store.record_path(i).stat().st_mtime_ns == t for i, t in done.items())
+    assert digests(document) == digests(undisturbed)
+
+
+def test_a_dying_node_s_trials_move(
+    cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
+) -> None:
+    cluster.tell("add")
+    process = start(cells, tmp_path, cluster, "--set", "teacher.seeds=[0,1]", "--kd", "none")
+    # Three CPUs and at least four trials that need nobody: one of them is on the second node.
+    wait_for(lambda: len(training(tmp_path)) == 2, process)
+    cluster.tell("kill")
+    document = finish(process)
+    known = digests(undisturbed)
+    assert document["records"]
+    assert all(known[i] == d for i, d in digests(document).items())
+
+
+def test_a_search_goes_on_from_its_records_and_its_pruned_trials_stay_pruned(
+    cells: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    """Optuna proposes, Ray runs two at a time; the driver is killed; the same command goes on."""
+    store = Store(tmp_path / "store")
+    command = [
+        sys.executable, "-m", "wbcbench", "search", *arguments(cells, store.root)[1:], "--fusion", "early",
+        "--kd", "logits", "--trials", "8", "--sampler", "random", "--pruner", "asha", "--objective", "nll",
+        "--winner-seeds", "0", "--epochs", "6", "--executor", "ray", "--ray-address", cluster.address,
+    ]  # fmt: skip
+
+    def begin() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = begin()
+    wait_for(lambda: [r for r in store.scan(verify=False)[0] if r.trial.sealed], process)
+    process.kill()
+    process.communicate()
+    before = {r.trial.id: r.result.digest for r in store.scan()[0]}
+    (found,) = finish(begin())["searches"]
+    budget = found["budget"]
+    assert budget["trials"] == 8
+    assert budget["pruned"] > 0, "a stopped trial must reach the study as pruned"
+    assert budget["complete"] + budget["pruned"] == 8, "and nothing failed"
+    records = store.scan()[0]
+    assert before.items() <= {r.trial.id: r.result.digest for r in records}.items()
+    sealed = [r for r in records if r.trial.sealed]
+    assert len(sealed) == budget["complete"]
+    assert not any(n.startswith("test_") for r in sealed for n in np.load(r.path / "predictions.npz").files)
+    (winner,) = found["winners"]
+    assert [store.load(i).trial.sealed for i in winner["trial_ids"]] == [False]
+    assert found["best"][0]["values"]["nll"] == min(r.result.metrics["val"]["nll"] for r in sealed)
+
+
+def test_what_raises_or_blows_up_fails_alone(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+    document = run(
+        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=raise,faulty:how=nan,early",
+        "--executor", "ray", "--ray-address", cluster.address, code=1,
+    )  # fmt: skip
+    raised, blown, well = document["records"]
+    assert (raised["status"], blown["status"], well["status"]) == ("failed", "failed", "done")
+    assert "this fusion always raises" in raised["error"]
+    assert "faulty.py" in raised["error"], "the worker's traceback is there"
+    assert "no longer a finite number" in blown["error"]
+    failures = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "store" / "failures").glob("*.json")}
+    assert set(failures) == {raised["trial_id"], blown["trial_id"]}
+    assert "this fusion always raises" in failures[raised["trial_id"]]["error"]
+    assert "this fusion always raises" in document["err"]
+
+
+def test_a_full_gpu_is_tried_again_alone_with_a_whole_one(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+    document = run(
+        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=full_once,faulty:how=full,early",
+        "--executor", "ray", "--ray-address", cluster.address, "--gpus-per-trial", "0.5", "--device", "auto",
+        code=1,
+    )  # fmt: skip
+    once, full, well = document["records"]
+    assert (once["status"], full["status"], well["status"]) == ("done", "failed", "done")
+    assert "even alone" in full["error"]
+    for how in ("full_once", "full"):
+        notes = [json.loads(p.read_text()) for p in sorted(tmp_path.glob(f"{how}-*"), key=os.path.getmtime)]
+        assert [n["resources"]["GPU"] for n in notes] == [0.5, 1.0], how
+        assert all(n["cuda"] in ("0", "1") for n in notes), "one GPU of two is shown"
+
+
+def test_without_a_share_no_gpu_is_seen(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+    run(
+        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=look", "--device", "auto",
+        "--gpus-per-trial", "0", "--executor", "ray", "--ray-address", cluster.address, "--set", "threads=2",
+        epochs=1,
+    )  # fmt: skip
+    (note,) = tmp_path.glob("look-*")
+    seen = json.loads(note.read_text())
+    assert seen["cuda"] == ""
+    assert seen["threads"] == 2
+
+
+def test_a_changed_plugin_is_refused(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+    from wbcbench import plugins
+
+    folder = folder_of(tmp_path)
+    real = plugins.load_plugins
+
+    def load_then_change(options: Any = None) -> Any:
+        loaded = real(options)
+        with (folder / "faulty.py").open("a") as file:
+            file.write("\n# changed after planning\n")
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "load_plugins", load_then_change)
+        document = run(
+            "--plugins-dir", str(folder), "--fusion", "faulty", "--seeds", "0,1",
+            "--executor", "ray", "--ray-address", cluster.address, code=4,
+        )  # fmt: skip
+    assert "fusion 'local.faulty/faulty' as it was when this run was planned" in document["err"]
+    assert not (tmp_path / "store" / "records").exists()
+
+
+@pytest.mark.parametrize("share", [("--cpus-per-trial", "99"), ("--gpus-per-trial", "5", "--device", "auto")])
+def test_what_nobody_can_give_is_refused_at_once(
+    share: tuple[str, ...], run: Run, tmp_path: Path, cluster: Cluster
+) -> None:
+    document = run("--executor", "ray", "--ray-address", cluster.address, *share, code=2)
+    assert "the largest node has 2 CPUs and 2 GPUs" in document["err"]
+
+
+def test_addresses_that_lead_nowhere_are_told_apart_from_slow_ones(run: Run) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        document = run("--executor", "ray", "--ray-address", f"127.0.0.1:{port}", code=2)
+    assert "nothing answers there" in document["err"]
+    assert "as host:port" in run("--executor", "ray", "--ray-address", "ray://10.0.0.1:10001", code=2)["err"]
+    assert "as host:port" in run("--executor", "ray", "--ray-address", "head-node", code=2)["err"]
+
+
+def test_a_store_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+    (tmp_path / "store").write_text("a file, where a folder is wanted")
+    document = run("--executor", "ray", "--ray-address", cluster.address, code=1)
+    assert "the file system refused" in document["err"]
+
+
+def test_a_store_that_fills_up_leaves_no_half_record(
+    cells: Path, tmp_path: Path, invoke: Callable[..., tuple[int, str, str]], cluster: Cluster
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", small], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        args = [*STUDY[:-1], "2", "--executor", "ray", "--ray-address", cluster.address]
+        code, _, err = invoke(*arguments(cells, small / "store", *args))
+        assert code == 1
+        assert "No space left on device" in err
+        assert "Traceback" not in err
+        good, bad = Store(small / "store").scan(verify="full")
+        assert not bad, "what is there is whole"
+        assert len(good) < 6
+        assert not list((small / "store" / "records").glob(".tmp-*"))
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -1,0 +1,138 @@
+"""Golden files for each format, and names that try to break out of their cell."""
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from wbcbench.errors import UsageError
+from wbcbench.leaderboard import Options, report
+from wbcbench.leaderboard.columns import COLUMNS
+from wbcbench.leaderboard.formats import FORMATS, View, render
+from wbcbench.leaderboard.formats.json_document import schema
+from wbcbench.leaderboard.model import Report
+from wbcbench.leaderboard.text import clean, latex, markdown, spreadsheet
+from wbcbench.records.store import Store
+from wbcbench.testing.records import fake_record, fake_trial
+
+GOLDEN = Path(__file__).parent / "golden"
+SUFFIX = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json", "plain": "txt", "terminal": "term.txt"}
+
+
+def masked(text):
+    """Without identities, which change with the spec, and without a float's last digits."""
+    text = re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda m: f"{float(m[0]):.4f}", text)
+    return re.sub(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{16}\b|(?<=#)[0-9a-f]{6}\b", "ID", text)
+
+
+@pytest.mark.parametrize("name", SUFFIX)
+def test_golden(shared_report, name):
+    text = masked(render(shared_report, name).decode())
+    path = GOLDEN / f"board.{SUFFIX[name]}"
+    if os.environ.get("WBCBENCH_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_every_format_has_a_golden_file_or_a_test_of_its_own():
+    assert set(FORMATS) - set(SUFFIX) <= {"parquet", "html"}
+
+
+def test_json_follows_the_published_schema(shared_report):
+    document = json.loads(render(shared_report, "json"))
+    jsonschema.validate(document, schema())
+    published = Path(__file__).parents[2] / "wbcbench" / "leaderboard" / "schema.json"
+    assert json.loads(published.read_text()) == schema(), "run `wbcbench leaderboard schema > " + str(published)
+
+
+def test_parquet_has_the_csv(shared_report, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "board.parquet"
+    path.write_bytes(render(shared_report, "parquet"))
+    table = pq.read_table(path)
+    rows = list(csv.DictReader(io.StringIO(render(shared_report, "csv").decode())))
+    assert table.column_names == list(rows[0])
+    assert table["macro_f1"].to_pylist() == [float(r["macro_f1"]) for r in rows]
+    assert table["rank"].to_pylist()[-1] is None
+    assert list(json.loads(table.schema.metadata[b"wbcbench.keys"])) == [shared_report.boards[0].digest]
+    assert render(shared_report, "parquet") == render(shared_report, "parquet")
+
+
+def test_csv_keeps_every_digit(shared_report):
+    rows = list(csv.DictReader(io.StringIO(render(shared_report, "csv").decode())))
+    for row, said in zip(shared_report.boards[0].rows, rows, strict=True):
+        assert float(said["macro_f1"]) == row.metrics["macro_f1"].mean
+
+
+def test_columns(shared_report):
+    text = render(shared_report, "plain", View(columns=("method", "seeds", "auroc"))).decode()
+    assert text.splitlines()[2].split() == ["method", "seeds", "AUROC"]
+    with pytest.raises(UsageError, match="Did you mean 'auroc'"):
+        render(shared_report, "plain", View(columns=("auc",)))
+    wide = render(shared_report, "plain", View(wide=True)).decode().splitlines()[2]
+    assert "teacher cost" in wide
+    assert all(c.doc for c in COLUMNS.values())
+
+
+def test_the_terminal_table_fits_160_characters_and_loses_nothing(shared_report):
+    lines = render(shared_report, "terminal", View(width=160)).decode().splitlines()
+    assert max(map(len, lines)) <= 160
+    coloured = render(shared_report, "terminal", View(width=160, colour=True)).decode()
+    assert "\x1b[" in coloured
+
+
+HOSTILE = (
+    "<script>alert(1)</script>", "a|b\n| x | y |", "=HYPERLINK(\"http://x\")", "+1", "-2+3", "@SUM(A1)",
+    "\\input{/etc/passwd}", "$x_1^2$ & % # ~ {}", "[red]not red[/red]", "\x1b[31mred\x1b[0m", "a\u202eb",
+    "[x](javascript:alert(1))", "`code`", "![i](http://x/y.png)", "\t=1", "name\r\nSet-Cookie",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("hostile") / "store")
+    for name in HOSTILE:
+        fake_record(store, fake_trial(0, fusion=name, backbone=name), provider=name)
+    return report([store], Options(resamples=100, verify="files")).boards[0]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names(hostile, name):
+    (row,) = (r for r in hostile.rows if r.fusion == name)
+    found = Report(boards=(hostile.model_copy(update={"rows": (row,)}),))
+    plain = clean(name)
+    text = {f: render(found, f, View(wide=True)).decode() for f in SUFFIX}
+    header, _, row = [x for x in text["markdown"].splitlines() if x.startswith("|")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", header))
+    assert "<script" not in text["markdown"]
+    assert re.search(r"(?<!\\)\]\((javascript|http)", text["markdown"]) is None
+    assert "\x1b" not in text["terminal"] + text["plain"] + text["markdown"] + text["latex"] + text["csv"]
+    assert "\u202e" not in "".join(text[f] for f in text if f != "json")
+    # the name is there, brackets and all, not eaten as markup
+    assert plain.split()[0][:8] in text["terminal"].replace("\n", "")
+    (row,) = csv.DictReader(io.StringIO(text["csv"]))
+    for value in row.values():
+        assert re.match(r"^[=@]|^[+-](?!\d+\.?\d*(e-?\d+)?$)", value) is None, value
+    assert "\\input" not in text["latex"]
+    assert json.loads(text["json"])["boards"][0]["rows"][0]["fusion"] == name
+
+
+def test_escapes():
+    assert markdown("a|b<c>&`*") == "a\\|b&lt;c&gt;&amp;\\`\\*"
+    assert markdown("single[dapi]") == "single[dapi]"
+    assert markdown("@someone https://x") == "&#64;someone https&#58;//x"
+    assert latex("50% of $x_1 & {y}\\") == r"50\% of \$x\_1 \& \{y\}\textbackslash{}"
+    assert [spreadsheet(x) for x in ("=1", " +1", "-1", "@a", "a=b")] == ["'=1", "' +1", "'-1", "'@a", "a=b"]
+    assert clean("a\x00b\x1b[0m\u202e\n c") == "ab[0m c"
+
+
+def test_empty():
+    for name in FORMATS:
+        assert isinstance(render(Report(boards=()), name), bytes)
+    with pytest.raises(UsageError, match="markdown"):
+        render(Report(boards=()), "markdwn")

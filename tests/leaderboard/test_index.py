@@ -1,0 +1,92 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from wbcbench.leaderboard import Options, report
+from wbcbench.leaderboard.index import contents, level_for
+
+FAST = Options(resamples=200, verify="files")
+
+
+def reads(store, **more):
+    return contents(store, **more).read
+
+
+def test_only_new_and_changed_records_are_read(study, add):
+    from wbcbench.testing.records import fake_trial
+
+    assert reads(study) == 8
+    assert reads(study) == 0
+    record = add(study, fake_trial(5))
+    assert reads(study) == 1
+    os.utime(record.path / "history.csv")
+    assert reads(study) == 1
+    assert reads(study, verify="full") == 0
+    shutil.rmtree(record.path)
+    assert len(contents(study).entries) == 8
+    assert record.trial.id not in json.loads((study.root / "index" / "records.json").read_text())["entries"]
+    assert reads(study, use_index=False) == 8
+
+
+def test_a_changed_record_is_noticed_though_its_time_and_size_are_not(study):
+    found = contents(study)
+    path = study.root / "records" / found.entries[0].trial_id / "predictions.npz"
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = contents(study)
+    assert [name for name, _ in again.refused] == [found.entries[0].trial_id]
+
+
+def test_nothing_depends_on_what_was_asked_before(study):
+    afresh = report([study], FAST)
+    (study.root / "index" / "records.json").unlink()
+    contents(study, verify="full")
+    assert report([study], FAST).model_dump_json() == afresh.model_dump_json()
+    assert reads(study, verify="full") == 0
+
+
+def test_an_index_that_came_with_a_copied_store_is_not_believed(study, tmp_path):
+    contents(study)
+    copy = tmp_path / "copy"
+    shutil.copytree(study.root, copy)
+    index = copy / "index" / "records.json"
+    document = json.loads(index.read_text())
+    for entry in document["entries"].values():
+        entry["test"][2] = 1.0
+    index.write_text(json.dumps(document))
+    assert report([copy], FAST).model_dump_json() == report([study], FAST).model_dump_json()
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[1", '{"version": 99}', '{"version": 1, "entries": {"a": 3}}'])
+def test_a_damaged_index_is_made_anew(study, damage):
+    expected = report([study], FAST).model_dump_json()
+    for path in (study.root / "index").rglob("*.json"):
+        path.write_text(damage)
+    assert report([study], FAST).model_dump_json() == expected
+
+
+def test_numbers_forged_in_the_index_are_found_out_by_the_predictions(study):
+    """Whoever can write the index can write the records too, but not make the two agree."""
+    contents(study)
+    index = study.root / "index" / "records.json"
+    document = json.loads(index.read_text())
+    name = next(iter(document["entries"]))
+    document["entries"][name]["test"][2] = 1.0
+    index.write_text(json.dumps(document))
+    found = report([study], FAST)
+    assert [r.record for r in found.refused] == [name]
+
+
+def test_how_closely_records_are_checked(study):
+    assert [level_for(n) for n in (1, 200, 201, 5000, 5001)] == ["full", "full", "files", "files", "quick"]
+    quick = report([study], Options(verify="quick", resamples=200))
+    assert "--verify full" in quick.notes[0]
+    assert {s.checked for r in quick.boards[0].rows for s in r.sources} == {"quick"}
+    full = report([study], Options(verify="full", resamples=200))
+    assert not full.notes
+    assert {s.checked for r in full.boards[0].rows for s in r.sources} == {"full"}

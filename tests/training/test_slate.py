@@ -1,0 +1,79 @@
+"""What one trial changes in its process does not reach the next."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wbcbench.training.slate import Slate
+
+VANDAL = '''
+"""Leaves the process in disorder."""
+import random
+import numpy as np
+import torch
+from wbcbench_plugins.fusions.early import Early as Plain
+from wbcbench.contracts import Fusion, Output
+from torch import nn
+
+
+class Vandal(Fusion):
+    """Early fusion that changes what is global, and reads global random numbers."""
+
+    name = "vandal"
+
+    def __init__(self, task, backbone, params):
+        super().__init__(task, backbone, params)
+        self.trunk = backbone(sum(task.channels.values()))
+        self.head = nn.Linear(self.trunk.dim, task.n_classes)
+        self.shift = random.random() + float(np.random.rand())
+
+    def forward(self, images, present=None, maps=False):
+        h = self.trunk(torch.cat([images[m] for m in self.task.modalities], 1)).embedding
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = True
+        torch.set_num_threads(2)
+        logits = self.head(h) * (1 + 0.1 * self.shift)
+        return {"joint": Output(logits, h, reads=frozenset(self.task.modalities), head=self.head)}
+'''
+
+
+def test_settings_and_random_states_are_put_back() -> None:
+    slate = Slate()
+    slate.restore(3)
+    expected = (random.random(), float(np.random.rand()), float(torch.rand(())), torch.get_num_threads())
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_grad_enabled(False)
+    finally:
+        slate.restore(3)
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.is_grad_enabled()
+    again = (random.random(), float(np.random.rand()), float(torch.rand(())), torch.get_num_threads())
+    assert again == expected
+    slate.restore(4)
+    assert random.random() != expected[0]
+
+
+def test_a_trial_does_not_depend_on_what_ran_before_it(
+    train: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "vandal.py").write_text(VANDAL)
+    own = ("--plugins-dir", str(folder))
+    digests = []
+    for i, fusions in enumerate(("vandal,early", "early,vandal")):
+        document = train(*own, "--fusion", fusions, "--seeds", "0,1", store=f"store{i}")
+        digests.append({r["trial_id"]: r["digest"] for r in document["records"]})
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 4

@@ -1,0 +1,56 @@
+"""From stores to boards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wbcbench.leaderboard.across import across
+from wbcbench.leaderboard.board import make_board
+from wbcbench.leaderboard.extras import searches
+from wbcbench.leaderboard.gather import gather, refusal
+from wbcbench.leaderboard.model import Board, Report
+from wbcbench.leaderboard.options import LARGE, Options
+from wbcbench.leaderboard.rows import RowMaker
+from wbcbench.leaderboard.selection import groups
+from wbcbench.records.store import Store
+
+_DEFAULT = Options()
+
+
+def build(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) -> list[Board]:
+    """Boards of the records in some stores, largest first. See `report` for what was left out.
+
+    Raises:
+        UsageError: a key or field that no record has.
+        ComparabilityError: one table was asked for, but keys differ.
+    """
+    return list(report(stores, options).boards)
+
+
+def report(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) -> Report:
+    """Boards, comparisons across them, and what was left out; raises as `build` does."""
+    found = gather([s if isinstance(s, Store) else Store(s) for s in stores], options)
+    chosen = groups(found, options)
+    maker = RowMaker(found, searches(found.roots))
+    size = sum(len(g.own) + len(g.references) for g in chosen)
+    notes = list(found.notes)
+    judged = options.statistics if options.statistics is not None else size <= LARGE
+    detailed = options.details if options.details is not None else size <= LARGE
+    if size > LARGE and options.statistics is None:
+        notes.append(
+            f"The boards have {size} records, more than {LARGE}: no intervals, gains or ties were computed. "
+            "--key for some boards, or --statistics for all, has them."
+        )
+    boards, refused = [], list(found.refused)
+    for group in chosen:
+        board, bad = make_board(group, maker, options, statistics=judged, with_details=detailed)
+        refused += [refusal(found.trials[t].root, t, reason) for t, reason in sorted(bad.items())]
+        if board.rows:
+            boards.append(board)
+    return Report(
+        boards=tuple(boards),
+        across=tuple(across(boards, options.by)),
+        refused=tuple(dict.fromkeys(refused)),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,184 @@
+"""One record as a line of the index: what tables need of it, without its predictions and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wbcbench.errors import RecordError
+from wbcbench.evaluation.metrics import METRICS
+from wbcbench.leaderboard.options import Checked
+from wbcbench.records import verify as checks
+from wbcbench.records.schema import FILES, ComparisonKey, Result, Used
+from wbcbench.records.store import Store
+from wbcbench.spec import digest
+
+WEIGHTS = "model.safetensors"
+METRIC_ORDER = tuple(METRICS)
+"""Of the tuples in `Entry`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record that was checked. Keys and components, which many records share, are named by digest."""
+
+    trial_id: str
+    stamp: str
+    """Of the files as they lie on this machine, see `stamp`."""
+    checked: Checked
+    digest: str
+    key: str
+    components: str
+    method_id: str
+    twin: str
+    """Equal for methods that differ in distillation only."""
+    loose_twin: str
+    """The same, whatever the recipe."""
+    backbone_id: str
+    """With parameters."""
+    label: str
+    fusion: str
+    kd: str
+    backbone: str
+    routing: str | None
+    policies: tuple[str, ...]
+    seed: int
+    teachers: tuple[str, ...]
+    """Trial ids."""
+    test: tuple[float | None, ...]
+    val: tuple[float | None, ...]
+    """In `METRIC_ORDER`."""
+    params: int
+    macs: int | None
+    latency_ms: float | None
+    throughput: float | None
+    train_seconds: float | None
+    device: str
+    threads: int | None
+    pseudo_multimodal: bool
+    test_to_train: float | None
+    """Test cells per training cell where the protocol made the split itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A record without a look at the test split, which searches leave: never on a board."""
+
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An entry with what it names by digest."""
+
+    entry: Entry
+    key: ComparisonKey
+    components: tuple[Used, ...]
+
+
+def stamp(folder: Path, packed: bool = False) -> str:
+    """Changes when any file of the record is written, replaced or copied.
+
+    Times of the last change of the inode are part of it, which no archive restores: what an index says of files on
+    another machine is never believed here. Raises `RecordError` where a file is missing; a pack may lack weights.
+    """
+    parts = []
+    for name in FILES:
+        if packed and name == WEIGHTS:
+            continue
+        try:
+            s = os.stat(folder / name)
+        except OSError:
+            raise checks.refuse(folder, name, "is missing") from None
+        parts.append(f"{s.st_mtime_ns}.{s.st_ctime_ns}.{s.st_size}")
+    return hashlib.blake2b(";".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def read(folder: Path, checked: Checked, packed: bool = False) -> Read | Sealed:
+    """Read and check one record; of a pack, which was checked as a whole, only what it says is read.
+
+    Raises:
+        RecordError: it is not what it claims.
+    """
+    mark = stamp(folder, packed)
+    try:
+        document = json.loads((folder / "result.json").read_bytes())
+        sealed = document.get("status") == "sealed" or "test" not in document["metrics"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        sealed = False  # the checks below say what is wrong
+    if sealed:
+        return Sealed(mark)
+    if checked == "quick" or packed:
+        result = checks.read_result(folder)
+        if folder.name != result.trial_id:
+            raise checks.refuse(folder, "result.json", f"is that of trial {result.trial_id}")
+        checks.check_ranges(folder, result)
+    else:
+        store = Store(folder.parent.parent)
+        result = store.load(folder.name, verify="full" if checked == "full" else True).result
+    spec = _spec(folder, result)
+    return Read(_entry(mark, checked, result, spec), result.key, tuple(result.components))
+
+
+def _spec(folder: Path, result: Result) -> dict[str, Any]:
+    data = (folder / "spec.json").read_bytes()
+    if hashlib.sha256(data).hexdigest() != result.files.get("spec.json"):
+        raise checks.refuse(folder, "spec.json", "is damaged or was changed (its SHA-256 differs)")
+    try:
+        spec: dict[str, Any] = json.loads(data)
+        if not isinstance(spec["method"], dict) or not isinstance(spec["protocol"], dict):
+            raise ValueError("no method or protocol")
+    except (ValueError, KeyError, TypeError) as error:
+        raise checks.refuse(folder, "spec.json", f"is not a trial ({error})") from error
+    return spec
+
+
+def _entry(mark: str, checked: Checked, result: Result, spec: dict[str, Any]) -> Entry:
+    method, cost = spec["method"], result.cost
+    student = {name: method.get(name) for name in ("fusion", "backbone", "policies")}
+    return Entry(
+        trial_id=result.trial_id,
+        stamp=mark,
+        checked=checked,
+        digest=result.digest,
+        key=result.key.digest,
+        components=digest([c.model_dump(mode="json") for c in result.components]),
+        method_id=result.method_id,
+        twin=digest({**student, "recipe": method.get("recipe")}),
+        loose_twin=digest(student),
+        backbone_id=digest(method.get("backbone")),
+        label=result.label,
+        fusion=result.fusion,
+        kd=result.kd,
+        backbone=result.backbone,
+        routing=result.routing,
+        policies=result.policies,
+        seed=result.seed,
+        teachers=tuple(result.teachers),
+        test=tuple(result.metrics["test"][m] for m in METRIC_ORDER),
+        val=tuple(result.metrics["val"][m] for m in METRIC_ORDER),
+        params=cost.params,
+        macs=cost.macs,
+        latency_ms=cost.latency_ms,
+        throughput=cost.throughput,
+        train_seconds=cost.train_seconds,
+        device=cost.device,
+        threads=cost.threads,
+        pseudo_multimodal=result.pseudo_multimodal,
+        test_to_train=_test_to_train(spec["protocol"]),
+    )
+
+
+def _test_to_train(protocol: dict[str, Any]) -> float | None:
+    split = protocol.get("split") or {}
+    if split.get("scheme") != "stratified":
+        return None
+    test, val = split.get("test"), split.get("val")
+    return None if test is None or val is None else float(test) / (1 - float(test) - float(val))
+
+
+__all__ = ["METRIC_ORDER", "Entry", "Read", "RecordError", "Sealed", "read", "stamp"]

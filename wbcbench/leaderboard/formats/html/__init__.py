@@ -1,0 +1,15 @@
+"""One self-contained page: opens from disk, asks no network, holds every table, figure and source.
+
+DataTables comes with itables, plots with plotly; both are written into the page, which makes it about 6 MB.
+"""
+
+from __future__ import annotations
+
+from wbcbench.leaderboard.formats import View
+from wbcbench.leaderboard.formats.html.page import page
+from wbcbench.leaderboard.model import Report
+
+
+def render(report: Report, view: View) -> bytes:
+    """The page, UTF-8. Equal reports give equal bytes."""
+    return page(report, view).encode()

@@ -1,0 +1,24 @@
+"""Aligned text without colours, for logs and e-mails."""
+
+from __future__ import annotations
+
+from tabulate import tabulate
+
+from wbcbench.leaderboard.formats import View
+from wbcbench.leaderboard.formats.grid import grid
+from wbcbench.leaderboard.formats.wording import across_lines, legend, title
+from wbcbench.leaderboard.model import Report
+from wbcbench.leaderboard.text import clean
+
+
+def render(report: Report, view: View) -> bytes:
+    """UTF-8 text."""
+    sections = []
+    for board in report.boards:
+        g = grid(board, view, clean)
+        table = tabulate(g.rows, headers=g.headers, tablefmt="simple", disable_numparse=True, colalign=g.align)
+        sections.append("\n".join([clean(title(board)), "", table, "", *map(clean, legend(board)), ""]))
+    sections += ["\n".join([*map(clean, across_lines(a)), ""]) for a in report.across]
+    if report.notes:
+        sections.append("\n".join([*map(clean, report.notes), ""]))
+    return "\n".join(sections).encode()

@@ -1,0 +1,258 @@
+"""The statistics of one board, from its records' predictions; kept beside the index under what they are of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wbcbench.errors import RecordError, WbcbenchError
+from wbcbench.leaderboard.entries import METRIC_ORDER
+from wbcbench.leaderboard.gather import Found
+from wbcbench.leaderboard.options import Options
+from wbcbench.leaderboard.statistics import Features, Uncertainty, bootstrap, features, uncertainty
+from wbcbench.leaderboard.statistics.uncertainty import Scale
+from wbcbench.records import verify as checks
+from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.verify import TOLERANCE
+from wbcbench.spec import digest
+
+STATISTICS_VERSION = 1
+"""Raised, with `Kept.version`, when any number below would come out differently."""
+_BATCH = 100_000_000
+"""Bytes of features and of resampled metrics held at a time."""
+
+SCALES: dict[str, Scale] = {
+    "macro_f1": "logit", "balanced_accuracy": "logit", "accuracy": "logit", "auroc": "logit", "nll": "log",
+    "brier": "log", "ece": "log",
+}  # fmt: skip
+
+Array = NDArray[Any]
+
+
+class Kept(BaseModel):
+    """What is stored: small, and complete for the same question."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1]
+    test_cells: int = Field(0, ge=0)
+    clusters: int = Field(0, ge=0)
+    grouped: bool = False
+    refused: dict[str, str]
+    """Trial id -> reason."""
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    """Method id -> metric -> low, high."""
+    pairs: dict[str, tuple[float, float, float]]
+    """`a|b` -> value, se, df of a minus b."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Sample:
+    """One record's test predictions."""
+
+    found: Found
+    probabilities: Array
+    """[N, K] float32."""
+    labels: Array
+    cells: Array
+    groups: Array | None
+
+    @property
+    def mark(self) -> bytes:
+        """Equal for the same cells with the same labels in the same order."""
+        return self.cells.tobytes() + b"|" + self.labels.tobytes()
+
+
+class Judge:
+    """Intervals of every method of a board, and the uncertainty of any paired difference.
+
+    Predictions are read only for questions that were not answered before.
+    """
+
+    def __init__(self, methods: Mapping[str, Sequence[Found]], options: Options, root: Path, classes: int) -> None:
+        self.methods = {m: list(records) for m, records in methods.items()}
+        self.options = options
+        self.classes = classes
+        self._path = root / "index" / "statistics" / f"{self._question()}.json"
+        self._resampled: dict[str, Array] = {}
+        self._values: dict[str, Array] = {}
+        self._changed = False
+        kept = _load(self._path) if options.index else None
+        if kept is None:
+            self.kept = Kept(version=1, refused={}, intervals={}, pairs={})
+            self._resample()
+        else:
+            self.kept = kept
+
+    def interval(self, method: str, metric: str) -> tuple[float, float] | None:
+        """95 % interval of a method's mean; None where the metric is undefined."""
+        return self.kept.intervals.get(method, {}).get(metric)
+
+    def pair(self, a: str, b: str) -> Uncertainty:
+        """Method `a` minus method `b` on the board's metric, over the seeds of `a`, all of which `b` must have."""
+        name = f"{a}|{b}"
+        if name not in self.kept.pairs:
+            if not self._resampled:
+                self._resample()
+            mine = [f.entry.seed for f in self.methods[a]]
+            theirs = [f.entry.seed for f in self.methods[b]]
+            at = [theirs.index(seed) for seed in mine]
+            u = uncertainty(
+                self._values[a] - self._values[b][at],
+                self._resampled[a].astype(np.float64) - self._resampled[b][at],
+                self.kept.clusters,
+            )
+            self.kept.pairs[name] = (round(u.value, 12), round(u.se, 12), round(u.df, 6))
+            self._changed = True
+        return Uncertainty(*self.kept.pairs[name])
+
+    def save(self) -> None:
+        """Keep what was found, if anything is new and the store can be written."""
+        if self._changed and self.options.index:
+            with suppress(WbcbenchError):
+                atomic_write_bytes(self._path, self.kept.model_dump_json().encode())
+
+    def _question(self) -> str:
+        o = self.options
+        records = [
+            [m, [f.entry.trial_id + f.entry.stamp + f.entry.digest for f in r]] for m, r in self.methods.items()
+        ]
+        return digest([STATISTICS_VERSION, o.by, o.resamples, o.bootstrap_seed, records], length=32)
+
+    def _resample(self) -> None:
+        self._changed = True
+        samples = self._samples()
+        if not samples:
+            return
+        clusters = self._clusters(samples)
+        if self.kept.clusters < 2:
+            return
+        width = 8 * (self.kept.clusters * (3 * self.classes + 19) + len(METRIC_ORDER) * self.options.resamples)
+        batch: list[tuple[str, list[Sample]]] = []
+        size = 0
+        for method, own in samples.items():
+            batch.append((method, own))
+            size += width * len(own)
+            if size >= _BATCH:
+                self._judge(batch, clusters)
+                batch, size = [], 0
+        if batch:
+            self._judge(batch, clusters)
+
+    def _samples(self) -> dict[str, list[Sample]]:
+        """Predictions of every record that can be trusted; a method loses its records that cannot."""
+        samples: dict[str, list[Sample]] = {}
+        for method, records in self.methods.items():
+            for found in records:
+                try:
+                    samples.setdefault(method, []).append(load(found, self.classes))
+                except RecordError as error:
+                    self.kept.refused[found.entry.trial_id] = str(error)
+        marks = Counter(s.mark for own in samples.values() for s in own)
+        if len(marks) > 1:
+            usual = max(marks, key=lambda m: (marks[m], m))
+            for method in list(samples):
+                for s in samples[method]:
+                    if s.mark != usual:
+                        self.kept.refused[s.found.entry.trial_id] = (
+                            f"Record {s.found.path}: predictions.npz is of other test cells, or other labels, "
+                            "than those of the other records with this split. It is not counted."
+                        )
+                samples[method] = [s for s in samples[method] if s.mark == usual]
+        for method in list(samples):
+            self.methods[method] = [s.found for s in samples[method]]
+            if not samples[method]:
+                del samples[method]
+        return samples
+
+    def _clusters(self, samples: Mapping[str, Sequence[Sample]]) -> NDArray[np.intp]:
+        every = [s for own in samples.values() for s in own]
+        known = Counter(s.groups.tobytes() for s in every if s.groups is not None)
+        count = len(every[0].labels)
+        self.kept.test_cells = count
+        notes = []
+        if len(known) > 1:
+            notes.append("Records disagree about which donor a test cell is of; the most frequent answer is used.")
+        if known:
+            usual = max(known, key=lambda g: (known[g], g))
+            clusters = np.unique(np.frombuffer(usual, dtype=np.int64), return_inverse=True)[1].reshape(-1)
+            self.kept.grouped = True
+        else:
+            clusters = np.arange(count)
+        self.kept.clusters = int(clusters.max()) + 1
+        if self.kept.clusters < 2:
+            notes.append("All test cells are of one group, so nothing can be said of noise.")
+        elif self.kept.grouped and self.kept.clusters < 10:
+            notes.append(f"Only {self.kept.clusters} groups of test cells: intervals are wide and rough.")
+        self.kept.notes = tuple(notes)
+        return np.asarray(clusters, dtype=np.intp)
+
+    def _judge(self, batch: Sequence[tuple[str, Sequence[Sample]]], clusters: NDArray[np.intp]) -> None:
+        tables = [features(s.probabilities, s.labels, clusters) for _, own in batch for s in own]
+        found = bootstrap(tables, METRIC_ORDER, self.options.resamples, self.options.bootstrap_seed)
+        by = METRIC_ORDER.index(self.options.by)
+        at = 0
+        for method, own in batch:
+            part = found[at : at + len(own)]
+            values = np.array([s.found.entry.test for s in own], dtype=np.float64)
+            at += len(own)
+            limits = {}
+            for i, metric in enumerate(METRIC_ORDER):
+                if np.isfinite(values[:, i]).all() and np.isfinite(part[:, i]).all():
+                    u = uncertainty(values[:, i], part[:, i], self.kept.clusters)
+                    low, high = u.interval(scale=SCALES[metric])
+                    limits[metric] = (round(low, 9), round(high, 9))
+            self.kept.intervals[method] = limits
+            self._values[method] = values[:, by]
+            self._resampled[method] = part[:, by].astype(np.float32)
+
+
+def load(found: Found, classes: int) -> Sample:
+    """Test predictions of a record, once every metric that they give is the one that the record claims.
+
+    Raises:
+        RecordError: they are missing, malformed or another's.
+    """
+    folder, entry = found.path, found.entry
+    arrays = checks.read_predictions(folder)
+    try:
+        p, labels, cells = (arrays[f"test_{name}"] for name in ("probabilities", "labels", "cells"))
+    except KeyError as error:
+        raise checks.refuse(folder, "predictions.npz", f"has no array {error.args[0]}") from None
+    n = len(labels)
+    shapes_are_right = p.shape == (n, classes) and labels.shape == cells.shape == (n,) and n > 0
+    types_are_right = p.dtype == np.float32 and labels.dtype == cells.dtype == np.int64
+    if not shapes_are_right or not types_are_right or labels.min() < 0 or labels.max() >= classes:
+        raise checks.refuse(folder, "predictions.npz", "has test arrays of another shape, type or range")
+    if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
+        raise checks.refuse(folder, "predictions.npz", "has test probabilities that are none")
+    groups = arrays.get("test_groups")
+    if groups is not None and (groups.shape != labels.shape or groups.dtype != np.int64):
+        raise checks.refuse(folder, "predictions.npz", "has test_groups that are not int64 [N]")
+    whole: Features = features(p, labels, np.zeros(n, dtype=np.intp))
+    again = whole.metrics(whole.columns)
+    for name, said in zip(METRIC_ORDER, entry.test, strict=True):
+        if said is not None and not abs(said - again[name][0]) <= TOLERANCE:
+            raise checks.refuse(
+                folder, "result.json", f"has {name} = {said}, but its predictions give {again[name][0]:g}"
+            )
+    return Sample(found, p, labels, cells, groups)
+
+
+def _load(path: Path) -> Kept | None:
+    try:
+        return Kept.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+__all__ = ["SCALES", "STATISTICS_VERSION", "Judge", "Kept", "Sample", "load"]

@@ -1,0 +1,194 @@
+"""Each kind of figure as a function of a report's boards, drawn with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from wbcbench.errors import UsageError
+from wbcbench.leaderboard.columns import HEADERS, count
+from wbcbench.leaderboard.model import Across, Board, Report, Row
+from wbcbench.leaderboard.plots.costs import COSTS, frontier
+from wbcbench.leaderboard.plots.palette import MARKERS, OKABE_ITO, styles
+from wbcbench.leaderboard.text import clean
+
+Draw = Callable[[Report, str], Figure]
+
+
+def pareto(report: Report, cost: str) -> Figure:
+    """The board's metric against a cost (log scale), with 95 % intervals; a step joins what is not beaten."""
+    board = _only(report)
+    title, price = COSTS[cost]
+    rows = [r for r in _shown(board) if price(r)]  # what costs nothing has no place on a logarithmic axis
+    if not rows:
+        raise UsageError(f"No row of this board says what it costs in {title}.")
+    figure, axes = _canvas(7.0, 4.6)
+    for kd, (colour, symbol) in styles(sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))).items():
+        mine = [r for r in rows if r.kd == kd]
+        axes.errorbar(
+            [float(price(r) or 0) for r in mine], [_mean(r, board) for r in mine], yerr=_errors(mine, board),
+            fmt=MARKERS[symbol], color=colour, ms=6, lw=0, elinewidth=0.8, capsize=2,
+            label="no distillation" if kd == "none" else clean(kd),
+        )  # fmt: skip
+    best = frontier(rows, price, board.by, board.higher_is_better)
+    axes.step(
+        [float(price(r) or 0) for r in best], [_mean(r, board) for r in best], where="post", ls=":",
+        color="#4D4D4D", label="not beaten at its cost",
+    )  # fmt: skip
+    for r in best:
+        axes.annotate(
+            clean(r.name),
+            (float(price(r) or 0), _mean(r, board)),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 1000 else count(x)))
+    axes.set_xlabel(title)
+    axes.set_ylabel(HEADERS[board.by])
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def bars(report: Report, cost: str) -> Figure:
+    """Every row's metric with its 95 % interval, best first; references and incomplete rows are grey."""
+    board = _only(report)
+    rows = [r for r in board.rows if r.metrics[board.by].mean is not None]
+    figure, axes = _canvas(6.4, 0.9 + 0.26 * len(rows))
+    places = np.arange(len(rows))
+    colours = [OKABE_ITO[0] if r.status == "ranked" else "#9A9A9A" for r in rows]
+    axes.errorbar([_mean(r, board) for r in rows], places, xerr=_errors(rows, board), fmt="none",
+                  ecolor=colours,  # type: ignore[arg-type]
+                  elinewidth=1.4)  # fmt: skip
+    axes.scatter([_mean(r, board) for r in rows], places, c=colours, s=26, zorder=3)
+    axes.set_yticks(places, [clean(r.name) for r in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(f"{HEADERS[board.by]}, mean and 95 % interval")
+    return figure
+
+
+def heatmap(report: Report, cost: str) -> Figure:
+    """Fusion x distiller; a cell holds the best row of that pair."""
+    board = _only(report)
+    rows = _shown(board)
+    fusions = list(dict.fromkeys(r.method for r in rows))
+    kds = sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))
+    if len(fusions) < 2 or len(kds) < 2:
+        raise UsageError("A heat map needs at least two fusions and two distillers. --kind bars shows this board.")
+    table = np.full((len(fusions), len(kds)), np.nan)
+    pick = np.fmax if board.higher_is_better else np.fmin
+    for r in rows:
+        place = fusions.index(r.method), kds.index(r.kd)
+        table[place] = pick(table[place], _mean(r, board))
+    figure, axes = _canvas(1.8 + 0.62 * len(kds), 1.2 + 0.32 * len(fusions))
+    image = axes.imshow(table, cmap="cividis" if board.higher_is_better else "cividis_r", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for (i, j), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            light = (value > middle) == board.higher_is_better
+            axes.text(
+                j, i, f"{value:.3f}", ha="center", va="center", fontsize=7, color="black" if light else "white"
+            )
+    axes.set_xticks(range(len(kds)), [clean(k) for k in kds], rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(fusions)), [clean(f) for f in fusions], fontsize=8)
+    figure.colorbar(image, ax=axes, label=HEADERS[board.by])
+    axes.grid(False)
+    return figure
+
+
+def missing(report: Report, cost: str) -> Figure:
+    """Macro-F1 for every subset of modalities, where records were examined."""
+    board = _only(report)
+    rows = [r for r in board.rows if r.missing_modalities is not None]
+    if not rows:
+        raise UsageError("No record of this board was examined. `wbcbench run ... --evaluate full` does it.")
+    found = {s for r in rows if r.missing_modalities for s in r.missing_modalities.subsets}
+    subsets = sorted(found, key=lambda s: (s.count("+"), s))
+    figure, axes = _canvas(1.6 + 1.1 * len(subsets), 4.4)
+    for row, (colour, symbol) in zip(rows, styles(r.method_id for r in rows).values(), strict=True):
+        assert row.missing_modalities is not None
+        values = [row.missing_modalities.subsets.get(s, np.nan) for s in subsets]
+        axes.plot(range(len(subsets)), values, marker=MARKERS[symbol], color=colour, lw=1.2, label=clean(row.name))
+    axes.set_xticks(range(len(subsets)), [clean(s).replace("+", "\n+ ") for s in subsets], fontsize=8)
+    axes.set_xlabel("modalities that are there")
+    axes.set_ylabel("macro-F1")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def cd(report: Report, cost: str) -> Figure:
+    """Critical-difference diagram: mean ranks over data sets, a bar joins what cannot be told apart."""
+    if not report.across:
+        raise UsageError(
+            "A critical-difference diagram needs three methods that are ranked on two or more data sets. "
+            "Name more stores: --store A --store B."
+        )
+    across: Across = report.across[0]
+    count = len(across.methods)
+    figure, axes = _canvas(6.8, 1.2 + 0.3 * count)
+    places = np.arange(count)
+    axes.scatter(across.mean_ranks, places, color=OKABE_ITO[0], s=30, zorder=3)
+    ranks = dict(zip(across.methods, across.mean_ranks, strict=True))
+    order = {m: i for i, m in enumerate(across.methods)}
+    for i, group in enumerate(across.groups):
+        x = min(ranks[m] for m in group) - 0.08 * (i + 1)
+        axes.plot([x, x], [order[group[0]] - 0.2, order[group[-1]] + 0.2], color=OKABE_ITO[1 + i % 7], lw=3)
+    axes.plot([1, 1 + across.critical_difference], [-0.9, -0.9], color="black", lw=1.5, marker="|")
+    axes.text(
+        1 + across.critical_difference, -0.9, f"  CD {across.critical_difference:.2f}", va="center", fontsize=8
+    )
+    axes.set_yticks(places, [clean(m) for m in across.methods], fontsize=8)
+    axes.set_ylim(count - 0.5, -1.4)
+    axes.set_xlabel(f"mean rank by {HEADERS[across.by]} over {len(across.boards)} data sets (1 is best)")
+    return figure
+
+
+KINDS: dict[str, Draw] = {"pareto": pareto, "cd": cd, "heatmap": heatmap, "bars": bars, "missing": missing}
+
+
+def _only(report: Report) -> Board:
+    if len(report.boards) != 1:
+        keys = "\n".join(
+            f"  --key {b.digest}  {b.key.dataset}, {' + '.join(b.key.modalities)}" for b in report.boards
+        )
+        raise UsageError(f"Expected one board to draw, but there are {len(report.boards)}. Choose:\n{keys}")
+    return report.boards[0]
+
+
+def _shown(board: Board) -> list[Row]:
+    return [r for r in board.rows if r.status != "incomplete" and r.metrics[board.by].mean is not None]
+
+
+def _mean(row: Row, board: Board) -> float:
+    mean = row.metrics[board.by].mean
+    assert mean is not None
+    return mean
+
+
+def _errors(rows: Sequence[Row], board: Board) -> list[list[float]]:
+    below, above = [], []
+    for row in rows:
+        e, mean = row.metrics[board.by], _mean(row, board)
+        below.append(0.0 if e.low is None else max(0.0, mean - e.low))
+        above.append(0.0 if e.high is None else max(0.0, e.high - mean))
+    return [below, above]
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    # Not pyplot: no backend, no global state, no window.
+    figure = Figure(figsize=(width, max(2.2, height)), layout="constrained")
+    axes: Any = figure.add_subplot()
+    axes.grid(color="#E2E2DE", lw=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+__all__ = ["KINDS"]

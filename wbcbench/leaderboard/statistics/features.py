@@ -1,0 +1,124 @@
+"""What must be summed over cells so that every metric follows: a resample is then one matrix product.
+
+A metric of a resample is a function of sums over cells. With the sums of each cluster in a row of `columns`
+[G, C], the metrics of R resamples, whose counts are W [R, G], follow from W @ columns without a loop over cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from wbcbench.evaluation.calibration import BINS, bin_of
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One set of predictions, ready to be resampled."""
+
+    columns: Floats
+    """[G, 3 K + BINS + 4] sums over each cluster's cells: cells, true, predicted and hit per class, NLL, Brier,
+    calibration gap per bin, first-order effect on AUROC."""
+    classes: int
+    auroc: float
+    """Of the cells as they are; NaN where undefined."""
+
+    def metrics(self, sums: Floats) -> dict[str, Floats]:
+        """Every metric of R resamples from their sums [R, C], each [R].
+
+        The same definitions as `wbcbench.evaluation.metrics`. AUROC is first-order (DeLong et al. 1988), since a
+        resample would have to be sorted again; all others are exact.
+        """
+        k = self.classes
+        n, rest = sums[:, 0], sums[:, 1:]
+        true, hit = rest[:, :k], rest[:, 2 * k : 3 * k]
+        nll, brier, gaps, effect = np.split(rest[:, 3 * k :], [1, 2, 2 + BINS], axis=1)
+        seen = true > 0
+        recall = np.divide(hit, true, out=np.zeros_like(hit), where=seen)
+        return {
+            "accuracy": hit.sum(1) / n,
+            "balanced_accuracy": recall.sum(1) / seen.sum(1),
+            "macro_f1": self.class_f1(sums).mean(1),
+            "auroc": self.auroc + effect[:, 0] / n,
+            "nll": nll[:, 0] / n,
+            "brier": brier[:, 0] / n,
+            "ece": np.abs(gaps).sum(1) / n,
+        }
+
+    def class_f1(self, sums: Floats) -> Floats:
+        """F1 of each class [R, K] from sums [R, C]; 0 where undefined."""
+        k = self.classes
+        true, predicted, hit = (sums[:, 1 + i * k : 1 + (i + 1) * k] for i in range(3))
+        both = true + predicted
+        return np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0)
+
+
+def features(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], clusters: NDArray[np.intp]
+) -> Features:
+    """Sums per cluster.
+
+    Args:
+        probabilities: [N, K], rows sum to 1.
+        labels: [N], 0 .. K - 1.
+        clusters: [N], 0 .. G - 1, each at least once; cells of one cluster are resampled together.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    p = p / p.sum(1, keepdims=True)
+    n, k = p.shape
+    cells = np.arange(n)
+    predicted = p.argmax(1)
+    confidence = p[cells, predicted]
+    right = predicted == labels
+    one = np.eye(k)
+    columns = np.zeros((n, 3 * k + BINS + 4))
+    columns[:, 0] = 1
+    columns[cells, 1 + labels] = 1
+    columns[cells, 1 + k + predicted] = 1
+    columns[cells[right], 1 + 2 * k + predicted[right]] = 1
+    # scikit-learn's log loss clips so too
+    eps = np.finfo(np.float64).eps
+    columns[:, 3 * k + 1] = -np.log(np.clip(p[cells, labels], eps, 1 - eps))
+    columns[:, 3 * k + 2] = ((p - one[labels]) ** 2).sum(1)
+    columns[cells, 3 * k + 3 + bin_of(confidence)] = right - confidence
+    auroc, columns[:, -1] = _auroc(p, labels)
+    return Features(_by_cluster(columns, clusters), k, auroc)
+
+
+def _by_cluster(columns: Floats, clusters: NDArray[np.intp]) -> Floats:
+    count = int(clusters.max()) + 1
+    if count == len(clusters):
+        return columns
+    sums = np.zeros((count, columns.shape[1]))
+    np.add.at(sums, clusters, columns)
+    return sums
+
+
+def _auroc(p: Floats, labels: NDArray[np.integer]) -> tuple[float, Floats]:
+    """Mean one-against-rest AUROC over the classes that have cells, and each cell's first-order effect on it [N].
+
+    Effects have mean 0; their mean over a resample is how far it moves. They are DeLong's structural components,
+    scaled to cells.
+    """
+    n = len(labels)
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan"), np.full(n, float("nan"))
+    areas, effects = [], np.zeros(n)
+    for k in present:
+        positive = labels == k
+        scores = p[:, k]
+        ranks = rankdata(scores)
+        a, b = positive.sum(), n - positive.sum()
+        above = (ranks[positive] - rankdata(scores[positive])) / b
+        below = 1 - (ranks[~positive] - rankdata(scores[~positive])) / a
+        area = above.mean()
+        effects[positive] += (above - area) * n / a
+        effects[~positive] += (below - area) * n / b
+        areas.append(area)
+    return float(np.mean(areas)), effects / len(present)

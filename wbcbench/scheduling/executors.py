@@ -1,0 +1,124 @@
+"""Which of the two executors a run gets, and how many cores and GPUs a trial is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from wbcbench.errors import UsageError
+from wbcbench.plugins import PluginOptions
+from wbcbench.records.store import Store
+from wbcbench.registry import Registry
+from wbcbench.scheduling.estimate import estimate
+from wbcbench.scheduling.plan import Plan
+from wbcbench.scheduling.ray_executor import RayExecutor
+from wbcbench.scheduling.shares import check_feasible, share_of, slots
+from wbcbench.scheduling.source import Executor
+from wbcbench.spec.request import Request
+
+Name = Literal["inline", "ray"]
+
+RAY_START = 15.0
+"""Seconds until Ray's workers train: its own start, and every worker's imports and data."""
+GUESSED_SPEED = 1000.0
+"""Training cells per second where no earlier run tells: a small network on one core."""
+
+
+def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
+    """The executor for what is missing of a plan; see `worth_ray` for what `auto` means.
+
+    Args:
+        request: as planned with.
+        plan: what is to be trained.
+        store: in which some of it may be done, and earlier runs tell how long such trials take.
+        times: how many trials like each of the plan's students there will be: a search's proposals.
+    """
+    if request.executor != "auto":
+        return request.executor
+    missing = []
+    for row in estimate(plan, store):
+        if times > 1 and row["role"] == "student":
+            missing += [row] * times
+        elif not row["done"]:
+            missing.append(row)
+    if len(missing) < 2:
+        return "inline"
+    if request.ray_address:
+        return "ray"
+    if for_one_process(request.device):
+        return "inline"
+    cpus, gpus = machine()
+    at_once = min(slots(cpus, gpus, share_of(request, gpus)), request.jobs or len(missing))
+    costs = [(row["estimated_seconds"], row["cell_views"]) for row in missing]
+    return "ray" if worth_ray(at_once, costs) else "inline"
+
+
+def worth_ray(at_once: int, costs: Sequence[tuple[float | None, int]]) -> bool:
+    """Whether several trials at once end sooner, by a clear margin, than one after another.
+
+    True if the sum of all trials' seconds x (1 - 1 / trials at once), which is what running them at once
+    saves, is at least twice `RAY_START`. A trial like which none has run is judged by `GUESSED_SPEED`.
+
+    Args:
+        at_once: how many trials fit.
+        costs: of every missing trial its estimated seconds, or None, and its training cells x epochs.
+    """
+    at_once = min(at_once, len(costs))
+    total = sum(views / GUESSED_SPEED if seconds is None else seconds for seconds, views in costs)
+    return at_once > 1 and total * (1 - 1 / at_once) >= 2 * RAY_START
+
+
+def for_one_process(device: str) -> bool:
+    """Whether a device cannot be shared out by Ray: a GPU chosen by its number, and Apple's."""
+    return ":" in device or device == "mps"
+
+
+def machine() -> tuple[int, int]:
+    """Cores and GPUs that this process may use: what a container or CUDA_VISIBLE_DEVICES hides is not counted."""
+    import torch
+    from joblib import cpu_count
+
+    return int(cpu_count()), torch.cuda.device_count()
+
+
+def make(
+    name: Name,
+    request: Request,
+    plan: Plan,
+    registry: Registry,
+    plugins: PluginOptions,
+    decoding: Callable[[int, int, str], None] | None = None,
+) -> Executor:
+    """An executor for the plan's trials, or for any others on the plan's data set.
+
+    What is broken in the data, or in how the plan's missing trials fit together, is met here.
+
+    Args:
+        name: from `choose`.
+        request: as planned with.
+        plan: its data set is used, and its missing trials are rehearsed (it may have none).
+        registry: as planned with.
+        plugins: from which the registry was made.
+        decoding: is told of progress in reading images.
+
+    Raises:
+        UsageError: a trial's share can never be given, or the device is not there.
+        DataError: the cells cannot be read.
+    """
+    from wbcbench.scheduling.inline import InlineExecutor, prepare
+
+    if name == "inline":
+        return InlineExecutor(prepare(plan, request, registry, decoding))
+    if for_one_process(request.device):
+        raise UsageError(
+            f"Expected --device auto, cuda or cpu with --executor ray, but got '{request.device}': Ray gives out "
+            f"the GPUs itself. Choose which ones it has by CUDA_VISIBLE_DEVICES (now "
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}), or use --executor inline."
+        )
+    cpus, gpus = (0, 0) if request.ray_address else machine()
+    if not request.ray_address:  # a cluster's nodes are asked once it is joined
+        check_feasible(share_of(request, gpus), [(cpus, gpus)])
+    # The rehearsal is of shapes: it needs no GPU, and the driver of a cluster may have none.
+    prepare(plan, request.model_copy(update={"device": "cpu"}), registry, decoding)
+    return RayExecutor(request, plan.description.fingerprint, registry, plugins, cpus, gpus)

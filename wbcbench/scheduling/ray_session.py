@@ -1,0 +1,242 @@
+"""Ray for the length of one `with` block: started here alone, or joined where a cluster runs.
+
+A Ray of our own listens on the loopback interface only, keeps its files and its access token in one
+short private folder, and leaves neither a folder nor a process behind. A cluster keeps its own ways:
+we only join and leave it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from wbcbench.errors import UsageError
+
+log = logging.getLogger("wbcbench")
+
+PREFIX = "wbcray-"
+"""Session folders are called `wbcray-<pid of the driver>-<random>`."""
+ROOM = 40
+"""Longest session folder: Ray appends some 63 characters, and a socket's path may have 107."""
+OBJECT_STORE = 100_000_000
+"""Bytes. Only specs and losses travel through Ray; cells and weights go through the store."""
+
+# Read by Ray or Tune when they start: no telemetry, no per-trial loggers, no printed banner, the
+# working folder as it is, trials without a GPU share see no GPU, no snapshots of Tune's own state.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+_QUIET_LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data")
+
+
+def running() -> bool:
+    """Whether this process is connected to Ray already; does not import it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+@contextmanager
+def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
+    """Have Ray running within the block.
+
+    Args:
+        address: `host:port` of a cluster's head, `auto` for one on this machine, empty to start Ray.
+        cpus: cores that a Ray started here gives out.
+        gpus: likewise GPUs.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_environment(_QUIET))
+        stack.enter_context(_silent_loggers())
+        if address:
+            _join(address)
+        else:
+            _start(cpus, gpus, stack)
+        import ray  # not before its settings are made: some are read right here
+
+        stack.callback(ray.shutdown)
+        stack.enter_context(_silent_raylet())
+        yield
+
+
+def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=short_folder()))
+    stack.callback(_remove, folder)
+    token = folder / "token"
+    with open(token, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(secrets.token_hex(32))
+    own = {
+        # Ray reads this as: this machine only, so that its ports are bound to the loopback interface.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+    stack.enter_context(_environment(own))
+    import ray
+
+    _read_settings_again()
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        object_store_memory=OBJECT_STORE,
+        _temp_dir=str(folder),
+    )
+
+
+def _read_settings_again() -> None:
+    """Ray reads some variables once per process: an import or a session before this one had other ones."""
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    variable, usual = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(variable, usual)  # type: ignore[attr-defined,no-untyped-call]
+    settings, tokens = getattr(_raylet, "Config", None), getattr(_raylet, "AuthenticationTokenLoader", None)
+    if settings is not None and hasattr(settings, "initialize"):
+        settings.initialize("")
+    if tokens is not None:
+        tokens.instance().reset_cache()
+
+
+def _join(address: str) -> None:
+    if "://" in address:
+        raise UsageError(
+            f"Expected --ray-address as host:port of the cluster's head node (or auto), but got '{address}'. "
+            "Run wbcbench on a node of the cluster instead of through Ray Client."
+        )
+    if address != "auto":
+        _knock(address)
+    import ray
+
+    _read_settings_again()
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (Exception, SystemExit) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"Expected a running Ray cluster at --ray-address {address}, but could not join it: {reason} "
+            "`ray status` on this node shows whether one is there; all nodes need one Ray, Python and token."
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Ray itself would wait a minute for a head that is not there."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise UsageError(f"Expected --ray-address as host:port (such as 10.0.0.1:6379) or auto, got '{address}'.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"Expected a running Ray cluster at --ray-address {address}, but nothing answers there ({error}). "
+            "Start one with `ray start --head`, or leave the address out to use this machine alone."
+        ) from None
+
+
+def short_folder() -> str:
+    """A writable folder for temporary files whose name is short enough for Ray's sockets.
+
+    Raises:
+        UsageError: there is none.
+    """
+    tried = dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"])
+    room = ROOM - len(f"/{PREFIX}{os.getpid()}-12345678")
+    for folder in tried:
+        if len(folder) <= room and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise UsageError(
+        f"Expected a writable folder for temporary files with a name of at most {room} characters, but found none "
+        f"of {', '.join(tried)}. Set TMPDIR to a short one, or use --executor inline."
+    )
+
+
+def sweep() -> None:
+    """Remove session folders whose driver is dead: one that was killed could not do it itself."""
+    for base in dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]):
+        for folder in Path(base).glob(f"{PREFIX}*-*"):
+            pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+            with suppress(OSError):
+                if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _alive(int(pid)):
+                    _remove(folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(folder: Path) -> None:
+    # Ray's last processes may still write a log line while they end.
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _silent_loggers() -> Iterator[None]:
+    """Ray's own log lines stay away: what a user must know, we say ourselves."""
+    loggers = [logging.getLogger(name) for name in _QUIET_LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _silent_raylet() -> Iterator[None]:
+    """Ray prints a node's complaints on stdout whatever it is told; there they would spoil `--json`."""
+    from ray._private import worker
+
+    module: Any = worker
+    before = module.print_to_stdstream
+    module.print_to_stdstream = lambda data, *_, **__: log.debug("ray: %s", " ".join(data.get("lines", ())))
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = before

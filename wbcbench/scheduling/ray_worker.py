@@ -1,0 +1,213 @@
+"""What runs in a worker process of Ray: one trial after another, on one workbench.
+
+The record goes into the store and the driver reads it there; only losses and texts travel through Ray.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from wbcbench import __version__
+from wbcbench.errors import DataError, PluginError, UsageError, WbcbenchError
+from wbcbench.importing import source_file
+from wbcbench.plugins import PluginOptions, load_plugins
+from wbcbench.registry import Registry
+from wbcbench.scheduling.messages import EndMessage, EpochMessage, kind_of_error, pack
+from wbcbench.spec import Trial
+
+VARIABLES = "WBCBENCH_"
+"""Environment variables that begin so travel to the workers: cache, data, plugin folders."""
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker needs to work like the driver. Plain data: it crosses to other machines."""
+
+    request: str
+    """The request as JSON."""
+    plugins: PluginOptions
+    fingerprint: str
+    """Of the data set, as the driver found it."""
+    threads: int
+    device: str
+    gpus: float
+    """A trial's share; without one, no GPU is seen, however the cluster was started."""
+    store: str
+    """Absolute path; the same on all nodes."""
+    mark: str
+    """`Store.mark` as the driver reads it: who reads another one has another disk before it."""
+    run: str
+    """A name for this run alone."""
+    folder: str
+    """The driver's working folder, in which relative paths are meant."""
+    environment: dict[str, str] = field(default_factory=dict)
+    version: str = __version__
+
+
+def train_one(config: dict[str, Any], setup: WorkerSetup) -> None:
+    """Tune's trainable: run one trial and report every epoch, then how it ended.
+
+    Args:
+        config: `trial` (its spec as JSON), `id`, and `sources` from `source_digests`.
+        setup: the same for all trials of a run.
+    """
+    from ray import tune
+
+    def done(epoch: int, epochs: int, row: dict[str, Any]) -> None:
+        # Waits for the driver's answer; a trial that is to stop is unwound from here by SystemExit.
+        tune.report(pack(EpochMessage(epoch, epochs, row)))
+
+    tune.report(pack(_worker(setup).run(config, done)))
+
+
+class Worker:
+    """One process's workbench, kept from trial to trial."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        if setup.version != __version__:
+            raise UsageError(
+                f"Expected wbcbench {setup.version}, which the driver has, but this worker has {__version__}. "
+                "Install one version on all nodes."
+            )
+        os.environ.update(setup.environment)
+        if not setup.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
+        if os.path.isdir(setup.folder):
+            os.chdir(setup.folder)
+        from wbcbench.records.store import Store
+
+        store = Store(setup.store)
+        if store.mark(make=False) != setup.mark:
+            raise UsageError(
+                f"Expected the store {store.root} on node {os.uname().nodename}, but what is there "
+                "is not the driver's store. Choose a --store on a path that all nodes share."
+            )
+        import torch
+
+        torch.set_num_threads(setup.threads)
+        from wbcbench.scheduling.plan import open_dataset
+        from wbcbench.spec.request import Request
+        from wbcbench.training.slate import Slate
+        from wbcbench.training.workbench import Workbench, pick_device
+
+        request = Request.model_validate_json(setup.request)
+        self.registry = load_plugins(setup.plugins)[0]
+        self.bench = Workbench(
+            store,
+            self.registry,
+            pick_device(setup.device),
+            replay=request.replay == "auto",
+            replay_maps_gb=request.replay_maps_gb,
+        )
+        self.bench.add_dataset(setup.fingerprint, open_dataset(request, self.registry)[1])
+        self.slate = Slate()
+
+    def run(self, config: dict[str, Any], done: Any) -> EndMessage:
+        """Run one trial; never raises because of it."""
+        import torch
+
+        from wbcbench.training.trial import run_trial
+
+        try:
+            trial = Trial.model_validate_json(config["trial"])
+            if trial.id != config["id"]:
+                raise UsageError(
+                    f"Expected trial {config['id']}, but its spec reads as {trial.id} here. "
+                    "Install one version of wbcbench on all nodes."
+                )
+            check_sources(trial, self.registry, config["sources"])
+            self.slate.restore(trial.seed)
+            _, cached = run_trial(trial, self.bench, done)
+            return EndMessage("cached" if cached else "done")
+        except (DataError, SourceChangedError) as error:
+            return EndMessage("refused", str(error), kind_of_error(error))
+        except torch.OutOfMemoryError as error:
+            return EndMessage("no_memory", str(error))
+        except Exception as error:
+            text = str(error) if isinstance(error, WbcbenchError) else traceback.format_exc()
+            return EndMessage("failed", text, kind_of_error(error))
+        finally:
+            _free()
+
+
+class SourceChangedError(PluginError):
+    """A plugin's file is not what it was when the trials were planned."""
+
+
+class _Refused:
+    """Stands for a worker that could not be set up: every trial gets the same answer."""
+
+    def __init__(self, message: EndMessage) -> None:
+        self.message = message
+
+    def run(self, config: dict[str, Any], done: Any) -> EndMessage:
+        return self.message
+
+
+_known: dict[str, Worker | _Refused] = {}
+
+
+def _worker(setup: WorkerSetup) -> Worker | _Refused:
+    if setup.run not in _known:
+        _known.clear()
+        try:
+            _known[setup.run] = Worker(setup)
+        except WbcbenchError as error:
+            _known[setup.run] = _Refused(EndMessage("refused", str(error), kind_of_error(error)))
+    return _known[setup.run]
+
+
+def source_digests(trial: Trial, registry: Registry) -> dict[str, str]:
+    """Every component of the trial and its teachers, `kind name`, and the SHA-256 of the file it is from.
+
+    The digests are those of the moment when the registry was made.
+    """
+    return {f"{kind} {name}": registry.get(kind, name).sha256 for kind, name in _components(trial)}
+
+
+def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) -> None:
+    """Raises `SourceChangedError` where this process has other code than the driver planned with.
+
+    The files are read again: a component is imported when it is first used, which may be long after its
+    file was found.
+    """
+    for kind, name in _components(trial):
+        component = registry.get(kind, name)
+        path = source_file(component.target) if isinstance(component.target, str) else None
+        there = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else component.sha256
+        planned = expected.get(f"{kind} {name}", "")
+        if not planned == component.sha256 == there:
+            raise SourceChangedError(
+                f"Expected {kind} '{name}' as it was when this run was planned (SHA-256 "
+                f"{planned[:12] or 'unknown'}), but a worker found {there[:12] or 'no file'} in "
+                f"{component.origin}. Leave plugin files alone while a run goes on, and have the same ones on "
+                "all nodes; then start it again: what is done stays done."
+            )
+
+
+def _components(trial: Trial) -> Iterator[tuple[str, str]]:
+    method = trial.method
+    yield "dataset", trial.protocol.dataset.name
+    yield "fusion", method.fusion.name
+    yield "backbone", method.backbone.name
+    if method.routing is not None:
+        yield "routing", method.routing.name
+    yield from (("policy", p.name) for p in method.policies)
+    yield from (("distiller", d.name) for d in method.distillers)
+    for teacher in method.teachers:
+        yield from _components(teacher)
+
+
+def _free() -> None:
+    """Give GPU memory back: another trial of the same GPU may need it while this process waits."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()

@@ -1,0 +1,237 @@
+"""The space around a request: ranges that components declare beside their parameters, and `--space`.
+
+What the user pinned (inline, by `--set`, in the file's `training`) is not searched unless `--space` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from wbcbench.contracts.params import SEARCH_KEY
+from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.registry import Registry
+from wbcbench.search.dimension import Dimension, Range, interval, parse_range
+from wbcbench.search.space import METHOD, Space, labels
+from wbcbench.spec.load import COMPONENT_SECTIONS
+from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.trial import Recipe
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One parameter that could be searched."""
+
+    name: str
+    section: str
+    component: str
+    parameter: str
+    field: FieldInfo
+    pinned: bool
+    when: dict[str, tuple[str, ...]]
+
+
+def build_space(request: Request, registry: Registry, overrides: Mapping[str, Any] | None = None) -> Space:
+    """The space of a request, ranges from `overrides` (name -> text, list or value) before declared ones.
+
+    Raises:
+        UsageError: an unknown name, a bad range, or nothing left to search.
+    """
+    request = written_out(request, registry)
+    slots = list(_slots(request, registry))
+    wanted = {_target(name, slots): (name, value) for name, value in (overrides or {}).items()}
+    dimensions = [
+        Dimension(name=name, section=name, range=Range(kind="choice", choices=tuple(found)))
+        for name, key in METHOD.items()
+        if len(found := labels(request, key)) > 1
+    ]
+    for slot in slots:
+        given = next((v for names, v in wanted.items() if slot.name in names), None)
+        found_range = _declared(slot) if given is None else _given(slot, *given)
+        if found_range is not None:
+            dimensions.append(
+                Dimension(
+                    name=slot.name, section=slot.section, component=slot.component, parameter=slot.parameter,
+                    range=found_range, when=slot.when,
+                )
+            )  # fmt: skip
+    space = Space(request, tuple(dimensions))
+    if not space.free:
+        raise UsageError(
+            "Nothing is left to search: every parameter is fixed. Give a range, as in "
+            "--space 'training.lr=log(1e-4,1e-2)'"
+        )
+    return space
+
+
+def known_ranges(
+    request: Request, registry: Registry, ranges: Mapping[str, Any], strict: bool = False
+) -> dict[str, Any]:
+    """Those of the ranges that this request has a parameter for; `strict` raises `UsageError` for the others."""
+    slots = list(_slots(written_out(request, registry), registry))
+    found = {}
+    for name, value in ranges.items():
+        try:
+            _target(name, slots)
+        except UsageError:
+            if strict:
+                raise
+            continue
+        found[name] = value
+    return found
+
+
+def written_out(request: Request, registry: Registry) -> Request:
+    """Overrides by `--set` as parameters of the choices that have them (the planner has refused the others)."""
+
+    def mine(kind: str, section: str, choice: Choice) -> Choice:
+        fields = _fields(registry, kind, choice)
+        found = {k: v for k, v in request.overrides.get(section, {}).items() if k in fields}
+        return Choice(name=choice.name, params={**choice.params, **found})
+
+    return request.model_copy(
+        update={
+            "fusion": tuple(mine("fusion", "fusion", c) for c in request.fusion),
+            "backbone": tuple(mine("backbone", "backbone", c) for c in request.backbone),
+            "kd": tuple(tuple(mine("distiller", "kd", c) for c in kd) for kd in request.kd),
+            "policy": tuple(mine("policy", "policy", c) for c in request.policy),
+            "routing": mine("routing", "routing", request.routing),
+            "overrides": {k: v for k, v in request.overrides.items() if k not in COMPONENT_SECTIONS[1:]},
+        }
+    )
+
+
+def _fields(registry: Registry, kind: str, choice: Choice) -> dict[str, FieldInfo]:
+    return registry.declaration(registry.resolve(kind, choice.name).component).params.model_fields
+
+
+def _slots(request: Request, registry: Registry) -> Iterator[_Slot]:
+    for name, field in Recipe.model_fields.items():
+        yield _Slot(f"training.{name}", "training", "", name, field, name in request.training.model_fields_set, {})
+    yield from _section(request, registry, "fusion", {k: (c,) for k, c in labels(request, "fusion").items()})
+    yield from _section(request, registry, "backbone", {k: (c,) for k, c in labels(request, "backbone").items()})
+    combinations: dict[str, tuple[Choice, ...]] = labels(request, "kd")
+    yield from _section(request, registry, "distiller", combinations)
+    yield from _section(request, registry, "policy", {"": request.policy})
+    taught = [k for k, kd in combinations.items() if any(_has_teacher(registry, c) for c in kd)]
+    if taught:
+        condition = {} if len(taught) == len(combinations) else {"kd": tuple(taught)}
+        for slot in _section(request, registry, "routing", {"": (request.routing,)}):
+            yield _Slot(
+                slot.name, slot.section, slot.component, slot.parameter, slot.field, slot.pinned, condition
+            )
+
+
+def _section(
+    request: Request, registry: Registry, section: str, alternatives: dict[str, tuple[Choice, ...]]
+) -> Iterator[_Slot]:
+    """Each parameter of each component once, with the labels for which it exists and is not pinned."""
+    category = {"distiller": "kd"}.get(section, section)
+    names = dict.fromkeys(c.name for combination in alternatives.values() for c in combination if c.name != "none")
+    alone = len(names) == 1
+    for component in names:
+        fields = _fields(registry, section, Choice(name=component))
+        for parameter, field in fields.items():
+            there, free = [], []
+            for key, combination in alternatives.items():
+                for choice in combination:
+                    if choice.name == component and not _idle_weight(
+                        registry, section, parameter, choice, combination
+                    ):
+                        there.append(key)
+                        free += [] if parameter in choice.params else [key]
+            if not there:
+                continue
+            active = free or there
+            everywhere = len(active) == len(alternatives) or alternatives.keys() == {""}
+            yield _Slot(
+                name=f"{section}.{parameter}" if alone else f"{section}.{component}.{parameter}",
+                section=section,
+                component=component,
+                parameter=parameter,
+                field=field,
+                pinned=not free,
+                when={} if everywhere else {category: tuple(active)},
+            )
+
+
+def _has_teacher(registry: Registry, choice: Choice) -> bool:
+    needs = registry.declaration(registry.resolve("distiller", choice.name).component).needs
+    return choice.name != "none" and needs.taught_by == "teacher"
+
+
+def _idle_weight(
+    registry: Registry, section: str, parameter: str, choice: Choice, combination: tuple[Choice, ...]
+) -> bool:
+    """Whether this is the `weight` of a distiller that adds no loss here."""
+    if section != "distiller" or parameter != "weight":
+        return False
+    role = registry.declaration(registry.resolve("distiller", choice.name).component).role
+    return role == "optimiser" or (role == "transform" and len(combination) > 1)
+
+
+def _target(name: str, slots: list[_Slot]) -> frozenset[str]:
+    """The slots that a name of `--space` means: by full name, or without the component's name."""
+    section, _, rest = name.strip().partition(".")
+    section = {"kd": "distiller", "policies": "policy", "recipe": "training"}.get(section, section)
+    full = f"{section}.{rest}"
+    found = {s.name for s in slots if full in (s.name, f"{s.section}.{s.component}.{s.parameter}")}
+    found = found or {s.name for s in slots if full == f"{s.section}.{s.parameter}"}
+    if not found:
+        why = _WHY_NOT.get(section if rest else "methods", "")
+        known = [s.name for s in slots]
+        raise UsageError(
+            f"--space {name}: no parameter of this search is called so.{why}{did_you_mean(full, known)} "
+            "--show-space lists what there is."
+        )
+    return frozenset(found)
+
+
+_PROTOCOL = " It belongs to the protocol, which must be equal for all."
+_WHY_NOT = {
+    **dict.fromkeys(("dataset", "split", "budget", "augmentation", "selection"), _PROTOCOL),
+    "teacher": " Teachers are shared by all proposals and are not searched.",
+    "methods": " Choose among methods with --fusion a,b, --kd c,d and --backbone e,f.",
+}
+
+
+def _declared(slot: _Slot) -> Range | None:
+    extra = slot.field.json_schema_extra
+    declared = extra.get(SEARCH_KEY) if isinstance(extra, dict) else None
+    if slot.pinned or not isinstance(declared, dict):
+        return None
+    if "choices" in declared:
+        choices: Any = declared["choices"]
+        return Range(kind="choice", choices=tuple(choices))
+    low, high, log = declared["low"], declared["high"], declared["log"]
+    return interval(slot.name, float(low), float(high), log=bool(log), whole=_whole(slot))  # type: ignore[arg-type]
+
+
+def _given(slot: _Slot, name: str, value: Any) -> Range:
+    found = parse_range(name, value, whole=_whole(slot))
+    if slot.field.annotation is float:
+        floats = tuple(float(v) if type(v) is int else v for v in found.choices)
+        found = found.model_copy(update={"choices": floats})
+    ends = found.choices if found.kind in ("choice", "fixed") else (found.low, found.high)
+    values: list[Any] = [int(e) for e in ends] if found.kind == "int" else list(ends)
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        Annotated[(slot.field.annotation, "a range", *slot.field.metadata)]  # type: ignore[arg-type]
+    )
+    for end in values:
+        try:
+            adapter.validate_python(end)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise UsageError(f"--space {name}: {message} (got {end!r} in {found}).") from None
+    return found
+
+
+def _whole(slot: _Slot) -> bool:
+    return slot.field.annotation is int
+
+
+__all__ = ["build_space", "known_ranges", "written_out"]

@@ -1,0 +1,86 @@
+"""Running searches and their winners with an executor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wbcbench.errors import TrialFailedError
+from wbcbench.observers import Observers
+from wbcbench.plugins import PluginOptions
+from wbcbench.scheduling.executors import choose, make
+from wbcbench.scheduling.outcome import Outcome, all_cached
+from wbcbench.scheduling.plan import Plan
+from wbcbench.scheduling.source import Display, PlanSource, Source
+from wbcbench.search.files import Winner
+from wbcbench.search.search import Search
+from wbcbench.search.study import Study
+from wbcbench.search.winner import keep_winners, plan_winners
+
+
+class Screen(Display, Protocol):
+    """A display that also shows images being read."""
+
+    def decoding(self, done: int, total: int, what: str) -> None: ...
+
+
+Screens = Callable[[int], AbstractContextManager[Screen]]
+"""Number of trials -> a display for them."""
+
+
+@dataclass
+class Found:
+    """What a search came to."""
+
+    search: Search
+    study: Study
+    outcomes: list[Outcome]
+    """Of proposals and of teachers that were missing, of this start only."""
+    winners: list[Winner] = field(default_factory=list)
+    retrained: list[Outcome] = field(default_factory=list)
+
+
+def run_search(
+    search: Search,
+    screens: Screens,
+    observers: Observers,
+    plugins: PluginOptions | None = None,
+    retrain: bool = True,
+) -> Found:
+    """Go on with a study until its budget is spent, then retrain its winners.
+
+    Which executor runs the trials is the request's to say: see `executors.choose`. With several at once, a
+    proposal is made from what has ended by then, so that the same seed may propose otherwise than inline.
+
+    Raises:
+        TrialFailedError: a teacher failed, or no proposal finished.
+    """
+
+    def execute(plan: Plan, source: Source, trials: int, times: int = 1) -> list[Outcome]:
+        with screens(trials) as screen:
+            name = choose(search.request, plan, search.store, times)
+            options = plugins or PluginOptions()
+            executor = make(name, search.request, plan, search.registry, options, screen.decoding)
+            return executor.run(source, screen, observers)
+
+    study = search.study()
+    source = search.source(study)
+    outcomes: list[Outcome] = []
+    if source.total != 0:
+        left = max(1, search.settings.trials - len(study.asked))
+        times = math.ceil(left / len(search.spec.methods))
+        outcomes = execute(search.base, source, source.total or search.settings.trials, times)
+    if source.broken:
+        errors = [o.error for o in outcomes if o.status == "failed"]
+        raise TrialFailedError(f"{source.broken} The search stopped.\n{errors[0].rstrip() if errors else ''}")
+    found = Found(search, study, outcomes)
+    if retrain:
+        winners, plan = plan_winners(search, study)
+        found.retrained = all_cached(plan, search.store) or execute(
+            plan, PlanSource(plan.trials), len(plan.trials)
+        )
+        found.winners = keep_winners(search, study, winners, found.retrained)
+    return found

@@ -1,0 +1,163 @@
+"""A study as a page to read: Optuna's plots in one self-contained HTML file, and the same as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from html import escape
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from wbcbench.records.atomic import atomic_write_bytes, atomic_write_text
+from wbcbench.records.store import Store
+from wbcbench.search.files import StudyFolder, studies
+from wbcbench.search.objective import COSTS
+from wbcbench.search.strategy import quiet
+from wbcbench.search.study import Study
+from wbcbench.search.winner import proposal_of, ranking
+
+_PER_OBJECTIVE = {
+    "history": "plot_optimization_history",
+    "importances": "plot_param_importances",
+    "slices": "plot_slice",
+}
+ENOUGH = 8
+"""Finished proposals from which importances are estimated; fewer give numbers without meaning."""
+Draw = Callable[[ModuleType], Any]
+"""Takes `optuna.visualization` or its matplotlib twin and gives a figure (or axes)."""
+
+
+def overview(store: Store) -> list[dict[str, Any]]:
+    """One JSON-able row per study of the store. Raises `RecordError` for a damaged one."""
+    rows = []
+    for folder in studies(store):
+        study = Study(folder.spec(), folder, store)
+        best = ranking(study)[:1]
+        spec = study.spec
+        rows.append(
+            {
+                "study": folder.id, "title": spec.title, "objective": ",".join(spec.objective.names),
+                "sampler": spec.sampler, "pruner": spec.pruner, **study.counts(),
+                "best": ", ".join(f"{v:.4g}" for t in best for v in t.values), "winners": len(folder.winners()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def write_report(folder: StudyFolder, store: Store, target: Path) -> list[Path]:
+    """Write `report.html` and a PNG per plot into a folder; returns the files.
+
+    A plot that the study has too few finished proposals for is left out, and the page says why.
+
+    Raises:
+        RecordError: the study is damaged.
+        WbcbenchError: the file system refuses.
+    """
+    study = Study(folder.spec(), folder, store)
+    parts: list[str] = []
+    written: list[Path] = []
+    missing: list[str] = []
+    for name, draw in plots(study):
+        try:
+            parts.append(_html(draw, first=not parts))
+            path = target / f"{name}.png"
+            atomic_write_bytes(path, _png(draw))
+            written.append(path)
+        except (ValueError, RuntimeError) as error:
+            missing.append(f"No {name}: {error}")
+    page = target / "report.html"
+    atomic_write_text(page, _page(study, parts, missing))
+    return [page, *written]
+
+
+def plots(study: Study) -> Iterator[tuple[str, Draw]]:
+    """Name and drawing of every plot that suits the study."""
+    objective, trials = study.spec.objective, study.optuna
+    for i, name in enumerate(objective.names):
+        label = f"val {name}" if name not in COSTS else name
+        suffix = f"_{name}" if objective.several else ""
+        shared = {"target": partial(_value, i) if objective.several else None, "target_name": label}
+        for kind, function in _PER_OBJECTIVE.items():
+            yield f"{kind}{suffix}", partial(_call, function, trials, shared)
+    if objective.per_epoch:
+        yield "epochs", partial(_call, "plot_intermediate_values", trials, {})
+    if len(objective.names) == 2:
+        yield "pareto", partial(_call, "plot_pareto_front", trials, {"target_names": list(objective.names)})
+
+
+def _value(index: int, trial: FrozenTrial) -> float:
+    return float(trial.values[index])
+
+
+def _call(function: str, trials: optuna.Study, arguments: dict[str, Any], library: ModuleType) -> Any:
+    finished = len(trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if function == _PER_OBJECTIVE["importances"] and finished < ENOUGH:
+        raise ValueError(f"{finished} finished proposals tell nothing about importance; {ENOUGH} are needed")
+    return getattr(library, function)(trials, **arguments)
+
+
+def _html(draw: Draw, first: bool) -> str:
+    from optuna import visualization
+
+    with quiet():
+        figure = draw(visualization)
+    if not figure.data:
+        raise ValueError("there are too few finished proposals to draw it")
+    # The library travels inside the page, once, so that it opens without a network.
+    html: str = figure.to_html(full_html=False, include_plotlyjs=first, include_mathjax=False)
+    return html
+
+
+def _png(draw: Draw) -> bytes:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from optuna.visualization import matplotlib as visualization
+
+    with quiet():
+        axes = draw(visualization)
+    figure = np.ravel(axes)[0].figure
+    try:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        return buffer.getvalue()
+    finally:
+        plt.close(figure)
+        mpl.rcdefaults()  # Optuna's plots change the style for everybody
+
+
+def _page(study: Study, parts: list[str], missing: list[str]) -> str:
+    spec, counts = study.spec, study.counts()
+    summary = (
+        f"{counts['trials']} proposals: {counts['complete']} finished, {counts['pruned']} pruned, "
+        f"{counts['failed']} failed. Objective on validation cells: {', '.join(spec.objective.names)}. "
+        f"Sampler {spec.sampler}, pruner {spec.pruner}, seed {spec.seed}. {study.seconds:.0f} s of training."
+    )
+    rows = "\n".join(
+        f"<tr><td>{t.number}</td><td>{escape(proposal_of(study, t).trial_id)}</td>"
+        f"<td>{escape(', '.join(f'{v:.4g}' for v in t.values))}</td>"
+        f"<td>{escape(', '.join(f'{k}={v}' for k, v in t.params.items()))}</td></tr>"
+        for t in ranking(study)
+    )
+    notes = "\n".join(f"<p>{escape(text)}</p>" for text in missing)
+    title = escape(f"Search {study.folder.id}: {spec.title}")
+    plots_html = "\n".join(parts)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body{{font-family:sans-serif;margin:2em}} td,th{{padding:.2em .8em;text-align:left}}</style></head><body>
+<h1>{title}</h1>
+<p>{escape(summary)}</p>
+<table><tr><th>proposal</th><th>trial</th><th>value</th><th>parameters</th></tr>
+{rows}
+</table>
+{plots_html}
+{notes}
+</body></html>
+"""

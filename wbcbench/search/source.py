@@ -1,0 +1,157 @@
+"""A search as a source of trials: proposes, listens to epochs, prunes, and tells the study what came of it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from wbcbench.errors import UsageError
+from wbcbench.scheduling.outcome import Outcome
+from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.scheduling.source import Wait
+from wbcbench.search.space import Space
+from wbcbench.search.study import Asked, Fate, Study
+from wbcbench.spec import Trial
+from wbcbench.spec.request import Request
+
+
+def sealed(plan: Plan) -> Trial:
+    """A proposal's plan has one student: its sealed trial. Raises `UsageError` for any other number."""
+    students = [p.trial for p in plan.trials if p.role == "student"]
+    if len(students) != 1:
+        raise UsageError(
+            f"A search needs one student per proposal, but '{students[0].method.fusion.name}' makes "
+            f"{len(students)}, one per modality. Choose one with --modalities."
+        )
+    return students[0].seal()
+
+
+class SearchSource:
+    """Proposals until `trials` were made or `budget_seconds` of training are spent. See `source.Source`.
+
+    Teachers that a proposal needs and that are not there yet come before it, unsealed: they are the same
+    trials for every proposal, and for runs outside the search.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        planner: Callable[[Request], Plan],
+        trials: int,
+        budget_seconds: float | None = None,
+    ) -> None:
+        self.study = study
+        self.broken = ""
+        """Why nothing more can be proposed: a teacher failed."""
+        self._space = space
+        self._planner = planner
+        self._trials = trials
+        self._budget = budget_seconds
+        self._left: list[PlannedTrial] = []
+        self._pending: set[str] = set()
+        """Trials that were queued and have not ended."""
+        self._running: dict[str, list[Asked]] = {}
+        """Trial -> its proposals; the first pays, the others were the same suggestion again."""
+        self._started: dict[str, float] = {}
+        self._rows: dict[str, dict[int, dict[str, Any]]] = {}
+        for asked in study.open:
+            self._reopen(asked)
+        left = max(0, trials - len(study.asked))
+        self.total: int | None = None if budget_seconds is not None else left + len(self._left)
+
+    def next(self) -> PlannedTrial | Wait | None:
+        """A trial whose teachers are there; a new proposal if there is none and the budget allows it."""
+        while not self.broken:
+            for i, planned in enumerate(self._left):
+                if not self._pending.intersection(planned.needs):
+                    self._started[planned.trial.id] = time.monotonic()
+                    return self._left.pop(i)
+            if self._left:
+                return "wait"
+            if len(self.study.asked) >= self._trials:
+                return None
+            if self._budget is not None and self.study.seconds >= self._budget:
+                return None
+            self._propose()
+        return None
+
+    def epoch(self, planned: PlannedTrial, epoch: int, row: dict[str, Any]) -> bool:
+        """Report a proposal's epoch. If the pruner says so, mark the trial, then stop it."""
+        trial_id = planned.trial.id
+        running = self._running.get(trial_id)
+        if running is None:
+            return False
+        rows = self._rows.setdefault(trial_id, {})
+        rows[epoch] = row
+        if not self.study.hear(running[0], epoch, row):
+            return False
+        seconds = time.monotonic() - self._started[trial_id]
+        self.study.folder.prune(trial_id, epoch, [rows[e] for e in sorted(rows)], seconds)
+        return True
+
+    def ended(self, outcome: Outcome) -> None:
+        """Tell the study what the files say; they, not the outcome, are what a later start will see."""
+        trial_id = outcome.planned.trial.id
+        self._pending.discard(trial_id)
+        if trial_id not in self._running:
+            if outcome.status == "failed":
+                self.broken = f"Teacher {outcome.planned.trial.label} failed, which every proposal needs."
+            return
+        fate = None
+        for asked in self._running.pop(trial_id):
+            fate = self.study.fate(asked.proposal)
+            if fate is None and not self.broken:
+                fate = Fate("failed")
+            if fate is not None:
+                self.study.tell(asked, fate)
+        self._rows.pop(trial_id, None)
+        if fate is not None and fate.state == "pruned":
+            # Its checkpoint is of no further use to this study.
+            shutil.rmtree(self.study.store.work(trial_id), ignore_errors=True)
+
+    def _propose(self) -> None:
+        trial, values = self.study.ask()
+        try:
+            plan = self._planner(self._space.overlay(values))
+            asked = self.study.keep(trial, sealed(plan).id)
+        except UsageError as error:
+            # Parameters that exclude each other: the study learns that nothing comes of them.
+            self.study.tell(self.study.keep(trial, error=str(error)), Fate("failed"))
+            return
+        if asked.proposal.trial_id in self._running:
+            self._running[asked.proposal.trial_id].append(asked)
+        elif (fate := self.study.fate(asked.proposal)) is not None:
+            self.study.tell(asked, fate)
+        else:
+            self._queue(asked, plan)
+
+    def _reopen(self, asked: Asked) -> None:
+        if asked.proposal.trial_id in self._running:
+            self._running[asked.proposal.trial_id].append(asked)
+            return
+        values = self._space.suggest(_fixed(asked))
+        plan = self._planner(self._space.overlay(values))
+        if sealed(plan).id != asked.proposal.trial_id:
+            raise UsageError(
+                f"Search '{self.study.folder.id}' proposed trial {asked.proposal.trial_id}, but the same "
+                f"parameters now make {sealed(plan).id}: a component has changed. Begin a new search with --name."
+            )
+        self._queue(asked, plan)
+
+    def _queue(self, asked: Asked, plan: Plan) -> None:
+        student = sealed(plan)
+        teachers = [p for p in plan.trials if p.role == "teacher"]
+        for planned in [*teachers, PlannedTrial(student, "student")]:
+            if planned.trial.id not in self._pending and not self.study.store.has(planned.trial.id):
+                self._pending.add(planned.trial.id)
+                self._left.append(planned)
+        self._running[student.id] = [asked]
+
+
+def _fixed(asked: Asked) -> Any:
+    from optuna.trial import FixedTrial
+
+    return FixedTrial(asked.proposal.params, asked.proposal.number)
