@@ -59,7 +59,7 @@ class Explanation(Strict):
     high: float
     p: float
     comparisons: int
-    """A was compared with so many ranked rows, this one included."""
+    """So many pairs of rows might have been asked about: all of A, B and the ranked rows."""
     p_holm: float
     beyond_noise: bool
     mcnemar: tuple[PairMcNemar, ...]
@@ -80,7 +80,7 @@ class Explanation(Strict):
         if self.comparisons > 1:
             word = "still" if self.p_holm < 0.05 else "no longer" if self.beyond_noise else "not"
             found.append(
-                f"As one of {self.comparisons} comparisons of A on this board (Holm): p = {self.p_holm:.3g}, "
+                f"As one of the {self.comparisons} pairs on this board (Holm): p = {self.p_holm:.3g}, "
                 f"{word} beyond noise."
             )
         if self.splits:
