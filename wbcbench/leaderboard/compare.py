@@ -125,8 +125,8 @@ def _matches(board: Board, text: str) -> list[Row]:
         and (r.method_id.startswith(text.lstrip("#")) or any(s.trial_id.startswith(text) for s in r.sources))
     ]  # fmt: skip
     exact = [r for r in board.rows if r.name == text]
-    # `a + b #1234` is a name made unique; without the mark it may still mean several
-    loose = [r for r in board.rows if text in (r.method, r.name.split(" #")[0])]
+    # `a + b (weight=1)` and `a + b #1234` are names made unique; without that they may still mean several
+    loose = [r for r in board.rows if text in (r.method, r.name.split(" #")[0].split(" (")[0])]
     return by_id or exact or loose
 
 

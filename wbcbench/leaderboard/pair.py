@@ -87,7 +87,10 @@ class Explanation(Strict):
             found.append(self.splits)
         found += ["", "Cells that only one of the two gets right (McNemar, exact):"]
         found += [f"  seed {m.seed}: only A {m.only_a}, only B {m.only_b}, p = {m.p:.3g}" for m in self.mcnemar]
-        found += ["", "F1 by class, A minus B:"]
+        found += [
+            "",
+            "F1 by class, A minus B (95 % interval of each); verdicts are corrected for all (Holm):",
+        ]
         for c in sorted(self.classes, key=lambda c: (-c.f1, c.name)):
             word = ("gains" if c.f1 > 0 else "loses") if c.beyond_noise else "no clear change"
             found.append(f"  {c.name}: {c.f1:+.4f} ({c.low:+.4f} to {c.high:+.4f}), {word}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wbcbench.leaderboard import extras
@@ -20,6 +20,7 @@ from wbcbench.leaderboard.model import (
     Teaching,
     Timing,
 )
+from wbcbench.leaderboard.names import label
 
 BUILT_IN = frozenset({"wbcbench", "builtin", "built-in"})
 """Providers that need no mention."""
@@ -126,32 +127,6 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     return Estimate(mean=statistics.fmean(defined), sd=statistics.stdev(defined) if len(defined) > 1 else None)
 
 
-def label(entry: Entry, modalities: tuple[str, ...]) -> str:
-    """`gmu`; `single[dapi]` where one modality is read."""
-    one = entry.fusion == "single" or len(modalities) == 1
-    return f"{entry.fusion}[{'+'.join(modalities)}]" if one else entry.fusion
-
-
-def named(rows: Sequence[Row]) -> list[Row]:
-    """Rows with names that are unique on their board and no longer than needed."""
-    names = {r.method_id: r.method + (f" + {r.kd}" if r.kd != "none" else "") for r in rows}
-    extra: list[Callable[[Row], str]] = [
-        lambda r: "".join(f" + {p}" for p in r.policies),
-        lambda r: f" ({r.backbone})",
-        lambda r: f" < {'+'.join(r.teacher_backbones)}" if r.teacher_backbones else "",
-        lambda r: f" [{r.routing}]" if r.routing else "",
-        lambda r: f" #{r.method_id[:6]}",
-    ]
-    for more in extra:
-        counts: dict[str, list[Row]] = {}
-        for r in rows:
-            counts.setdefault(names[r.method_id], []).append(r)
-        for twins in counts.values():
-            if len(twins) > 1 and len({more(r) for r in twins}) > 1:
-                names |= {r.method_id: names[r.method_id] + more(r) for r in twins}
-    return [r.model_copy(update={"name": names[r.method_id]}) for r in rows]
-
-
 def _timing(entries: Sequence[Entry]) -> Timing:
     devices = list(dict.fromkeys(e.device for e in entries))
     threads = {e.threads for e in entries}
@@ -184,4 +159,4 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-__all__ = ["BUILT_IN", "RowMaker", "estimate", "label", "named"]
+__all__ = ["BUILT_IN", "RowMaker", "estimate"]
