@@ -166,7 +166,7 @@ def command(
         return
     for board in found.boards:
         chosen(board, wanted)  # a wrong name is an error in every format
-    view = View(wanted, wide, _width() if terminal else 160, colour=terminal)
+    view = View(wanted, wide, _width(), colour=terminal)
     data = render(found, style, view)
     if output is None:
         click.echo(data.decode(), nl=False)

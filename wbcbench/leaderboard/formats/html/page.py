@@ -17,7 +17,7 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.columns import COLUMNS, HEADERS, chosen
 from wbcbench.leaderboard.formats import View, render
 from wbcbench.leaderboard.formats.html import figures
-from wbcbench.leaderboard.formats.wording import across_lines, legend, title
+from wbcbench.leaderboard.formats.wording import ALONE, across_lines, legend, tables, title
 from wbcbench.leaderboard.model import METRIC_NAMES, Board, Report, Row
 from wbcbench.leaderboard.text import clean
 
@@ -48,16 +48,18 @@ def page(report: Report, view: View) -> str:
             ("json", "leaderboard.json", "application/json"),
         )
     ]
+    shown, alone = tables(report.boards)
     return template.render(
         report=report,
-        boards=[_board(b, i, view) for i, b in enumerate(report.boards)],
+        boards=[_board(b, i, view) for i, b in enumerate(shown)],
+        alone=[ALONE, *alone] if alone else [],
         across=[(across_lines(a), _figure(figures.critical_difference(a), f"cd-{i}"))
                 for i, a in enumerate(report.across)],
         metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
         columns=[(c.header, c.doc) for n, c in COLUMNS.items() if n not in METRIC_NAMES and "interval" not in n],
         downloads=downloads,
         css=Markup(_asset("page.css")),
-        tables=Markup(_tables()),
+        datatables=Markup(_datatables()),
         plotly=Markup(_plotly()),
     )  # fmt: skip
 
@@ -77,7 +79,7 @@ def _board(board: Board, number: int, view: View) -> dict[str, Any]:
         "id": f"board-{number}",
         "board": board,
         "title": title(board),
-        "legend": legend(board),
+        "legend": legend(board, shown),
         "columns": [(n, COLUMNS[n]) for n in names],
         "rows": [(r, [(n, COLUMNS[n].cell(r, board), _order(n, r)) for n in names]) for r in board.rows],
         # JSON in a script: `<` never stands there, so that no text can end it.
@@ -158,7 +160,7 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _tables() -> str:
+def _datatables() -> str:
     """DataTables with its extensions, as itables ships it for pages without a network."""
     import itables
     from itables.javascript import generate_init_offline_itables_html
