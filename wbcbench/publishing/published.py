@@ -122,7 +122,7 @@ def check(folder: Path) -> Checked:
         if name not in known and name.split("/")[0] not in BESIDE and name not in ("FINDINGS.md",):
             problems.append(f"{name} does not belong to a published board")
     report_ = Report.model_validate_json(made["board.json"])
-    return Checked(problems, sum(len(r.sources) for b in report_.boards for r in b.rows))
+    return Checked(problems, len({s.trial_id for b in report_.boards for r in b.rows for s in r.sources}))
 
 
 def read_asked(folder: Path) -> Asked:
