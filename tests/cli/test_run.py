@@ -94,7 +94,7 @@ def test_a_leaderboard_of_what_was_run(invoke: Invoke, cells_file: Path, tmp_pat
     boards = json.loads(out)["boards"]
     assert code == 0
     rows = {(r["method"], r["kd"]): r for r in boards[0]["rows"]}
-    assert rows["independent", "logits"]["n"] == 2
+    assert rows["independent", "logits"]["seeds"] == [0, 1]
     assert {("early", "none"), ("early", "logits"), ("single[u]", "none")} <= set(rows)
     code, out, _ = invoke("leaderboard", "--store", str(tmp_path / "s"), "--format", "csv")
     assert code == 0
