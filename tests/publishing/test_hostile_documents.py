@@ -192,8 +192,8 @@ def test_any_changed_document_ends_in_a_verdict(
 
 UNKNOWABLE = (
     "device", "threads", "latency_ms", "throughput", "train_seconds", "teacher_seconds", "macs", "params",
-    "python",    "train_images_per_second", "teacher_replayed", "pseudo_multimodal", "started", "ended", "notes", "components",
-    "version", "sha256", "provider", "name", "kind", "checksum", "digest", "predictions.npz", "spec.json",
-    "env.json", "history.csv", 0,
+    "python", "train_images_per_second", "teacher_replayed", "pseudo_multimodal", "started", "ended", "notes",
+    "components", "version", "sha256", "provider", "name", "kind", "checksum", "digest", "predictions.npz",
+    "spec.json", "env.json", "history.csv", 0,
 )  # fmt: skip
 """What only the machine knew, so that nobody can recompute it; and what `forge` mends."""

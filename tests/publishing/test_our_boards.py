@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.publishing.published import PROTOCOL, check
+from wbcbench.publishing.asked import PROTOCOL
+from wbcbench.publishing.proof import check
 
 ROOT = Path(__file__).parents[2] / "leaderboards"
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from wbcbench.errors import ComparabilityError, UsageError
+from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.merging import merge
-from wbcbench.publishing.published import Asked, check, publish
+from wbcbench.publishing.proof import check
+from wbcbench.publishing.published import publish
 from wbcbench.records.store import Record, Store
 from wbcbench.testing.packs import taught
 from wbcbench.testing.records import fake_record, fake_trial

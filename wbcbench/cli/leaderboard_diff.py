@@ -22,18 +22,22 @@ def command(old: Path, new: Path, as_json: bool) -> None:
 
     from wbcbench.cli.output import print_json
     from wbcbench.leaderboard.text import clean
-    from wbcbench.publishing.changes import changes, read_report
+    from wbcbench.publishing.changes import changes, read_report, title_of
 
-    found = changes(read_report(old), read_report(new))
+    before, after = read_report(old), read_report(new)
+    found = changes(before, after)
     if as_json:
         print_json({"changes": [asdict(c) for c in found]})
         return
+    titles = {b.digest: f"{title_of(b)} (key {b.digest})" for b in (*before.boards, *after.boards)}
+    heading = None
     for change in found:
-        click.echo(
-            f"{clean(change.row)}: {change.what}" + (f" ({change.board})" if "board" in change.what else "")
-        )
+        if change.board != heading:
+            heading = change.board
+            click.echo(clean(titles.get(heading, "All boards")))
+        click.echo(f"  {clean(change.row)}: {change.what}")
         for why in change.why:
-            click.echo(f"    {clean(why)}")
+            click.echo(f"      {clean(why)}")
     if not found:
         click.echo("Nothing moved.")
 

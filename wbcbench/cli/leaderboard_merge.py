@@ -17,27 +17,37 @@ from wbcbench.cli.options import json_option
 def command(ctx: click.Context, /, stores: tuple[Path, ...], into: Path, as_json: bool) -> None:
     """Copy the records of STORE... into one store; every file's digest is checked, nothing is overwritten.
 
-    The same trial twice is one record if both agree. If they do not, it is reported as irreproducible, none of its
-    records is copied, and the exit status is 1.
+    The same trial twice is one record if both agree. If they do not, it is reported as irreproducible (exit status
+    1), and all of its records are kept in INTO/irreproducible/TRIAL/DIGEST, where no board counts them. To settle
+    one, move the right DIGEST to INTO/records/TRIAL and delete INTO/irreproducible/TRIAL.
     """
     from dataclasses import asdict
 
     from wbcbench.cli.output import print_json
-    from wbcbench.publishing.merging import merge
+    from wbcbench.publishing.merging import ASIDE, merge
 
     merged = merge(list(stores), into)
     if as_json:
         print_json(asdict(merged))
-    else:
-        for trial, told in merged.irreproducible.items():
-            click.echo(f"irreproducible: {trial} ({told})")
-        for reason in merged.refused:
-            click.echo(f"refused: {reason}")
-        click.echo(
-            f"{into}: {len(merged.copied)} records copied, {len(merged.same)} were in several stores and agree, "
-            f"{len(merged.irreproducible)} irreproducible, {len(merged.refused)} refused"
+        ctx.exit(int(not merged.fine))
+    for trial, told in merged.irreproducible.items():
+        click.echo(f"irreproducible: {trial} ({told})")
+    for reason in merged.refused:
+        click.echo(f"refused: {reason}")
+    for trial, teachers in merged.without_teacher.items():
+        click.echo(f"without its teacher: {trial} (needs {', '.join(teachers)})")
+    counts = f"{len(merged.copied)} records copied, {len(merged.same)} were in several stores and agree"
+    if not merged.fine:
+        counts += (
+            f", {len(merged.irreproducible)} irreproducible, {len(merged.refused)} refused, "
+            f"{len(merged.without_teacher)} without a teacher"
         )
-    ctx.exit(1 if merged.irreproducible or merged.refused else 0)
+    click.echo(f"{into}: {counts}")
+    if merged.irreproducible:
+        click.echo(
+            f"Irreproducible records are kept in {into / ASIDE}, uncounted; --help says how to settle them."
+        )
+    ctx.exit(int(not merged.fine))
 
 
 __all__ = ["command"]

@@ -3,58 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from wbcbench.cli.leaderboard import board_options, check_stores, options_from, store_option
+from wbcbench.cli.leaderboard import check_stores, options_from, store_option
+from wbcbench.cli.options import load, plugin_options
+
+if TYPE_CHECKING:
+    from wbcbench.publishing.asked import Asked
 
 
 @click.command("publish")
-@click.option("--name", required=True, metavar="NAME", help="Of the folder under --to.")
+@click.option("--name", metavar="NAME", help="Of the folder under --to; with --check, default: every board there.")
 @click.option("--to", default="leaderboards", show_default=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder of all published boards, and of invalid.yaml.")  # fmt: skip
-@click.option("--title", help="Heading of the board; default: its name.")
 @click.option("--check", "checking", is_flag=True,
-              help="Write nothing; exit 1 if a file is not what the folder's records give.")  # fmt: skip
+              help="Write nothing; exit 1 if a file is not what its records give, or one vanished.")  # fmt: skip
+@click.option("--rebuild", is_flag=True,
+              help="From what is published alone: after an upgrade, or a change of invalid.yaml.")  # fmt: skip
 @store_option
-@board_options
+@click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="Also what a stranger submitted, if it is not refused; repeatable.")  # fmt: skip
+@click.option("--title", help="Heading of the board; default: its name.")
+@click.option("--key", "keys", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
+@click.option("--where", multiple=True, metavar="FIELD=VALUE",
+              help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable.")  # fmt: skip
+@click.option("--by", default="macro_f1", show_default=True, metavar="METRIC", help="What ranks.")
+@click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: of the most complete.")
+@click.option("--resamples", default=10_000, show_default=True, type=click.IntRange(100), metavar="N",
+              help="Bootstrap resamples.")  # fmt: skip
+@plugin_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, name: str, to: Path, title: str | None, checking: bool, stores: tuple[Path, ...],
-    **values: Any,
+    ctx: click.Context, /, name: str | None, to: Path, checking: bool, rebuild: bool, stores: tuple[Path, ...],
+    packs: tuple[Path, ...], **values: Any,
 ) -> None:  # fmt: skip
-    """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, and the records they are made from.
+    """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, protocol.json, and the records.
 
-    Publishing again adds new records; none that was published may vanish unless leaderboards/invalid.yaml strikes
-    it out with a reason (exit 3). Equal records give equal bytes.
+    Published again, a board keeps its records and options, and adds what --store and --pack have. A record stops
+    counting only where leaderboards/invalid.yaml strikes it out with a reason. Equal records give equal bytes.
     """
-    from wbcbench.publishing.published import Asked, check, publish
-
-    if not name or name.startswith(".") or Path(name).name != name:
+    if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.UsageError(f"Expected a plain folder name as --name, but got '{name}'.")
-    folder = to / name
     if checking:
-        found = check(folder)
-        for problem in found.problems:
-            click.echo(f"{folder}: {problem}")
-        if found.problems:
-            ctx.exit(1)
-        click.echo(f"{folder} is what its {found.records} records on boards give.")
-        return
+        ctx.exit(_check(to, name))
+    if name is None:
+        raise click.UsageError("Expected --name NAME: the folder to write under --to.")
+    from wbcbench.publishing.checking import solved_once_by
+    from wbcbench.publishing.published import PACK, publish
+
+    folder = to / name
+    there = (folder / PACK).is_file()
+    if rebuild and not there:
+        raise click.UsageError(f"Expected a published board to --rebuild, but {folder} has no {PACK}.")
+    default = ctx.get_parameter_source("stores") is ParameterSource.DEFAULT
+    if rebuild or (default and (there or packs) and not any(s.is_dir() for s in stores)):
+        stores = ()
     check_stores(stores)
-    options = options_from(values)
-    asked = Asked(
-        title=title or name, by=options.by, seeds=options.seeds, keys=options.keys, where=options.where,
-        resamples=options.resamples,
-    )  # fmt: skip
-    report, manifest = publish(folder, list(stores), asked)
-    rows = sum(len(b.rows) for b in report.boards)
+    asked = _asked(ctx, folder, name, values)
+    registry, _ = load(values["plugins"])
+    done = publish(folder, list(stores), asked, packs, solved_once_by(registry))
+    for line in done.told:
+        click.echo(line, err=True)
+    rows = sum(len(b.rows) for b in done.report.boards)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
-    click.echo(
-        f"{folder}: {len(report.boards)} boards, {rows} rows, {len(manifest.records)} records, {size:.1f} MB"
-    )
+    boards, records = len(done.report.boards), len(done.manifest.records)
+    click.echo(f"{folder}: {boards} boards, {rows} rows, {records} records, {size:.1f} MB")
     click.echo(f"Check it: wbcbench leaderboard publish --check --to {to} --name {name}")
+
+
+def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
+    """What the command line says; where it is silent, what the board was asked for before."""
+    from wbcbench.publishing.asked import PROTOCOL, Asked, read_asked
+
+    options = options_from({"statistics": None, "verify": None, "invalid": None, "no_index": False, **values})
+    said = {"title": values["title"] or name, "by": options.by, "seeds": options.seeds, "keys": options.keys,
+            "where": options.where, "resamples": options.resamples}  # fmt: skip
+    if (folder / PROTOCOL).is_file():
+        quiet = (n for n in said if ctx.get_parameter_source(n) is ParameterSource.DEFAULT)
+        said |= read_asked(folder).model_dump(include=set(quiet))
+    return Asked(**said)
+
+
+def _check(to: Path, name: str | None) -> int:
+    from wbcbench.publishing.proof import check, check_all
+
+    found = check_all(to) if name is None else {name: check(to / name)}
+    for board, result in found.items():
+        for problem in result.problems:
+            click.echo(f"{to / board}: {problem}")
+        if not result.problems:
+            click.echo(f"{to / board} is what its {result.records} records on boards give; none has vanished.")
+    if not found:
+        click.echo(f"No board is published in {to}.")
+    return int(any(result.problems for result in found.values()))
 
 
 __all__ = ["command"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 @click.command("verify", short_help="Judge a pack of records: accept, needs a look, or refuse.")
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option(
-    "--against", type=click.Path(path_type=Path, file_okay=False), metavar="STORE",
-    help="A store that is trusted: labels, splits, copies and jumps are compared with it.",
+    "--against", type=click.Path(path_type=Path), metavar="STORE",
+    help="A store or a published board that is trusted: labels, splits, copies and jumps are compared with it.",
 )  # fmt: skip
 @click.option("--rerun", is_flag=True, help="If nothing was refused: train one seed again and compare.")
 @click.option("--trial", metavar="ID", help="Which submitted trial to train again; default: the first.")
@@ -42,12 +43,14 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     Exit status 0: accepted, or needs a look (read why); 3: refused.
     """
     from wbcbench.publishing.checking import checked, solved_once_by
-    from wbcbench.publishing.reference_checks import reference_store
+    from wbcbench.publishing.opened import reference_at
     from wbcbench.publishing.rerun import choose
 
     registry, _ = load(options["plugins"])
-    reference = reference_store(options["against"]) if options["against"] else None
-    with checked(pack, reference, solved_once_by(registry)) as (judge, records, submitted):
+    with (
+        reference_at(options["against"]) if options["against"] else nullcontext() as reference,
+        checked(pack, reference, solved_once_by(registry)) as (judge, records, submitted),
+    ):
         if options["rerun"] and judge.verdict != "refuse":
             _rerun(choose(records, submitted, options["trial"]), judge, registry, options)
         elif options["rerun"]:

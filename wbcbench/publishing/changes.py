@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,12 +46,39 @@ def changes(old: Report, new: Report) -> list[Change]:
         if before is None or after is None:
             there = after or before
             assert there is not None
-            title = f"{there.key.dataset}, {' + '.join(there.key.modalities)}"
-            what = f"the board came, with {len(there.rows)} rows" if before is None else "the board is gone"
-            found.append(Change(digest, title, what, _key(there, [*old.boards, *new.boards])))
+            what = f"the board is new, with {len(there.rows)} rows" if before is None else "the board is gone"
+            why = _key(there, old.boards, came=True) if before is None else _key(there, new.boards, came=False)
+            found.append(Change(digest, title_of(there), what, why))
         else:
+            found += _board(before, after)
             found += _rows(before, after, left_out)
+    known = {r.record for r in old.refused}
+    told = "\n".join(why for change in found for why in change.why)
+    for record, reason in left_out.items():
+        if record not in known and reason not in told:
+            found.append(Change("", record, "is left out now", [reason]))
     return found
+
+
+def _board(before: Board, after: Board) -> list[Change]:
+    """What was asked of the board, where that is another question now."""
+    parts = []
+    if before.by != after.by:
+        parts.append(f"ranked by {HEADERS[after.by]}, before by {HEADERS[before.by]}")
+    if before.seeds != after.seeds:
+        parts.append(f"rows need seeds {_numbers(after.seeds)}, before {_numbers(before.seeds)}")
+    if before.resamples != after.resamples:
+        parts.append(f"{after.resamples or 'no'} resamples, before {before.resamples or 'none'}")
+    return [Change(after.digest, title_of(after), "; ".join(parts))] if parts else []
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values))
+
+
+def title_of(board: Board) -> str:
+    """The board's data in few words."""
+    return f"{board.key.dataset}, {' + '.join(board.key.modalities)}"
 
 
 def _rows(before: Board, after: Board, left_out: dict[str, str]) -> list[Change]:
@@ -98,18 +126,17 @@ def _why(a: Row, b: Row, left_out: dict[str, str]) -> list[str]:
     return why
 
 
-def _key(board: Board, others: list[Board]) -> list[str]:
-    """In what a board's key differs from the likest other board of the same cells."""
-    mine = board.key.model_dump(mode="json")
+def _key(board: Board, others: Sequence[Board], came: bool) -> list[str]:
+    """In what a board's key differs from the likest board of the same data set on the other side."""
     best: list[str] | None = None
     for other in others:
-        if other.digest == board.digest or other.key.fingerprint != board.key.fingerprint:
+        if other.digest == board.digest or other.key.dataset != board.key.dataset:
             continue
-        theirs = other.key.model_dump(mode="json")
-        fields = [f"{k}: {theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
+        old, new = (other, board) if came else (board, other)
+        fields = old.key.diff(new.key)
         if best is None or len(fields) < len(best):
-            best = [f"differs from board {other.digest} in {f}" for f in fields]
+            best = [f"key {old.digest} -> {new.digest}: {f.replace(' != ', ' -> ')}" for f in fields]
     return best or []
 
 
-__all__ = ["Change", "changes", "read_report"]
+__all__ = ["Change", "changes", "read_report", "title_of"]

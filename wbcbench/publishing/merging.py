@@ -1,14 +1,22 @@
-"""Joining stores of several machines: every record is checked, none is overwritten, disagreement is told."""
+"""Joining stores of several machines: every record is checked, none is overwritten, disagreement is told.
+
+Trials of which the stores have different records are irreproducible. Every one of these records is kept, whole, in
+`<into>/irreproducible/<trial id>/<digest>/`, where no board looks, until somebody settles which is right.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wbcbench.errors import RecordError, UsageError
-from wbcbench.records.atomic import atomic_folder, atomic_write_bytes
+from wbcbench.errors import UsageError
+from wbcbench.records import verify as checks
+from wbcbench.records.atomic import atomic_folder, atomic_write_bytes, storing
 from wbcbench.records.store import Record, Store
+
+ASIDE = "irreproducible"
 
 
 @dataclass
@@ -19,16 +27,22 @@ class Merged:
     same: list[str] = field(default_factory=list)
     """In more than one store, with one digest."""
     irreproducible: dict[str, str] = field(default_factory=dict)
-    """Trial id -> which stores disagree, and by how much; none of their records was copied."""
+    """Trial id -> which stores disagree, and by how much."""
     refused: list[str] = field(default_factory=list)
-    """Why records cannot be trusted."""
+    """Why records cannot be trusted; they were not copied."""
+    without_teacher: dict[str, list[str]] = field(default_factory=dict)
+    """Trial id in the filled store -> its teachers that are not there."""
+
+    @property
+    def fine(self) -> bool:
+        """Whether every record is in the filled store."""
+        return not (self.irreproducible or self.refused)
 
 
 def merge(stores: list[Path], into: Path) -> Merged:
     """Copy the records of some stores into one, with what stands beside them (evaluations, studies).
 
-    A trial of which two stores have different records is irreproducible: none of the records is copied; one that
-    lies in `into` already stays there, and is named.
+    A teacher is a record like any other, and so comes along. A trial that was once found irreproducible stays so.
 
     Raises:
         UsageError: a store is not there, or is the one to write to.
@@ -40,50 +54,74 @@ def merge(stores: list[Path], into: Path) -> Merged:
             raise UsageError(
                 f"{into} is both read and written to. Name the other stores, and --into alone for it."
             )
-    target = Store(into)
+    target, merged = Store(into), Merged()
+    found = _found([*stores, *([into] if (into / "records").is_dir() else [])], merged)
+    for trial, records in sorted(found.items()):
+        aside = into / ASIDE / trial
+        if len({r.result.digest for r in records}) > 1 or aside.is_dir():
+            merged.irreproducible[trial] = _set_aside(records, target, aside)
+            continue
+        if len(records) > 1:
+            merged.same.append(trial)
+        if not target.has(trial):
+            with target.lock(trial):
+                if not target.has(trial):
+                    _copy(records[0], target.record_path(trial))
+                    merged.copied.append(trial)
+    for path in stores:
+        _beside(path, into, merged.irreproducible)
+    for trial, records in sorted(found.items()):
+        lacks = [t.id for t in records[0].trial.method.teachers if not target.has(t.id)]
+        if lacks and target.has(trial):
+            merged.without_teacher[trial] = lacks
+    return merged
+
+
+def _found(stores: list[Path], merged: Merged) -> dict[str, list[Record]]:
+    """Trial id -> its records, in the order of the stores."""
     found: dict[str, list[Record]] = {}
-    merged = Merged()
-    for path in [*stores, *([into] if (into / "records").is_dir() else [])]:
+    for path in stores:
         records, bad = Store(path).scan()
         merged.refused += [str(error) for _, error in bad]
         for record in records:
             found.setdefault(record.trial.id, []).append(record)
-    for trial, records in sorted(found.items()):
-        if len({r.result.digest for r in records}) > 1:
-            merged.irreproducible[trial] = _disagreement(records)
-            continue
-        if len(records) > 1:
-            merged.same.append(trial)
-        if target.has(trial):
-            continue
-        with target.lock(trial):
-            if not target.has(trial):
-                _copy(records[0], target)
-                merged.copied.append(trial)
-    for path in stores:
-        _beside(path, into, merged.irreproducible)
-    return merged
+    return found
 
 
-def _copy(record: Record, target: Store) -> None:
-    place = target.record_path(record.trial.id)
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _copy(record: Record, place: Path) -> None:
+    """Copy a record's folder, whole or not at all, and check what arrived."""
     with atomic_folder(place) as folder:
-        for file in sorted(record.path.iterdir()):
+        for file in sorted(p for p in record.path.iterdir() if p.is_file()):
             shutil.copyfile(file, folder / file.name)
-    try:
-        target.load(record.trial.id)
-    except RecordError:
-        shutil.rmtree(place)  # it changed while it was copied
-        raise
+        checks.check_files(folder, checks.read_result(folder))  # it may have changed while it was copied
 
 
-def _disagreement(records: list[Record]) -> str:
+def _set_aside(records: list[Record], target: Store, aside: Path) -> str:
+    """Keep every record of an irreproducible trial out of the way, and say how they differ."""
+    trial = records[0].trial.id
+    with target.lock(trial):
+        for record in records:
+            place = aside / record.result.digest
+            if not place.exists() and record.path != target.record_path(trial):
+                _copy(record, place)
+        ours = target.record_path(trial)
+        if ours.is_dir():
+            place = aside / checks.read_result(ours).digest
+            with storing(place):
+                aside.mkdir(parents=True, exist_ok=True)
+                if place.exists():
+                    shutil.rmtree(ours)  # the same record, which another store had too
+                else:
+                    os.rename(ours, place)
     told = []
-    for r in records:
-        value = r.result.metrics.get("test", r.result.metrics["val"])["macro_f1"]
-        told.append(f"{r.path.parent.parent}: macro-F1 {value:.4f}, digest {r.result.digest[:12]}")
-    return f"{records[0].trial.label}, kd {records[0].result.kd}, seed {records[0].trial.seed}; " + "; ".join(told)
+    for path in sorted(aside.iterdir()):
+        result = checks.read_result(path)
+        value = result.metrics.get("test", result.metrics["val"])["macro_f1"]
+        where = ", ".join(str(r.path.parent.parent) for r in records if r.result.digest == path.name)
+        score = "" if value is None else f"macro-F1 {value:.4f}, "
+        told.append(f"{where or 'merged before'}: {score}digest {path.name[:12]}")
+    first = records[0]
+    return f"{first.trial.label}, kd {first.result.kd}, seed {first.trial.seed}; " + "; ".join(told)
 
 
 def _beside(store: Path, into: Path, irreproducible: dict[str, str]) -> None:
@@ -91,8 +129,7 @@ def _beside(store: Path, into: Path, irreproducible: dict[str, str]) -> None:
     for source in [*store.glob("evaluations/*.json"), *(p for p in store.glob("searches/**/*") if p.is_file())]:
         place = into / source.relative_to(store)
         if not place.exists() and source.stem not in irreproducible:
-            place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_bytes(place, source.read_bytes())
 
 
-__all__ = ["Merged", "merge"]
+__all__ = ["ASIDE", "Merged", "merge"]

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
@@ -96,8 +96,12 @@ def _shown(record: Record) -> Record:
     return record
 
 
-def with_teachers(records: Iterable[Record]) -> list[Record]:
+def with_teachers(records: Iterable[Record], store_of: Callable[[Path], Store] = Store) -> list[Record]:
     """The records and those of their teachers (and theirs), from the store that each record lies in; by id.
+
+    Args:
+        records: of one or more stores.
+        store_of: the store at a root.
 
     Raises:
         RecordError: a teacher's record is missing or bad: what it taught could not be checked.
@@ -107,16 +111,18 @@ def with_teachers(records: Iterable[Record]) -> list[Record]:
     while queue:
         record = queue.pop()
         found.setdefault(record.trial.id, record)
-        store = Store(record.path.parent.parent)
+        store = store_of(record.path.parent.parent)
         for teacher in record.trial.method.teachers:
             if teacher.id in found:
                 continue
             try:
                 queue.append(store.load(teacher.id, verify="full"))
             except RecordError as error:
+                aside = store.root / "irreproducible" / teacher.id
                 raise RecordError(
                     f"Expected the record of teacher {teacher.id} beside that of {record.trial.id}, which it "
                     f"taught, but: {error}"
+                    + (f" Two records of it disagree: settle {aside} first." if aside.is_dir() else "")
                 ) from error
     return [found[i] for i in sorted(found)]
 
@@ -129,7 +135,14 @@ def write_pack(records: Iterable[Record], path: Path, *, weights: bool = False) 
         WbcbenchError: the file system refuses.
     """
     asked = list(records)
-    everything = with_teachers(asked)
+    return write_records(with_teachers(asked), {r.trial.id for r in asked}, path, weights=weights)
+
+
+def write_records(
+    records: Sequence[Record], submitted: Set[str], path: Path, *, weights: bool = False
+) -> Manifest:
+    """Pack exactly these records, by id; `submitted` says which ones the pack is about. Raises as `write_pack`."""
+    everything = sorted(records, key=lambda r: r.trial.id)
     names = [n for n in FILES if weights or n != WEIGHTS]
     sources = {f"records/{r.trial.id}/{n}": r.path / n for r in everything for n in names}
     temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
@@ -138,7 +151,7 @@ def write_pack(records: Iterable[Record], path: Path, *, weights: bool = False) 
         try:
             manifest = Manifest(
                 wbcbench=__version__,
-                submitted=sorted({r.trial.id for r in asked}),
+                submitted=sorted(submitted),
                 records={r.trial.id: r.result.digest for r in everything},
                 files={name: _sha256(source) for name, source in sorted(sources.items())},
             )
@@ -169,5 +182,5 @@ def _sha256(path: Path) -> str:
 
 __all__ = [
     "MANIFEST", "PACK_VERSION", "SIZES", "WEIGHTS", "Manifest", "allowed_size", "find_record", "with_teachers",
-    "write_pack",
+    "write_pack", "write_records",
 ]  # fmt: skip

@@ -1,220 +1,143 @@
 """A published board: a folder that holds the tables, and the records from which anybody can make them again.
 
-    README.md        the tables, how they were made, how to check them
+    README.md        the tables, the protocol, how they were made, how to check them
     board.csv  board.json  index.html
-    protocol.json    what was asked for: boards, metric, seeds, resamples
+    protocol.json    what was asked for (metric, seeds, resamples) and the comparison keys that came of it
+    records.txt      trial id and digest of every record that was ever published here, see `ledger`
     records.zip      the records and their teachers', without weights, as `wbcbench submit` packs them
     evaluations/  searches/    what stands beside the records: missing modalities, search budgets
 
-The tables are always made from `records.zip`, never from the store, so that `check` on a clean clone does exactly
-what `publish` did. Same records, same bytes.
+The tables are always made from `records.zip`, never from a store, so that `proof.check` on a clean clone does
+exactly what `publish` did. Without weights a record has about 90 kB, most of it predictions: 6 MB for the 67
+records of the first board, a sixth of what they take in a store. The zip is stored, not compressed: two releases
+of zlib deflate alike only by chance, bytes must be equal, and git compresses it anyway (to half).
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, ValidationError
-
-from wbcbench.errors import ComparabilityError, RecordError, UsageError
+from wbcbench.errors import UsageError
 from wbcbench.leaderboard.build import report
-from wbcbench.leaderboard.formats import View, render
-from wbcbench.leaderboard.formats.html.page import without_libraries
-from wbcbench.leaderboard.invalid import read_invalid
+from wbcbench.leaderboard.formats import FORMATS, render
 from wbcbench.leaderboard.model import Report
-from wbcbench.leaderboard.options import Options
-from wbcbench.publishing.archive import Limits
-from wbcbench.publishing.pack import Manifest, write_pack
+from wbcbench.publishing.asked import PROTOCOL, Asked, Protocol, invalid_beside
+from wbcbench.publishing.beside import BESIDE, beside
+from wbcbench.publishing.duplicates import SolvedOnce
+from wbcbench.publishing.ledger import LEDGER, Named, ledger_text, read_ledger
+from wbcbench.publishing.opened import opened
+from wbcbench.publishing.pack import Manifest, with_teachers, write_records
+from wbcbench.publishing.pool import Pool
 from wbcbench.publishing.readme import readme
-from wbcbench.publishing.record_checks import check_record
-from wbcbench.publishing.unpack import unpack
-from wbcbench.publishing.verdict import Judge
+from wbcbench.publishing.unpack import Unpacked
 from wbcbench.records.atomic import atomic_write_bytes
-from wbcbench.records.schema import Strict
-from wbcbench.records.store import Record, Store
 
-PACK, PROTOCOL, INVALID = "records.zip", "protocol.json", "invalid.yaml"
-BESIDE = ("evaluations", "searches")
-
-
-class Asked(Strict):
-    """What a board was asked to show; `protocol.json`."""
-
-    schema_version: Literal[1] = 1
-    title: str = Field(min_length=1, max_length=200)
-    by: str = "macro_f1"
-    seeds: tuple[int, ...] | None = None
-    keys: tuple[str, ...] = ()
-    where: dict[str, str] = {}
-    resamples: int = 10_000
+PACK = "records.zip"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What `check` found; nothing if the folder is what its records give."""
+class Published:
+    """What `publish` wrote."""
 
-    problems: list[str]
-    records: int
+    report: Report
+    manifest: Manifest
+    told: list[str]
+    """What a person should know: records of the sources that were left out, findings about packs."""
 
 
-def publish(folder: Path, stores: list[Path], asked: Asked) -> tuple[Report, Manifest]:
-    """Pack the records of the boards that were asked for, and write the folder from that pack.
+def publish(
+    folder: Path,
+    stores: list[Path],
+    asked: Asked,
+    packs: tuple[Path, ...] = (),
+    solved_once: SolvedOnce = lambda trial: False,
+) -> Published:
+    """Write a board's folder from stores, packs of strangers, and what was published there before.
+
+    Args:
+        folder: of the board; made if missing.
+        stores: whose records stand on the boards that are asked for. None: the files are made again.
+        asked: what to show.
+        packs: from `wbcbench submit`; judged against what was published before.
+        solved_once: see `duplicates.SolvedOnce`.
 
     Raises:
-        ComparabilityError: a record that was published before is not there any more, and not struck out either.
+        ComparabilityError: sources disagree about a trial, or a pack is refused.
         RecordError: a record, or a teacher's, is missing or bad.
         UsageError: no board is like that.
     """
-    invalid = _invalid(folder)
-    options = Options(keys=asked.keys, where=asked.where, seeds=asked.seeds, by=asked.by, statistics=False,
-                      details=False, verify="full")  # fmt: skip
-    chosen = report(stores, options)
-    sources = {s.trial_id: s.path for b in chosen.boards for r in b.rows for s in r.sources if s.path is not None}
-    if not sources:
-        raise UsageError("No record is on a board like that. `wbcbench leaderboard` shows which boards there are.")
-    records = [Store(path.parent.parent).load(name, verify="full") for name, path in sorted(sources.items())]
+    invalid = invalid_beside(folder)
     with tempfile.TemporaryDirectory(prefix="wbcbench-publish-") as name:
-        new = Path(name)
-        manifest = write_pack(records, new / PACK)
-        _nothing_lost(folder, manifest, invalid)
-        _copy_beside(records, new)
-        made = {**_files(new, asked, invalid), PACK: (new / PACK).read_bytes()}
-        made |= {str(p.relative_to(new)): p.read_bytes() for b in BESIDE for p in (new / b).rglob("*.json")}
-        found = Report.model_validate_json(made["board.json"])
-    for old in BESIDE:
-        shutil.rmtree(folder / old, ignore_errors=True)
+        new = Path(name) / "new"
+        pool = Pool(Unpacked(Path(name) / "pool"), invalid)
+        old = pool.add_board(folder / PACK) if (folder / PACK).is_file() else None
+        published = dict(pool.digests)
+        for pack in packs:
+            pool.add_pack(pack, Unpacked(pool.store.root) if published else None, solved_once)
+        pool.add_stores(stores, asked.options(statistics=False, details=False), published)
+        pool.whole()
+        shown = report([pool.store], asked.options(statistics=False, details=False, packed=True))
+        ids = {s.trial_id for b in shown.boards for r in b.rows for s in r.sources}
+        ids |= set(old.submitted) if old is not None else set()
+        if not ids:
+            raise UsageError("No record is on such a board. `wbcbench leaderboard` shows which boards there are.")
+        records = with_teachers([pool.store.load(i) for i in sorted(ids)], Unpacked)
+        manifest = write_records(records, ids, new / PACK)
+        if old is not None and old.model_copy(update={"wbcbench": manifest.wbcbench}) == manifest:
+            manifest = old  # the same records, packed by an older wbcbench: no other file
+            shutil.copyfile(folder / PACK, new / PACK)
+        for file, data in beside(records, pool.roots, folder).items():
+            (new / file).parent.mkdir(parents=True, exist_ok=True)
+            (new / file).write_bytes(data)
+        ledger = read_ledger(folder) | (set(old.records.items()) if old else set())
+        made, found = files(new, folder.name, asked, invalid, ledger)
+        made |= {p.relative_to(new).as_posix(): p.read_bytes() for p in new.rglob("*") if p.is_file()}
     for file, data in sorted(made.items()):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(folder / file, data)
-    return found, manifest
+        if not (folder / file).is_file() or (folder / file).read_bytes() != data:
+            atomic_write_bytes(folder / file, data)
+    for stale in [p for b in BESIDE for p in (folder / b).rglob("*.json")]:
+        if stale.relative_to(folder).as_posix() not in made:
+            stale.unlink()
+    return Published(found, manifest, pool.told)
 
 
-def check(folder: Path) -> Checked:
-    """Make the folder's files again from its records, and name every file that is not what comes out.
+def files(
+    folder: Path, name: str, asked: Asked, invalid: Mapping[str, str], ledger: set[Named]
+) -> tuple[dict[str, bytes], Report]:
+    """File -> content, made from the pack in a folder; and the report that is in them.
 
-    Of `index.html` all but the libraries in it is compared: another release of theirs is no other board.
-
-    Raises:
-        UsageError: this is no published board.
-    """
-    asked = read_asked(folder)
-    try:
-        made = _files(folder, asked, _invalid(folder))
-    except RecordError as error:
-        return Checked([f"{PACK}: {error}"], 0)
-    problems = []
-    for file, data in sorted(made.items()):
-        path = folder / file
-        if not path.is_file():
-            problems.append(f"{file} is missing")
-        elif _comparable(file, path.read_bytes()) != _comparable(file, data):
-            problems.append(f"{file} is not what {PACK} gives")
-    known = {*made, PACK}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name not in known and name.split("/")[0] not in BESIDE and name not in ("FINDINGS.md",):
-            problems.append(f"{name} does not belong to a published board")
-    report_ = Report.model_validate_json(made["board.json"])
-    return Checked(problems, len({s.trial_id for b in report_.boards for r in b.rows for s in r.sources}))
-
-
-def read_asked(folder: Path) -> Asked:
-    """What a published board was asked to show. Raises `UsageError`."""
-    try:
-        return Asked.model_validate_json((folder / PROTOCOL).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UsageError(
-            f"Expected a published board in {folder}, but {PROTOCOL} cannot be read ({error}). "
-            "`wbcbench leaderboard publish --name NAME --store STORE` makes one."
-        ) from error
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[tuple[Path, Manifest]]:
-    """The records of a published board as a store, each of them checked; gone after the block.
+    Args:
+        folder: where the pack lies, and what stands beside the records.
+        name: of the board.
+        asked: what to show.
+        invalid: trial id or digest -> why it is struck out.
+        ledger: records that were published here before.
 
     Raises:
-        RecordError: the pack or a record in it is not what it says.
+        RecordError: the pack is not what it says.
     """
-    if not (folder / PACK).is_file():
-        raise RecordError("is missing")
-    judge = Judge()
-    with tempfile.TemporaryDirectory(prefix="wbcbench-board-") as name:
-        into = Path(name)
-        manifest = unpack(folder / PACK, into, judge, Limits())
-        if manifest is not None:
-            for trial in sorted(manifest.records):
-                check_record(into / "records" / trial, manifest, judge, Limits())
-        bad = [f for f in judge.findings if f.level == "refuse"]
-        if manifest is None or bad:
-            first = bad[0]
-            raise RecordError(f"{first.check}, {first.where}: {first.text}")
-        for beside in BESIDE:
-            if (folder / beside).is_dir():
-                shutil.copytree(folder / beside, into / beside)
-        yield into, manifest
+    with opened(folder / PACK) as (store, manifest):
+        for part in BESIDE:
+            if (folder / part).is_dir():
+                shutil.copytree(folder / part, store.root / part)
+        found = report([store], asked.options(statistics=True, details=True, packed=True, invalid=invalid))
+        known = ledger | set(manifest.records.items())
+        protocol = Protocol(**asked.model_dump(), boards={b.digest: b.key for b in found.boards})
+        made = {
+            "board.csv": render(found, "csv"),
+            "board.json": render(found, "json"),
+            "README.md": readme(found, asked, name, store, manifest, known, invalid),
+            PROTOCOL: (protocol.model_dump_json(indent=2) + "\n").encode(),
+            LEDGER: ledger_text(known),
+        }
+        if "html" in FORMATS:
+            made["index.html"] = render(found, "html")
+    return made, found
 
 
-def _files(folder: Path, asked: Asked, invalid: dict[str, str]) -> dict[str, bytes]:
-    """File -> content, made from the pack in a folder."""
-    with opened(folder) as (store, manifest):
-        options = Options(by=asked.by, seeds=asked.seeds, keys=asked.keys, where=asked.where, statistics=True,
-                          details=True, resamples=asked.resamples, verify="full", packed=True,
-                          invalid=invalid)  # fmt: skip
-        found = report([store], options)
-    return {
-        "board.csv": render(found, "csv"),
-        "board.json": render(found, "json"),
-        "index.html": render(found, "html"),
-        "README.md": readme(found, asked.title, manifest, render(found, "markdown", View()).decode()),
-        PROTOCOL: (asked.model_dump_json(indent=2) + "\n").encode(),
-    }
-
-
-def _comparable(file: str, data: bytes) -> bytes:
-    return without_libraries(data.decode(errors="replace")).encode() if file == "index.html" else data
-
-
-def _nothing_lost(folder: Path, manifest: Manifest, invalid: dict[str, str]) -> None:
-    if not (folder / PACK).is_file():
-        return
-    with opened(folder) as (_, old):
-        gone = {t: d for t, d in old.records.items() if manifest.records.get(t) != d}
-    lost = [t for t, d in gone.items() if t not in invalid and d not in invalid]
-    if lost:
-        raise ComparabilityError(
-            f"{len(lost)} records that {folder} was made from are not in the given stores any more, or differ: "
-            f"{', '.join(lost[:5])}. Give their store too (--store), or strike them out with a reason in "
-            f"{folder.parent / INVALID}."
-        )
-
-
-def _invalid(folder: Path) -> dict[str, str]:
-    path = folder.parent / INVALID
-    return read_invalid(path) if path.is_file() else {}
-
-
-def _copy_beside(records: list[Record], new: Path) -> None:
-    roots = {r.path.parent.parent for r in records}
-    ids = {r.trial.id for r in records}
-    for record in records:
-        source = record.path.parent.parent / "evaluations" / f"{record.trial.id}.json"
-        if source.is_file():
-            (new / "evaluations").mkdir(exist_ok=True)
-            shutil.copyfile(source, new / "evaluations" / source.name)
-    for root in sorted(roots):
-        for source in sorted(root.glob("searches/*/winner.json")):
-            if ids & set(re.findall(r"\b[0-9a-f]{16}\b", source.read_text(encoding="utf-8"))):
-                target = new / "searches" / source.parent.name / source.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-
-
-__all__ = ["INVALID", "PACK", "Asked", "Checked", "check", "opened", "publish", "read_asked"]
+__all__ = ["PACK", "Published", "files", "publish"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
@@ -158,11 +157,4 @@ def _jump(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Prob
             )
 
 
-def reference_store(path: Path) -> Store:
-    """A store to compare with. Raises `RecordError` where there is none."""
-    if not (path / "records").is_dir():
-        raise RecordError(f"Expected a store with records in --against {path}, but there is none.")
-    return Store(path)
-
-
-__all__ = ["JUMP", "check_against", "check_among", "reference_store", "related_records"]
+__all__ = ["JUMP", "check_against", "check_among", "related_records"]

@@ -16,7 +16,9 @@ from wbcbench.publishing import archive as zips
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.pack import MANIFEST, PACK_VERSION, WEIGHTS, Manifest, allowed_size
 from wbcbench.publishing.verdict import Judge, Problem, shown
-from wbcbench.records.schema import FILES
+from wbcbench.records.schema import FILES, RESULT
+from wbcbench.records.store import Record, Store, Verify
+from wbcbench.records.verify import read_result, read_trial
 
 PACK = "the pack"
 
@@ -52,6 +54,18 @@ def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | N
         return None
     judge.run("manifest.digests", MANIFEST, lambda: _digests(manifest[0], digests))
     return manifest[0]
+
+
+class Unpacked(Store):
+    """A store of records that were checked as they were unpacked, and that may lack their weights."""
+
+    def has(self, trial_id: str) -> bool:
+        """Whether the record is there."""
+        return (self.record_path(trial_id) / RESULT).is_file()
+
+    @staticmethod
+    def _load(folder: Path, verify: Verify) -> Record:
+        return Record(folder, read_trial(folder), read_result(folder))
 
 
 def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> Iterator[Problem]:
@@ -132,4 +146,4 @@ def strict_json(data: bytes) -> Any:
         raise ValueError("is nested too deeply") from None
 
 
-__all__ = ["PACK", "strict_json", "unpack"]
+__all__ = ["PACK", "Unpacked", "strict_json", "unpack"]

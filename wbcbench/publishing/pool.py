@@ -1,0 +1,130 @@
+"""Where a board's records come from: what was published before, packs of strangers, and stores.
+
+They are brought together in one folder, each trial once and without its weights. What was published stays, so a
+board grows by a pack or a store at a time, and nobody needs all stores at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wbcbench.errors import ComparabilityError, RecordError, UsageError
+from wbcbench.leaderboard.build import report
+from wbcbench.leaderboard.options import Options
+from wbcbench.publishing.checking import checked
+from wbcbench.publishing.duplicates import SolvedOnce
+from wbcbench.publishing.opened import opened
+from wbcbench.publishing.pack import WEIGHTS, Manifest, with_teachers
+from wbcbench.publishing.unpack import Unpacked
+from wbcbench.records.schema import FILES
+from wbcbench.records.store import Record, Store
+
+
+@dataclass
+class Pool:
+    """Records of one board to be."""
+
+    store: Unpacked
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Trial id -> digest of its record here."""
+    roots: list[Path] = field(default_factory=list)
+    """Stores that records came from: evaluations and searches lie there."""
+    told: list[str] = field(default_factory=list)
+    """What a person should know: records that were left out, findings about packs."""
+    torn: dict[str, str] = field(default_factory=dict)
+    """Trial id -> which sources disagree."""
+    _origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, record: Record, origin: str) -> None:
+        """Take a record in. One that is struck out by its digest gives way to another of the same trial."""
+        trial, digest = record.trial.id, record.result.digest
+        there = self.digests.get(trial)
+        if there == digest or (there is not None and not self.invalid.keys().isdisjoint((trial, digest))):
+            return
+        if there is not None and there not in self.invalid:
+            self.torn[trial] = (
+                f"{trial} ({record.trial.label}, kd {record.result.kd}, seed {record.trial.seed}): "
+                f"{self._origins[trial]} has {there[:12]}, {origin} has {digest[:12]}"
+            )
+            return
+        target = self.store.record_path(trial)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in FILES:
+            if name != WEIGHTS:
+                shutil.copyfile(record.path / name, target / name)
+        self.digests[trial], self._origins[trial] = digest, origin
+
+    def add_board(self, pack: Path) -> Manifest:
+        """Everything of a published board. Raises `RecordError` if it is not what it says."""
+        with opened(pack) as (store, manifest):
+            for trial in sorted(manifest.records):
+                self.add(store.load(trial), "the published board")
+        return manifest
+
+    def add_pack(self, pack: Path, reference: Store | None, solved_once: SolvedOnce) -> None:
+        """What a stranger sent, if no check refuses it.
+
+        Raises:
+            ComparabilityError: it is refused.
+            UsageError: there is no such file.
+        """
+        with checked(pack, reference, solved_once) as (judge, records, _):
+            bad = [f for f in judge.findings if f.level == "refuse"]
+            if bad:
+                raise ComparabilityError(
+                    f"Expected a pack that can be accepted, but {pack} is refused: {bad[0].check}: {bad[0].text}. "
+                    "`wbcbench leaderboard verify` names every reason."
+                )
+            self.told += [f"{pack.name}: look: {f.check}, {f.where}: {f.text}" for f in judge.findings]
+            for record in records:
+                self.add(record, pack.name)
+
+    def add_stores(self, stores: list[Path], options: Options, published: Mapping[str, str]) -> None:
+        """The records of the boards that were asked for, with their teachers, and what stands beside them.
+
+        A published trial of which a store has another record is torn, whether it is still asked for or not.
+        """
+        if not stores:
+            return
+        try:
+            found = report(stores, options)
+        except UsageError:
+            if not self.digests:
+                raise
+            return  # the boards asked for are in packs or were published; the stores have others
+        self.told += [r.reason for r in found.refused]
+        rows = [row for board in found.boards for row in board.rows]
+        sources = {s.trial_id: s.path for row in rows for s in row.sources if s.path is not None}
+        records = [Store(path.parent.parent).load(name, verify="full") for name, path in sorted(sources.items())]
+        for record in with_teachers(records):
+            self.add(record, str(record.path.parent.parent))
+        for root in stores:
+            store = Store(root)
+            for trial in published:
+                if trial not in sources and store.has(trial):
+                    try:
+                        self.add(store.load(trial, verify="full"), str(root))
+                    except RecordError as error:
+                        self.told.append(str(error))
+        stay = [t for t in published if t not in sources and not any(Store(root).has(t) for root in stores)]
+        if stay:
+            self.told.append(f"{len(stay)} published records are in none of the given stores, and stay.")
+        self.roots += stores
+
+    def whole(self) -> None:
+        """Raise `ComparabilityError` if sources disagree about a trial."""
+        if self.torn:
+            lines = "\n  ".join(self.torn.values())
+            raise ComparabilityError(
+                f"Expected one record of each trial, but sources disagree about {len(self.torn)}, which are "
+                f"irreproducible:\n  {lines}\nLeave out a source, or strike out the wrong digest in invalid.yaml "
+                "beside the board's folder, with the reason."
+            )
+
+
+__all__ = ["Pool"]
