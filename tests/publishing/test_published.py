@@ -1,9 +1,9 @@
-"""A board published, published again, checked, tampered with, struck from; stores merged; boards compared."""
+"""A board published, published again, checked, tampered with, struck from, compared with what it was."""
 
 from __future__ import annotations
 
-import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import pytest
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.changes import changes, read_report
-from wbcbench.publishing.merging import merge
-from wbcbench.publishing.proof import check
+from wbcbench.publishing.opened import opened
+from wbcbench.publishing.pack import write_pack
+from wbcbench.publishing.proof import Checked, check, check_all
 from wbcbench.publishing.published import publish
-from wbcbench.records.store import Record, Store
+from wbcbench.records.store import Store
 from wbcbench.testing.packs import taught
 from wbcbench.testing.records import fake_record, fake_trial
 
@@ -53,7 +54,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_equal_records_give_equal_bytes_and_need_no_store(store: Store, board: Path, tmp_path: Path) -> None:
     assert set(content(board)) == {
-        "README.md", "board.csv", "board.json", "index.html", "protocol.json", "records.zip",
+        "README.md", "board.csv", "board.json", "index.html", "protocol.json", "records.txt", "records.zip",
     }  # fmt: skip
     publish(tmp_path / "again" / "cells", [store.root], ASKED)
     assert content(tmp_path / "again" / "cells") == content(board)
@@ -84,34 +85,124 @@ def test_another_release_of_a_library_is_no_other_board(board: Path) -> None:
     assert check(board).problems == ["extra.txt does not belong to a published board"]
 
 
-def test_no_published_record_is_lost_without_a_reason(store: Store, board: Path) -> None:
+def test_what_was_published_stays_though_no_store_has_it(store: Store, board: Path) -> None:
     gone = fake_trial(1, fusion="gated").id
     shutil.rmtree(store.record_path(gone))
     before = content(board)
-    with pytest.raises(ComparabilityError, match=gone):
-        publish(board, [store.root], ASKED)
+    done = publish(board, [store.root], ASKED)
+    assert done.told == ["1 published records are in none of the given stores, and stay."]
     assert content(board) == before
-    (board.parent / "invalid.yaml").write_text(f"- record: '{gone}'\n  reason: the camera was out of focus\n")
-    assert "README.md is not what records.zip gives" in check(board).problems
-    publish(board, [store.root], ASKED)
+    shutil.rmtree(store.root)
+    assert publish(board, [], ASKED).told == []
+    assert content(board) == before
+
+
+def test_sources_that_disagree_are_refused_until_one_is_struck_out(
+    store: Store, board: Path, tmp_path: Path
+) -> None:
+    """Whether the store has it on a board, or as a teacher only."""
+    trial = fake_trial(1, fusion="gated")
+    first = store.load(trial.id).result.digest
+    other = fake_record(Store(tmp_path / "other"), trial, 99)
+    with pytest.raises(ComparabilityError, match=f"irreproducible:\n  {trial.id}"):
+        publish(board, [store.root, tmp_path / "other"], ASKED)
+    before = content(board)
+    with pytest.raises(ComparabilityError, match=first[:12]):
+        publish(board, [tmp_path / "other"], ASKED)
+    assert content(board) == before
+    strike(board, first)
+    publish(board, [tmp_path / "other"], ASKED)
     assert check(board).problems == []
+    (row,) = [r for r in read_report(board).boards[0].rows if r.fusion == "gated"]
+    assert other.result.digest in {s.digest for s in row.sources}
+    assert f"{trial.id}  {first}" in (board / "records.txt").read_text(), "the struck-out record keeps its line"
+    assert f"`{first[:12]}`" in (board / "README.md").read_text()
+
+
+def test_a_strangers_pack_joins_the_board(store: Store, board: Path, tmp_path: Path) -> None:
+    strange = Store(tmp_path / "strange")
+    record = fake_record(strange, fake_trial(0, fusion="mine"), 77)
+    pack = tmp_path / "mine.zip"
+    write_pack([record], pack)
+    done = publish(board, [], ASKED, (pack,))
+    assert done.told == []
+    assert record.trial.id in done.manifest.submitted
+    assert check(board).problems == []
+    assert {r.fusion for r in read_report(board).boards[0].rows} >= {"gated", "mine"}
+    thief = fake_record(strange, fake_trial(0, fusion="thief"), predictions=dict(record.predictions))
+    write_pack([thief], pack)
+    before = content(board)
+    with pytest.raises(ComparabilityError, match=r"reference\.duplicates"):
+        publish(board, [], ASKED, (pack,))
+    assert content(board) == before
+
+
+def test_what_vanished_is_named(store: Store, board: Path, tmp_path: Path) -> None:
+    """Even where somebody makes every file anew without it, as long as the line or git's history is there."""
+    gone = fake_trial(1, fusion="gated").id
+    shutil.rmtree(store.record_path(gone))
+    commit(board.parent)
+    forged = tmp_path / "forged" / "cells"
+    publish(forged, [store.root], ASKED)
+    lines = (board / "records.txt").read_bytes()
+    for file in forged.iterdir():
+        shutil.copyfile(file, board / file.name)
+    assert check(forged).problems == [], "a repository of its own would not know"
+    (problem,) = check(board).problems
+    assert f"record {gone}" in problem
+    assert "vanished from it" in problem, "the line is in an earlier commit"
+    (board / "records.txt").write_bytes(lines)
+    problems = check(board).problems
+    assert any(f"record {gone}" in p and "vanished from records.zip" in p for p in problems)
+    strike(board, gone)
+    assert not any("vanished" in p for p in check(board).problems)
+    (board.parent / "invalid.yaml").unlink()
+    shutil.rmtree(board)
+    assert any(gone in p for p in check_all(board.parent)[""].problems), "the whole board vanished"
+
+
+def test_a_board_may_be_renamed(board: Path) -> None:
+    commit(board.parent)
+    board.rename(board.parent / "blood")
+    subprocess.run(["git", "-C", str(board.parent), "add", "-A"], check=True)
+    commit(board.parent)
+    publish(board.parent / "blood", [], ASKED)
+    assert check_all(board.parent) == {"blood": Checked([], 5)}
+
+
+def commit(folder: Path) -> None:
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", str(folder), *identity, *words], check=True)
+
+
+def strike(board: Path, record: str) -> None:
+    (board.parent / "invalid.yaml").write_text(f"- record: '{record}'\n  reason: the camera was out of focus\n")
 
 
 def test_a_struck_out_record_stays_named(store: Store, board: Path) -> None:
     out = fake_trial(1, fusion="gated").id
     old = read_report(board)
-    (board.parent / "invalid.yaml").write_text(f"- record: '{out}'\n  reason: the camera was out of focus\n")
-    publish(board, [store.root], ASKED)
+    strike(board, out)
+    assert "README.md is not what records.zip gives" in check(board).problems
+    shutil.rmtree(store.root)
+    publish(board, [], ASKED)
+    assert check(board).problems == []
     new = read_report(board)
     for file in ("README.md", "index.html", "board.json"):
         assert "the camera was out of focus" in (board / file).read_text()
+    assert "| ~~gated~~ | 1 | " in (board / "README.md").read_text()
+    with opened(board / "records.zip") as (kept, _):
+        assert kept.has(out)
     moved = {c.row: c for c in changes(old, new)}
     assert "seed 1 is gone: Struck out" in moved["gated"].why[0]
     assert "rank" in moved["gated"].what
     assert changes(old, old) == []
+    (gated,) = [r for r in new.boards[0].rows if r.fusion == "gated"]
+    assert (gated.rank, gated.status) == (None, "incomplete")
     (board.parent / "invalid.yaml").write_text("- record: nonsense\n  reason: no\n")
     with pytest.raises(UsageError, match="16 or 64 hex digits"):
-        publish(board, [store.root], ASKED)
+        publish(board, [], ASKED)
 
 
 def test_a_new_seed_and_a_new_row_are_told(store: Store, board: Path) -> None:
@@ -124,61 +215,28 @@ def test_a_new_seed_and_a_new_row_are_told(store: Store, board: Path) -> None:
     assert moved["other"].what.startswith("is new")
 
 
-def test_merging_keeps_equal_records_once_and_names_disagreement(store: Store, tmp_path: Path) -> None:
-    other = Store(tmp_path / "other")
-    same = fake_trial(0, fusion="gated")
-    shutil.copytree(store.record_path(same.id), other.record_path(same.id))
-    new = fake_record(other, fake_trial(5, fusion="gated"), 60)
-    torn = fake_trial(1, fusion="gated")
-    fake_record(other, torn, 61)  # other predictions than those of the first store
-    (store.root / "evaluations").mkdir()
-    (store.root / "evaluations" / f"{same.id}.json").write_text("{}")
-    into = Store(tmp_path / "into")
-    merged = merge([store.root, other.root], into.root)
-    assert merged.same == [same.id]
-    assert set(merged.irreproducible) == {torn.id}
-    assert new.trial.id in merged.copied
-    assert not into.has(torn.id)
-    assert into.load(new.trial.id, verify="full").result == new.result
-    teacher = taught(store).trial.method.teachers[0].id
-    assert into.has(teacher)
-    assert (into.root / "evaluations" / f"{same.id}.json").is_file()
-    before = content(into.root / "records")
-    again = merge([store.root, other.root], into.root)
-    assert again.copied == []
-    assert content(into.root / "records") == before
-
-
-def test_a_damaged_record_is_not_copied(store: Store, student: Record, tmp_path: Path) -> None:
-    bad = fake_trial(0, fusion="gated")
-    path = store.record_path(bad.id) / "predictions.npz"
-    path.write_bytes(path.read_bytes()[:-40])
-    merged = merge([store.root], tmp_path / "into")
-    assert len(merged.refused) == 1
-    assert not Store(tmp_path / "into").has(bad.id)
-    assert merged.copied
-
-
 def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> None:
     to = ("--to", str(tmp_path / "lb"), "--name", "cells")
     code, out, err = invoke("leaderboard", "publish", *to, "--store", str(store.root), "--resamples", "100")
     assert code == 0, err
     assert "Check it:" in out
     assert invoke("leaderboard", "publish", *to, "--check")[0] == 0
+    assert invoke("leaderboard", "publish", *to[:2], "--check")[0] == 0
     (tmp_path / "lb" / "cells" / "board.csv").write_text("")
     code, out, _ = invoke("leaderboard", "publish", *to, "--check")
     assert code == 1
     assert "board.csv is not what records.zip gives" in out
+    assert "--rebuild" in out
+    assert invoke("leaderboard", "publish", *to, "--rebuild")[0] == 0
+    assert invoke("leaderboard", "publish", *to, "--check")[0] == 0, "100 resamples were not forgotten"
     code, _, err = invoke("leaderboard", "publish", "--name", "../x", "--store", str(store.root))
     assert code == 2
     assert "plain folder name" in err
-    code, out, _ = invoke("leaderboard", "merge", str(store.root), "--into", str(tmp_path / "all"), "--json")
-    assert code == 0
-    assert len(json.loads(out)["copied"]) == 5
     board = str(tmp_path / "lb" / "cells")
     code, out, _ = invoke("leaderboard", "diff", board, board)
     assert (code, out.strip()) == (0, "Nothing moved.")
-    code, out, _ = invoke(
-        "leaderboard", "verify", str(tmp_path / "lb" / "cells" / "records.zip"), "--against", str(store.root)
-    )
-    assert code == 0
+    pack = str(tmp_path / "lb" / "cells" / "records.zip")
+    for reference in (str(store.root), board):
+        code, out, _ = invoke("leaderboard", "verify", pack, "--against", reference)
+        assert code == 0
+        assert out.splitlines()[-1] == f"{pack}: accept"

@@ -88,7 +88,7 @@ def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) 
 
 
 def _check(to: Path, name: str | None) -> int:
-    from wbcbench.publishing.proof import check, check_all
+    from wbcbench.publishing.proof import GIVES, check, check_all
 
     found = check_all(to) if name is None else {name: check(to / name)}
     for board, result in found.items():
@@ -96,6 +96,12 @@ def _check(to: Path, name: str | None) -> int:
             click.echo(f"{to / board}: {problem}")
         if not result.problems:
             click.echo(f"{to / board} is what its {result.records} records on boards give; none has vanished.")
+        if any(p.endswith(GIVES) for p in result.problems):
+            click.echo(f"    If that is meant: wbcbench leaderboard publish --rebuild --to {to} --name {board}")
+        if any("vanished" in p for p in result.problems):
+            click.echo(
+                "    Bring it back from an earlier commit, or strike it out in invalid.yaml and say why."
+            )
     if not found:
         click.echo(f"No board is published in {to}.")
     return int(any(result.problems for result in found.values()))

@@ -84,7 +84,7 @@ def title_of(board: Board) -> str:
 def _rows(before: Board, after: Board, left_out: dict[str, str]) -> list[Change]:
     found = []
     rows = {r.method_id: r for r in before.rows}, {r.method_id: r for r in after.rows}
-    for method in sorted(set(rows[0]) | set(rows[1])):
+    for method in dict.fromkeys(r.method_id for r in (*after.rows, *before.rows)):
         a, b = (side.get(method) for side in rows)
         if a is None and b is not None:
             found.append(Change(after.digest, b.name, f"is new, rank {b.rank or 'none'}"))
@@ -107,7 +107,8 @@ def _row(a: Row, b: Row, before: Board, after: Board, left_out: dict[str, str]) 
     if not parts and not why:
         return None
     if a.rank != b.rank and not why:
-        why = ["its own records did not change; others on the board did"]
+        same = before.by == after.by and before.seeds == after.seeds
+        why = ["its own records did not change; others on the board did" if same else "the board asks otherwise"]
     return Change(after.digest, b.name, ", ".join(parts) or "same rank and score", why)
 
 

@@ -42,7 +42,7 @@ def read_ledger(folder: Path) -> set[Named]:
 
 
 def once_published(folder: Path) -> set[Named]:
-    """Lines that were taken out of the ledgers in or under a folder, by the history of the repository around it.
+    """Lines that the ledgers in or under a folder ever had, by the history of the repository around it.
 
     Empty where there is no git, no repository, or (in a shallow clone) no history.
     """
@@ -52,8 +52,8 @@ def once_published(folder: Path) -> set[Named]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, errors="replace")
     except (OSError, subprocess.SubprocessError):
         return set()
-    removed = (_LINE.fullmatch(line[1:]) for line in done.stdout.splitlines() if line.startswith("-"))
-    return {(m[1], m[2]) for m in removed if m is not None}
+    found = (_LINE.fullmatch(line[1:]) for line in done.stdout.splitlines() if line[:1] in ("+", "-"))
+    return {(m[1], m[2]) for m in found if m is not None}
 
 
 def vanished(ledger: Iterable[Named], there: Iterable[Named], invalid: Mapping[str, str]) -> list[Named]:

@@ -12,6 +12,8 @@ from wbcbench.publishing.ledger import LEDGER, Named, once_published, read_ledge
 from wbcbench.publishing.opened import opened
 from wbcbench.publishing.published import PACK, files
 
+GIVES = f"is not what {PACK} gives"
+"""How a problem ends that making the files again would mend."""
 _OWN = frozenset({"FINDINGS.md"})
 """What people write beside a board."""
 
@@ -48,7 +50,7 @@ def check(folder: Path) -> Checked:
         if not path.is_file():
             problems.append(f"{file} is missing")
         elif _comparable(file, path.read_bytes()) != _comparable(file, data):
-            problems.append(f"{file} is not what {PACK} gives")
+            problems.append(f"{file} {GIVES}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
         if file not in {*made, PACK, *_OWN} and file.split("/")[0] not in BESIDE:
@@ -92,4 +94,4 @@ def _gone(record: Named) -> str:
     return f"record {record[0]} (digest {record[1][:12]})"
 
 
-__all__ = ["Checked", "check", "check_all"]
+__all__ = ["GIVES", "Checked", "check", "check_all"]

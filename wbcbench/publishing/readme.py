@@ -39,7 +39,7 @@ def readme(
     """
     by = HEADERS[asked.by]
     rows = sum(len(b.rows) for b in found.boards)
-    struck = list(_struck(store, manifest, ledger, invalid))
+    struck = list(_struck(store, manifest, ledger, invalid, asked.by))
     others = [r for r in found.refused if not any(r.record == trial for trial, _ in struck)]
     lines = [
         f"# {markdown(asked.title)}",
@@ -77,7 +77,7 @@ def readme(
 
 
 def _struck(
-    store: Unpacked, manifest: Manifest, ledger: Iterable[Named], invalid: Mapping[str, str]
+    store: Unpacked, manifest: Manifest, ledger: Iterable[Named], invalid: Mapping[str, str], by: str
 ) -> Iterator[Named]:
     """Trial id and line of the table, of every published record that is struck out."""
     for trial, digest in sorted(ledger):
@@ -89,7 +89,7 @@ def _struck(
             result = store.load(trial).result
             kd = "" if result.kd == "none" else f" + {result.kd}"
             method, seed = f"~~{markdown(result.label + kd)}~~", str(result.seed)
-            value = result.metrics["test"]["macro_f1"]
+            value = result.metrics["test"][by]
             score = "" if value is None else f"~~{value:.3f}~~"
         yield trial, f"| {method} | {seed} | `{trial}` `{digest[:12]}` | {score} | {markdown(reason)} |"
 
