@@ -7,7 +7,9 @@ import pytest
 
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.leaderboard import Options, build, report
+from wbcbench.leaderboard.compare import explain
 from wbcbench.leaderboard.judge import Judge
+from wbcbench.leaderboard.names import distinct
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, Component, Method
 from wbcbench.spec.trial import Trial
@@ -214,16 +216,47 @@ def test_donors_are_resampled_whole(store):
     assert "Only" not in " ".join(grouped.notes)
 
 
-def test_two_methods_of_one_name_are_told_apart(store):
+def test_methods_of_one_name_are_told_apart_by_what_differs(store):
     base = fake_trial(0)
-    other = Trial(
-        protocol=base.protocol,
-        method=Method(fusion=Component(name="independent", params={"rho": 1}), backbone=base.method.backbone),
-    )
-    for trial in (base, other):
-        fake_record(store, trial)
+    for rho, width in ((0.5, 8), (1.0, 8), (0.5, 16)):
+        fusion = Component(name="independent", params={"rho": rho, "repeats": 1})
+        backbone = Component(name="tiny", params={"width": width})
+        method = Method(fusion=fusion, backbone=backbone)
+        fake_record(store, Trial(protocol=base.protocol, method=method))
+    fake_record(store, fake_trial(0, fusion="gated"))
     (board,) = build([store], FAST)
-    assert {r.name for r in board.rows} == {"independent (rho=none)", "independent (rho=1)"}
+    assert {r.name for r in board.rows} == {
+        "gated", "independent (rho=0.5, width=8)", "independent (rho=1, width=8)",
+        "independent (rho=0.5, width=16)",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=r"independent \(rho=1, width=8\)"):
+        explain([store], "independent", "gated", FAST)
+
+
+def test_names_say_no_more_than_is_needed():
+    assert distinct([{"f.a": "1", "f.b": "1", "f.c": "x"}, {"f.a": "1", "f.b": "2", "f.c": "y"}]) == [
+        " (b=1)", " (b=2)"
+    ]  # fmt: skip
+    # one that tells all apart is better than two that do so together
+    assert distinct([{"a": "1", "c": "1"}, {"a": "1", "c": "2"}, {"a": "2", "c": "3"}]) == [
+        " (c=1)", " (c=2)", " (c=3)"
+    ]  # fmt: skip
+    # two components with a parameter of one name keep theirs
+    assert distinct([{"x.w": "1", "y.w": "1"}, {"x.w": "2", "y.w": "1"}, {"x.w": "1", "y.w": "2"}])[0] == (
+        " (x.w=1, y.w=1)"
+    )
+    assert distinct([{"a": "1"}, {}]) == [" (a=1)", ""]
+    assert distinct([{}, {}]) == ["", ""]
+
+
+def test_unequal_search_budgets_are_said(study):
+    folder = study.root / "searches" / "s1"
+    folder.mkdir(parents=True)
+    ids = [r.trial.id for r in study.scan()[0] if r.result.fusion == "gated"]
+    budget = {"study": "s1", "trials": 20}
+    (folder / "winner.json").write_text(json.dumps({"winners": [{"trial_ids": ids, "budget": budget}]}))
+    (board,) = build([study], FAST)
+    assert any("none, 20 trials" in note for note in board.notes)
 
 
 def test_across_data_sets(store, add):

@@ -12,7 +12,7 @@ import pytest
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.columns import COLUMNS
+from wbcbench.leaderboard.columns import COLUMNS, count
 from wbcbench.leaderboard.formats import FORMATS, View, render
 from wbcbench.leaderboard.formats.json_document import schema
 from wbcbench.leaderboard.model import Report
@@ -79,9 +79,25 @@ def test_columns(shared_report):
     assert all(c.doc for c in COLUMNS.values())
 
 
-def test_the_terminal_table_fits_160_characters_and_loses_nothing(shared_report):
-    lines = render(shared_report, "terminal", View(width=160)).decode().splitlines()
-    assert max(map(len, lines)) <= 160
+@pytest.mark.parametrize(("width", "there", "gone"), [(160, "provider", None), (100, "vs no KD", "MACs"),
+                                                      (60, "macro-F1", "vs single")])  # fmt: skip
+def test_a_terminal_gets_the_columns_that_it_has_room_for(shared_report, width, there, gone):
+    lines = render(shared_report, "terminal", View(width=width)).decode().splitlines()
+    assert max(map(len, lines)) <= width
+    assert there in lines[2 if width > 70 else 3]
+    text = " ".join(lines)
+    assert ("No room for" in text) == (gone is not None)
+    assert gone is None or gone in text.split("No room for")[1]
+    assert "independent + logits" in text
+
+
+def test_what_was_asked_for_is_not_squeezed(shared_report):
+    lines = render(shared_report, "terminal", View(width=60, wide=True)).decode().splitlines()
+    assert "teacher cost" in next(line for line in lines if line.startswith("rank"))
+    assert any("0.917 ± 0.070" in line and "stranger" in line for line in lines)
+
+
+def test_colour(shared_report):
     coloured = render(shared_report, "terminal", View(width=160, colour=True)).decode()
     assert "\x1b[" in coloured
 
@@ -136,3 +152,29 @@ def test_empty():
         assert isinstance(render(Report(boards=()), name), bytes)
     with pytest.raises(UsageError, match="markdown"):
         render(Report(boards=()), "markdwn")
+
+
+def test_boards_of_one_row_are_lines_beside_larger_ones(shared_report):
+    (board,) = shared_report.boards
+    lone = board.model_copy(update={"digest": "a" * 16, "rows": board.rows[:1]})
+    for name in ("plain", "markdown", "terminal"):
+        text = render(Report(boards=(board, lone)), name, View(width=300)).decode()
+        assert text.count("bootstrap resamples") == 1, name
+        assert "gated, macro-F1 0.917 ± 0.070, n 2" in text
+        assert render(Report(boards=(lone,)), name).decode().count("bootstrap resamples") == 1
+
+
+def test_what_all_rows_share_is_said_once(shared_report):
+    (board,) = shared_report.boards
+    same = board.model_copy(update={"rows": tuple(r for r in board.rows if r.backbone == "tiny")})
+    text = render(Report(boards=(same,)), "plain").decode()
+    assert "All rows: backbone tiny." in text
+    assert "backbone" not in text.splitlines()[2]
+    assert "backbone" in render(Report(boards=(board,)), "plain").decode().splitlines()[2]
+
+
+def test_counts():
+    numbers = (0, 7, 999, 999.6, 1000, 9996, 99_960, 154_730, 1_234_567, 9.4e9)
+    assert [count(x) for x in numbers] == [
+        "0", "7", "999", "1.00k", "1.00k", "10.0k", "100k", "155k", "1.23M", "9.40G"
+    ]  # fmt: skip

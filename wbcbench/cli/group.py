@@ -16,6 +16,7 @@ VERBS = {
     "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
     "show": "Show one component: its parameters, defaults, search space, source.",
     "plugins": "Show which plugins were found, and why any was not loaded.",
+    "submit": "Pack records for a leaderboard that others keep.",
     "leaderboard": "Build, check and compare tables of stored results.",
 }
 """Verb -> short help; the command is `command` in `wbcbench/cli/<verb>.py`."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 SUBCOMMANDS = {
     "compare": "Explain the difference between two methods in plain words.",
     "plot": "Draw a figure for a paper: pareto, cd, heatmap, bars, missing.",
+    "publish": "Write a board's folder under leaderboards/, or check that it is what its records give.",
+    "verify": "Judge a pack of records: accept, needs a look, or refuse.",
+    "merge": "Join stores of several machines.",
+    "diff": "What moved between two boards, and why.",
     "schema": "Print the JSON schema of --format json.",
 }
 """Name -> short help; the command is `command` in `wbcbench/cli/leaderboard_<name>.py`."""
@@ -72,6 +76,8 @@ def board_options(function: Any) -> Any:
                      help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
                      help="How closely to check new records; default: as closely as their number allows."),
+        click.option("--invalid", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+                     help="YAML of records that are struck out, with reasons (leaderboards/invalid.yaml)."),
         click.option("--no-index", is_flag=True, help="Read everything anew and write no index/ into the store."),
     ]):  # fmt: skip
         function = option(function)
@@ -81,6 +87,7 @@ def board_options(function: Any) -> Any:
 def options_from(values: dict[str, Any], **more: Any) -> Any:
     """`Options` from the arguments of `board_options`. Raises `UsageError`."""
     from wbcbench.errors import UsageError
+    from wbcbench.leaderboard.invalid import read_invalid
     from wbcbench.leaderboard.options import Options
 
     where = {}
@@ -97,7 +104,8 @@ def options_from(values: dict[str, Any], **more: Any) -> Any:
             raise UsageError(f"Expected --seeds like 0,1,2, but got '{values['seeds']}'.") from None
     return Options(
         by=values["by"], seeds=seeds, keys=tuple(values["keys"]), where=where, statistics=values["statistics"],
-        resamples=values["resamples"], verify=values["verify"], index=not values["no_index"], **more,
+        resamples=values["resamples"], verify=values["verify"], index=not values["no_index"],
+        invalid=read_invalid(values["invalid"]) if values["invalid"] else {}, **more,
     )  # fmt: skip
 
 
@@ -158,7 +166,7 @@ def command(
         return
     for board in found.boards:
         chosen(board, wanted)  # a wrong name is an error in every format
-    view = View(wanted, wide, _width() if terminal else 160, colour=terminal)
+    view = View(wanted, wide, _width(), colour=terminal)
     data = render(found, style, view)
     if output is None:
         click.echo(data.decode(), nl=False)

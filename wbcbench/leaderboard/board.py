@@ -12,7 +12,7 @@ from wbcbench.leaderboard.gains import Baselines
 from wbcbench.leaderboard.gather import Found, by_method
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.model import Board, Comparison, Estimate, Row
-from wbcbench.leaderboard.naming import named
+from wbcbench.leaderboard.names import named
 from wbcbench.leaderboard.options import Options
 from wbcbench.leaderboard.rows import RowMaker
 from wbcbench.leaderboard.selection import Group
@@ -175,6 +175,11 @@ def _ranked_by_mean(rows: list[Row], by: str, higher: bool) -> list[Row]:
     return rows
 
 
+def _lacks_single(row: Row, rows: Sequence[Row]) -> bool:
+    alone = row.status == "ranked" and row.fusion != "single" and row.over_single is None
+    return alone and any(r.fusion == "single" for r in rows)
+
+
 def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged: bool) -> list[str]:
     notes = []
     incomplete = [r for r in rows if r.status == "incomplete"]
@@ -182,12 +187,21 @@ def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged
         shared = set(rows[0].seeds).intersection(*(r.seeds for r in rows if r.status != "reference"))
         hint = f" --seeds {','.join(map(str, sorted(shared)))} ranks them all." if shared else ""
         notes.append(
-            f"{len(incomplete)} of {len(rows)} rows lack one of the seeds {', '.join(map(str, seeds))} and are "
-            f"not ranked.{hint}"
+            f"incomplete: {len(incomplete)} of {len(rows)} rows lack one of seeds {', '.join(map(str, seeds))} "
+            f"and are not ranked.{hint}"
         )
     if judged and len(seeds) == 1:
         notes.append(
             "One seed: intervals and ties are about these trained networks and say nothing of other seeds."
+        )
+    if judged and any(_lacks_single(r, rows) for r in rows):
+        notes.append("No lead over single is given where no row of one modality has the row's backbone and seeds.")
+    budgets = {r.search.trials if r.search else 0 for r in rows if r.status == "ranked"}
+    if len(budgets) > 1:
+        notes.append(
+            "Rows had different search budgets: "
+            + ", ".join("none" if b == 0 else f"{b} trials" for b in sorted(budgets))
+            + ". See `search`."
         )
     devices = {(r.timing.device, r.timing.threads) for r in rows}
     if len(devices) > 1:

@@ -28,24 +28,21 @@ class Column:
 
 
 def count(value: float | None) -> str:
-    """1234567 -> `1.23M`; empty for None."""
+    """1234567 -> `1.23M`, three digits; empty for None."""
     if value is None:
         return ""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.2f}{unit}"
+        if value >= 0.9995 * size:
+            digits = 2 - (value >= 9.995 * size) - (value >= 99.95 * size)
+            return f"{value / size:.{digits}f}{unit}"
     return f"{value:.0f}"
 
 
 def _rank(row: Row, board: Board) -> str:
     if row.rank is None:
-        return ""
+        return "" if row.status == "ranked" else row.status
     tied = sum(r.rank == row.rank for r in board.rows) > 1
     return f"{row.rank}=" if tied else str(row.rank)
-
-
-def _name(row: Row, board: Board) -> str:
-    return row.name + (" (incomplete)" if row.status == "incomplete" else "")
 
 
 def _n(row: Row, board: Board) -> str:
@@ -93,7 +90,7 @@ def _throughput(row: Row, board: Board) -> str:
 
 def _device(row: Row, board: Board) -> str:
     t = row.timing
-    return t.device + (f", {t.threads} thr." if t.threads and t.device == "cpu" else "")
+    return t.device + (f", {t.threads} thread{'s' * (t.threads > 1)}" if t.threads and t.device == "cpu" else "")
 
 
 def _teaching(row: Row, board: Board) -> str:
@@ -117,7 +114,7 @@ def _worst(row: Row, board: Board) -> str:
 
 
 def _pseudo(row: Row, board: Board) -> str:
-    return "yes" if row.pseudo_multimodal else ""
+    return "pseudo" if row.pseudo_multimodal else "true"
 
 
 def _parts(row: Row, board: Board) -> str:
@@ -125,8 +122,8 @@ def _parts(row: Row, board: Board) -> str:
 
 
 COLUMNS: dict[str, Column] = {
-    "rank": Column("rank", "rows with one rank (=) cannot be told from the best of them", _rank, right=True),
-    "method": Column("method", "fusion + distiller, and what else tells rows apart", _name),
+    "rank": Column("rank", "rows with one rank (=) cannot be told from the best of them", _rank),
+    "method": Column("method", "fusion + distiller, and what else tells rows apart", lambda r, b: r.name),
     "fusion": Column("fusion", "how modalities are joined", lambda r, b: r.method),
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
     "backbone": Column("backbone", "of the student", lambda r, b: r.backbone),
@@ -166,16 +163,25 @@ COLUMNS: dict[str, Column] = {
     "teacher_cost": Column("teacher cost", "training time of all teachers, MACs of one student's", _teaching),
     "search": Column("search", "what a search had spent before it chose the parameters", _search),
     "worst_subset": Column("worst subset", "lowest macro-F1 over subsets of modalities", _worst),
-    "pseudo": Column("pseudo", "modalities computed from one image", _pseudo),
+    "pseudo": Column("multimodal", "true, or pseudo: modalities computed from one image", _pseudo),
     "provider": Column("provider", "whose code took part, if not only wbcbench's", lambda r, b: r.foreign),
     "components": Column("components", "every component with provider and version", _parts),
 }  # fmt: skip
 
 NARROW = (
     "rank", "method", "backbone", "n", "{by}", "{by}_interval", "over_single", "over_no_kd", "params", "macs",
-    "latency", "worst_subset", "search", "pseudo", "provider",
+    "latency", "device", "worst_subset", "search", "provider",
 )  # fmt: skip
 """Shown by default; `{by}` is the metric that ranks."""
+
+SHARED = ("backbone", "device")
+"""Left out of the default choice, and said once below the table, where all rows have the same."""
+
+FIRST_TO_GO = (
+    "device", "backbone", "search", "latency", "macs", "worst_subset", "params", "over_single", "over_no_kd",
+    "{by}_interval", "provider",
+)  # fmt: skip
+"""In which order columns of the default choice are left out where a terminal is too narrow for them."""
 
 WIDE = (
     "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval", *METRIC_NAMES, "over_single_interval",
@@ -185,7 +191,7 @@ WIDE = (
 
 _OPTIONAL = frozenset({
     "policies", "teachers", "routing", "over_single", "over_no_kd", "over_single_interval", "over_no_kd_interval",
-    "latency", "throughput", "teacher_cost", "search", "worst_subset", "pseudo", "provider",
+    "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
     *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
 """Left out of a default choice where no row has anything to say."""
@@ -195,7 +201,7 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
     """The columns to show of a board.
 
     Args:
-        board: empty optional columns are left out, unless named.
+        board: empty optional columns, and those of `shared`, are left out, unless named.
         names: exactly these, in this order.
         wide: all instead of those that fit a terminal.
 
@@ -210,11 +216,18 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
                 )
         return {name: COLUMNS[name] for name in names}
     picked = dict.fromkeys(name.format(by=board.by) for name in (WIDE if wide else NARROW))
+    said = {} if wide else shared(board)
     return {
         name: COLUMNS[name]
         for name in picked
-        if name not in _OPTIONAL or any(COLUMNS[name].cell(r, board) for r in board.rows)
+        if name not in said and (name not in _OPTIONAL or any(COLUMNS[name].cell(r, board) for r in board.rows))
     }
 
 
-__all__ = ["COLUMNS", "HEADERS", "NARROW", "WIDE", "Column", "chosen", "count"]
+def shared(board: Board) -> dict[str, str]:
+    """Those of `SHARED` that are the same in every row, with what they are."""
+    cells = {name: {COLUMNS[name].cell(r, board) for r in board.rows} for name in SHARED}
+    return {name: values.pop() for name, values in cells.items() if len(values) == 1}
+
+
+__all__ = ["COLUMNS", "FIRST_TO_GO", "HEADERS", "NARROW", "SHARED", "WIDE", "Column", "chosen", "count", "shared"]

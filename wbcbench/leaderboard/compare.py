@@ -14,7 +14,7 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.build import report
 from wbcbench.leaderboard.entries import METRIC_ORDER
 from wbcbench.leaderboard.gather import Found, gather
-from wbcbench.leaderboard.judge import Sample, load
+from wbcbench.leaderboard.judge import Sample, load, scatter
 from wbcbench.leaderboard.model import Board, Row
 from wbcbench.leaderboard.options import Options
 from wbcbench.leaderboard.pair import ClassShift, Explanation, PairMcNemar, Ratio
@@ -63,7 +63,8 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         r for r in board.rows if r.method_id not in (left.method_id, right.method_id) and r.status == "ranked"
     ]
     others = [r for r in others if set(seeds) <= set(r.seeds)]
-    family = [u.p, *(pairs.lead(left, r).p for r in others)]
+    known = [u.p, *(pairs.lead(left, r).p for r in others)]
+    family = len(known) * (len(known) + 1) // 2
     return Explanation(
         board=board.digest,
         by=options.by,
@@ -78,8 +79,8 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         low=round(low, 9),
         high=round(high, 9),
         p=round(u.p, 9),
-        comparisons=len(family),
-        p_holm=round(holm(family)[0], 9),
+        comparisons=family,
+        p_holm=round(holm(known, family)[0], 9),
         beyond_noise=u.p < ALPHA,
         mcnemar=tuple(pairs.mcnemar(left, right)),
         classes=tuple(pairs.classes(left, right)),
@@ -124,8 +125,8 @@ def _matches(board: Board, text: str) -> list[Row]:
         and (r.method_id.startswith(text.lstrip("#")) or any(s.trial_id.startswith(text) for s in r.sources))
     ]  # fmt: skip
     exact = [r for r in board.rows if r.name == text]
-    # `a + b #1234` is a name made unique; without the mark it may still mean several
-    loose = [r for r in board.rows if text in (r.method, r.name.split(" #")[0])]
+    # `a + b (weight=1)` and `a + b #1234` are names made unique; without that they may still mean several
+    loose = [r for r in board.rows if text in (r.method, r.name.split(" #")[0].split(" (")[0])]
     return by_id or exact or loose
 
 
@@ -137,6 +138,7 @@ class _Pairs:
         self.sign = 1.0 if METRICS[options.by].higher_is_better else -1.0
         self._samples: dict[str, list[Sample]] = {}
         self._resampled: dict[str, Any] = {}
+        self._scattered: tuple[dict[str, float], float] | None = None
 
     def samples(self, row: Row) -> list[Sample]:
         """Predictions of the shared seeds, in their order."""
@@ -167,9 +169,11 @@ class _Pairs:
             )
         clusters = self.clusters(a)
         x, y = self._bootstrap(a, clusters), self._bootstrap(b, clusters)
+        known = self._scatter()
         return uncertainty(
-            self.sign * (self._values(a) - self._values(b)), self.sign * (x - y), clusters.max() + 1
-        )
+            self.sign * (self._values(a) - self._values(b)), self.sign * (x - y), clusters.max() + 1,
+            None if known is None else (known[0][a.method_id] + known[0][b.method_id], known[1]),
+        )  # fmt: skip
 
     def mcnemar(self, a: Row, b: Row) -> Iterator[PairMcNemar]:
         """One test per seed: each is about two trained networks."""
@@ -203,6 +207,19 @@ class _Pairs:
                 name=name, f1=round(u.value, 9), low=round(low, 9), high=round(high, 9), p_holm=round(p, 9),
                 beyond_noise=p < ALPHA,
             )  # fmt: skip
+
+    def _scatter(self) -> tuple[dict[str, float], float] | None:
+        if len(self.seeds) < 2:
+            return None
+        if self._scattered is None:
+            values = {}
+            for row in self.board.rows:
+                by_seed = {s.seed: s.metrics[self.options.by] for s in row.sources}
+                own = [v for s in self.seeds if (v := by_seed.get(s)) is not None]
+                if len(own) == len(self.seeds):
+                    values[row.method_id] = np.array(own)
+            self._scattered = scatter(values)
+        return self._scattered
 
     def _values(self, row: Row) -> Any:
         at = METRIC_ORDER.index(self.options.by)

@@ -52,7 +52,7 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
     names = {folder.name for store in stores for folder in record_folders(store)}
     level = options.verify or level_for(len(names))
     for store in stores:
-        got = contents(store, level, options.index)
+        got = contents(store, level, options.index and not options.packed, options.packed)
         found.roots.append(store.root)
         found.keys |= got.keys
         found.components |= got.components
@@ -61,6 +61,15 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
         for entry in got.entries:
             digests.setdefault(entry.trial_id, set()).add(entry.digest)
             found.trials.setdefault(entry.trial_id, Found(entry, store.root))
+    struck = 0
+    for trial in sorted(found.trials):
+        e = found.trials[trial].entry
+        why = options.invalid.get(trial) or options.invalid.get(e.digest)
+        if why is not None:
+            del found.trials[trial], digests[trial]
+            struck += 1
+            text = f"Struck out: trial {trial} ({e.label}, kd {e.kd}, seed {e.seed}). {why}"
+            found.refused.append(Refused(record=trial, reason=text))
     torn = sorted(trial for trial, seen in digests.items() if len(seen) > 1)
     for trial in torn:
         e = found.trials.pop(trial).entry
@@ -75,6 +84,8 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
         found.notes.append(
             f"{_records(len(torn))} irreproducible (stores disagree) and left out: {', '.join(torn)}."
         )
+    if struck:
+        found.notes.append(f"{_records(struck)} struck out as invalid.")
     if sealed:
         found.notes.append(f"{_records(sealed)} sealed (made by a search, without test predictions) and left out.")
     quick = sum(f.entry.checked == "quick" for f in found.trials.values())

@@ -57,7 +57,9 @@ class Contents:
     """How many records were read, the others being known."""
 
 
-def contents(store: Store, verify: Checked | None = None, use_index: bool = True) -> Contents:
+def contents(
+    store: Store, verify: Checked | None = None, use_index: bool = True, packed: bool = False
+) -> Contents:
     """Everything in a store; new and changed records are read and checked, and the index is brought up to date.
 
     Args:
@@ -66,6 +68,7 @@ def contents(store: Store, verify: Checked | None = None, use_index: bool = True
             that the index knows to be checked more closely are said to be checked so closely and no more, since
             what comes out must not depend on what was asked before.
         use_index: False: read everything and write nothing.
+        packed: records were checked already, and may be without their weights.
     """
     folders = record_folders(store)
     level = verify or level_for(len(folders))
@@ -77,7 +80,7 @@ def contents(store: Store, verify: Checked | None = None, use_index: bool = True
     to_read: list[Path] = []
     for folder in folders:
         try:
-            mark = stamp(folder)
+            mark = stamp(folder, packed)
         except RecordError as error:
             found.refused.append((folder.name, str(error)))
             continue
@@ -89,7 +92,7 @@ def contents(store: Store, verify: Checked | None = None, use_index: bool = True
         else:
             to_read.append(folder)
     keys, components = dict(old.keys), dict(old.components)
-    for name, got in _read_all(to_read, level):
+    for name, got in _read_all(to_read, level, packed):
         if isinstance(got, Read):
             known[name] = got.entry
             keys.setdefault(got.entry.key, got.key)
@@ -129,9 +132,9 @@ def record_folders(store: Store) -> list[Path]:
     return [base / name for name in names]
 
 
-def _read_all(folders: list[Path], level: Checked) -> Iterable[tuple[str, Read | Sealed | str]]:
-    one: Callable[[tuple[Path, Checked]], tuple[str, Read | Sealed | str]] = _read_one
-    jobs = [(folder, level) for folder in folders]
+def _read_all(folders: list[Path], level: Checked, packed: bool) -> Iterable[tuple[str, Read | Sealed | str]]:
+    one: Callable[[tuple[Path, Checked, bool]], tuple[str, Read | Sealed | str]] = _read_one
+    jobs = [(folder, level, packed) for folder in folders]
     workers = min(cpu_count() or 1, 8)
     if len(folders) < _PARALLEL or workers < 2:
         yield from map(one, jobs)
@@ -140,10 +143,10 @@ def _read_all(folders: list[Path], level: Checked) -> Iterable[tuple[str, Read |
         yield from pool.map(one, jobs, chunksize=500)
 
 
-def _read_one(job: tuple[Path, Checked]) -> tuple[str, Read | Sealed | str]:
-    folder, level = job
+def _read_one(job: tuple[Path, Checked, bool]) -> tuple[str, Read | Sealed | str]:
+    folder, level, packed = job
     try:
-        return folder.name, read(folder, level)
+        return folder.name, read(folder, level, packed)
     except (RecordError, OSError) as error:
         return folder.name, str(error)
 

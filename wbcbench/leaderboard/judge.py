@@ -17,14 +17,14 @@ from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.leaderboard.entries import METRIC_ORDER
 from wbcbench.leaderboard.gather import Found
 from wbcbench.leaderboard.options import Options
-from wbcbench.leaderboard.statistics import Features, Uncertainty, bootstrap, features, uncertainty
+from wbcbench.leaderboard.statistics import Features, Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.leaderboard.statistics.uncertainty import Scale
 from wbcbench.records import verify as checks
 from wbcbench.records.atomic import atomic_write_bytes
 from wbcbench.records.verify import TOLERANCE
 from wbcbench.spec import digest
 
-STATISTICS_VERSION = 1
+STATISTICS_VERSION = 2
 """Raised, with `Kept.version`, when any number below would come out differently."""
 _BATCH = 100_000_000
 """Bytes of features and of resampled metrics held at a time."""
@@ -42,7 +42,7 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[1]
+    version: Literal[2]
     test_cells: int = Field(0, ge=0)
     clusters: int = Field(0, ge=0)
     grouped: bool = False
@@ -85,10 +85,11 @@ class Judge:
         self._path = root / "index" / "statistics" / f"{self._question()}.json"
         self._resampled: dict[str, Array] = {}
         self._values: dict[str, Array] = {}
+        self._scatters: dict[tuple[int, ...], tuple[dict[str, float], float]] = {}
         self._changed = False
         kept = _load(self._path) if options.index else None
         if kept is None:
-            self.kept = Kept(version=1, refused={}, intervals={}, pairs={})
+            self.kept = Kept(version=2, refused={}, intervals={}, pairs={})
             self._resample()
         else:
             self.kept = kept
@@ -103,17 +104,32 @@ class Judge:
         if name not in self.kept.pairs:
             if not self._resampled:
                 self._resample()
-            mine = [f.entry.seed for f in self.methods[a]]
-            theirs = [f.entry.seed for f in self.methods[b]]
-            at = [theirs.index(seed) for seed in mine]
+            seeds = tuple(f.entry.seed for f in self.methods[a])
+            at = self._at(b, seeds)
+            known = self._scatter(seeds)
             u = uncertainty(
                 self._values[a] - self._values[b][at],
                 self._resampled[a].astype(np.float64) - self._resampled[b][at],
                 self.kept.clusters,
+                None if known is None else (known[0][a] + known[0][b], known[1]),
             )
             self.kept.pairs[name] = (round(u.value, 12), round(u.se, 12), round(u.df, 6))
             self._changed = True
         return Uncertainty(*self.kept.pairs[name])
+
+    def _at(self, method: str, seeds: Sequence[int]) -> list[int]:
+        there = [f.entry.seed for f in self.methods[method]]
+        return [there.index(seed) for seed in seeds]
+
+    def _scatter(self, seeds: tuple[int, ...]) -> tuple[dict[str, float], float] | None:
+        """Variance between these seeds, and its degrees of freedom, learnt from every method that has them all."""
+        if len(seeds) < 2:
+            return None
+        if seeds not in self._scatters:
+            able = [m for m in self._values if set(seeds) <= {f.entry.seed for f in self.methods[m]}]
+            values = {m: self._values[m][self._at(m, seeds)] for m in able}
+            self._scatters[seeds] = scatter({m: v for m, v in values.items() if np.isfinite(v).all()})
+        return self._scatters[seeds]
 
     def save(self) -> None:
         """Keep what was found, if anything is new and the store can be written."""
@@ -216,6 +232,12 @@ class Judge:
             self._resampled[method] = part[:, by].astype(np.float32)
 
 
+def scatter(values: Mapping[str, Array]) -> tuple[dict[str, float], float]:
+    """Variance between seeds of each method, and its degrees of freedom, from values [seeds] of them all."""
+    found = seed_variance(list(values.values()))
+    return dict(zip(values, map(float, found.rows), strict=True)), found.df
+
+
 def load(found: Found, classes: int) -> Sample:
     """Test predictions of a record, once every metric that they give is the one that the record claims.
 
@@ -255,4 +277,4 @@ def _load(path: Path) -> Kept | None:
         return None
 
 
-__all__ = ["SCALES", "STATISTICS_VERSION", "Judge", "Kept", "Sample", "load"]
+__all__ = ["SCALES", "STATISTICS_VERSION", "Judge", "Kept", "Sample", "load", "scatter"]

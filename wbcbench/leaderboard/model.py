@@ -63,7 +63,7 @@ class Comparison(Strict):
     high: float
     p: float
     p_holm: float
-    """Over all comparisons with this leader."""
+    """Corrected for all pairs of ranked rows, since any might have led."""
 
 
 class Timing(Strict):
@@ -168,7 +168,8 @@ class Row(Strict):
     rank: int | None
     """1 + number of rows in better tie groups. None: not ranked."""
     tie_group: int | None
-    """1 for the best; rows of a group are not distinguishable from its best. None: no statistics."""
+    """1 for the best; rows of a group cannot be told from its best. Groups follow the order of means: the first of
+    a group is worse than the best of the group before, beyond noise. None: no statistics."""
     status: Status
     """`reference`: reads fewer modalities than the board; `incomplete`: lacks a seed of the board."""
     method: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +41,10 @@ class Options:
     `quick`. With statistics, metrics are always recomputed."""
     index: bool = True
     """Read and write `index/` in the stores."""
+    packed: bool = False
+    """The store is a pack whose every record was checked already and may be without its weights."""
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    """Trial id, or a record's digest -> why it does not count: struck out, named among what was left out."""
 
     def __post_init__(self) -> None:
         if self.by not in METRICS:

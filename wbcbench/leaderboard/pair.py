@@ -59,7 +59,7 @@ class Explanation(Strict):
     high: float
     p: float
     comparisons: int
-    """A was compared with so many ranked rows, this one included."""
+    """So many pairs of rows might have been asked about: all of A, B and the ranked rows."""
     p_holm: float
     beyond_noise: bool
     mcnemar: tuple[PairMcNemar, ...]
@@ -80,14 +80,17 @@ class Explanation(Strict):
         if self.comparisons > 1:
             word = "still" if self.p_holm < 0.05 else "no longer" if self.beyond_noise else "not"
             found.append(
-                f"As one of {self.comparisons} comparisons of A on this board (Holm): p = {self.p_holm:.3g}, "
+                f"As one of the {self.comparisons} pairs on this board (Holm): p = {self.p_holm:.3g}, "
                 f"{word} beyond noise."
             )
         if self.splits:
             found.append(self.splits)
         found += ["", "Cells that only one of the two gets right (McNemar, exact):"]
         found += [f"  seed {m.seed}: only A {m.only_a}, only B {m.only_b}, p = {m.p:.3g}" for m in self.mcnemar]
-        found += ["", "F1 by class, A minus B:"]
+        found += [
+            "",
+            "F1 by class, A minus B (95 % interval of each); verdicts are corrected for all (Holm):",
+        ]
         for c in sorted(self.classes, key=lambda c: (-c.f1, c.name)):
             word = ("gains" if c.f1 > 0 else "loses") if c.beyond_noise else "no clear change"
             found.append(f"  {c.name}: {c.f1:+.4f} ({c.low:+.4f} to {c.high:+.4f}), {word}")

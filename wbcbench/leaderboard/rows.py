@@ -20,6 +20,7 @@ from wbcbench.leaderboard.model import (
     Teaching,
     Timing,
 )
+from wbcbench.leaderboard.names import label
 
 BUILT_IN = frozenset({"wbcbench", "builtin", "built-in"})
 """Providers that need no mention."""
@@ -126,12 +127,6 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     return Estimate(mean=statistics.fmean(defined), sd=statistics.stdev(defined) if len(defined) > 1 else None)
 
 
-def label(entry: Entry, modalities: tuple[str, ...]) -> str:
-    """`gmu`; `single[dapi]` where one modality is read."""
-    one = entry.fusion == "single" or len(modalities) == 1
-    return f"{entry.fusion}[{'+'.join(modalities)}]" if one else entry.fusion
-
-
 def _timing(entries: Sequence[Entry]) -> Timing:
     devices = list(dict.fromkeys(e.device for e in entries))
     threads = {e.threads for e in entries}
@@ -164,4 +159,4 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-__all__ = ["BUILT_IN", "RowMaker", "estimate", "label"]
+__all__ = ["BUILT_IN", "RowMaker", "estimate"]

@@ -20,6 +20,7 @@ from wbcbench.leaderboard.statistics import (
     mcnemar,
     nemenyi_groups,
     probability_of_improvement,
+    seed_variance,
     tie_groups,
     uncertainty,
 )
@@ -195,10 +196,56 @@ def test_probability_of_improvement():
 
 
 def test_tie_groups():
-    p = {(0, 1): 0.3, (0, 2): 0.01, (0, 3): 0.002, (2, 3): 0.5}
+    p = {(0, 1): 0.3, (0, 2): 0.008, (0, 3): 0.002, (2, 3): 0.5}
     groups = tie_groups([0, 1, 2, 3], lambda a, b: p[a, b])
     assert [g.members for g in groups] == [[0, 1], [2, 3]]
-    assert groups[0].adjusted == pytest.approx({1: 0.3, 2: 0.02, 3: 0.006})
-    # 0.03 alone would be below 0.05; of two comparisons it is not
+    # six pairs, of which three were looked at
+    assert groups[0].adjusted == pytest.approx({1: 1.0, 2: 0.04, 3: 0.012})
+    # 0.03 alone would be below 0.05; of three pairs it is not
     assert [g.members for g in tie_groups([0, 1, 2], lambda a, b: 0.03)] == [[0, 1, 2]]
     assert tie_groups([], lambda a, b: 0.0) == []
+
+
+def test_a_noisy_row_does_not_rank_above_a_better_one():
+    """Row 2 is worst and so noisy that nothing can be said of it; row 1 is better and known to be second."""
+    p = {(0, 1): 1e-6, (0, 2): 0.2, (1, 2): 0.4}
+    assert [g.members for g in tie_groups([0, 1, 2], lambda a, b: p[a, b])] == [[0], [1, 2]]
+
+
+def test_holm_within_a_larger_family():
+    p = [0.001, 0.2, 0.01]
+    assert holm(p, 10) == pytest.approx(holm([*p, *[1.0] * 7])[:3])
+    assert holm(p, 2) == holm(p)
+
+
+def test_seed_variance_of_two_rows_is_a_paired_t_test():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5))
+    found = seed_variance(x)
+    assert found.rows.sum() == pytest.approx((x[0] - x[1]).var(ddof=1))
+    assert found.df == 4
+    with pytest.raises(ValueError, match="rows >= 2"):
+        seed_variance(x[:, :1])
+
+
+def test_seed_variance_of_equal_rows_is_the_mean_square_of_a_two_way_layout():
+    """Seeds' common effect is taken out; equal spreads are pooled with all their degrees of freedom."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(40, 3)) * 0.1 + rng.normal(size=3) + rng.normal(size=(40, 1))
+    found = seed_variance(x)
+    rest = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
+    square = (rest**2).sum() / (39 * 2)
+    assert found.df > 20
+    assert np.median(found.rows) == pytest.approx(square, rel=0.3)
+    assert np.ptp(found.rows) < square
+
+
+def test_seed_variance_follows_rows_that_differ():
+    """Smyth's own check: with variances drawn from the prior, its degrees of freedom are found again."""
+    rng = np.random.default_rng(2)
+    d0, s0 = 4.0, 0.01
+    spread = np.sqrt(d0 * s0 / rng.chisquare(d0, 2000))
+    found = seed_variance(spread[:, None] * rng.normal(size=(2000, 4)))
+    assert found.df == pytest.approx(3 + d0, rel=0.15)
+    still = np.vstack([np.full((1, 4), 0.5), spread[:50, None] * rng.normal(size=(50, 4))])
+    assert np.isfinite(seed_variance(still).rows).all()

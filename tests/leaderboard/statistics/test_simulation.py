@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from wbcbench.leaderboard.statistics import bootstrap, features, uncertainty
+from wbcbench.leaderboard.statistics import bootstrap, features, seed_variance, tie_groups, uncertainty
 
-CELLS, K, RUNS, RESAMPLES = 120, 3, 300, 200
+CELLS, K, RUNS, RESAMPLES = 120, 3, 200, 200
 
 
 def world(rng, seeds, seed_sd, methods=2):
@@ -27,11 +27,11 @@ def world(rng, seeds, seed_sd, methods=2):
     return labels, np.where(np.eye(K)[decided] > 0, 0.98, 0.01)
 
 
-def judged(rng, seeds, seed_sd, run, metric="macro_f1"):
-    labels, p = world(rng, seeds, seed_sd)
-    tables = [features(p[m, s], labels, np.arange(CELLS)) for m in range(2) for s in range(seeds)]
-    found = bootstrap(tables, [metric], RESAMPLES, seed=run)[:, 0].reshape(2, seeds, -1)
-    whole = np.array([t.metrics(t.columns.sum(0)[None])[metric][0] for t in tables]).reshape(2, seeds)
+def judged(rng, seeds, seed_sd, run, metric="macro_f1", methods=2):
+    labels, p = world(rng, seeds, seed_sd, methods)
+    tables = [features(p[m, s], labels, np.arange(CELLS)) for m in range(methods) for s in range(seeds)]
+    found = bootstrap(tables, [metric], RESAMPLES, seed=run)[:, 0].reshape(methods, seeds, -1)
+    whole = np.array([t.metrics(t.columns.sum(0)[None])[metric][0] for t in tables]).reshape(methods, seeds)
     return whole, found
 
 
@@ -61,3 +61,21 @@ def test_coverage_and_false_alarms(seeds, seed_sd, claim):
     if seed_sd == 0.4:
         # why seeds are not resampled: three of them drawn with replacement cover far too rarely
         assert naive / RUNS < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("methods", "seeds", "seed_sd"), [(8, 3, 0.2), (8, 1, 0.0), (4, 3, 0.5)])
+def test_equal_methods_share_rank_one(methods, seeds, seed_sd):
+    """On at least 95 of 100 boards of equal methods every row has rank 1."""
+    rng = np.random.default_rng(7)
+    runs, torn = 100, 0
+    for run in range(runs):
+        whole, found = judged(rng, seeds, seed_sd, run, methods=methods)
+        scatter = seed_variance(whole) if seeds > 1 else None
+
+        def p(a, b, w=whole, f=found, s=scatter):
+            known = None if s is None else (s.rows[a] + s.rows[b], s.df)
+            return uncertainty(w[a] - w[b], f[a] - f[b], CELLS, known).p
+
+        torn += len(tie_groups(np.argsort(-whole.mean(1)).tolist(), p)) > 1
+    assert binomtest(torn, runs, 0.05, alternative="greater").pvalue > 0.01, torn / runs

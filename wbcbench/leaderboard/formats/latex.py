@@ -17,8 +17,9 @@ def render(report: Report, view: View) -> bytes:
 
 def _table(board: Board, view: View) -> str:
     g = grid(board, view, latex)
+    caption = latex(f"{title(board)}. {' '.join(legend(board, g.names))}")
     lines = [
-        r"\begin{table*}", r"\centering", rf"\caption{{{latex(title(board))}. {latex(' '.join(legend(board)))}}}",
+        r"\begin{table*}", r"\centering", rf"\caption{{{caption}}}",
         r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{{''.join(a[0] for a in g.align)}}}", r"\toprule",
         " & ".join(g.headers) + r" \\", r"\midrule",
     ]  # fmt: skip

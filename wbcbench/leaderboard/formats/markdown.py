@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from wbcbench.leaderboard.formats import View
 from wbcbench.leaderboard.formats.grid import grid
-from wbcbench.leaderboard.formats.wording import across_lines, legend, title
+from wbcbench.leaderboard.formats.wording import ALONE, across_lines, legend, tables, title
 from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.text import markdown
 
@@ -14,16 +14,17 @@ from wbcbench.leaderboard.text import markdown
 def render(report: Report, view: View) -> bytes:
     """UTF-8 Markdown."""
     sections = []
-    for board in report.boards:
+    boards, alone = tables(report.boards)
+    for board in boards:
         g = grid(board, view, markdown)
         table = tabulate(g.rows, headers=g.headers, tablefmt="github", disable_numparse=True, colalign=g.align)
-        notes = "\n".join(f"- {markdown(line)}" for line in legend(board))
+        notes = "\n".join(f"- {markdown(line)}" for line in legend(board, g.names))
         sections.append(f"## {markdown(title(board))}\n\n{table}\n\n{notes}\n")
+    if alone:
+        sections.append("\n".join([f"{ALONE}\n", *(f"- {markdown(line)}" for line in alone), ""]))
     for across in report.across:
-        first, *ranks = across_lines(across)
-        sections.append(
-            "\n".join([f"## Across data sets\n\n{markdown(first)}\n", *(f"- {markdown(x)}" for x in ranks), ""])
-        )
+        lines = "\n".join(f"- {markdown(x)}" for x in across_lines(across))
+        sections.append(f"## Across data sets\n\n{lines}\n")
     if report.notes:
         sections.append("\n".join([*(f"- {markdown(line)}" for line in report.notes), ""]))
     return "\n".join(sections).encode()

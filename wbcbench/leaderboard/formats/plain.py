@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from wbcbench.leaderboard.formats import View
 from wbcbench.leaderboard.formats.grid import grid
-from wbcbench.leaderboard.formats.wording import across_lines, legend, title
+from wbcbench.leaderboard.formats.wording import ALONE, across_lines, legend, tables, title
 from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.text import clean
 
@@ -14,10 +14,13 @@ from wbcbench.leaderboard.text import clean
 def render(report: Report, view: View) -> bytes:
     """UTF-8 text."""
     sections = []
-    for board in report.boards:
+    boards, alone = tables(report.boards)
+    for board in boards:
         g = grid(board, view, clean)
         table = tabulate(g.rows, headers=g.headers, tablefmt="simple", disable_numparse=True, colalign=g.align)
-        sections.append("\n".join([clean(title(board)), "", table, "", *map(clean, legend(board)), ""]))
+        sections.append("\n".join([clean(title(board)), "", table, "", *map(clean, legend(board, g.names)), ""]))
+    if alone:
+        sections.append("\n".join([ALONE, *map(clean, alone), ""]))
     sections += ["\n".join([*map(clean, across_lines(a)), ""]) for a in report.across]
     if report.notes:
         sections.append("\n".join([*map(clean, report.notes), ""]))

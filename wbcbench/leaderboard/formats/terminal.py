@@ -1,16 +1,17 @@
-"""Tables with rich: fitted to the terminal, the best group in bold, unranked rows dim."""
+"""Tables with rich: as many columns as the terminal has room for, the best group in bold, unranked rows dim."""
 
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wbcbench.leaderboard.formats import View
-from wbcbench.leaderboard.formats.grid import grid
-from wbcbench.leaderboard.formats.wording import across_lines, legend, title
+from wbcbench.leaderboard.formats.grid import Grid, fitted, grid
+from wbcbench.leaderboard.formats.wording import ALONE, across_lines, legend, tables, title
 from wbcbench.leaderboard.model import Board, Report
 from wbcbench.leaderboard.text import clean
 
@@ -22,10 +23,28 @@ def render(report: Report, view: View) -> bytes:
         file=out, width=view.width, force_terminal=view.colour, no_color=not view.colour, highlight=False,
         markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
-    for board in report.boards:
+    boards, alone = tables(report.boards)
+    for board in boards:
+        g = grid(board, view, clean)
+        gone: list[str] = []
+        asked = view.wide or view.columns is not None
+        if not asked:
+            g, gone = fitted(g, board, view.width)
         console.print(Text(clean(title(board)), style="bold"))
-        console.print(_table(board, view))
-        for line in legend(board):
+        console.print()
+        # what was asked for is never squeezed: long lines can be scrolled, broken words cannot be read
+        console.width = max(view.width, g.width) if asked else view.width
+        console.print(_table(board, g))
+        console.width = view.width
+        console.print()
+        for line in legend(board, g.names):
+            console.print(Text(clean(line), style="dim"))
+        if gone:
+            text = f"No room for: {', '.join(gone)}. A wider terminal, --columns or --wide shows them."
+            console.print(Text(clean(text), style="dim"))
+        console.print()
+    if alone:
+        for line in (ALONE, *alone):
             console.print(Text(clean(line), style="dim"))
         console.print()
     for across in report.across:
@@ -38,12 +57,16 @@ def render(report: Report, view: View) -> bytes:
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines()).encode()
 
 
-def _table(board: Board, view: View) -> Table:
-    g = grid(board, view, clean)
+def _table(board: Board, g: Grid) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, header in zip(g.columns, g.headers, strict=True):
-        table.add_column(Text(header), justify="right" if column.right else "left", overflow="fold")
+    for name, column, header in zip(g.names, g.columns, g.headers, strict=True):
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(Text(header), justify=side, overflow="fold", no_wrap=name != "method")
+    status = board.rows[0].status if board.rows else ""
     for row, cells in zip(board.rows, g.rows, strict=True):
+        if row.status != status:
+            table.add_row()
+            status = row.status
         style = "dim" if row.rank is None else "bold" if row.rank == 1 else ""
         table.add_row(*map(Text, cells), style=style)
     return table

@@ -3,11 +3,13 @@
 Cells and seeds are two sources of noise. Test cells (or donors, where cells of one donor go together) are
 resampled with replacement, 10,000 times, the same resamples for every method. Seeds are too few to resample
 (three seeds drawn with replacement show two thirds of their variance), so their variance enters directly, with
-its few degrees of freedom: `uncertainty` says how the two are put together.
+its few degrees of freedom: `uncertainty` says how the two are put together, and `moderation` what a board's other
+rows tell of the variance between seeds.
 """
 
 from wbcbench.leaderboard.statistics.corrections import holm
 from wbcbench.leaderboard.statistics.features import Features, features
+from wbcbench.leaderboard.statistics.moderation import SeedVariance, seed_variance
 from wbcbench.leaderboard.statistics.paired import McNemar, corrected_resampled_t, mcnemar
 from wbcbench.leaderboard.statistics.resampling import RESAMPLES, SEED, bootstrap, draws
 from wbcbench.leaderboard.statistics.several import (
@@ -21,7 +23,7 @@ from wbcbench.leaderboard.statistics.ties import TieGroup, tie_groups
 from wbcbench.leaderboard.statistics.uncertainty import Uncertainty, uncertainty
 
 __all__ = [
-    "RESAMPLES", "SEED", "Features", "Friedman", "McNemar", "TieGroup", "Uncertainty", "bootstrap",
+    "RESAMPLES", "SEED", "Features", "Friedman", "McNemar", "SeedVariance", "TieGroup", "Uncertainty", "bootstrap",
     "corrected_resampled_t", "critical_difference", "draws", "features", "friedman", "holm", "mcnemar",
-    "nemenyi_groups", "probability_of_improvement", "tie_groups", "uncertainty",
+    "nemenyi_groups", "probability_of_improvement", "seed_variance", "tie_groups", "uncertainty",
 ]  # fmt: skip

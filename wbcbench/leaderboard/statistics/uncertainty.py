@@ -9,7 +9,8 @@ where s^2 is the sample variance between seeds, which does not see what the shar
 c is the covariance between two seeds that the shared cells cause, from the bootstrap. This is how studies with
 several readers and shared cases are analysed: Obuchowski and Rockette, Comm. Stat. Simul. Comput. 24 (1995);
 degrees of freedom after Hillis, Stat. Med. 26 (2007), with Satterthwaite's term for few clusters. Seeds are
-readers here, cells are cases.
+readers here, cells are cases. What the bootstrap says of each network's own noise on these cells is part of what
+seeds scatter, so s^2 / S is never taken as less.
 
 One seed alone says nothing of other seeds: its interval covers the choice of cells only.
 """
@@ -64,13 +65,20 @@ class Uncertainty(NamedTuple):
         return float(2 * student.sf(abs(self.value) / self.se, self.df))
 
 
-def uncertainty(per_seed: NDArray[np.float64], resampled: NDArray[np.float64], clusters: int) -> Uncertainty:
+def uncertainty(
+    per_seed: NDArray[np.float64],
+    resampled: NDArray[np.float64],
+    clusters: int,
+    seed_variance: tuple[float, float] | None = None,
+) -> Uncertainty:
     """Put cells and seeds together.
 
     Args:
         per_seed: [S] on all test cells.
         resampled: [S, R], the same in R bootstrap resamples.
         clusters: how many clusters were resampled; a bootstrap of few is corrected by G / (G - 1).
+        seed_variance: s^2 and its degrees of freedom where more than these S values are known of it, see
+            `moderation`; by default their own, with S - 1.
 
     Raises:
         ValueError: fewer than two clusters, of which no variance can be known.
@@ -85,7 +93,8 @@ def uncertainty(per_seed: NDArray[np.float64], resampled: NDArray[np.float64], c
         return Uncertainty(value, math.sqrt(of_mean), clusters - 1)
     own = float(resampled.var(1, ddof=1).mean()) * correction
     shared = max((seeds * of_mean - own) / (seeds - 1), 0.0)
-    between = float(per_seed.var(ddof=1)) / seeds
+    variance, df = seed_variance or (float(per_seed.var(ddof=1)), seeds - 1)
+    between = max(variance / seeds, of_mean - shared)
     total = between + shared
-    spread = between**2 / (seeds - 1) + shared**2 / (clusters - 1)
+    spread = between**2 / df + shared**2 / (clusters - 1)
     return Uncertainty(value, math.sqrt(total), total**2 / spread if spread > 0 else clusters - 1)

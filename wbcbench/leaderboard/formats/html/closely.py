@@ -47,7 +47,8 @@ def confusion(rows: Detailed) -> Drawing:
         shares = [[n / max(1, sum(line)) for n in line] for line in details.confusion]
         figure.add_heatmap(
             z=shares, x=names, y=names, customdata=details.confusion, zmin=0, zmax=1, colorscale=SHADES,
-            showscale=False, xgap=1, ygap=1, texttemplate="%{z:.0%}", meta=row.method_id, visible=row is rows[0][0],
+            showscale=False, xgap=1, ygap=1, texttemplate="%{z:.0%}", meta=row.method_id,
+            visible=row is rows[0][0],
             hovertemplate="true %{y}, predicted %{x}: %{customdata} cells (%{z:.1%})<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(type="category", showgrid=False)

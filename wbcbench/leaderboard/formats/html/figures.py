@@ -43,7 +43,8 @@ def pareto(board: Board) -> Drawing | None:
             x=[cost(r) for r in best], y=[r.metrics[board.by].mean for r in best], mode="lines+markers+text",
             line={"shape": "hv", "dash": "dot", "color": INK, "width": 1.5}, name="not beaten at its cost",
             text=[f"\u2002{short(r.name)}\u2002" for r in best], textposition=_sides(best, cost),
-            marker={"size": 10, "color": "rgba(0,0,0,0)"}, hoverinfo="skip", meta=name, visible=first, cliponaxis=False,
+            marker={"size": 10, "color": "rgba(0,0,0,0)"}, hoverinfo="skip", meta=name, visible=first,
+            cliponaxis=False,
         )  # fmt: skip
     axes = {n: _axis(rows, n, title, cost) for n, (title, cost) in costs.items()}
     figure.update_xaxes(type="log", minor={"dtick": "D1", "ticks": "outside", "ticklen": 4, "tickcolor": INK})
@@ -92,8 +93,10 @@ def missing(board: Board) -> Drawing | None:
         return None
     figure = go.Figure()
     subsets = sorted({s for r in rows if r.missing_modalities for s in r.missing_modalities.subsets}, key=_size)
-    for i, (row, (colour, symbol)) in enumerate(zip(rows, styles(r.method_id for r in rows).values(), strict=True)):
+    looks = styles(r.method_id for r in rows)
+    for i, row in enumerate(rows):
         assert row.missing_modalities is not None
+        colour, symbol = looks[row.method_id]
         values = row.missing_modalities.subsets
         figure.add_scatter(
             x=[label(s) for s in subsets], y=[values.get(s) for s in subsets], mode="lines+markers",
@@ -125,12 +128,13 @@ def critical_difference(across: Across) -> Drawing:
         hovertemplate="%{y}: mean rank %{x:.2f}<extra></extra>", showlegend=False,
     )  # fmt: skip
     order = [label(m) for m in ranks]
+    figure.update_xaxes(range=[1 - step * (len(across.groups) + 1), max(across.mean_ranks) + step])
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
     return Drawing(
         finish(figure, f"mean rank by {HEADERS[across.by]} (1 is best)", "", 110 + 30 * len(ranks)),
         "Critical-difference diagram",
-        f"A bar at the left joins methods whose mean ranks are nearer than {across.critical_difference:.2f}: these "
-        "data sets cannot tell them apart.",
+        f"A bar at the left joins methods whose mean ranks are nearer than {across.critical_difference:.2f}: "
+        "these data sets cannot tell them apart.",
         wide=True,
     )
 

@@ -1,4 +1,4 @@
-"""The JavaScript that the page carries with it, as its Python packages ship it, and leave for that alone to run."""
+"""The JavaScript that the page carries with it, as Python packages ship it, and leave for that alone to run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def policy(scripts: Iterable[str]) -> str:
     An event handler or script that a stranger managed to write into the page would not run. `blob:` is how itables
     loads its module; styles are inline because both libraries write them.
     """
-    digests = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    found = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    digests = " ".join(f"'sha256-{d}'" for d in found)
     return (
         f"default-src 'none'; script-src {digests} blob:; style-src 'unsafe-inline'; img-src data: blob:; "
         "font-src data:; base-uri 'none'; form-action 'none'"

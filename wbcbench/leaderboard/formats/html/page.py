@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,14 +14,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from wbcbench.evaluation.metrics import METRICS
-from wbcbench.leaderboard.columns import COLUMNS, HEADERS, chosen
+from wbcbench.leaderboard.columns import COLUMNS, HEADERS, SHARED, chosen, shared
 from wbcbench.leaderboard.formats import View, render
 from wbcbench.leaderboard.formats.html import closely, figures
 from wbcbench.leaderboard.formats.html.choices import Drawing
 from wbcbench.leaderboard.formats.html.libraries import asset, plotly, policy, tables
 from wbcbench.leaderboard.formats.html.order import order
 from wbcbench.leaderboard.formats.html.widgets import FILTERS, options
-from wbcbench.leaderboard.formats.wording import across_lines, legend
+from wbcbench.leaderboard.formats.wording import ALONE, across_lines, legend
+from wbcbench.leaderboard.formats.wording import tables as tables_and_rest
 from wbcbench.leaderboard.model import METRIC_NAMES, Board, Report
 from wbcbench.leaderboard.text import clean
 
@@ -47,19 +49,27 @@ def page(report: Report, view: View) -> str:
         )
     ]
     scripts = [("text/javascript", tables()), ("text/javascript", plotly()), ("module", asset("page.js"))]
-    names = _titles(report.boards)
+    large, alone = tables_and_rest(report.boards)
+    titles = _titles(large)
     return template.render(
         report=report,
-        boards=[_board(b, names[b.digest], view) for b in report.boards],
+        boards=[_board(b, titles[b.digest], view) for b in large],
+        alone=[ALONE, *alone] if alone else [],
         across=[(across_lines(a)[0], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
                 for i, a in enumerate(report.across)],
         metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
         columns=[(c.header, c.doc) for n, c in COLUMNS.items() if n not in METRIC_NAMES and "interval" not in n],
         downloads=downloads,
         css=Markup(asset("page.css")),
-        scripts=[(kind, Markup(text)) for kind, text in scripts],
+        libraries=[(kind, Markup(text)) for kind, text in scripts[:-1]],
+        script=Markup(scripts[-1][1]),
         policy=policy(text for _, text in scripts),
     )  # fmt: skip
+
+
+def without_libraries(html: str) -> str:
+    """A page but for the two libraries in it and their digests, whose releases are no part of a board."""
+    return re.sub("<!-- (libraries|policy) -->.*?<!-- /\\1 -->", "", html, flags=re.DOTALL)
 
 
 def _prose(text: str) -> Markup:
@@ -67,7 +77,7 @@ def _prose(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(clean(text)))))
 
 
-def _titles(boards: tuple[Board, ...]) -> dict[str, str]:
+def _titles(boards: Sequence[Board]) -> dict[str, str]:
     """Data set and modalities; where several boards share them, with the key."""
     names = {b.digest: f"{b.key.dataset}: {' + '.join(b.key.modalities)}" for b in boards}
     often = Counter(names.values())
@@ -77,10 +87,7 @@ def _titles(boards: tuple[Board, ...]) -> dict[str, str]:
 def _board(board: Board, title: str, view: View) -> dict[str, Any]:
     id_ = f"board-{board.digest}"
     shown = list(chosen(board, view.columns))
-    backbones = {r.backbone for r in board.rows}
-    if view.columns is None and len(backbones) == 1 and "backbone" in shown:
-        shown.remove("backbone")  # said once, above the table
-    rest = [*chosen(board, None, wide=True), *FILTERS, "seeds", "policies", "routing", "components"]
+    rest = [*chosen(board, None, wide=True), *FILTERS, *SHARED, "seeds", "policies", "routing", "components"]
     names = list(dict.fromkeys([*shown, *rest]))
     overview = {name: draw(board) for name, draw in _OVERVIEW.items()}
     detailed = [(r, r.details) for r in board.rows if r.details is not None]
@@ -89,8 +96,8 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
     return {
         "id": id_,
         "title": title,
-        "facts": _facts(board, backbones),
-        "legend": legend(board),
+        "facts": _facts(board),
+        "legend": legend(board, shown),
         "columns": [(n, COLUMNS[n]) for n in names],
         "rows": [(r, [(n, COLUMNS[n].cell(r, board), order(n, r)) for n in names]) for r in board.rows],
         "options": Markup(json.dumps(widgets).replace("<", "\\u003c")),
@@ -103,7 +110,7 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
     }
 
 
-def _facts(board: Board, backbones: set[str]) -> list[tuple[str, str]]:
+def _facts(board: Board) -> list[tuple[str, str]]:
     """What is compared, and on which cells."""
     k = board.key
     cells = "" if board.test_cells is None else f"{board.test_cells} to test"
@@ -111,11 +118,12 @@ def _facts(board: Board, backbones: set[str]) -> list[tuple[str, str]]:
         cells += f", of {board.clusters} donors or groups"
     facts = [
         ("cells", cells),
+        ("modalities", "pseudo: computed from one image" if all(r.pseudo_multimodal for r in board.rows) else ""),
         ("classes", f"{len(k.classes)}: {', '.join(k.classes)}"),
         ("images", f"{k.image_size} × {k.image_size} px"),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}"),
         ("seeds", ", ".join(map(str, board.seeds))),
-        ("backbone", next(iter(backbones)) if len(backbones) == 1 else ""),
+        ("backbone", shared(board).get("backbone", "")),
         ("data", k.fingerprint[:16]),
         ("key", board.digest),
     ]
@@ -143,4 +151,4 @@ def _link(mime: str, data: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-__all__ = ["page"]
+__all__ = ["page", "without_libraries"]

@@ -1,0 +1,141 @@
+"""Zip files from strangers: judged by their directory before anything is unpacked, then read in pieces."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from wbcbench.publishing.verdict import Problem
+
+CHUNK = 1 << 20
+_END = struct.Struct("<4s4H2LH")
+"""End of the directory: signature, this disk, its disk, entries here, entries, size, offset, comment length."""
+_ENTRY_MAX = 512
+"""Bytes of the directory that one entry may take; names here are short."""
+_LOCAL_HEADER = 30
+_PLAIN_RATIO_BELOW = 64 << 10
+"""Small files may unpack to any multiple of their size: they stay small."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pack may be. Bytes unless said otherwise."""
+
+    pack: int = 2 << 30
+    """Of the file itself."""
+    total: int = 2 << 30
+    """Of everything in it, unpacked."""
+    entries: int = 2001
+    ratio: float = 100.0
+    """Unpacked size over packed size, of files above 64 KiB."""
+    arrays: int = 512 << 20
+    """Of all arrays of one record."""
+    cells: int = 5_000_000
+    classes: int = 1000
+
+
+def open_archive(path: Path, limits: Limits) -> tuple[zipfile.ZipFile | None, list[Problem]]:
+    """Open a zip if its directory is small and its end is where it should be.
+
+    zipfile reads a whole directory into memory, however long it says it is; so that is looked at first.
+    """
+    size = path.stat().st_size
+    if size > limits.pack:
+        return None, [("refuse", f"the file has {size:,} bytes; {limits.pack:,} are allowed")]
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _END.size))
+        tail = file.read()
+    if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06"):
+        return None, [("refuse", "is not a zip file, or has something after its end")]
+    _, disk, first, here, entries, length, offset, comment = _END.unpack(tail)
+    if disk or first or here != entries or comment or offset + length + _END.size != size:
+        return None, [("refuse", "its directory does not end with the file (disks, comment, 64-bit sizes)")]
+    if entries > limits.entries or length > entries * _ENTRY_MAX:
+        told = f"{entries} files in a directory of {length:,} bytes; {limits.entries} files are allowed"
+        return None, [("refuse", f"says it has {told}")]
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        return None, [("refuse", f"cannot be opened ({error})")]
+    return archive, [] if len(archive.infolist()) == entries else [("refuse", "lists another number of files")]
+
+
+def overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
+    """Files that share bytes (which lets a small archive unpack to anything), and bytes before the first."""
+    at = 0
+    for info in sorted(archive.infolist(), key=lambda i: i.header_offset):
+        if info.header_offset < at:
+            yield "refuse", f"{info.filename} overlaps the file before it"
+        elif at == 0 and info.header_offset:
+            yield "refuse", "has something before its first file"
+        at = info.header_offset + _LOCAL_HEADER + len(info.orig_filename) + info.compress_size
+
+
+def names(archive: zipfile.ZipFile, allowed: Callable[[str], int | None]) -> Iterator[Problem]:
+    """Names that no such archive has, and names that are the same to some file system."""
+    seen: Counter[str] = Counter()
+    for info in archive.infolist():
+        name = info.orig_filename  # `filename` is cut at a NUL, and has its separators mended
+        seen[name.casefold()] += 1
+        parts = name.replace("\\", "/").split("/")
+        if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
+            yield "refuse", f"{name} leads out of the folder"
+        elif allowed(name) is None or name != info.filename:
+            yield "refuse", f"{name} is no file that belongs here"
+    for name, count in seen.items():
+        if count > 1:
+            yield "refuse", f"{name} is there {count} times (upper and lower case are the same to many systems)"
+
+
+def kinds(archive: zipfile.ZipFile) -> Iterator[Problem]:
+    """Links, folders, devices, encryption, rare compression."""
+    for info in archive.infolist():
+        mode = info.external_attr >> 16
+        if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
+            kind = "a link" if stat.S_ISLNK(mode) else "not a plain file"
+            yield "refuse", f"{info.filename} is {kind}"
+        if info.flag_bits & 0x1:
+            yield "refuse", f"{info.filename} is encrypted"
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            yield "refuse", f"{info.filename} is compressed by method {info.compress_type}; store or deflate it"
+
+
+def sizes(archive: zipfile.ZipFile, allowed: Callable[[str], int | None], limits: Limits) -> Iterator[Problem]:
+    """Files that are too large, or unpack to many times what they take."""
+    for info in archive.infolist():
+        limit = allowed(info.filename)
+        if limit is not None and info.file_size > limit:
+            yield "refuse", f"{info.filename} unpacks to {info.file_size:,} bytes; {limit:,} are allowed"
+        if info.file_size > _PLAIN_RATIO_BELOW and info.file_size > limits.ratio * max(1, info.compress_size):
+            yield (
+                "refuse",
+                f"{info.filename} unpacks to {info.file_size / max(1, info.compress_size):.0f} times its size; "
+                f"{limits.ratio:g} times are allowed",
+            )
+    total = sum(info.file_size for info in archive.infolist())
+    if total > limits.total:
+        yield "refuse", f"unpacks to {total:,} bytes in all; {limits.total:,} are allowed"
+
+
+def pieces(file: IO[bytes], limit: int) -> Iterator[bytes]:
+    """The content of an open member, never more than `limit` bytes, whatever its directory entry said.
+
+    Raises:
+        ValueError: there is more.
+        zipfile.BadZipFile: the checksum differs.
+    """
+    read = 0
+    while piece := file.read(CHUNK):
+        read += len(piece)
+        if read > limit:
+            raise ValueError(f"unpacks to more than the {limit:,} bytes that are allowed")
+        yield piece
+
+
+__all__ = ["Limits", "kinds", "names", "open_archive", "overlaps", "pieces", "sizes"]

@@ -1,0 +1,163 @@
+"""The pack: records of a submission in one zip, without pickles and without code.
+
+    manifest.json                 schema version, wbcbench version, SHA-256 of every file, digests of the records
+    records/<trial id>/<file>     as in a store; `model.safetensors` only if asked for
+
+Equal records give equal bytes: files in order of name, stored uncompressed (compressors differ between machines),
+and no clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from wbcbench import __version__
+from wbcbench.errors import RecordError, UsageError
+from wbcbench.records.atomic import TEMPORARY, storing
+from wbcbench.records.schema import FILES, Strict
+from wbcbench.records.store import Record, Store
+
+PACK_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+_MEBI = 1 << 20
+SIZES = {
+    MANIFEST: 4 * _MEBI,
+    "spec.json": 1 * _MEBI,
+    "result.json": 4 * _MEBI,
+    "history.csv": 8 * _MEBI,
+    "env.json": 1 * _MEBI,
+    "predictions.npz": 520 * _MEBI,
+    WEIGHTS: 1024 * _MEBI,
+}
+"""Bytes that a file may have, unpacked."""
+
+
+class Manifest(Strict):
+    """What `manifest.json` says."""
+
+    schema_version: Literal[1] = PACK_VERSION
+    wbcbench: str
+    """The version that packed it."""
+    submitted: list[str]
+    """Trial ids that the submission is about; the other records are their teachers'."""
+    records: dict[str, str]
+    """Trial id -> digest of the record."""
+    files: dict[str, str]
+    """Name in the pack -> SHA-256, of every file but the manifest."""
+
+
+def allowed_size(name: str) -> int | None:
+    """Bytes that a file of this name may have; None: no pack has it."""
+    if name == MANIFEST:
+        return SIZES[MANIFEST]
+    match = re.fullmatch(r"records/[0-9a-f]{16}/([a-z.]+)", name)
+    return SIZES.get(match[1]) if match and match[1] in FILES else None
+
+
+def find_record(name: str, store: Path) -> Record:
+    """A record by its folder, or by its trial id (or the beginning of one) in a store; every metric recomputed.
+
+    Raises:
+        UsageError: nothing, or more than one record, goes by that name.
+        RecordError: it is not what it claims.
+    """
+    folder = Path(name)
+    if folder.is_dir() and (folder / "result.json").exists():
+        folder = folder.resolve()
+        return Store(folder.parent.parent).load(folder.name, verify="full")
+    base = store / "records"
+    found = sorted(p.name for p in base.iterdir() if p.name.startswith(name)) if base.is_dir() and name else []
+    if len(found) != 1:
+        what = f"{len(found)} records begin so: {', '.join(found[:5])}" if found else "none does"
+        raise UsageError(
+            f"Expected a record's folder, or the beginning of one trial id in {store}, but got {name!r}; {what}. "
+            "`wbcbench leaderboard --json` lists the ids; --store chooses another store."
+        )
+    return Store(store).load(found[0], verify="full")
+
+
+def with_teachers(records: Iterable[Record]) -> list[Record]:
+    """The records and those of their teachers (and theirs), from the store that each record lies in; by id.
+
+    Raises:
+        RecordError: a teacher's record is missing or bad: what it taught could not be checked.
+    """
+    found: dict[str, Record] = {}
+    queue = list(records)
+    while queue:
+        record = queue.pop()
+        found.setdefault(record.trial.id, record)
+        store = Store(record.path.parent.parent)
+        for teacher in record.trial.method.teachers:
+            if teacher.id in found:
+                continue
+            try:
+                queue.append(store.load(teacher.id, verify="full"))
+            except RecordError as error:
+                raise RecordError(
+                    f"Expected the record of teacher {teacher.id} beside that of {record.trial.id}, which it "
+                    f"taught, but: {error}"
+                ) from error
+    return [found[i] for i in sorted(found)]
+
+
+def write_pack(records: Iterable[Record], path: Path, *, weights: bool = False) -> Manifest:
+    """Pack records and their teachers' records; the file appears whole or not at all.
+
+    Raises:
+        RecordError: a record, or a teacher's, is missing or changed since it was read.
+        WbcbenchError: the file system refuses.
+    """
+    asked = list(records)
+    everything = with_teachers(asked)
+    names = [n for n in FILES if weights or n != WEIGHTS]
+    sources = {f"records/{r.trial.id}/{n}": r.path / n for r in everything for n in names}
+    temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            manifest = Manifest(
+                wbcbench=__version__,
+                submitted=sorted({r.trial.id for r in asked}),
+                records={r.trial.id: r.result.digest for r in everything},
+                files={name: _sha256(source) for name, source in sorted(sources.items())},
+            )
+            with zipfile.ZipFile(temporary, "x") as archive:
+                archive.writestr(_info(MANIFEST), manifest.model_dump_json(indent=2) + "\n")
+                for name, source in sorted(sources.items()):
+                    with open(source, "rb") as data, archive.open(_info(name, source), "w") as member:
+                        while piece := data.read(1 << 20):
+                            member.write(piece)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return manifest
+
+
+def _info(name: str, source: Path | None = None) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=_EPOCH)
+    info.create_system = 3  # whatever the machine, so that the bytes are the same
+    info.external_attr = 0o100644 << 16
+    info.file_size = source.stat().st_size if source else 0
+    return info
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = [
+    "MANIFEST", "PACK_VERSION", "SIZES", "WEIGHTS", "Manifest", "allowed_size", "find_record", "with_teachers",
+    "write_pack",
+]  # fmt: skip

@@ -1,0 +1,209 @@
+"""Train one seed of a pack again, with its teachers, on cells that are here, and compare.
+
+The spec comes from a stranger: every component's parameters are checked by the component's own types first, the
+data set opens only what the user names, and the pack's weights are not used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wbcbench.contracts import Dataset, Description
+from wbcbench.contracts.params import DIGEST_KEY
+from wbcbench.errors import IncompatibleError, UsageError
+from wbcbench.observers import Observers
+from wbcbench.publishing.duplicates import named, predictions_digest
+from wbcbench.publishing.verdict import Judge, Problem
+from wbcbench.records.store import Record
+from wbcbench.registry import Registry
+from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared
+from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.scheduling.source import Display, PlanSource
+from wbcbench.spec import Component, Trial, canonical_json
+from wbcbench.spec.imputers import IMPUTE
+from wbcbench.spec.load import load_request, validate
+from wbcbench.spec.request import Request
+
+_METRIC = "macro_f1"
+_SAME_MACHINE = ("machine", "cpus", "packages", "cuda", "cudnn", "device")
+
+
+def choose(records: Sequence[Record], submitted: Sequence[str], wanted: str | None) -> Record:
+    """The submitted record whose id begins with `wanted`, or the first one.
+
+    Raises:
+        UsageError: none, or several, begin so.
+    """
+    found = [r for r in records if r.trial.id in submitted and r.trial.id.startswith(wanted or "")]
+    if not found or (wanted and len(found) > 1):
+        raise UsageError(
+            f"Expected --trial to begin the id of one submitted trial, but got {wanted!r}. "
+            f"Submitted: {', '.join(submitted)}."
+        )
+    return found[0]
+
+
+def chain(trial: Trial) -> list[PlannedTrial]:
+    """The trial and its teachers (and theirs), each once, teachers first."""
+    ordered: dict[str, PlannedTrial] = {}
+
+    def add(one: Trial) -> None:
+        for teacher in one.method.teachers:
+            add(teacher)
+        ordered.setdefault(one.id, PlannedTrial(one, "student" if one is trial else "teacher"))
+
+    add(trial)
+    return list(ordered.values())
+
+
+def rerun(
+    record: Record,
+    judge: Judge,
+    registry: Registry,
+    display: Display,
+    *,
+    store: Path,
+    sets: tuple[str, ...] = (),
+    tolerance: float = 0.02,
+    device: str = "auto",
+) -> None:
+    """Train the record's trial again in an empty store, and judge the difference.
+
+    Args:
+        record: of the pack; already checked.
+        judge: gets the check `rerun`.
+        registry: where components come from.
+        display: of progress.
+        store: an empty folder for the records of the rerun.
+        sets: where the data lie, as in `--set dataset.path=cells.npz`.
+        tolerance: how far test or validation macro-F1 may be apart where predictions are not bit-identical.
+        device: as in `wbcbench run --device`.
+
+    Raises:
+        UsageError: the data or a component are not here, which is no fault of the pack.
+    """
+    trial = record.trial
+    request = load_request(None, {"store": str(store), "device": device}, sets)
+    dataset, description, problems = dataset_of(trial, request, registry)
+    if not problems and description is not None:
+        problems = [p for planned in chain(trial) for p in misfits(planned.trial, description, registry)]
+    if problems or dataset is None or description is None:
+        judge.run("rerun", named(record), lambda: problems)
+        return
+    again, error = _train(Plan(chain(trial), dataset, description), request, registry, display, record)
+    judge.run("rerun", named(record), lambda: _compare(record, again, error, tolerance, judge))
+
+
+def dataset_of(
+    trial: Trial, request: Request, registry: Registry
+) -> tuple[Dataset | None, Description | None, list[Problem]]:
+    """The trial's data set where the user says it lies, and what is wrong with what the spec says of it."""
+    spec = trial.protocol.dataset
+    extra = set(request.overrides) - {"dataset"}
+    if extra:
+        raise UsageError(f"--rerun trains what the pack says: --set may name dataset.*, but got {min(extra)}.*.")
+    cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
+    given = _merged(spec.params, request.overrides.get("dataset", {}))
+    dataset: Dataset = cls(validate(cls.Params, given, f"dataset {spec.name}"))
+    if canonical_json(dataset.public_params()) != canonical_json(spec.params):
+        public = canonical_json(dataset.public_params())
+        if canonical_json(_merged(spec.params, dataset.public_params())) != public:
+            return None, None, [("refuse", "spec.json says where data lie, which no trial does")]
+        raise UsageError("--set changes what the trial is: for --rerun, name only where the data lie.")
+    description = dataset.describe()
+    if description.fingerprint != trial.protocol.fingerprint:
+        raise UsageError(
+            f"Expected the cells that the pack was made from (fingerprint {trial.protocol.fingerprint[:12]}), "
+            f"but those at hand have {description.fingerprint[:12]}. Name them: --set dataset.path=..."
+        )
+    return dataset, description, []
+
+
+def misfits(trial: Trial, description: Description, registry: Registry) -> Iterator[Problem]:
+    """What the planner would not have let through."""
+    m, protocol = trial.method, trial.protocol
+    parts = [("fusion", m.fusion), ("backbone", m.backbone)]
+    parts += [("policy", p) for p in m.policies] + [("distiller", d) for d in m.distillers]
+    parts += [("routing", m.routing)] if m.routing else []
+    for kind, spec in parts:
+        yield from _component(kind, spec, registry)
+    unknown = set(protocol.modalities) - set(description.modalities)
+    if unknown:
+        yield "refuse", f"reads {', '.join(sorted(unknown))}, which the data set has not"
+    try:
+        check_arity(registry, m.fusion, protocol.modalities)
+        check_fit(registry, m.fusion, m.backbone, m.distillers, description, protocol, m.recipe)
+        check_policies(registry, m.fusion, m.policies, m.distillers, protocol.modalities)
+    except IncompatibleError as error:
+        yield "refuse", f"cannot have been planned: {error}"
+
+
+def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Problem]:
+    params_class = declared(registry, kind, spec).params
+    given = {k: v for k, v in spec.params.items() if k in params_class.model_fields or k != IMPUTE}
+    try:
+        params = validate(params_class, given, f"{kind} {spec.name}")
+    except UsageError as error:
+        yield "refuse", str(error)
+        return
+    if canonical_json(params.model_dump(mode="json")) != canonical_json(given):
+        yield "refuse", f"{kind} {spec.name} has parameters that are not written out as its own are"
+    for name, field in params_class.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get(DIGEST_KEY) and getattr(params, name):
+            yield "refuse", f"{kind} {spec.name} reads a file of the machine it ran on: it cannot be trained again"
+
+
+def _train(
+    plan: Plan, request: Request, registry: Registry, display: Display, record: Record
+) -> tuple[Record | None, str]:
+    from wbcbench.scheduling.inline import InlineExecutor, prepare
+
+    # As many threads as then: sums over threads are not the same bit by bit.
+    request = request.model_copy(update={"threads": record.result.cost.threads or request.threads})
+    bench = prepare(plan, request, registry)
+    outcomes = InlineExecutor(bench).run(PlanSource(plan.trials), display, Observers())
+    failed = [o.error for o in outcomes if o.status == "failed"]
+    return (None, failed[0]) if failed else (outcomes[-1].record, "")
+
+
+def _compare(
+    record: Record, again: Record | None, error: str, tolerance: float, judge: Judge
+) -> Iterator[Problem]:
+    if again is None:
+        yield "refuse", f"could not be trained again: {error}"
+        return
+    if predictions_digest(record.predictions) == predictions_digest(again.predictions):
+        judge.notes.append(f"{named(record)} was trained again: the same predictions, bit for bit.")
+        return
+    told = []
+    for side in ("test", "val"):
+        then, now = (r.result.metrics[side][_METRIC] for r in (record, again))  # type: ignore[index]
+        assert then is not None
+        assert now is not None
+        told.append(f"{side} {_METRIC} {then:.4f} in the pack, {now:.4f} here")
+        if abs(then - now) > tolerance:
+            yield "refuse", f"{told[-1]}: further apart than the tolerance of {tolerance:g}"
+    judge.notes.append(f"{named(record)} was trained again: other predictions; {'; '.join(told)}.")
+    if _environment(record) == _environment(again):
+        yield "look", "is not bit-identical, though it says that it ran on a machine like this one"
+
+
+def _environment(record: Record) -> dict[str, Any]:
+    document = json.loads((record.path / "env.json").read_text(encoding="utf-8"))
+    return {name: document.get(name) for name in _SAME_MACHINE}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings, `above` winning."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+__all__ = ["chain", "choose", "dataset_of", "misfits", "rerun"]

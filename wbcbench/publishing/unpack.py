@@ -1,0 +1,135 @@
+"""From a hostile zip to a folder of records whose every name and size is ours: the first half of `verify`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from wbcbench.publishing import archive as zips
+from wbcbench.publishing.archive import Limits
+from wbcbench.publishing.pack import MANIFEST, PACK_VERSION, WEIGHTS, Manifest, allowed_size
+from wbcbench.publishing.verdict import Judge, Problem, shown
+from wbcbench.records.schema import FILES
+
+PACK = "the pack"
+
+
+def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | None:
+    """Unpack what is safe to unpack. None: it was refused, and `judge` says why.
+
+    Nothing is written before the archive's whole directory was found harmless; the names written are those of
+    `FILES` under ids of hex digits.
+    """
+    opened: list[zipfile.ZipFile] = []
+
+    def directory() -> Iterator[Problem]:
+        archive, problems = zips.open_archive(path, limits)
+        yield from problems
+        if archive is not None:
+            opened.append(archive)
+            yield from zips.overlaps(archive)
+
+    fine = judge.run("archive.directory", PACK, directory)
+    if not opened:
+        return None
+    with opened[0] as archive:
+        # Each of them is made, so that a report names everything that is wrong with the directory.
+        fine &= judge.run("archive.names", PACK, lambda: zips.names(archive, allowed_size))
+        fine &= judge.run("archive.kinds", PACK, lambda: zips.kinds(archive))
+        fine &= judge.run("archive.sizes", PACK, lambda: zips.sizes(archive, allowed_size, limits))
+        digests: dict[str, str] = {}
+        if not fine or not judge.run("archive.content", PACK, lambda: _content(archive, into, digests)):
+            return None
+    manifest: list[Manifest] = []
+    if not judge.run("manifest.schema", MANIFEST, lambda: _manifest(into, digests, manifest)):
+        return None
+    judge.run("manifest.digests", MANIFEST, lambda: _digests(manifest[0], digests))
+    return manifest[0]
+
+
+def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> Iterator[Problem]:
+    """Write every file in pieces, and note its SHA-256."""
+    for info in archive.infolist():
+        target = into / info.filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        try:
+            with archive.open(info) as member, open(target, "xb") as file:
+                for piece in zips.pieces(member, info.file_size):
+                    digest.update(piece)
+                    file.write(piece)
+        except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, zlib.error) as error:
+            yield "refuse", f"{info.filename} cannot be read ({error})"
+            return
+        if target.stat().st_size != info.file_size:
+            yield "refuse", f"{info.filename} has not the size that the archive says"
+        digests[info.filename] = digest.hexdigest()
+
+
+def _manifest(into: Path, digests: dict[str, str], found: list[Manifest]) -> Iterator[Problem]:
+    if MANIFEST not in digests:
+        yield "refuse", f"there is no {MANIFEST}; `wbcbench submit` makes packs"
+        return
+    document = strict_json((into / MANIFEST).read_bytes())
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != PACK_VERSION:
+        yield "refuse", f"has schema version {version!r}; this wbcbench reads version {PACK_VERSION}"
+        return
+    try:
+        manifest = Manifest.model_validate_json((into / MANIFEST).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        yield "refuse", f"does not follow the schema ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        return
+    there = set(digests) - {MANIFEST}
+    for what, names in (("lists", set(manifest.files) - there), ("does not list", there - set(manifest.files))):
+        for name in sorted(names):
+            yield "refuse", f"{what} {name}, which is {'not ' if what == 'lists' else ''}in the pack"
+    folders = {name.split("/")[1] for name in there}
+    if folders != set(manifest.records):
+        yield "refuse", f"lists the records {sorted(manifest.records)}, but the pack has {sorted(folders)}"
+    for folder in sorted(folders):
+        for file in FILES:
+            if f"records/{folder}/{file}" not in there and file != WEIGHTS:
+                yield "refuse", f"record {folder} has no {file}"
+    if not manifest.submitted or not set(manifest.submitted) <= folders:
+        yield "refuse", "says that it is about records which are not there, or about none"
+    found.append(manifest)
+
+
+def _digests(manifest: Manifest, digests: dict[str, str]) -> Iterator[Problem]:
+    for name, said in manifest.files.items():
+        if digests.get(name) != said:
+            yield "refuse", f"{name} has SHA-256 {digests.get(name)}, but the manifest says {shown(said, 64)}"
+
+
+def strict_json(data: bytes) -> Any:
+    """Parse JSON in which no key stands twice and no number is NaN or infinite.
+
+    Raises:
+        ValueError: it is not that; too deeply nested documents included.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = dict(pairs)
+        if len(keys) != len(pairs):
+            raise ValueError("a key stands twice in one object, so that readers may differ on what it says")
+        return keys
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        return json.loads(data, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+__all__ = ["PACK", "strict_json", "unpack"]
