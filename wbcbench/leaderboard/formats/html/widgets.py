@@ -40,7 +40,8 @@ def options(names: Sequence[str], shown: Sequence[str], file: str) -> dict[str, 
              "exportOptions": {"columns": ":visible", "escapeExcelFormula": True}},
         ],
         "layout": {"topStart": "buttons", "topEnd": "search", "bottomStart": "info", "bottomEnd": None},
-        "language": {"search": "Search", "info": "_TOTAL_ rows", "infoFiltered": "of _MAX_",
+        "language": {"search": "Search", "info": "_TOTAL_ of _MAX_ rows", "infoFiltered": "",
+                     "infoEmpty": "0 of _MAX_ rows", "zeroRecords": "No row is like that.",
                      "searchPanes": {"collapse": {"0": "Filter", "_": "Filter (%d)"}}},
     }  # fmt: skip
 
