@@ -92,7 +92,13 @@ class Diffusion(Distiller):
     needs = Needs(student=("maps",), teacher=("maps",), draws=True, trainable=True, min_batch=2)
 
     class Params(DistillerParams):
-        weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 100.0), log=True)
+        weight: float = param(
+            0.1,
+            "Factor on the loss; the paper has 1, with which small networks diverged on real cells.",
+            ge=0,
+            search=(0.01, 10.0),
+            log=True,
+        )
         width: int = param(1024, "Most channels of a code.", ge=1, search=[64, 256, 1024])
         steps: int = param(5, "Denoising steps, each one pass of the model.", ge=1, le=50, search=[2, 5, 10])
 

@@ -9,7 +9,7 @@ import pytest
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.model import Report
+from wbcbench.leaderboard.model import Across, Report
 from wbcbench.leaderboard.plots import KINDS, save
 from wbcbench.leaderboard.plots.costs import frontier
 from wbcbench.records.store import Store
@@ -52,6 +52,29 @@ def test_what_cannot_be_drawn_says_why(found: Report, tmp_path: Path) -> None:
         save(found, "bars", tmp_path / "x.jpg")
     assert not list(tmp_path.iterdir())
     assert set(KINDS) == {"pareto", "cd", "heatmap", "bars", "missing"}
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_ticks_of_a_logarithmic_axis_are_words_not_formulas(found: Report, cost: str, tmp_path: Path) -> None:
+    save(found, "pareto", tmp_path / "x.svg", cost)
+    text = (tmp_path / "x.svg").read_text()
+    assert "mathdefault" not in text
+    assert ">1k<" in text or ">2k<" in text
+
+
+def test_critical_difference_diagram(tmp_path: Path) -> None:
+    across = Across(
+        methods=(NAMED, "b", "c"), boards=("1", "2"), by="macro_f1", mean_ranks=(1.0, 2.5, 2.5), friedman_chi2=1.0,
+        friedman_p=0.1, iman_davenport_p=0.1, critical_difference=2.34, groups=((NAMED, "b", "c"),),
+        improvement=(),
+    )  # fmt: skip
+    report = Report(boards=(), across=(across,))
+    for name in ("one.svg", "two.svg"):
+        save(report, "cd", tmp_path / name)
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    for shown in ("a$^{2$_%&amp;&lt;b&gt;  1.00", "2.50  c", "CD 2.34", "over 2 data sets"):
+        assert shown in text
 
 
 def test_frontier_keeps_what_no_cheaper_row_beats(found: Report) -> None:

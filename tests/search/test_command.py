@@ -211,7 +211,7 @@ def test_a_file_says_what_to_search(invoke: Invoke, tmp_path: Path) -> None:
     (found,) = json.loads(out)["searches"]
     ranges = {r["name"]: r["range"] for r in found["space"]}
     assert ranges["distiller.temperature"] == "log(1, 20)"
-    assert ranges["distiller.weight"] == "fixed(1.0)"
+    assert ranges["distiller.weight"] == "fixed(0.1)"
     assert ranges["fusion.rho"] == "choice(0.0, 0.5, 1.0)"
     assert (found["left"], found["teachers_to_train"]) == (12, 3)
     assert not (tmp_path / "s").exists()

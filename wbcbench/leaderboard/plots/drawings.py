@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from wbcbench.errors import UsageError
-from wbcbench.leaderboard.columns import HEADERS, count
-from wbcbench.leaderboard.model import Across, Board, Report, Row
+from wbcbench.leaderboard.columns import HEADERS
+from wbcbench.leaderboard.model import Board, Report, Row
+from wbcbench.leaderboard.plots.canvas import canvas
 from wbcbench.leaderboard.plots.costs import COSTS, frontier
+from wbcbench.leaderboard.plots.difference import critical_difference
 from wbcbench.leaderboard.plots.palette import MARKERS, OKABE_ITO, styles
 from wbcbench.leaderboard.text import clean
 
@@ -27,7 +28,7 @@ def pareto(report: Report, cost: str) -> Figure:
     rows = [r for r in _shown(board) if price(r)]  # what costs nothing has no place on a logarithmic axis
     if not rows:
         raise UsageError(f"No row of this board says what it costs in {title}.")
-    figure, axes = _canvas(7.0, 4.6)
+    figure, axes = canvas(7.0, 4.6)
     for kd, (colour, symbol) in styles(sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))).items():
         mine = [r for r in rows if r.kd == kd]
         axes.errorbar(
@@ -40,16 +41,15 @@ def pareto(report: Report, cost: str) -> Figure:
         [float(price(r) or 0) for r in best], [_mean(r, board) for r in best], where="post", ls=":",
         color="#4D4D4D", label="not beaten at its cost",
     )  # fmt: skip
+    middle = (float(price(best[0]) or 1) * float(price(best[-1]) or 1)) ** 0.5
     for r in best:
+        x = float(price(r) or 0)
+        right = x <= middle  # where there is room for the name
         axes.annotate(
-            clean(r.name),
-            (float(price(r) or 0), _mean(r, board)),
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 1000 else count(x)))
+            clean(r.name), (x, _mean(r, board)), xytext=(5 if right else -5, 4), textcoords="offset points",
+            ha="left" if right else "right", fontsize=8,
+        )  # fmt: skip
+    _logarithmic(axes)
     axes.set_xlabel(title)
     axes.set_ylabel(HEADERS[board.by])
     axes.legend(fontsize=8, frameon=False)
@@ -60,7 +60,7 @@ def bars(report: Report, cost: str) -> Figure:
     """Every row's metric with its 95 % interval, best first; references and incomplete rows are grey."""
     board = _only(report)
     rows = [r for r in board.rows if r.metrics[board.by].mean is not None]
-    figure, axes = _canvas(6.4, 0.9 + 0.26 * len(rows))
+    figure, axes = canvas(6.4, 0.9 + 0.26 * len(rows))
     places = np.arange(len(rows))
     colours = [OKABE_ITO[0] if r.status == "ranked" else "#9A9A9A" for r in rows]
     axes.errorbar([_mean(r, board) for r in rows], places, xerr=_errors(rows, board), fmt="none",
@@ -86,7 +86,7 @@ def heatmap(report: Report, cost: str) -> Figure:
     for r in rows:
         place = fusions.index(r.method), kds.index(r.kd)
         table[place] = pick(table[place], _mean(r, board))
-    figure, axes = _canvas(1.8 + 0.62 * len(kds), 1.2 + 0.32 * len(fusions))
+    figure, axes = canvas(1.8 + 0.62 * len(kds), 1.2 + 0.32 * len(fusions))
     image = axes.imshow(table, cmap="cividis" if board.higher_is_better else "cividis_r", aspect="auto")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (i, j), value in np.ndenumerate(table):
@@ -110,7 +110,7 @@ def missing(report: Report, cost: str) -> Figure:
         raise UsageError("No record of this board was examined. `wbcbench run ... --evaluate full` does it.")
     found = {s for r in rows if r.missing_modalities for s in r.missing_modalities.subsets}
     subsets = sorted(found, key=lambda s: (s.count("+"), s))
-    figure, axes = _canvas(1.6 + 1.1 * len(subsets), 4.4)
+    figure, axes = canvas(1.6 + 1.1 * len(subsets), 4.4)
     for row, (colour, symbol) in zip(rows, styles(r.method_id for r in rows).values(), strict=True):
         assert row.missing_modalities is not None
         values = [row.missing_modalities.subsets.get(s, np.nan) for s in subsets]
@@ -123,33 +123,26 @@ def missing(report: Report, cost: str) -> Figure:
 
 
 def cd(report: Report, cost: str) -> Figure:
-    """Critical-difference diagram: mean ranks over data sets, a bar joins what cannot be told apart."""
+    """Critical-difference diagram of the first comparison over several data sets."""
     if not report.across:
         raise UsageError(
             "A critical-difference diagram needs three methods that are ranked on two or more data sets. "
             "Name more stores: --store A --store B."
         )
-    across: Across = report.across[0]
-    count = len(across.methods)
-    figure, axes = _canvas(6.8, 1.2 + 0.3 * count)
-    places = np.arange(count)
-    axes.scatter(across.mean_ranks, places, color=OKABE_ITO[0], s=30, zorder=3)
-    ranks = dict(zip(across.methods, across.mean_ranks, strict=True))
-    order = {m: i for i, m in enumerate(across.methods)}
-    for i, group in enumerate(across.groups):
-        x = min(ranks[m] for m in group) - 0.08 * (i + 1)
-        axes.plot([x, x], [order[group[0]] - 0.2, order[group[-1]] + 0.2], color=OKABE_ITO[1 + i % 7], lw=3)
-    axes.plot([1, 1 + across.critical_difference], [-0.9, -0.9], color="black", lw=1.5, marker="|")
-    axes.text(
-        1 + across.critical_difference, -0.9, f"  CD {across.critical_difference:.2f}", va="center", fontsize=8
-    )
-    axes.set_yticks(places, [clean(m) for m in across.methods], fontsize=8)
-    axes.set_ylim(count - 0.5, -1.4)
-    axes.set_xlabel(f"mean rank by {HEADERS[across.by]} over {len(across.boards)} data sets (1 is best)")
-    return figure
+    return critical_difference(report.across[0])
 
 
 KINDS: dict[str, Draw] = {"pareto": pareto, "cd": cd, "heatmap": heatmap, "bars": bars, "missing": missing}
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Ticks at 1, 2 and 5 of every decade, or at decades alone where there are many: 500, 1k, 2k."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)))
+    large = EngFormatter(sep="")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x < 1000 else large(x)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _only(report: Report) -> Board:
@@ -178,17 +171,6 @@ def _errors(rows: Sequence[Row], board: Board) -> list[list[float]]:
         below.append(0.0 if e.low is None else max(0.0, mean - e.low))
         above.append(0.0 if e.high is None else max(0.0, e.high - mean))
     return [below, above]
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    # Not pyplot: no backend, no global state, no window.
-    figure = Figure(figsize=(width, max(2.2, height)), layout="constrained")
-    axes: Any = figure.add_subplot()
-    axes.grid(color="#E2E2DE", lw=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
 
 
 __all__ = ["KINDS"]

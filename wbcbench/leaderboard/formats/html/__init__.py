@@ -1,6 +1,7 @@
 """One self-contained page: opens from disk, asks no network, holds every table, figure and source.
 
-DataTables comes with itables, plots with plotly; both are written into the page, which makes it about 6 MB.
+DataTables comes with itables, plots with plotly; both are written into the page once: 6 MB, 4.8 of them plotly.js,
+of which the Python package ships no smaller bundle.
 """
 
 from __future__ import annotations

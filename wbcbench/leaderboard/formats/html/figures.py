@@ -1,76 +1,70 @@
-"""The page's figures as plotly figures, each a pure function of a board."""
+"""The page's figures of a whole board and of several, each a pure function of the model; None: nothing to draw."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from wbcbench.leaderboard.columns import HEADERS, count
+from wbcbench.leaderboard.formats.html.choices import Choice, Drawing
+from wbcbench.leaderboard.formats.html.looks import INK, SHADES, finish, label, short
 from wbcbench.leaderboard.model import Across, Board, Row
-from wbcbench.leaderboard.plots.costs import COSTS, frontier
+from wbcbench.leaderboard.plots.costs import COSTS, Cost, frontier
 from wbcbench.leaderboard.plots.palette import OKABE_ITO, styles
-from wbcbench.leaderboard.text import clean
 
-_GRID = "rgba(128,128,128,.25)"
-_INK = "#808080"
-"""Between black and white: the page's stylesheet gives text the reader's own."""
+_SHORT = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
-def label(text: str) -> str:
-    """Text of a stranger for plotly, which reads a little HTML in its labels."""
-    return clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def pareto(board: Board) -> go.Figure | None:
+def pareto(board: Board) -> Drawing | None:
     """The board's metric against each cost, with 95 % intervals; a menu chooses the cost."""
-    rows = [r for r in board.rows if r.status != "incomplete" and r.metrics[board.by].mean is not None]
-    if len(rows) < 2:
+    rows = _shown(board)
+    costs = {n: (title, cost) for n, (title, cost) in COSTS.items() if sum(bool(cost(r)) for r in rows) > 1}
+    if not costs:
         return None
-    look = styles(r.kd for r in sorted(rows, key=lambda r: (r.kd != "none", r.kd)))
+    look = styles(sorted({r.kd for r in rows}, key=_none_first))
     figure = go.Figure()
-    shown: list[str] = []
-    for name, (_, cost) in COSTS.items():
+    for name, (_, cost) in costs.items():
+        first = name == next(iter(costs))
+        # What costs nothing has no place on a logarithmic axis.
+        priced = [r for r in rows if cost(r)]
         for kd, (colour, symbol) in look.items():
-            mine = [r for r in rows if r.kd == kd]
+            mine = [r for r in priced if r.kd == kd]
             figure.add_scatter(
-                x=[cost(r) for r in mine],
-                y=[r.metrics[board.by].mean for r in mine],
-                error_y=_errors(mine, board.by),
-                mode="markers",
+                x=[cost(r) for r in mine], y=[r.metrics[board.by].mean for r in mine],
+                error_y=_errors(mine, board.by), mode="markers", meta=name, visible=first,
                 name=label("no distillation" if kd == "none" else kd),
-                text=[_hover(r, board) for r in mine],
-                hovertemplate="%{text}<extra></extra>",
-                marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1, "color": "white"}},
-                visible=name == "macs",
-            )
-            shown.append(name)
-        best = frontier(rows, cost, board.by, board.higher_is_better)
+                text=[_hover(r, board) for r in mine], hovertemplate="%{text}<extra></extra>",
+                marker={"color": colour, "symbol": symbol, "size": 10},
+            )  # fmt: skip
+        best = frontier(priced, cost, board.by, board.higher_is_better)
         figure.add_scatter(
-            x=[cost(r) for r in best],
-            y=[r.metrics[board.by].mean for r in best],
-            mode="lines",
-            line={"shape": "hv", "dash": "dot", "color": _INK},
-            name="not beaten at its cost",
-            hoverinfo="skip",
-            visible=name == "macs",
-        )
-        shown.append(name)
-    buttons = [
-        {
-            "label": {"macs": "MACs", "params": "parameters"}.get(name, name),
-            "method": "update",
-            "args": [{"visible": [s == name for s in shown]}, {"xaxis.title.text": title}],
-        }
-        for name, (title, _) in COSTS.items()
-    ]
-    _menu(figure, buttons, "buttons")
-    return _finish(figure, COSTS["macs"][0], HEADERS[board.by], 460)
+            x=[cost(r) for r in best], y=[r.metrics[board.by].mean for r in best], mode="lines+markers+text",
+            line={"shape": "hv", "dash": "dot", "color": INK, "width": 1.5}, name="not beaten at its cost",
+            text=[f"\u2002{short(r.name)}\u2002" for r in best], textposition=_sides(best, cost),
+            marker={"size": 10, "color": "rgba(0,0,0,0)"}, hoverinfo="skip", meta=name, visible=first,
+            cliponaxis=False,
+        )  # fmt: skip
+    axes = {n: _axis(rows, n, title, cost) for n, (title, cost) in costs.items()}
+    figure.update_xaxes(type="log", minor={"dtick": "D1", "ticks": "outside", "ticklen": 4, "tickcolor": INK})
+    free = sum(r.params == 0 for r in rows)
+    figure = finish(figure, "", HEADERS[board.by], 460)
+    figure.update_layout({k.replace(".", "_"): v for k, v in next(iter(axes.values())).items()})
+    return Drawing(
+        figure,
+        "What accuracy costs",
+        f"{'Up' if board.higher_is_better else 'Down'} and left is better; bars are 95 % intervals. Point at or "
+        "tap a mark for its name." + (f" Not drawn: {free} rows without parameters." if free else ""),
+        wide=True,
+        asks="Cost",
+        choices=tuple(Choice(n, _SHORT[n], axis) for n, axis in axes.items()),
+    )
 
 
-def heatmap(board: Board) -> go.Figure | None:
+def heatmap(board: Board) -> Drawing | None:
     """Fusion x distiller; a cell holds the best row of that pair."""
-    rows = [r for r in board.rows if r.status != "incomplete" and r.metrics[board.by].mean is not None]
+    rows = _shown(board)
     fusions, kds = list(dict.fromkeys(r.method for r in rows)), sorted({r.kd for r in rows}, key=_none_first)
     if len(fusions) < 2 or len(kds) < 2:
         return None
@@ -81,114 +75,89 @@ def heatmap(board: Board) -> go.Figure | None:
         table.append([pick(c) if c else None for c in cells])
     figure = go.Figure(
         go.Heatmap(
-            z=table, x=[label(k) for k in kds], y=[label(f) for f in fusions], colorscale="Cividis",
-            reversescale=not board.higher_is_better, hoverongaps=False, colorbar={"title": HEADERS[board.by]},
+            z=table, x=[label(k) for k in kds], y=[label(f) for f in fusions], colorscale=SHADES,
+            reversescale=not board.higher_is_better, hoverongaps=False, showscale=False, xgap=2, ygap=2,
             texttemplate="%{z:.3f}", hovertemplate="%{y} + %{x}: %{z:.4f}<extra></extra>",
         )
     )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    return _finish(figure, "distiller", "", 140 + 34 * len(fusions))
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    figure.update_xaxes(type="category", showgrid=False)
+    doc = f"{HEADERS[board.by]} of the best row of each pair; deeper is better. Empty where no trial was run."
+    return Drawing(finish(figure, "distiller", "", 110 + 34 * len(fusions)), "Fusion × distiller", doc)
 
 
-def classes(board: Board) -> go.Figure | None:
-    """F1, precision and recall of every class; a menu chooses the row."""
-    rows = [r for r in board.rows if r.details is not None]
-    if not rows:
-        return None
-    figure = go.Figure()
-    for i, row in enumerate(rows):
-        assert row.details is not None
-        names = [label(c) for c in row.details.per_class]
-        for j, what in enumerate(("f1", "precision", "recall")):
-            scores = list(row.details.per_class.values())
-            spread = [s.f1_sd for s in scores] if what == "f1" and scores[0].f1_sd is not None else None
-            figure.add_bar(
-                x=names, y=[getattr(s, what) for s in scores], name="F1" if what == "f1" else what,
-                marker_color=OKABE_ITO[j], visible=i == 0, error_y={"array": spread} if spread else None,
-                hovertemplate="%{x}: %{y:.3f}<extra>" + what + "</extra>",
-            )  # fmt: skip
-    _menu(figure, _choices(rows, 3))
-    figure.update_layout(barmode="group")
-    figure.update_yaxes(range=[0, 1])
-    return _finish(figure, "class", "", 400)
-
-
-def confusion(board: Board) -> go.Figure | None:
-    """Share of each true class's cells by predicted class, all seeds together; a menu chooses the row."""
-    rows = [r for r in board.rows if r.details is not None]
-    if not rows:
-        return None
-    figure = go.Figure()
-    for i, row in enumerate(rows):
-        assert row.details is not None
-        names = [label(c) for c in row.details.per_class]
-        counts = row.details.confusion
-        shares = [[n / max(1, sum(line)) for n in line] for line in counts]
-        figure.add_heatmap(
-            z=shares, x=names, y=names, customdata=counts, zmin=0, zmax=1, colorscale="Cividis", visible=i == 0,
-            texttemplate="%{z:.0%}", colorbar={"tickformat": ".0%"},
-            hovertemplate="true %{y}, predicted %{x}: %{customdata} cells (%{z:.1%})<extra></extra>",
-        )  # fmt: skip
-    _menu(figure, _choices(rows, 1))
-    figure.update_yaxes(autorange="reversed", title="true class", automargin=True)
-    return _finish(figure, "predicted class", "true class", 420)
-
-
-def calibration(board: Board) -> go.Figure | None:
-    """Reliability diagrams of the best rows."""
-    rows = [r for r in board.rows if r.details is not None][:8]
-    if not rows:
-        return None
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", name="perfect", line={"dash": "dot", "color": _INK}, hoverinfo="skip"
-    )
-    for row, (colour, symbol) in zip(rows, styles(r.method_id for r in rows).values(), strict=True):
-        assert row.details is not None
-        bins = [b for b in row.details.reliability if b.cells]
-        figure.add_scatter(
-            x=[b.confidence for b in bins], y=[b.accuracy for b in bins], mode="lines+markers",
-            name=label(row.name), marker={"symbol": symbol}, line={"color": colour},
-            text=[f"{b.cells} cells" for b in bins],
-            hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}, %{text}<extra></extra>",
-        )  # fmt: skip
-    return _finish(figure, "mean probability of the predicted class", "share that is right", 440)
-
-
-def missing(board: Board) -> go.Figure | None:
+def missing(board: Board) -> Drawing | None:
     """Macro-F1 for every subset of modalities, where records were examined."""
     rows = [r for r in board.rows if r.missing_modalities is not None]
     if not rows:
         return None
     figure = go.Figure()
     subsets = sorted({s for r in rows if r.missing_modalities for s in r.missing_modalities.subsets}, key=_size)
-    for row, (colour, symbol) in zip(rows, styles(r.method_id for r in rows).values(), strict=True):
+    looks = styles(r.method_id for r in rows)
+    for i, row in enumerate(rows):
         assert row.missing_modalities is not None
+        colour, symbol = looks[row.method_id]
         values = row.missing_modalities.subsets
         figure.add_scatter(
             x=[label(s) for s in subsets], y=[values.get(s) for s in subsets], mode="lines+markers",
-            name=label(row.name), marker={"symbol": symbol, "size": 9}, line={"color": colour},
+            name=short(row.name), marker={"symbol": symbol, "size": 9}, line={"color": colour},
+            visible=True if i < 8 else "legendonly",
+            hovertemplate="%{x}: %{y:.3f}<extra>" + short(row.name) + "</extra>",
         )  # fmt: skip
-    return _finish(figure, "modalities that are there", "macro-F1", 440)
+    figure.update_xaxes(type="category")
+    doc = "The same trained networks with only some modalities there, mean over seeds."
+    if len(rows) > 8:
+        doc += " The best eight are drawn; a press on a name in the legend draws others."
+    height = 380 + 12 * len(rows)
+    return Drawing(finish(figure, "modalities that are there", "macro-F1", height), "With modalities missing", doc)
 
 
-def critical_difference(across: Across) -> go.Figure:
+def critical_difference(across: Across) -> Drawing:
     """Mean ranks over data sets; a bar joins methods that Nemenyi's test cannot tell apart."""
     figure = go.Figure()
     ranks = dict(zip(across.methods, across.mean_ranks, strict=True))
+    step = 0.035 * (max(across.mean_ranks) - 1 or 1)
+    for i, group in enumerate(across.groups):
+        figure.add_scatter(
+            x=[1 - step * (i + 1)] * len(group), y=[label(m) for m in group], mode="lines",
+            line={"width": 5, "color": OKABE_ITO[1 + i % 7]}, hoverinfo="skip", showlegend=False,
+        )  # fmt: skip
     figure.add_scatter(
         x=list(ranks.values()), y=[label(m) for m in ranks], mode="markers",
         marker={"size": 11, "color": OKABE_ITO[0]},
         hovertemplate="%{y}: mean rank %{x:.2f}<extra></extra>", showlegend=False,
     )  # fmt: skip
-    for i, group in enumerate(across.groups):
-        best = min(ranks[m] for m in group)
-        figure.add_scatter(
-            x=[best + i * 0.02] * len(group), y=[label(m) for m in group], mode="lines",
-            line={"width": 6, "color": OKABE_ITO[1 + i % 7]}, opacity=0.6, hoverinfo="skip", showlegend=False,
-        )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    return _finish(figure, "mean rank (1 is best)", "", 140 + 30 * len(ranks))
+    order = [label(m) for m in ranks]
+    figure.update_xaxes(range=[1 - step * (len(across.groups) + 1), max(across.mean_ranks) + step])
+    figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
+    return Drawing(
+        finish(figure, f"mean rank by {HEADERS[across.by]} (1 is best)", "", 110 + 30 * len(ranks)),
+        "Critical-difference diagram",
+        f"A bar at the left joins methods whose mean ranks are nearer than {across.critical_difference:.2f}: "
+        "these data sets cannot tell them apart.",
+        wide=True,
+    )
+
+
+def _shown(board: Board) -> list[Row]:
+    return [r for r in board.rows if r.status != "incomplete" and r.metrics[board.by].mean is not None]
+
+
+def _axis(rows: Sequence[Row], name: str, title: str, cost: Cost) -> dict[str, Any]:
+    """Of one cost: as many ticks on the logarithmic axis as its span has room for."""
+    prices = [float(p) for r in rows if (p := cost(r))]
+    span = max(prices) / min(prices)
+    return {
+        "xaxis.title.text": title,
+        "xaxis.tickformat": "~g" if name == "latency" else "~s",
+        "xaxis.dtick": "D1" if span < 3 else "D2" if span < 50 else 1,
+    }
+
+
+def _sides(rows: Sequence[Row], cost: Cost) -> list[str]:
+    """Names stand on the side where there is room: on the left of the costliest half."""
+    middle = (float(cost(rows[0]) or 1) * float(cost(rows[-1]) or 1)) ** 0.5 if rows else 0.0
+    return ["top right" if float(cost(r) or 0) <= middle else "top left" for r in rows]
 
 
 def _hover(row: Row, board: Board) -> str:
@@ -201,7 +170,7 @@ def _hover(row: Row, board: Board) -> str:
     )
 
 
-def _errors(rows: list[Row], by: str) -> dict[str, Any]:
+def _errors(rows: Sequence[Row], by: str) -> dict[str, Any]:
     found = [row.metrics[by] for row in rows]
     above = [0.0 if e.high is None or e.mean is None else e.high - e.mean for e in found]
     below = [0.0 if e.low is None or e.mean is None else e.mean - e.low for e in found]
@@ -210,49 +179,12 @@ def _errors(rows: list[Row], by: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _choices(rows: list[Row], each: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "label": label(row.name),
-            "method": "restyle",
-            "args": ["visible", [i == k for k in range(len(rows)) for _ in range(each)]],
-        }
-        for i, row in enumerate(rows)
-    ]
-
-
-def _menu(figure: go.Figure, buttons: list[dict[str, Any]], kind: str = "dropdown") -> None:
-    figure.update_layout(
-        updatemenus=[
-            {
-                "buttons": buttons, "type": kind, "direction": "right" if kind == "buttons" else "down", "x": 0,
-                "xanchor": "left", "y": 1.02, "yanchor": "bottom", "bgcolor": "#f4f4f2", "bordercolor": "#b8b8b4",
-                "font": {"color": "#1c1c1a"}, "pad": {"b": 6},
-            }
-        ]
-    )  # fmt: skip
-
-
-def _finish(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
-    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": _INK, "automargin": True}
-    figure.update_xaxes(title=x, **axis)
-    figure.update_yaxes(**axis) if not y else figure.update_yaxes(title=y, **axis)
-    figure.update_layout(
-        template="none",  # plotly's own changes with its releases
-        height=height,
-        margin={"l": 60, "r": 16, "t": 56, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": _INK},
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top"},
-        hoverlabel={"align": "left"},
-    )
-    return figure
-
-
 def _none_first(kd: str) -> tuple[bool, str]:
     return kd != "none", kd
 
 
 def _size(subset: str) -> tuple[int, str]:
     return subset.count("+"), subset
+
+
+__all__ = ["critical_difference", "heatmap", "missing", "pareto"]
