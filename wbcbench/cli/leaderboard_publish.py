@@ -99,9 +99,7 @@ def _check(to: Path, name: str | None) -> int:
         if any(p.endswith(GIVES) for p in result.problems):
             click.echo(f"    If that is meant: wbcbench leaderboard publish --rebuild --to {to} --name {board}")
         if any("vanished" in p for p in result.problems):
-            click.echo(
-                "    Bring it back from an earlier commit, or strike it out in invalid.yaml and say why."
-            )
+            click.echo("    Bring it back from an earlier commit, or strike it out in invalid.yaml and say why.")
     if not found:
         click.echo(f"No board is published in {to}.")
     return int(any(result.problems for result in found.values()))
