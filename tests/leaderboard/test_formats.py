@@ -168,7 +168,7 @@ def test_what_all_rows_share_is_said_once(shared_report):
     (board,) = shared_report.boards
     same = board.model_copy(update={"rows": tuple(r for r in board.rows if r.backbone == "tiny")})
     text = render(Report(boards=(same,)), "plain").decode()
-    assert "All rows: backbone tiny." in text
+    assert "All rows: backbone tiny." in text  # and gated is a stranger's
     assert "backbone" not in text.splitlines()[2]
     assert "backbone" in render(Report(boards=(board,)), "plain").decode().splitlines()[2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,19 +18,28 @@ from wbcbench.testing.packs import taught
 Verify = Callable[..., Judge]
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student and its teacher, made once: `store/` and `pack.zip`. Tests get copies."""
+    root = tmp_path_factory.mktemp("made")
+    write_pack([taught(Store(root / "store"))], root / "pack.zip")
+    return root
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
 @pytest.fixture
-def student(store: Store) -> Record:
-    return taught(store)
+def student(made: Path, store: Store) -> Record:
+    shutil.copytree(made / "store", store.root, dirs_exist_ok=True)
+    return next(r for r in store.scan(verify=False)[0] if r.trial.method.teachers)
 
 
 @pytest.fixture
-def pack(student: Record, tmp_path: Path) -> Path:
-    write_pack([student], tmp_path / "pack.zip")
+def pack(made: Path, student: Record, tmp_path: Path) -> Path:
+    shutil.copyfile(made / "pack.zip", tmp_path / "pack.zip")
     return tmp_path / "pack.zip"
 
 

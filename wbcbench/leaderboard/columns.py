@@ -117,6 +117,10 @@ def _pseudo(row: Row, board: Board) -> str:
     return "pseudo" if row.pseudo_multimodal else "true"
 
 
+def _foreign(row: Row, board: Board) -> str:
+    return ", ".join(dict.fromkeys(f"{p.kind}: {p.provider}" for p in row.parts if p.foreign))
+
+
 def _parts(row: Row, board: Board) -> str:
     return ", ".join(f"{p.kind} {p.provider}/{p.name}" + (f" {p.version}" if p.version else "") for p in row.parts)
 
@@ -164,7 +168,7 @@ COLUMNS: dict[str, Column] = {
     "search": Column("search", "what a search had spent before it chose the parameters", _search),
     "worst_subset": Column("worst subset", "lowest macro-F1 over subsets of modalities", _worst),
     "pseudo": Column("multimodal", "true, or pseudo: modalities computed from one image", _pseudo),
-    "provider": Column("provider", "whose code took part, if not only wbcbench's", lambda r, b: r.foreign),
+    "provider": Column("provider", "whose code took part, where it is not wbcbench's", _foreign),
     "components": Column("components", "every component with provider and version", _parts),
 }  # fmt: skip
 

@@ -91,7 +91,7 @@ def stamp(folder: Path, packed: bool = False) -> str:
         if packed and name == WEIGHTS:
             continue
         try:
-            s = os.stat(folder / name)
+            s = os.stat(f"{folder}{os.sep}{name}")
         except OSError:
             raise checks.refuse(folder, name, "is missing") from None
         parts.append(f"{s.st_mtime_ns}.{s.st_ctime_ns}.{s.st_size}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,11 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     defined = [v for v in values if v is not None]
     if len(defined) < len(values):
         return Estimate()
-    return Estimate(mean=statistics.fmean(defined), sd=statistics.stdev(defined) if len(defined) > 1 else None)
+    # exact sums, as in `statistics`, but without its fractions: a large store has a million of these
+    mean = math.fsum(defined) / len(defined)
+    if len(defined) == 1:
+        return Estimate(mean=mean)
+    return Estimate(mean=mean, sd=math.sqrt(math.fsum((v - mean) ** 2 for v in defined) / (len(defined) - 1)))
 
 
 def _timing(entries: Sequence[Entry]) -> Timing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from wbcbench.publishing.archive import Limits, kinds, names, open_archive, overlaps, sizes
 from wbcbench.publishing.verdict import Problem
 
-_NAME = re.compile(r"((test|val)_(probabilities|labels|cells)|test_route_[A-Za-z0-9_.+-]{1,64})\.npy")
+_NAME = re.compile(r"((test|val)_(probabilities|labels|cells)|test_groups|test_route_[A-Za-z0-9_.+-]{1,64})\.npy")
 _HEADER_MAX = 10_000
 """Bytes of text in an array's header: numpy parses it as a Python literal, which takes time."""
 
@@ -39,7 +40,9 @@ def check_arrays(path: Path, limits: Limits) -> Iterator[Problem]:
             with archive.open(info) as member:
                 try:
                     shape, dtype, header = _header(member)
-                except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+                except (
+                    ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError,
+                ) as error:  # fmt: skip
                     yield "refuse", f"{info.filename} has no header of an array ({error})"
                     continue
             yield from _judge(info, shape, dtype, header, limits)
@@ -63,7 +66,7 @@ def _judge(
     info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: np.dtype[Any], header: int, limits: Limits
 ) -> Iterator[Problem]:
     name = info.filename.removesuffix(".npy")
-    whole = name.endswith(("_labels", "_cells"))
+    whole = name.endswith(("_labels", "_cells", "_groups"))
     wanted = np.dtype("<i8") if whole else np.dtype("<f4")
     if dtype.hasobject:
         yield "refuse", f"{name} is an array of Python objects, which would have to be unpickled"

@@ -10,18 +10,23 @@ from wbcbench.publishing.verdict import Problem
 
 LONGEST = 2000
 """Characters of one text."""
-_MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@]|javascript:|\]\(", re.IGNORECASE)
-"""What means something to a browser, to Markdown, to LaTeX or, at the start of a cell, to a spreadsheet."""
+_TAG = re.compile(r"<[a-z/!?]|javascript:|\]\(", re.IGNORECASE)
+"""What begins a tag of HTML or a link of Markdown: no name, note or parameter has a use for it."""
+_MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@]")
+"""What else means something to a browser, to Markdown, to LaTeX or, at the start of a cell, to a spreadsheet."""
 
 
 def bad_names(documents: dict[str, Any]) -> Iterator[Problem]:
-    """Control and invisible characters are refused; markup is pointed out, since boards show it escaped."""
+    """Control and invisible characters, tags and links are refused; other markup is pointed out, since boards show
+    it escaped."""
     for file, document in documents.items():
         for where, text in _texts("", document):
             if not text.isprintable():
                 yield "refuse", f"{file}: {where} has control or invisible characters: {text!r}"
             elif len(text) > LONGEST:
                 yield "refuse", f"{file}: {where} has {len(text):,} characters; {LONGEST:,} are allowed"
+            elif found := _TAG.search(text):
+                yield "refuse", f"{file}: {where} has {found[0]!r}, which begins a tag or a link: {text}"
             elif found := _MARKUP.search(text):
                 yield "look", f"{file}: {where} has {found[0]!r}, which is markup somewhere: {text}"
 

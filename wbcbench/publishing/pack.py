@@ -68,13 +68,13 @@ def find_record(name: str, store: Path) -> Record:
     """A record by its folder, or by its trial id (or the beginning of one) in a store; every metric recomputed.
 
     Raises:
-        UsageError: nothing, or more than one record, goes by that name.
+        UsageError: nothing, or more than one record, goes by that name, or it is a search's sealed trial.
         RecordError: it is not what it claims.
     """
     folder = Path(name)
     if folder.is_dir() and (folder / "result.json").exists():
         folder = folder.resolve()
-        return Store(folder.parent.parent).load(folder.name, verify="full")
+        return _shown(Store(folder.parent.parent).load(folder.name, verify="full"))
     base = store / "records"
     found = sorted(p.name for p in base.iterdir() if p.name.startswith(name)) if base.is_dir() and name else []
     if len(found) != 1:
@@ -83,7 +83,17 @@ def find_record(name: str, store: Path) -> Record:
             f"Expected a record's folder, or the beginning of one trial id in {store}, but got {name!r}; {what}. "
             "`wbcbench leaderboard --json` lists the ids; --store chooses another store."
         )
-    return Store(store).load(found[0], verify="full")
+    return _shown(Store(store).load(found[0], verify="full"))
+
+
+def _shown(record: Record) -> Record:
+    """The record, if boards show such records. Raises `UsageError`."""
+    if record.result.status == "sealed":
+        raise UsageError(
+            f"Expected a record that knows the test split, but {record.trial.id} is sealed: a search's proposal. "
+            "Submit the search's retrained winner instead (`wbcbench search report STUDY` names it)."
+        )
+    return record
 
 
 def with_teachers(records: Iterable[Record]) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,11 @@ def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits)
         for name, model in (("spec.json", record.trial), ("result.json", record.result)):
             if model.model_dump(mode="json") != documents[name]:
                 yield "refuse", f"{name} is not written as wbcbench writes it"
+        if record.result.status == "sealed":
+            yield "refuse", "is a search's sealed trial: it knows no test cell, and stands on no board"
+        for name, said in record.result.files.items():
+            if not re.fullmatch(r"[0-9a-f]{64}", said):
+                yield "refuse", f"result.json has no SHA-256 of {name}, but {said!r}"
         read.append(record)
 
     if not judge.run("record.json", where, parse) or not judge.run("record.schema", where, schema):

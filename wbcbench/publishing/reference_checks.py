@@ -55,7 +55,9 @@ def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Recor
             continue
         try:
             # The result alone says whether the rest is worth reading: a store may have many data sets.
-            if checks.read_result(folder).key.fingerprint in fingerprints:
+            result = checks.read_result(folder)
+            # A search's sealed trials know no test cell: there is nothing to compare.
+            if result.key.fingerprint in fingerprints and result.status != "sealed":
                 found.append(store.load(folder.name))
         except RecordError as error:
             damaged.append(str(error))

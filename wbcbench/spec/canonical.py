@@ -29,6 +29,12 @@ def digest(value: Any, *, length: int = 16) -> str:
 
 
 def _plain(value: Any) -> Any:
+    # exact types first: nearly every value is of one, and a leaderboard hashes millions
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is dict:
+        return {k if type(k) is str else str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, BaseModel):
         return _plain(value.model_dump(mode="json"))
     if isinstance(value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +69,28 @@ def blamed(judge: Judge, level: str = "refuse") -> set[str]:
     return {f.check for f in judge.findings if f.level == level}
 
 
-__all__ = ["Files", "blamed", "forge", "rezip", "taught", "unzip"]
+def said(judge: Judge, check: str) -> str:
+    """What one check refused."""
+    return " ".join(f.text for f in judge.findings if f.check == check and f.level == "refuse")
+
+
+def with_file(name: str, data: bytes) -> Callable[[Files, str], None]:
+    """A change for `reforged`: another content of one file of the record."""
+    return lambda files, at: files.update({at + name: data})
+
+
+def reforged(
+    pack: Path,
+    record: Record,
+    change: Callable[[Files, str], None] | None = None,
+    claims: dict[str, Any] | None = None,
+) -> Path:
+    """Let `change` have the pack's files and the beginning of the record's names, then mend every digest."""
+    files = unzip(pack)
+    if change is not None:
+        change(files, f"records/{record.trial.id}/")
+    forge(files, record.trial.id, claims)
+    return rezip(pack, files)
+
+
+__all__ = ["Files", "blamed", "forge", "reforged", "rezip", "said", "taught", "unzip", "with_file"]

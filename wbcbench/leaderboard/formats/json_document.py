@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from wbcbench.leaderboard.formats import View
@@ -11,9 +10,7 @@ from wbcbench.leaderboard.model import Report
 
 def render(report: Report, view: View) -> bytes:
     """UTF-8, indented, no NaN."""
-    return (
-        json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    ).encode()
+    return report.model_dump_json(indent=2).encode() + b"\n"
 
 
 def schema() -> dict[str, Any]:

@@ -70,9 +70,12 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     same = {name: text for name, text in shared(board).items() if name not in columns and text}
     if "latency" not in columns and "throughput" not in columns:
         same.pop("device", None)
-    if same:
-        words = {"backbone": "backbone {}", "device": "latency and throughput on {}"}
-        lines.append(f"All rows: {', '.join(words[name].format(text) for name, text in same.items())}.")
+    words = {"backbone": "backbone {}", "device": "latency and throughput on {}"}
+    said = [words[name].format(text) for name, text in same.items()]
+    if board.rows and not any(r.foreign for r in board.rows):
+        said.append("no component from outside wbcbench")
+    if said:
+        lines.append(f"All rows: {', '.join(said)}.")
     return [*lines, *board.notes]
 
 
