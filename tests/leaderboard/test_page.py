@@ -80,6 +80,7 @@ def page(html: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(accept_downloads=True, viewport={"width": 1300, "height": 900})
+        page.set_default_timeout(120_000)  # of a machine that has other things to do
         page.said, page.asked, page.address = [], [], path.as_uri()
         page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: page.said.append(str(e)))

@@ -64,9 +64,9 @@ def test_ticks_of_a_logarithmic_axis_are_words_not_formulas(found: Report, cost:
 
 def test_critical_difference_diagram(tmp_path: Path) -> None:
     across = Across(
-        methods=(NAMED, "b", "c"), boards=("1", "2"), by="macro_f1", mean_ranks=(1.0, 2.5, 2.5), friedman_chi2=1.0,
-        friedman_p=0.1, iman_davenport_p=0.1, critical_difference=2.34, groups=((NAMED, "b", "c"),),
-        improvement=(),
+        methods=(NAMED, "b", "c"), boards=("1", "2"), by="macro_f1", mean_ranks=(1.0, 2.5, 2.5),
+        friedman_chi2=1.0, friedman_p=0.1, iman_davenport_p=0.1, critical_difference=2.34,
+        groups=((NAMED, "b", "c"),), improvement=(),
     )  # fmt: skip
     report = Report(boards=(), across=(across,))
     for name in ("one.svg", "two.svg"):
