@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from wbcbench.errors import ComparabilityError, UsageError
+from wbcbench.leaderboard.formats.html.libraries import asset, plotly, policy, tables
 from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.opened import opened
@@ -75,14 +77,35 @@ def test_check_names_what_differs_and_what_vanished(board: Path, file: str) -> N
         assert any(p.startswith(file) for p in check(board).problems)
 
 
-def test_another_release_of_a_library_is_no_other_board(board: Path) -> None:
+def test_another_release_of_a_library_is_no_other_board_and_is_told(board: Path) -> None:
     page = (board / "index.html").read_text()
-    before, rest = page.split("<!-- libraries -->")
-    _, after = rest.rsplit("<!-- /libraries -->")
-    (board / "index.html").write_text(f"{before}<!-- libraries -->other<!-- /libraries -->{after}")
+    scripts = [tables(), plotly(), asset("page.js")]
+    other = [tables(), "another release", asset("page.js")]
+    newer = page.replace(plotly(), other[1]).replace(str(escape(policy(scripts))), str(escape(policy(other))))
+    assert newer.count("another release") == 1
+    assert check(board).notes == []
+    (board / "index.html").write_text(newer)
     assert check(board).problems == []
+    assert "other releases" in check(board).notes[0]
     (board / "extra.txt").write_text("x")
     assert check(board).problems == ["extra.txt does not belong to a published board"]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        lambda page: page.replace("<!-- /libraries -->", "<script>steal()</script>\n<!-- /libraries -->"),
+        lambda page: page.replace(plotly(), "steal()"),  # the policy would not let it run
+        lambda page: page.replace("default-src &#39;none&#39;", "default-src *"),
+        lambda page: page.replace("<!-- policy -->", "<!-- policy --><base href=x>"),
+    ],
+)
+def test_nothing_hides_where_the_libraries_are(board: Path, hostile: Callable[[str], str]) -> None:
+    page = (board / "index.html").read_text()
+    changed = hostile(page)
+    assert changed != page
+    (board / "index.html").write_text(changed)
+    assert check(board).problems == ["index.html is not what records.zip gives"]
 
 
 def test_what_was_published_stays_though_no_store_has_it(store: Store, board: Path) -> None:

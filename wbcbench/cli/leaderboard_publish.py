@@ -94,6 +94,8 @@ def _check(to: Path, name: str | None) -> int:
     for board, result in found.items():
         for problem in result.problems:
             click.echo(f"{to / board}: {problem}")
+        for note in result.notes:
+            click.echo(f"{to / board}: note: {note}")
         if not result.problems:
             click.echo(f"{to / board} is what its {result.records} records on boards give; none has vanished.")
         if any(p.endswith(GIVES) for p in result.problems):

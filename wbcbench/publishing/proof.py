@@ -24,13 +24,16 @@ class Checked:
 
     problems: list[str] = field(default_factory=list)
     records: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What could not be compared."""
 
 
 def check(folder: Path) -> Checked:
     """Make the folder's files again from its records, and name every file that is not what comes out, and every
     record that was published once and is neither there nor struck out.
 
-    Of `index.html` all but the libraries in it is compared: another release of theirs is no other board.
+    Of `index.html` all but the text of the two libraries in it is compared: another release of theirs is no other
+    board. Where they are not the installed releases, a note says so.
 
     Raises:
         UsageError: this is no published board.
@@ -59,7 +62,8 @@ def check(folder: Path) -> Checked:
     elsewhere = {r for other in folder.parent.glob(f"*/{LEDGER}") for r in _lines(other.parent)}
     once = once_published(folder)
     problems += [f"{LEDGER}: {_gone(r)} vanished from it" for r in vanished(once, elsewhere, invalid)]
-    return Checked(problems, len({s.trial_id for b in found.boards for r in b.rows for s in r.sources}))
+    on_boards = len({s.trial_id for b in found.boards for r in b.rows for s in r.sources})
+    return Checked(problems, on_boards, _other_libraries(folder))
 
 
 def check_all(boards: Path) -> dict[str, Checked]:
@@ -81,6 +85,20 @@ def _comparable(file: str, data: bytes) -> bytes:
     from wbcbench.leaderboard.formats.html.page import without_libraries
 
     return without_libraries(data.decode(errors="replace")).encode()
+
+
+def _other_libraries(folder: Path) -> list[str]:
+    page = folder / "index.html"
+    if not page.is_file():
+        return []
+    from wbcbench.leaderboard.formats.html.page import has_our_libraries
+
+    if has_our_libraries(page.read_text(encoding="utf-8", errors="replace")):
+        return []
+    return [
+        "index.html carries other releases of itables or plotly than are installed here; their text was not "
+        "compared. --rebuild puts the installed ones in."
+    ]
 
 
 def _lines(folder: Path) -> set[Named]:
