@@ -1,3 +1,33 @@
-"""wbcbench: multimodal fusion and knowledge distillation of white blood cells, compared on equal terms."""
+"""wbcbench: multimodal fusion and knowledge distillation of white blood cells, compared on equal terms.
+
+In Python, with the words of the command line:
+
+    import wbcbench
+
+    done = wbcbench.run(fusion="early,independent", kd="none,logits", seeds=[0, 1, 2])
+    found = wbcbench.search(fusion="independent", kd="dkd", trials=50)
+    board = wbcbench.leaderboard()
+    record = wbcbench.load_record("3f9c5b02")
+    every = wbcbench.load_records()          # all of a store, as a pandas frame: every.frame()
+
+Nothing is imported before one of them is used. See `wbcbench.api`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from wbcbench.api import leaderboard, load_record, load_records, run, search
+
+__all__ = ["__version__", "leaderboard", "load_record", "load_records", "run", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'wbcbench' has no attribute {name!r}")
+    import wbcbench.api
+
+    return getattr(wbcbench.api, name)

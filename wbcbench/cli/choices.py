@@ -54,6 +54,7 @@ def choice_options(seeds: str) -> Callable[[F], F]:
         option("--image-size", type=click.IntRange(8, 1024), help="Side in pixels; default: the data set's own."),
         option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps."),
         option("--store", metavar="DIR", help="Where records are kept; default: wbcbench-store."),
+        option("--track", metavar="NAME[,NAME]", help="Tell trackers too: tensorboard, mlflow, wandb."),
         click.option(
             "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file; flags win over it."
         ),

@@ -54,7 +54,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _dry_run(plan, request, options["as_json"])
         return
     full = options["evaluate"] == "full"
-    ctx.exit(_run(plan, request, registry, report, options["plugins"], options["as_json"], full))
+    ctx.exit(_run(plan, request, registry, report, options["plugins"], options["as_json"], full, options["track"]))
 
 
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
@@ -92,6 +92,7 @@ def _run(
     plugins: PluginOptions,
     as_json: bool,
     full: bool,
+    track: str | None,
 ) -> int:
     from wbcbench.cli.output import print_json
     from wbcbench.cli.summary import document, print_examinations, print_summary
@@ -102,12 +103,12 @@ def _run(
     outcomes = all_cached(plan, store)
     examinations: list[dict[str, Any]] = []
     if outcomes is None or full:
-        from wbcbench.cli.progress import RunDisplay
+        from wbcbench.cli.screens import screens
         from wbcbench.scheduling.estimate import train_cells
         from wbcbench.scheduling.executors import choose, make
         from wbcbench.scheduling.source import PlanSource
 
-        with RunDisplay(len(plan.trials), train_cells=train_cells(plan)) as display:
+        with screens(track, store.root, train_cells(plan))(len(plan.trials)) as display:
             if outcomes is None:
                 name = choose(request, plan, store)
                 executor = make(name, request, plan, registry, plugins, display.decoding)

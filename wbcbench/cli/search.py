@@ -89,7 +89,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _show(searches, options["as_json"], options["dry_run"])
         return
     ctx.exit(
-        _run(searches, report, options["plugins"], options["as_json"], not options["no_winner"], settings.each)
+        _run(
+            searches,
+            report,
+            options["plugins"],
+            options["as_json"],
+            not options["no_winner"],
+            settings.each,
+            options["track"],
+        )
     )
 
 
@@ -136,11 +144,10 @@ def _run(
     as_json: bool,
     retrain: bool,
     each: bool,
+    track: str | None,
 ) -> int:
-    from functools import partial
-
     from wbcbench.cli.output import print_json
-    from wbcbench.cli.progress import RunDisplay
+    from wbcbench.cli.screens import screens
     from wbcbench.cli.search_summary import document, print_comparison, print_found
     from wbcbench.errors import ExitCode, TrialFailedError
     from wbcbench.scheduling.estimate import train_cells
@@ -151,8 +158,8 @@ def _run(
         if len(searches) > 1:
             click.echo(f"Search {search.folder.id}: {search.spec.title}", err=True)
         try:
-            screens = partial(RunDisplay, train_cells=train_cells(search.base))
-            found.append(run_search(search, screens, report.observers, plugins, retrain))
+            shown = screens(track, search.store.root, train_cells(search.base))
+            found.append(run_search(search, shown, report.observers, plugins, retrain))
         except TrialFailedError as error:
             if len(searches) == 1:
                 raise

@@ -6,8 +6,11 @@
 `model` says what a board is; `build` makes them; `formats` turns them into text and files, one module per format.
 """
 
+from wbcbench.callable_module import make_callable
 from wbcbench.leaderboard.build import build, report
 from wbcbench.leaderboard.model import Board, Report
 from wbcbench.leaderboard.options import Options
+
+make_callable(__name__)
 
 __all__ = ["Board", "Options", "Report", "build", "report"]

@@ -21,6 +21,7 @@ from typing import Literal
 from wbcbench import __version__
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.records.atomic import TEMPORARY, storing
+from wbcbench.records.find import find_record as find
 from wbcbench.records.schema import FILES, Strict
 from wbcbench.records.store import Record, Store
 
@@ -71,19 +72,7 @@ def find_record(name: str, store: Path) -> Record:
         UsageError: nothing, or more than one record, goes by that name, or it is a search's sealed trial.
         RecordError: it is not what it claims.
     """
-    folder = Path(name)
-    if folder.is_dir() and (folder / "result.json").exists():
-        folder = folder.resolve()
-        return _shown(Store(folder.parent.parent).load(folder.name, verify="full"))
-    base = store / "records"
-    found = sorted(p.name for p in base.iterdir() if p.name.startswith(name)) if base.is_dir() and name else []
-    if len(found) != 1:
-        what = f"{len(found)} records begin so: {', '.join(found[:5])}" if found else "none does"
-        raise UsageError(
-            f"Expected a record's folder, or the beginning of one trial id in {store}, but got {name!r}; {what}. "
-            "`wbcbench leaderboard --json` lists the ids; --store chooses another store."
-        )
-    return _shown(Store(store).load(found[0], verify="full"))
+    return _shown(find(name, store, verify="full"))
 
 
 def _shown(record: Record) -> Record:

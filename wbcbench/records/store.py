@@ -43,6 +43,7 @@ from wbcbench.records.schema import RESULT, Outcome, Result
 from wbcbench.spec import Trial
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -73,6 +74,23 @@ class Record:
         from safetensors.torch import load_file
 
         return load_file(self.path / "model.safetensors")
+
+    def frame(self, side: Literal["test", "val"] = "test") -> pd.DataFrame:
+        """Cells of a split with label, prediction and probabilities; see `frames.cells`."""
+        from wbcbench.records.frames import cells
+
+        return cells(self, side)
+
+    def history(self) -> pd.DataFrame:
+        """One row per epoch: learning rate, every loss term, metrics on validation cells."""
+        from wbcbench.records.frames import history
+
+        return history(self)
+
+    def _repr_html_(self) -> str:
+        from wbcbench.records.frames import summary_html
+
+        return summary_html(self)
 
 
 class Store:

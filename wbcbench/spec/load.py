@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +23,18 @@ _ALIASES = {
 
 
 def load_request(
-    config: Path | None = None, flags: dict[str, Any] | None = None, sets: tuple[str, ...] = ()
+    config: Path | None = None,
+    flags: dict[str, Any] | None = None,
+    sets: tuple[str, ...] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> Request:
     """Merge a YAML file, flags (already without the ones not given) and `--set a.b=c` into a request.
+
+    Args:
+        config: a YAML file.
+        flags: key of the request -> value.
+        sets: `key=value` as text; wins over both.
+        values: the same as Python values.
 
     Raises:
         UsageError: with file, key path and nearest name for anything unknown or out of range.
@@ -38,19 +48,23 @@ def load_request(
     for key, value in (flags or {}).items():
         put(tree, _ALIASES.get(key, key), value)
     overrides: dict[str, dict[str, Any]] = {}
-    for item in sets:
-        path, sep, text = item.partition("=")
-        if not sep or not path.strip():
-            raise UsageError(f"Expected --set key=value, but got '{item}'. Example: --set training.lr=1e-3")
-        section, _, rest = _ALIASES.get(path.strip(), path.strip()).partition(".")
+    for path, value in [*map(_pair, sets), *(values or {}).items()]:
+        section, _, rest = _ALIASES.get(path, path).partition(".")
         section = _ALIASES.get(section, section)
         if section in COMPONENT_SECTIONS and rest:
-            put(overrides.setdefault(section, {}), rest, parse_value(text))
+            put(overrides.setdefault(section, {}), rest, value)
         else:
-            put(tree, f"{section}.{rest}" if rest else section, parse_value(text))
+            put(tree, f"{section}.{rest}" if rest else section, value)
     if overrides:
         tree["overrides"] = overrides
     return validate(Request, tree, str(config) if config else "command line")
+
+
+def _pair(item: str) -> tuple[str, Any]:
+    path, sep, text = item.partition("=")
+    if not sep or not path.strip():
+        raise UsageError(f"Expected --set key=value, but got '{item}'. Example: --set training.lr=1e-3")
+    return path.strip(), parse_value(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""The verbs as functions: same words, same records, tables and frames."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import wbcbench
+from wbcbench.api import Run
+from wbcbench.errors import RecordError, TrialFailedError, UsageError
+from wbcbench.testing.cells import write_cells
+
+TINY: dict[str, Any] = {
+    "backbone": "cellnet:width=4", "teacher": {"name": "cellnet", "width": 6}, "epochs": 2, "device": "cpu",
+    "progress": False,
+}  # fmt: skip
+
+
+def dataset(cells: Path) -> dict[str, Any]:
+    return {"name": "npz", "path": str(cells), "modalities": {"u": [0], "v": [1]}}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("api")
+    cells = write_cells(root / "cells.npz")
+    return wbcbench.run(
+        fusion=["early", "independent:rho=0.2"], kd="none,logits", seeds=[0, 1], dataset=dataset(cells),
+        store=root / "store", set={"batch_size": 16, "threads": 1}, **TINY,
+    )  # fmt: skip
+
+
+def test_a_run_is_what_the_command_would_have_done(
+    done: Run, invoke: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    assert len(done.records) == 8
+    assert len(done.teachers) == 2
+    cells = done.store.parent / "cells.npz"
+    code, out, err = invoke(
+        "run", "--fusion", "early,independent:rho=0.2", "--kd", "none,logits", "--seeds", "0,1",
+        "--dataset", "npz",
+        "--set", f"dataset.path={cells}", "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]",
+        "--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--epochs", "2", "--device", "cpu",
+        "--set", "batch_size=16", "--set", "threads=1", "--store", str(done.store), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    rows = json.loads(out)["records"]
+    assert {r["status"] for r in rows} == {"cached"}
+    assert {r["trial_id"] for r in rows} == set(done.frame()["trial_id"])
+
+
+def test_frames_hold_what_the_records_hold(done: Run) -> None:
+    frame = done.frame().set_index("trial_id")
+    for record in done.records:
+        row = frame.loc[record.trial.id]
+        assert row["test_macro_f1"] == record.result.metrics["test"]["macro_f1"]
+        assert row["cost_params"] == record.result.cost.params
+        cells = record.frame()
+        assert (cells["predicted"] == cells["label"]).mean() == pytest.approx(row["test_accuracy"])
+        assert np.allclose(cells.filter(regex="^p_").sum(axis=1), 1, atol=1e-5)
+        assert len(record.frame("val")) == len(record.predictions["val_labels"])
+        assert list(record.history()["epoch"]) == [0, 1]
+    independent = next(r for r in done.records if r.result.fusion == "independent")
+    assert {"u_p_a", "v_p_c"} <= set(independent.frame().columns)
+    with pytest.raises(UsageError, match="test, val"):
+        independent.frame("train")  # type: ignore[arg-type]
+
+
+def test_results_show_themselves(done: Run) -> None:
+    assert repr(done).count("independent") == 4
+    assert "<table" in done._repr_html_()
+    board = wbcbench.leaderboard(done.store, resamples=200)
+    assert "macro-F1" in repr(board)
+    assert "<table" in board._repr_html_()
+    html = done.records[0]._repr_html_()
+    assert "macro_f1" in html
+    assert done.records[0].trial.id in html
+
+
+def test_boards_are_those_of_the_command(
+    done: Run, invoke: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    board = wbcbench.leaderboard(done.store, resamples=200)
+    code, out, _ = invoke("leaderboard", "--store", str(done.store), "--resamples", "200", "--format", "csv")
+    assert code == 0
+    assert board.render("csv").decode() == out
+    assert len(board.frame()) == out.count("\n") - 1
+    assert board.save(tmp_path / "b.md").read_bytes() == board.render("markdown")
+    with pytest.raises(UsageError, match="Did you mean"):
+        board.render("markdwn")
+    with pytest.raises(UsageError, match="no folder"):
+        wbcbench.leaderboard(tmp_path / "nowhere")
+
+
+def test_records_are_found_by_what_they_are_called(done: Run, tmp_path: Path) -> None:
+    record = done.records[0]
+    for name in (record.trial.id, record.trial.id[:10], record.path):
+        assert wbcbench.load_record(name, done.store).result == record.result
+    with pytest.raises(UsageError, match="none does"):
+        wbcbench.load_record("nothing", done.store)
+    assert len(wbcbench.load_records(done.store).records) == 10
+
+
+def test_damaged_records_are_named(done: Run, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "store"
+    shutil.copytree(done.store / "records", copy / "records")
+    trial = done.records[0].trial.id
+    (copy / "records" / trial / "predictions.npz").write_bytes(b"x")
+    found = wbcbench.load_records(copy)
+    assert len(found.records) == 9
+    assert trial in repr(found)
+    with pytest.raises(RecordError):
+        wbcbench.load_record(trial, copy)
+
+
+def test_a_search_and_its_winner(done: Run) -> None:
+    options: dict[str, Any] = {
+        "fusion": "early", "dataset": dataset(done.store.parent / "cells.npz"), "store": done.store, "trials": 2,
+        "set": {"batch_size": 16, "threads": 1}, "winner_seeds": [0], "space": {"training.lr": "log(1e-4,1e-2)"},
+    }  # fmt: skip
+    found = wbcbench.search(**options, **TINY)
+    assert len(found.frame()) == 2
+    assert found.frame()["training.lr"].between(1e-4, 1e-2).all()
+    assert len(found.winners) == 1
+    assert found.winners[0].result.metrics["test"]
+    again = wbcbench.search(**options, **TINY)
+    assert again.frame().equals(found.frame())
+
+
+def test_what_fails_is_raised_or_returned(done: Run, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugins" / "breaking.py"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        '"""Breaks."""\nfrom wbcbench.contracts import Distiller, Needs\n\n\n'
+        'class Breaking(Distiller):\n    """Breaks."""\n\n    name = "breaking"\n    source = "none"\n'
+        '    matches = "logits"\n    needs = Needs(student=("logits",), teacher=("logits",))\n\n'
+        "    def terms(self, student, teacher, progress):\n        if progress.epoch:\n"
+        '            raise ValueError("broken on purpose")\n        return {"x": student.logits.sum(1)}\n'
+    )
+    options: dict[str, Any] = {
+        "fusion": "early", "kd": "breaking,none", "dataset": dataset(done.store.parent / "cells.npz"),
+        "store": tmp_path / "store", "plugins_dir": plugin.parent, "set": {"batch_size": 16, "threads": 1},
+    }  # fmt: skip
+    with pytest.raises(TrialFailedError, match="broken on purpose"):
+        wbcbench.run(**options, **TINY)
+    left = wbcbench.run(**options, **TINY, check=False)
+    assert len(left.failed) == 1
+    assert len(left.records) == 1
+    assert "broken on purpose" in repr(left)
+    with pytest.raises(UsageError, match="earyl"):
+        wbcbench.run(fusion="earyl", **TINY)
+
+
+@pytest.mark.parametrize("before", ["", "import wbcbench.search.study, wbcbench.leaderboard.build;"])
+def test_packages_of_the_same_name_are_the_functions_too(before: str) -> None:
+    code = (
+        f"import sys, wbcbench; {before}\n"
+        "assert callable(wbcbench.search) and callable(wbcbench.leaderboard)\n"
+        "from wbcbench.errors import UsageError\n"
+        "for call in (lambda: wbcbench.leaderboard('/nowhere'), lambda: wbcbench.search(fusion='earyl')):\n"
+        "    try: call()\n"
+        "    except UsageError: pass\n"
+        "    else: raise SystemExit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_wbcbench_imports_nothing_heavy() -> None:
+    code = "import sys, wbcbench; print([m for m in ('torch', 'pandas', 'ray', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,23 @@
+"""The verbs of the command line as functions, for notebooks and scripts.
+
+They take the same words (`fusion="early,independent"`, or a list), read the same config files, and return objects
+that show themselves as tables and open as pandas frames. `WBCBENCH_*` variables of flags are not read here: a
+notebook says what it does.
+"""
+
+from wbcbench.api.boards import Boards, leaderboard
+from wbcbench.api.opening import Records, load_record, load_records
+from wbcbench.api.running import Run, run
+from wbcbench.api.searching import Searches, search
+
+__all__ = [
+    "Boards",
+    "Records",
+    "Run",
+    "Searches",
+    "leaderboard",
+    "load_record",
+    "load_records",
+    "run",
+    "search",
+]

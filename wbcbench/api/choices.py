@@ -1,0 +1,54 @@
+"""What the functions of `wbcbench.api` share: from arguments to a request, plugins and displays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wbcbench.plugins import LoadReport, PluginOptions
+    from wbcbench.registry import Registry
+    from wbcbench.search.execute import Screens
+    from wbcbench.spec.request import Request
+
+Names = str | Sequence[Any] | Mapping[str, Any] | None
+"""`"a,b"`, `["a", "b"]`, or one component with parameters as a mapping."""
+Seeds = int | str | Sequence[int] | None
+
+
+def request_of(arguments: Mapping[str, Any]) -> Request:
+    """The request that keyword arguments make; those that are None are left to the config file and defaults.
+
+    Raises:
+        UsageError: an unknown name or a value out of range.
+    """
+    from wbcbench.cli.choices import FLAGS
+    from wbcbench.spec.load import load_request
+
+    flags = {key: arguments[name] for name, key in FLAGS.items() if arguments.get(name) is not None}
+    flags = {key: str(value) if isinstance(value, Path) else value for key, value in flags.items()}
+    config = arguments.get("config")
+    return load_request(None if config is None else Path(config), flags, values=arguments.get("set"))
+
+
+def plugins(folders: str | Path | Sequence[str | Path]) -> tuple[PluginOptions, Registry, LoadReport]:
+    """Load plugins; those that fail are said in one line each on stderr, as the command does."""
+    from wbcbench.cli.options import load
+    from wbcbench.plugins import PluginOptions
+
+    several = [folders] if isinstance(folders, str | Path) else folders
+    options = PluginOptions.from_environment([Path(f) for f in several])
+    return options, *load(options)
+
+
+def displays(track: str | Sequence[str] | None, progress: bool, store: str, cells: int | None) -> Screens:
+    """Number of trials -> a display for them, with trackers."""
+    from rich.console import Console
+
+    from wbcbench.cli.screens import screens
+
+    return screens(track, Path(store), cells, Console(stderr=True, quiet=not progress))
+
+
+__all__ = ["Names", "Seeds", "displays", "plugins", "request_of"]

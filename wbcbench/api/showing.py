@@ -1,0 +1,40 @@
+"""How results show themselves: a plain table in a console, an escaped HTML table in a notebook."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Shown:
+    """Something with a `summary` frame, shown as a table."""
+
+    def summary(self) -> pd.DataFrame:
+        """What is shown: a few columns, a row per thing."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """Lines under the table."""
+        return []
+
+    def __repr__(self) -> str:
+        from tabulate import tabulate
+
+        table = self.summary()
+        lines = [
+            tabulate(table, headers="keys", showindex=False, tablefmt="simple", floatfmt=".3f", missingval="-")
+        ]
+        return "\n".join([*lines, *self.notes()])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = self.summary().to_html(
+            index=False, na_rep="-", float_format="{:.3f}".format, border=0, escape=True
+        )
+        return table + "".join(f"<p>{escape(line)}</p>" for line in self.notes())
+
+
+__all__ = ["Shown"]

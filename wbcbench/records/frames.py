@@ -1,0 +1,81 @@
+"""Records as pandas frames."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from wbcbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wbcbench.records.store import Record
+
+_PLAIN = ("trial_id", "method_id", "label", "fusion", "kd", "backbone", "routing", "seed", "dataset", "status",
+          "pseudo_multimodal", "selected_epoch", "started", "ended")  # fmt: skip
+
+
+def flat(record: Record) -> dict[str, Any]:
+    """One row: what the record is, `board` (its comparison key's digest), metrics as `test_macro_f1`, costs as
+    `cost_params`, `policies` and `modalities` joined by `+`, its path."""
+    result = record.result
+    row: dict[str, Any] = {"method" if n == "label" else n: getattr(result, n) for n in _PLAIN}
+    row |= {"policies": "+".join(result.policies), "modalities": "+".join(record.trial.reads)}
+    row |= {"board": result.key.digest}
+    for side, summary in sorted(result.metrics.items()):
+        row |= {f"{side}_{name}": value for name, value in summary.items()}
+    row |= {f"cost_{name}": value for name, value in result.cost.model_dump().items()}
+    return row | {"path": str(record.path)}
+
+
+def cells(record: Record, side: Literal["test", "val"] = "test") -> pd.DataFrame:
+    """One row per cell of a split: `cell` (its index in the data set), `label`, `predicted`, `correct`,
+    `p_<class>` and, of the test cells, `<route>_p_<class>` per route and `group` where groups are known.
+
+    Raises:
+        UsageError: the record knows no such split (a search's proposal never saw the test cells).
+    """
+    import pandas as pd
+
+    arrays, classes = record.predictions, record.result.key.classes
+    if f"{side}_labels" not in arrays:
+        there = sorted(n.removesuffix("_labels") for n in arrays if n.endswith("_labels"))
+        raise UsageError(f"Expected one of {', '.join(there)}, which this record knows, but got '{side}'.")
+    labels, p = arrays[f"{side}_labels"], arrays[f"{side}_probabilities"]
+    frame = {
+        "cell": arrays[f"{side}_cells"],
+        "label": pd.Categorical.from_codes(labels, pd.Index(classes)),
+        "predicted": pd.Categorical.from_codes(p.argmax(axis=1), pd.Index(classes)),
+        "correct": p.argmax(axis=1) == labels,
+    }
+    frame |= {f"p_{name}": p[:, k] for k, name in enumerate(classes)}
+    if side == "test":
+        for array, q in sorted(arrays.items()):
+            if array.startswith("test_route_"):
+                route = array.removeprefix("test_route_")
+                frame |= {f"{route}_p_{name}": q[:, k] for k, name in enumerate(classes)}
+        if "test_groups" in arrays:
+            frame["group"] = arrays["test_groups"]
+    return pd.DataFrame(frame)
+
+
+def history(record: Record) -> pd.DataFrame:
+    """One row per epoch, as `history.csv` has them."""
+    import pandas as pd
+
+    return pd.read_csv(record.path / "history.csv")
+
+
+def summary_html(record: Record) -> str:
+    """What a notebook shows: what the record is, and its metrics."""
+    import pandas as pd
+
+    result = record.result
+    taught = "" if result.kd == "none" else f" + {result.kd}"
+    title = f"{result.label}{taught}, seed {result.seed}, {result.dataset} ({result.trial_id})"
+    table = pd.DataFrame(result.metrics).T.to_html(float_format="{:.3f}".format, na_rep="-", border=0, escape=True)
+    return f"<p>{escape(title)}</p>{table}"
+
+
+__all__ = ["cells", "flat", "history", "summary_html"]
