@@ -85,7 +85,8 @@ class TrialFailedError(WbcbenchError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x' or 'y'?` for the nearest known names, or an empty string."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    spelt = {n.lower(): n for n in known}
+    near = difflib.get_close_matches(name.lower(), list(spelt), n=3, cutoff=0.5)
     if not near:
         return ""
-    return " Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return " Did you mean " + " or ".join(f"'{spelt[n]}'" for n in near) + "?"

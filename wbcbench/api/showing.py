@@ -23,10 +23,9 @@ class Shown:
         from tabulate import tabulate
 
         table = self.summary()
-        lines = [
-            tabulate(table, headers="keys", showindex=False, tablefmt="simple", floatfmt=".3f", missingval="-")
-        ]
-        return "\n".join([*lines, *self.notes()])
+        rows, heads = table.to_numpy().tolist(), [str(c) for c in table.columns]
+        text = tabulate(rows, headers=heads, tablefmt="simple", floatfmt=".3f", missingval="-")
+        return "\n".join([text, *self.notes()])
 
     def _repr_html_(self) -> str:
         from html import escape

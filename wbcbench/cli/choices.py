@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wbcbench.cli.complete import components, trackers
 from wbcbench.cli.options import executor_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,9 +24,17 @@ FLAGS = {
 """Handler's argument -> key of the request; the flag wins over the config file, `--set` wins over both."""
 
 
+_COMPLETED = {
+    "--dataset": components("dataset"), "--fusion": components("fusion"), "--kd": components("distiller"),
+    "--routing": components("routing"), "--policy": components("policy"), "--backbone": components("backbone"),
+    "--teacher": components("backbone"), "--track": trackers,
+}  # fmt: skip
+
+
 def option(name: str, **kwargs: Any) -> Callable[[F], F]:
-    """A flag that `WBCBENCH_<NAME>` can stand in for."""
+    """A flag that `WBCBENCH_<NAME>` can stand in for, and whose names a shell completes."""
     variable = "WBCBENCH_" + name.lstrip("-").upper().replace("-", "_")
+    kwargs.setdefault("shell_complete", _COMPLETED.get(name))
     return click.option(name, envvar=variable, show_envvar=False, **kwargs)
 
 

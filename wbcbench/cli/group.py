@@ -18,6 +18,8 @@ VERBS = {
     "plugins": "Show which plugins were found, and why any was not loaded.",
     "submit": "Pack records for a leaderboard that others keep.",
     "leaderboard": "Build, check and compare tables of stored results.",
+    "doctor": "Look for what is wrong here, and say what mends it.",
+    "completion": "Print the script that completes verbs and component names in your shell.",
 }
 """Verb -> short help; the command is `command` in `wbcbench/cli/<verb>.py`."""
 

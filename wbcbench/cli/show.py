@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.cli.complete import kinds, named
 from wbcbench.cli.list import entry
 from wbcbench.cli.options import json_option, load, plugin_options
 from wbcbench.cli.output import print_json, print_table
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=kinds)
+@click.argument("name", shell_complete=named)
 @json_option
 @click.option(
     "--save",

@@ -1,0 +1,70 @@
+"""What a shell is offered after a flag: component names from declarations, records from the store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def components(kind: str) -> Completer:
+    """Names of a kind, for the last item of a list such as `early,inde` or `lskd+dk`."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from wbcbench.plugins import PluginOptions, load_plugins
+
+        folders = ctx.params.get("plugins_dir") or ()
+        registry, _ = load_plugins(PluginOptions.from_environment(folders))
+        done, start = _last(incomplete)
+        return [
+            CompletionItem(done + c.name, help=c.summary)
+            for c in registry.components(kind)
+            if c.name.startswith(start)
+        ]
+
+    return complete
+
+
+def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """`fusion`, `distiller`, and so on."""
+    from wbcbench.registry import KINDS
+
+    return [CompletionItem(k) for k in KINDS if k.startswith(incomplete)]
+
+
+def named(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the kind that stands before."""
+    from wbcbench.registry import KINDS
+
+    kind = str(ctx.params.get("kind"))
+    return components(kind)(ctx, param, incomplete) if kind in KINDS else []
+
+
+def trackers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of trackers."""
+    from wbcbench.tracking.tracker import TRACKERS
+
+    done, start = _last(incomplete)
+    return [CompletionItem(done + n, help=h) for n, h in TRACKERS.items() if n.startswith(start)]
+
+
+def records(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Trial ids in the store that `--store` names."""
+    folder = Path(ctx.params.get("store") or "wbcbench-store") / "records"
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    return [CompletionItem(n) for n in names if n.startswith(incomplete)]
+
+
+def _last(incomplete: str) -> tuple[str, str]:
+    """What is done of a list, and how its last item begins."""
+    match = re.search(r"[^,+]*$", incomplete)
+    assert match is not None
+    return incomplete[: match.start()], match[0]
+
+
+__all__ = ["components", "kinds", "named", "records", "trackers"]

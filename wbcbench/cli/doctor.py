@@ -1,0 +1,49 @@
+"""`wbcbench doctor`: what is wrong here, and what mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wbcbench.cli.options import json_option, plugin_options
+
+if TYPE_CHECKING:
+    from wbcbench.plugins import PluginOptions
+
+_MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
+
+
+@click.command("doctor")
+@click.option(
+    "--store", default="wbcbench-store", envvar="WBCBENCH_STORE", show_default=True,
+    type=click.Path(path_type=Path), help="Which store to look into.",
+)  # fmt: skip
+@json_option
+@plugin_options
+@click.pass_context
+def command(ctx: click.Context, store: Path, as_json: bool, plugins: PluginOptions) -> None:
+    """Look at versions, devices, plugins, store and disk; name every problem with what mends it.
+
+    Changes nothing. Exit code 1 if there is a problem.
+    """
+    from wbcbench.cli.output import print_json
+    from wbcbench.doctor import examine
+
+    found = examine(store, plugins)
+    problems = sum(f.state == "problem" for f in found)
+    if as_json:
+        print_json({"problems": problems, "findings": [f.as_dict() for f in found]})
+    else:
+        for finding in found:
+            click.echo(f"{_MARKS[finding.state]:8} {finding.about}: {finding.text}")
+            if finding.fix:
+                click.echo(
+                    f"{'':8}   {'to mend it' if finding.state == 'problem' else 'if need be'}: {finding.fix}"
+                )
+        click.echo("No problems." if not problems else f"{problems} problem{'s' * (problems > 1)}.")
+    ctx.exit(int(problems > 0))
+
+
+__all__ = ["command"]

@@ -1,0 +1,129 @@
+"""Python, packages, extras, plugins and variables."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+
+from wbcbench.doctor.examination import Finding, Findings
+from wbcbench.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from wbcbench.plugins import PluginOptions
+
+IMPORTED = ("torch", "torchvision", "timm", "ray", "optuna", "pandas", "sklearn")
+"""Imported, since these can be installed and still not load: built for another torch, or a library missing."""
+_OWN_VARIABLES = ("STORE", "CACHE", "PLUGIN_PATH", "DISABLE_PLUGINS", "TRACEBACK", "DATA")
+
+
+def python() -> Findings:
+    """The interpreter, and whether it is an environment of its own."""
+    own = sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if own:
+        yield Finding("Python", "ok", text)
+    else:
+        fix = "python3 -m venv .venv && .venv/bin/pip install wbcbench"
+        yield Finding("Python", "note", f"{text}, not in an environment of its own", fix)
+
+
+def packages() -> Findings:
+    """Every requirement is there in a version that will do, and loads."""
+    try:
+        needed = [Requirement(text) for text in metadata.requires("wbcbench") or []]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            "packages", "problem", "wbcbench runs from a folder and is not installed", "pip install -e ."
+        )
+        return
+    wrong = False
+    for one in needed:
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        have = _version(one.name)
+        if have is None or not one.specifier.contains(have, prereleases=True):
+            wrong = True
+            state = "is not installed" if have is None else f"is {have}"
+            wanted = f"{one.name}{one.specifier}"
+            yield Finding(
+                "packages", "problem", f"{one.name} {state}, {wanted} is needed", f"pip install '{wanted}'"
+            )
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            wrong = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            fix = "pip install --force-reinstall torch torchvision timm" if "torch" in reason + name else (
+                f"pip install --force-reinstall {name}")  # fmt: skip
+            yield Finding("packages", "problem", f"{name} is installed but does not load: {reason}", fix)
+    if not wrong:
+        shown = ", ".join(f"{n} {_version(n)}" for n in ("wbcbench", "torch", "timm", "ray", "optuna"))
+        yield Finding("packages", "ok", shown)
+
+
+def extras() -> Findings:
+    """Which optional parts are there."""
+    if _version("wbcbench") is None:
+        return  # `packages` says so
+    have: dict[str, bool] = {}
+    for text in metadata.requires("wbcbench") or []:
+        one = Requirement(text)
+        named = re.search(r"""extra == ["']([^"']+)["']""", str(one.marker))
+        if named is not None:
+            have[named[1]] = have.get(named[1], True) and _version(one.name) is not None
+    there = sorted(e for e, whole in have.items() if whole)
+    missing = sorted(e for e, whole in have.items() if not whole)
+    text = f"installed: {', '.join(there) or 'none'}"
+    if missing:
+        text += f"; not installed: {', '.join(missing)}"
+    yield Finding("extras", "ok", text, f"pip install 'wbcbench[{missing[0]}]'" if missing else "")
+
+
+def loaded(options: PluginOptions) -> Findings:
+    """What became of every plugin."""
+    from wbcbench.plugins import load_plugins
+
+    _, report = load_plugins(options)
+    for plugin in report.failed:
+        fix = f"`wbcbench plugins --verbose` shows the traceback; --no-plugins={plugin.provider} leaves it out"
+        yield Finding("plugins", "problem", f"{plugin.provider} was not loaded: {plugin.reason}", fix)
+    for plugin in report.plugins:
+        if plugin.status == "blocked":
+            yield Finding("plugins", "note", f"{plugin.provider} is blocked: {plugin.reason}")
+    for clash in report.clashes:
+        yield Finding("plugins", "note", f"name clash: {clash}")
+    fine = [p for p in report.plugins if p.status == "ok"]
+    total = sum(p.components for p in fine)
+    yield Finding("plugins", "ok", f"{len(fine)} loaded, {total} components")
+
+
+def variables() -> Findings:
+    """`WBCBENCH_*` variables: what they say, and those that nobody reads."""
+    from wbcbench.cli.choices import FLAGS
+
+    known = {*(f"WBCBENCH_{n.upper()}" for n in (*FLAGS, "track")), *(f"WBCBENCH_{n}" for n in _OWN_VARIABLES)}
+    given = sorted(n for n in os.environ if n.startswith("WBCBENCH_"))
+    for name in given:
+        if name not in known:
+            text = f"{name} is set, and nothing reads it.{did_you_mean(name, sorted(known))}"
+            yield Finding("variables", "problem", text, f"unset {name}")
+    shown = ", ".join(f"{n}={os.environ[n]}" for n in given if n in known)
+    yield Finding("variables", "ok", shown or "none set")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+__all__ = ["extras", "loaded", "packages", "python", "variables"]
