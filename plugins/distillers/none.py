@@ -11,6 +11,7 @@ class NoDistillation(Distiller):
     """No distillation; no teacher is trained for it."""
 
     name = "none"
+    source = "control: no distillation"
     needs = Needs(student=(), teacher=())
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ class BestSingle(Fusion):
     """
 
     name = "best_single"
+    source = "baseline: the modality that is best alone on validation cells"
     emits = ("modality",)
     missing = "native"
     solves = ("redundant",)

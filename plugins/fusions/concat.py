@@ -17,6 +17,7 @@ class Concat(Fusion):
     """
 
     name = "concat"
+    source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
     aliases = ("feature_concat",)
     emits = ("joint",)
     missing = "impute"

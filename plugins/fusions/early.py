@@ -15,6 +15,7 @@ class Early(Fusion):
     """
 
     name = "early"
+    source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
     emits = ("joint",)
     missing = "impute"
     solves = ("redundant", "unique", "xor")

@@ -37,6 +37,7 @@ class LateConfidence(Fusion):
     """
 
     name = "late_confidence"
+    source = "baseline: a sum rule whose weights are each cell's confidences"
     emits = ("modality",)
     missing = "native"
 

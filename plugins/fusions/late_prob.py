@@ -16,6 +16,7 @@ class LateProb(Fusion):
     """
 
     name = "late_prob"
+    source = "sum rule of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
     aliases = ("late",)
     emits = ("modality",)
     missing = "native"

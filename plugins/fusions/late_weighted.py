@@ -38,6 +38,7 @@ class LateWeighted(Fusion):
     """
 
     name = "late_weighted"
+    source = "linear opinion pool, its weights fitted on validation cells"
     emits = ("modality",)
     missing = "native"
 

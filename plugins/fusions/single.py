@@ -14,6 +14,7 @@ class Single(Fusion):
     """
 
     name = "single"
+    source = "baseline: one modality alone; every teacher is one"
     emits = ("modality",)
     arity = (1, 1)
     missing = "impute"

@@ -19,6 +19,7 @@ class ThinEnsemble(Fusion):
     """
 
     name = "thin_ensemble"
+    source = "control: narrow networks at equal MACs that share nothing"
     emits = ("modality",)
     missing = "native"
 

@@ -31,6 +31,7 @@ class Vote(Fusion):
     """
 
     name = "vote"
+    source = "majority vote of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
     emits = ("modality",)
     missing = "native"
 

@@ -18,6 +18,7 @@ class AllToAll(Routing):
     """
 
     name = "all_to_all"
+    source = "control: every teacher teaches every route"
     pairing = "all"
 
     def teach(

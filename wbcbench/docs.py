@@ -1,0 +1,133 @@
+"""Pages on components, in Markdown, from what the registry knows of them; the site in `docs/` is made with them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from wbcbench.registry import KINDS, plural
+
+if TYPE_CHECKING:
+    from wbcbench.registry import Registry
+
+
+@cache
+def _registry() -> Registry:
+    from wbcbench.plugins import PluginOptions, load_plugins
+
+    return load_plugins(PluginOptions(block_all=True))[0]
+
+
+def kinds_and_components() -> dict[str, list[str]]:
+    """Kind in the plural -> names of the built-in components, sorted."""
+    return {plural(kind): sorted(c.name for c in _registry().components(kind)) for kind in KINDS}
+
+
+def described(kind: str, name: str) -> dict[str, Any]:
+    """What `wbcbench show KIND NAME --json` says. `kind` may be in the plural."""
+    from wbcbench.cli.show import describe
+    from wbcbench.registry import kind_of
+
+    registry = _registry()
+    return describe(registry, registry.resolve(kind_of(kind), name))
+
+
+def component_page(kind: str, name: str) -> str:
+    """One component: what it does, its formula, source, parameters with ranges and search space, needs, its code.
+
+    Args:
+        kind: `fusions`, `distillers`, ...
+        name: of a built-in component.
+    """
+    told = described(kind, name)
+    lines = [f"# {name}", "", _first(told["doc"]), ""]
+    rest = told["doc"].partition("\n")[2].strip()
+    if rest:
+        lines += [rest, ""]
+    facts = {"Source": told.get("source"), "Also called": ", ".join(f"`{a}`" for a in told["aliases"])}
+    facts |= _facts(told)
+    lines += [f"- **{title}:** {text}" for title, text in facts.items() if text]
+    lines += ["", "## Parameters", "", *_parameters(told["params"]), "", "## Use it", ""]
+    lines += ["```sh", _use(told["kind"], name), "```", ""]
+    return "\n".join([*lines, "## Code", "", f"::: {_module(told)}", ""])
+
+
+def index_page(listed: dict[str, list[str]]) -> str:
+    """All components, a table per kind."""
+    lines = ["# Components", "", "Made from the registry: what `wbcbench list` shows.", ""]
+    for kind, names in listed.items():
+        lines += [f"## {kind.capitalize()} ({len(names)})", "", "| name | what it does |", "| --- | --- |"]
+        for name in names:
+            lines.append(f"| [`{name}`]({kind}/{name}.md) | {_cell(described(kind, name)['summary'])} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _facts(told: dict[str, Any]) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    if told["kind"] == "fusion":
+        low, high = told["arity"]
+        facts["Modalities"] = f"{low} or more" if high is None else f"{low}" if low == high else f"{low} to {high}"
+        facts["Routes"] = ", ".join(told["emits"])
+        facts["Missing modalities"] = told["missing"]
+        facts["Toy problems it must solve"] = ", ".join(told["solves"])
+    elif told["kind"] == "distiller":
+        facts["Matches"] = told["matches"]
+        usual = {"replayable": told["needs"]["replayable"], "taught_by": "teacher", "min_classes": 2, "min_batch": 1}
+        needs = {k: v for k, v in told["needs"].items() if v and usual.get(k) != v}
+        facts["Needs"] = "; ".join(f"{k.replace('_', ' ')}: {_value(v)}" for k, v in needs.items())
+        facts["Teachers' answers are replayed"] = "yes" if told["replayable"] else "if they fit on disk"
+    elif told["kind"] == "routing":
+        facts["Pairs"] = told["pairing"]
+    elif told["kind"] == "policy" and told.get("needs_routes"):
+        facts["Needs routes"] = str(told["needs_routes"])
+    return facts
+
+
+def _parameters(params: list[dict[str, Any]]) -> list[str]:
+    if not params:
+        return ["None."]
+    lines = ["| parameter | default | range | search | meaning |", "| --- | --- | --- | --- | --- |"]
+    for p in params:
+        default = "required" if p["required"] else f"`{p['default']}`"
+        cells = [f"`{p['name']}`", default, p["range"] or p["type"], _search(p["search"]), p["doc"]]
+        lines.append("| " + " | ".join(_cell(str(c)) for c in cells) + " |")
+    return lines
+
+
+def _search(space: dict[str, Any] | None) -> str:
+    if space is None:
+        return ""
+    if "choices" in space:
+        return ", ".join(map(str, space["choices"]))
+    return f"{space['low']} to {space['high']}" + (" (log)" if space.get("log") else "")
+
+
+def _use(kind: str, name: str) -> str:
+    flag = {"distiller": "kd"}.get(kind, kind)
+    extra = {"distiller": "", "routing": " --kd logits", "policy": " --fusion independent"}.get(kind, "")
+    return f"wbcbench run --{flag} {name}{extra}"
+
+
+def _module(told: dict[str, Any]) -> str:
+    """The dotted name of the file that the component is in, as it is installed."""
+    stem = str(told["origin"]).replace("\\", "/").rpartition("wbcbench_plugins/")[2] or str(told["origin"])
+    path = stem.partition(".py")[0].rpartition("plugins/")[2] or stem.partition(".py")[0]
+    return "wbcbench_plugins." + path.replace("/", ".")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "yes" if value is True else str(value)
+
+
+def _first(doc: str) -> str:
+    return doc.strip().partition("\n")[0]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+__all__ = ["component_page", "described", "index_page", "kinds_and_components"]
