@@ -106,7 +106,10 @@ class FusionContract:
             )
         lost = {n for n, _ in fusion.named_parameters()} - set(fusion.state_dict())
         promise(
-            not lost, f"`state_dict` lacks {sorted(lost)}.", "Leave `state_dict` as nn.Module has it.", "state_dict"
+            not lost,
+            f"`state_dict` lacks {sorted(lost)}.",
+            "Leave `state_dict` as nn.Module has it.",
+            "state_dict",
         )
 
     def test_eval_is_deterministic(self) -> None:
@@ -162,14 +165,14 @@ class FusionContract:
         promise(
             torch.equal(before, after),
             "Other pixels in an image that `present` calls absent changed the prediction.",
-            "Leave absent modalities out by `present` [B, M], or declare `missing = \"impute\"`.",
+            'Leave absent modalities out by `present` [B, M], or declare `missing = "impute"`.',
             "forward",
         )
         if self.cls.trained == "gradient":  # a floor may say the same of every cell
             promise(
                 not torch.equal(before, fusion.predict(fusion(images))),
                 "It predicts the same whether a modality is there or not.",
-                "Use `present` in `forward`, or declare `missing = \"impute\"`.",
+                'Use `present` in `forward`, or declare `missing = "impute"`.',
                 "forward",
             )
 

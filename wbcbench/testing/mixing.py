@@ -35,10 +35,11 @@ def check_answers_follow_images(fusion: Fusion) -> None:
             strayed = (influence.sum(1) > 0) & ((influence * own).sum(1) == 0)
             promise(
                 not strayed.any(),
-                f"In training, route '{route}' answers for cell {_first(out, strayed)} from the {m} image of another "
-                f"cell ({int(strayed.sum())} of {len(strayed)} rows): its label does not belong to its image.",
-                "Mix cells in `assemble`, by `batch.rows`, and nowhere else; a route that reads several modalities "
-                "needs the same cell in all of them, or says by `Output(rows=...)` whose label it answers for.",
+                f"In training, route '{route}' answers for cell {_first(out, strayed)} from the {m} image of "
+                f"another cell ({int(strayed.sum())} of {len(strayed)} rows): label and image do not belong together.",
+                "Mix cells in `assemble`, by `batch.rows`, and nowhere else; a route that reads several "
+                "modalities needs the same cell in all of them, or says whose label it answers for by "
+                "`Output(rows=...)`.",
                 "assemble" if batch.rows is not None else "forward",
             )
 
