@@ -36,7 +36,7 @@ def check_answers_follow_images(fusion: Fusion) -> None:
             promise(
                 not strayed.any(),
                 f"In training, route '{route}' answers for cell {_first(out, strayed)} from the {m} image of "
-                f"another cell ({int(strayed.sum())} of {len(strayed)} rows): label and image do not belong together.",
+                f"another cell ({int(strayed.sum())} of {len(strayed)} rows): label and image do not match.",
                 "Mix cells in `assemble`, by `batch.rows`, and nowhere else; a route that reads several "
                 "modalities needs the same cell in all of them, or says whose label it answers for by "
                 "`Output(rows=...)`.",
