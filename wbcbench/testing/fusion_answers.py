@@ -13,7 +13,7 @@ from wbcbench.testing.toys import build_toy, toy_batch, toy_task
 
 
 class FusionAnswers:
-    """What every fusion must hold of its answers. `fusion` is a registered name, a class, or the path of a plugin file."""
+    """Which fusion is tested, and what it must hold in evaluation."""
 
     fusion: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}

@@ -51,7 +51,8 @@ def _place(module: nn.Module, tensor: Tensor) -> str:
                 continue
             inner = _inside(value, tensor, 3)
             if inner is not None:
-                return "`self." + (f"{prefix}." if prefix else "") + name + inner + "`"
+                path = ".".join(filter(None, ("self", prefix, name)))
+                return f"`{path}{inner}`"
     return "a tensor"
 
 
