@@ -1,6 +1,11 @@
-"""my_method: say in one line what it does. Start from here; the contract is `wbcbench.contracts.Backbone`."""
+"""my_method: say in one line what it does.
+
+Start from here. The contract is `wbcbench.contracts.Backbone`.
+"""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -14,7 +19,8 @@ class MyMethod(Backbone):
     source = ""  # paper and section, shown by `wbcbench show`
 
     class Params(Parameters):
-        # Set by `--backbone my_method:channels=24`; `search` is where `wbcbench search` looks.
+        # Set by `--backbone my_method:channels=24`.
+        # `search` is where `wbcbench search` looks.
         channels: int = param(
             16, "Channels of the first stage; each later one doubles them.", ge=4, search=[16, 32]
         )
@@ -28,7 +34,7 @@ class MyMethod(Backbone):
         sizes = [in_chans, *(round(params.channels * width) * 2**i for i in range(params.depth))]
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in pairwise(sizes)
         )
         self.dim = sizes[-1]  # the embedding's width, which every backbone must set
 

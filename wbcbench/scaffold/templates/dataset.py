@@ -1,4 +1,7 @@
-"""my_method: say in one line what the cells are. Start from here; the contract is `wbcbench.contracts.Dataset`."""
+"""my_method: say in one line what the cells are.
+
+Start from here. The contract is `wbcbench.contracts.Dataset`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ MODALITIES = {"brightfield": 3, "nucleus": 1}  # name -> channels, in the one or
 
 
 class MyMethod(Dataset):
-    """Made-up cells: a disc whose size and brightness tell the class. Replace `_read` by your own files."""
+    """Made-up cells: a disc whose size and brightness tell the class. Replace `_read`."""
 
     name = "my_method"
     source = ""  # citation and licence of the data, shown by `wbcbench show`
@@ -48,7 +51,8 @@ class MyMethod(Dataset):
         return content_digest("my_method 1", sorted(self.params.model_dump().items()))
 
     def _read(self) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64], NDArray[np.int64]]:
-        """Modality -> uint8 [N, C, S, S]; labels [N]; donors [N]. No torch in this file: it is read while planning."""
+        """Modality -> uint8 [N, C, S, S]; labels [N]; donors [N]."""
+        # No torch in this file: it is imported while planning.
         p, rng = self.params, np.random.default_rng(self.params.seed)
         labels = rng.permutation(np.arange(p.cells) % len(CLASSES))
         donors = rng.permutation(np.arange(p.cells) % 10)

@@ -1,4 +1,7 @@
-"""my_method: say in one line what it does. Start from here; the contract is `wbcbench.contracts.Distiller`."""
+"""my_method: say in one line what it does.
+
+Start from here. The contract is `wbcbench.contracts.Distiller`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import Tensor
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
 
 
-def my_method_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def softened_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Squared distance of softened probabilities, [B] from logits [B, K]; zero where student = teacher."""
     p_s, p_t = F.softmax(student / temperature, 1), F.softmax(teacher / temperature, 1)
     return (p_s - p_t).square().sum(1) * temperature**2
@@ -26,7 +29,8 @@ class MyMethod(Distiller):
 
     class Params(DistillerParams):
         # `weight` is inherited: the core multiplies the whole loss by it.
-        # Set by `--kd my_method:temperature=2`; `search` is where `wbcbench search` looks.
+        # Set by `--kd my_method:temperature=2`.
+        # `search` is where `wbcbench search` looks.
         temperature: float = param(4.0, "High: softens more.", gt=0, search=(1.0, 20.0), log=True)
 
     params: Params
@@ -34,4 +38,4 @@ class MyMethod(Distiller):
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         # Named losses, one number per cell [B] or a scalar. The teacher arrives detached, in float32.
         # Never .item() or `if tensor`: the program would wait for the device in every step.
-        return {"my_method": my_method_loss(student.logits, teacher.logits, self.params.temperature)}
+        return {"distance": softened_distance(student.logits, teacher.logits, self.params.temperature)}

@@ -1,4 +1,7 @@
-"""my_method: say in one line what it does. Start from here; the contract is `wbcbench.contracts.Fusion`."""
+"""my_method: say in one line what it does.
+
+Start from here. The contract is `wbcbench.contracts.Fusion`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class MyMethod(Fusion):
     solves = ("redundant", "unique")  # toy problems that the contract tests hold it to; "xor" is the third
 
     class Params(Parameters):
-        # Set by `--fusion my_method:temperature=2`; `search` is where `wbcbench search` looks.
+        # Set by `--fusion my_method:temperature=2`.
+        # `search` is where `wbcbench search` looks.
         temperature: float = param(1.0, "High: modalities weigh alike.", gt=0, search=(0.1, 10.0), log=True)
 
     params: Params

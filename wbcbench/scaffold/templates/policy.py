@@ -1,4 +1,7 @@
-"""my_method: say in one line what it does. Start from here; the contract is `wbcbench.contracts.Policy`."""
+"""my_method: say in one line what it does.
+
+Start from here. The contract is `wbcbench.contracts.Policy`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ class MyMethod(Policy):
     needs_routes = "any"  # which routes the fusion must have: any, several, modality, joint, both
 
     class Params(Parameters):
-        # Set by `--policy my_method:strength=0.2`; `search` is where `wbcbench search` looks.
+        # Set by `--policy my_method:strength=0.2`.
+        # `search` is where `wbcbench search` looks.
         strength: float = param(0.1, "Largest change of an image's contrast.", ge=0, le=0.9, search=(0.0, 0.5))
         share: float = param(0.9, "Factor on the losses of all routes but the first.", ge=0, le=1)
 
@@ -26,7 +30,7 @@ class MyMethod(Policy):
         # goes on exactly. Replace tensors, never change them in place.
         changed = {}
         for m, x in batch.images.items():  # x is [R, C_m, S, S], normalised
-            factor = 1 + self.params.strength * (2 * draw.uniform(len(x), f"my_method:{m}") - 1)
+            factor = 1 + self.params.strength * (2 * draw.uniform(len(x), f"contrast:{m}") - 1)
             changed[m] = x * factor[:, None, None, None]
         batch.images = changed
         return batch
