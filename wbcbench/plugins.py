@@ -114,6 +114,12 @@ def load_plugins(options: PluginOptions | None = None) -> tuple[Registry, LoadRe
     return registry, report
 
 
+def is_plugin_file(path: Path) -> bool:
+    """Whether a file of a plugin folder is a plugin by its name: neither a helper (`_x.py`) nor pytest's."""
+    stem = plugin_stem(path)
+    return not stem.startswith(("_", ".", "test_")) and stem != "conftest"
+
+
 def _find(options: PluginOptions, report: LoadReport, registry: Registry) -> list[_Candidate]:
     candidates = [
         _Candidate(
@@ -126,7 +132,7 @@ def _find(options: PluginOptions, report: LoadReport, registry: Registry) -> lis
     for folder in options.folders:
         if folder.is_dir():
             files = sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")])
-            candidates += [_local(f) for f in files if not plugin_stem(f).startswith(("_", "."))]
+            candidates += [_local(f) for f in files if is_plugin_file(f)]
         else:
             _fail(report, registry, _local(folder), f"plugin folder {folder} does not exist", "", frozenset())
     return candidates

@@ -16,6 +16,8 @@ VERBS = {
     "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
     "show": "Show one component: its parameters, defaults, search space, source.",
     "plugins": "Show which plugins were found, and why any was not loaded.",
+    "new": "Write a plugin to start from, with its test: one file, or a package.",
+    "check": "Test a plugin against the contract of its kind, and say how to mend it.",
     "submit": "Pack records for a leaderboard that others keep.",
     "leaderboard": "Build, check and compare tables of stored results.",
     "doctor": "Look for what is wrong here, and say what mends it.",

@@ -110,32 +110,8 @@ def _search(search: dict[str, Any] | None) -> str:
 
 
 def _save_sheet(registry: Registry, resolved: Resolved, settings: tuple[str, ...], path: Path) -> None:
-    import pydantic
-    import yaml
-
+    from wbcbench.cli.settings import given_params
     from wbcbench.data.sheet import contact_sheet
-    from wbcbench.errors import UsageError, did_you_mean
 
-    cls = registry.load(resolved.component)
-    values: dict[str, Any] = dict(resolved.params)
-    params_class = cls.Params  # type: ignore[attr-defined]
-    for setting in settings:
-        key, found, text = setting.partition("=")
-        if not found:
-            raise UsageError(f"Expected --set KEY=VALUE, but got '{setting}'.")
-        if key not in params_class.model_fields:
-            near = did_you_mean(key, params_class.model_fields)
-            raise UsageError(f"{resolved.component.name} has no parameter '{key}'.{near}")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"Expected a YAML value for '{key}', but got '{text}': {error}.") from error
-    try:
-        params = params_class(**values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"Parameter '{where}' of {resolved.component.name}: {first['msg']}, but got {first['input']!r}."
-        ) from error
-    contact_sheet(cls(params).load(), path)
+    cls: Any = registry.load(resolved.component)
+    contact_sheet(cls(given_params(cls, resolved.params, settings)).load(), path)

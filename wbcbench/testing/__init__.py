@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wbcbench.testing.backbones import BackboneContract
     from wbcbench.testing.datasets import DatasetContract
-    from wbcbench.testing.distillers import DistillerContract, evaluate_distiller
+    from wbcbench.testing.distillers import DistillerContract
     from wbcbench.testing.fusions import FusionContract
     from wbcbench.testing.golden_inputs import closed_forms
+    from wbcbench.testing.losses import evaluate_distiller
     from wbcbench.testing.policies import PolicyContract
     from wbcbench.testing.records import fake_record
     from wbcbench.testing.routings import RoutingContract
@@ -31,7 +32,7 @@ _WHERE = {
     "PolicyContract": "policies",
     "RoutingContract": "routings",
     "closed_forms": "golden_inputs",
-    "evaluate_distiller": "distillers",
+    "evaluate_distiller": "losses",
     "fake_record": "records",
 }
 

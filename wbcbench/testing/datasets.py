@@ -1,65 +1,116 @@
-"""The contract of data sets as tests: subclass `DatasetContract`, make the data set, run pytest."""
+"""The contract of data sets as tests: subclass `DatasetContract`, name the data set, run pytest."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from wbcbench.contracts import Dataset
+from wbcbench.errors import DataError
+from wbcbench.testing.components import component_class
+from wbcbench.testing.promise import BrokenPromise, promise
 
 
 class DatasetContract:
-    """What every data set must hold. Override `dataset`; make it small, it is loaded a few times."""
+    """What every data set must hold. Set `component`, or override `dataset`; keep it small, it is loaded often."""
 
+    component: ClassVar[Any] = None
+    """A registered name, a class, or the path of a plugin file."""
+    params: ClassVar[dict[str, Any]] = {}
+    """Parameters to test with: paths, few cells."""
     side: int = 24
     """A side in pixels, other than the native one, that the images are asked for at."""
 
     def dataset(self, tmp_path: Path) -> Dataset:
         """The data set under test; called once or twice per test, with the same folder."""
-        raise AssertionError("Override `dataset` to return the data set under test.")
+        if self.component is None:
+            raise AssertionError("Set `component`, or override `dataset` to return the data set under test.")
+        cls = component_class("dataset", self.component)
+        return cls(cls.Params(**self.params))  # type: ignore[no-any-return]
 
     def test_what_it_says_is_what_it_loads(self, tmp_path: Path) -> None:
+        """Images, labels and splits have the promised form, and `describe` foretells them."""
         dataset = self.dataset(tmp_path)
         said = dataset.describe()
-        cells = dataset.load(said.image_size or self.side).check()
-        assert said.modalities == cells.modalities
-        assert list(said.modalities) == list(cells.images), "modalities have one canonical order"
-        assert said.classes == cells.classes
-        assert said.cells == len(cells)
-        assert said.fingerprint == cells.fingerprint
-        assert said.pseudo_multimodal == cells.pseudo_multimodal
-        assert said.groups == (cells.groups is not None)
-        assert (said.split_sizes is None) == (cells.split is None)
-        if said.split_sizes is not None and cells.split is not None:
-            counts = dict(zip(*np.unique(cells.split, return_counts=True), strict=True))
-            assert said.split_sizes == {str(k): int(v) for k, v in counts.items()}
+        cells = dataset.load(said.image_size or self.side)
+        try:
+            cells.check()
+        except DataError as error:
+            raise BrokenPromise(str(error), "See wbcbench.contracts.Cells for every shape.", "load") from error
+        counts = None
+        if cells.split is not None:
+            names, numbers = np.unique(cells.split, return_counts=True)
+            counts = {str(k): int(v) for k, v in zip(names, numbers, strict=True)}
+        pairs = {
+            "modalities": (list(said.modalities.items()), list(cells.modalities.items())),
+            "classes": (said.classes, cells.classes),
+            "cells": (said.cells, len(cells)),
+            "fingerprint": (said.fingerprint, cells.fingerprint),
+            "pseudo_multimodal": (said.pseudo_multimodal, cells.pseudo_multimodal),
+            "groups": (said.groups, cells.groups is not None),
+            "split_sizes": (said.split_sizes, counts),
+        }
+        for name, (foretold, loaded) in pairs.items():
+            promise(
+                foretold == loaded,
+                f"`describe` says {name} = {foretold}, `load` gives {loaded}.",
+                "Compute both from one place; modalities have one order.",
+                "describe",
+            )
 
     def test_loading_twice_gives_the_same(self, tmp_path: Path) -> None:
+        """Loading twice gives the same pixels, labels and fingerprint."""
         first, second = (self.dataset(tmp_path).load(self.side) for _ in range(2))
-        assert first.fingerprint == second.fingerprint
-        assert all(np.array_equal(first.images[m], second.images[m]) for m in first.images)
-        assert np.array_equal(first.labels, second.labels)
+        promise(
+            first.fingerprint == second.fingerprint
+            and all(np.array_equal(first.images[m], second.images[m]) for m in first.images)
+            and np.array_equal(first.labels, second.labels),
+            "Two loads of the same data set differ.",
+            "Sort what a folder lists, seed random numbers by a parameter, leave out times and addresses.",
+            "load",
+        )
 
     def test_images_have_the_side_asked_for(self, tmp_path: Path) -> None:
+        """Images have the side that was asked for."""
         cells = self.dataset(tmp_path).load(self.side)
-        assert {a.shape[2:] for a in cells.images.values()} == {(self.side, self.side)}
+        sides = {a.shape[2:] for a in cells.images.values()}
+        promise(
+            sides == {(self.side, self.side)},
+            f"Asked for {self.side} px, `load` gave {sorted(sides)}.",
+            "Resize to `image_size` where it is given: wbcbench.data.resize.resize_stack.",
+            "load",
+        )
 
     def test_describing_is_repeatable_and_independent_of_loading(self, tmp_path: Path) -> None:
+        """`describe` always says the same, before and after loading."""
         dataset = self.dataset(tmp_path)
         before = dataset.describe()
         dataset.load(self.side)
-        assert dataset.describe() == before == self.dataset(tmp_path).describe()
+        promise(
+            dataset.describe() == before == self.dataset(tmp_path).describe(),
+            "`describe` says something else after `load`, or in a new instance.",
+            "Let it depend on parameters and files alone.",
+            "describe",
+        )
 
     def test_identity_shows_no_place(self, tmp_path: Path) -> None:
+        """Where files lie is no part of the identity: no path in parameters or fingerprint."""
         dataset = self.dataset(tmp_path)
         public = dataset.public_params()
-        assert not set(public) & set(dataset.locations)
-        assert str(tmp_path) not in json.dumps(public), "a path is no part of what the cells are"
-        assert str(tmp_path) not in dataset.describe().fingerprint
+        places = [str(tmp_path), *(str(getattr(dataset.params, name)) for name in dataset.locations)]
+        places = [place for place in places if "/" in place or "\\" in place]
+        shown = json.dumps(public) + dataset.describe().fingerprint
+        promise(
+            not set(public) & set(dataset.locations) and not any(place in shown for place in places),
+            f"The identity {public} or the fingerprint shows where files lie.",
+            "List parameters that hold paths in `locations`, and compute the fingerprint from contents.",
+            "public_params",
+        )
 
     def test_it_is_named_and_says_what_it_is(self, tmp_path: Path) -> None:
+        """It has a name and a docstring."""
         cls = type(self.dataset(tmp_path))
-        assert cls.name
-        assert cls.__doc__
+        promise(cls.name and cls.__doc__, "The class has no name or no docstring.", "Say what the cells are.")

@@ -1,97 +1,29 @@
-"""The contract of distillers as tests, and the one door for golden values: `evaluate_distiller`."""
+"""The contract of distillers as tests: subclass `DistillerContract`, set `distiller`, run pytest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, Output, PairShapes, Progress
-from wbcbench.contracts.params import describe_params
+from wbcbench.contracts import Distiller, Output, Progress
+from wbcbench.testing.alternatives import alternatives
 from wbcbench.testing.components import component_class
+from wbcbench.testing.graph import check_registered
+from wbcbench.testing.losses import START, evaluate_distiller, shapes_of
+from wbcbench.testing.promise import BrokenPromise, promise
+from wbcbench.testing.reads import no_reads
 
-START = Progress(epoch=0, epochs=1, step=0, steps=1)
-
-
-def evaluate_distiller(
-    name: Any,
-    student: Output | Mapping[str, Any],
-    teacher: Output | Mapping[str, Any],
-    labels: Tensor | None = None,
-    progress: Progress = START,
-    **params: Any,
-) -> Tensor:
-    """The summed, unweighted loss of a distiller on given tensors, differentiable in the student's.
-
-    Args:
-        name: a registered name, or a class.
-        student, teacher: an `Output`, or a mapping with `logits` [B, K], `embedding` [B, D], `maps` (a
-            list of [B, C, H, W]) and `head` (a callable, or weights [K, D]); what is not given is left out.
-        labels: [B] int64.
-        progress: how far training is, for distillers with a schedule.
-        params: the distiller's parameters.
-    """
-    cls = component_class("distiller", name)
-    s, t = _output(student, labels), _output(teacher, labels)
-    distiller: Distiller = cls(cls.Params(**params))
-    distiller.to(s.logits.dtype)
-    distiller.setup(shapes_of(s, t))
-    distiller.to(s.logits.dtype)
-    terms = distiller.terms(s, t, progress)
-    return torch.stack([v.mean() for v in terms.values()]).sum() if terms else s.logits.sum() * 0
-
-
-def shapes_of(student: Output, teacher: Output) -> PairShapes:
-    """The shapes of a pair of outputs."""
-
-    def width(x: Tensor | None) -> int | None:
-        return None if x is None else int(x.shape[1])
-
-    def stages(maps: tuple[Tensor, ...]) -> tuple[tuple[int, int, int], ...]:
-        return tuple((int(m.shape[1]), int(m.shape[2]), int(m.shape[3])) for m in maps)
-
-    rows, classes = student.logits.shape
-    return PairShapes(
-        n_classes=int(classes),
-        n_cells=int(rows),
-        max_index=int(rows) - 1,
-        student_embedding=width(student.embedding),
-        teacher_embedding=width(teacher.embedding),
-        student_maps=stages(student.maps),
-        teacher_maps=stages(teacher.maps),
-        cell_labels=student.labels if student.labels is not None else torch.zeros(rows, dtype=torch.int64),
-        key="route/0",
-    )
-
-
-def _output(value: Output | Mapping[str, Any], labels: Tensor | None) -> Output:
-    if isinstance(value, Output):
-        out = value
-    else:
-        maps = tuple(value.get("maps") or ())
-        given = [x for x in (value.get("logits"), value.get("embedding"), *maps) if x is not None]
-        logits = value.get("logits")
-        if logits is None:  # a loss on embeddings or maps alone still gets logits of the right batch
-            logits = torch.zeros(len(given[0]), 2, dtype=given[0].dtype)
-        head = value.get("head")
-        if isinstance(head, Tensor):  # a classifier given by its weights [K, D]
-            weights = head
-            head = partial(F.linear, weight=weights)
-        out = Output(logits=logits, embedding=value.get("embedding"), maps=maps, head=head)
-    if labels is not None:
-        out.labels = labels
-    if out.index is None:
-        out.index = torch.arange(len(out.logits))
-    return out
+EPOCHS = (Progress(0, 100, 0, 1), Progress(5, 100, 0, 1), Progress(50, 100, 0, 1))
+"""A warm-up may make the loss zero at first."""
 
 
 class DistillerContract:
-    """What every distiller must hold. `distiller` is a registered name or a class."""
+    """What every distiller must hold. `distiller` is a registered name, a class, or the path of a plugin file."""
 
     distiller: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
@@ -115,8 +47,7 @@ class DistillerContract:
             maps = (noise(rows, 4, 8, 8), noise(rows, 6, 4, 4))
             out = Output(noise(rows, classes), noise(rows, 6), maps)
             out.head = partial(F.linear, weight=noise(classes, 6))
-            for x in (out.logits, out.embedding, *out.maps):
-                assert x is not None
+            for x in _tensors(out):
                 x.requires_grad_(grad)
             out.labels, out.index = torch.arange(rows) % classes, torch.arange(rows)
             return out
@@ -131,26 +62,42 @@ class DistillerContract:
         return distiller
 
     def test_terms_are_named_finite_and_per_sample_or_scalar(self) -> None:
+        """Each loss has a name, is finite, and is one number per cell or one in all."""
         student, teacher = self.outputs()
         for name, value in self.build(student, teacher).terms(student, teacher, START).items():
-            assert isinstance(name, str)
-            assert value.ndim == 0 or value.shape == (6,), f"{name}: {tuple(value.shape)}"
-            assert torch.isfinite(value).all(), name
+            promise(isinstance(name, str), f"A term is called {name!r}.", "Name terms by strings.", "terms")
+            promise(
+                value.ndim == 0 or value.shape == (6,),
+                f"Term '{name}' has the shape {list(value.shape)} for 6 cells.",
+                "Return [B], one loss a cell (sum over classes or features), or a scalar.",
+                "terms",
+            )
+            promise(
+                torch.isfinite(value).all(),
+                f"Term '{name}' is not finite on ordinary inputs.",
+                "Look for a log or a division of zero; use log_softmax, and clamp.",
+                "terms",
+            )
 
     def test_no_gradient_reaches_the_teacher(self) -> None:
+        """The loss does not train the teacher."""
         student, teacher = self.outputs()
-        for x in (teacher.logits, teacher.embedding, *teacher.maps):
-            assert x is not None
+        for x in _tensors(teacher):
             x.requires_grad_(True)
         cut = teacher.detach()
         cut.labels, cut.index = teacher.labels, teacher.index
         terms = self.build(student, teacher).terms(student, cut, START)
         if terms:
-            total = torch.stack([v.mean() for v in terms.values()]).sum()
-            total.backward()  # type: ignore[no-untyped-call]
-            assert teacher.logits.grad is None
+            _sum(terms).backward()  # type: ignore[no-untyped-call]
+            promise(
+                teacher.logits.grad is None,
+                "The teacher's logits got a gradient.",
+                "Read the teacher only through the `teacher` that `terms` is given.",
+                "terms",
+            )
 
     def test_only_what_is_needed_is_read(self) -> None:
+        """It reads no more than `needs` declares."""
         student, teacher = self.outputs()
         distiller = self.build(student, teacher)
         for out, taps in ((student, self.cls.needs.student), (teacher, self.cls.needs.teacher)):
@@ -162,48 +109,124 @@ class DistillerContract:
                 out.labels = None
             if not self.cls.needs.index:
                 out.index = None
-        distiller.terms(student, teacher, START)
+        try:
+            distiller.terms(student, teacher, START)
+        except Exception as error:
+            raise BrokenPromise(
+                f"Given only what `needs` declares ({self.cls.needs}), `terms` raised "
+                f"{type(error).__name__}: {error}.",
+                "Declare what it reads: needs = Needs(student=(...), teacher=(...), labels=..., index=...).",
+                "terms",
+            ) from error
 
     def test_the_smallest_batch_and_class_count_it_admits(self) -> None:
+        """It works on the smallest batch and the fewest classes that `needs` admits."""
         needs = self.cls.needs
         student, teacher = self.outputs(rows=needs.min_batch, classes=needs.min_classes)
         for name, value in self.build(student, teacher).terms(student, teacher, START).items():
-            assert torch.isfinite(value).all(), name
+            promise(
+                torch.isfinite(value).all(),
+                f"Term '{name}' is not finite for {needs.min_batch} cells and {needs.min_classes} classes.",
+                "Handle that case, or declare min_batch or min_classes in `needs`.",
+                "terms",
+            )
 
     def test_state_is_complete(self) -> None:
+        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
         student, teacher = self.outputs()
         first, second = self.build(student, teacher), self.build(student, teacher)
         names = {n for n, _ in first.named_parameters()}
-        assert names <= set(first.state_dict())
-        assert bool(names) == self.cls.needs.trainable
+        lost = names - set(first.state_dict())
+        promise(not lost, f"`state_dict` lacks {sorted(lost)}.", "Leave `state_dict` as nn.Module has it.")
+        promise(
+            bool(names) == self.cls.needs.trainable,
+            f"It has {len(names)} parameters of its own, but `needs` says trainable={self.cls.needs.trainable}.",
+            f"Declare needs = Needs(..., trainable={bool(names)}), or build parameters in `setup`.",
+            "setup",
+        )
         for parameter in first.parameters():
             parameter.data.add_(0.1)
+        for step in range(3):  # what is remembered from step to step is state too
+            first.terms(student, teacher, Progress(step, 100, 0, 1))
         second.load_state_dict(first.state_dict())
-        a, b = (d.terms(student, teacher, START) for d in (first, second))
-        assert all(torch.equal(a[k], b[k]) for k in a)
+        a, b = (d.terms(student, teacher, Progress(3, 100, 0, 1)) for d in (first, second))
+        promise(
+            a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a),
+            "After three steps, saved and loaded into a new instance, the next loss differs.",
+            "Keep what is remembered between steps (averages, banks, counts) in a buffer "
+            "(`self.register_buffer(name, tensor)`), not in a plain attribute: attributes are not saved.",
+            "setup",
+        )
 
     def test_a_term_has_a_gradient(self) -> None:
+        """The student learns from every loss."""
         student, teacher = self.outputs()
         terms = self.build(student, teacher).terms(student, teacher, START)
+        advice = "Look for .detach(), torch.no_grad(), .data, argmax or numpy on the student's side of the loss."
         for name, value in terms.items():
-            assert value.requires_grad, f"{name} is cut from the graph"
+            promise(value.requires_grad, f"Term '{name}' is cut from the graph: no gradient.", advice, "terms")
+        promise(
+            not terms or any(self._student_gradient(progress) for progress in EPOCHS),
+            "The loss has no gradient in anything of the student: it teaches it nothing.",
+            advice,
+            "terms",
+        )
+
+    def test_everything_that_is_trained_is_registered(self) -> None:
+        """Every tensor that the loss trains is a registered parameter."""
+        student, teacher = self.outputs()
+        distiller = self.build(student, teacher)
+        terms = distiller.terms(student, teacher, START)
+        if terms:
+            check_registered(_sum(terms), distiller, _tensors(student))
+
+    def test_the_step_s_random_numbers_decide_all(self) -> None:
+        """Equal inputs and an equal draw give equal losses."""
+        student, teacher = self.outputs()
+        a, b = (self.build(student, teacher).terms(student, teacher, START) for _ in range(2))
+        promise(
+            a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a),
+            "Two calls on the same inputs in the same step gave different losses.",
+            "Take random numbers from `progress.draw` and declare needs = Needs(..., draws=True); no torch.rand.",
+            "terms",
+        )
+
+    def test_nothing_is_read_back_from_the_device(self) -> None:
+        """A training step never waits for the device."""
+        student, teacher = self.outputs()
+        distiller = self.build(student, teacher)
+        for progress in EPOCHS:
+            with no_reads("terms"):
+                distiller.terms(student, teacher, progress)
 
     def test_finite_in_low_precision_and_for_extreme_logits(self) -> None:
+        """Losses and gradients stay finite for very confident predictions."""
         student, teacher = self.outputs()
         for out in (student, teacher):
             out.logits = (out.logits.bfloat16().float() * 1e4).detach().requires_grad_(out is student)
             assert out.embedding is not None
             out.embedding = out.embedding.bfloat16().float().detach().requires_grad_(out is student)
         terms = self.build(student, teacher).terms(student, teacher, START)
+        advice = "Use log_softmax and log-space differences; clamp what goes into log, sqrt and divisions."
         for name, value in terms.items():
-            assert torch.isfinite(value).all(), name
-        if terms:
-            torch.stack([v.mean() for v in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
-            assert student.embedding is not None
-            for x in (student.logits, student.embedding, *student.maps):
-                assert x.grad is None or torch.isfinite(x.grad).all()
+            promise(
+                torch.isfinite(value).all(),
+                f"Term '{name}' is not finite for logits of size 10,000.",
+                advice,
+                "terms",
+            )
+        if terms and _sum(terms).requires_grad:
+            _sum(terms).backward()  # type: ignore[no-untyped-call]
+            for x in _tensors(student):
+                promise(
+                    x.grad is None or torch.isfinite(x.grad).all(),
+                    "The gradient is not finite for logits of size 10,000.",
+                    advice,
+                    "terms",
+                )
 
     def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes the loss or its gradient."""
         student, teacher = self.outputs()
         plain = self.trace(self.build(student, teacher), student, teacher)
         for name, values in alternatives(self.cls.Params, self.params).items():
@@ -214,7 +237,11 @@ class DistillerContract:
                 if changed.shape != plain.shape or not torch.allclose(changed, plain, rtol=1e-6, atol=1e-9):
                     break
             else:
-                raise AssertionError(f"{name} set to any of {values} changes nothing: no loss, no gradient")
+                raise BrokenPromise(
+                    f"Parameter '{name}' set to any of {values} changes nothing: no loss, no gradient.",
+                    f"Use `self.params.{name}`, or remove it.",
+                    "terms",
+                )
 
     def trace(self, distiller: Distiller, student: Output, teacher: Output) -> Tensor:
         """Losses and gradients over training; the first epoch twice (banks remember the first time)."""
@@ -223,37 +250,25 @@ class DistillerContract:
             terms = distiller.terms(student, teacher, Progress(epoch, 100, 0, 1))
             for value in terms.values():
                 found.append(value.mean().detach()[None])
-            if terms:
-                total = torch.stack([v.mean() for v in terms.values()]).sum()
-                wanted = [x for x in (student.logits, student.embedding, *student.maps) if x is not None]
-                wanted += [p for p in distiller.parameters() if p.requires_grad]
-                gradients = torch.autograd.grad(total, wanted, allow_unused=True)
+            if terms and _sum(terms).requires_grad:
+                wanted = [*_tensors(student), *(p for p in distiller.parameters() if p.requires_grad)]
+                gradients = torch.autograd.grad(_sum(terms), wanted, allow_unused=True)
                 found += [g.abs().sum()[None] for g in gradients if g is not None]
         return torch.cat(found) if found else torch.zeros(0)
 
-
-def alternatives(params: type[BaseModel], given: dict[str, Any]) -> dict[str, list[Any]]:
-    """For every parameter, valid values other than its default, from its search space or its type."""
-    found: dict[str, list[Any]] = {}
-    for row in describe_params(params):
-        name, default, search = row["name"], given.get(row["name"], row["default"]), row["search"]
-        options: list[Any] = []
-        if search and "choices" in search:
-            options = list(search["choices"])
-        elif search:
-            low, high = search["low"], search["high"]
-            options = [(low * high) ** 0.5 if search["log"] else (low + high) / 2, low, high]
-        if isinstance(default, bool):
-            options = [not default]
-        elif isinstance(default, int | float):
-            options = [type(default)(v) for v in [*options, default * 2 + 1, default / 2, 2, 1]]
-        found[name] = [v for v in options if v != default and _valid(params, {**given, name: v})]
-    return {name: values for name, values in found.items() if values}
+    def _student_gradient(self, progress: Progress) -> bool:
+        student, teacher = self.outputs()
+        total = _sum(self.build(student, teacher).terms(student, teacher, progress))
+        gradients = torch.autograd.grad(total, [*_tensors(student)], allow_unused=True)
+        return any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
 
 
-def _valid(params: type[BaseModel], values: dict[str, Any]) -> bool:
-    try:
-        params(**values)
-    except ValidationError:
-        return False
-    return True
+def _sum(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack([v.mean() for v in terms.values()]).sum()
+
+
+def _tensors(out: Output) -> Iterator[Tensor]:
+    yield from (x for x in (out.logits, out.embedding, *out.maps) if x is not None)
+
+
+__all__ = ["START", "DistillerContract", "evaluate_distiller", "shapes_of"]

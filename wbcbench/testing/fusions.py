@@ -2,149 +2,110 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from wbcbench.contracts import Fusion, Outputs, Progress, Task, route_names
-from wbcbench.testing.components import component_class
+from wbcbench.contracts import Batch, Fusion, Progress
+from wbcbench.testing.fusion_answers import FusionAnswers, equal_logits
+from wbcbench.testing.graph import check_registered
+from wbcbench.testing.mixing import check_answers_follow_images, check_losses_follow_labels
+from wbcbench.testing.promise import promise
+from wbcbench.testing.reads import no_reads
 from wbcbench.testing.synthetic_sets import Problem, learns, solve, synthetic_task
-from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import toy_batch, toy_draw
 from wbcbench.training.supervision import task_loss, total, with_labels
 
 
-class FusionContract:
-    """What every fusion must hold. `fusion` is a registered name or a class."""
-
-    fusion: ClassVar[Any]
-    params: ClassVar[dict[str, Any]] = {}
-    """Parameters to test with, where the defaults are not enough."""
-
-    @property
-    def cls(self) -> type[Fusion]:
-        return component_class("fusion", self.fusion)  # type: ignore[no-any-return]
-
-    def count(self) -> int:
-        """How many modalities to test with: two, or as many as the fusion takes."""
-        low, high = self.cls.arity
-        return max(low, min(2, high or 2))
-
-    def task(self) -> Task:
-        return toy_task(self.count())
-
-    def build(self, task: Task | None = None, seed: int = 0) -> Fusion:
-        return build_toy(self.cls, task or self.task(), seed, **self.params)
-
-    def test_routes_are_those_declared(self) -> None:
-        fusion = self.build()
-        outputs = fusion(toy_batch(fusion.task).images)
-        assert tuple(outputs) == fusion.routes == route_names(self.cls.emits, fusion.task.modalities)
-
-    def test_shapes_and_reads(self) -> None:
-        fusion = self.build()
-        batch = toy_batch(fusion.task, cells=5)
-        for route, out in fusion(batch.images, maps=True).items():
-            assert out.logits.shape == (5, fusion.task.n_classes), route
-            assert out.reads, f"route {route} does not say which modalities it reads"
-            assert out.reads <= set(fusion.task.modalities)
-            assert out.embedding is not None
-            assert out.embedding.shape[0] == 5
-        probs = fusion.predict(fusion(batch.images))
-        assert torch.allclose(probs.sum(1), torch.ones(5), atol=1e-5)
-        assert (probs >= 0).all()
+class FusionContract(FusionAnswers):
+    """What every fusion must hold. `fusion` is a registered name, a class, or the path of a plugin file."""
 
     def test_every_parameter_is_trained_and_saved(self) -> None:
-        if self.cls.trained == "once":
-            fusion = self.build()
-            assert {n for n, _ in fusion.named_parameters()} <= set(fusion.state_dict())
-            return
+        """Every parameter is registered, gets a gradient from the loss, and is saved."""
         fusion = self.build().train()
-        loss = self._loss(fusion, step=0)
-        loss.backward()  # type: ignore[no-untyped-call]
-        idle = [n for n, p in fusion.named_parameters() if p.requires_grad and p.grad is None]
-        assert not idle, f"no gradient reaches {idle}"
-        saved = set(fusion.state_dict())
-        assert {n for n, _ in fusion.named_parameters()} <= saved
-
-    def test_eval_is_deterministic(self) -> None:
-        fusion = self.build().eval()
-        images = toy_batch(fusion.task).images
-        assert _equal(fusion(images), fusion(images))
-
-    def test_a_row_depends_on_that_row_only(self) -> None:
-        fusion = self.build().eval()
-        images = toy_batch(fusion.task).images
-        alone = {m: x[2:3] for m, x in images.items()}
-        whole, one = fusion(images), fusion(alone)
-        for route in whole:
-            assert torch.allclose(whole[route].logits[2:3], one[route].logits, atol=1e-5), route
-
-    def test_the_order_of_the_images_dict_is_irrelevant(self) -> None:
-        fusion = self.build().eval()
-        images = toy_batch(fusion.task).images
-        assert _equal(fusion(images), fusion(dict(reversed(images.items()))))
-
-    def test_an_absent_modality_changes_nothing_if_native(self) -> None:
-        if self.cls.missing != "native" or self.count() < 2:
-            return
-        fusion = self.build().eval()
-        images = toy_batch(fusion.task).images
-        present = torch.ones(8, 2, dtype=torch.bool)
-        present[::2, 1] = False
-        second = fusion.task.modalities[1]
-        noisy = dict(images)
-        noisy[second] = torch.where(present[:, 1, None, None, None], images[second], 1e3)
-        before = fusion.predict(fusion(images, present), present)
-        after = fusion.predict(fusion(noisy, present), present)
-        assert torch.equal(before, after)
-        if self.cls.trained == "gradient":  # a floor may say the same of every cell
-            assert not torch.equal(before, fusion.predict(fusion(images)))
-
-    def test_arity(self) -> None:
-        low, high = self.cls.arity
-        for modalities in range(low, min(high or 5, 5) + 1):
-            fusion = self.build(toy_task(modalities))
-            outputs = fusion(toy_batch(fusion.task).images)
-            assert fusion.predict(outputs).shape == (8, fusion.task.n_classes)
-
-    def test_deploy_predicts_what_eval_predicts(self) -> None:
-        fusion = self.build().eval()
-        images = toy_batch(fusion.task).images
-        deployed = fusion.deploy().eval()
-        assert torch.allclose(deployed(images), fusion.predict(fusion(images)), atol=1e-6)
+        if self.cls.trained == "gradient":
+            loss = self._loss(fusion, step=0)
+            check_registered(loss, fusion)
+            promise(
+                loss.requires_grad,
+                "The loss has no gradient at all: something between images and loss is detached.",
+                "Look for .detach(), torch.no_grad(), .data, numpy or argmax on the way to the loss.",
+                "task_terms",
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            idle = [n for n, p in fusion.named_parameters() if p.requires_grad and p.grad is None]
+            promise(
+                not idle,
+                f"No gradient reaches {', '.join(idle)}: they stay as they were initialised.",
+                "Look for .detach(), torch.no_grad() or .data on their way to the loss, or remove them.",
+                "forward",
+            )
+        lost = {n for n, _ in fusion.named_parameters()} - set(fusion.state_dict())
+        promise(
+            not lost,
+            f"`state_dict` lacks {sorted(lost)}.",
+            "Leave `state_dict` as nn.Module has it.",
+            "state_dict",
+        )
 
     def test_labels_and_ids_follow_the_image_that_each_route_shows(self) -> None:
+        """In training each answer is judged by the label of the cell whose images it was given."""
         fusion = self.build()
-        batch = toy_batch(fusion.task)
-        # every image says which cell it is, so that what a slot shows can be read off
-        shape = (1, 1, fusion.task.image_size, fusion.task.image_size)
-        own = batch.cells.float()[:, None, None, None]
-        source = {m: own.expand(-1, c, *shape[2:]) for m, c in fusion.task.channels.items()}
-        batch = fusion.assemble(batch, toy_draw())
-        shown = {m: x if batch.rows is None else x[batch.rows[m]] for m, x in source.items()}
-        for route, out in with_labels(fusion(shown), batch).items():
-            if len(out.reads) == 1:
-                (m,) = out.reads
-                assert out.index is not None
-                assert torch.equal(out.index.float(), shown[m][:, 0, 0, 0]), route
-                assert out.labels is not None
-                assert torch.equal(out.labels, (out.index - 100) % fusion.task.n_classes)
+        check_losses_follow_labels(fusion)
+        if fusion.trained == "gradient":
+            check_answers_follow_images(fusion.train())
 
     def test_assembling_is_a_function_of_the_draw(self) -> None:
+        """Which cells a step shows follows from the step's random numbers alone."""
         fusion = self.build()
         rows = [fusion.assemble(toy_batch(fusion.task), toy_draw(step=s)).rows for s in (0, 0, 1)]
         if rows[0] is None or rows[1] is None:
             return
-        assert all(torch.equal(rows[0][m], rows[1][m]) for m in rows[0])
+        promise(
+            all(torch.equal(rows[0][m], rows[1][m]) for m in rows[0]),
+            "`assemble` chose other rows for the same draw.",
+            "Take random numbers from `draw` (draw.permutation, draw.uniform), never from torch.rand.",
+            "assemble",
+        )
+
+    def test_nothing_is_read_back_from_the_device(self) -> None:
+        """A training step never waits for the device."""
+        if self.cls.trained == "once":
+            return
+        fusion = self.build().train()
+        batch = toy_batch(fusion.task, cells=12)
+        with no_reads():
+            self._loss(fusion, step=0, batch=batch)
 
     def test_state_survives_a_round_trip(self) -> None:
+        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
         fusion, other = self.build(seed=0), self.build(seed=1)
         self._train(fusion, steps=2)
+        batch = toy_batch(fusion.task)
+        with torch.no_grad():
+            fusion.eval().fit_combiner(with_labels(fusion(batch.images), batch), batch.labels)
         other.load_state_dict(fusion.state_dict())
-        images = toy_batch(fusion.task).images
-        assert _equal(fusion.eval()(images), other.eval()(images))
+        advice = (
+            "Keep what changes while training in a buffer (`self.register_buffer(name, tensor)`), not in a plain "
+            "attribute: attributes are not saved."
+        )
+        after, again = fusion(batch.images), other.eval()(batch.images)
+        promise(
+            equal_logits(after, again) and torch.equal(fusion.predict(after), other.predict(again)),
+            "After two steps, saved and loaded into a new instance, it predicts otherwise.",
+            advice,
+        )
+        if fusion.trained == "gradient":
+            with torch.random.fork_rng(devices=[]):
+                losses = [_seeded(lambda net: self._loss(net, step=2), net.train()) for net in (fusion, other)]
+            promise(
+                torch.equal(*losses),
+                "After two steps, saved and loaded into a new instance, the next training loss differs.",
+                advice,
+            )
 
     def test_overfits_a_few_cells(self) -> None:
+        """It can learn twelve cells by heart."""
         fusion = self.build()
         if fusion.trained == "once":
             return
@@ -152,9 +113,15 @@ class FusionContract:
         self._train(fusion.train(), steps=150)
         batch = toy_batch(fusion.task, cells=12)
         right = (fusion.eval().predict(fusion(batch.images)).argmax(1) == batch.labels).float().mean()
-        assert right >= 0.9, f"only {right:.0%} of 12 cells after 150 steps (first loss {before:.2f})"
+        promise(
+            right >= 0.9,
+            f"Only {right:.0%} of 12 cells are right after 150 steps (the first loss was {before:.2f}).",
+            "See that the loss reaches every layer and that `predict` reads the routes that were trained.",
+            "task_terms",
+        )
 
     def test_solves_the_problems_that_it_promises_to_solve(self) -> None:
+        """It solves the small problems that `solves` declares."""
         modalities = self.count()
         problems: tuple[Problem, ...] = self.cls.solves if modalities > 1 else ("redundant",)
         for problem in problems:
@@ -163,10 +130,14 @@ class FusionContract:
                 best = max(best, learns(self.build(synthetic_task(problem, modalities)), problem, rate))
                 if best >= 0.95:
                     break
-            assert best >= 0.95, f"{best:.0%} right of unseen cells of the problem '{problem}' after 400 steps"
+            promise(
+                best >= 0.95,
+                f"{best:.0%} of unseen cells of the problem '{problem}' are right after 400 steps.",
+                f"If it cannot express that problem by design, take '{problem}' out of `solves`.",
+            )
 
-    def _loss(self, fusion: Fusion, step: int) -> torch.Tensor:
-        batch = toy_batch(fusion.task, cells=12)
+    def _loss(self, fusion: Fusion, step: int, batch: Batch | None = None) -> torch.Tensor:
+        batch = toy_batch(fusion.task, cells=12) if batch is None else batch
         images = batch.images
         batch = fusion.assemble(batch, toy_draw(step=step))
         if batch.rows is not None:
@@ -186,5 +157,9 @@ class FusionContract:
             optimiser.step()
 
 
-def _equal(a: Outputs, b: Outputs) -> bool:
-    return list(a) == list(b) and all(torch.equal(a[r].logits, b[r].logits) for r in a)
+def _seeded(function: Any, net: Fusion) -> torch.Tensor:
+    torch.manual_seed(0)  # dropout of both draws alike
+    return function(net).detach()  # type: ignore[no-any-return]
+
+
+__all__ = ["FusionContract"]

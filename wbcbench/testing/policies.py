@@ -9,45 +9,15 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Policy, Progress, Task
+from wbcbench.contracts import Fusion, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
 from wbcbench.testing.components import component_class
+from wbcbench.testing.graph import check_registered
+from wbcbench.testing.promise import BrokenPromise, promise
+from wbcbench.testing.reads import no_reads
+from wbcbench.testing.steps import policy_step
 from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, toy_batch, toy_draw, toy_task
-from wbcbench.training.supervision import task_loss, total, with_labels
-
-
-def policy_step(
-    fusion: Fusion, policies: list[Policy], batch: Batch, progress: Progress
-) -> tuple[dict[str, Tensor], Outputs, Batch]:
-    """One training step as the loop makes it, without the optimiser: task terms, outputs, the batch shown.
-
-    `batch` comes with the images of its cells; gradients are left in the parameters.
-    """
-    images = batch.images
-    batch = fusion.assemble(batch, progress.draw)
-    for policy in policies:
-        batch = policy.assemble(batch, progress.draw)
-    if batch.rows is not None:
-        batch.images = {m: x[batch.rows[m]] for m, x in images.items()}
-        if batch.present is not None:
-            columns = [batch.present[batch.rows[m], i] for i, m in enumerate(images)]
-            batch.present = torch.stack(columns, 1)
-    for policy in policies:
-        batch = policy.images(batch, progress.draw)
-
-    def run(images: dict[str, Tensor], present: Tensor | None) -> Outputs:
-        return with_labels(fusion(images, present), batch)
-
-    outputs = run(batch.images, batch.present)
-    for policy in policies:
-        policy.after_forward(run, outputs, batch, progress)
-    weights = torch.ones(fusion.task.n_classes)
-    terms = task_loss(fusion, policies, outputs, batch, weights, progress)
-    if not any(policy.backward(terms, torch.zeros(()), fusion) for policy in policies):
-        total(terms).backward()  # type: ignore[no-untyped-call]
-    for policy in policies:
-        policy.after_backward(fusion, outputs, batch, progress)
-    return terms, outputs, batch
+from wbcbench.training.supervision import total
 
 
 class PolicyContract:
@@ -73,46 +43,125 @@ class PolicyContract:
                 policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
             except IncompatibleError:
                 continue
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                raise BrokenPromise(
+                    f"With fusion '{fusion.name}' the losses that `task_terms` returned have no gradient at all.",
+                    "Multiply losses, or add to them; never detach them or compute them anew from numbers.",
+                    "task_terms",
+                ) from error
             fusion.zero_grad()
             found.append((fusion, policy))
+        promise(
+            found,
+            f"It refused every fusion: {', '.join(getattr(f, 'name', f) for f in self.fusions)}.",
+            "Give the test `fusions = (...)` that it takes, and declare what it wants by `needs_routes`.",
+            "setup",
+        )
         return found
 
     @pytest.mark.parametrize("modalities", [2, 3])
     def test_steps_around_every_fusion(self, modalities: int) -> None:
+        """Steps with every fusion give finite losses and gradients."""
         task = toy_task(modalities)
-        pairs = self.accepted(task)
-        assert pairs, "some fusion must be taken"
-        for fusion, policy in pairs:
+        for fusion, policy in self.accepted(task):
             for epoch in range(2):
                 progress = Progress(epoch, 2, 0, 1, toy_draw(step=epoch))
                 terms, _, _ = policy_step(fusion, [policy], toy_batch(task), progress)
-                assert all(torch.isfinite(t) for t in terms.values()), fusion.name
                 policy.on_epoch(fusion, progress, dict.fromkeys(fusion.routes, 0.5))
-                grads = [p.grad for p in fusion.parameters() if p.grad is not None]
-                assert grads, fusion.name
-                assert all(torch.isfinite(g).all() for g in grads), fusion.name
+                self._finite(fusion, terms)
 
     def test_steps_with_cells_that_lack_modalities(self) -> None:
+        """Cells that lack a modality, or all, give finite losses and gradients."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             batch = toy_batch(task)
             batch.present = torch.tensor([[True, True], [True, False], [False, True], [False, False]] * 2)
             terms, _, _ = policy_step(fusion, [policy], batch, Progress(1, 2, 0, 1, toy_draw()))
-            assert all(torch.isfinite(t) for t in terms.values()), fusion.name
-            assert all(torch.isfinite(p.grad).all() for p in fusion.parameters() if p.grad is not None)
+            self._finite(fusion, terms)
+
+    def _finite(self, fusion: Fusion, terms: dict[str, Tensor]) -> None:
+        infinite = [name for name, t in terms.items() if not torch.isfinite(t)]
+        promise(
+            not infinite,
+            f"With fusion '{fusion.name}' the losses {infinite} are not finite.",
+            "Look for a log or a division of zero; means over no rows need a clamp.",
+            "task_terms",
+        )
+        grads = [p.grad for p in fusion.parameters() if p.grad is not None]
+        promise(
+            grads and all(torch.isfinite(g).all() for g in grads),
+            f"With fusion '{fusion.name}' the gradients are missing or not finite.",
+            "Keep at least one loss, and look at `after_backward` for a division of zero.",
+            "after_backward",
+        )
+
+    def test_losses_keep_shape_and_gradient(self) -> None:
+        """Losses stay one number a row or a scalar, and keep their gradient."""
+        task = toy_task(2)
+        for fusion, policy in self.accepted(task):
+            seen: dict[str, Tensor] = {}
+            original = policy.task_terms
+
+            def watched(*given: Any, original: Any = original, seen: dict[str, Tensor] = seen) -> Any:
+                terms = original(*given)
+                seen.update(terms)
+                return terms
+
+            setattr(policy, "task_terms", watched)  # noqa: B010 (mypy would not have it otherwise)
+            _, _, batch = policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
+            rows = len(next(iter(batch.images.values())))
+            for name, value in seen.items():
+                promise(
+                    value.ndim == 0 or value.shape == (rows,),
+                    f"With fusion '{fusion.name}' term '{name}' has shape {list(value.shape)} for {rows} rows.",
+                    "Return [R], one loss a row, or a scalar.",
+                    "task_terms",
+                )
+                promise(
+                    value.requires_grad,
+                    f"With fusion '{fusion.name}' term '{name}' is cut from the graph: nothing learns from it.",
+                    "Multiply losses, or add to them; never detach them or compute them anew from numbers.",
+                    "task_terms",
+                )
+
+    def test_everything_that_is_trained_is_registered(self) -> None:
+        """Every tensor that the loss trains is a registered parameter."""
+        task = toy_task(2)
+        for fusion, policy in self.accepted(task):
+            terms, _, _ = policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
+            check_registered(total(terms), policy, fusion.parameters())
 
     def test_predictions_and_weights_are_left_alone(self) -> None:
+        """It changes neither the fusion's weights nor what a given network predicts."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             fresh = build_toy(type(fusion), task)
-            assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in fusion.state_dict().items())
+            promise(
+                all(torch.equal(v, fresh.state_dict()[k]) for k, v in fusion.state_dict().items()),
+                f"A step changed weights or buffers of fusion '{fusion.name}' before the optimiser did.",
+                "Change gradients in `after_backward`; leave the fusion's tensors alone.",
+                "after_backward",
+            )
             images = toy_batch(task).images
             before = {k: o.logits for k, o in fresh.eval()(images).items()}
-            assert all(torch.equal(o.logits, before[k]) for k, o in fusion.eval()(images).items())
+            promise(
+                all(torch.equal(o.logits, before[k]) for k, o in fusion.eval()(images).items()),
+                f"Fusion '{fusion.name}' predicts otherwise once the policy is set up.",
+                "Do not replace methods or modules of the fusion.",
+                "setup",
+            )
             own = {id(p) for p in policy.parameters()}
-            assert not own & {id(p) for p in fusion.parameters()}, "the fusion is no part of the policy"
+            promise(
+                not own & {id(p) for p in fusion.parameters()},
+                "The fusion became a part of the policy: its parameters would be trained and saved twice.",
+                "Call super().setup(fusion) and use `self.fusion`; assign no module of it to an attribute.",
+                "setup",
+            )
 
     def test_what_is_shown_is_a_function_of_the_draw(self) -> None:
+        """Which cells, modalities and pixels a step shows follows from the step's random numbers alone."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             shown = []
@@ -120,12 +169,18 @@ class PolicyContract:
                 progress = Progress(0, 2, 3, 4, toy_draw(step=3))
                 shown.append(policy_step(fusion, [policy], toy_batch(task), progress)[2])
             a, b = shown
-            assert (a.present is None) == (b.present is None)
+            same = (a.present is None) == (b.present is None)
             if a.present is not None and b.present is not None:
-                assert torch.equal(a.present, b.present)
-            assert all(torch.equal(a.images[m], b.images[m]) for m in a.images)
+                same = torch.equal(a.present, b.present)
+            promise(
+                same and all(torch.equal(a.images[m], b.images[m]) for m in a.images),
+                f"With fusion '{fusion.name}' two steps of one draw showed different images.",
+                "Take random numbers from `draw`, never from torch.rand or numpy.",
+                "images",
+            )
 
     def test_resumes_exactly(self) -> None:
+        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             policy.on_epoch(fusion, Progress(0, 3, 0, 1), dict.fromkeys(fusion.routes, 0.5))
@@ -138,14 +193,23 @@ class PolicyContract:
             terms = [
                 policy_step(f, [p], toy_batch(task), progress)[0] for f, p in ((fusion, policy), (twin, again))
             ]
-            assert terms[0].keys() == terms[1].keys()
-            assert all(torch.equal(v, terms[1][k]) for k, v in terms[0].items())
+            same = terms[0].keys() == terms[1].keys() and all(
+                torch.equal(v, terms[1][k]) for k, v in terms[0].items()
+            )
             for p, q in zip(fusion.parameters(), twin.parameters(), strict=True):
-                assert (p.grad is None) == (q.grad is None)
-                assert p.grad is None or q.grad is None or torch.equal(p.grad, q.grad)
+                same = same and (p.grad is None) == (q.grad is None)
+                same = same and (p.grad is None or q.grad is None or torch.equal(p.grad, q.grad))
+            promise(
+                same,
+                f"With fusion '{fusion.name}', saved and loaded into a new instance, the next step differs.",
+                "Keep what is remembered between steps or epochs in a buffer (`self.register_buffer(name, "
+                "tensor)`), not in a plain attribute: attributes are not saved. Take random numbers from `draw`.",
+                "on_epoch",
+            )
 
     def test_reads_nothing_back_from_the_device(self) -> None:
-        """On tensors without values, whatever asks for a value fails."""
+        """A training step never waits for the device."""
+        # On tensors without values, whatever asks for a value fails, however it asks.
         task = toy_task(3)
         for taken, _ in self.accepted(task):
             with FakeTensorMode():
@@ -156,4 +220,8 @@ class PolicyContract:
                 for epoch in range(2):
                     batch = toy_batch(task)
                     batch.present = torch.ones(len(batch), 3, dtype=torch.bool)
-                    policy_step(fusion, [policy], batch, Progress(epoch, 2, 0, 1, toy_draw(step=epoch)))
+                    with no_reads():
+                        policy_step(fusion, [policy], batch, Progress(epoch, 2, 0, 1, toy_draw(step=epoch)))
+
+
+__all__ = ["PolicyContract", "policy_step"]

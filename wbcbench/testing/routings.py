@@ -9,12 +9,15 @@ import torch
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress, Routing
 from wbcbench.spec.lessons import pair
 from wbcbench.testing.components import component_class
+from wbcbench.testing.graph import check_registered
+from wbcbench.testing.promise import promise
+from wbcbench.testing.reads import no_reads
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
 
 
 class RoutingContract:
-    """What every routing must hold. `routing` is a registered name or a class."""
+    """What every routing must hold. `routing` is a registered name, a class, or the path of a plugin file."""
 
     routing: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
@@ -36,51 +39,135 @@ class RoutingContract:
         return cls(cls.Params())  # type: ignore[no-any-return]
 
     def test_every_route_is_taught(self) -> None:
+        """Every route of the student is taught by some teacher."""
         reads = [frozenset({"a"}), frozenset({"b"})]
         lessons = pair(("joint", "a", "b", "c"), reads, self.cls.pairing)
-        assert [lesson.route for lesson in lessons] == ["joint", "a", "b", "c"]
-        assert all(lesson.teachers for lesson in lessons)
+        promise(
+            [lesson.route for lesson in lessons] == ["joint", "a", "b", "c"] and all(x.teachers for x in lessons),
+            f"With pairing '{self.cls.pairing}' some route has no teacher.",
+            "Declare pairing = 'own' or 'all'.",
+        )
 
     def test_terms_for_one_and_for_several_teachers(self) -> None:
-        g = torch.Generator().manual_seed(0)
-        student = Output(torch.randn(5, 3, generator=g).requires_grad_())
-        student.labels, student.index = torch.arange(5) % 3, torch.arange(5)
+        """One teacher and several give finite losses, one a cell or a scalar, with a gradient."""
         for count in (1, 3):
-            teachers = [Output(torch.randn(5, 3, generator=g)) for _ in range(count)]
-            terms = self.build(count).teach([self.distiller()] * count, student, teachers, Progress(0, 1, 0, 1))
-            assert terms
+            student, teachers = answers(count)
+            terms = self.teach(self.build(count), student, teachers)
+            promise(
+                terms, f"With {count} teachers `teach` returned no losses.", "Return a dict of losses.", "teach"
+            )
             for name, value in terms.items():
-                assert torch.isfinite(value).all(), name
-                assert value.requires_grad, name
+                promise(
+                    value.ndim == 0 or value.shape == (5,),
+                    f"Term '{name}' has the shape {list(value.shape)} for 5 cells and {count} teachers.",
+                    "Reduce over the teachers: [B], one loss a cell, or a scalar.",
+                    "teach",
+                )
+                promise(
+                    torch.isfinite(value).all(),
+                    f"Term '{name}' is not finite with {count} teachers.",
+                    "Look for a log or a division of zero, and for weights that divide by `count - 1`.",
+                    "teach",
+                )
+                promise(
+                    value.requires_grad,
+                    f"Term '{name}' is cut from the graph: the student learns nothing from it.",
+                    "Detach weights and teachers, never the student or the losses.",
+                    "teach",
+                )
 
     def test_equal_teachers_teach_as_one(self) -> None:
-        g = torch.Generator().manual_seed(1)
-        student = Output(torch.randn(5, 3, generator=g))
-        student.labels, student.index = torch.arange(5) % 3, torch.arange(5)
-        teacher = Output(torch.randn(5, 3, generator=g))
+        """Teachers that all say the same teach as one of them would."""
+        student, (teacher,) = answers(1, seed=1)
 
         def taught(count: int) -> torch.Tensor:
             """The gradient in the student's logits, per unit of the weight that this many equal teachers get."""
-            own = Output(student.logits.clone().requires_grad_(), labels=student.labels, index=student.index)
-            terms = self.build(count).teach([self.distiller()] * count, own, [teacher] * count, START)
-            torch.stack([v.mean() for v in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            own = Output(student.logits.detach().requires_grad_(), labels=student.labels, index=student.index)
+            total(self.teach(self.build(count), own, [teacher] * count)).backward()  # type: ignore[no-untyped-call]
+            promise(own.logits.grad is not None, "No gradient reaches the student.", "Detach no loss.", "teach")
             assert own.logits.grad is not None
             return own.logits.grad / own.logits.grad.abs().sum()
 
-        assert torch.allclose(taught(1), taught(3), atol=1e-5)
+        promise(
+            torch.allclose(taught(1), taught(3), atol=1e-5),
+            "Three equal teachers teach otherwise than one of them.",
+            "Let the weights of a cell's teachers sum to a number that does not depend on the cell.",
+            "teach",
+        )
 
     def test_state_is_complete(self) -> None:
-        routing = self.build()
+        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
+        routing, again = self.build(), self.build()
         names = {n for n, _ in routing.named_parameters()}
-        assert names <= set(routing.state_dict())
-        assert bool(names) == self.cls.trainable
+        promise(
+            names <= set(routing.state_dict()),
+            f"`state_dict` lacks {sorted(names - set(routing.state_dict()))}.",
+            "Leave `state_dict` as nn.Module has it.",
+        )
+        promise(
+            bool(names) == self.cls.trainable,
+            f"It has {len(names)} parameters of its own, but says trainable = {self.cls.trainable}.",
+            f"Declare trainable = {bool(names)}, or build parameters in `setup`.",
+            "setup",
+        )
+        student, teachers = answers(3)
+        for _ in range(3):
+            self.teach(routing, student, teachers)
+        again.load_state_dict(routing.state_dict())
+        a, b = (self.teach(r, student, teachers) for r in (routing, again))
+        promise(
+            a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a),
+            "After three steps, saved and loaded into a new instance, the next loss differs.",
+            "Keep what is remembered between steps in a buffer (`self.register_buffer(name, tensor)`), not in a "
+            "plain attribute: attributes are not saved. Take random numbers from `progress.draw`.",
+            "teach",
+        )
+
+    def test_everything_that_is_trained_is_registered(self) -> None:
+        """Every tensor that the loss trains is a registered parameter."""
+        routing = self.build()
+        student, teachers = answers(3)
+        check_registered(total(self.teach(routing, student, teachers)), routing, [student.logits])
+
+    def test_nothing_is_read_back_from_the_device(self) -> None:
+        """A training step never waits for the device."""
+        for count in (1, 3):
+            routing = self.build(count)
+            student, teachers = answers(count)
+            with no_reads("teach"):
+                self.teach(routing, student, teachers)
 
     def test_it_does_not_teach_the_teacher(self) -> None:
-        g = torch.Generator().manual_seed(2)
-        student = Output(torch.randn(5, 3, generator=g).requires_grad_(), labels=torch.arange(5) % 3)
-        teachers = [Output(torch.randn(5, 3, generator=g)) for _ in range(3)]
-        terms = self.build().teach([self.distiller()] * 3, student, teachers, START)
-        torch.stack([v.mean() for v in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
-        assert student.logits.grad is not None
-        assert torch.isfinite(student.logits.grad).all()
-        assert all(t.logits.grad is None for t in teachers)
+        """The loss does not train the teachers."""
+        student, teachers = answers(3, seed=2)
+        terms = self.teach(self.build(), student, teachers)
+        total(terms).backward()  # type: ignore[no-untyped-call]
+        promise(
+            student.logits.grad is not None and torch.isfinite(student.logits.grad).all(),
+            "The student's gradient is missing or not finite.",
+            "Detach weights and teachers, never the student or the losses.",
+            "teach",
+        )
+        promise(
+            all(t.logits.grad is None for t in teachers),
+            "A teacher's logits got a gradient.",
+            "Read teachers through what `teach` is given; they arrive detached.",
+            "teach",
+        )
+
+    def teach(self, routing: Routing, student: Output, teachers: list[Output]) -> dict[str, torch.Tensor]:
+        """The terms of a step, one distiller per teacher."""
+        return routing.teach([self.distiller()] * len(teachers), student, teachers, START)
+
+
+def answers(teachers: int, seed: int = 0) -> tuple[Output, list[Output]]:
+    """A student that wants a gradient, and teachers: 5 cells, 3 classes."""
+    g = torch.Generator().manual_seed(seed)
+    student = Output(torch.randn(5, 3, generator=g).requires_grad_(), labels=torch.arange(5) % 3)
+    student.index = torch.arange(5)
+    return student, [Output(torch.randn(5, 3, generator=g)) for _ in range(teachers)]
+
+
+def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of the terms' means."""
+    return torch.stack([v.mean() for v in terms.values()]).sum()

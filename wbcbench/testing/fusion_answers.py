@@ -1,0 +1,177 @@
+"""What a fusion promises of its answers, as tests: routes, shapes, evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from wbcbench.contracts import Fusion, Outputs, Task, route_names
+from wbcbench.testing.components import component_class
+from wbcbench.testing.promise import promise
+from wbcbench.testing.toys import build_toy, toy_batch, toy_task
+
+
+class FusionAnswers:
+    """Which fusion is tested, and what it must hold in evaluation."""
+
+    fusion: ClassVar[Any]
+    params: ClassVar[dict[str, Any]] = {}
+    """Parameters to test with, where the defaults are not enough."""
+
+    @property
+    def cls(self) -> type[Fusion]:
+        return component_class("fusion", self.fusion)  # type: ignore[no-any-return]
+
+    def count(self) -> int:
+        """How many modalities to test with: two, or as many as the fusion takes."""
+        low, high = self.cls.arity
+        return max(low, min(2, high or 2))
+
+    def task(self) -> Task:
+        return toy_task(self.count())
+
+    def build(self, task: Task | None = None, seed: int = 0) -> Fusion:
+        return build_toy(self.cls, task or self.task(), seed, **self.params)
+
+    def test_routes_are_those_declared(self) -> None:
+        """It answers on the routes that `emits` declares."""
+        fusion = self.build()
+        outputs = fusion(toy_batch(fusion.task).images)
+        expected = route_names(self.cls.emits, fusion.task.modalities)
+        promise(
+            tuple(outputs) == fusion.routes == expected,
+            f"`emits = {self.cls.emits}` means the routes {expected}, but `forward` returned {tuple(outputs)}.",
+            "Return one Output per declared route, in this order, or change `emits`.",
+            "forward",
+        )
+
+    def test_shapes_and_reads(self) -> None:
+        """Logits, embeddings and probabilities have the right shape, and each route says what it reads."""
+        fusion = self.build()
+        batch, classes = toy_batch(fusion.task, cells=5), fusion.task.n_classes
+        for route, out in fusion(batch.images, maps=True).items():
+            promise(
+                out.logits.shape == (5, classes),
+                f"Route '{route}' has logits {list(out.logits.shape)} for 5 cells and {classes} classes.",
+                f"Logits are [B, K], here [5, {classes}]: one row a cell, one column a class.",
+                "forward",
+            )
+            promise(
+                out.reads and out.reads <= set(fusion.task.modalities),
+                f"Route '{route}' says that it reads {sorted(out.reads)}.",
+                f"Give its Output `reads=frozenset(...)` of the modalities {fusion.task.modalities} it looks at.",
+                "forward",
+            )
+            shape = None if out.embedding is None else list(out.embedding.shape)
+            promise(
+                shape is not None and len(shape) == 2 and shape[0] == 5,
+                f"Route '{route}' has the embedding {shape} for 5 cells.",
+                "Give its Output `embedding=` [B, D], what its last linear layer reads.",
+                "forward",
+            )
+        probs = fusion.predict(fusion(batch.images))
+        promise(
+            probs.shape == (5, classes) and torch.allclose(probs.sum(1), torch.ones(5), atol=1e-5),
+            f"`predict` returned {list(probs.shape)} whose rows sum to {probs.sum(-1).tolist()}.",
+            "Return probabilities [B, K] whose rows sum to 1, not logits.",
+            "predict",
+        )
+        promise((probs >= 0).all(), "`predict` returned negative values.", "Return probabilities.", "predict")
+
+    def test_eval_is_deterministic(self) -> None:
+        """In evaluation one input always gets one answer."""
+        fusion = self.build().eval()
+        images = toy_batch(fusion.task).images
+        promise(
+            equal_logits(fusion(images), fusion(images)),
+            "Two calls in evaluation mode on the same images gave different logits.",
+            "Draw random numbers in training only: nn.Dropout or `F.dropout(x, training=self.training)`, no "
+            "torch.rand in `forward`, no count of calls.",
+            "forward",
+        )
+
+    def test_a_row_depends_on_that_row_only(self) -> None:
+        """In evaluation a cell's answer does not depend on the other cells of its batch."""
+        fusion = self.build().eval()
+        images = toy_batch(fusion.task).images
+        alone = {m: x[2:3] for m, x in images.items()}
+        whole, one = fusion(images), fusion(alone)
+        for route in whole:
+            promise(
+                torch.allclose(whole[route].logits[2:3], one[route].logits, atol=1e-5),
+                f"On route '{route}' a cell alone gets other logits than the same cell in a batch.",
+                "Do not normalise, average or attend over the batch axis in evaluation, and do not permute rows.",
+                "forward",
+            )
+
+    def test_the_order_of_the_images_dict_is_irrelevant(self) -> None:
+        """The order in which modalities arrive changes nothing."""
+        fusion = self.build().eval()
+        images = toy_batch(fusion.task).images
+        promise(
+            equal_logits(fusion(images), fusion(dict(reversed(images.items())))),
+            "The same images in a dict of another order gave other logits.",
+            "Loop over `self.task.modalities`, not over `images`.",
+            "forward",
+        )
+
+    def test_an_absent_modality_changes_nothing_if_native(self) -> None:
+        """With `missing = "native"`, the image of an absent modality changes nothing."""
+        if self.cls.missing != "native" or self.count() < 2:
+            return
+        fusion = self.build().eval()
+        images = toy_batch(fusion.task).images
+        present = torch.ones(8, 2, dtype=torch.bool)
+        present[::2, 1] = False
+        second = fusion.task.modalities[1]
+        noisy = dict(images)
+        noisy[second] = torch.where(present[:, 1, None, None, None], images[second], 1e3)
+        before = fusion.predict(fusion(images, present), present)
+        after = fusion.predict(fusion(noisy, present), present)
+        promise(
+            torch.equal(before, after),
+            "Other pixels in an image that `present` calls absent changed the prediction.",
+            'Leave absent modalities out by `present` [B, M], or declare `missing = "impute"`.',
+            "forward",
+        )
+        if self.cls.trained == "gradient":  # a floor may say the same of every cell
+            promise(
+                not torch.equal(before, fusion.predict(fusion(images))),
+                "It predicts the same whether a modality is there or not.",
+                'Use `present` in `forward`, or declare `missing = "impute"`.',
+                "forward",
+            )
+
+    def test_arity(self) -> None:
+        """It takes every number of modalities that `arity` allows."""
+        low, high = self.cls.arity
+        for modalities in range(low, min(high or 5, 5) + 1):
+            fusion = self.build(toy_task(modalities))
+            probs = fusion.predict(fusion(toy_batch(fusion.task).images))
+            promise(
+                probs.shape == (8, fusion.task.n_classes),
+                f"With {modalities} modalities, `predict` returned {list(probs.shape)}.",
+                f"Return [B, K] for {low} to {high or 'any number of'} modalities, or narrow `arity`.",
+                "predict",
+            )
+
+    def test_deploy_predicts_what_eval_predicts(self) -> None:
+        """What is deployed predicts what was evaluated."""
+        fusion = self.build().eval()
+        images = toy_batch(fusion.task).images
+        deployed = fusion.deploy().eval()
+        promise(
+            torch.allclose(deployed(images), fusion.predict(fusion(images)), atol=1e-6),
+            "The module that `deploy` returns predicts otherwise than `predict` of `forward`.",
+            "Let `deploy` compute the same probabilities, or leave it out.",
+            "deploy",
+        )
+
+
+def equal_logits(a: Outputs, b: Outputs) -> bool:
+    """Whether two outputs have the same routes, in order, and the same logits."""
+    return list(a) == list(b) and all(torch.equal(a[r].logits, b[r].logits) for r in a)
+
+
+__all__ = ["FusionAnswers", "equal_logits"]

@@ -1,0 +1,46 @@
+"""One training step as the loop makes it, for tests of policies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Batch, Fusion, Outputs, Policy, Progress
+from wbcbench.training.supervision import task_loss, total, with_labels
+
+
+def policy_step(
+    fusion: Fusion, policies: list[Policy], batch: Batch, progress: Progress
+) -> tuple[dict[str, Tensor], Outputs, Batch]:
+    """One training step as the loop makes it, without the optimiser: task terms, outputs, the batch shown.
+
+    `batch` comes with the images of its cells; gradients are left in the parameters.
+    """
+    images = batch.images
+    batch = fusion.assemble(batch, progress.draw)
+    for policy in policies:
+        batch = policy.assemble(batch, progress.draw)
+    if batch.rows is not None:
+        batch.images = {m: x[batch.rows[m]] for m, x in images.items()}
+        if batch.present is not None:
+            columns = [batch.present[batch.rows[m], i] for i, m in enumerate(images)]
+            batch.present = torch.stack(columns, 1)
+    for policy in policies:
+        batch = policy.images(batch, progress.draw)
+
+    def run(images: dict[str, Tensor], present: Tensor | None) -> Outputs:
+        return with_labels(fusion(images, present), batch)
+
+    outputs = run(batch.images, batch.present)
+    for policy in policies:
+        policy.after_forward(run, outputs, batch, progress)
+    weights = torch.ones(fusion.task.n_classes)
+    terms = task_loss(fusion, policies, outputs, batch, weights, progress)
+    if not any(policy.backward(terms, torch.zeros(()), fusion) for policy in policies):
+        total(terms).backward()  # type: ignore[no-untyped-call]
+    for policy in policies:
+        policy.after_backward(fusion, outputs, batch, progress)
+    return terms, outputs, batch
+
+
+__all__ = ["policy_step"]
