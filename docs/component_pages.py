@@ -22,7 +22,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_config(config: MkDocsConfig, **_: Any) -> MkDocsConfig:
-    """mkdocstrings reads sources and imports nothing: it needs a folder in which plugins/ has its installed name."""
+    """mkdocstrings reads sources and imports nothing: it needs plugins/ under its installed name."""
     from pathlib import Path
 
     root = Path(config.config_file_path).parents[1]

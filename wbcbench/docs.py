@@ -1,4 +1,4 @@
-"""Pages on components, in Markdown, from what the registry knows of them; the site in `docs/` is made with them."""
+"""Pages on components, in Markdown, from what the registry knows of them. The site in `docs/` has them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,12 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         facts["Toy problems it must solve"] = ", ".join(told["solves"])
     elif told["kind"] == "distiller":
         facts["Matches"] = told["matches"]
-        usual = {"replayable": told["needs"]["replayable"], "taught_by": "teacher", "min_classes": 2, "min_batch": 1}
+        usual = {
+            "replayable": told["needs"]["replayable"],
+            "taught_by": "teacher",
+            "min_classes": 2,
+            "min_batch": 1,
+        }
         needs = {k: v for k, v in told["needs"].items() if v and usual.get(k) != v}
         facts["Needs"] = "; ".join(f"{k.replace('_', ' ')}: {_value(v)}" for k, v in needs.items())
         facts["Teachers' answers are replayed"] = "yes" if told["replayable"] else "if they fit on disk"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import re
@@ -11,6 +12,7 @@ from types import ModuleType
 
 LOCAL_PACKAGE = "wbcbench_local"
 _FILE = "::"
+_DIGEST = "__wbcbench_digest__"
 
 
 def file_target(path: Path, class_name: str) -> str:
@@ -57,11 +59,13 @@ def plugin_stem(path: Path) -> str:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a plugin file as `wbcbench_local.<stem>`; a second call returns the same module."""
+    """Import a plugin file as `wbcbench_local.<stem>`; a second call returns the same module, unless the file (or
+    one beside it, of a plugin that is a folder) was edited since, as one does in a notebook."""
     path = path.resolve()
     name = f"{LOCAL_PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', plugin_stem(path))}"
+    digest = _content(path)
     known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
+    if known is not None and getattr(known, _DIGEST, None) == (str(path), digest):
         return known
     if LOCAL_PACKAGE not in sys.modules:
         parent = ModuleType(LOCAL_PACKAGE)
@@ -71,12 +75,24 @@ def import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python source file")
+    for stale in [n for n in sys.modules if n.startswith(f"{name}.")]:
+        del sys.modules[stale]
     module = importlib.util.module_from_spec(spec)
+    setattr(module, _DIGEST, (str(path), digest))
     # Before exec: dataclasses, pydantic and pickle look their module up by name.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader: its bytecode cache misses an edit of the same length within a second.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def _content(path: Path) -> str:
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    found = hashlib.sha256()
+    for file in files:
+        found.update(f"{file}\0".encode() + file.read_bytes())
+    return found.hexdigest()

@@ -1,8 +1,7 @@
 """The verbs of the command line as functions, for notebooks and scripts.
 
 They take the same words (`fusion="early,independent"`, or a list), read the same config files, and return objects
-that show themselves as tables and open as pandas frames. `WBCBENCH_*` variables of flags are not read here: a
-notebook says what it does.
+that show themselves as tables and open as pandas frames.
 """
 
 from wbcbench.api.boards import Boards, leaderboard

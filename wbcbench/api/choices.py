@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ Seeds = int | str | Sequence[int] | None
 
 
 def request_of(arguments: Mapping[str, Any]) -> Request:
-    """The request that keyword arguments make; those that are None are left to the config file and defaults.
+    """The request that keyword arguments make. Those that are None are left to the variables that stand in for
+    flags (`WBCBENCH_EPOCHS`), then to the config file, then to defaults.
 
     Raises:
         UsageError: an unknown name or a value out of range.
@@ -26,7 +28,13 @@ def request_of(arguments: Mapping[str, Any]) -> Request:
     from wbcbench.cli.choices import FLAGS
     from wbcbench.spec.load import load_request
 
-    flags = {key: arguments[name] for name, key in FLAGS.items() if arguments.get(name) is not None}
+    flags = {}
+    for name, key in FLAGS.items():
+        variable = os.environ.get(f"WBCBENCH_{name.upper()}")
+        if arguments.get(name) is not None:
+            flags[key] = arguments[name]
+        elif variable:
+            flags[key] = variable
     flags = {key: str(value) if isinstance(value, Path) else value for key, value in flags.items()}
     config = arguments.get("config")
     return load_request(None if config is None else Path(config), flags, values=arguments.get("set"))
