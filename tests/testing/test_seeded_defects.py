@@ -265,7 +265,7 @@ DEFECTS = {
         "what_it_says", r"\[N=300, C, S, S\]",
     ),
     "dataset, a fingerprint that changes": Defect(
-        "dataset", (('content_digest("mine 1",', 'content_digest(np.random.default_rng().random(),'),),
+        "dataset", (('content_digest(self.name, 1,', 'content_digest(np.random.default_rng().random(),'),),
         "loading_twice", r"Two loads.*addresses",
     ),
 }  # fmt: skip
