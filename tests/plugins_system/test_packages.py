@@ -105,7 +105,7 @@ def test_packages_in_an_environment_of_their_own(tmp_path: Path) -> None:
             assert shown["provider"] == owner
     assert "'wbcbench/gmu'" in env.wbcbench("run", *data, "--fusion", "gmu", "--dry-run", code=2).stderr
     plain = json.loads(env.wbcbench("show", "fusion", "gmu", "--json", "--no-plugins=rival").stdout)
-    assert plain["builtin"] if "builtin" in plain else plain["provider"] == "wbcbench"
+    assert plain["provider"] == "wbcbench"
 
     # Written for another version of the hooks: refused with both numbers; asking for it ends with 4.
     files = write_package("fusion", "later", tmp_path / "new").files

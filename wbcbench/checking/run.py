@@ -14,6 +14,7 @@ import pytest
 
 import wbcbench.testing
 from wbcbench.checking.verdict import Verdict, broken
+from wbcbench.errors import UsageError
 
 _FILE = "contract"
 _OPTIONS = (
@@ -23,7 +24,7 @@ _OPTIONS = (
 
 
 def check_component(
-    kind: str, cls: type, params: dict[str, Any], done: Callable[[Verdict], None] = lambda _: None
+    kind: str, cls: type, params: dict[str, Any], done: Callable[[Verdict], None] = lambda _: None, only: str = ""
 ) -> list[Verdict]:
     """Every promise of the kind's contract, in the contract's order.
 
@@ -32,11 +33,15 @@ def check_component(
         cls: its class.
         params: for its `Params`, where not the defaults.
         done: called with each verdict as soon as it stands.
+        only: check only the promises that these words are part of (or of the name of their test).
+
+    Raises:
+        UsageError: the words are part of none.
     """
     contract = getattr(wbcbench.testing, f"{kind.capitalize()}Contract")
     subject = "component" if kind == "dataset" else kind
     case = type("TestContract", (contract,), {subject: cls, "params": params})
-    recorder = _Recorder(case, cls, done)
+    recorder = _Recorder(case, cls, done, only)
     with tempfile.TemporaryDirectory(prefix="wbcbench-check-") as name, _own_environment():
         folder = Path(name)
         (folder / _FILE).touch()
@@ -50,6 +55,8 @@ def check_component(
         code = pytest.main([*_OPTIONS, *where, str(folder / _FILE)], plugins=[recorder])
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED and only:
+        raise UsageError(f"Expected words of a promise, but '{only}' is in none of: {' '.join(recorder.promises)}")
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest ended with {code!r}")
     return recorder.finish()
@@ -58,8 +65,9 @@ def check_component(
 class _Recorder:
     """A pytest plugin: collects the contract as if it stood in a file, and keeps what became of each test."""
 
-    def __init__(self, case: type, cls: type, done: Callable[[Verdict], None]) -> None:
-        self.case, self.cls, self.done = case, cls, done
+    def __init__(self, case: type, cls: type, done: Callable[[Verdict], None], only: str) -> None:
+        self.case, self.cls, self.done, self.only = case, cls, done, only
+        self.promises: dict[str, None] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.running = ""
 
@@ -72,21 +80,25 @@ class _Recorder:
         module.obj = holder
         return module
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self.promises = {self._said(_test(item)): None for item in items}
+        words = self.only.lower()
+        items[:] = [i for i in items if words in _test(i) or words in self._said(_test(i)).lower()]
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        test = getattr(item, "originalname", item.name)
+        test = _test(item)
         if self.running not in ("", test):
             self._tell(self.running)
         self.running = test
         known = self.verdicts.get(test)
         if known is None or known.ok:  # a test with several parameters: the first failure counts
-            said = (getattr(self.case, test).__doc__ or test.removeprefix("test_").replace("_", " ")).strip()
-            self.verdicts[test] = Verdict(test, said.splitlines()[0], True)
+            self.verdicts[test] = Verdict(test, self._said(test), True)
             if call.excinfo is not None and not report.skipped:
-                self.verdicts[test] = broken(test, said.splitlines()[0], call.excinfo.value, self.cls)
+                self.verdicts[test] = broken(test, self._said(test), call.excinfo.value, self.cls)
         return report
 
     def finish(self) -> list[Verdict]:
@@ -94,8 +106,18 @@ class _Recorder:
             self._tell(self.running)
         return list(self.verdicts.values())
 
+    def _said(self, test: str) -> str:
+        """The promise: the first line of the test's docstring."""
+        doc = getattr(self.case, test).__doc__ or test.removeprefix("test_").replace("_", " ")
+        return str(doc).strip().splitlines()[0]
+
     def _tell(self, test: str) -> None:
         self.done(self.verdicts[test])
+
+
+def _test(item: pytest.Item) -> str:
+    """The test's name without parameters."""
+    return getattr(item, "originalname", None) or item.name
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _defined_at(cls: type, method: str) -> str:
     """Where the class's method is written, or the class where the method is inherited from the contract."""
     for owner in cls.__mro__ if method else ():
-        if method in vars(owner) and not owner.__module__.startswith(("wbcbench.contracts", "torch")):
+        if method in vars(owner) and not owner.__module__.startswith(("wbcbench.contracts", "torch", "builtins")):
             member = vars(owner)[method]
             return _line(member.fget if isinstance(member, property) else member)
     return _line(cls)

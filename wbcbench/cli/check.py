@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.argument("plugin", metavar="PLUGIN_OR_NAME")
 @click.option("--kind", help="What the name is, where it could be several things: fusion, distiller, ...")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter to test with.")
+@click.option("--only", default="", metavar="WORDS", help="Check only promises with these words.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each promise that is broken.")
 @json_option
 @plugin_options
@@ -30,6 +31,7 @@ def command(
     plugin: str,
     kind: str | None,
     settings: tuple[str, ...],
+    only: str,
     verbose: bool,
     as_json: bool,
     plugins: PluginOptions,
@@ -50,14 +52,14 @@ def command(
     from wbcbench.checking import find_subjects
 
     subjects = find_subjects(plugin, plugins, kind_of(kind) if kind else "")
-    documents = [_check(subject, settings, verbose, not as_json) for subject in subjects]
+    documents = [_check(subject, settings, only, verbose, not as_json) for subject in subjects]
     ok = all(d["ok"] for d in documents)
     if as_json:
         print_json({"ok": ok, "components": documents})
     return ExitCode.OK if ok else ExitCode.SOME_FAILED
 
 
-def _check(subject: Subject, settings: tuple[str, ...], verbose: bool, talk: bool) -> dict[str, Any]:
+def _check(subject: Subject, settings: tuple[str, ...], only: str, verbose: bool, talk: bool) -> dict[str, Any]:
     from wbcbench.checking import Verdict, check_component
     from wbcbench.cli.settings import given_params
     from wbcbench.registry import qualified_name
@@ -81,7 +83,7 @@ def _check(subject: Subject, settings: tuple[str, ...], verbose: bool, talk: boo
     ] or [Verdict("name", "Its name is its own.", True)]
     for verdict in verdicts:
         tell(verdict)
-    verdicts += check_component(component.kind, cls, params, tell)
+    verdicts += check_component(component.kind, cls, params, tell, only)
     kept = sum(v.ok for v in verdicts)
     if talk:
         click.echo(f"{kept} of {len(verdicts)} promises kept.", file=out)

@@ -49,7 +49,7 @@ def write_file(kind: str, name: str, folder: Path) -> Written:
     plugin, test = folder / f"{name}.py", folder / f"test_{name}.py"
     _refuse_existing(plugin, test, folder / name)
     atomic_write_text(plugin, _filled(f"{kind}.py", kind, name))
-    atomic_write_text(test, _contract(kind, name, f'Path(__file__).with_name("{name}.py")', str(test)))
+    atomic_write_text(test, _contract(kind, name, f'Path(__file__).with_name("{name}.py")'))
     return Written(
         (plugin, test),
         (
@@ -72,7 +72,7 @@ def write_package(kind: str, name: str, folder: Path) -> Written:
         f"{module}/__init__.py": _filled("package/plugin.txt", kind, name),
         f"{module}/{name}.py": _filled(f"{kind}.py", kind, name),
         f"{module}/py.typed": "",
-        f"tests/test_{name}.py": _contract(kind, name, f'"{name}"', f"tests/test_{name}.py"),
+        f"tests/test_{name}.py": _contract(kind, name, f'"{name}"'),
     }
     with atomic_folder(root) as building:
         for path, text in texts.items():
@@ -99,11 +99,11 @@ def _refuse_existing(*paths: Path) -> None:
             raise UsageError(f"Expected to write {path}, but it exists. Choose another name, or remove it.")
 
 
-def _contract(kind: str, name: str, target: str, test: str) -> str:
+def _contract(kind: str, name: str, target: str) -> str:
     imports = "from pathlib import Path\n\n" if target.startswith("Path") else ""
     subject = "component" if kind == "dataset" else kind
     text = (TEMPLATES / "contract.txt").read_text(encoding="utf-8").replace("MyImports\n", imports)
-    text = text.replace("MySubject", subject).replace("MyTarget", target).replace("MyTest", test)
+    text = text.replace("MySubject", subject).replace("MyTarget", target)
     return _named(text, kind, name)
 
 

@@ -178,7 +178,7 @@ class DistillerContract:
         distiller = self.build(student, teacher)
         terms = distiller.terms(student, teacher, START)
         if terms:
-            check_registered(_sum(terms), distiller, _tensors(student))
+            check_registered(_sum(terms), distiller, _tensors(student), "setup")
 
     def test_the_step_s_random_numbers_decide_all(self) -> None:
         """Equal inputs and an equal draw give equal losses."""

@@ -26,8 +26,17 @@ def trained_leaves(loss: Tensor) -> list[Tensor]:
     return list(found.values())
 
 
-def check_registered(loss: Tensor, module: nn.Module, known: Iterable[Tensor] = ()) -> None:
-    """Raise `BrokenPromise` if the loss trains a tensor that is neither the module's parameter nor in `known`."""
+def check_registered(
+    loss: Tensor, module: nn.Module, known: Iterable[Tensor] = (), method: str = "__init__"
+) -> None:
+    """Raise `BrokenPromise` if the loss trains a tensor that is neither the module's parameter nor in `known`.
+
+    Args:
+        loss: scalar.
+        module: the component.
+        known: tensors that others train.
+        method: where the component makes its parameters.
+    """
     if loss.grad_fn is None:
         return
     registered = {id(t) for t in (*module.parameters(), *known)}
@@ -39,7 +48,7 @@ def check_registered(loss: Tensor, module: nn.Module, known: Iterable[Tensor] = 
         "checkpoint holds it.",
         "Assign an nn.Parameter or a module to an attribute of `self`; hold several in nn.ParameterList, "
         "nn.ParameterDict, nn.ModuleList or nn.ModuleDict instead of a list or dict.",
-        "__init__",
+        method,
     )
 
 

@@ -131,7 +131,7 @@ class PolicyContract:
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             terms, _, _ = policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
-            check_registered(total(terms), policy, fusion.parameters())
+            check_registered(total(terms), policy, fusion.parameters(), "setup")
 
     def test_predictions_and_weights_are_left_alone(self) -> None:
         """It changes neither the fusion's weights nor what a given network predicts."""

@@ -127,7 +127,7 @@ class RoutingContract:
         """Every tensor that the loss trains is a registered parameter."""
         routing = self.build()
         student, teachers = answers(3)
-        check_registered(total(self.teach(routing, student, teachers)), routing, [student.logits])
+        check_registered(total(self.teach(routing, student, teachers)), routing, [student.logits], "setup")
 
     def test_nothing_is_read_back_from_the_device(self) -> None:
         """A training step never waits for the device."""

@@ -48,7 +48,7 @@ class MyMethod(Dataset):
 
     def _fingerprint(self) -> str:
         # Must change whenever pixels, labels or groups could: of files, digest their bytes (or sizes and names).
-        return content_digest("my_method 1", sorted(self.params.model_dump().items()))
+        return content_digest(self.name, 1, sorted(self.params.model_dump().items()))
 
     def _read(self) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64], NDArray[np.int64]]:
         """Modality -> uint8 [N, C, S, S]; labels [N]; donors [N]."""
