@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
 from wbcbench.spec import Component as SpecComponent
@@ -45,6 +46,21 @@ class ComparisonKey(Strict):
     augmentation: Augmentation
     selection: str
     metrics_version: int = METRICS_VERSION
+    leaks_allowed: bool = False
+    """True where a donor or an image was allowed to stand on two sides of the split."""
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without leaks nothing is said of them, so that a key's digest is what it was before there was a word."""
+        document: dict[str, Any] = handler(self)
+        if not self.leaks_allowed:
+            document.pop("leaks_allowed", None)
+        return document
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The fields' schema: of a serialiser of our own pydantic knows only that it gives a mapping."""
+        return handler({k: v for k, v in core_schema.items() if k != "serialization"})  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, trial: Trial, *, fingerprint: str, split: str, classes: tuple[str, ...]) -> ComparisonKey:
@@ -54,6 +70,7 @@ class ComparisonKey(Strict):
             dataset=p.dataset.name, fingerprint=fingerprint, split=split, modalities=p.modalities,
             image_size=p.image_size, classes=classes, budget=p.budget, augmentation=p.augmentation,
             selection=p.selection.metric, metrics_version=p.metrics_version,
+            leaks_allowed=p.split.allow_leaks,
         )  # fmt: skip
 
     @property
@@ -176,8 +193,8 @@ def _differences(path: str, mine: Any, theirs: Any) -> list[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         return [
             line
-            for name in mine
-            for line in _differences(f"{path}.{name}" if path else name, mine[name], theirs[name])
+            for name in [*mine, *(n for n in theirs if n not in mine)]
+            for line in _differences(f"{path}.{name}" if path else name, mine.get(name), theirs.get(name))
         ]
     return [] if mine == theirs else [f"{path}: {_short(mine)} != {_short(theirs)}"]
 

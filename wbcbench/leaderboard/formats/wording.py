@@ -18,7 +18,7 @@ def title(board: Board) -> str:
         " (pseudo-multimodal)" if len(k.modalities) > 1 and all(r.pseudo_multimodal for r in board.rows) else ""
     )
     return (
-        f"{k.dataset}: {' + '.join(k.modalities)}{pseudo}, {k.image_size} px, {len(k.classes)} classes, "
+        f"{k.dataset}: {' + '.join(k.modalities)}{pseudo}{', LEAKS ALLOWED' if k.leaks_allowed else ''}, {k.image_size} px, {len(k.classes)} classes, "
         f"{k.budget.epochs} epochs of batch {k.budget.batch_size} (key {board.digest})"
     )
 
