@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wbcbench.contracts.dataset import Dataset
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.file_source import FileSource
 from wbcbench.data.listed import ListedImages
@@ -12,7 +13,7 @@ from wbcbench.data.problems import Problems
 from wbcbench.errors import DataError
 
 
-class Folder(ListedImages):
+class Folder(ListedImages, Dataset):
     """PNG, JPEG, TIFF or BMP, 8 or 16 bit, of any size, centre-cropped; an empty path is a missing image.
 
     A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose

@@ -123,7 +123,9 @@ def test_copies_are_cells_with_their_images_on_another_side() -> None:
     split = make_split(cells, ALLOWED)
     assert split.leaks.across == ((2, 250, 350), (3, 360, 361))
     assert not split.leaks.conflicts
-    with pytest.raises(LeakError, match=r"6 cells have.*id2 = id250, id3 = id360\).*split\.allow_leaks=true") as caught:
+    with pytest.raises(
+        LeakError, match=r"6 cells have.*id2 = id250, id3 = id360\).*split\.allow_leaks=true"
+    ) as caught:
         make_split(cells, SplitSpec())
     assert caught.value.exit_code == ExitCode.NOT_COMPARABLE
     for i in range(10, 20):

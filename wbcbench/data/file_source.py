@@ -107,9 +107,7 @@ class ZipSource(FileSource):
         """See `FileSource.names`; what macOS adds to zips is left out too."""
         entries = [name for name in self._opened().namelist() if not name.endswith("/")]
         return sorted(
-            name
-            for name in entries
-            if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+            name for name in entries if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
         )
 
     def close(self) -> None:

@@ -52,14 +52,14 @@ class Leaks:
         if self.torn:
             names = ", ".join(groups[g] if groups else str(g) for g in self.torn[:SHOWN])
             out.append(
-                f"Expected every group on one side of the split, but {len(self.torn)} of {self.groups} stand on two "
-                f"or more ({names}{_more(self.torn)}): the test would be on donors seen in training."
+                f"Expected every group on one side of the split, but {len(self.torn)} of {self.groups} stand on "
+                f"two or more ({names}{_more(self.torn)}): the test would be on donors seen in training."
             )
         if self.across:
             shown = ", ".join(named(rows[:2]) for rows in self.across[:SHOWN])
             out.append(
-                f"Expected every image on one side of the split, but {sum(map(len, self.across))} cells have their "
-                f"image on another side too ({shown}{_more(self.across)})."
+                f"Expected every image on one side of the split, but {sum(map(len, self.across))} cells have "
+                f"their image on another side too ({shown}{_more(self.across)})."
             )
         if self.conflicts:
             shown = ", ".join(named(rows[:2]) for rows in self.conflicts[:SHOWN])

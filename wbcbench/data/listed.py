@@ -134,7 +134,9 @@ class ListedImages(Dataset):
         if index.oblong:
             notes.append(f"{index.oblong} images that are not square were cut to their middle square.")
         if index.side != side:
-            sides = f"{index.smallest}" if index.smallest == index.largest else f"{index.smallest}..{index.largest}"
+            sides = (
+                f"{index.smallest}" if index.smallest == index.largest else f"{index.smallest}..{index.largest}"
+            )
             notes.append(f"Images of {sides} pixels were resized to {side}.")
         for name, paths in manifest.paths.items():
             missing = sum(not path for path in paths)

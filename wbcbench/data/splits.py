@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class Split:
     """Hex digest over labels, assignment and the data's fingerprint."""
     scheme: str
     """The scheme really used: 'official' or 'stratified'."""
-    leaks: Leaks = Leaks()
+    leaks: Leaks = field(default_factory=Leaks)
     """What is wrong with it, and was allowed."""
 
 

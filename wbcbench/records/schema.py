@@ -58,7 +58,9 @@ class ComparisonKey(Strict):
         return document
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         """The fields' schema: of a serialiser of our own pydantic knows only that it gives a mapping."""
         return handler({k: v for k, v in core_schema.items() if k != "serialization"})  # type: ignore[arg-type]
 
