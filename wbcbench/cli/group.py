@@ -15,6 +15,7 @@ VERBS = {
     "search": "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
     "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
     "show": "Show one component: its parameters, defaults, search space, source.",
+    "data": "Look at your own cells, bring them in, and check the split for leaks.",
     "plugins": "Show which plugins were found, and why any was not loaded.",
     "submit": "Pack records for a leaderboard that others keep.",
     "leaderboard": "Build, check and compare tables of stored results.",

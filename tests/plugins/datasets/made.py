@@ -30,7 +30,8 @@ def bsccm(folder: Path, side: int = 12) -> Path:
         "fluorescence": {"channel_names": list(FLUOR)},
     }
     (folder / "BSCCM_global_metadata.json").write_text(json.dumps(metadata))
-    index = ["global_index,position_in_fov_y_pix,fov_center_x,fov_center_y,batch,antibodies,slide_replicate,data_path"]
+    index = ["global_index,position_in_fov_y_pix,fov_center_x,fov_center_y,batch,antibodies,slide_replicate,"
+             "data_path"]  # fmt: skip
     markers = ["global_index,CD45_full_model_unmixed," + ",".join(f"selection_gated_{g}" for g in GATES)]
     store = zarr.open_group(folder / "BSCCM_images.zarr", mode="w", zarr_format=2)
     for i, gates in enumerate(GATE_OF_CELL):

@@ -66,13 +66,14 @@ def test_bsccm_picks_the_right_planes_cells_and_classes(tmp_path: Path) -> None:
     kept = [0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15]
     assert cells.ids == tuple(f"cell {100 + 7 * i}" for i in kept)
     np.testing.assert_array_equal(cells.labels, [0, 0, 1, 1, 1, 2, 2, 2, 1, 0, 2, 1])
-    np.testing.assert_array_equal(cells.images["dpc"][:, :, 0, 0], [[5 + 10 * i, 6 + 10 * i, 7 + 10 * i, 4 + 10 * i]
-                                                                    for i in kept])  # fmt: skip
+    corners = np.array([[5, 6, 7, 4]]) + 10 * np.array(kept)[:, None]
+    np.testing.assert_array_equal(cells.images["dpc"][:, :, 0, 0], corners)
     np.testing.assert_array_equal(cells.images["fluorescence"][0, :, 0, 0], [5, 4, 3, 2, 1, 0])
     assert cells.images["dpc"].dtype == np.uint16
     assert cells.groups is not None
     assert cells.groups[0] == cells.groups[1] != cells.groups[2] == cells.groups[3]
-    fine = Bsccm(Bsccm.Params(path=str(folder), classes=10, modalities={"bf": ["Brightfield"]}, group="none")).load()
+    params = Bsccm.Params(path=str(folder), classes=10, modalities={"bf": ["Brightfield"]}, group="none")
+    fine = Bsccm(params).load()
     assert [fine.classes[c] for c in fine.labels] == [
         f"gate_{g}" for g in (0, 0, 1, 2, 3, 7, 8, 9, 4, 5, 0, 9, 1)
     ]  # here a cell in two gates is always in two classes
@@ -191,8 +192,7 @@ def test_imaging_flow_keeps_the_scale_and_knows_what_is_missing(tmp_path: Path) 
     assert cells.modalities == {"bf": 1, "pi": 1, "df": 1}
     assert cells.images["bf"].shape == (8, 1, 14, 14)
     assert cells.classes == ("G1", "S")
-    assert cells.ids == tuple(f"{'GS'[c]}{'1' if not c else ''}/{i}" for c, i in
-                              [(0, 97), (0, 99), (0, 101), (0, 103), (1, 98), (1, 100), (1, 102), (1, 104)])  # fmt: skip
+    assert cells.ids == ("G1/97", "G1/99", "G1/101", "G1/103", "S/98", "S/100", "S/102", "S/104")
     assert cells.present is not None
     assert cells.ids[int(np.flatnonzero(~cells.present[:, 2])[0])] == "S/100"
     assert (~cells.present).sum() == 1
