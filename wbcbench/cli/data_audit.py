@@ -67,8 +67,8 @@ def _print(d: dict[str, Any]) -> None:
         click.echo("Leaks found, and allowed. A run needs --set split.allow_leaks=true, and its key says so.")
     else:
         click.echo(
-            "Leaks found: a run refuses this split. `wbcbench data import` drops copies; --set "
-            "split.scheme=stratified keeps groups whole; --set split.allow_leaks=true trains nevertheless, and the comparison key says so."
+            "Leaks found: a run refuses this split. `wbcbench data import` drops copies; split.scheme=stratified "
+            "keeps groups whole; split.allow_leaks=true trains nevertheless, and the comparison key says so."
         )
 
 

@@ -20,7 +20,7 @@ from wbcbench.cli.output import print_json
               help="A folder that is not there yet.")  # fmt: skip
 @click.option("--copy", is_flag=True, help="Copy the images; else they are referred to where they lie.")
 @click.option("--copies", type=click.Choice(["drop", "keep"]), default="drop", show_default=True,
-              help="Of cells with equal pixels drop all but one (all, if labels differ), or keep them.")  # fmt: skip
+              help="Of cells with equal pixels drop all but one (all if labels differ), or none.")  # fmt: skip
 @json_option
 def command(source: Source, dest: Path, copy: bool, copies: Literal["drop", "keep"], as_json: bool) -> None:
     """Write DEST from PATH: dataset.yaml for `wbcbench run --config`, a manifest (or cells.npz), import.json.

@@ -77,17 +77,11 @@ def source_options(function: F) -> F:
         "--modality",
         multiple=True,
         metavar="NAME=COLUMN",
-        help="Images of a modality (.npz: array, or channels as 0,1); repeatable; default: recognised.",
+        help="Images of a modality (.npz: array, or channels as 0,1); repeatable.",
     )
-    @click.option(
-        "--root", type=click.Path(path_type=Path, exists=True), help="Where a CSV's paths start (or a zip)."
-    )
-    @click.option(
-        "--levels", metavar="A/B", help="What folders are: class, modality/class, split/class, group/class ..."
-    )
-    @click.option(
-        "--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows of a CSV to leave out; repeatable."
-    )
+    @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Where a CSV's paths start.")
+    @click.option("--levels", metavar="A/B", help="What folders are: class, modality/class, split/class ...")
+    @click.option("--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows to leave out; repeatable.")
     @click.option("--dataset", metavar="NAME", help="Read PATH by this data set (bsccm, medmnist, pbc ...).")
     @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Its parameters; repeatable.")
     @plugin_options

@@ -123,10 +123,7 @@ def run_commands(survey: Survey, flags: Sequence[str] = ()) -> list[str]:
     """
     size = [] if survey.side else ["--image-size", str(suggested_side(survey))]
     if not survey.dataset:
-        option = (
-            ["--root", str(survey.root)] if survey.kind == "manifest" and survey.root != survey.path.parent else []
-        )
-        bring = ["wbcbench", "data", "import", str(survey.path), "-o", "my_cells", *option]
+        bring = ["wbcbench", "data", "import", str(survey.path), "-o", "my_cells", *flags]
         return [shlex.join(bring), shlex.join(["wbcbench", "run", "--config", "my_cells/dataset.yaml"])]
     words = ["wbcbench", "run", "--dataset", survey.dataset]
     for key, value in survey.settings.items():
