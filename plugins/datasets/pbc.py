@@ -30,8 +30,8 @@ class Pbc(ListedImages, Dataset):
     classes; `copies` says what is done about them. One modality, `brightfield`, of RGB; `stains` makes
     pseudo-modalities of it.
 
-    Verified on a copy of the published tree: folder names, counts of the paper, sizes, copies, a stray hidden
-    file. Not known here: digests of the deposit's files, which are therefore not checked.
+    Verified on a public mirror of the published tree: folder names, counts of the paper, sizes, copies, a stray
+    hidden file. Not known here: digests of the deposit's files, which are therefore not checked.
     """
 
     name = "pbc"

@@ -82,7 +82,7 @@ class ComparisonKey(Strict):
 
     def diff(self, other: ComparisonKey) -> list[str]:
         """The fields in which two keys differ, each as `field: mine != theirs`; empty when equal."""
-        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        mine, theirs = ({**k.model_dump(mode="json"), "leaks_allowed": k.leaks_allowed} for k in (self, other))
         return list(_differences("", mine, theirs))
 
 
@@ -195,8 +195,8 @@ def _differences(path: str, mine: Any, theirs: Any) -> list[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         return [
             line
-            for name in [*mine, *(n for n in theirs if n not in mine)]
-            for line in _differences(f"{path}.{name}" if path else name, mine.get(name), theirs.get(name))
+            for name in mine
+            for line in _differences(f"{path}.{name}" if path else name, mine[name], theirs[name])
         ]
     return [] if mine == theirs else [f"{path}: {_short(mine)} != {_short(theirs)}"]
 
