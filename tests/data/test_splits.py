@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from wbcbench.contracts.dataset import Cells
+from wbcbench.data.leaks import Leaks
 from wbcbench.data.splits import Split, make_split
 from wbcbench.errors import DataError, ExitCode, LeakError
+from wbcbench.scheduling.messages import EndMessage, kind_of_error, pack, unpack
+from wbcbench.spec.canonical import digest
 from wbcbench.spec.trial import SplitSpec
 
 CLASSES = ("a", "b", "c")
@@ -142,6 +145,24 @@ def test_one_image_with_two_labels_is_refused_on_whatever_side() -> None:
     with pytest.raises(LeakError, match=r"1 images carry two or more \(row 6 = row 7\)"):
         make_split(cells, SplitSpec())
     assert make_split(cells, ALLOWED).leaks.conflicts == ((6, 7),)
+
+
+def test_a_split_that_allows_no_leaks_is_identified_as_it_always_was() -> None:
+    assert SplitSpec().model_dump() == {"scheme": "official", "val": 0.15, "test": 0.25, "seed": 0}
+    assert SplitSpec.model_validate(ALLOWED.model_dump()) == ALLOWED != SplitSpec()
+    assert digest(ALLOWED) != digest(SplitSpec())
+
+
+def test_a_leak_found_by_a_worker_ends_with_the_same_exit_code() -> None:
+    with pytest.raises(LeakError) as caught:
+        Leaks(torn=(1,), groups=3).refuse()
+    message = EndMessage("refused", str(caught.value), kind_of_error(caught.value))
+    (packed,) = pack(message).values()
+    found = unpack({"wbcbench": packed})
+    assert isinstance(found, EndMessage)
+    exception = found.exception()
+    assert isinstance(exception, LeakError)
+    assert exception.exit_code == ExitCode.NOT_COMPARABLE
 
 
 def test_what_is_allowed_leaves_the_division_and_its_hash_alone() -> None:

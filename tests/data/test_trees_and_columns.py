@@ -84,6 +84,13 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
         tree(files(tmp_path / "empty", "a/readme.txt"))
 
 
+def test_channels_of_a_flow_cytometer_are_not_taken_for_cells(tmp_path: Path) -> None:
+    files(tmp_path, *(f"{c}/{i}_Ch{k}.ome.tif" for c in ("G1", "S") for i in range(3) for k in (1, 3)))
+    with pytest.raises(DataError, match="--dataset imaging_flow"):
+        tree(tmp_path)
+    assert len(tree(tmp_path, "class").listing.lines) == 12
+
+
 def manifest(path: Path, *lines: str) -> ManifestFile:
     path.write_text("\n".join(lines) + "\n")
     return ManifestFile(path)

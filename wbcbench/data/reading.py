@@ -22,6 +22,7 @@ from wbcbench.errors import DataError
 
 Open = Callable[[str, dict[str, Any]], Dataset]
 """Makes a data set from its name and parameters."""
+BSCCM = "BSCCM_index.csv"
 _IMAGES = ("image", "images", "x", "data")
 
 
@@ -32,6 +33,8 @@ def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | Non
         DataError: nothing is there, or what is there can be read in two ways and `asked` does not say which.
     """
     if path.is_dir():
+        if (path / BSCCM).is_file():
+            raise DataError(f"{path} is BSCCM as published ({BSCCM}). Say --dataset bsccm.")
         if (path / "manifest.csv").is_file() and asked.levels is None:
             return _manifest(path / "manifest.csv", asked, progress)
         return _tree(path, asked, progress)

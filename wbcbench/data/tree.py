@@ -20,6 +20,7 @@ from wbcbench.data.manifest import SUFFIXES, Manifest
 from wbcbench.errors import DataError
 
 _SHELF = "copies"
+_CHANNEL = re.compile(r"_ch\d+(\.ome)?\.\w+$", re.IGNORECASE)
 
 
 def image_files(source: FileSource, below: str = "") -> list[str]:
@@ -90,6 +91,12 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
     files = image_files(source)
     if not files:
         raise DataError(f"Expected folders of images ({', '.join(SUFFIXES)}) in {where}, but it has none.")
+    exported = [name for name in files if _CHANNEL.search(name)]
+    if levels is None and 2 * len(exported) > len(files):
+        raise DataError(
+            f"Expected a file a cell in {where}, but {exported[0]!r} looks like one channel of a cell out of an "
+            "imaging flow cytometer. Say --dataset imaging_flow, or --levels class if it is not."
+        )
     words = (levels or _recognise(files, where)).split("/")
     if "class" not in words or len(set(words)) != len(words) or not set(words) <= set(LEVELS):
         raise DataError(
