@@ -51,6 +51,12 @@ class DataError(UsageError):
     """The user's cells cannot be read or cannot be used as asked."""
 
 
+class LeakError(DataError):
+    """The same donor or image on two sides of the split, or one image under two labels."""
+
+    exit_code = ExitCode.NOT_COMPARABLE
+
+
 class IncompatibleError(UsageError):
     """Two components that cannot work together, found while planning."""
 

@@ -25,7 +25,9 @@ class Stains(Dataset):
     source = "Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 23:291 (2001), as in scikit-image's rgb2hed."
 
     class Params(Parameters):
-        base: Literal["npz", "folder", "synthetic"] = param("npz", "Data set that the colour images come from.")
+        base: Literal["npz", "folder", "synthetic", "medmnist", "pbc", "raabin_wbc"] = param(
+            "npz", "Data set that the colour images come from."
+        )
         base_params: dict[str, Any] = param({}, "Parameters of that data set, as in base_params.path=x.npz.")
         modality: str = param("", "Its modality of 3 channels; empty: the first one.")
         space: Space = param("hed", "hed: stains; hsv, lab, rgb: colour channels.")

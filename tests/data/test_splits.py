@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from wbcbench.contracts.dataset import Cells
+from wbcbench.data.leaks import Leaks
 from wbcbench.data.splits import Split, make_split
-from wbcbench.errors import DataError
+from wbcbench.errors import DataError, ExitCode, LeakError
+from wbcbench.scheduling.messages import EndMessage, kind_of_error, pack, unpack
+from wbcbench.spec.canonical import digest
 from wbcbench.spec.trial import SplitSpec
 
 CLASSES = ("a", "b", "c")
@@ -107,23 +110,68 @@ def test_an_official_split_that_tears_a_donor_is_refused() -> None:
     assert make_split(make(split=side, groups=np.arange(400) // 10), SplitSpec()).scheme == "official"
 
 
-def test_duplicates_are_cells_with_their_images_on_another_side() -> None:
-    cells = make(split=official(400, train=200, val=100, test=100), ids=tuple(f"id{i}" for i in range(400)))
-    assert make_split(cells, SplitSpec()).duplicates == 0
+ALLOWED = SplitSpec(allow_leaks=True)
+
+
+def test_copies_are_cells_with_their_images_on_another_side() -> None:
+    cells = make(split=official(400, train=200, val=100, test=100), ids=tuple(f"id{i}" for i in range(400)),
+                 labels=np.arange(400) // 6 % 3)  # fmt: skip
+    assert not make_split(cells, SplitSpec()).leaks
     for array in cells.images.values():
-        array[1] = array[0]  # both in training: harmless
+        array[1] = array[0]  # both in training, with one label: harmless
         array[[250, 350]] = array[2]  # one image on all three sides
         array[[360, 361]] = array[3]  # training, and twice in the test
     cells.images["bf"][370] = cells.images["bf"][4]  # one modality only: another cell
-    split = make_split(cells, SplitSpec())
-    assert split.duplicates == 6
-    assert split.examples == (("id2", "id250"), ("id3", "id360"))
+    cells.labels[[250, 350]], cells.labels[[360, 361]] = cells.labels[2], cells.labels[3]
+    split = make_split(cells, ALLOWED)
+    assert split.leaks.across == ((2, 250, 350), (3, 360, 361))
+    assert not split.leaks.conflicts
+    with pytest.raises(
+        LeakError, match=r"6 cells have.*id2 = id250, id3 = id360\).*split\.allow_leaks=true"
+    ) as caught:
+        make_split(cells, SplitSpec())
+    assert caught.value.exit_code == ExitCode.NOT_COMPARABLE
     for i in range(10, 20):
         for array in cells.images.values():
             array[300 + i] = array[i]
-    split = make_split(cells, SplitSpec())
-    assert split.duplicates == 26
-    assert len(split.examples) == 5
+    with pytest.raises(LeakError, match=r"26 cells have.* and 7 more"):
+        make_split(cells, SplitSpec())
+
+
+def test_one_image_with_two_labels_is_refused_on_whatever_side() -> None:
+    cells = make(split=official(400, train=200, val=100, test=100), labels=np.arange(400) % 3)
+    for array in cells.images.values():
+        array[7] = array[6]
+    with pytest.raises(LeakError, match=r"1 images carry two or more \(row 6 = row 7\)"):
+        make_split(cells, SplitSpec())
+    assert make_split(cells, ALLOWED).leaks.conflicts == ((6, 7),)
+
+
+def test_a_split_that_allows_no_leaks_is_identified_as_it_always_was() -> None:
+    assert SplitSpec().model_dump() == {"scheme": "official", "val": 0.15, "test": 0.25, "seed": 0}
+    assert SplitSpec.model_validate(ALLOWED.model_dump()) == ALLOWED != SplitSpec()
+    assert digest(ALLOWED) != digest(SplitSpec())
+
+
+def test_a_leak_found_by_a_worker_ends_with_the_same_exit_code() -> None:
+    with pytest.raises(LeakError) as caught:
+        Leaks(torn=(1,), groups=3).refuse()
+    message = EndMessage("refused", str(caught.value), kind_of_error(caught.value))
+    (packed,) = pack(message).values()
+    found = unpack({"wbcbench": packed})
+    assert isinstance(found, EndMessage)
+    exception = found.exception()
+    assert isinstance(exception, LeakError)
+    assert exception.exit_code == ExitCode.NOT_COMPARABLE
+
+
+def test_what_is_allowed_leaves_the_division_and_its_hash_alone() -> None:
+    cells = make()
+    assert make_split(cells, ALLOWED).hash == make_split(cells, SplitSpec()).hash
+    torn = make(split=official(400, train=200, val=100, test=100), groups=np.arange(400) // 20)
+    assert make_split(torn, SplitSpec()).scheme == "official"
+    torn.groups = (np.arange(400) + 5) // 10 % 40
+    assert make_split(torn, ALLOWED).leaks.torn == (0, 20, 30)
 
 
 @pytest.mark.parametrize(

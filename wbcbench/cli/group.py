@@ -15,6 +15,7 @@ VERBS = {
     "search": "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
     "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
     "show": "Show one component: its parameters, defaults, search space, source.",
+    "data": "Look at your own cells, bring them in, and check the split for leaks.",
     "plugins": "Show which plugins were found, and why any was not loaded.",
     "new": "Write a plugin to start from, with its test: one file, or a package.",
     "check": "Test a plugin against the contract of its kind, and say how to mend it.",

@@ -55,12 +55,18 @@ def decode_square(data: bytes, channels: int, side: int | None) -> Array:
 
     Args:
         data: the encoded file.
-        channels: 1, or 3 (grey is then repeated).
+        channels: 1 (colour becomes grey), or 3 (grey is repeated).
         side: None keeps the shorter side.
 
     Raises:
         UndecodableError: broken or truncated data, or more than `MAX_PIXELS`.
     """
+    square = centre_square(decode_whole(data, channels))
+    return resize_image(square, side) if side else square
+
+
+def decode_whole(data: bytes, channels: int) -> Array:
+    """Decode to [channels, height, width], nothing cut or resized; see `decode_square`."""
     with _opened(data) as image:
         header = _header(image)
         try:
@@ -69,7 +75,7 @@ def decode_square(data: bytes, channels: int, side: int | None) -> Array:
                 if wide.min() < 0 or wide.max() > 65535:
                     raise UndecodableError(f"holds values {wide.min()}..{wide.max()}; expected 8 or 16 bits")
                 pixels: Array = wide.astype(np.uint16)[None]
-            elif header.channels == 1:
+            elif header.channels == 1 or channels == 1:
                 pixels = np.asarray(image.convert("L"))[None]
             else:
                 pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
@@ -77,9 +83,7 @@ def decode_square(data: bytes, channels: int, side: int | None) -> Array:
             raise
         except Exception as error:  # Pillow's decoders raise almost anything on broken data
             raise UndecodableError(f"cannot be decoded ({error})") from error
-    square = centre_square(pixels)
-    square = resize_image(square, side) if side else square
-    return np.repeat(square, 3, axis=0) if channels == 3 and len(square) == 1 else square
+    return np.repeat(pixels, 3, axis=0) if channels == 3 and len(pixels) == 1 else pixels
 
 
 def _header(image: Any) -> ImageHeader:

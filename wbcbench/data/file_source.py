@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -33,6 +34,10 @@ class FileSource(ABC):
     def read(self, name: str) -> bytes:
         """The file's bytes. Raises `FileNotFoundError`, or `OSError` when it is there but broken."""
 
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every file's relative path with forward slashes, sorted; hidden files and folders left out."""
+
     def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Release what was opened."""
 
@@ -57,6 +62,15 @@ class FolderSource(FileSource):
         """See `FileSource.read`."""
         return (self._root / name).read_bytes()
 
+    def names(self) -> list[str]:
+        """See `FileSource.names`."""
+        found = []
+        for folder, below, files in os.walk(self._root):
+            below[:] = [name for name in below if not name.startswith(".")]
+            at = Path(folder).relative_to(self._root)
+            found += [(at / name).as_posix() for name in files if not name.startswith(".")]
+        return sorted(found)
+
 
 class ZipSource(FileSource):
     """Entries of a zip, which is opened at the first read."""
@@ -69,8 +83,7 @@ class ZipSource(FileSource):
         """The digest of the whole zip."""
         return [file_digest(self._path)]
 
-    def read(self, name: str) -> bytes:
-        """See `FileSource.read`."""
+    def _opened(self) -> zipfile.ZipFile:
         if self._archive is None:
             try:
                 self._archive = zipfile.ZipFile(self._path)
@@ -78,12 +91,24 @@ class ZipSource(FileSource):
                 raise DataError(
                     f"Expected a whole zip at {self._path}, but it cannot be read ({error}). Zip the images anew."
                 ) from error
+        return self._archive
+
+    def read(self, name: str) -> bytes:
+        """See `FileSource.read`."""
+        archive = self._opened()
         try:
-            return self._archive.read(name)
+            return archive.read(name)
         except KeyError as error:
             raise FileNotFoundError(name) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise OSError(f"its zip entry is broken: {error}") from error
+
+    def names(self) -> list[str]:
+        """See `FileSource.names`; what macOS adds to zips is left out too."""
+        entries = [name for name in self._opened().namelist() if not name.endswith("/")]
+        return sorted(
+            name for name in entries if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        )
 
     def close(self) -> None:
         """Close the zip."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _SHELF = "images"
+Decode = Callable[[bytes, int, int], Array]
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,18 @@ def index_images(
 
 
 def decode_images(
-    manifest: Manifest, source: FileSource, index: ImageIndex, side: int, where: str, progress: Progress | None
+    manifest: Manifest,
+    source: FileSource,
+    index: ImageIndex,
+    side: int,
+    where: str,
+    progress: Progress | None,
+    decode: Decode | None = None,
 ) -> dict[str, Array]:
     """Decode every image to modality -> [N, C, side, side]; zeros where there is none.
+
+    Args:
+        decode: turns (encoded data, channels, side) into [C, side, side]; None: `decode_square`.
 
     Raises:
         DataError: all undecodable images together, or files that changed since they were indexed.
@@ -105,7 +115,7 @@ def decode_images(
         _digest_one(digest, modality, data)
         if data is not None:
             try:
-                out[modality][row] = decode_square(data, index.channels[modality], side)
+                out[modality][row] = (decode or decode_square)(data, index.channels[modality], side)
             except UndecodableError as error:
                 problems.add(line, f"{path} {error}")
     problems.raise_if_any(where)

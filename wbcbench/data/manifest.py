@@ -16,7 +16,8 @@ from wbcbench.data.labels import is_missing, kept_by_split
 from wbcbench.data.problems import Problems
 from wbcbench.errors import DataError, did_you_mean
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+"""Of files that are taken for images."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class ManifestFile:
         for name in columns:
             at = self.header.index(name)
             values = [row[at] for _, row in self.rows if at < len(row) and not is_missing(row[at])]
-            if values and not any(value.strip().lower().endswith(_SUFFIXES) for value in values):
+            if values and not any(value.strip().lower().endswith(SUFFIXES) for value in values):
                 raise DataError(
                     f"Expected paths of images in column {name!r} of {self.path}, but it holds {values[0]!r}. "
                     "Say which columns are images with dataset.modalities.<name>=<column>."

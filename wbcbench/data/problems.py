@@ -17,6 +17,10 @@ class Problems:
         """Note that `line` (as an editor counts, from 1) is broken."""
         self._found.append((line, text))
 
+    def found(self) -> list[tuple[int, str]]:
+        """(line, what is wrong), in order of lines."""
+        return sorted(self._found)
+
     def __len__(self) -> int:
         return len(self._found)
 

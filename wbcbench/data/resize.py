@@ -19,6 +19,22 @@ def centre_square(image: Array) -> Array:
     return image[:, top : top + side, left : left + side]
 
 
+def in_window(image: Array, side: int) -> Array:
+    """Place [C, H, W] in the middle of [C, side, side] without rescaling.
+
+    What does not fit is cut; what is missing is filled with the median of the image's own border, channel by
+    channel. An odd pixel is cut from, or added at, the bottom or right.
+    """
+    image = image[:, *(slice(max(0, n - side) // 2, max(0, n - side) // 2 + side) for n in image.shape[1:])]
+    height, width = image.shape[1:]
+    border = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
+    out = np.empty((len(image), side, side), dtype=image.dtype)
+    out[:] = np.median(border, axis=1).astype(image.dtype)[:, None, None]
+    top, left = (side - height) // 2, (side - width) // 2
+    out[:, top : top + height, left : left + width] = image
+    return out
+
+
 def resize_image(image: Array, side: int) -> Array:
     """Resize [C, S, S] (uint8 or uint16) to [C, side, side]: bicubic, antialiased when it shrinks."""
     from PIL import Image

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
 from wbcbench.spec import Component as SpecComponent
@@ -45,6 +46,23 @@ class ComparisonKey(Strict):
     augmentation: Augmentation
     selection: str
     metrics_version: int = METRICS_VERSION
+    leaks_allowed: bool = False
+    """True where a donor or an image was allowed to stand on two sides of the split."""
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without leaks nothing is said of them, so that a key's digest is what it was before there was a word."""
+        document: dict[str, Any] = handler(self)
+        if not self.leaks_allowed:
+            document.pop("leaks_allowed", None)
+        return document
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The fields' schema: of a serialiser of our own pydantic knows only that it gives a mapping."""
+        return handler({k: v for k, v in core_schema.items() if k != "serialization"})  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, trial: Trial, *, fingerprint: str, split: str, classes: tuple[str, ...]) -> ComparisonKey:
@@ -54,6 +72,7 @@ class ComparisonKey(Strict):
             dataset=p.dataset.name, fingerprint=fingerprint, split=split, modalities=p.modalities,
             image_size=p.image_size, classes=classes, budget=p.budget, augmentation=p.augmentation,
             selection=p.selection.metric, metrics_version=p.metrics_version,
+            leaks_allowed=p.split.allow_leaks,
         )  # fmt: skip
 
     @property
@@ -63,7 +82,7 @@ class ComparisonKey(Strict):
 
     def diff(self, other: ComparisonKey) -> list[str]:
         """The fields in which two keys differ, each as `field: mine != theirs`; empty when equal."""
-        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        mine, theirs = ({**k.model_dump(mode="json"), "leaks_allowed": k.leaks_allowed} for k in (self, other))
         return list(_differences("", mine, theirs))
 
 

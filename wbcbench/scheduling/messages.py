@@ -10,10 +10,15 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from wbcbench.errors import DataError, PluginError, UsageError, WbcbenchError
+from wbcbench.errors import DataError, LeakError, PluginError, UsageError, WbcbenchError
 
 KEY = "wbcbench"
 """The one key of a reported result."""
+
+Kind = Literal["", "leak", "data", "plugin", "usage", "other"]
+_CLASSES: dict[str, type[WbcbenchError]] = {
+    "leak": LeakError, "data": DataError, "plugin": PluginError, "usage": UsageError, "other": WbcbenchError,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,18 @@ class EndMessage:
     status: Literal["done", "cached", "failed", "no_memory", "refused"]
     """`no_memory`: the GPU was full. `refused`: what is wrong concerns every trial alike."""
     error: str = ""
-    kind: Literal["", "data", "plugin", "usage", "other"] = ""
+    kind: Kind = ""
     """Which class of error it was, for the exit code."""
 
     def exception(self) -> WbcbenchError | None:
         """An error of the class that the worker met, with its text; None where it was not one of ours."""
-        classes = {"data": DataError, "plugin": PluginError, "usage": UsageError, "other": WbcbenchError}
-        return classes[self.kind](self.error) if self.kind else None
+        return _CLASSES[self.kind](self.error) if self.kind else None
 
 
-def kind_of_error(error: BaseException) -> Literal["", "data", "plugin", "usage", "other"]:
+def kind_of_error(error: BaseException) -> Kind:
     """The class of error that an exit code depends on."""
+    if isinstance(error, LeakError):
+        return "leak"
     if isinstance(error, DataError):
         return "data"
     if isinstance(error, PluginError):

@@ -47,6 +47,19 @@ class SplitSpec(Frozen):
     val: float = Field(0.15, gt=0, lt=0.9, description="share of cells for selection")
     test: float = Field(0.25, gt=0, lt=0.9, description="share of cells looked at once, at the end")
     seed: int = Field(0, ge=0, description="of the division; the same for every trial of a board")
+    allow_leaks: bool = Field(
+        False,
+        description="train although a donor or an image is on two sides, or an image has two labels; the "
+        "comparison key then says so",
+    )
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A split that allows no leaks does not speak of them, so that identities are what they always were."""
+        document: dict[str, Any] = handler(self)
+        if not self.allow_leaks:
+            document.pop("allow_leaks", None)
+        return document
 
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitSpec:

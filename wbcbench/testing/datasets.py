@@ -44,6 +44,7 @@ class DatasetContract:
         if cells.split is not None:
             names, numbers = np.unique(cells.split, return_counts=True)
             counts = {str(k): int(v) for k, v in zip(names, numbers, strict=True)}
+        stated = None if said.split_sizes is None else {k: n for k, n in said.split_sizes.items() if n}
         pairs = {
             "modalities": (list(said.modalities.items()), list(cells.modalities.items())),
             "classes": (said.classes, cells.classes),
@@ -51,7 +52,7 @@ class DatasetContract:
             "fingerprint": (said.fingerprint, cells.fingerprint),
             "pseudo_multimodal": (said.pseudo_multimodal, cells.pseudo_multimodal),
             "groups": (said.groups, cells.groups is not None),
-            "split_sizes": (said.split_sizes, counts),
+            "split_sizes": (stated, counts),
         }
         for name, (foretold, loaded) in pairs.items():
             promise(

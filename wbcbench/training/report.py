@@ -39,8 +39,7 @@ def write_record(
     trial, cells = job.trial, bench.cells(job.trial)
     arrays = prediction_arrays(predictions, cells.groups)
     notes = [*cells.notes]
-    if split.duplicates:
-        notes.append(f"{split.duplicates} images occur on two sides of the split")
+    notes += [f"Leaks were allowed. {sentence}" for sentence in split.leaks.sentences(cells.ids)]
     if job.bank is not None and not job.bank.replayed:
         notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
     outcome = Outcome(

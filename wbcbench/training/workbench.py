@@ -98,12 +98,8 @@ class Workbench:
         key = (protocol.fingerprint, protocol.image_size, protocol.split)
         if key not in self._splits:
             split = make_split(self.cells(trial), protocol.split)
-            if split.duplicates:
-                log.warning(
-                    "%s: %d images occur on two sides of the split; results are too good by that much.",
-                    protocol.dataset.name,
-                    split.duplicates,
-                )
+            for sentence in split.leaks.sentences(self.cells(trial).ids):
+                log.warning("%s, and split.allow_leaks is set: %s", protocol.dataset.name, sentence)
             self._splits[key] = split
         return self._splits[key]
 

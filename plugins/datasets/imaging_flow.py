@@ -1,0 +1,161 @@
+"""Imaging flow cytometry exported cell by cell: one file a channel, `<cell>_Ch<number>.ome.tif`."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from wbcbench.contracts.dataset import Dataset, Progress, content_digest
+from wbcbench.contracts.params import Parameters, param
+from wbcbench.data.channels import check_names
+from wbcbench.data.decode import decode_whole
+from wbcbench.data.file_source import FileSource
+from wbcbench.data.image_index import ImageIndex, decode_images
+from wbcbench.data.listed import ListedImages
+from wbcbench.data.manifest import Manifest
+from wbcbench.data.problems import Problems
+from wbcbench.data.resize import in_window, resize_image
+from wbcbench.data.tree import image_files
+from wbcbench.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_FILE = re.compile(r"(?P<cell>.+)_ch(?P<channel>\d+)(\.ome)?\.(tiff?|jpe?g|png|bmp)", re.IGNORECASE)
+
+
+class ImagingFlow(ListedImages, Dataset):
+    """Cells of an imaging flow cytometer (Amnis ImageStream), a class a folder, a channel a file.
+
+    The layout is what IDEAS and Bio-Formats export from .cif and .rif files, and what the Jurkat cell-cycle set
+    is published in (Blasi et al. 2016; BBBC048 of the Broad Bioimage Benchmark Collection, landing page
+    bbbc.broadinstitute.org/BBBC048):
+
+        G1/27934_Ch3.ome.jpg   G1/27934_Ch4.ome.jpg   G1/27934_Ch6.ome.jpg   S/...
+
+    Nothing is ever downloaded, and .cif itself is not read: export it first (IDEAS: "Create TIFs from .cif",
+    one file a channel, 16 bit). A cell that lacks a channel lacks that modality.
+
+    Exported images are cut to each cell's own bounding box. They are not rescaled, for size is evidence: each is
+    placed in a window of `window` px, filled with the median of its border, and all windows are then brought to
+    `--image-size` alike. Every channel is grey; colour files (some JPEG exports) are made so.
+
+    Verified: names and folders of the Jurkat set from code that reads it (BBBC048's phases as folders,
+    `<number>_Ch3|4|6.ome.jpg`), `.ome.tif` from its authors' earlier exports. Not known here: digests of the
+    publisher's files, which are not checked. Labels of that set were gated on the DNA stain of channel 4.
+    """
+
+    name = "imaging_flow"
+    source = "Blasi et al., Nature Communications 7:10256 (2016); BBBC048. Layout: IDEAS, Bio-Formats."
+    locations = ("path",)
+    version = "imaging_flow-1"
+
+    class Params(Parameters):
+        path: str = param("", "The folder (or a zip) with a folder a class.")
+        channels: dict[str, int] = param(
+            {},
+            "Modality -> channel number, as in {brightfield: 3, pi: 4, darkfield: 6}; empty: ch<number> for every "
+            "channel that is there.",
+        )
+        window: int = param(0, "Side in pixels that images are cut or filled to; 0: the largest.", ge=0, le=1024)
+        levels: Literal["class", "group/class", "class/group"] = param(
+            "class", "What the folders above a file are; a group (donor, run) is never on two sides."
+        )
+
+    params: Params
+
+    def _root(self) -> Path:
+        if not self.params.path:
+            raise DataError("Expected a folder of exported cells, but dataset.path is empty. Set it.")
+        return Path(self.params.path).expanduser()
+
+    def _where(self) -> Path:
+        return self._root()
+
+    def _list(self, source: FileSource, problems: Problems) -> Manifest:
+        found: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
+        names: dict[tuple[str, ...], str] = {}
+        depth = self.params.levels.count("/") + 1
+        others = 0
+        for name in image_files(source):
+            path = PurePosixPath(name)
+            match = _FILE.fullmatch(path.name)
+            if match is None or len(path.parts) <= depth:
+                others += 1
+                continue
+            # 100 comes after 99, as its number says
+            cell = match["cell"]
+            key = (*path.parts[:-1], cell.zfill(12) if cell.isdigit() else cell)
+            channel = int(match["channel"])
+            if channel in found[key]:
+                raise DataError(
+                    f"Expected one file a cell and channel in {self._root()}, but {name} and "
+                    f"{found[key][channel]} are both. Take one out."
+                )
+            found[key][channel] = name
+            names[key] = str(path.parent / cell)
+        channels = self._channels({c for each in found.values() for c in each})
+        keys = sorted(key for key, files in found.items() if set(files) & set(channels.values()))
+        if not keys:
+            raise DataError(
+                f"Expected images such as G1/27934_Ch3.ome.tif in {self._root()}, but found none of "
+                f"{depth} folder{'s' if depth > 1 else ''} and that name. Set dataset.path, or dataset.levels."
+            )
+        folders = [PurePosixPath(names[key]).parent.parts[-depth:] for key in keys]
+        order = self.params.levels.split("/")
+        notes = [f"{others} images of another name or place were left out."] if others else []
+        return Manifest(
+            lines=list(range(1, len(keys) + 1)),
+            labels=[folder[order.index("class")] for folder in folders],
+            paths={m: [found[key].get(c, "") for key in keys] for m, c in channels.items()},
+            groups=[folder[order.index("group")] for folder in folders] if "group" in order else None,
+            split=None,
+            ids=[names[key] for key in keys],
+            notes=notes,
+        )
+
+    def _channels(self, there: set[int]) -> dict[str, int]:
+        wanted = dict(self.params.channels) or {f"ch{c}": c for c in sorted(there)}
+        check_names(wanted)
+        for modality, channel in wanted.items():
+            if there and channel not in there:
+                raise DataError(
+                    f"Expected channel {channel} for {modality} in {self._root()}, but there are "
+                    f"{', '.join(map(str, sorted(there)))}. Set dataset.channels.{modality} to one of them."
+                )
+        return wanted
+
+    def _adapt(self, index: ImageIndex) -> ImageIndex:
+        return replace(index, channels=dict.fromkeys(index.channels, 1))
+
+    def _side(self, index: ImageIndex) -> int:
+        return self.params.window or index.largest
+
+    def _decoding(self, index: ImageIndex) -> tuple[object, ...]:
+        return (*super()._decoding(index), "window", self._side(index))
+
+    def _fingerprint(self, manifest: Manifest, index: ImageIndex) -> str:
+        return content_digest(super()._fingerprint(manifest, index), self._side(index))
+
+    def _decode(
+        self, manifest: Manifest, source: FileSource, index: ImageIndex, side: int, progress: Progress | None
+    ) -> dict[str, Array]:
+        window = self._side(index)
+
+        def decode(data: bytes, channels: int, to: int) -> Array:
+            return resize_image(in_window(decode_whole(data, channels), window), to)
+
+        return decode_images(manifest, source, index, side, str(self._where()), progress, decode)
+
+    def _notes(self, manifest: Manifest, index: ImageIndex, side: int) -> list[str]:
+        window = self._side(index)
+        notes = [f"{sum(not p for p in paths)} cells have no {m} image." for m, paths in manifest.paths.items()
+                 if not all(paths)]  # fmt: skip
+        if index.side != window:
+            notes.append(f"Images of {index.smallest}..{index.largest} pixels were placed in windows of {window}.")
+        if side != window:
+            notes.append(f"Windows of {window} pixels were resized to {side}.")
+        return notes

@@ -1,0 +1,108 @@
+"""The PBC set of Acevedo et al.: normal peripheral blood cells, one colour image each, as published."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal
+
+from wbcbench.contracts.dataset import Dataset
+from wbcbench.contracts.params import Parameters, param
+from wbcbench.data.file_source import FileSource
+from wbcbench.data.listed import ListedImages
+from wbcbench.data.manifest import Manifest
+from wbcbench.data.problems import Problems
+from wbcbench.data.tree import copied_files, find_folder, image_files
+from wbcbench.errors import DataError
+
+CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
+"""Names of the published folders; `ig` are immature granulocytes."""
+
+
+class Pbc(ListedImages, Dataset):
+    """17,092 stained normal cells of eight kinds, about 360 x 363 px, JPEG, one folder a class.
+
+    Download `PBC_dataset_normal_DIB` from the authors' deposit, Mendeley Data snkd93bnjr, DOI
+    10.17632/snkd93bnjr.1, and set `dataset.path` to the folder or to the zip as it came. Nothing is ever
+    downloaded.
+
+    Which cells come from one donor or slide is not published: a split by donor is impossible, and the one that
+    wbcbench makes has every donor on every side. The deposit holds byte-identical images, some of them in two
+    classes; `copies` says what is done about them. One modality, `brightfield`, of RGB; `stains` makes
+    pseudo-modalities of it.
+
+    Verified on a public mirror of the published tree: folder names, counts of the paper, sizes, copies, a stray
+    hidden file. Not known here: digests of the deposit's files, which are therefore not checked.
+    """
+
+    name = "pbc"
+    source = "Acevedo et al., Data in Brief 30:105474 (2020); deposit DOI 10.17632/snkd93bnjr.1."
+    locations = ("path",)
+    version = "pbc-1"
+    licence: ClassVar[str] = "CC-BY-4.0"
+
+    class Params(Parameters):
+        path: str = param("", "The folder PBC_dataset_normal_DIB, or the zip of it.")
+        copies: Literal["drop", "keep"] = param(
+            "drop", "drop: of byte-identical images one stays, and none if they are in two classes; keep: all."
+        )
+
+    params: Params
+
+    def _root(self) -> Path:
+        if not self.params.path:
+            raise DataError(
+                "Expected the PBC set, but dataset.path is empty. Download PBC_dataset_normal_DIB from the "
+                "authors' deposit (DOI 10.17632/snkd93bnjr.1) and set dataset.path to it."
+            )
+        return Path(self.params.path).expanduser()
+
+    def _where(self) -> Path:
+        return self._root()
+
+    def _classes(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def _list(self, source: FileSource, problems: Problems) -> Manifest:
+        files = image_files(source)
+        missing = [name for name in CLASSES if find_folder(files, name) is None]
+        if missing:
+            raise DataError(
+                f"Expected the folders {', '.join(CLASSES)} with images in {self._root()}, but "
+                f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. "
+                "Set dataset.path to PBC_dataset_normal_DIB."
+            )
+        files = [name for name in files if _label(name) in CLASSES]
+        notes = ["Donors are not known: the split has every donor on every side."]
+        if self.params.copies == "drop":
+            files, more = _without_copies(source, files, self._root())
+            notes += more
+        return Manifest(
+            lines=list(range(1, len(files) + 1)),
+            labels=[_label(name) for name in files],
+            paths={"brightfield": files},
+            groups=None,
+            split=None,
+            ids=[PurePosixPath(name).name for name in files],
+            notes=notes,
+        )
+
+
+def _label(name: str) -> str:
+    return PurePosixPath(name).parent.name.lower()
+
+
+def _without_copies(source: FileSource, files: list[str], root: Path) -> tuple[list[str], list[str]]:
+    """The files that stay, and notes on those left out."""
+    try:
+        same = copied_files(source, files, root)
+    except OSError as error:
+        raise DataError(f"Expected every image of {root} to be readable, but: {error}. Unpack it anew.") from error
+    two_classes = [group for group in same if len({_label(name) for name in group}) > 1]
+    gone = {name for group in two_classes for name in group}
+    again = {name for group in same if group not in two_classes for name in group[1:]}
+    notes = []
+    if again:
+        notes.append(f"{len(again)} byte-identical copies were left out (dataset.copies=keep keeps them).")
+    if gone:
+        notes.append(f"{len(gone)} images that occur in two classes were left out.")
+    return [name for name in files if name not in gone | again], notes

@@ -1,0 +1,158 @@
+"""From a path to a survey: a tree of folders, a CSV manifest or an .npz, recognised and put into words."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wbcbench.contracts.dataset import Dataset, Progress
+from wbcbench.data.columns import NONE, Asked, mend_split, recognise, recognise_name
+from wbcbench.data.file_source import open_source
+from wbcbench.data.labels import encode_labels
+from wbcbench.data.manifest import Columns, Manifest, ManifestFile
+from wbcbench.data.npz_file import NpzFile
+from wbcbench.data.problems import Problems
+from wbcbench.data.survey import Survey, survey_cells, survey_listing
+from wbcbench.data.tree import read_tree
+from wbcbench.errors import DataError
+
+Open = Callable[[str, dict[str, Any]], Dataset]
+"""Makes a data set from its name and parameters."""
+BSCCM = "BSCCM_index.csv"
+_IMAGES = ("image", "images", "x", "data")
+
+
+def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | None = None) -> Survey:
+    """Find out what is at `path` and read all of it.
+
+    Raises:
+        DataError: nothing is there, or what is there can be read in two ways and `asked` does not say which.
+    """
+    if path.is_dir():
+        if (path / BSCCM).is_file():
+            raise DataError(f"{path} is BSCCM as published ({BSCCM}). Say --dataset bsccm.")
+        if (path / "manifest.csv").is_file() and asked.levels is None:
+            return _manifest(path / "manifest.csv", asked, progress)
+        return _tree(path, asked, progress)
+    if not path.is_file():
+        raise DataError(f"Expected a folder, a .csv or an .npz, but there is nothing at {path}.")
+    if path.suffix.lower() == ".npz":
+        return _npz(path, asked, opener, progress)
+    if zipfile.is_zipfile(path):
+        return _tree(path, asked, progress)
+    return _manifest(path, asked, progress)
+
+
+def _tree(path: Path, asked: Asked, progress: Progress | None) -> Survey:
+    with open_source(path) as source:
+        tree = read_tree(source, asked.levels, str(path))
+    taken = [(f"folder level {i + 1}", word) for i, word in enumerate(tree.levels.split("/"))]
+    survey = _listed(tree.listing, path, path, progress)
+    survey.kind, survey.taken = "tree", taken
+    survey.unusable = [*tree.dropped, *survey.unusable]
+    return survey
+
+
+def _manifest(path: Path, asked: Asked, progress: Progress | None) -> Survey:
+    file = ManifestFile(path)
+    columns, taken = recognise(file, asked)
+    mended = mend_split(file, columns.split)
+    problems = Problems()
+    listing = file.select(columns, asked.leave_out, problems)
+    if not listing.lines:
+        problems.raise_if_any(str(path))
+    root = asked.root or path.parent
+    survey = _listed(listing, root, path, progress)
+    survey.kind, survey.taken = "manifest", taken
+    survey.unusable = [(f"line {n}", text) for n, text in problems.found()] + survey.unusable
+    survey.notes = [*mended, *listing.notes]
+    if not mended and not survey.unusable:
+        survey.dataset, survey.settings = "folder", _folder_settings(path, file, columns, asked)
+    return survey
+
+
+def _listed(listing: Manifest, root: Path, path: Path, progress: Progress | None) -> Survey:
+    """What tree and manifest have in common."""
+    kept, modalities, digests, unreadable = survey_listing(listing, root, str(path), progress)
+    if not kept.lines:
+        shown = "; ".join(f"{name} {why}" for name, why in unreadable[:3])
+        raise DataError(
+            f"Expected readable images in {path}, but no cell has one ({shown}). Paths start from {root}: "
+            "say another place with --root."
+        )
+    _, classes = encode_labels(np.array(kept.labels), None, str(path))
+    return Survey(
+        path=path, kind="tree", labels=kept.labels, classes=classes, ids=kept.ids, modalities=modalities,
+        digests=digests, groups=kept.groups, split=kept.split, unusable=unreadable, listing=kept, root=root,
+    )  # fmt: skip
+
+
+def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: Asked) -> dict[str, Any]:
+    """Parameters of `folder` that read the manifest so; only those that differ from its defaults."""
+    settings: dict[str, Any] = {"path": str(path)}
+    if asked.root is not None:
+        settings["root"] = str(asked.root)
+    used = [columns.label, columns.group, columns.split, columns.id, *asked.leave_out]
+    rest = [name for name in file.header if name not in used]
+    if dict(columns.modalities) != {name: name for name in rest}:
+        settings["modalities"] = dict(columns.modalities)
+    for what in ("label", "group", "split", "id"):
+        column = getattr(columns, what)
+        if column is None and what in file.header:
+            settings[what] = ""
+        elif column not in (None, what):
+            settings[what] = column
+    if asked.leave_out:
+        settings["leave_out"] = asked.leave_out
+    return settings
+
+
+def _npz(path: Path, asked: Asked, opener: Open, progress: Progress | None) -> Survey:
+    where = str(path)
+    names = list(NpzFile(path).headers)
+    settings: dict[str, Any] = {"path": where}
+    taken: list[tuple[str, str]] = []
+    if "train_images" in names:
+        taken.append(("train_images, train_labels, val_... , test_...", "MedMNIST's images, labels and split"))
+    else:
+        for what in ("label", "group", "split"):
+            found = recognise_name(what, getattr(asked, what), names, where)
+            if found is None and (what in names or what == "label"):
+                settings[what] = "" if what in names else what
+            elif found is not None:
+                settings |= {} if found == what else {what: found}
+                taken.append((found, what))
+        pictures = [n for n in names if n.lower() in _IMAGES]
+        if len(pictures) > 1 and not asked.modalities:
+            raise DataError(
+                f"Expected one array of images in {where}, but {', '.join(pictures)} could each be meant. Say "
+                "which with --modality NAME=ARRAY."
+            )
+        if pictures and pictures[0] != "image":
+            settings["image"] = pictures[0]
+    if asked.modalities:
+        settings["modalities"] = {m: _pick(text) for m, text in asked.modalities.items()}
+    dataset = opener("npz", settings)
+    cells = dataset.load(None, progress) if dataset.describe().image_size else dataset.load(64, progress)
+    said = {m: f"{a.shape[1]} channels" for m, a in cells.images.items()}
+    taken += [(f"image array, {what}", f"images of modality {m}") for m, what in said.items()]
+    modalities, digests = survey_cells(cells)
+    return Survey(
+        path=path, kind="npz", labels=[cells.classes[c] for c in cells.labels], classes=cells.classes,
+        ids=list(cells.ids or ()), modalities=modalities, digests=digests,
+        groups=None if cells.groups is None else [str(g) for g in cells.groups], split=cells.split, dataset="npz",
+        settings=settings, taken=taken, notes=list(cells.notes), cells=cells,
+    )  # fmt: skip
+
+
+def _pick(text: str) -> list[int] | str:
+    """`0,1` as channel numbers, anything else as the name of an array."""
+    parts = text.strip("[]").split(",")
+    return [int(p) for p in parts] if all(p.strip().isdigit() for p in parts) else text
+
+
+__all__ = ["NONE", "Asked", "Open", "survey_path"]

@@ -1,0 +1,236 @@
+"""What is at a path: cells, classes, modalities, and which cells show the same pixels. Needs no training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcbench.contracts.dataset import Cells, Dataset, Progress, content_digest
+from wbcbench.data.cache import cached_arrays
+from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole, read_header
+from wbcbench.data.file_source import FileSource, open_source
+from wbcbench.data.leaks import Copies, same_rows
+from wbcbench.data.manifest import Manifest
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """What is known of one modality's images; sides in pixels, 0 where there is no image."""
+
+    channels: int
+    bits: int
+    smallest: int
+    largest: int
+    oblong: int
+    """Images that are not square."""
+    missing: int
+    """Cells without one."""
+
+
+@dataclass
+class Survey:
+    """N cells at a path; cells that no run could use are in `unusable` and not among the N."""
+
+    path: Path
+    kind: Literal["tree", "manifest", "npz", "dataset"]
+    labels: list[str]
+    """[N] as written."""
+    classes: tuple[str, ...]
+    ids: list[str]
+    modalities: dict[str, Modality]
+    digests: dict[str, list[bytes | None]]
+    """Modality -> [N] digest of the decoded pixels; None where there is no image."""
+    groups: list[str] | None = None
+    split: NDArray[np.str_] | None = None
+    dataset: str = ""
+    """The data set that would read it; empty where it has to be imported first."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Its parameters."""
+    taken: list[tuple[str, str]] = field(default_factory=list)
+    """(column, folder level or array; what it was taken for)."""
+    unusable: list[tuple[str, str]] = field(default_factory=list)
+    """(file or line, why)."""
+    notes: list[str] = field(default_factory=list)
+    listing: Manifest | None = None
+    """Paths, where the images are files."""
+    root: Path | None = None
+    """Where those start."""
+    cells: Cells | None = None
+    """Pixels, where they are at hand."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """[N] labels as numbers of `classes`."""
+        number = {name: i for i, name in enumerate(self.classes)}
+        return np.array([number[label] for label in self.labels], dtype=np.int64)
+
+    @cached_property
+    def group_names(self) -> list[str]:
+        """Distinct groups in order of their codes."""
+        return sorted(set(self.groups or ()))
+
+    @cached_property
+    def group_codes(self) -> NDArray[np.int64] | None:
+        """[N] or None."""
+        if self.groups is None:
+            return None
+        number = {name: i for i, name in enumerate(self.group_names)}
+        return np.array([number[g] for g in self.groups], dtype=np.int64)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Cells whose pixels agree in every modality."""
+        rows = zip(*self.digests.values(), strict=True)
+        return same_rows(row if any(row) else None for row in rows)
+
+    @property
+    def side(self) -> int | None:
+        """The side if all images are square and equal."""
+        sides = {s for m in self.modalities.values() for s in (m.smallest, m.largest) if s}
+        return sides.pop() if len(sides) == 1 and not any(m.oblong for m in self.modalities.values()) else None
+
+
+def survey_listing(
+    listing: Manifest, root: Path, where: str, progress: Progress | None = None
+) -> tuple[Manifest, dict[str, Modality], dict[str, list[bytes | None]], list[tuple[str, str]]]:
+    """Decode every image once (remembered by sizes and times).
+
+    Returns:
+        The cells whose images can all be read; facts of each modality; digests [N] by modality; and
+        (file, why) of images that cannot be read.
+    """
+    with open_source(root) as source:
+        names = sorted({p for paths in listing.paths.values() for p in paths if p})
+        key = content_digest("survey-1", DECODER_VERSION, str(root.resolve()), names, source.stamps(names))
+        found = cached_arrays(key, lambda: _read_all(source, names, progress))
+    place = {name: i for i, name in enumerate(names)}
+    why = found["why"].astype(str)
+    keep = np.array([
+        not any(p and why[place[p]] for p in row) for row in zip(*listing.paths.values(), strict=True)
+    ], dtype=bool)  # fmt: skip
+    kept = select_rows(listing, np.flatnonzero(keep))
+    modalities, digests = {}, {}
+    for name, paths in kept.paths.items():
+        rows = np.array([place[p] for p in paths if p], dtype=np.int64)
+        modalities[name] = _facts(found["header"][rows], len(paths) - len(rows))
+        digests[name] = [found["digest"][place[p]].tobytes() if p else None for p in paths]
+    return kept, modalities, digests, [(n, str(why[i])) for n, i in place.items() if why[i]]
+
+
+def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[bytes | None]]]:
+    """Facts and digests of cells that are at hand."""
+    modalities, digests = {}, {}
+    for m, (name, array) in enumerate(cells.images.items()):
+        there = np.ones(len(cells), bool) if cells.present is None else cells.present[:, m]
+        side = int(array.shape[2])
+        bits = 16 if array.dtype == np.uint16 else 8
+        modalities[name] = Modality(int(array.shape[1]), bits, side, side, 0, int((~there).sum()))
+        digests[name] = [_digest(array[i]) if there[i] else None for i in range(len(cells))]
+    return modalities, digests
+
+
+def survey_dataset(name: str, dataset: Dataset, settings: dict[str, Any], progress: Progress | None) -> Survey:
+    """Survey any data set by loading it at its native side (64 px if it has none). Raises `DataError`."""
+    side = dataset.describe().image_size or 64
+    cells = dataset.load(side, progress)
+    modalities, digests = survey_cells(cells)
+    return Survey(
+        path=Path(str(settings.get("path", name))), kind="dataset", classes=cells.classes,
+        labels=[cells.classes[c] for c in cells.labels],
+        ids=list(cells.ids or (f"row {i}" for i in range(len(cells)))), modalities=modalities, digests=digests,
+        groups=None if cells.groups is None else [str(g) for g in cells.groups], split=cells.split,
+        dataset=name, settings=settings, notes=cells.notes, cells=cells,
+    )  # fmt: skip
+
+
+def sheet_cells(survey: Survey, per_class: int, side: int) -> Cells:
+    """The first cells of each class with their pixels, for a contact sheet."""
+    if survey.cells is not None:
+        return survey.cells
+    assert survey.listing is not None
+    assert survey.root is not None
+    from wbcbench.data.decode import decode_square
+
+    rows = np.concatenate([np.flatnonzero(survey.codes == c)[:per_class] for c in range(len(survey.classes))])
+    some = select_rows(survey.listing, rows)
+    images = {}
+    with open_source(survey.root) as source:
+        for m, paths in some.paths.items():
+            facts = survey.modalities[m]
+            array = np.zeros((len(rows), facts.channels, side, side), np.uint16 if facts.bits == 16 else np.uint8)
+            for i, path in enumerate(paths):
+                if path:
+                    array[i] = decode_square(source.read(path), facts.channels, side)
+            images[m] = array
+    present = np.array([[bool(p) for p in paths] for paths in some.paths.values()]).T
+    return Cells(images, survey.codes[rows], survey.classes, fingerprint="", present=present)
+
+
+def select_rows(listing: Manifest, rows: NDArray[np.intp]) -> Manifest:
+    """The cells `rows` of a listing."""
+    return replace(
+        listing,
+        lines=[listing.lines[i] for i in rows],
+        labels=[listing.labels[i] for i in rows],
+        paths={m: [paths[i] for i in rows] for m, paths in listing.paths.items()},
+        groups=None if listing.groups is None else [listing.groups[i] for i in rows],
+        split=None if listing.split is None else listing.split[rows],
+        ids=[listing.ids[i] for i in rows],
+    )
+
+
+def _read_all(source: FileSource, names: list[str], progress: Progress | None) -> dict[str, Array]:
+    digest = np.zeros((len(names), 32), np.uint8)
+    header = np.zeros((len(names), 4), np.int32)
+    why = []
+    for i, (data, problem) in enumerate(_contents(source, names)):
+        if data is not None:
+            try:
+                h = read_header(data)
+                pixels = decode_whole(data, h.channels)
+                digest[i] = np.frombuffer(_digest(pixels), np.uint8)
+                header[i] = (h.width, h.height, h.channels, h.bits)
+            except UndecodableError as error:
+                problem = str(error)
+        why.append(problem)
+        if progress and ((i + 1) % 200 == 0 or i + 1 == len(names)):
+            progress(i + 1, len(names), "images read")
+    return {"digest": digest, "header": header, "why": np.array(why or [""])}
+
+
+def _contents(source: FileSource, names: list[str]) -> Iterator[tuple[bytes | None, str]]:
+    for name in names:
+        try:
+            yield source.read(name), ""
+        except FileNotFoundError:
+            yield None, "does not exist"
+        except OSError as error:
+            yield None, f"cannot be read ({error.strerror or error})"
+
+
+def _digest(pixels: Array) -> bytes:
+    return hashlib.sha256(
+        f"{pixels.shape}{pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes()
+    ).digest()
+
+
+def _facts(header: Array, missing: int) -> Modality:
+    if not len(header):
+        return Modality(1, 8, 0, 0, 0, missing)
+    sides = header[:, :2]
+    return Modality(
+        channels=int(header[:, 2].max()), bits=int(header[:, 3].max()), smallest=int(sides.min()),
+        largest=int(sides.max()), oblong=int((sides[:, 0] != sides[:, 1]).sum()), missing=missing,
+    )  # fmt: skip
