@@ -19,7 +19,7 @@ import pytest
 PAGES = Path(__file__).parents[2] / "docs" / "pages"
 GUIDES = sorted(p.relative_to(PAGES).as_posix() for p in PAGES.rglob("*.md"))
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-RUN = {"sh", "python", "yaml"}
+RUN = {"sh", "python", "yaml", "csv"}
 NOT_RUN = {"text"}
 
 # Small enough that all guides take a minute; a reader's own commands are the same without them.
