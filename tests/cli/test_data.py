@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from wbcbench_plugins.datasets.folder import Folder
+from wbcbench_plugins.datasets.npz import Npz
 
+from wbcbench.data.audit import audit
+from wbcbench.data.columns import Asked
+from wbcbench.data.reading import survey_path
+from wbcbench.data.splits import make_split
 from wbcbench.records.store import Store
+from wbcbench.spec import SplitSpec
 from wbcbench.testing.cells import write_cells
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -241,6 +248,32 @@ def test_audit_names_donors_and_images_on_two_sides(invoke: Invoke, listed: Path
     code, text, _ = invoke("data", "audit", str(listed))
     assert code == 3
     assert "d0: train 5, test 1" in text
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_audit_divides_as_a_run_does(invoke: Invoke, listed: Path, tmp_path: Path, kind: str) -> None:
+    """Donors 0 .. 11: as text 10 comes before 2, and the folds depend on the order."""
+    sets: tuple[str, ...] = ()
+    if kind == "csv":
+        rewrite(listed, lambda rows: [row.__setitem__(3, "donor" if i == 0 else str(i // 2 % 12))
+                                      for i, row in enumerate(rows)] and None)  # fmt: skip
+        path, name, params = listed, "folder", Folder.Params(path=str(listed), group="donor")
+    else:
+        path = write_cells(tmp_path / "cells.npz")
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **arrays, group=np.arange(96) // 3 % 12)
+        name, params = "npz", Npz.Params(path=str(path))
+        sets = ("--modality", "u=0", "--modality", "v=1")
+    cells = {"folder": Folder, "npz": Npz}[name](params).load(16)
+    split = make_split(cells, SplitSpec(scheme="stratified", test=0.3, seed=3))
+    d = document(invoke, "audit", str(path), "--scheme", "stratified", "--set", "split.test=0.3", "--set",
+                 "split.seed=3", *sets)  # fmt: skip
+    assert d["groups"] == 12
+    survey = survey_path(path, Asked(), lambda _, settings: Npz(Npz.Params(**settings)))
+    side = audit(survey, SplitSpec(scheme="stratified", test=0.3, seed=3)).side
+    np.testing.assert_array_equal(np.flatnonzero(side == "test"), split.test)
+    np.testing.assert_array_equal(np.flatnonzero(side == "val"), split.val)
 
 
 def test_run_refuses_what_audit_refuses_and_the_key_carries_the_override(

@@ -18,14 +18,11 @@ SHOWN = 50
 @source_options
 @click.option("--scheme", type=click.Choice(["official", "stratified"]), default="official", show_default=True,
               help="official: the set's own split, if any; stratified: one that wbcbench makes.")  # fmt: skip
-@click.option(
-    "--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Of a split that is made."
-)
 @click.option("--allow-leaks", is_flag=True, help="Report, but exit 0.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, source: Source, scheme: Literal["official", "stratified"], split_seed: int,
+    ctx: click.Context, /, source: Source, scheme: Literal["official", "stratified"],
     allow_leaks: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Exit 3 if a group or an image is on two sides of the split that a run would use, or an image has two labels.
@@ -34,17 +31,16 @@ def command(
     groups are known, a split that wbcbench makes never has one on two sides.
     """
     from wbcbench.data.audit import audit
-    from wbcbench.spec.trial import SplitSpec
 
+    spec = source.split(scheme=scheme)
     survey = source.survey()
-    found = audit(survey, SplitSpec(scheme=scheme, seed=split_seed))
+    found, allowed = audit(survey, spec), allow_leaks or spec.allow_leaks
     document = {
         "path": str(survey.path), "cells": len(survey), "groups": len(survey.group_names) or None,
-        **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found.leaks),
-        "allowed": allow_leaks,
+        **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found.leaks), "allowed": allowed,
     }  # fmt: skip
     print_json(document) if as_json else _print(document)
-    ctx.exit(ExitCode.NOT_COMPARABLE if found.leaks and not allow_leaks else ExitCode.OK)
+    ctx.exit(ExitCode.NOT_COMPARABLE if found.leaks and not allowed else ExitCode.OK)
 
 
 def _print(d: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from wbcbench.cli.options import F, load, plugin_options
 if TYPE_CHECKING:
     from wbcbench.data.survey import Survey
     from wbcbench.plugins import PluginOptions
+    from wbcbench.spec.trial import SplitSpec
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Source:
         v = self.values
         if v["dataset"] is not None:
             settings: dict[str, Any] = {"path": str(self.path)}
-            for key, text in _pairs(v["settings"], "--set"):
+            for key, text in self._settings(of_split=False):
                 put(settings, key.removeprefix("dataset."), parse_value(text))
             return survey_dataset(v["dataset"], self._open(v["dataset"], settings), settings, _progress())
         leave_out: dict[str, list[str]] = {}
@@ -46,6 +47,19 @@ class Source:
             modalities=dict(_pairs(v["modality"], "--modality")), leave_out=leave_out,
         )  # fmt: skip
         return survey_path(self.path, asked, self._open, _progress())
+
+    def split(self, **flags: Any) -> SplitSpec:
+        """How a run would divide: flags, then `--set split.KEY=VALUE`. Raises `UsageError`."""
+        from wbcbench.spec.load import validate
+        from wbcbench.spec.request import parse_value
+        from wbcbench.spec.trial import SplitSpec
+
+        given = {key.removeprefix("split."): parse_value(text) for key, text in self._settings(of_split=True)}
+        return validate(SplitSpec, {**flags, **given}, "split")
+
+    def _settings(self, of_split: bool) -> list[tuple[str, str]]:
+        pairs = _pairs(self.values["settings"], "--set")
+        return [(key, text) for key, text in pairs if key.startswith("split.") == of_split]
 
     def flags(self) -> list[str]:
         """The options that were given, as words of a command line."""
@@ -83,7 +97,13 @@ def source_options(function: F) -> F:
     @click.option("--levels", metavar="A/B", help="What folders are: class, modality/class, split/class ...")
     @click.option("--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows to leave out; repeatable.")
     @click.option("--dataset", metavar="NAME", help="Read PATH by this data set (bsccm, medmnist, pbc ...).")
-    @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Its parameters; repeatable.")
+    @click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Its parameters; audit: split.KEY=VALUE.",
+    )
     @plugin_options
     @functools.wraps(function)
     def wrapper(path: Path, plugins: PluginOptions, **kwargs: Any) -> Any:

@@ -38,7 +38,7 @@ class Audit:
 
         torn = []
         for group in self.leaks.torn:
-            name = survey.group_names[group]
+            name = survey.group_name(group)
             mine = self.side[np.array(survey.groups) == name]
             torn.append({"group": name, **{s: int((mine == s).sum()) for s in SPLITS}})
         return {
@@ -80,7 +80,7 @@ def facts(survey: Survey) -> dict[str, Any]:
         "notes": survey.notes,
     }  # fmt: skip
     if survey.groups is not None:
-        sizes = np.bincount(survey.group_codes) if survey.group_codes is not None else np.zeros(0, np.int64)
+        sizes = np.unique(np.array(survey.groups), return_counts=True)[1]
         document["groups"] = {
             "count": len(survey.group_names), "smallest": int(sizes.min()), "median": float(np.median(sizes)),
             "largest": int(sizes.max()),

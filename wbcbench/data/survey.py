@@ -78,14 +78,18 @@ class Survey:
 
     @cached_property
     def group_names(self) -> list[str]:
-        """Distinct groups in order of their codes."""
+        """Distinct groups, sorted as text."""
         return sorted(set(self.groups or ()))
+
+    def group_name(self, code: int) -> str:
+        """The group that `group_codes` calls so."""
+        return str(code) if self.cells is not None else self.group_names[code]
 
     @cached_property
     def group_codes(self) -> NDArray[np.int64] | None:
-        """[N] or None."""
-        if self.groups is None:
-            return None
+        """[N] or None, numbered as the data set that a run loads numbers them: its split depends on the order."""
+        if self.groups is None or self.cells is not None:
+            return self.cells.groups if self.cells is not None else None
         number = {name: i for i, name in enumerate(self.group_names)}
         return np.array([number[g] for g in self.groups], dtype=np.int64)
 
