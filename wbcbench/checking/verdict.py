@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ def broken(test: str, promise: str, error: BaseException, cls: type) -> Verdict:
     elif isinstance(error, AssertionError):
         found = _short(error)
     trace = "".join(traceback.format_exception(error))
-    return Verdict(test, promise, False, found, mend, _raised_at(error, cls) or _defined_at(cls, method), trace)
+    return Verdict(
+        test, promise, False, found, mend, _raised_at(error, cls) or _defined_at(cls, method, found), trace
+    )
 
 
 def _short(error: BaseException) -> str:
@@ -66,20 +69,28 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield from _causes(error.__cause__)
 
 
-def _defined_at(cls: type, method: str) -> str:
-    """Where the class's method is written, or the class where the method is inherited from the contract."""
+def _defined_at(cls: type, method: str, found: str) -> str:
+    """Where the class's method is written, or the class where the method is inherited from the contract.
+
+    Within the method, the line that assigns the attribute that `found` names, if it names one.
+    """
+    named = re.search(r"`self\.(\w+)", found)
     for owner in cls.__mro__ if method else ():
         if method in vars(owner) and not owner.__module__.startswith(("wbcbench.contracts", "torch", "builtins")):
             member = vars(owner)[method]
-            return _line(member.fget if isinstance(member, property) else member)
+            member = member.fget if isinstance(member, property) else member
+            return _line(member, rf"\bself\.{named[1]}\s*[:=]" if named else "")
     return _line(cls)
 
 
-def _line(thing: object) -> str:
+def _line(thing: object, pattern: str = "") -> str:
     try:
-        return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"  # type: ignore[arg-type]
+        lines, first = inspect.getsourcelines(thing)  # type: ignore[arg-type]
+        file = inspect.getsourcefile(thing)  # type: ignore[arg-type]
     except (OSError, TypeError):
         return ""
+    hit = next((i for i, line in enumerate(lines) if re.search(pattern, line)), 0) if pattern else 0
+    return f"{file}:{first + hit}"
 
 
 def _home(cls: type) -> Path | None:
