@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.errors import did_you_mean
+from wbcbench.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from wbcbench.leaderboard.model import Report
@@ -27,30 +26,6 @@ SUBCOMMANDS = {
 
 FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
 """The names in `wbcbench.leaderboard.formats`, known without importing it."""
-
-
-class Subcommands(click.Group):
-    """Imports a subcommand when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        found: click.Command = importlib.import_module(f"wbcbench.cli.leaderboard_{cmd_name}").command
-        return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(SUBCOMMANDS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in SUBCOMMANDS:
-            ctx.fail(f"`leaderboard` has no command '{args[0]}'.{did_you_mean(args[0], SUBCOMMANDS)}")
-        return super().resolve_command(ctx, args)
 
 
 def store_option(function: Any) -> Any:
@@ -120,7 +95,13 @@ def check_stores(stores: tuple[Path, ...]) -> None:
 
 
 @click.group(
-    "leaderboard", cls=Subcommands, invoke_without_command=True, short_help="Show finished trials as tables."
+    "leaderboard",
+    cls=LazyGroup,
+    names=SUBCOMMANDS,
+    modules="wbcbench.cli.leaderboard_{}",
+    unknown="`leaderboard` has no command '{}'.",
+    invoke_without_command=True,
+    short_help="Show finished trials as tables.",
 )
 @store_option
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Default: terminal there, else plain.")
