@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wbcbench.contracts.dataset import Dataset
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.file_source import FileSource
 from wbcbench.data.listed import ListedImages
@@ -13,7 +13,7 @@ from wbcbench.data.problems import Problems
 from wbcbench.errors import DataError
 
 
-class Folder(ListedImages, Dataset):
+class Folder(Dataset):
     """PNG, JPEG, TIFF or BMP, 8 or 16 bit, of any size, centre-cropped; an empty path is a missing image.
 
     A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose
@@ -23,7 +23,6 @@ class Folder(ListedImages, Dataset):
     name = "folder"
     source = "Your own image files, listed in a CSV manifest."
     locations = ("path", "root")
-    version = "folder-1"
 
     class Params(Parameters):
         path: str = param("", "The manifest, or a folder with a manifest.csv.")
@@ -38,6 +37,22 @@ class Folder(ListedImages, Dataset):
         leave_out: dict[str, list[str]] = param(
             {}, "Column -> values whose cells are left out, as in {duplicate: [drop, conflict]}."
         )
+
+    params: Params
+
+    def describe(self) -> Description:
+        """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
+        return _Files(self.params).describe()
+
+    def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
+        """See `Dataset.load`; decoded once per size, then memory-mapped. Raises `DataError`."""
+        return _Files(self.params).load(image_size, progress)
+
+
+class _Files(ListedImages[Folder.Params]):
+    """The manifest's rows."""
+
+    version = "folder-1"
 
     def _where(self) -> Path:
         if not self.params.path:

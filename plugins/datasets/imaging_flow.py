@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wbcbench.contracts.dataset import Dataset, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.channels import check_names
 from wbcbench.data.decode import decode_whole
@@ -27,7 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _FILE = re.compile(r"(?P<cell>.+)_ch(?P<channel>\d+)(\.ome)?\.(tiff?|jpe?g|png|bmp)", re.IGNORECASE)
 
 
-class ImagingFlow(ListedImages, Dataset):
+class ImagingFlow(Dataset):
     """Cells of an imaging flow cytometer (Amnis ImageStream), a class a folder, a channel a file.
 
     The layout is what IDEAS and Bio-Formats export from .cif and .rif files, and what the Jurkat cell-cycle set
@@ -51,7 +51,6 @@ class ImagingFlow(ListedImages, Dataset):
     name = "imaging_flow"
     source = "Blasi et al., Nature Communications 7:10256 (2016); BBBC048. Layout: IDEAS, Bio-Formats."
     locations = ("path",)
-    version = "imaging_flow-1"
 
     class Params(Parameters):
         path: str = param("", "The folder (or a zip) with a folder a class.")
@@ -66,6 +65,20 @@ class ImagingFlow(ListedImages, Dataset):
         )
 
     params: Params
+
+    def describe(self) -> Description:
+        """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
+        return _Files(self.params).describe()
+
+    def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
+        """See `Dataset.load`; decoded once per size, then memory-mapped. Raises `DataError`."""
+        return _Files(self.params).load(image_size, progress)
+
+
+class _Files(ListedImages[ImagingFlow.Params]):
+    """The exported cells, each in its window."""
+
+    version = "imaging_flow-1"
 
     def _root(self) -> Path:
         if not self.params.path:

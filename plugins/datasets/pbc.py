@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
-from wbcbench.contracts.dataset import Dataset
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.file_source import FileSource
 from wbcbench.data.listed import ListedImages
@@ -18,7 +18,7 @@ CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocy
 """Names of the published folders; `ig` are immature granulocytes."""
 
 
-class Pbc(ListedImages, Dataset):
+class Pbc(Dataset):
     """17,092 stained normal cells of eight kinds, about 360 x 363 px, JPEG, one folder a class.
 
     Download `PBC_dataset_normal_DIB` from the authors' deposit, Mendeley Data snkd93bnjr, DOI
@@ -37,8 +37,6 @@ class Pbc(ListedImages, Dataset):
     name = "pbc"
     source = "Acevedo et al., Data in Brief 30:105474 (2020); deposit DOI 10.17632/snkd93bnjr.1."
     locations = ("path",)
-    version = "pbc-1"
-    licence: ClassVar[str] = "CC-BY-4.0"
 
     class Params(Parameters):
         path: str = param("", "The folder PBC_dataset_normal_DIB, or the zip of it.")
@@ -47,6 +45,21 @@ class Pbc(ListedImages, Dataset):
         )
 
     params: Params
+
+    def describe(self) -> Description:
+        """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
+        return _Files(self.params).describe()
+
+    def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
+        """See `Dataset.load`; decoded once per size, then memory-mapped. Raises `DataError`."""
+        return _Files(self.params).load(image_size, progress)
+
+
+class _Files(ListedImages[Pbc.Params]):
+    """The tree's cells."""
+
+    version = "pbc-1"
+    licence: ClassVar[str] = "CC-BY-4.0"
 
     def _root(self) -> Path:
         if not self.params.path:

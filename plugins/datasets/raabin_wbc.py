@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from wbcbench.contracts.dataset import Dataset
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.file_source import FileSource
 from wbcbench.data.listed import ListedImages
@@ -20,7 +20,7 @@ CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 _PARTS = {"A": ("TestA",), "B": ("TestB",), "both": ("TestA", "TestB")}
 
 
-class RaabinWbc(ListedImages, Dataset):
+class RaabinWbc(Dataset):
     """Cropped leukocytes of five kinds in the folders Train, TestA and TestB, a folder a class in each.
 
     Download the double-labelled cropped cells from the publisher's page (raabindata.com, "free data"), unpack
@@ -40,14 +40,27 @@ class RaabinWbc(ListedImages, Dataset):
     name = "raabin_wbc"
     source = "Mousavi Kouzehkanan et al., Scientific Reports 12:1123 (2022), DOI 10.1038/s41598-021-04426-x."
     locations = ("path",)
-    version = "raabin_wbc-1"
-    licence: ClassVar[str] = "unknown; see raabindata.com"
 
     class Params(Parameters):
         path: str = param("", "The folder (or a zip) with Train, TestA and TestB.")
         test: Literal["A", "B", "both"] = param("A", "Test cells: of the training microscope, of the other, both.")
 
     params: Params
+
+    def describe(self) -> Description:
+        """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
+        return _Files(self.params).describe()
+
+    def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
+        """See `Dataset.load`; decoded once per size, then memory-mapped. Raises `DataError`."""
+        return _Files(self.params).load(image_size, progress)
+
+
+class _Files(ListedImages[RaabinWbc.Params]):
+    """The parts' cells."""
+
+    version = "raabin_wbc-1"
+    licence: ClassVar[str] = "unknown; see raabindata.com"
 
     def _root(self) -> Path:
         if not self.params.path:

@@ -117,7 +117,9 @@ def test_cells_that_lack_a_modality(invoke: Invoke, tmp_path: Path) -> None:
     rows = ["bf,dapi,label"]
     for i in range(60):
         for name, value in (("bf", 40 + 90 * (i % 2)), ("dapi", 200 - 90 * (i % 2))):
-            Image.new("L", (16, 16), value + i % 7).save(tmp_path / f"{name}{i}.png")
+            image = Image.new("L", (16, 16), value + i % 7)
+            image.putpixel((i % 16, i // 16), 0)  # no two cells show the same
+            image.save(tmp_path / f"{name}{i}.png")
         rows.append(f"bf{i}.png,{'' if i % 5 == 0 else f'dapi{i}.png'},{'ab'[i % 2]}")
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
     code, out, err = invoke(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Description, Progress, content_digest
+from wbcbench.contracts.params import Parameters
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.decode import DECODER_VERSION
 from wbcbench.data.file_source import FileSource, open_source
@@ -20,18 +21,22 @@ from wbcbench.data.resize import RESIZE_VERSION
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+P = TypeVar("P", bound=Parameters)
 
 
-class ListedImages(Dataset):
+class ListedImages(ABC, Generic[P]):
     """Cells listed as paths of PNG, JPEG, TIFF or BMP files below a folder or in a zip.
 
-    A subclass says where the files lie and which cell has which; images are decoded once per size, then
-    memory-mapped from the cache.
+    A data set describes and loads itself through a subclass, which says where the files lie and which cell has
+    which. (No data set inherits from it: what a component declares must stand in its own file.)
     """
 
     version: ClassVar[str]
     """Part of the fingerprint: raised whenever the same files would give other cells."""
     licence: ClassVar[str] = "unknown"
+
+    def __init__(self, params: P) -> None:
+        self.params = params
 
     @abstractmethod
     def _root(self) -> Path:
