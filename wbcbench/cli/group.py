@@ -17,6 +17,9 @@ VERBS = {
     "show": "Show one component: its parameters, defaults, search space, source.",
     "plugins": "Show which plugins were found, and why any was not loaded.",
     "submit": "Pack records for a leaderboard that others keep.",
+    "export": "Write a trained network with its preprocessing: ONNX, torch.export or safetensors.",
+    "predict": "Classify cells of a folder, a manifest or an .npz with a trained network.",
+    "report": "One HTML page on one record: curves, confusion, mistakes, reliability, provenance.",
     "leaderboard": "Build, check and compare tables of stored results.",
 }
 """Verb -> short help; the command is `command` in `wbcbench/cli/<verb>.py`."""
