@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from wbcbench.cli.group import cli
 from wbcbench.inference.rebuild import Rebuilt, rebuilt
 from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Record, Store
+from wbcbench.registry import Registry
 from wbcbench.testing.cells import write_cells
 
 SMALL = (
@@ -22,6 +24,12 @@ SMALL = (
     "--executor", "inline", "--epochs", "1", "--set", "batch_size=32",
     "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]",
 )  # fmt: skip
+
+
+@functools.cache
+def registry() -> Registry:
+    """Loaded once: nobody changes it."""
+    return load_plugins()[0]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Winners:
 
     def rebuilt(self, fusion: str, *sets: str) -> Rebuilt:
         """With its cells, unless other `sets` are given."""
-        return rebuilt(self.record(fusion), self.store, load_plugins()[0], sets or (f"dataset.path={self.cells}",))
+        return rebuilt(self.record(fusion), self.store, registry(), sets or (f"dataset.path={self.cells}",))
 
 
 def train(folder: Path, *args: str, cells: int = 96) -> Winners:

@@ -47,7 +47,7 @@ def classify(
     network, modalities = rebuilt.network.to(device), rebuilt.network.modalities
     lacking = ~source.present.all(1)
     if lacking.any() and rebuilt.fusion.missing == "refuse":
-        absent = [m for m, there in zip(modalities, source.present.all(0), strict=True) if not there]
+        absent = [m for column, m in enumerate(modalities) if not source.present[:, column].all()]
         raise IncompatibleError(
             f"Fusion '{rebuilt.record.result.fusion}' needs every modality of every cell, but "
             f"{int(lacking.sum())} cells of {source.where} lack {' or '.join(absent)}. Add the images, leave "
