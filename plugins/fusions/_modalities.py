@@ -73,7 +73,7 @@ class Projections(nn.ModuleList):
 def mask_of(embeddings: list[Tensor], present: Tensor | None) -> Tensor:
     """[B, M] bool: what may be read. A cell with nothing keeps all its (zero) embeddings."""
     if present is None:
-        shape = (len(embeddings[0]), len(embeddings))
+        shape = (embeddings[0].shape[0], len(embeddings))
         return torch.ones(shape, dtype=torch.bool, device=embeddings[0].device)
     return present | ~present.any(1, keepdim=True)
 
@@ -93,7 +93,7 @@ def seen(outputs: Outputs, present: Tensor | None, modalities: tuple[str, ...]) 
     """[B, routes] bool: which routes had an image. A cell with nothing counts as having all."""
     first = next(iter(outputs.values())).logits
     if present is None:
-        return torch.ones(len(first), len(outputs), dtype=torch.bool, device=first.device)
+        return torch.ones(first.shape[0], len(outputs), dtype=torch.bool, device=first.device)
     mine = of_routes(present, outputs, modalities)
     return mine | ~mine.any(1, keepdim=True)
 

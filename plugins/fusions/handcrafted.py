@@ -14,7 +14,14 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 PER_CHANNEL = 3 + len(_QUANTILES) + 2 + RINGS
 
 
-def channel_features(x: Tensor) -> Tensor:
+def rings(side: int) -> Tensor:
+    """[S * S, 4] of 0 and 1: which of four rings of equal width around the centre a pixel is in."""
+    place = (torch.arange(side) + 0.5) / side * 2 - 1
+    radius = torch.hypot(place[:, None], place[None, :]).clamp(max=1 - 1e-6)
+    return nn.functional.one_hot((radius * RINGS).long(), RINGS).flatten(0, 1)
+
+
+def channel_features(x: Tensor, ring: Tensor | None = None) -> Tensor:
     """What can be said of one channel of a cell without learning.
 
     Mean, standard deviation and skewness; five quantiles; mean and standard deviation of the gradient's size
@@ -22,6 +29,7 @@ def channel_features(x: Tensor) -> Tensor:
 
     Args:
         x: [B, S, S].
+        ring: `rings(S)`, where it is at hand.
 
     Returns:
         [B, 14] in that order.
@@ -33,10 +41,7 @@ def channel_features(x: Tensor) -> Tensor:
     steep = (x[:, 1:, :-1] - x[:, :-1, :-1]).square() + (x[:, :-1, 1:] - x[:, :-1, :-1]).square()
     edges = steep.sqrt().flatten(1)
     gradient = torch.stack([edges.mean(1), edges.std(1)], 1)
-    side = x.shape[-1]
-    place = (torch.arange(side, device=x.device) + 0.5) / side * 2 - 1
-    radius = torch.hypot(place[:, None], place[None, :]).clamp(max=1 - 1e-6)
-    ring = nn.functional.one_hot((radius * RINGS).long(), RINGS).to(x.dtype).flatten(0, 1)
+    ring = (rings(x.shape[-1]) if ring is None else ring).to(x)
     return torch.cat([mean, sd, skew, quantiles, gradient, flat @ ring / ring.sum(0)], 1)
 
 
@@ -62,16 +67,18 @@ class Handcrafted(Fusion):
         iterations: int = param(1000, "At most so many steps of L-BFGS.", ge=1)
 
     params: Params
+    ring: Tensor
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
         channels = sum(task.channels.values())
+        self.register_buffer("ring", rings(task.image_size), persistent=False)
         self.head = nn.Linear(PER_CHANNEL * channels + channels * (channels - 1) // 2, task.n_classes)
 
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
         x = torch.cat([images[m] for m in self.task.modalities], 1).float()
         cells, channels = x.shape[:2]
-        single = channel_features(x.flatten(0, 1)).view(cells, -1)
+        single = channel_features(x.flatten(0, 1), self.ring).view(cells, -1)
         flat = x.flatten(2)
         flat = flat - flat.mean(2, keepdim=True)
         flat = flat / torch.linalg.vector_norm(flat, dim=2, keepdim=True).clamp(min=1e-6)

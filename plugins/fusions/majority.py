@@ -27,7 +27,7 @@ class Majority(Fusion):
         self.register_buffer("logits", torch.zeros(task.n_classes))
 
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
-        return next(iter(images.values())).new_zeros(len(next(iter(images.values()))), 0)
+        return next(iter(images.values())).new_zeros(next(iter(images.values())).shape[0], 0)
 
     def solve(self, features: Tensor, labels: Tensor, weights: Tensor) -> None:
         # A class without training cells gets half a cell, so that its log-probability is finite.
@@ -35,6 +35,6 @@ class Majority(Fusion):
         self.logits.copy_((counts / counts.sum()).log())
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
-        cells = len(next(iter(images.values())))
+        cells = next(iter(images.values())).shape[0]
         reads = frozenset(self.task.modalities)
         return {"joint": Output(self.logits.expand(cells, -1), self.features(images, present), reads=reads)}

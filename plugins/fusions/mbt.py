@@ -72,7 +72,7 @@ class MBT(Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names, n = self.task.modalities, self.params.bottlenecks
         tokens = {m: self.backbones[m](masked(images[m], present, i)) for i, m in enumerate(names)}
-        z = self.bottleneck.expand(len(tokens[names[0]]), -1, -1)
+        z = self.bottleneck.expand(tokens[names[0]].shape[0], -1, -1)
         seen = availability(present, z, len(names))
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, nn.ModuleDict)

@@ -15,7 +15,7 @@ def squeeze(expanded: Tensor, factors: int) -> Tensor:
     Sum pooling of U'x * V'y with k factors is, for each output, the bilinear form x' U_o V_o' y of rank k. The
     square root's slope is held finite at zero. Source: Yu et al., ICCV 2017, arXiv 1708.01471, eq. 3-4.
     """
-    z = expanded.reshape(len(expanded), -1, factors).sum(2)
+    z = expanded.reshape(expanded.shape[0], -1, factors).sum(2)
     return F.normalize(z.sign() * (z.abs() + 1e-6).sqrt(), dim=1)
 
 

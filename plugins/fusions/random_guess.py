@@ -36,14 +36,14 @@ class RandomGuess(Fusion):
         self.register_buffer("key", torch.randint(0, 2**31, (1,)))
 
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
-        return next(iter(images.values())).new_zeros(len(next(iter(images.values()))), 0)
+        return next(iter(images.values())).new_zeros(next(iter(images.values())).shape[0], 0)
 
     def solve(self, features: Tensor, labels: Tensor, weights: Tensor) -> None:
         counts = torch.bincount(labels, minlength=len(self.frequencies)).float().clamp(min=0.5)
         self.frequencies.copy_(counts / counts.sum())
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
-        ink = torch.zeros(len(next(iter(images.values()))), dtype=torch.int64, device=self.key.device)
+        ink = torch.zeros(next(iter(images.values())).shape[0], dtype=torch.int64, device=self.key.device)
         for i, m in enumerate(self.task.modalities):
             # Rounded, because the order of a float sum may depend on the size of the batch.
             mine = (images[m].double().mean((1, 2, 3)) * 1e6).round().long().abs()

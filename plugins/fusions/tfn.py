@@ -19,7 +19,7 @@ def outer(embeddings: list[Tensor]) -> Tensor:
     It holds every product of up to M units, one from each modality: singles, pairs, triples.
     Source: Zadeh et al., EMNLP 2017, arXiv 1707.07250, section 4.2.
     """
-    product = embeddings[0].new_ones(len(embeddings[0]), 1)
+    product = embeddings[0].new_ones(embeddings[0].shape[0], 1)
     for h in embeddings:
         one = torch.cat([torch.ones_like(h[:, :1]), h], 1)
         product = (product[:, :, None] * one[:, None, :]).flatten(1)

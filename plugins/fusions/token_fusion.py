@@ -115,7 +115,7 @@ class TokenFusion(Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names = self.task.modalities
         tokens = [self.backbones[m](images[m]) for m in names]
-        total = tokens[0].new_zeros(len(tokens[0]))
+        total = tokens[0].new_zeros(tokens[0].shape[0])
         for layer in self.layers:
             tokens, scores = layer(tokens)
             tokens = substitute(tokens, scores, self.params.threshold)

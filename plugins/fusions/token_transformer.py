@@ -75,7 +75,7 @@ class TokenTransformer(Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         embeddings = self.encoders(images, present)
         projected, mask = self.projections(embeddings), mask_of(embeddings, present)
-        tokens = torch.cat([self.cls.to(projected.dtype).expand(len(projected), 1, -1), projected], 1)
+        tokens = torch.cat([self.cls.to(projected.dtype).expand(projected.shape[0], 1, -1), projected], 1)
         keys = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
         for block in self.blocks:
             tokens = block(tokens, keys)

@@ -103,7 +103,7 @@ def test_records_are_found_by_what_they_are_called(done: Run, tmp_path: Path) ->
     record = done.records[0]
     for name in (record.trial.id, record.trial.id[:10], record.path):
         assert wbcbench.load_record(name, done.store).result == record.result
-    with pytest.raises(UsageError, match="none does"):
+    with pytest.raises(UsageError, match="No record"):
         wbcbench.load_record("nothing", done.store)
     assert len(wbcbench.load_records(done.store).records) == 10
 

@@ -41,16 +41,18 @@ class Records(Shown):
 
 
 def load_record(record: str | Path, store: str | Path = "wbcbench-store") -> Record:
-    """One record, checked: by trial id, the beginning of one, or the path of its folder.
+    """One record, checked: by trial id, the beginning of one, the path of its folder, or a method's name.
 
     Its `predictions`, `weights()`, `frame()` (cells with probabilities) and `history()` are read when asked for.
 
     Raises:
-        RecordError: there is none, several begin so, or it is not what it claims.
+        UsageError: nothing is called so, or several things are.
+        RecordError: it is not what it claims.
     """
     from wbcbench.records.find import find_record
+    from wbcbench.records.store import Store
 
-    return find_record(record, Path(store))
+    return find_record(record, Store(store))
 
 
 def load_records(store: str | Path = "wbcbench-store") -> Records:

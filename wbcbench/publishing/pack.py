@@ -72,7 +72,7 @@ def find_record(name: str, store: Path) -> Record:
         UsageError: nothing, or more than one record, goes by that name, or it is a search's sealed trial.
         RecordError: it is not what it claims.
     """
-    return _shown(find(name, store, verify="full"))
+    return _shown(find(name, Store(store), verify="full"))
 
 
 def _shown(record: Record) -> Record:

@@ -1,33 +1,69 @@
-"""A record by what people call it."""
+"""Which record a person means: an id or the beginning of one, a folder, or a method's name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from wbcbench.errors import UsageError
+from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.records.schema import RESULT, Result
 from wbcbench.records.store import Record, Store, Verify
 
 
-def find_record(name: str | Path, store: Path, verify: Verify = True) -> Record:
-    """A record by its folder, or by its trial id (or the beginning of one) in a store.
+def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record:
+    """The one finished record that `text` names.
+
+    Args:
+        text: a trial's id, a unique beginning of one, the path of a record's folder, or a method's name as
+            leaderboards show it (`independent + logits`), of which the seed with the best validation score is
+            taken.
+        store: where ids and names are looked up.
+        verify: how closely the record is checked.
 
     Raises:
-        UsageError: nothing, or more than one record, goes by that name.
-        RecordError: it is not what it claims.
+        UsageError: nothing is called so, or several things are.
+        RecordError: the record is damaged.
     """
-    folder = Path(name)
-    if folder.is_dir() and (folder / "result.json").exists():
-        folder = folder.resolve()
-        return Store(folder.parent.parent).load(folder.name, verify)
-    base, start = store / "records", str(name)
-    found = sorted(p.name for p in base.iterdir() if p.name.startswith(start)) if base.is_dir() and start else []
-    if len(found) != 1:
-        what = f"{len(found)} records begin so: {', '.join(found[:5])}" if found else "none does"
+    path, text = Path(text), str(text)
+    if text and (path / RESULT).is_file():
+        return Store.load_folder(path.resolve(), verify)
+    base = store.root / "records"
+    known = sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
+    found = [name for name in known if name.startswith(text)] if text else []
+    if text in found or len(found) == 1:
+        return store.load(text if text in found else found[0], verify)
+    if len(found) > 1:
+        raise UsageError(f"Expected the beginning of one record's id, but '{text}' begins {_listed(found)}.")
+    return store.load(_by_name(text, store), verify)
+
+
+def _by_name(text: str, store: Store) -> str:
+    results = [r.result for r in store.scan(verify=False)[0] if r.result.status == "done"]
+    if not results:
+        raise UsageError(f"Expected records in {store.root}, but there is none. Name a store with --store.")
+    named = [r for r in results if _name(r) == text]
+    if not named:
+        near = did_you_mean(text, {_name(r) for r in results} | {r.trial_id for r in results})
         raise UsageError(
-            f"Expected a record's folder, or the beginning of one trial id in {store}, but got {start!r}; {what}. "
-            "`wbcbench leaderboard --json` lists the ids; --store chooses another store."
+            f"No record in {store.root} is '{text}'.{near} Give a trial id, the beginning of one, a folder, or a method's name."
         )
-    return Store(store).load(found[0], verify)
+    if len({r.method_id for r in named}) > 1:
+        ids = [r.trial_id for r in named]
+        raise UsageError(f"Several methods or protocols are called '{text}': {_listed(ids)}. Give an id.")
+    return max(named, key=_validation).trial_id
+
+
+def _name(result: Result) -> str:
+    return result.label + (f" + {result.kd}" if result.kd != "none" else "")
+
+
+def _validation(result: Result) -> float:
+    metric = result.key.selection if result.key.selection in result.metrics["val"] else "macro_f1"
+    value = result.metrics["val"][metric] or 0.0
+    return -value if metric == "nll" else value
+
+
+def _listed(ids: list[str]) -> str:
+    return ", ".join(sorted(ids)[:6]) + (" ..." if len(ids) > 6 else "")
 
 
 __all__ = ["find_record"]

@@ -119,6 +119,21 @@ class Used(Strict):
     """Of the source file."""
 
 
+class InputStatistics(Strict):
+    """One modality's images as a network was trained on them: what it takes to show it others. C channels."""
+
+    bits: Literal[8, 16]
+    """Of a pixel as stored: uint8 or uint16."""
+    mean: tuple[float, ...]
+    """[C], of raw pixel values over the training cells. The network sees (pixel - mean) / std."""
+    std: tuple[float, ...]
+    """[C]; 1 for a flat channel."""
+    brightness: tuple[tuple[float, float], ...]
+    """[C], the 1 % and 99 % quantiles, over training cells, of a cell's mean pixel value."""
+    contrast: tuple[tuple[float, float], ...]
+    """[C], the same of the standard deviation of a cell's pixel values."""
+
+
 class Outcome(Strict):
     """What a finished trial hands to the store; the store adds identity and digests."""
 
@@ -132,10 +147,20 @@ class Outcome(Strict):
     components: list[Used] = []
     notes: list[str] = []
     pseudo_multimodal: bool = False
+    inputs: dict[str, InputStatistics] = {}
+    """Modality -> how its images were. Empty in records that were made before this was written down."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
     ended: str
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Empty `inputs` are not written, so that an older record has the checksum that it had."""
+        document: dict[str, Any] = handler(self)
+        if not self.inputs:
+            document.pop("inputs", None)
+        return document
 
 
 class Result(Outcome):
@@ -206,6 +231,6 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
-    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Outcome", "Result", "Strict",
-    "Summary", "Used", "backbone_name", "content_digest",
+    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "InputStatistics", "Outcome",
+    "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
 ]  # fmt: skip

@@ -115,6 +115,11 @@ class Store:
         """
         return self._load(self.record_path(trial_id), verify)
 
+    @staticmethod
+    def load_folder(folder: Path, verify: Verify = True) -> Record:
+        """Read the record in a folder, wherever it lies; see `load`."""
+        return Store._load(folder, verify)
+
     def write(
         self,
         trial: Trial,

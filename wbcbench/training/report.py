@@ -15,6 +15,7 @@ from wbcbench.data.splits import Split
 from wbcbench.evaluation.cost import latency, macs, parameters
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
+from wbcbench.inference.statistics import statistics_of
 from wbcbench.records.environment import capture
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
 from wbcbench.records.store import Record
@@ -49,6 +50,7 @@ def write_record(
         components=used_components(trial, bench.registry),
         notes=notes,
         pseudo_multimodal=cells.pseudo_multimodal,
+        inputs=statistics_of(job.cells, job.train, trial.reads),
         selected_epoch=state.best_epoch,
         started=started.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, PairShapes, Task
 from wbcbench.data.counter import derive_seed
@@ -19,6 +21,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
 from wbcbench.records.store import Record
+from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.lessons import Lesson, pair
 from wbcbench.training.build import (
@@ -156,17 +159,28 @@ def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Any:
 
 def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusion:
     """The trained network of a record, on the device."""
-    task: Task = task_of(record.trial, cells)
-    fusion = build_fusion(record.trial, task, bench.registry)
-    weights = load_file(record.path / "model.safetensors")
-    distillers = build_distillers(record.trial, bench.registry)
+    fusion = stored_fusion(record, task_of(record.trial, cells), bench.registry)
+    fusion.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fusion
+
+
+def stored_fusion(record: Record, task: Task, registry: Registry) -> Fusion:
+    """The trained network of a record, on the CPU; needs no cells."""
+    return fusion_of(record.trial, task, registry, load_file(record.path / "model.safetensors"))
+
+
+def fusion_of(trial: Trial, task: Task, registry: Registry, weights: Mapping[str, Tensor]) -> Fusion:
+    """A trial's network with these weights in it, on the CPU."""
+    with torch.enable_grad():  # some find out by a backward pass which layers they need
+        fusion = build_fusion(trial, task, registry)
+    distillers = build_distillers(trial, registry)
     replacing = replaces(distillers)
     if replacing is not None:
-        images = {m: cells.images(torch.zeros(1, dtype=torch.int64), m).cpu() for m in record.trial.reads}
+        side = task.image_size
+        blank = {m: torch.zeros(1, c, side, side) for m, c in task.channels.items()}
         with torch.no_grad():
-            fusion = rebuild(fusion, distillers[replacing], weights, fusion.eval()(images, None, True))
+            fusion = rebuild(fusion, distillers[replacing], weights, fusion.eval()(blank, None, True))
     fusion.load_state_dict(weights)
-    fusion.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return fusion
 
 

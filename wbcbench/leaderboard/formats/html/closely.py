@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import plotly.graph_objects as go
 
 from wbcbench.leaderboard.formats.html.choices import Drawing
 from wbcbench.leaderboard.formats.html.looks import INK, SHADES, finish, label
-from wbcbench.leaderboard.model import Details, Row
+from wbcbench.leaderboard.model import Details
 from wbcbench.leaderboard.plots.palette import OKABE_ITO
 
-Detailed = Sequence[tuple[Row, Details]]
+
+class Identified(Protocol):
+    """A row of a board, or the result of a record."""
+
+    @property
+    def method_id(self) -> str: ...
+
+
+Detailed = Sequence[tuple[Identified, Details]]
 """Rows with their details; the first is drawn."""
 
 
@@ -83,4 +92,4 @@ def calibration(rows: Detailed) -> Drawing:
     return Drawing(drawn, "Is confidence deserved?", doc)
 
 
-__all__ = ["Detailed", "calibration", "classes", "confusion"]
+__all__ = ["Detailed", "Identified", "calibration", "classes", "confusion"]

@@ -1,0 +1,237 @@
+"""`wbcbench predict`: cells from files, with and without every modality, with and without labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from wbcbench.inference.explain import explain, own_layer
+from wbcbench.inference.unlike import outside
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def predict(invoke: Invoke, winners: Any, tmp_path: Path) -> Callable[..., tuple[pd.DataFrame, dict[str, Any]]]:
+    """Predict to Parquet; returns the table and the document."""
+
+    def call(fusion: str, *args: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        out = tmp_path / "out.parquet"
+        code, said, err = invoke(
+            "predict", winners.ids[fusion], "--store", str(winners.root), *args, "-o", str(out), "--json"
+        )
+        assert code == 0, err
+        return pd.read_parquet(out), json.loads(said)
+
+    return call
+
+
+@pytest.fixture
+def tree(winners: Any, tmp_path: Path) -> Path:
+    """The tiny cells as files: `u/b/7.png`; cell 3 lacks `v`."""
+    with np.load(winners.cells) as file:
+        image, labels = file["image"], file["label"]
+    for row in range(12):
+        for channel, m in enumerate("uv"):
+            if (row, m) != (3, "v"):
+                path = tmp_path / "tree" / m / "abc"[labels[row]] / f"{row}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image[row, :, :, channel]).save(path)
+    return tmp_path / "tree"
+
+
+def probabilities(frame: pd.DataFrame, prefix: str = "probability") -> np.ndarray:
+    return frame[[f"{prefix}:{c}" for c in "abc"]].to_numpy()
+
+
+@pytest.mark.parametrize("fusion", ["independent", "stacking", "handcrafted"])
+def test_an_npz_gives_what_the_record_says(fusion: str, predict: Any, winners: Any) -> None:
+    frame, document = predict(fusion, str(winners.cells), "--batch", "7")
+    record = winners.record(fusion)
+    cells = record.predictions["test_cells"]
+    np.testing.assert_allclose(probabilities(frame)[cells], record.predictions["test_probabilities"], atol=1e-6)
+    for route in record.result.routes:
+        want = record.predictions[f"test_route_{route}"]
+        np.testing.assert_allclose(probabilities(frame, route)[cells], want, atol=1e-6)
+    assert document["cells"] == document["labelled"] == len(frame) == 96
+    assert document["metrics"]["accuracy"] == pytest.approx((frame["label"] == frame["predicted"]).mean())
+    assert document["unlike_training"]["statistics_from"] == "the record"
+
+
+def test_folders_of_images_say_the_same_and_a_missing_one_is_left_out(
+    predict: Any, winners: Any, tree: Path
+) -> None:
+    frame, document = predict("independent", str(tree))
+    whole, _ = predict("independent", str(winners.cells))
+    rows = frame["cell"].str.extract(r"(\d+)$")[0].astype(int).to_numpy()
+    complete = rows != 3
+    np.testing.assert_allclose(
+        probabilities(frame)[complete], probabilities(whole)[rows[complete]], atol=1e-6
+    )  # fmt: skip
+    assert document["missing"] == 1
+    lacking = frame[~complete].iloc[0]
+    assert lacking["missing"] == "v"
+    assert np.isnan(lacking["v:a"])
+    assert lacking[[f"probability:{c}" for c in "abc"]].sum() == pytest.approx(1, abs=1e-6)
+    assert document["labelled"] == 12
+
+
+def test_a_manifest_needs_no_labels(predict: Any, tree: Path) -> None:
+    with open(tree / "manifest.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "u", "v", "weather"])
+        writer.writerows(
+            [f"=cell {i}", f"u/{'abc'[i]}/{i}.png", "" if i else f"v/a/{i}.png", "fair"] for i in range(3)
+        )
+    frame, document = predict("majority", str(tree))
+    assert list(frame["cell"]) == ["=cell 0", "=cell 1", "=cell 2"]
+    assert list(frame["missing"]) == ["", "v", "v"]
+    assert "label" not in frame
+    assert document["metrics"] is None
+
+
+def test_csv_holds_no_formula(invoke: Invoke, winners: Any, tree: Path, tmp_path: Path) -> None:
+    (tree / "manifest.csv").write_text("id,u,v,label\n=1+1,u/a/0.png,v/a/0.png,=2+2\n")
+    out = tmp_path / "out.csv"
+    args = ("predict", winners.ids["early"], "--store", str(winners.root), str(tree), "-o", str(out))
+    code, said, err = invoke(*args)
+    assert code == 0, err
+    (row,) = csv.DictReader(out.open())
+    assert row["cell"] == "'=1+1"
+    assert "=2+2" in err
+    assert float(row["probability:a"]) <= 1
+    assert "1 cells" in said
+
+
+def test_a_fusion_that_cannot_do_without_refuses(winners: Any, tree: Path, monkeypatch: Any) -> None:
+    from wbcbench.errors import IncompatibleError
+    from wbcbench.inference.classify import classify
+    from wbcbench.inference.source import Wanted, open_cells
+
+    found = winners.rebuilt("early")
+    monkeypatch.setattr(type(found.fusion), "missing", "refuse")
+    with pytest.raises(IncompatibleError, match=r"1 cells of .* lack v"):
+        classify(found, open_cells(tree, Wanted.of(found)), torch.device("cpu"))
+
+
+def test_an_absent_image_may_hold_anything(winners: Any) -> None:
+    network = winners.rebuilt("independent").network
+    rng = np.random.default_rng(0)
+    images = {m: torch.from_numpy(rng.integers(0, 255, (4, 1, 16, 16), dtype=np.uint8)) for m in "uv"}
+    present = torch.tensor([[True, False]] * 4)
+    with torch.no_grad():
+        a = network(images, present)["probabilities"]
+        b = network({**images, "v": 255 - images["v"]}, present)["probabilities"]
+        c = network(images)["probabilities"]
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.allclose(a, c)
+
+
+def test_images_unlike_the_training_cells_are_named(predict: Any, tree: Path) -> None:
+    Image.fromarray(np.full((16, 16), 9, np.uint8)).save(tree / "u" / "a" / "0.png")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 2, (16, 16), dtype=np.uint8) * 255).save(tree / "v" / "b" / "1.png")
+    Image.fromarray(rng.integers(0, 60, (40, 20), dtype=np.uint8)).save(tree / "v" / "c" / "2.png")
+    frame, document = predict("early", str(tree))
+    odd = frame.set_index("cell")["unlike_training"]
+    assert "u constant" in odd["a/0"]
+    assert "v contrasty" in odd["b/1"]
+    assert odd["c/5"] == ""
+    assert document["unlike_training"]["kinds"]["u constant"] == 1
+    assert any("1 images were not 16 x 16" in note for note in document["notes"])
+
+
+def test_outside_means_more_than_a_width_beyond() -> None:
+    low, high = outside(np.array([[9.0], [11.0], [29.0], [31.0]]), ((15.0, 20.0),))
+    assert low.tolist() == [True, False, False, False]
+    assert high.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda t: Image.fromarray(np.zeros((16, 16), np.uint16)).save(t / "u/a/0.png"), "has 16 bits"),
+        (lambda t: Image.new("RGB", (16, 16)).save(t / "u/a/0.png"), "in colour"),
+        (lambda t: (t / "u/a/0.png").write_bytes(b"no image"), "is no readable"),
+        (lambda t: (t / "manifest.csv").write_text("u,v\n,nan\n"), "have none"),
+        (lambda t: (t / "manifest.csv").write_text("image,label\nx.png,a\n"), "columns of image paths named u, v"),
+        (lambda t: (t / "manifest.csv").write_text("u,label\nx.png,a\n"), "x.png does not exist"),
+    ],
+)
+def test_what_the_network_cannot_read_is_said(
+    spoil: Callable[[Path], Any], says: str, invoke: Invoke, winners: Any, tree: Path, tmp_path: Path
+) -> None:
+    spoil(tree)
+    args = ("predict", winners.ids["early"], "--store", str(winners.root), str(tree))
+    code, _, err = invoke(*args, "-o", str(tmp_path / "out.csv"))
+    assert code == 2
+    assert says in err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_other_arrays_are_refused(invoke: Invoke, winners: Any, tmp_path: Path) -> None:
+    cells = {"u": np.zeros((2, 16, 16), np.uint8), "v": np.zeros((2, 16, 16), np.uint8)}
+    for change, says in (
+        ({"v": np.zeros((2, 16, 16), np.uint16)}, "as uint8, as in training"),
+        ({"v": np.zeros((3, 16, 16), np.uint8)}, "as many images"),
+        ({"v": np.zeros((2, 16, 16, 3), np.uint8)}, "with 1 channels"),
+    ):
+        np.savez(tmp_path / "x.npz", **(cells | change))
+        args = ("predict", winners.ids["early"], "--store", str(winners.root), str(tmp_path / "x.npz"))
+        code, _, err = invoke(*args, "-o", str(tmp_path / "out.csv"))
+        assert code == 2
+        assert says in err
+    code, _, err = invoke(*args[:-1], str(tmp_path / "nothing"), "-o", str(tmp_path / "out.txt"))
+    assert code == 2
+    assert ".csv or .parquet" in err
+
+
+def test_explained_cells_are_pictures(predict: Any, winners: Any, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    folder = tmp_path / "looks"
+    predict("stacking", str(winners.cells), "--explain", "2", str(folder))
+    rows = list(csv.DictReader((folder / "explained.csv").open()))
+    assert [(r["cell"], r["u_by"]) for r in rows] == [("row 0", "grad-cam"), ("row 95", "grad-cam")]
+    with Image.open(folder / rows[0]["file"]) as picture:
+        assert picture.size[1] > 300
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_maps_are_of_one_modality_and_follow_what_is_seen(winners: Any) -> None:
+    pytest.importorskip("captum")
+    images = {m: torch.full((1, 1, 16, 16), 30, dtype=torch.uint8) for m in "uv"}
+    images["u"][:, :, :8, :8] = 220
+    early = explain(winners.rebuilt("early").network, images, torch.tensor([2]))
+    assert {e.how for e in early.values()} == {"occlusion"}
+    assert early["u"].maps.shape == (1, 16, 16)
+    # Hiding a bright corner changes the answer more than hiding a dark one.
+    assert abs(early["u"].maps[0, :8, :8]).mean() > abs(early["u"].maps[0, 8:, 8:]).mean()
+    stacking = winners.rebuilt("stacking").network
+    seen = {m: stacking.normaliser(m, x) for m, x in images.items()}
+    layers = {m: own_layer(stacking, seen, m) for m in "uv"}
+    assert layers["u"] is stacking.body.networks.backbones["u"].stages[2]
+    assert layers["v"] is stacking.body.networks.backbones["v"].stages[2]
+
+
+def test_without_captum_explain_says_what_to_install(
+    invoke: Invoke, winners: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    code, _, err = invoke(
+        "predict", winners.ids["early"], "--store", str(winners.root), str(winners.cells),
+        "-o", str(tmp_path / "out.csv"), "--explain", "1", str(tmp_path / "looks"),
+    )  # fmt: skip
+    assert code == 2
+    assert "wbcbench[explain]" in err
+    assert not (tmp_path / "looks").exists()

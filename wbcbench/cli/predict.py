@@ -1,0 +1,149 @@
+"""`wbcbench predict`: what a trained network says of cells that it has never seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.take import record_options
+
+if TYPE_CHECKING:
+    from wbcbench.inference.classify import Answers
+    from wbcbench.inference.rebuild import Rebuilt
+    from wbcbench.inference.source import Source
+    from wbcbench.plugins import PluginOptions
+
+EPILOG = """\b
+PATH is one of:
+  a manifest (.csv) with a column of image paths per modality; label and id optional
+  a folder with a manifest.csv, or with a subfolder of images per modality
+  an .npz with an array per modality, or laid out as in training
+  a folder of images or one image, where the network reads one modality
+"""
+
+
+@click.command("predict", epilog=EPILOG)
+@record_options
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File: .csv or .parquet.")
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Cells at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option(
+    "--explain", type=(click.IntRange(1), click.Path(path_type=Path)), default=None, metavar="N DIR",
+    help="For N of the cells, write where in each modality the network looked (PNG) to a new folder.",
+)  # fmt: skip
+@json_option
+@plugin_options
+def command(record: str, store: Path, sets: tuple[str, ...], plugins: PluginOptions, **options: Any) -> None:
+    """Classify the cells of every PATH with the network of RECORD: class, probabilities, answers per route.
+
+    Cells may lack a modality where the fusion can do without. Images that are unlike the training cells are named.
+    Where labels are known, metrics are printed; cells that the network was trained on flatter them.
+    """
+    from wbcbench.errors import UsageError
+    from wbcbench.inference.classify import classify
+    from wbcbench.inference.rebuild import rebuilt
+    from wbcbench.inference.source import Wanted, open_cells
+    from wbcbench.inference.table import check_name, table, write
+    from wbcbench.records.find import find_record
+    from wbcbench.records.store import Store
+    from wbcbench.training.workbench import pick_device
+
+    output, explain = options["output"], options["explain"]
+    check_name(output)
+    if explain is not None and explain[1].exists():
+        raise UsageError(f"Expected a new folder for --explain, but {explain[1]} is there already.")
+    registry, _ = load(plugins)
+    found = rebuilt(find_record(record, Store(store)), Store(store), registry, sets)
+    device = pick_device(options["device"])
+    sources = [open_cells(path, Wanted.of(found)) for path in options["paths"]]
+    answers = [_classify(classify, found, source, device, options["batch"]) for source in sources]
+    frame = table(answers, found.task.classes, found.network.modalities)
+    write(frame, output)
+    if explain is not None:
+        from wbcbench.inference.pictures import explain_cells
+
+        count = explain_cells(found, answers, *explain)
+        click.echo(f"{explain[1]}: {count} cells explained.", err=True)
+    document = _document(found, answers, frame, output)
+    if options["as_json"]:
+        from wbcbench.cli.output import print_json
+
+        print_json(document)
+    else:
+        _print(document)
+
+
+def _classify(classify: Any, found: Rebuilt, source: Source, device: Any, batch: int) -> Answers:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from wbcbench.cli.output import log_console
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+    console = log_console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"cells of {source.where}", total=len(source.names))
+        answers: Answers = classify(
+            found, source, device, batch, lambda done, total: progress.update(task, completed=done)
+        )
+    return answers
+
+
+def _document(found: Rebuilt, answers: list[Answers], frame: Any, output: Path) -> dict[str, Any]:
+    from wbcbench.inference.classify import scores_of
+
+    classes = found.task.classes
+    scores, labelled, strange = scores_of(answers, classes)
+    counts = frame["predicted"].value_counts()
+    kinds: dict[str, int] = {}
+    for odd in (kind for a in answers for cell in a.odd for kind in cell):
+        kinds[odd] = kinds.get(odd, 0) + 1
+    return {
+        "trial_id": found.record.trial.id,
+        "method": found.record.result.label,
+        "output": str(output),
+        "cells": len(frame),
+        "predicted": {c: int(counts.get(c, 0)) for c in classes},
+        "missing": int((frame["missing"] != "").sum()),
+        "unlike_training": {
+            "cells": int((frame["unlike_training"] != "").sum()),
+            "kinds": dict(sorted(kinds.items())),
+            "statistics_from": found.statistics_from,
+        },
+        "notes": [note for a in answers for note in a.source.notes],
+        "labelled": labelled,
+        "other_labels": strange,
+        "metrics": None if scores is None else scores.summary,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    from wbcbench.cli.output import print_table
+    from wbcbench.leaderboard.text import clean
+
+    click.echo(f"{document['output']}: {document['cells']} cells")
+    print_table(["predicted", "cells"], [[clean(c), n] for c, n in document["predicted"].items()])
+    if document["missing"]:
+        click.echo(f"{document['missing']} cells lack a modality.")
+    unlike = document["unlike_training"]
+    if unlike["cells"]:
+        kinds = ", ".join(f"{n} {clean(kind)}" for kind, n in unlike["kinds"].items())
+        click.echo(
+            f"Warning: {unlike['cells']} of {document['cells']} cells are unlike the training cells ({kinds}), "
+            f"judged by statistics from {unlike['statistics_from']}. Do not trust their answers without looking.",
+            err=True,
+        )
+    for note in document["notes"]:
+        click.echo(f"Note: {clean(note)}", err=True)
+    if document["other_labels"]:
+        shown = ", ".join(clean(v) for v in document["other_labels"][:8])
+        click.echo(f"Note: labels that are none of the classes were not scored: {shown}", err=True)
+    if document["metrics"] is not None:
+        rows = [[name, "undefined" if v is None else f"{v:.4f}"] for name, v in document["metrics"].items()]
+        print_table(["metric", f"over {document['labelled']} labelled cells"], rows)
+
+
+__all__ = ["command"]

@@ -1,0 +1,200 @@
+"""The model card: what the network is, how good, on what, for what, and how to run it.
+
+Headings follow Mitchell et al., "Model Cards for Model Reporting", FAT* 2019 (arXiv 1810.03993).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wbcbench.evaluation.metrics import METRICS
+from wbcbench.inference.rebuild import Rebuilt
+from wbcbench.leaderboard.text import markdown
+from wbcbench.records.store import Store
+from wbcbench.reporting.intervals import metric_intervals, other_seeds
+
+MISSING = {
+    "native": "the fusion leaves an absent modality out by itself",
+    "impute": "an absent image is replaced (the training mean, unless the method says otherwise)",
+    "refuse": "the fusion needs every modality",
+}
+
+RUN = {
+    "onnx": """import json
+import numpy as np
+import onnxruntime
+
+spec = json.load(open("inputs.json", encoding="utf-8"))
+session = onnxruntime.InferenceSession("model.onnx")
+images = {i["name"]: np.zeros([5, *i["shape"][1:]], i["dtype"]) for i in spec["inputs"]}  # your cells
+wanted = {i.name for i in session.get_inputs()}
+(probabilities,) = session.run(["probabilities"], {m: x for m, x in images.items() if m in wanted})
+print([spec["classes"][k] for k in probabilities.argmax(1)])""",
+    "torch-export": """import json
+import numpy as np
+import torch
+
+spec = json.load(open("inputs.json", encoding="utf-8"))
+network = torch.export.load("model.pt2").module()
+images = {i["name"]: np.zeros([5, *i["shape"][1:]], i["dtype"]) for i in spec["inputs"]}  # your cells
+probabilities = network({m: torch.from_numpy(x) for m, x in images.items()})["probabilities"]
+print([spec["classes"][k] for k in probabilities.argmax(1)])""",
+    "safetensors": """import json
+import numpy as np
+import torch
+from wbcbench.exporting.weights import load_network
+
+spec = json.load(open("inputs.json", encoding="utf-8"))
+network = load_network(".")
+images = {i["name"]: np.zeros([5, *i["shape"][1:]], i["dtype"]) for i in spec["inputs"]}  # your cells
+with torch.no_grad():
+    probabilities = network({m: torch.from_numpy(x) for m, x in images.items()})["probabilities"]
+print([spec["classes"][k] for k in probabilities.argmax(1)])""",
+}
+"""How to run each format; executed by the tests."""
+
+
+def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) -> str:
+    """The card in Markdown; text of the record is escaped."""
+    record, result = rebuilt.record, rebuilt.record.result
+    key, method = result.key, record.trial.method
+    licence = _licence(rebuilt)
+    lines = [
+        f"# {markdown(result.label)}: {', '.join(map(markdown, key.classes))}",
+        "",
+        f"A classifier of cell images, trained and judged with wbcbench (trial `{result.trial_id}`, record "
+        f"`{result.digest[:16]}`). `{inputs['model']}` holds the network with its preprocessing; `inputs.json` "
+        "says what it expects and what it answers.",
+        "",
+        "## Inputs and outputs",
+        "",
+        "| input | shape | pixels |",
+        "| --- | --- | --- |",
+        *(
+            f"| {markdown(i['name'])} | [batch, {', '.join(map(str, i['shape'][1:]))}] | {i['dtype']}, "
+            f"{i['range'][0]} to {i['range'][1]} |"
+            for i in inputs["inputs"]
+        ),
+        "",
+        f"{markdown(inputs['resize'])} Outputs: {', '.join(markdown(o['name']) for o in inputs['outputs'])}, each "
+        f"[batch, {len(key.classes)}], in the order {', '.join(map(markdown, key.classes))}. `route_...` are the "
+        "answers of the network's single heads.",
+        "",
+        "## Metrics",
+        "",
+        *_metrics(rebuilt, store),
+        "",
+        "## Training data",
+        "",
+        f"- data set: {markdown(key.dataset)}, content `{key.fingerprint[:16]}`, split `{key.split[:16]}`",
+        f"- licence: {markdown(licence)}",
+        f"- modalities: {', '.join(map(markdown, key.modalities))}"
+        + (" (pseudo-modalities, computed from one image)" if result.pseudo_multimodal else ""),
+        f"- images of {key.image_size} x {key.image_size} pixels; statistics of the inputs are from "
+        f"{rebuilt.statistics_from}",
+        *(f"- {markdown(note)}" for note in result.notes),
+        "",
+        "## Method",
+        "",
+        f"- fusion {markdown(result.fusion)}, backbone {markdown(result.backbone)}, distillation "
+        f"{markdown(result.kd)}" + (f" from teachers {', '.join(result.teachers)}" if result.teachers else ""),
+        f"- {result.cost.params:,} parameters"
+        + (f", {result.cost.macs:,} MACs a cell" if result.cost.macs else ""),
+        f"- {key.budget.epochs} epochs of batch {key.budget.batch_size}, seed {result.seed}; the epoch was chosen "
+        f"by validation {key.selection}",
+        *(f"- {c.kind} {markdown(c.provider)}/{markdown(c.name)} {markdown(c.version or '')}".rstrip()
+          for c in result.components),
+        "",
+        "## Intended use",
+        "",
+        "Research on cells of the kind above, photographed in the same way. It is no medical device, and nobody "
+        "has validated it for diagnosis.",
+        "",
+        "## Limits",
+        "",
+        f"- It always answers one of {len(key.classes)} classes, whatever the image shows; debris, doublets and "
+        "other cells get a class too.",
+        "- Other microscopes, stains, exposure times or donors than those of training may change the answers. "
+        "`wbcbench predict` says which images are unlike the training cells.",
+        f"- Missing modalities: {MISSING[rebuilt.fusion.missing]}; the exported file wants every input.",
+        f"- Expected calibration error on test cells: {_ece(rebuilt)}; probabilities are not calibrated further.",
+        *(["- Test cells are of no known donors: the intervals take cells for independent."]
+          if "test_groups" not in record.predictions else []),
+        *([f"- It learned from teachers, whose data and licences are their own: {', '.join(result.teachers)}."]
+          if method.teachers else []),
+        "",
+        "## Check",
+        "",
+        f"{inputs['check']['cells']} {inputs['check']['kind']}: file and trained network differ by at most "
+        f"{inputs['check']['largest_difference']:.2g} (allowed {inputs['check']['tolerance']:g}).",
+        "",
+        "## Run it",
+        "",
+        f"With {_packages(inputs['format'])}, in this folder:",
+        "",
+        "```python",
+        RUN[inputs["format"]],
+        "```",
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _metrics(rebuilt: Rebuilt, store: Store | None) -> list[str]:
+    result = rebuilt.record.result
+    found = metric_intervals(rebuilt.record)
+    if not found:
+        return ["The trial was proposed by a search and knows validation cells only:", ""] + [
+            f"- {name}: {value:.3f}" for name, value in result.metrics["val"].items() if value is not None
+        ]
+    per_class = [
+        f"| {markdown(name)} | {s['precision']:.3f} | {s['recall']:.3f} | {s['f1']:.3f} | {s['support']:.0f} |"
+        for name, s in result.per_class.items()
+    ]
+    seeds = other_seeds(rebuilt.record, store)
+    told = (
+        f"Seed {result.seed} only: other seeds may be better or worse."
+        if seeds is None
+        else f"This is seed {result.seed}. Test macro-F1 over seeds {', '.join(map(str, seeds.seeds))}: "
+        f"{seeds.mean:.3f}, standard deviation {seeds.sd:.3f}."
+    )
+    return [
+        "| metric | test (95 % interval over cells) | better |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} | {interval.text()} | {'higher' if METRICS[name].higher_is_better else 'lower'} |"
+            for name, interval in found.items()
+        ),
+        "",
+        told,
+        "",
+        "| class | precision | recall | F1 | test cells |",
+        "| --- | --- | --- | --- | --- |",
+        *per_class,
+    ]
+
+
+def _licence(rebuilt: Rebuilt) -> str:
+    if rebuilt.bench is None:
+        return "unknown (the cells were not at hand when this was written)"
+    licence = rebuilt.bench.cells(rebuilt.record.trial).licence
+    return licence if licence != "unknown" else "unknown: the data set does not say; ask whoever made the images"
+
+
+def _ece(rebuilt: Rebuilt) -> str:
+    value = rebuilt.record.result.metrics.get("test", {}).get("ece")
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _packages(format_name: str) -> str:
+    return {"onnx": "onnxruntime and numpy", "torch-export": "torch and numpy", "safetensors": "wbcbench"}[
+        format_name
+    ]
+
+
+def run_lines(card: str) -> str:
+    """The code in a card."""
+    return card.split("```python\n", 1)[1].split("\n```", 1)[0]
+
+
+__all__ = ["MISSING", "RUN", "model_card", "run_lines"]

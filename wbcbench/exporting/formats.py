@@ -1,0 +1,209 @@
+"""How a network is written: weights with their specification, a PyTorch program, an ONNX graph."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wbcbench.errors import UsageError, WbcbenchError
+from wbcbench.inference.network import PROBABILITIES, Network
+from wbcbench.inference.rebuild import Rebuilt
+
+Arrays = dict[str, NDArray[Any]]
+Runner = Callable[[Arrays], Arrays]
+"""Raw images by modality [B, C, S, S] -> outputs by name [B, K]."""
+
+LARGEST = 65_536
+"""Cells in one batch, at most."""
+_EXAMPLE = 3
+
+
+class NotExportable(WbcbenchError):
+    """The network does something that the format has no word for."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way of writing a network."""
+
+    file: str
+    write: Callable[[Rebuilt, Network, tuple[str, ...], Path], None]
+    """(trained network, what is deployed of it, names of the outputs, file)."""
+    read: Callable[[Rebuilt, Path], Runner]
+    """What was written, from its file alone (`safetensors`: from the file and the specification)."""
+
+
+def write_safetensors(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], path: Path) -> None:
+    """The weights and the normalisation, under the names of the `Network`'s own state."""
+    from safetensors.torch import save_file
+
+    # Cloned, because safetensors refuses tensors that share memory.
+    state = {name: t.detach().cpu().contiguous().clone() for name, t in rebuilt.network.state_dict().items()}
+    save_file(state, path, metadata={"trial_id": rebuilt.record.trial.id})
+
+
+def read_safetensors(rebuilt: Rebuilt, path: Path) -> Runner:
+    """A network built anew, with the weights of the file in it."""
+    import copy
+
+    from safetensors.torch import load_file
+
+    network = copy.deepcopy(rebuilt.network)
+    for tensor in network.state_dict().values():
+        tensor.zero_()  # so that what the file lacks is noticed
+    network.load_state_dict(load_file(path))
+    return _torch_runner(network)
+
+
+def write_program(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], path: Path) -> None:
+    """A program that `torch.export.load` reads; PyTorch is all it needs."""
+    torch.export.save(trace(rebuilt, network), path)
+
+
+def read_program(rebuilt: Rebuilt, path: Path) -> Runner:
+    return _torch_runner(torch.export.load(path).module())
+
+
+def write_onnx(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], path: Path) -> None:
+    """A graph that ONNX Runtime runs, inputs named by modality. One file, weights inside."""
+    need("onnx", "onnxscript")
+    modalities = list(network.modalities)
+    program = trace(rebuilt, network)
+    with _quietly("ONNX"):
+        how: dict[str, Any] = {
+            "input_names": modalities, "output_names": list(outputs), "dynamo": True, "verbose": False,
+            "dynamic_shapes": ({m: {0: "batch"} for m in modalities},),
+        }  # fmt: skip
+        try:
+            found = torch.onnx.export(program, **how)
+        except Exception:
+            # The optimiser stumbles over some graphs that are sound (onnxscript 0.7: SplitToSequence).
+            found = torch.onnx.export(program, **how, optimize=False)
+    assert found is not None
+    found.save(path, external_data=False)
+
+
+def read_onnx(rebuilt: Rebuilt, path: Path) -> Runner:
+    need("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    wanted = {i.name for i in session.get_inputs()}
+
+    def run(images: Arrays) -> Arrays:
+        feed = {m: x for m, x in images.items() if m in wanted}
+        return dict(zip(names, session.run(None, feed), strict=True))
+
+    return run
+
+
+FORMATS = {
+    "safetensors": Format("model.safetensors", write_safetensors, read_safetensors),
+    "onnx": Format("model.onnx", write_onnx, read_onnx),
+    "torch-export": Format("model.pt2", write_program, read_program),
+}
+
+
+def trace(rebuilt: Rebuilt, network: Network) -> torch.export.ExportedProgram:
+    """The network as a graph that takes any number of cells.
+
+    Raises:
+        NotExportable: PyTorch cannot follow what the network does, or only for one number of cells.
+    """
+    side = rebuilt.task.image_size
+    images = {
+        m: torch.zeros(_EXAMPLE, len(s.mean), side, side, dtype=torch.uint16 if s.bits == 16 else torch.uint8)
+        for m, s in rebuilt.statistics.items()
+    }
+    # From 2: one cell is a case of its own to the tracer. That one cell runs is checked afterwards.
+    batch = torch.export.Dim("batch", min=2, max=LARGEST)
+    # The slower, strict way understands Python such as len(x), which the other takes for a fixed number. `AUTO`
+    # lets pass what the tracer cannot prove to hold for every number of cells; the check afterwards tries several.
+    ways = [(batch, False), (torch.export.Dim.AUTO, False), (batch, True), (torch.export.Dim.AUTO, True)]
+    with _quietly("a graph"):
+        for number, (size, strict) in enumerate(ways, 1):
+            try:
+                shapes = ({m: {0: size} for m in images},)
+                program = torch.export.export(network, (images,), dynamic_shapes=shapes, strict=strict)
+            except Exception:
+                if number == len(ways):
+                    raise
+                continue
+            if _any_batch(program):
+                return program
+        raise ValueError("it gives an answer for one fixed number of cells only.")
+    raise AssertionError  # not reached: `_quietly` lets nothing pass
+
+
+def _any_batch(program: torch.export.ExportedProgram) -> bool:
+    """Whether the graph's inputs are of any number of cells."""
+    given = set(program.graph_signature.user_inputs)
+    sizes = [n.meta["val"].shape[0] for n in program.graph.nodes if n.op == "placeholder" and n.name in given]
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def need(*packages: str) -> None:
+    """Raise `UsageError` where an optional package is not installed."""
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UsageError(
+                f"Expected the package '{name}' for --format onnx, but it is not installed. "
+                "Run: pip install 'wbcbench[export]'"
+            ) from None
+
+
+def _torch_runner(network: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Runner:
+    def run(images: Arrays) -> Arrays:
+        with torch.no_grad():
+            answers = network({m: torch.from_numpy(x) for m, x in images.items()})
+        return {name: value.numpy() for name, value in answers.items()}
+
+    return run
+
+
+@contextmanager
+def _quietly(what: str) -> Iterator[None]:
+    """Without the exporters' own talk; whatever they raise becomes `NotExportable`."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch", "torch.onnx", "torch._guards", "onnxscript", "onnx_ir")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    from contextlib import redirect_stderr, redirect_stdout
+
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # the exporters raise almost anything
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        reason = next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
+        raise NotExportable(
+            f"This network cannot be written as {what}: {reason} Choose --format safetensors, which keeps the "
+            "weights and runs with wbcbench."
+        ) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+__all__ = ["FORMATS", "LARGEST", "PROBABILITIES", "Arrays", "Format", "NotExportable", "Runner", "need", "trace"]

@@ -1,0 +1,93 @@
+"""A network's answers for all cells of a source, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wbcbench.errors import IncompatibleError
+from wbcbench.evaluation.metrics import Scores, score
+from wbcbench.inference.network import PROBABILITIES, ROUTE
+from wbcbench.inference.rebuild import Rebuilt
+from wbcbench.inference.source import Source
+from wbcbench.inference.unlike import unlike
+
+BATCH = 256
+Done = Callable[[int, int], None]
+"""Called as `done(cells so far, of how many)`."""
+
+
+@dataclass
+class Answers:
+    """What a network says of the N cells of one source."""
+
+    source: Source
+    probabilities: NDArray[np.float32]
+    """[N, K]."""
+    routes: dict[str, NDArray[np.float32]]
+    """Route -> [N, K]; NaN in the rows whose modality is absent."""
+    odd: list[list[str]] = field(default_factory=list)
+    """[N], what is unlike the training cells; see `unlike`."""
+
+
+def classify(
+    rebuilt: Rebuilt, source: Source, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
+) -> Answers:
+    """Ask the network about every cell.
+
+    Raises:
+        IncompatibleError: a cell lacks a modality and the fusion cannot do without.
+        DataError: an image cannot be read.
+    """
+    network, modalities = rebuilt.network.to(device), rebuilt.network.modalities
+    lacking = ~source.present.all(1)
+    if lacking.any() and rebuilt.fusion.missing == "refuse":
+        absent = [m for column, m in enumerate(modalities) if not source.present[:, column].all()]
+        raise IncompatibleError(
+            f"Fusion '{rebuilt.record.result.fusion}' needs every modality of every cell, but "
+            f"{int(lacking.sum())} cells of {source.where} lack {' or '.join(absent)}. Add the images, leave "
+            "those cells out, or take a network whose fusion does without."
+        )
+    parts: list[dict[str, NDArray[Any]]] = []
+    odd: list[list[str]] = []
+    total = len(source.names)
+    for start in range(0, total, batch):
+        stop = min(total, start + batch)
+        images, here = source.read(start, stop), source.present[start:stop]
+        odd += unlike(images, here, rebuilt.statistics)
+        tensors = {m: torch.from_numpy(x).to(device) for m, x in images.items()}
+        present = torch.from_numpy(np.ascontiguousarray(here)).to(device) if lacking.any() else None
+        with torch.no_grad():
+            answers = network(tensors, present)
+        parts.append({name: value.cpu().numpy() for name, value in answers.items()})
+        done(stop, total)
+    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    routes = {n.removeprefix(ROUTE): p for n, p in joined.items() if n != PROBABILITIES}
+    for column, m in enumerate(modalities):
+        if m in routes:
+            routes[m][~source.present[:, column]] = np.nan
+    return Answers(source, joined[PROBABILITIES], routes, odd)
+
+
+def scores_of(answers: list[Answers], classes: tuple[str, ...]) -> tuple[Scores | None, int, list[str]]:
+    """Metrics over the cells whose label is one of the classes, how many those are, and the other labels met."""
+    probabilities, labels, strange = [], [], set()
+    for a in answers:
+        for text, p in zip(a.source.labels or (), a.probabilities, strict=False):
+            if text in classes:
+                probabilities.append(p)
+                labels.append(classes.index(text))
+            elif text:
+                strange.add(text)
+    if not labels:
+        return None, 0, sorted(strange)
+    found = score(np.stack(probabilities), np.array(labels, dtype=np.int64), classes)
+    return found, len(labels), sorted(strange)
+
+
+__all__ = ["BATCH", "Answers", "Done", "classify", "scores_of"]

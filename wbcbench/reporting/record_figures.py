@@ -1,0 +1,146 @@
+"""The page's figures of one record, each a pure function of what was stored; None: nothing to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import plotly.graph_objects as go
+
+from wbcbench.evaluation.calibration import reliability
+from wbcbench.evaluation.metrics import METRICS, score
+from wbcbench.leaderboard.columns import HEADERS
+from wbcbench.leaderboard.formats.html import closely
+from wbcbench.leaderboard.formats.html.choices import Choice, Drawing
+from wbcbench.leaderboard.formats.html.looks import INK, finish, label
+from wbcbench.leaderboard.model import ClassScore, Details, ReliabilityBin
+from wbcbench.leaderboard.plots.palette import OKABE_ITO, styles
+from wbcbench.records.store import Record
+
+Row = Mapping[str, float]
+"""Column of history.csv -> value."""
+
+
+def losses(history: Sequence[Row], selected: int) -> Drawing | None:
+    """Every term of the training loss by epoch."""
+    names = [n for n in _names(history) if n not in ("epoch", "lr") and not n.startswith("val_")]
+    if not names:
+        return None
+    figure = go.Figure()
+    for name, (colour, _) in styles(names).items():
+        figure.add_scatter(
+            x=_epochs(history), y=[row.get(name) for row in history], mode="lines+markers", name=label(name),
+            line={"color": colour, "width": 3 if name == "loss" else 1.5}, marker={"size": 5},
+        )  # fmt: skip
+    _mark(figure, selected)
+    doc = "Mean over an epoch's steps: the loss and its parts. The dotted line is the epoch that was kept."
+    return Drawing(finish(figure, "epoch", "training loss", 380), "How it learned", doc)
+
+
+def validation(history: Sequence[Row], selected: int) -> Drawing | None:
+    """One validation metric by epoch; a menu chooses which."""
+    names = [n for n in METRICS if f"val_{n}" in _names(history)]
+    if not names:
+        return None
+    names.sort(key=lambda n: n != "macro_f1")
+    figure = go.Figure()
+    for name in names:
+        figure.add_scatter(
+            x=_epochs(history), y=[row.get(f"val_{name}") for row in history], mode="lines+markers", meta=name,
+            visible=name == names[0], line={"color": OKABE_ITO[1]}, showlegend=False,
+            hovertemplate="epoch %{x}: %{y:.4f}<extra></extra>",
+        )  # fmt: skip
+    _mark(figure, selected)
+    choices = tuple(Choice(n, HEADERS[n], {"yaxis.title.text": HEADERS[n]}) for n in names)
+    doc = "On validation cells, by which the epoch was chosen."
+    drawn = finish(figure, "epoch", HEADERS[names[0]], 380)
+    return Drawing(drawn, "How it did on validation cells", doc, asks="Metric", choices=choices)
+
+
+def details_of(record: Record, side: str) -> Details:
+    """What leaderboards show closely, of the `test` or the `val` cells of one record."""
+    arrays, classes = record.predictions, record.result.key.classes
+    p, labels = arrays[f"{side}_probabilities"], arrays[f"{side}_labels"]
+    found, bins = score(p, labels, classes), reliability(p, labels)
+    return Details(
+        per_class={
+            name: ClassScore(precision=s["precision"], recall=s["recall"], f1=s["f1"], f1_sd=None,
+                             support=int(s["support"]))
+            for name, s in found.per_class.items()
+        },
+        confusion=tuple(tuple(line) for line in found.confusion),
+        reliability=tuple(
+            ReliabilityBin(cells=int(n), confidence=round(float(c), 9), accuracy=round(float(a), 9))
+            for n, c, a in zip(bins.counts, bins.confidence, bins.accuracy, strict=True)
+        ),
+    )  # fmt: skip
+
+
+def close(record: Record, details: Details, side: str) -> dict[str, Drawing]:
+    """Classes, confusion and reliability, drawn as leaderboards draw them."""
+    rows = [(record.result, details)]
+    cells = f"{'Test' if side == 'test' else 'Validation'} cells"
+    docs = {
+        "classes": f"{cells}; the number of cells stands beside a bar that is pointed at.",
+        "confusion": f"{cells}; each row sums to 100 %.",
+        "calibration": f"{cells}. A mark is a bin of predictions, its area the number of cells. Below the line: "
+        "overconfident.",
+    }
+    draw = {"classes": closely.classes, "confusion": closely.confusion, "calibration": closely.calibration}
+    return {name: replace(draw[name](rows), doc=doc) for name, doc in docs.items()}
+
+
+def missing(examination: Mapping[str, Any]) -> Drawing | None:
+    """Macro-F1 with only some modalities there."""
+    subsets = examination.get("subsets")
+    if not subsets:
+        return None
+    names = sorted(subsets, key=lambda s: (s.count("+"), s))
+    figure = go.Figure(
+        go.Bar(
+            x=[label(n) for n in names], y=[subsets[n].get("macro_f1") for n in names], marker_color=OKABE_ITO[0],
+            hovertemplate="%{x}: %{y:.3f}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(range=[0, 1.001])
+    doc = "The same network on test cells with only these modalities there."
+    return Drawing(finish(figure, "modalities that are there", "macro-F1", 380), "With modalities missing", doc)
+
+
+def corruptions(examination: Mapping[str, Any]) -> Drawing | None:
+    """Macro-F1 by severity of each corruption; a menu chooses the modality."""
+    table = examination.get("corruptions")
+    if not table:
+        return None
+    clean = (examination.get("clean") or {}).get("macro_f1")
+    figure = go.Figure()
+    first = next(iter(table))
+    for modality, kinds in table.items():
+        for kind, (colour, symbol) in styles(kinds).items():
+            curve = kinds[kind]
+            figure.add_scatter(
+                x=list(range(len(curve) + 1)), y=[clean, *curve], mode="lines+markers", name=label(kind),
+                meta=modality, visible=modality == first, line={"color": colour}, marker={"symbol": symbol},
+            )  # fmt: skip
+    figure.update_yaxes(range=[0, 1.001])
+    doc = "One modality's images are spoilt, the others left alone; severity 0 is clean."
+    choices = tuple(Choice(m, m) for m in table)
+    drawn = finish(figure, "severity", "macro-F1", 420)
+    return Drawing(drawn, "With spoilt images", doc, asks="Modality", choices=choices)
+
+
+def _names(history: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in history for name in row))
+
+
+def _epochs(history: Sequence[Row]) -> list[int]:
+    return [int(row["epoch"]) + 1 for row in history]
+
+
+def _mark(figure: go.Figure, selected: int) -> None:
+    figure.add_vline(x=selected + 1, line={"dash": "dot", "color": INK, "width": 1})
+
+
+__all__ = ["close", "corruptions", "details_of", "losses", "missing", "validation"]
