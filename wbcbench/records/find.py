@@ -39,16 +39,20 @@ def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record
 def _by_name(text: str, store: Store) -> str:
     results = [r.result for r in store.scan(verify=False)[0] if r.result.status == "done"]
     if not results:
-        raise UsageError(f"Expected records in {store.root}, but there is none. Name a store with --store.")
+        raise UsageError(
+            f"Expected records in {store.root}, but there is none. Name a store with --store, or a record by its "
+            "folder or trial id."
+        )
     named = [r for r in results if _name(r) == text]
     if not named:
         near = did_you_mean(text, {_name(r) for r in results} | {r.trial_id for r in results})
         raise UsageError(
-            f"No record in {store.root} is '{text}'.{near} Give a trial id, the beginning of one, a folder, or a method's name."
+            f"No record in {store.root} is '{text}'.{near} "
+            "Give a trial id, the beginning of one, a folder, or a method's name."
         )
     if len({r.method_id for r in named}) > 1:
         ids = [r.trial_id for r in named]
-        raise UsageError(f"Several methods or protocols are called '{text}': {_listed(ids)}. Give an id.")
+        raise UsageError(f"Several methods or protocols are called '{text}': {_listed(ids)}. Give a trial id.")
     return max(named, key=_validation).trial_id
 
 
