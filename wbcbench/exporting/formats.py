@@ -198,8 +198,8 @@ def _quietly(what: str) -> Iterator[None]:
             root = root.__cause__
         reason = next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
         raise NotExportable(
-            f"This network cannot be written as {what}: {reason} Choose --format safetensors, which keeps the "
-            "weights and runs with wbcbench."
+            f"This network cannot be written as {what}: {reason.rstrip('.')}. Choose --format safetensors, which "
+            "keeps the weights and runs with wbcbench."
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
