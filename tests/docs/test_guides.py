@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ def command(page: str, line: str, invoke: Callable[..., tuple[int, str, str]]) -
     if words[0] == "wbcbench":
         code, out, err = invoke(*words[1:])
     else:
+        if words[0] == "python":
+            words[0] = sys.executable  # the environment need not be activated for tests
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         code, out, err = done.returncode, done.stdout, done.stderr
     assert str(code) in said, f"{page}: {text}\nexit {code}\n{out}\n{err}"

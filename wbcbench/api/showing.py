@@ -33,7 +33,7 @@ class Shown:
         table = self.summary().to_html(
             index=False, na_rep="-", float_format="{:.3f}".format, border=0, escape=True
         )
-        return table + "".join(f"<p>{escape(line)}</p>" for line in self.notes())
+        return str(table) + "".join(f"<p>{escape(line)}</p>" for line in self.notes())
 
 
 __all__ = ["Shown"]
