@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.registry import KINDS, plural
+from wbcbench.importing import split_target
+from wbcbench.registry import KINDS, kind_of, plural
 
 if TYPE_CHECKING:
     from wbcbench.registry import Registry
@@ -26,7 +27,6 @@ def kinds_and_components() -> dict[str, list[str]]:
 def described(kind: str, name: str) -> dict[str, Any]:
     """What `wbcbench show KIND NAME --json` says. `kind` may be in the plural."""
     from wbcbench.cli.show import describe
-    from wbcbench.registry import kind_of
 
     registry = _registry()
     return describe(registry, registry.resolve(kind_of(kind), name))
@@ -49,7 +49,7 @@ def component_page(kind: str, name: str) -> str:
     lines += [f"- **{title}:** {text}" for title, text in facts.items() if text]
     lines += ["", "## Parameters", "", *_parameters(told["params"]), "", "## Use it", ""]
     lines += ["```sh", _use(told["kind"], name), "```", ""]
-    return "\n".join([*lines, "## Code", "", f"::: {_module(told)}", ""])
+    return "\n".join([*lines, "## Code", "", f"::: {_module(kind, name)}", ""])
 
 
 def index_page(listed: dict[str, list[str]]) -> str:
@@ -114,11 +114,10 @@ def _use(kind: str, name: str) -> str:
     return f"wbcbench run --{flag} {name}{extra}"
 
 
-def _module(told: dict[str, Any]) -> str:
+def _module(kind: str, name: str) -> str:
     """The dotted name of the file that the component is in, as it is installed."""
-    stem = str(told["origin"]).replace("\\", "/").rpartition("wbcbench_plugins/")[2] or str(told["origin"])
-    path = stem.partition(".py")[0].rpartition("plugins/")[2] or stem.partition(".py")[0]
-    return "wbcbench_plugins." + path.replace("/", ".")
+    target = _registry().resolve(kind_of(kind), name).component.target
+    return split_target(target)[0] if isinstance(target, str) else target.__module__
 
 
 def _value(value: Any) -> str:

@@ -69,9 +69,6 @@ class _Files(ListedImages[Pbc.Params]):
             )
         return Path(self.params.path).expanduser()
 
-    def _where(self) -> Path:
-        return self._root()
-
     def _classes(self) -> tuple[str, ...]:
         return CLASSES
 

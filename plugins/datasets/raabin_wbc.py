@@ -70,9 +70,6 @@ class _Files(ListedImages[RaabinWbc.Params]):
             )
         return Path(self.params.path).expanduser()
 
-    def _where(self) -> Path:
-        return self._root()
-
     def _classes(self) -> tuple[str, ...]:
         return CLASSES
 

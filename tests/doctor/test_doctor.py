@@ -25,7 +25,7 @@ def _plain_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("WBCBENCH_") and n != "WBCBENCH_CACHE"]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(metadata, "requires", lambda name: ["click>=8", "onnx>=1; extra == 'export'"])
-    monkeypatch.setattr(installation, "_version", lambda name: None if name == "onnx" else "99")
+    monkeypatch.setattr(installation, "version_of", lambda name: None if name == "onnx" else "99")
 
 
 def test_a_sound_place_has_no_problem(invoke: Invoke, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_packages_that_are_missing_old_or_do_not_load(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         metadata, "requires", lambda name: ["click>=8", "rich>=13", "numpy>=1.26", "x; extra == 't'"]
     )
-    monkeypatch.setattr(installation, "_version", lambda name: have.get(name, "1"))
+    monkeypatch.setattr(installation, "version_of", lambda name: have.get(name, "1"))
     monkeypatch.setattr(installation, "IMPORTED", ("no_such_module_of_torch",))
     found = [f for f in installation.packages() if f.state == "problem"]
     assert [f.fix for f in found[:2]] == ["pip install 'click>=8'", "pip install 'rich>=13'"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wbcbench.api.choices import check_stores
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
@@ -108,21 +109,13 @@ def leaderboard(
     from wbcbench.leaderboard.statistics import RESAMPLES
 
     stores = [store] if isinstance(store, str | Path) else list(store)
-    _there(stores)
+    check_stores(stores)
     options = Options(
         by=by, seeds=None if seeds is None else tuple(seeds), where=dict(where or {}), together=together,
         keys=(key,) if isinstance(key, str) else tuple(key), statistics=statistics,
         resamples=RESAMPLES if resamples is None else resamples,
     )  # fmt: skip
     return Boards(report([Path(s) for s in stores], options))
-
-
-def _there(stores: Sequence[str | Path]) -> None:
-    from wbcbench.errors import UsageError
-
-    for one in stores:
-        if not Path(one).is_dir():
-            raise UsageError(f"Expected a store, but there is no folder {one}. `wbcbench.run(...)` makes one.")
 
 
 __all__ = ["Boards", "leaderboard"]

@@ -59,4 +59,13 @@ def displays(track: str | Sequence[str] | None, progress: bool, store: str, cell
     return screens(track, Path(store), cells, Console(stderr=True, quiet=not progress))
 
 
-__all__ = ["Names", "Seeds", "displays", "plugins", "request_of"]
+def check_stores(stores: Sequence[str | Path]) -> None:
+    """Raise `UsageError` for a store that is not there."""
+    from wbcbench.errors import UsageError
+
+    for one in stores:
+        if not Path(one).is_dir():
+            raise UsageError(f"Expected a store, but there is no folder {one}. `wbcbench.run(...)` makes one.")
+
+
+__all__ = ["Names", "Seeds", "check_stores", "displays", "plugins", "request_of"]

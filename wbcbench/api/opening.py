@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wbcbench.api.choices import check_stores
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
@@ -61,10 +62,9 @@ def load_records(store: str | Path = "wbcbench-store") -> Records:
     Raises:
         UsageError: there is no such store.
     """
-    from wbcbench.api.boards import _there
     from wbcbench.records.store import Store
 
-    _there([store])
+    check_stores([store])
     good, bad = Store(store).scan()
     return Records(sorted(good, key=lambda r: r.trial.id), {str(path): str(error) for path, error in bad})
 

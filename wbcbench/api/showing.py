@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Shown:
+class Shown(ABC):
     """Something with a `summary` frame, shown as a table."""
 
+    @abstractmethod
     def summary(self) -> pd.DataFrame:
         """What is shown: a few columns, a row per thing."""
-        raise NotImplementedError
 
     def notes(self) -> list[str]:
         """Lines under the table."""

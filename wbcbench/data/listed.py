@@ -42,9 +42,9 @@ class ListedImages(ABC, Generic[P]):
     def _root(self) -> Path:
         """The folder or zip that paths start from."""
 
-    @abstractmethod
     def _where(self) -> Path:
         """What messages name."""
+        return self._root()
 
     @abstractmethod
     def _list(self, source: FileSource, problems: Problems) -> Manifest:

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from wbcbench.doctor.examination import Finding, Findings
 from wbcbench.errors import did_you_mean
+from wbcbench.records.environment import version_of
 
 if TYPE_CHECKING:
     from wbcbench.plugins import PluginOptions
@@ -47,7 +48,7 @@ def packages() -> Findings:
     for one in needed:
         if one.marker is not None and not one.marker.evaluate({"extra": ""}):
             continue
-        have = _version(one.name)
+        have = version_of(one.name)
         if have is None or not one.specifier.contains(have, prereleases=True):
             wrong = True
             state = "is not installed" if have is None else f"is {have}"
@@ -65,20 +66,20 @@ def packages() -> Findings:
                 f"pip install --force-reinstall {name}")  # fmt: skip
             yield Finding("packages", "problem", f"{name} is installed but does not load: {reason}", fix)
     if not wrong:
-        shown = ", ".join(f"{n} {_version(n)}" for n in ("wbcbench", "torch", "timm", "ray", "optuna"))
+        shown = ", ".join(f"{n} {version_of(n)}" for n in ("wbcbench", "torch", "timm", "ray", "optuna"))
         yield Finding("packages", "ok", shown)
 
 
 def extras() -> Findings:
     """Which optional parts are there."""
-    if _version("wbcbench") is None:
+    if version_of("wbcbench") is None:
         return  # `packages` says so
     have: dict[str, bool] = {}
     for text in metadata.requires("wbcbench") or []:
         one = Requirement(text)
         named = re.search(r"""extra == ["']([^"']+)["']""", str(one.marker))
         if named is not None:
-            have[named[1]] = have.get(named[1], True) and _version(one.name) is not None
+            have[named[1]] = have.get(named[1], True) and version_of(one.name) is not None
     there = sorted(e for e, whole in have.items() if whole)
     missing = sorted(e for e, whole in have.items() if not whole)
     text = f"installed: {', '.join(there) or 'none'}"
@@ -117,13 +118,6 @@ def variables() -> Findings:
             yield Finding("variables", "problem", text, f"unset {name}")
     shown = ", ".join(f"{n}={os.environ[n]}" for n in given if n in known)
     yield Finding("variables", "ok", shown or "none set")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 __all__ = ["extras", "loaded", "packages", "python", "variables"]

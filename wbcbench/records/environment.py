@@ -37,7 +37,7 @@ def capture(device: str | None = None) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "packages": {name: v for name in PACKAGES if (v := _version(name)) is not None},
+        "packages": {name: v for name in PACKAGES if (v := version_of(name)) is not None},
         "cuda": torch.version.cuda,
         "cudnn": cudnn() if torch.cuda.is_available() else None,
         "device": device_name(device) if device else None,
@@ -71,7 +71,8 @@ def _git(tree: Path, *arguments: str) -> str | None:
 
 
 @cache
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
