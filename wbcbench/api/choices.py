@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wbcbench.plugins import LoadReport, PluginOptions
     from wbcbench.registry import Registry
-    from wbcbench.search.execute import Screens
+    from wbcbench.scheduling.source import Screens
     from wbcbench.spec.request import Request
 
 Names = str | Sequence[Any] | Mapping[str, Any] | None

@@ -121,7 +121,7 @@ def run(
     from wbcbench.errors import TrialFailedError
     from wbcbench.records.store import Store
     from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.scheduling.executors import choose, make
+    from wbcbench.scheduling.executors import execute
     from wbcbench.scheduling.outcome import all_cached, in_order
     from wbcbench.scheduling.plan import make_plan
     from wbcbench.scheduling.source import PlanSource
@@ -132,9 +132,9 @@ def run(
     outcomes = all_cached(plan, Store(request.store))
     if outcomes is None:
         with displays(track, progress, request.store, train_cells(plan))(len(plan.trials)) as display:
-            name = choose(request, plan, Store(request.store))
-            doing = make(name, request, plan, registry, options, display.decoding)
-            outcomes = in_order(plan, doing.run(PlanSource(plan.trials), display, report.observers))
+            source = PlanSource(plan.trials)
+            ended = execute(request, plan, registry, options, source, display, report.observers)
+            outcomes = in_order(plan, ended)
     done = Run(outcomes, Path(request.store), list(plan.notes))
     if check and done.failed:
         raise TrialFailedError(

@@ -105,14 +105,14 @@ def _run(
     if outcomes is None or full:
         from wbcbench.cli.screens import screens
         from wbcbench.scheduling.estimate import train_cells
-        from wbcbench.scheduling.executors import choose, make
+        from wbcbench.scheduling.executors import execute
         from wbcbench.scheduling.source import PlanSource
 
         with screens(track, store.root, train_cells(plan))(len(plan.trials)) as display:
             if outcomes is None:
-                name = choose(request, plan, store)
-                executor = make(name, request, plan, registry, plugins, display.decoding)
-                outcomes = in_order(plan, executor.run(PlanSource(plan.trials), display, report.observers))
+                source = PlanSource(plan.trials)
+                ended = execute(request, plan, registry, plugins, source, display, report.observers)
+                outcomes = in_order(plan, ended)
             if full:
                 from wbcbench.scheduling.inline import prepare
                 from wbcbench.training.examine import examined

@@ -15,7 +15,7 @@ from wbcbench.tracking import start_trackers, tracked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wbcbench.search.execute import Screen, Screens
+    from wbcbench.scheduling.source import Screen, Screens
 
 
 def screens(

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from wbcbench.errors import UsageError
+from wbcbench.observers import Observers
 from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.estimate import estimate
+from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
 from wbcbench.scheduling.shares import check_feasible, share_of, slots
-from wbcbench.scheduling.source import Executor
+from wbcbench.scheduling.source import Executor, Screen, Source
 from wbcbench.spec.request import Request
 
 Name = Literal["inline", "ray"]
@@ -67,6 +69,21 @@ def worth_ray(at_once: int, costs: Sequence[tuple[float | None, int]]) -> bool:
     at_once = min(at_once, len(costs))
     total = sum(views / GUESSED_SPEED if seconds is None else seconds for seconds, views in costs)
     return at_once > 1 and total * (1 - 1 / at_once) >= 2 * RAY_START
+
+
+def execute(
+    request: Request,
+    plan: Plan,
+    registry: Registry,
+    plugins: PluginOptions,
+    source: Source,
+    screen: Screen,
+    observers: Observers,
+    times: int = 1,
+) -> list[Outcome]:
+    """Run a source's trials with the executor that suits the plan; see `choose`, `make` and `Executor.run`."""
+    name = choose(request, plan, Store(request.store), times)
+    return make(name, request, plan, registry, plugins, screen.decoding).run(source, screen, observers)
 
 
 def for_one_process(device: str) -> bool:

@@ -6,7 +6,8 @@ proposes as it learns is another. Neither knows of the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from wbcbench.observers import Observers
@@ -42,6 +43,16 @@ class Display(Protocol):
     def trial_started(self, planned: PlannedTrial) -> None: ...
     def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None: ...
     def trial_ended(self, outcome: Outcome) -> None: ...
+
+
+class Screen(Display, Protocol):
+    """A display that also shows images being read."""
+
+    def decoding(self, done: int, total: int, what: str) -> None: ...
+
+
+Screens = Callable[[int], AbstractContextManager[Screen]]
+"""Number of trials -> a display for them."""
 
 
 class Executor(Protocol):

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from wbcbench.errors import TrialFailedError
 from wbcbench.observers import Observers
 from wbcbench.plugins import PluginOptions
-from wbcbench.scheduling.executors import choose, make
+from wbcbench.scheduling import executors
 from wbcbench.scheduling.outcome import Outcome, all_cached
 from wbcbench.scheduling.plan import Plan
-from wbcbench.scheduling.source import Display, PlanSource, Source
+from wbcbench.scheduling.source import PlanSource, Screens, Source
 from wbcbench.search.files import Winner
 from wbcbench.search.search import Search
 from wbcbench.search.study import Study
 from wbcbench.search.winner import keep_winners, plan_winners
-
-
-class Screen(Display, Protocol):
-    """A display that also shows images being read."""
-
-    def decoding(self, done: int, total: int, what: str) -> None: ...
-
-
-Screens = Callable[[int], AbstractContextManager[Screen]]
-"""Number of trials -> a display for them."""
 
 
 @dataclass
@@ -61,10 +48,10 @@ def run_search(
 
     def execute(plan: Plan, source: Source, trials: int, times: int = 1) -> list[Outcome]:
         with screens(trials) as screen:
-            name = choose(search.request, plan, search.store, times)
             options = plugins or PluginOptions()
-            executor = make(name, search.request, plan, search.registry, options, screen.decoding)
-            return executor.run(source, screen, observers)
+            return executors.execute(
+                search.request, plan, search.registry, options, source, screen, observers, times
+            )
 
     study = search.study()
     source = search.source(study)

@@ -12,7 +12,7 @@ from wbcbench.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import PlannedTrial
-    from wbcbench.search.execute import Screen
+    from wbcbench.scheduling.source import Screen
 
 log = logging.getLogger(__name__)
 
