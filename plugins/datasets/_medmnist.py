@@ -21,6 +21,20 @@ class Published:
     """Side in pixels -> digest of its .npz."""
 
 
+_ORGANS = (
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+)
+
 SETS: dict[str, Published] = {
     "pathmnist": Published(
         classes=(
@@ -156,19 +170,7 @@ SETS: dict[str, Published] = {
         },
     ),
     "organamnist": Published(
-        classes=(
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        classes=_ORGANS,
         licence="CC-BY-4.0",
         md5={
             28: "68e3f8846a6bd62f0c9bf841c0d9eacc",
@@ -178,19 +180,7 @@ SETS: dict[str, Published] = {
         },
     ),
     "organcmnist": Published(
-        classes=(
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        classes=_ORGANS,
         licence="CC-BY-4.0",
         md5={
             28: "b9ceb9546e10131b32923c5bbeaea2b1",
@@ -200,19 +190,7 @@ SETS: dict[str, Published] = {
         },
     ),
     "organsmnist": Published(
-        classes=(
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        classes=_ORGANS,
         licence="CC-BY-4.0",
         md5={
             28: "9ab87b696fb54e2a387ebe992d6ed5f1",

@@ -15,15 +15,19 @@ import numpy as np
 import pytest
 import torch
 
+from wbcbench.errors import UsageError
 from wbcbench.exporting import check as checking
 from wbcbench.exporting.card import run_lines
 from wbcbench.exporting.check import Disagrees, check
 from wbcbench.exporting.folder import export
 from wbcbench.exporting.formats import NotExportable, trace
 from wbcbench.exporting.weights import load_network
+from wbcbench.inference.data import dataset_of
 from wbcbench.inference.network import Network
 from wbcbench.plugins import load_plugins
 from wbcbench.registry import Registry
+from wbcbench.scheduling.plan import make_plan
+from wbcbench.spec.load import load_request
 
 
 @functools.cache
@@ -240,3 +244,18 @@ def test_weights_of_another_file_are_not_loaded(winners: Any, tmp_path: Path) ->
         file.write(b"x")
     with pytest.raises(RecordError, match="not the file"):
         load_network(tmp_path / "taken")
+
+
+def test_cells_within_another_data_sets_parameters_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "rgb.npz"
+    images = rng.integers(0, 255, (60, 16, 16, 3), dtype=np.uint8)
+    np.savez(path, image=images, label=np.arange(60) % 3)
+    values = {"dataset.base_params": {"path": str(path), "modalities": {"x": [0, 1, 2]}}}
+    request = load_request(None, {"dataset": "stains", "fusion": "early", "kd": "none"}, (), values)
+    trial = make_plan(request, registry()).trials[0].trial
+    assert str(path) not in trial.model_dump_json()
+    found = dataset_of(trial, registry(), [f"dataset.base_params.path={path}"])
+    assert found.describe().fingerprint == trial.protocol.fingerprint
+    with pytest.raises(UsageError, match="where they lie"):
+        dataset_of(trial, registry(), [f"dataset.base_params.path={path}", "dataset.space=hsv"])

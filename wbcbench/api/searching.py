@@ -118,7 +118,7 @@ def search(
     from wbcbench.api.choices import displays, plugins
     from wbcbench.scheduling.estimate import train_cells
     from wbcbench.search.execute import run_search
-    from wbcbench.search.search import each_method, prepare_search
+    from wbcbench.search.search import prepare_searches
     from wbcbench.search.settings import load_settings
 
     given = locals()
@@ -131,12 +131,8 @@ def search(
     ranges = tuple(f"{k}={v}" for k, v in (space or {}).items())
     settings, found_ranges = load_settings(None if config is None else Path(config), flags, ranges)
     options, registry, report = plugins(plugins_dir)
-    if settings.each:
-        searches = each_method(request, registry, settings, found_ranges)
-    else:
-        searches = [prepare_search(request, registry, settings, found_ranges)]
     found = []
-    for one in searches:
+    for one in prepare_searches(request, registry, settings, found_ranges):
         screens = displays(track, progress, request.store, train_cells(one.base))
         found.append(run_search(one, screens, report.observers, options, retrain))
     return Searches(found)

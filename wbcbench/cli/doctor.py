@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcbench.cli.options import json_option, plugin_options
+from wbcbench.cli.options import json_option, plugin_options, store_option
 
 if TYPE_CHECKING:
     from wbcbench.plugins import PluginOptions
@@ -16,10 +16,7 @@ _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 
 @click.command("doctor")
-@click.option(
-    "--store", default="wbcbench-store", envvar="WBCBENCH_STORE", show_default=True,
-    type=click.Path(path_type=Path), help="Which store to look into.",
-)  # fmt: skip
+@store_option("Which store to look into.")
 @json_option
 @plugin_options
 @click.pass_context

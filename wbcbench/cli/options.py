@@ -84,6 +84,18 @@ def json_option(function: F) -> F:
     return option(function)
 
 
+def store_option(help: str) -> Callable[[F], F]:
+    """Add `--store`, for verbs that only read it."""
+    return click.option(
+        "--store",
+        default="wbcbench-store",
+        envvar="WBCBENCH_STORE",
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help=help,
+    )
+
+
 def load(plugins: PluginOptions) -> tuple[Registry, LoadReport]:
     """Load the plugins, and say in one line on stderr which ones could not be."""
     from wbcbench.plugins import load_plugins

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.choices import choice_options, given
-from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.options import json_option, load, plugin_options, store_option
 
 if TYPE_CHECKING:
     from wbcbench.plugins import LoadReport, PluginOptions
@@ -31,10 +31,7 @@ _SETTINGS = (
     "trials", "objective", "sampler", "pruner", "budget_seconds", "seed", "winners", "winner_seeds", "name",
 )  # fmt: skip
 
-_store = click.option(
-    "--store", default="wbcbench-store", envvar="WBCBENCH_STORE", show_default=True,
-    type=click.Path(path_type=Path), help="Where the study is.",
-)  # fmt: skip
+_store = store_option("Where the study is.")
 
 
 @click.group("search", epilog=EPILOG, invoke_without_command=True)
@@ -72,7 +69,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from wbcbench.search.search import each_method, prepare_search
+    from wbcbench.search.search import prepare_searches
     from wbcbench.search.settings import load_settings
     from wbcbench.spec.load import load_request
 
@@ -81,10 +78,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     flags |= {"each": True} if options["each"] else {}
     settings, ranges = load_settings(options["config"], flags, options["spaces"])
     registry, report = load(options["plugins"])
-    if settings.each:
-        searches = each_method(request, registry, settings, ranges)
-    else:
-        searches = [prepare_search(request, registry, settings, ranges)]
+    searches = prepare_searches(request, registry, settings, ranges)
     if options["show_space"] or options["dry_run"]:
         _show(searches, options["as_json"], options["dry_run"])
         return

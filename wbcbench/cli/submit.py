@@ -7,15 +7,12 @@ from pathlib import Path
 import click
 
 from wbcbench.cli.complete import records as found
-from wbcbench.cli.options import json_option
+from wbcbench.cli.options import json_option, store_option
 
 
 @click.command("submit", short_help="Pack records for a leaderboard that others keep.")
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...", shell_complete=found)
-@click.option(
-    "--store", default="wbcbench-store", envvar="WBCBENCH_STORE", show_default=True,
-    type=click.Path(path_type=Path), help="Where records named by trial id lie.",
-)  # fmt: skip
+@store_option("Where records named by trial id lie.")
 @click.option(
     "-o", "--output", default="submission.zip", show_default=True,
     type=click.Path(path_type=Path, dir_okay=False), help="The pack.",

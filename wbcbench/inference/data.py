@@ -10,7 +10,7 @@ from wbcbench.errors import DataError, UsageError
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, canonical_json
-from wbcbench.spec.load import load_request, validate
+from wbcbench.spec.load import load_request, merged, validate
 from wbcbench.training.workbench import Workbench, pick_device
 
 HINT = "Say where the cells lie, as in --set dataset.path=cells.npz."
@@ -47,14 +47,15 @@ def dataset_of(trial: Trial, registry: Registry, sets: Sequence[str]) -> Dataset
     spec = trial.protocol.dataset
     cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
     places = overrides.get("dataset", {})
-    if others := sorted(set(places) - set(cls.locations)):
-        allowed = ", ".join(f"dataset.{name}" for name in cls.locations) or "nothing: it has no files"
-        raise UsageError(
-            f"--set dataset.{others[0]}: the record says everything of its cells but where they lie. "
-            f"Expected: {allowed}."
-        )
-    dataset: Dataset = cls(validate(cls.Params, spec.params | places, f"dataset {spec.name}"))
-    if canonical_json(dataset.public_params()) != canonical_json(spec.params):
+    dataset: Dataset = cls(validate(cls.Params, merged(spec.params, places), f"dataset {spec.name}"))
+    public = dataset.public_params()
+    if canonical_json(public) != canonical_json(spec.params):
+        # by their effect, not by name: a place may lie within another data set's parameters, as those of stains do
+        if changed := [name for name in places if public.get(name) != spec.params.get(name)]:
+            raise UsageError(
+                f"--set dataset.{changed[0]}: the record says everything of its cells but where they lie, "
+                "as in dataset.path."
+            )
         raise DataError(f"The record's data set '{spec.name}' has other parameters in this version of wbcbench.")
     fingerprint = dataset.describe().fingerprint
     if fingerprint != trial.protocol.fingerprint:

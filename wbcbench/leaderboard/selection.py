@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from wbcbench.leaderboard.gather import Found, Gathered
 from wbcbench.leaderboard.options import Options
 from wbcbench.records.schema import ComparisonKey
 from wbcbench.spec import digest
+from wbcbench.spec.canonical import flat
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _wanted(group: Group, options: Options, keys: Mapping[str, ComparisonKey]) -
         return False
     if not options.where:
         return True
-    fields = dict(_flat("", group.key.model_dump(mode="json")))
+    fields = _flat(group.key.model_dump(mode="json"))
     for name, value in options.where.items():
         if name not in fields:
             raise UsageError(
@@ -103,9 +104,5 @@ def _wanted(group: Group, options: Options, keys: Mapping[str, ComparisonKey]) -
     return True
 
 
-def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _flat(f"{path}.{name}" if path else name, inner)
-    else:
-        yield path, "+".join(map(str, value)) if isinstance(value, list) else str(value)
+def _flat(document: dict[str, Any]) -> dict[str, str]:
+    return {n: "+".join(map(str, v)) if isinstance(v, list) else str(v) for n, v in flat(document)}

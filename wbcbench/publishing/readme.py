@@ -15,6 +15,7 @@ from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.ledger import Named
 from wbcbench.publishing.pack import Manifest
 from wbcbench.publishing.unpack import Unpacked
+from wbcbench.spec.canonical import flat
 
 
 def readme(
@@ -99,7 +100,7 @@ def _protocol(found: Report, store: Unpacked) -> list[str]:
     boards = []
     for board in found.boards:
         split = store.load(board.rows[0].sources[0].trial_id).trial.protocol.split
-        key = dict(_flat("", board.key.model_dump(mode="json") | {"division": split.model_dump(mode="json")}))
+        key = _flat(board.key.model_dump(mode="json") | {"division": split.model_dump(mode="json")})
         boards.append({"key": board.digest, "seeds": ", ".join(map(str, board.seeds)), **key})
     if not boards:
         return ["No board."]
@@ -114,12 +115,8 @@ def _protocol(found: Report, store: Unpacked) -> list[str]:
     return lines
 
 
-def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _flat(f"{path}.{name}" if path else name, inner)
-    else:
-        yield path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _flat(document: dict[str, Any]) -> dict[str, str]:
+    return {n: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for n, v in flat(document)}
 
 
 def _made(asked: Asked, name: str, store: Unpacked, manifest: Manifest) -> list[str]:

@@ -24,7 +24,7 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import Component, Trial, canonical_json
 from wbcbench.spec.imputers import IMPUTE
-from wbcbench.spec.load import load_request, validate
+from wbcbench.spec.load import load_request, merged, validate
 from wbcbench.spec.request import Request
 
 _METRIC = "macro_f1"
@@ -106,11 +106,11 @@ def dataset_of(
     if extra:
         raise UsageError(f"--rerun trains what the pack says: --set may name dataset.*, but got {min(extra)}.*.")
     cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
-    given = _merged(spec.params, request.overrides.get("dataset", {}))
+    given = merged(spec.params, request.overrides.get("dataset", {}))
     dataset: Dataset = cls(validate(cls.Params, given, f"dataset {spec.name}"))
     if canonical_json(dataset.public_params()) != canonical_json(spec.params):
         public = canonical_json(dataset.public_params())
-        if canonical_json(_merged(spec.params, dataset.public_params())) != public:
+        if canonical_json(merged(spec.params, dataset.public_params())) != public:
             return None, None, [("refuse", "spec.json says where data lie, which no trial does")]
         raise UsageError("--set changes what the trial is: for --rerun, name only where the data lie.")
     description = dataset.describe()
@@ -195,15 +195,6 @@ def _compare(
 def _environment(record: Record) -> dict[str, Any]:
     document = json.loads((record.path / "env.json").read_text(encoding="utf-8"))
     return {name: document.get(name) for name in _SAME_MACHINE}
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings, `above` winning."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 __all__ = ["chain", "choose", "dataset_of", "misfits", "rerun"]

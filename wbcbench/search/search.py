@@ -94,6 +94,14 @@ def prepare_search(
     return Search(request, settings, space, spec, folder, registry, base)
 
 
+def prepare_searches(
+    request: Request, registry: Registry, settings: SearchSettings, ranges: dict[str, Any]
+) -> list[Search]:
+    """One search, or with `each` an equal one of its own for every method. Raises as `prepare_search` does."""
+    prepare = each_method if settings.each else lambda *given: [prepare_search(*given)]
+    return prepare(request, registry, settings, ranges)
+
+
 def each_method(
     request: Request, registry: Registry, settings: SearchSettings, ranges: dict[str, Any]
 ) -> list[Search]:
@@ -150,4 +158,4 @@ def _title(request: Request) -> str:
     return ", ".join(parts)
 
 
-__all__ = ["TRAINING_SEED", "Search", "each_method", "prepare_search"]
+__all__ = ["TRAINING_SEED", "Search", "each_method", "prepare_search", "prepare_searches"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +27,15 @@ def digest(value: Any, *, length: int = 16) -> str:
     """Hex SHA-256 of the canonical JSON, cut to `length` characters."""
     text = f"wbcbench/{HASH_VERSION}:{canonical_json(value)}"
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def flat(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path -> leaf of nested mappings, in their order; a list is a leaf."""
+    if isinstance(document, dict):
+        for name, inner in document.items():
+            yield from flat(inner, f"{path}.{name}" if path else name)
+    else:
+        yield path, document
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from wbcbench.spec.canonical import flat
 from wbcbench.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -62,34 +63,28 @@ class _Tracked:
 def config_of(planned: PlannedTrial) -> dict[str, Any]:
     """A trial's specification, flat: `protocol.budget.epochs` -> 30, and `role`, `method`, `kd`."""
     trial = planned.trial
-    flat: dict[str, Any] = {
+    config: dict[str, Any] = {
         "role": planned.role,
         "method": trial.label,
         "kd": trial.method.kd,
         "trial_id": trial.id,
     }
-
-    def walk(path: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, child in value.items():
-                walk(f"{path}.{key}" if path else key, child)
-        elif path.startswith("method.teachers"):
-            return
-        elif isinstance(value, list | tuple):
-            flat[path] = ", ".join(map(str, value))
+    for path, value in flat(trial.model_dump(mode="json")):
+        if path == "method.teachers":
+            continue
+        if isinstance(value, list):
+            config[path] = ", ".join(map(str, value))
         elif value is not None:
-            flat[path] = value
-
-    walk("", trial.model_dump(mode="json"))
-    return flat
+            config[path] = value
+    return config
 
 
 def _final(outcome: Outcome) -> dict[str, float]:
     if outcome.record is None:
         return {}
-    from wbcbench.records.frames import flat
+    from wbcbench.records import frames
 
-    row = flat(outcome.record)
+    row = frames.flat(outcome.record)
     return {k: float(v) for k, v in row.items() if k.startswith(("test_", "val_", "cost_")) and _finite(v)}
 
 
