@@ -41,7 +41,7 @@ def latency(
     images_fn: Callable[[int], Images],
     device: torch.device | str = "cpu",
     *,
-    seconds: float = 0.15,
+    seconds: float = 0.1,
 ) -> dict[str, Any]:
     """Time forward passes; about twice `seconds` altogether.
 

@@ -106,7 +106,8 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
 
         selected, metrics, predictions = judge(job, state)
         score = selection_score(job.trial.protocol.selection.metric, metrics, epoch)
-        state.consider(score, selected)
+        if state.consider(score, selected):
+            state.best_predictions = predictions
         row = {"epoch": epoch, **sums, **{f"val_{k}": v for k, v in metrics.items()}}
         state.history.append(row)
         state.epoch += 1

@@ -35,7 +35,9 @@ class Slate:
         """
         torch.set_default_dtype(self._dtype)
         torch.set_grad_enabled(self._gradients)
-        torch.use_deterministic_algorithms(self._deterministic, warn_only=self._warn_only)
+        asked = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        if asked != (self._deterministic, self._warn_only):  # the call loads torch's compiler, which takes seconds
+            torch.use_deterministic_algorithms(self._deterministic, warn_only=self._warn_only)
         torch.set_float32_matmul_precision(self._matmul)
         cudnn = torch.backends.cudnn
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = self._cudnn

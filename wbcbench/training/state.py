@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from wbcbench.evaluation.predict import Predictions
 from wbcbench.records.atomic import atomic_write_bytes
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -39,6 +40,8 @@ class TrainState:
         self.best: Weights | None = None
         self.best_epoch = -1
         self.best_score = float("-inf")
+        self.best_predictions: Predictions | None = None
+        """What `best` says of the validation cells, if it was found by this process: no checkpoint has it."""
         self.history: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.teacher_seconds = 0.0

@@ -96,9 +96,12 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
-    judges = complete(cells, val, trial.reads)  # what a head says of an absent image tells nothing of the head
-    fusion.fit_combiner(forward_all(fusion, cells, judges, trial.reads)[0], cells.labels[judges])
-    predictions: dict[str, Predictions] = {"val": predict(fusion, cells, val, trial.reads)}
+    told = state.best_predictions
+    if type(fusion).fit_combiner is not Fusion.fit_combiner:
+        judges = complete(cells, val, trial.reads)  # what a head says of an absent image tells nothing of the head
+        fusion.fit_combiner(forward_all(fusion, cells, judges, trial.reads)[0], cells.labels[judges])
+        told = None
+    predictions: dict[str, Predictions] = {"val": told or predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)
         predictions["test"] = predict(fusion, cells, test, trial.reads)  # the one look at the test split
