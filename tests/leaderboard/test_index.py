@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -90,3 +92,20 @@ def test_how_closely_records_are_checked(study):
     full = report([study], Options(verify="full", resamples=200))
     assert not full.notes
     assert {s.checked for r in full.boards[0].rows for s in r.sources} == {"full"}
+
+
+def test_several_processes_read_for_a_script_without_a_main_guard(study, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from wbcbench.leaderboard import index\n"
+        "from wbcbench.records.store import Store\n"
+        "print('script')\n"
+        "index._PARALLEL = 1\n"
+        "found = index.contents(Store(sys.argv[1]))\n"
+        "print(found.read, len(found.entries), len(found.refused))\n"
+    )
+    one = contents(study, use_index=False)
+    done = subprocess.run([sys.executable, str(script), str(study.root)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["script", str(one.read), str(len(one.entries)), str(len(one.refused))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -145,12 +146,12 @@ def _entry(mark: str, checked: Checked, result: Result, spec: dict[str, Any]) ->
         stamp=mark,
         checked=checked,
         digest=result.digest,
-        key=result.key.digest,
-        components=digest([c.model_dump(mode="json") for c in result.components]),
+        key=_digest(result.key.model_dump(mode="json")),
+        components=_digest([c.model_dump(mode="json") for c in result.components]),
         method_id=result.method_id,
-        twin=digest({**student, "recipe": method.get("recipe")}),
-        loose_twin=digest(student),
-        backbone_id=digest(method.get("backbone")),
+        twin=_digest({**student, "recipe": method.get("recipe")}),
+        loose_twin=_digest(student),
+        backbone_id=_digest(method.get("backbone")),
         label=result.label,
         fusion=result.fusion,
         kd=result.kd,
@@ -171,6 +172,16 @@ def _entry(mark: str, checked: Checked, result: Result, spec: dict[str, Any]) ->
         pseudo_multimodal=result.pseudo_multimodal,
         test_to_train=_test_to_train(spec["protocol"]),
     )
+
+
+def _digest(document: Any) -> str:
+    # the canonical form takes ten times as long as this text, and most records share most documents with others
+    return _digest_of(json.dumps(document))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _digest_of(text: str) -> str:
+    return digest(json.loads(text))
 
 
 def _test_to_train(protocol: dict[str, Any]) -> float | None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 from typing import Annotated
@@ -139,8 +137,11 @@ def _read_all(folders: list[Path], level: Checked, packed: bool) -> Iterable[tup
     if len(folders) < _PARALLEL or workers < 2:
         yield from map(one, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(one, jobs, chunksize=500)
+    from joblib import Parallel, delayed
+
+    # joblib's workers do not run the caller's script again, which may have no `if __name__ == "__main__"`
+    pool = Parallel(workers, backend="loky", return_as="generator", batch_size=500)
+    yield from pool(delayed(_read_one)(job) for job in jobs)
 
 
 def _read_one(job: tuple[Path, Checked, bool]) -> tuple[str, Read | Sealed | str]:
