@@ -8,7 +8,7 @@ not check itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import cpu_count
@@ -28,6 +28,8 @@ INDEX_VERSION = 1
 _LEVEL: dict[Checked, int] = {"quick": 0, "files": 1, "full": 2}
 _PARALLEL = 3000
 """Records to read above which several processes do it."""
+_CHUNK = 500
+"""Records that a process reads at a time."""
 
 
 class IndexFile(BaseModel):
@@ -131,25 +133,39 @@ def record_folders(store: Store) -> list[Path]:
 
 
 def _read_all(folders: list[Path], level: Checked, packed: bool) -> Iterable[tuple[str, Read | Sealed | str]]:
-    one: Callable[[tuple[Path, Checked, bool]], tuple[str, Read | Sealed | str]] = _read_one
-    jobs = [(folder, level, packed) for folder in folders]
     workers = min(cpu_count() or 1, 8)
     if len(folders) < _PARALLEL or workers < 2:
-        yield from map(one, jobs)
+        for folder in folders:
+            yield folder.name, _read_one(folder, level, packed)
         return
     from joblib import Parallel, delayed
 
     # joblib's workers do not run the caller's script again, which may have no `if __name__ == "__main__"`
-    pool = Parallel(workers, backend="loky", return_as="generator", batch_size=500)
-    yield from pool(delayed(_read_one)(job) for job in jobs)
+    pool = Parallel(workers, backend="loky", return_as="generator", batch_size=1)
+    chunks = (folders[i : i + _CHUNK] for i in range(0, len(folders), _CHUNK))
+    for chunk in pool(delayed(_read_chunk)(chunk, level, packed) for chunk in chunks):
+        yield from chunk
 
 
-def _read_one(job: tuple[Path, Checked, bool]) -> tuple[str, Read | Sealed | str]:
-    folder, level, packed = job
+def _read_chunk(folders: list[Path], level: Checked, packed: bool) -> list[tuple[str, Read | Sealed | str]]:
+    """Records that share a key share the object, so that it travels to the caller's process once a chunk."""
+    keys: dict[str, ComparisonKey] = {}
+    components: dict[str, tuple[Used, ...]] = {}
+    found: list[tuple[str, Read | Sealed | str]] = []
+    for folder in folders:
+        got = _read_one(folder, level, packed)
+        if isinstance(got, Read):
+            key = keys.setdefault(got.entry.key, got.key)
+            got = Read(got.entry, key, components.setdefault(got.entry.components, got.components))
+        found.append((folder.name, got))
+    return found
+
+
+def _read_one(folder: Path, level: Checked, packed: bool) -> Read | Sealed | str:
     try:
-        return folder.name, read(folder, level, packed)
+        return read(folder, level, packed)
     except (RecordError, OSError) as error:
-        return folder.name, str(error)
+        return str(error)
 
 
 def _load(path: Path) -> IndexFile:
