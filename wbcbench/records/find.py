@@ -14,8 +14,8 @@ def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record
 
     Args:
         text: a trial's id, a unique beginning of one, the path of a record's folder, or a method's name as
-            leaderboards show it (`independent + logits`), of which the seed with the best validation score is
-            taken.
+            leaderboards show it (`independent + logits`) or a unique beginning of one, of which the seed with the
+            best validation score is taken.
         store: where ids and names are looked up.
         verify: how closely the record is checked.
 
@@ -44,11 +44,15 @@ def _by_name(text: str, store: Store) -> str:
             "folder or trial id."
         )
     named = [r for r in results if _name(r) == text]
+    begun = [r for r in results if text and _name(r).startswith(text)]
+    if not named and len({_name(r) for r in begun}) == 1:
+        named = begun
     if not named:
-        near = did_you_mean(text, {_name(r) for r in results} | {r.trial_id for r in results})
+        names = {_name(r) for r in begun or results}
+        near = "" if begun else did_you_mean(text, names | {r.trial_id for r in results})
         raise UsageError(
-            f"No record in {store.root} is '{text}'.{near} "
-            "Give a trial id, the beginning of one, a folder, or a method's name."
+            f"No record in {store.root} is '{text}'.{near} Expected a trial id, a method's name, the beginning of "
+            f"one of either, or a folder. {'So begin' if begun else 'Methods here'}: {_listed(sorted(names))}."
         )
     if len({r.method_id for r in named}) > 1:
         ids = [r.trial_id for r in named]

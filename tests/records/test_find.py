@@ -1,0 +1,52 @@
+"""A record by what a person calls it."""
+
+from pathlib import Path
+
+import pytest
+
+from wbcbench.errors import UsageError
+from wbcbench.records.find import find_record
+from wbcbench.records.store import Store
+from wbcbench.testing.records import fake_record, fake_trial
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path)
+    for seed, fusion in ((0, "early"), (1, "early"), (0, "late_prob"), (0, "late_logit")):
+        fake_record(found, fake_trial(seed, fusion=fusion))
+    return found
+
+
+def test_by_id_folder_name_and_the_beginning_of_either(store: Store) -> None:
+    record = find_record("late_prob", store)
+    assert record.result.fusion == "late_prob"
+    for text in (record.trial.id, record.trial.id[:8], str(record.path), "late_p"):
+        assert find_record(text, store).trial.id == record.trial.id
+    assert find_record("ear", store).result.fusion == "early"
+
+
+def test_of_several_seeds_the_best_on_validation_is_meant(store: Store) -> None:
+    scores = {
+        r.trial.id: r.result.metrics["val"]["macro_f1"] for r in store.scan()[0] if r.result.fusion == "early"
+    }
+    assert len(scores) == 2
+    assert find_record("early", store).trial.id == max(scores, key=lambda i: scores[i] or 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("late", "So begin: late_logit, late_prob"),
+        ("erly", "Did you mean 'early'"),
+        ("", "Methods here: early, late"),
+    ],
+)
+def test_what_is_there_is_said_where_nothing_or_too_much_is_meant(store: Store, text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        find_record(text, store)
+
+
+def test_an_empty_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Name a store"):
+        find_record("early", Store(tmp_path))
