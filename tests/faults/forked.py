@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_IMPORTS = ("torch", "wbcbench.training.trial", "wbcbench.scheduling.executors", "wbcbench.cli.run")
+_IMPORTS = (
+    "torch", "torch._dynamo", "torch.onnx", "sklearn.metrics", "wbcbench.training.trial", "wbcbench.scheduling.executors",
+    "wbcbench.cli.run",
+)  # fmt: skip
+"""The first step of an optimiser imports `torch._dynamo`, which takes seconds."""
 
 
 def context() -> Any:
     """Where forks come from: a process without threads of its own, unlike that of the tests."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([*_IMPORTS, "sklearn.metrics", __name__])
+    found.set_forkserver_preload([*_IMPORTS, __name__])
     return found
 
 
@@ -61,3 +65,5 @@ def _run(args: list[str], out: Path, err: Path, before: Any) -> None:
     if before is not None:
         before()
     sys.exit(execute(args))
+
+

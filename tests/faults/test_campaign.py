@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import sys
+import shutil
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
+import campaign as campaigns
+import forked
 import pytest
 
 from wbcbench.records.store import Store
 from wbcbench.testing.cells import write_cells
 
 
-def beside(name: str) -> ModuleType:
-    """A module of this folder, which is no package."""
-    if name not in sys.modules:
-        sys.path.insert(0, str(Path(__file__).parent))
-        try:
-            importlib.import_module(name)
-        finally:
-            sys.path.pop(0)
-    return sys.modules[name]
-
-
-campaigns, forked = beside("campaign"), beside("forked")
 TRIALS, EPOCHS = 6, 3
 
 
@@ -60,8 +48,6 @@ def test_a_sweep_killed_again_and_again_gives_the_same_store(cells: Path, undist
 
 
 def test_the_comparison_sees_any_difference(undisturbed: Path, tmp_path: Path) -> None:
-    import shutil
-
     for number, spoil in enumerate((
         lambda store, record: (record / "predictions.npz").write_bytes(b"other"),
         lambda store, record: (store / "work" / "x").mkdir() or (store / "work" / "x" / "left").touch(),
