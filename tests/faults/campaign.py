@@ -72,9 +72,7 @@ class Tally:
 
     def line(self) -> str:
         verdict = "equal" if not self.differences else f"{len(self.differences)} DIFFERENCES"
-        return (
-            f"{self.executor:8} {self.drivers:8d} {self.workers:8d} {self.starts:8d} {self.seconds:8.0f}  {verdict}"
-        )
+        return f"{self.executor:8} {self.drivers:8d} {self.workers:8d} {self.starts:8d} {self.seconds:8.0f}  {verdict}"
 
 
 HEADER = f"{'executor':8} {'drivers':>8} {'workers':>8} {'starts':>8} {'seconds':>8}  store"
@@ -216,7 +214,9 @@ def differences(store: Path, undisturbed: Path) -> list[str]:
 
 def tree(store: Path) -> set[str]:
     """Every file but the locks, which stay; a record's parts count one by one."""
-    paths = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file() or p.name.startswith(TEMPORARY)}
+    paths = {
+        p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file() or p.name.startswith(TEMPORARY)
+    }
     return {p for p in paths if not p.startswith("locks/")}
 
 

@@ -65,5 +65,3 @@ def _run(args: list[str], out: Path, err: Path, before: Any) -> None:
     if before is not None:
         before()
     sys.exit(execute(args))
-
-

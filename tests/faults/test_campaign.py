@@ -37,7 +37,9 @@ def undisturbed(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-def test_a_sweep_killed_again_and_again_gives_the_same_store(cells: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_sweep_killed_again_and_again_gives_the_same_store(
+    cells: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     seed = random.SystemRandom().randrange(10**6)
     tally = campaigns.Tally("inline")
     begin = partial(forked.Forked, args(cells, tmp_path / "store"), tmp_path / "out")

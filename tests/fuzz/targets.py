@@ -81,8 +81,8 @@ class Mine(Fusion):
     def forward(self, images):
         return None
 '''
-SPACES = b"log(1,20)\nuniform(0,0.5)\nint(1,8)\nlogint(1,64)\nchoice(a,b,2,true)\nfixed(0.5)\n[1,2]\n1e-3\n"
-SETS = b"training.lr=1e-3\nfusion.rho=0.5\nbudget.epochs=3\ndataset.modalities.u=[0]\nsplit={val: 0.1}\nepochs=2\n"
+SPACES = b"log(1,20)\nuniform(0,0.5)\nint(1,8)\nlogint(1,64)\nchoice(a,b,2,true)\nfixed(0.5)\n1e-3\n"
+SETS = b"training.lr=1e-3\nfusion.rho=0.5\nbudget.epochs=3\ndataset.modalities.u=[0]\nsplit.val=0.1\nepochs=2\n"
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def plain_registry() -> Registry:
     return load_plugins()[0]
 
 
-def look(path: Path) -> None:
-    survey_path(path, Asked(), open_dataset)  # type: ignore[arg-type]
+def look(path: Path, levels: str | None = None) -> None:
+    survey_path(path, Asked(levels=levels), open_dataset)  # type: ignore[arg-type]
 
 
 def wanted(dataset: str) -> Wanted:
@@ -243,7 +243,7 @@ def manifests(folder: Path) -> list[Target]:
         Target("manifest.csv", MANIFEST.encode(), BYTES, read),
         Target("manifest.csv to classify", MANIFEST.encode(), BYTES,
                lambda data: classify(put(where / "manifest.csv", data), "folder")),
-        Target("images.zip", buffer.getvalue(), ARCHIVE, lambda data: look(put(folder / "images.zip", data))),
+        Target("images.zip", buffer.getvalue(), ARCHIVE, lambda data: look(put(folder / "images.zip", data), "class/modality")),
     ]  # fmt: skip
 
 
@@ -336,7 +336,9 @@ def studies(folder: Path, store: Store) -> list[Target]:
     ):  # fmt: skip
         path = study.path / name
 
-        def attempt(data: bytes, path: Path = path, read: Callable[[], object] = read, valid: bytes = path.read_bytes()) -> None:
+        def attempt(
+            data: bytes, path: Path = path, read: Callable[[], object] = read, valid: bytes = path.read_bytes()
+        ) -> None:
             path.write_bytes(data)
             try:
                 report([store.root], Options(resamples=100, verify="files", statistics=False))

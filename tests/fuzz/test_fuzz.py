@@ -76,7 +76,11 @@ def test_only_success_or_an_error_of_ours(table: dict[str, Target], name: str, b
     target.read(target.valid)
     failures: dict[str, str] = {}
     for _ in range(TIMES):
-        seed = SEEDS.randrange(10**9) if "WBCBENCH_FUZZ_SEED" not in os.environ or TIMES > 1 else SEEDS.randrange(10**9)
+        seed = (
+            SEEDS.randrange(10**9)
+            if "WBCBENCH_FUZZ_SEED" not in os.environ or TIMES > 1
+            else SEEDS.randrange(10**9)
+        )
         draw = random.Random(seed)
         data = target.valid
         for _ in range(draw.choice((1, 1, 1, 2, 3))):
@@ -91,7 +95,11 @@ def test_only_success_or_an_error_of_ours(table: dict[str, Target], name: str, b
             assert len(str(error)) < 20_000, f"an error of {len(str(error)):,} characters"
         except Exception as error:
             at = [f for f in traceback.extract_tb(error.__traceback__) if "/tests/" not in f.filename]
-            where = "; ".join(f"{Path(f.filename).name}:{f.lineno}" for f in at if "wbcbench" in f.filename or "plugins/" in f.filename)
+            where = "; ".join(
+                f"{Path(f.filename).name}:{f.lineno}"
+                for f in at
+                if "wbcbench" in f.filename or "plugins/" in f.filename
+            )
             key = f"{type(error).__name__} at {where}"
             failures.setdefault(key, f"seed {seed}, {data[:300]!r}: {str(error)[:300]}")
         finally:
