@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from mutations import ARCHIVE, BYTES, JSON, Mutation
+from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
 from PIL import Image
 
 from wbcbench.data.columns import Asked
@@ -105,10 +105,10 @@ def targets(folder: Path) -> list[Target]:
     found = [
         Target("pack", pack.read_bytes(), BYTES, lambda data: judge(put(folder / "spoilt.zip", data))),
         Target("pack, opened", pack.read_bytes(), BYTES, lambda data: open_pack(put(folder / "spoilt.zip", data))),
-        Target("config", CONFIG.encode(), BYTES, lambda data: configure(put(folder / "config.yaml", data))),
+        Target("config", CONFIG.encode(), YAML, lambda data: configure(put(folder / "config.yaml", data))),
         Target("--set", SETS, BYTES, lambda data: each_line(data, lambda text: load_request(sets=(text,)))),
         Target("--space", SPACES, BYTES, lambda data: each_line(data, lambda text: parse_range("x", text))),
-        Target("invalid.yaml", invalid(record.trial.id), BYTES, lambda data: read_invalid(put(folder / "i.yaml", data))),
+        Target("invalid.yaml", invalid(record.trial.id), YAML, lambda data: read_invalid(put(folder / "i.yaml", data))),
         Target("ledger", ledger_text([(record.trial.id, record.result.digest)]), BYTES,
                lambda data: read_ledger(put(folder / "board" / "records.txt", data).parent)),
         Target("protocol.json", b'{"schema_version": 1, "title": "T", "seeds": [0], "where": {"a": "b"}, "boards": {}}',

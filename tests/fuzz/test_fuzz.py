@@ -27,6 +27,8 @@ SECONDS = 60
 """For one reading; it takes some hundredths, but machines may be busy."""
 ROOM = 3 << 30
 """Bytes of address space above what is taken already."""
+LONGEST = 20_000
+"""Characters of an error."""
 SEEDS = random.Random(int(os.environ.get("WBCBENCH_FUZZ_SEED", random.SystemRandom().randrange(10**9))))
 
 
@@ -76,11 +78,7 @@ def test_only_success_or_an_error_of_ours(table: dict[str, Target], name: str, b
     target.read(target.valid)
     failures: dict[str, str] = {}
     for _ in range(TIMES):
-        seed = (
-            SEEDS.randrange(10**9)
-            if "WBCBENCH_FUZZ_SEED" not in os.environ or TIMES > 1
-            else SEEDS.randrange(10**9)
-        )
+        seed = SEEDS.randrange(10**9)
         draw = random.Random(seed)
         data = target.valid
         for _ in range(draw.choice((1, 1, 1, 2, 3))):
@@ -91,8 +89,8 @@ def test_only_success_or_an_error_of_ours(table: dict[str, Target], name: str, b
                 warnings.simplefilter("ignore")
                 target.read(data)
         except WbcbenchError as error:
-            assert str(error)
-            assert len(str(error)) < 20_000, f"an error of {len(str(error)):,} characters"
+            if not 0 < len(str(error)) < LONGEST:
+                failures["an error without a text, or with an endless one"] = f"seed {seed}, {len(str(error)):,} characters"
         except Exception as error:
             at = [f for f in traceback.extract_tb(error.__traceback__) if "/tests/" not in f.filename]
             where = "; ".join(

@@ -60,9 +60,11 @@ def read_result(folder: Path) -> Result:
 def read_trial(folder: Path) -> Trial:
     """Parse `spec.json`."""
     try:
-        return Trial.model_validate_json(_read(folder, "spec.json"))
-    except ValueError as error:
+        trial = Trial.model_validate_json(_read(folder, "spec.json"))
+        trial.id  # noqa: B018  NaN has no place in an identity, and is found when that is taken
+    except DOCUMENTS as error:
         raise refuse(folder, "spec.json", f"is not a trial ({str(error).splitlines()[0]})") from error
+    return trial
 
 
 def read_predictions(folder: Path) -> dict[str, NDArray[Any]]:
