@@ -3,13 +3,12 @@
     python tests/faults/campaign.py                        30 trials, inline, then under Ray with two at once
     python tests/faults/campaign.py --trials 12 --executor ray --seed 7
 
-A sweep of `--trials` trials (students with and without distillation, and their teachers) is run once undisturbed.
-Then the same command is started in a new store and killed with SIGKILL: the driver, or, under Ray, now and then one
-of its workers instead, after which the driver must go on by itself. It is started again until it ends by itself, and
-in the end every file of both stores is compared. Moments are drawn from `--seed`, which is printed; what a moment
-hits depends on the machine. Prints one line per executor and exits with 1 if anything differs.
-
-`test_campaign.py` runs a short one with every test run.
+A sweep of `--trials` trials (students with and without distillation, and their teachers) is run once
+undisturbed. Then the same command is started in a new store and killed with SIGKILL: the driver, or, under Ray,
+now and then one of its workers instead, after which the driver must go on by itself. It is started again until
+it ends by itself, and in the end every file of both stores is compared. Moments are drawn from `--seed`, which is
+printed; what a moment hits depends on the machine. Prints one line per executor and exits with 1 if anything
+differs. `test_campaign.py` runs a short one with every test run.
 """
 
 from __future__ import annotations
@@ -72,7 +71,8 @@ class Tally:
 
     def line(self) -> str:
         verdict = "equal" if not self.differences else f"{len(self.differences)} DIFFERENCES"
-        return f"{self.executor:8} {self.drivers:8d} {self.workers:8d} {self.starts:8d} {self.seconds:8.0f}  {verdict}"
+        counts = f"{self.drivers:8d} {self.workers:8d} {self.starts:8d} {self.seconds:8.0f}"
+        return f"{self.executor:8} {counts}  {verdict}"
 
 
 HEADER = f"{'executor':8} {'drivers':>8} {'workers':>8} {'starts':>8} {'seconds':>8}  store"
@@ -137,11 +137,15 @@ def campaign(
             if workers and draw.random() < 0.5:
                 kill(draw.choice(workers))
                 tally.workers += 1
+                tell(f"{time.monotonic() - began:6.1f} s: killed one of {len(workers)} workers")
                 continue
             family = descendants(process)
             process.kill()
             tally.drivers, killed = tally.drivers + 1, True
-            psutil.wait_procs(family, timeout=60)
+            _, left = psutil.wait_procs(family, timeout=60)
+            tell(f"{time.monotonic() - began:6.1f} s: killed the driver; {len(family)} processes ended with it")
+            if left:
+                tally.differences.append(f"{len(left)} processes outlived their driver by a minute")
             break
         code, err = process.end()
         if not killed:
@@ -149,6 +153,10 @@ def campaign(
                 tally.differences.append(f"exit code {code}: {err.strip()[-2000:]}")
             break
     tally.seconds = time.monotonic() - began
+
+
+def tell(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def newest(store: Path) -> int:

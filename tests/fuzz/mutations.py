@@ -1,4 +1,4 @@
-"""Seeded damage to valid bytes: flips, cuts, splices, huge numbers, deep nesting, and changes that keep the form."""
+"""Seeded damage to valid bytes: flips, cuts, splices, huge numbers, deep nesting, changes that keep the form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that parses bytes which a stranger may have written: valid bytes, how to spoil them, and the reader."""
+"""Everything that parses bytes a stranger may have written: valid bytes, how to spoil them, and the reader."""
 
 from __future__ import annotations
 
