@@ -111,7 +111,7 @@ def read(folder: Path, checked: Checked, packed: bool = False) -> Read | Sealed:
         sealed = document.get("status") == "sealed" or "test" not in document["metrics"]
     except (OSError, *DOCUMENTS, KeyError, AttributeError, TypeError):
         sealed = False  # the checks below say what is wrong
-    if sealed:
+    if sealed and checks.read_result(folder).status == "sealed":  # a damaged result must not pass for one
         return Sealed(mark)
     if checked == "quick" or packed:
         result = checks.read_result(folder)

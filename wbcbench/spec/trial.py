@@ -20,7 +20,7 @@ METRICS_VERSION = 1
 
 
 class Frozen(BaseModel):
-    """Frozen, strict about keys; tuples instead of lists; no NaN or infinity, which no JSON and no identity holds."""
+    """Frozen, strict about keys; tuples instead of lists; no NaN or infinity, which no identity can hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), allow_inf_nan=False)
 
