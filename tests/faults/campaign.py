@@ -94,13 +94,16 @@ class Command:
     """The sweep as a command of its own."""
 
     def __init__(self, argv: list[str]) -> None:
-        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        # To a file: what a killed driver leaves behind for a moment may hold a pipe open.
+        self._err = tempfile.TemporaryFile("w+")  # noqa: SIM115  gone with this object
+        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=self._err)
         self.pid: int | None = self._process.pid
         self.poll, self.kill = self._process.poll, self._process.kill
 
     def end(self) -> tuple[int, str]:
-        _, err = self._process.communicate(timeout=900)
-        return self._process.returncode, err
+        code = self._process.wait(timeout=900)
+        self._err.seek(0)
+        return code, self._err.read()
 
 
 def campaign(

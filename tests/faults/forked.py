@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _IMPORTS = (
-    "torch", "torch._dynamo", "torch.onnx", "sklearn.metrics", "wbcbench.training.trial", "wbcbench.scheduling.executors",
-    "wbcbench.cli.run",
+    "torch", "torch._dynamo", "torch.onnx", "sklearn.metrics", "wbcbench.training.trial",
+    "wbcbench.scheduling.executors", "wbcbench.cli.run",
 )  # fmt: skip
 """The first step of an optimiser imports `torch._dynamo`, which takes seconds."""
 

@@ -91,11 +91,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_in_a_message_and_a_freed_one_goes_on(small: Path, tmp_path: Path) -> None:
     store = Store(small / "store")
     (small / "other").write_bytes(bytes(150 << 10))  # somebody else's
-    written = 0
     with pytest.raises(WbcbenchError, match=r"the file system refused: No space left on device.*--store"):
-        for seed in range(40):
-            fake_record(store, fake_trial(seed), seed)
-            written += 1
+        fill(store)
+    written = len(list((store.root / "records").iterdir()))
     assert written >= 2
     good, bad = store.scan("full")
     assert (len(good), bad) == (written, []), "what is there is whole"
@@ -111,12 +109,17 @@ def test_a_full_disk_ends_in_a_message_and_a_freed_one_goes_on(small: Path, tmp_
     assert digests.items() <= again.items()
 
 
+def fill(store: Store) -> None:
+    for seed in range(40):
+        fake_record(store, fake_trial(seed), seed)
+
+
 def test_a_sweep_on_a_full_disk_goes_on_when_there_is_room(
     small: Path, cells_file: Path, invoke: Callable[..., tuple[int, str, str]]
 ) -> None:
     args = ["run", "--dataset", "npz", "--set", f"dataset.path={cells_file}", "--set", "dataset.modalities.u=[0]",
-            "--set", "dataset.modalities.v=[1]", "--store", str(small / "store"), "--epochs", "1", "--fusion", "early",
-            "--seeds", "0,1,2", "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",
+            "--set", "dataset.modalities.v=[1]", "--store", str(small / "store"), "--epochs", "1",
+            "--fusion", "early", "--seeds", "0,1,2", "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",
             "--set", "batch_size=32", "--executor", "inline", "--json"]  # fmt: skip
     (small / "other").write_bytes(bytes(190 << 10))
     code, _, err = invoke(*args)

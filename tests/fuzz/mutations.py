@@ -14,15 +14,18 @@ Mutation = Callable[[bytes, random.Random], bytes]
 TOKENS = (
     b"NaN", b"Infinity", b"-1e999", b"1e400", b"9" * 30, b"9" * 5000, b"-1", b"0", b"null", b"true", b"[]", b"{}",
     b'""', b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n\n", b'"', b"'", b",", b";", b"\t", b"\\", b"\\ud800",
-    b"../../x", b"/dev/zero", b"2001-99-99", b"1:99:99", b"!!python/object:os.system x", b"&a [*a]", b"<<: 3", b".nan", b".inf",
+    b"../../x", b"/dev/zero", b"2001-99-99", b"1:99:99", b"!!python/object:os.system x", b"&a [*a]", b"<<: 3",
+    b".nan", b".inf",
     b"? [a]", b"[" * 3000, b"{" * 3000, b'{"a":' * 3000, b"(" * 300, b"- " * 2000, b"A" * 140_000,
     b"\xf0\x9f\xa9\xb8", b"\xe2\x80\xae", b"%s%n", b"=1+1", b"<script>", b"log(", b"choice()", b"e", b"0x", b"_",
 )  # fmt: skip
 """What breaks readers of JSON, YAML, CSV, numbers or paths."""
-BOMB = ("x0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))).encode()
+_LINES = ("x0: &x0 [a]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]" for i in range(1, 10)))
+BOMB = "".join(f"{line}\n" for line in _LINES).encode()
 """Ten lines of YAML that unfold to a thousand million values."""
 _LEAVES: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 2**63, 2**70, 10**400, 1e308, -0.0, float("nan"), float("inf"), "", "\x00", "../x", "a" * 5000,
+    None, True, -1, 0, 1, 2**63, 2**70, 10**400, 1e308, -0.0, float("nan"), float("inf"), "", "\x00", "../x",
+    "a" * 5000,
     "\ud800", [], {}, [[]], [None], {"": 0}, {"name": 3}, [1.5] * 3, "NaN", "1", "2001-99-99",
 )  # fmt: skip
 
@@ -124,7 +127,8 @@ def header(data: bytes, draw: random.Random) -> bytes:
         "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (12,), }",
         "{'descr': '<c16', 'fortran_order': False, 'shape': (6,), }",
         "{'descr': '|V8', 'fortran_order': False, 'shape': (12,), }",
-        "{'descr': '<f4', 'fortran_order': 7, 'shape': 3, }", "(" * 900, "{'descr': " + "-" * 5000 + "1}", "'", "\x00",
+        "{'descr': '<f4', 'fortran_order': 7, 'shape': 3, }", "(" * 900, "{'descr': " + "-" * 5000 + "1}", "'",
+        "\x00",
         "{'descr': 'x', 'fortran_order': False, 'shape': (3,)}", "{}", "{'a': 1e999}", "\t\n  x\n y",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",), }",
     )).encode()  # fmt: skip

@@ -102,26 +102,42 @@ def targets(folder: Path) -> list[Target]:
     pack = folder / "pack.zip"
     write_pack([record], pack)
     cells = write_cells(folder / "cells.npz", cells=24, size=8)
-    found = [
+    return [
         Target("pack", pack.read_bytes(), BYTES, lambda data: judge(put(folder / "spoilt.zip", data))),
         Target("pack, opened", pack.read_bytes(), BYTES, lambda data: open_pack(put(folder / "spoilt.zip", data))),
         Target("config", CONFIG.encode(), YAML, lambda data: configure(put(folder / "config.yaml", data))),
         Target("--set", SETS, BYTES, lambda data: each_line(data, lambda text: load_request(sets=(text,)))),
         Target("--space", SPACES, BYTES, lambda data: each_line(data, lambda text: parse_range("x", text))),
-        Target("invalid.yaml", invalid(record.trial.id), YAML, lambda data: read_invalid(put(folder / "i.yaml", data))),
-        Target("ledger", ledger_text([(record.trial.id, record.result.digest)]), BYTES,
-               lambda data: read_ledger(put(folder / "board" / "records.txt", data).parent)),
-        Target("protocol.json", b'{"schema_version": 1, "title": "T", "seeds": [0], "where": {"a": "b"}, "boards": {}}',
-               JSON, lambda data: read_asked(put(folder / "board" / "protocol.json", data).parent)),
+        Target(
+            "invalid.yaml", invalid(record.trial.id), YAML, lambda data: read_invalid(put(folder / "i.yaml", data))
+        ),
+        Target(
+            "ledger",
+            ledger_text([(record.trial.id, record.result.digest)]),
+            BYTES,
+            lambda data: read_ledger(put(folder / "board" / "records.txt", data).parent),
+        ),
+        Target(
+            "protocol.json",
+            b'{"schema_version": 1, "title": "T", "seeds": [0], "where": {"a": "b"}, "boards": {}}',
+            JSON,
+            lambda data: read_asked(put(folder / "board" / "protocol.json", data).parent),
+        ),
         Target("index", index_of(store), JSON, lambda data: indexed(store, data)),
         Target("cells.npz", cells.read_bytes(), ARCHIVE, lambda data: look(put(folder / "spoilt.npz", data))),
-        Target("cells.npz to classify", cells.read_bytes(), ARCHIVE,
-               lambda data: classify(put(folder / "spoilt.npz", data), "npz")),
+        Target(
+            "cells.npz to classify",
+            cells.read_bytes(),
+            ARCHIVE,
+            lambda data: classify(put(folder / "spoilt.npz", data), "npz"),
+        ),
         Target("plugin", PLUGIN.encode(), BYTES, lambda data: scan(put(folder / "plugins" / "mine.py", data))),
-        *images(), *manifests(folder), *records(folder, store), *packs(folder, pack, store),
+        *images(),
+        *manifests(folder),
+        *records(folder, store),
+        *packs(folder, pack, store),
         *studies(folder, store),
-    ]  # fmt: skip
-    return found
+    ]
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -206,8 +222,12 @@ def scan(path: Path) -> None:
 def images() -> list[Target]:
     found = []
     grey = (np.arange(144, dtype=np.uint16).reshape(12, 12) * 9).astype(np.uint16)
-    for kind, image in (("PNG", Image.fromarray(grey)), ("TIFF", Image.fromarray(grey)),
-                        ("JPEG", Image.fromarray(grey.astype(np.uint8))), ("BMP", Image.fromarray(grey.astype(np.uint8)))):  # fmt: skip
+    for kind, image in (
+        ("PNG", Image.fromarray(grey)),
+        ("TIFF", Image.fromarray(grey)),
+        ("JPEG", Image.fromarray(grey.astype(np.uint8))),
+        ("BMP", Image.fromarray(grey.astype(np.uint8))),
+    ):
         buffer = io.BytesIO()
         image.save(buffer, kind)
         found.append(Target(kind, buffer.getvalue(), BYTES, decode))
@@ -241,10 +261,19 @@ def manifests(folder: Path) -> list[Target]:
 
     return [
         Target("manifest.csv", MANIFEST.encode(), BYTES, read),
-        Target("manifest.csv to classify", MANIFEST.encode(), BYTES,
-               lambda data: classify(put(where / "manifest.csv", data), "folder")),
-        Target("images.zip", buffer.getvalue(), ARCHIVE, lambda data: look(put(folder / "images.zip", data), "class/modality")),
-    ]  # fmt: skip
+        Target(
+            "manifest.csv to classify",
+            MANIFEST.encode(),
+            BYTES,
+            lambda data: classify(put(where / "manifest.csv", data), "folder"),
+        ),
+        Target(
+            "images.zip",
+            buffer.getvalue(),
+            ARCHIVE,
+            lambda data: look(put(folder / "images.zip", data), "class/modality"),
+        ),
+    ]
 
 
 def records(folder: Path, store: Store) -> list[Target]:
@@ -323,17 +352,40 @@ def studies(folder: Path, store: Store) -> list[Target]:
     """What a search keeps in the store."""
     study = StudyFolder(store, "s")
     spec = StudySpec(
-        methods=("a" * 16,), objective=Objective.parse("macro_f1"), sampler="tpe", pruner="none", seed=0, epochs=3,
-        dimensions=(Dimension(name="training.lr", section="training", parameter="lr", range=parse_range("x", "log(1,2)")),),
-    )  # fmt: skip
+        methods=("a" * 16,),
+        objective=Objective.parse("macro_f1"),
+        sampler="tpe",
+        pruner="none",
+        seed=0,
+        epochs=3,
+        dimensions=(
+            Dimension(name="training.lr", section="training", parameter="lr", range=parse_range("x", "log(1,2)")),
+        ),
+    )
     study.open(spec)
     study.propose(Proposal(number=0, params={"training.lr": 1.5}, trial_id="b" * 16))
-    spent = SearchBudget(study="s", trials=1, complete=1, pruned=0, failed=0, train_seconds=1.0, objective="macro_f1", sampler="tpe")  # fmt: skip
-    study.add_winners([Winner(number=0, proposal="b" * 16, params={}, values=(0.5,), seeds=(0,), trial_ids=("c" * 16,), budget=spent)])  # fmt: skip
+    spent = SearchBudget(
+        study="s", trials=1, complete=1, pruned=0, failed=0, train_seconds=1.0, objective="macro_f1", sampler="tpe"
+    )
+    study.add_winners(
+        [
+            Winner(
+                number=0,
+                proposal="b" * 16,
+                params={},
+                values=(0.5,),
+                seeds=(0,),
+                trial_ids=("c" * 16,),
+                budget=spent,
+            )
+        ]
+    )
     found = []
     for name, read in (
-        ("spec.json", study.spec), ("proposals/00000.json", study.proposals), ("winner.json", study.winners),
-    ):  # fmt: skip
+        ("spec.json", study.spec),
+        ("proposals/00000.json", study.proposals),
+        ("winner.json", study.winners),
+    ):
         path = study.path / name
 
         def attempt(

@@ -57,15 +57,38 @@ def bounded() -> Iterator[None]:
 
 
 NAMES = (
-    "pack", "pack, opened", "config", "--set", "--space", "invalid.yaml", "ledger", "protocol.json", "index",
-    "cells.npz", "cells.npz to classify", "plugin", "PNG", "TIFF", "JPEG", "BMP", "manifest.csv",
-    "manifest.csv to classify", "images.zip",
-    *(f"{name}{signed}" for name in ("spec.json", "predictions.npz", "model.safetensors", "history.csv", "env.json",
-                                     "result.json") for signed in ("", ", signed")),
-    *(f"pack: {name}" for name in ("spec.json", "predictions.npz", "history.csv", "env.json", "result.json",
-                                   "manifest.json")),
-    "study: spec.json", "study: proposals/00000.json", "study: winner.json",
-)  # fmt: skip
+    "pack",
+    "pack, opened",
+    "config",
+    "--set",
+    "--space",
+    "invalid.yaml",
+    "ledger",
+    "protocol.json",
+    "index",
+    "cells.npz",
+    "cells.npz to classify",
+    "plugin",
+    "PNG",
+    "TIFF",
+    "JPEG",
+    "BMP",
+    "manifest.csv",
+    "manifest.csv to classify",
+    "images.zip",
+    *(
+        f"{name}{signed}"
+        for name in ("spec.json", "predictions.npz", "model.safetensors", "history.csv", "env.json", "result.json")
+        for signed in ("", ", signed")
+    ),
+    *(
+        f"pack: {name}"
+        for name in ("spec.json", "predictions.npz", "history.csv", "env.json", "result.json", "manifest.json")
+    ),
+    "study: spec.json",
+    "study: proposals/00000.json",
+    "study: winner.json",
+)
 
 
 def test_every_reader_is_named(table: dict[str, Target]) -> None:
@@ -90,7 +113,9 @@ def test_only_success_or_an_error_of_ours(table: dict[str, Target], name: str, b
                 target.read(data)
         except WbcbenchError as error:
             if not 0 < len(str(error)) < LONGEST:
-                failures["an error without a text, or with an endless one"] = f"seed {seed}, {len(str(error)):,} characters"
+                failures["an error without a text, or an endless one"] = (
+                    f"seed {seed}, {len(str(error)):,} characters"
+                )
         except Exception as error:
             at = [f for f in traceback.extract_tb(error.__traceback__) if "/tests/" not in f.filename]
             where = "; ".join(

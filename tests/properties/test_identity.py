@@ -41,14 +41,19 @@ PROTOCOLS = st.builds(
     image_size=st.integers(8, 1024),
     fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
     split=st.builds(
-        SplitSpec, val=st.floats(0.05, 0.4), test=st.floats(0.05, 0.4), seed=st.integers(0, 9),
+        SplitSpec,
+        val=st.floats(0.05, 0.4),
+        test=st.floats(0.05, 0.4),
+        seed=st.integers(0, 9),
         allow_leaks=st.booleans(),
     ),
     budget=st.builds(Budget, epochs=st.integers(1, 99), batch_size=st.integers(2, 512)),
     augmentation=st.builds(
-        Augmentation, rotate=st.floats(0, 180), intensity=st.one_of(SHARES, st.dictionaries(NAMES, SHARES, max_size=2))
+        Augmentation,
+        rotate=st.floats(0, 180),
+        intensity=st.one_of(SHARES, st.dictionaries(NAMES, SHARES, max_size=2)),
     ),
-)  # fmt: skip
+)
 METHODS = st.builds(
     Method,
     fusion=COMPONENTS,
