@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of a session."""
+"""One Ray cluster for all tests of a session; modules beside the tests can be imported."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from wbcbench.scheduling.ray_session import short_folder
+
+sys.path.insert(0, str(Path(__file__).parent))  # for modules beside the tests, in processes that tests start, too
 
 
 class Cluster:

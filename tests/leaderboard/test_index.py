@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.index import contents, level_for
+from wbcbench.leaderboard.index import contents, level_for, signed
 
 FAST = Options(resamples=200, verify="files")
 
@@ -72,16 +72,33 @@ def test_a_damaged_index_is_made_anew(study, damage):
     assert report([study], FAST).model_dump_json() == expected
 
 
-def test_numbers_forged_in_the_index_are_found_out_by_the_predictions(study):
-    """Whoever can write the index can write the records too, but not make the two agree."""
+@pytest.mark.parametrize("honest", [False, True])
+def test_numbers_forged_in_the_index_are_found_out_by_the_predictions(study, honest):
+    """Whoever can write the index can write the records too, but not make the two agree. A number that changed by
+    itself, on a bad disk, is seen by the index's own SHA-256: the record is read again and is not lost."""
     contents(study)
     index = study.root / "index" / "records.json"
     document = json.loads(index.read_text())
     name = next(iter(document["entries"]))
     document["entries"][name]["test"][2] = 1.0
-    index.write_text(json.dumps(document))
+    del document["sha256"]
+    data = json.dumps(document).encode()
+    index.write_bytes(signed(data) if honest else data)
     found = report([study], FAST)
-    assert [r.record for r in found.refused] == [name]
+    assert [r.record for r in found.refused] == ([name] if honest else [])
+
+
+def test_every_flipped_bit_of_the_index_is_seen(study):
+    expected = report([study], FAST).model_dump_json()
+    index = study.root / "index" / "records.json"
+    whole = index.read_bytes()
+    for at in (0, 5, 20, 80, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+        data = bytearray(whole)
+        data[at] ^= 1
+        index.write_bytes(data)
+        assert contents(study, "files").read == len(json.loads(whole)["entries"])
+        assert index.read_bytes() == whole, "it was written anew"
+    assert report([study], FAST).model_dump_json() == expected
 
 
 def test_how_closely_records_are_checked(study):

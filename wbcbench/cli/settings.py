@@ -9,9 +9,9 @@ from typing import Any
 def given_params(cls: Any, preset: Mapping[str, Any], settings: Iterable[str]) -> Any:
     """The component's `Params` from what its name fixes and from `KEY=VALUE` texts. Raises `UsageError`."""
     import pydantic
-    import yaml
 
     from wbcbench.errors import UsageError, did_you_mean
+    from wbcbench.spec.yaml_text import load_yaml
 
     values: dict[str, Any] = dict(preset)
     for setting in settings:
@@ -22,8 +22,8 @@ def given_params(cls: Any, preset: Mapping[str, Any], settings: Iterable[str]) -
             near = did_you_mean(key, cls.Params.model_fields)
             raise UsageError(f"{cls.name} has no parameter '{key}'.{near}")
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values[key] = load_yaml(text)
+        except ValueError as error:
             raise UsageError(f"Expected a YAML value for '{key}', but got '{text}': {error}.") from error
     try:
         return cls.Params(**values)

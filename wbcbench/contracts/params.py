@@ -17,7 +17,7 @@ DIGEST_KEY = "wbcbench_digest_of"
 class Parameters(BaseModel):
     """Base of every component's `Params`: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def param(

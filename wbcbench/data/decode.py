@@ -46,7 +46,7 @@ class ImageHeader:
 
 def read_header(data: bytes) -> ImageHeader:
     """Read size and kind without decoding pixels. Raises `UndecodableError`."""
-    with _opened(data) as image:
+    with _opened(data) as image, _decoding():
         return _header(image)
 
 
@@ -67,22 +67,17 @@ def decode_square(data: bytes, channels: int, side: int | None) -> Array:
 
 def decode_whole(data: bytes, channels: int) -> Array:
     """Decode to [channels, height, width], nothing cut or resized; see `decode_square`."""
-    with _opened(data) as image:
+    with _opened(data) as image, _decoding():
         header = _header(image)
-        try:
-            if header.bits == 16:
-                wide = np.asarray(image)
-                if wide.min() < 0 or wide.max() > 65535:
-                    raise UndecodableError(f"holds values {wide.min()}..{wide.max()}; expected 8 or 16 bits")
-                pixels: Array = wide.astype(np.uint16)[None]
-            elif header.channels == 1 or channels == 1:
-                pixels = np.asarray(image.convert("L"))[None]
-            else:
-                pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except UndecodableError:
-            raise
-        except Exception as error:  # Pillow's decoders raise almost anything on broken data
-            raise UndecodableError(f"cannot be decoded ({error})") from error
+        if header.bits == 16:
+            wide = np.asarray(image)
+            if wide.min() < 0 or wide.max() > 65535:
+                raise UndecodableError(f"holds values {wide.min()}..{wide.max()}; expected 8 or 16 bits")
+            pixels: Array = wide.astype(np.uint16)[None]
+        elif header.channels == 1 or channels == 1:
+            pixels = np.asarray(image.convert("L"))[None]
+        else:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     return np.repeat(pixels, 3, axis=0) if channels == 3 and len(pixels) == 1 else pixels
 
 
@@ -103,6 +98,16 @@ def _header(image: Any) -> ImageHeader:
     if image.mode in _COLOUR:
         return ImageHeader(width, height, 3, 8)
     raise UndecodableError(f"has pixels of mode {image.mode}; save it with 8 or 16 bits")
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except UndecodableError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on broken data
+        raise UndecodableError(f"cannot be decoded ({error})") from error
 
 
 @contextmanager

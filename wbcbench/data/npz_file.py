@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from numpy.lib import format as npy
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import DataError, did_you_mean
+from wbcbench.records.spoilt import ARRAYS
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NpzFile:
                     for info in archive.infolist()
                     if info.filename.endswith(".npy")
                 }
-        except _BROKEN as error:
+        except ARRAYS as error:
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> DataError:
@@ -79,7 +79,7 @@ class NpzFile:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 array: Array = archive[name]
-        except _BROKEN as error:
+        except ARRAYS as error:
             raise self._broken(error) from error
         return array
 
@@ -145,4 +145,8 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
         # numpy has no public reader for version 3 (names in UTF-8), which only structured arrays use.
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = reader(member)
+        claimed = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or (not dtype.hasobject and claimed != info.file_size - member.tell()):
+            # numpy would make room for what the header claims before it reads.
+            raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, but has {info.file_size:,} bytes")
         return Header(shape, dtype)

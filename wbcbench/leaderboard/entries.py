@@ -15,6 +15,7 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.options import Checked
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import FILES, ComparisonKey, Result, Used
+from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Store
 from wbcbench.spec import digest
 
@@ -109,9 +110,9 @@ def read(folder: Path, checked: Checked, packed: bool = False) -> Read | Sealed:
     try:
         document = json.loads((folder / "result.json").read_bytes())
         sealed = document.get("status") == "sealed" or "test" not in document["metrics"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, *DOCUMENTS, KeyError, AttributeError, TypeError):
         sealed = False  # the checks below say what is wrong
-    if sealed:
+    if sealed and checks.read_result(folder).status == "sealed":  # a damaged result must not pass for one
         return Sealed(mark)
     if checked == "quick" or packed:
         result = checks.read_result(folder)
@@ -133,7 +134,7 @@ def _spec(folder: Path, result: Result) -> dict[str, Any]:
         spec: dict[str, Any] = json.loads(data)
         if not isinstance(spec["method"], dict) or not isinstance(spec["protocol"], dict):
             raise ValueError("no method or protocol")
-    except (ValueError, KeyError, TypeError) as error:
+    except (*DOCUMENTS, KeyError, TypeError) as error:
         raise checks.refuse(folder, "spec.json", f"is not a trial ({error})") from error
     return spec
 

@@ -2,11 +2,12 @@
 
 Safe to delete: what comes out is the same with it and without it. A record whose files changed in any way is read
 anew, and an index that came with a copied store matches no file here, so nothing is believed that this machine did
-not check itself.
+not check itself. The file carries its own SHA-256: one flipped bit of a number would else stand on a board.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -26,6 +27,8 @@ from wbcbench.records.store import Store
 
 INDEX_VERSION = 1
 _LEVEL: dict[Checked, int] = {"quick": 0, "files": 1, "full": 2}
+_SIGNATURE = b'{"sha256":"%s",'
+_SIGNED = len(_SIGNATURE % bytes(64))
 _PARALLEL = 3000
 """Records to read above which several processes do it."""
 _CHUNK = 500
@@ -168,9 +171,18 @@ def _read_one(folder: Path, level: Checked, packed: bool) -> Read | Sealed | str
         return str(error)
 
 
+def signed(document: bytes) -> bytes:
+    """A JSON object with the SHA-256 of all the rest as its first key."""
+    rest = document.lstrip()[1:]
+    return _SIGNATURE % hashlib.sha256(rest).hexdigest().encode() + rest
+
+
 def _load(path: Path) -> IndexFile:
     try:
-        index = IndexFile.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+        if signed(b"{" + data[_SIGNED:]) != data:
+            return IndexFile()
+        index = IndexFile.model_validate_json(data)
     except (OSError, ValidationError):
         return IndexFile()
     # Whatever the file says, an entry is only used under a key that has the digest which it names.
@@ -186,7 +198,7 @@ def _load(path: Path) -> IndexFile:
 def _save(path: Path, index: IndexFile) -> None:
     # A store that cannot be written can still be read; it just takes as long next time.
     with suppress(WbcbenchError):
-        atomic_write_bytes(path, index.model_dump_json().encode())
+        atomic_write_bytes(path, signed(index.model_dump_json().encode()))
 
 
-__all__ = ["INDEX_VERSION", "Contents", "IndexFile", "contents", "level_for", "record_folders"]
+__all__ = ["INDEX_VERSION", "Contents", "IndexFile", "contents", "level_for", "record_folders", "signed"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wbcbench.errors import UsageError
 from wbcbench.records.schema import Strict
+from wbcbench.spec.yaml_text import load_yaml
 
 
 class Invalid(Strict):
@@ -26,10 +26,11 @@ class Invalid(Strict):
 def read_invalid(path: Path) -> dict[str, str]:
     """Trial id or digest -> reason. Raises `UsageError` for a file that does not say that."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-        entries = TypeAdapter(list[Invalid]).validate_python(document)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = load_yaml(path.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError) as error:
         raise UsageError(f"Expected a YAML list in {path}, but it cannot be read ({error}).") from error
+    try:
+        entries = TypeAdapter(list[Invalid]).validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(

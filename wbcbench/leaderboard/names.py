@@ -13,6 +13,7 @@ from typing import Any
 
 from wbcbench.leaderboard.entries import Entry
 from wbcbench.leaderboard.model import Row
+from wbcbench.records.spoilt import DOCUMENTS
 
 SHOWN = 4
 """Parameters in one name, at most."""
@@ -85,7 +86,7 @@ def _settings(row: Row) -> Settings:
         assert path is not None
         method = json.loads((path / "spec.json").read_bytes())["method"]
         return dict(_method("", method))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *DOCUMENTS, KeyError, TypeError, AttributeError):
         return {}
 
 

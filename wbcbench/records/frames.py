@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import UsageError
+from wbcbench.records.verify import refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,10 +62,13 @@ def cells(record: Record, side: Literal["test", "val"] = "test") -> pd.DataFrame
 
 
 def history(record: Record) -> pd.DataFrame:
-    """One row per epoch, as `history.csv` has them."""
+    """One row per epoch, as `history.csv` has them. Raises `RecordError` where it cannot be read."""
     import pandas as pd
 
-    return pd.read_csv(record.path / "history.csv")
+    try:
+        return pd.read_csv(record.path / "history.csv")
+    except (OSError, ValueError) as error:  # of pandas' own errors the parser's are ValueErrors
+        raise refuse(record.path, "history.csv", f"cannot be read ({error})") from error
 
 
 def summary_html(record: Record) -> str:

@@ -40,6 +40,7 @@ from wbcbench.records.atomic import (
     write_synced,
 )
 from wbcbench.records.schema import RESULT, Outcome, Result
+from wbcbench.records.spoilt import ARRAYS
 from wbcbench.spec import Trial
 
 if TYPE_CHECKING:
@@ -70,10 +71,14 @@ class Record:
         return checks.read_predictions(self.path)
 
     def weights(self) -> dict[str, Tensor]:
-        """The selected epoch's state, on the CPU."""
+        """The selected epoch's state, on the CPU. Raises `RecordError` where the file cannot be read."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self.path / "model.safetensors")
+        try:
+            return load_file(self.path / "model.safetensors")
+        except (SafetensorError, *ARRAYS) as error:
+            raise checks.refuse(self.path, "model.safetensors", f"cannot be read ({error})") from error
 
     def frame(self, side: Literal["test", "val"] = "test") -> pd.DataFrame:
         """Cells of a split with label, prediction and probabilities; see `frames.cells`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from wbcbench.errors import RecordError
 from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, Summary, content_digest
+from wbcbench.records.spoilt import ARRAYS, DOCUMENTS
 from wbcbench.spec import Trial
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 """Largest difference between a stored metric and the same metric recomputed."""
+
+
+_PER_CLASS = {"precision", "recall", "f1", "support"}
 
 
 def refuse(folder: Path, file: str, reason: str) -> RecordError:
@@ -35,7 +38,7 @@ def read_result(folder: Path) -> Result:
     text = _read(folder, RESULT)
     try:
         version = json.loads(text)["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (*DOCUMENTS, KeyError, TypeError) as error:
         raise refuse(folder, RESULT, f"is not a result ({type(error).__name__}: {error})") from error
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -57,9 +60,11 @@ def read_result(folder: Path) -> Result:
 def read_trial(folder: Path) -> Trial:
     """Parse `spec.json`."""
     try:
-        return Trial.model_validate_json(_read(folder, "spec.json"))
-    except ValueError as error:
+        trial = Trial.model_validate_json(_read(folder, "spec.json"))
+        trial.id  # noqa: B018  NaN has no place in an identity, and is found when that is taken
+    except DOCUMENTS as error:
         raise refuse(folder, "spec.json", f"is not a trial ({str(error).splitlines()[0]})") from error
+    return trial
 
 
 def read_predictions(folder: Path) -> dict[str, NDArray[Any]]:
@@ -69,9 +74,12 @@ def read_predictions(folder: Path) -> dict[str, NDArray[Any]]:
     data = _read(folder, "predictions.npz")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            arrays = {name: archive[name] for name in archive.files}
+    except ARRAYS as error:
         raise refuse(folder, "predictions.npz", f"cannot be read ({error})") from error
+    if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise refuse(folder, "predictions.npz", f"has {other[0]!r}, which is no array")
+    return arrays
 
 
 def check_files(folder: Path, result: Result) -> None:
@@ -162,6 +170,9 @@ def check_ranges(folder: Path, result: Result) -> None:
     sides = sides_of(result)
     if set(result.metrics) != set(sides):
         raise refuse(folder, RESULT, f"has metrics of {sorted(result.metrics)}, not of {sorted(sides)}")
+    classes = () if result.status == "sealed" else result.key.classes
+    if set(result.per_class) != set(classes) or any(set(s) != _PER_CLASS for s in result.per_class.values()):
+        raise refuse(folder, RESULT, f"has not {', '.join(sorted(_PER_CLASS))} of each class in per_class")
     for where, summary in summaries.items():
         if set(summary) != set(METRICS):
             raise refuse(folder, RESULT, f"has metrics {sorted(summary)} in {where}, not {sorted(METRICS)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from wbcbench.errors import WbcbenchError
 from wbcbench.inference.data import HINT, workbench
+from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.reporting.mistakes import mistakes
@@ -46,7 +47,7 @@ def examination(record: Record) -> dict[str, Any] | None:
         entry = json.loads(path.read_text(encoding="utf-8"))
         found: dict[str, Any] = entry["result"]
         return found if entry["digest"] == record.result.digest and isinstance(found, dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *DOCUMENTS, KeyError, TypeError):
         return None
 
 

@@ -19,6 +19,7 @@ from wbcbench.leaderboard.formats.html.choices import Drawing
 from wbcbench.leaderboard.formats.html.libraries import asset as board_asset
 from wbcbench.leaderboard.formats.html.libraries import plotly, policy
 from wbcbench.leaderboard.text import clean
+from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Record
 from wbcbench.reporting import record_figures as figures
 from wbcbench.reporting.intervals import metric_intervals
@@ -93,7 +94,7 @@ def read_history(record: Record) -> list[dict[str, float]]:
     try:
         rows = csv.DictReader(io.StringIO((record.path / "history.csv").read_text(encoding="utf-8")))
         return [{name: float(value) for name, value in row.items() if value} for row in rows]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:  # TypeError: a row longer than the header
         raise RecordError(f"Record {record.path}: history.csv cannot be read ({error}).") from error
 
 
@@ -137,7 +138,7 @@ def _environment(record: Record) -> Facts:
     try:
         document = json.loads((record.path / "env.json").read_text(encoding="utf-8"))
         return list(_flat("", {k: v for k, v in document.items() if k not in _NOT_SHOWN}))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, *DOCUMENTS, AttributeError) as error:
         raise RecordError(f"Record {record.path}: env.json cannot be read ({error}).") from error
 
 

@@ -45,7 +45,7 @@ class Range(Frozen):
         if self.kind in ("choice", "fixed"):
             return f"{self.kind}({', '.join(map(str, self.choices))})"
         word = ("logint" if self.log else "int") if self.kind == "int" else ("log" if self.log else "uniform")
-        return f"{word}({self.low:g}, {self.high:g})"
+        return f"{word}({_exact(self.low)}, {_exact(self.high)})"
 
 
 class Dimension(Frozen):
@@ -99,6 +99,12 @@ def suggest_all(dimensions: Sequence[Dimension], trial: BaseTrial) -> dict[str, 
         if dimension.active(values):
             values[dimension.name] = dimension.suggest(trial)
     return values
+
+
+def _exact(number: float) -> str:
+    """As short as it can be without being another number: what is shown can be asked for again."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def parse_range(name: str, value: Any, whole: bool = False) -> Range:

@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from wbcbench.errors import RecordError, UsageError, did_you_mean
 from wbcbench.records.atomic import TEMPORARY, atomic_write_json
+from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Store
 from wbcbench.search.dimension import Dimension
 from wbcbench.search.objective import Objective
@@ -214,7 +213,7 @@ def _read(model: type[M], path: Path) -> M:
         return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise RecordError(f"Expected {path}, but it cannot be read: {error.strerror}.") from error
-    except (ValueError, ValidationError) as error:
+    except DOCUMENTS as error:
         reason = str(error).splitlines()[0]
         raise RecordError(
             f"Expected a {model.__name__} in {path}, but it is damaged ({reason}). Restore the file, or delete "

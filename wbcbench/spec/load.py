@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.spec.request import Request, parse_value
+from wbcbench.spec.yaml_text import load_yaml
 
 COMPONENT_SECTIONS = ("dataset", "fusion", "kd", "backbone", "routing", "policy")
 SEARCH_SECTIONS = ("space", "search")
@@ -69,13 +70,11 @@ def _pair(item: str) -> tuple[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; numbers such as `1e-3`, which YAML 1.1 reads as text, are mended later by type."""
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"Expected a config file, but {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no UTF-8 is one, too
         raise UsageError(f"Expected YAML in {path}, but it does not parse: {error}") from error
     if tree is None:
         return {}

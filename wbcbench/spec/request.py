@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
+from wbcbench.spec.yaml_text import load_yaml
 
 
 class Choice(Frozen):
@@ -44,17 +45,15 @@ class Choice(Frozen):
 
 def parse_value(text: str) -> Any:
     """A value as YAML reads it, but `1e-3` is a number and `on`, `no`, `10:30` stay text."""
-    import yaml
-
     stripped = text.strip()
     if stripped.lower() in ("on", "off", "yes", "no", "y", "n") or ":" in stripped:
         return stripped
     try:
-        return float(stripped) if "e" in stripped.lower() else yaml.safe_load(stripped)
-    except (ValueError, yaml.YAMLError):
+        return float(stripped) if "e" in stripped.lower() else load_yaml(stripped)
+    except ValueError:
         try:
-            return yaml.safe_load(stripped)
-        except yaml.YAMLError:
+            return load_yaml(stripped)
+        except ValueError:
             return stripped
 
 

@@ -20,9 +20,9 @@ METRICS_VERSION = 1
 
 
 class Frozen(BaseModel):
-    """Frozen, strict about keys; tuples instead of lists."""
+    """Frozen, strict about keys; tuples instead of lists; no NaN or infinity, which no identity can hold."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), allow_inf_nan=False)
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -10,6 +10,7 @@ import torch
 from wbcbench.errors import UsageError
 from wbcbench.evaluation.robustness import examine
 from wbcbench.records.atomic import atomic_write_json
+from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Record
 from wbcbench.training.trial import load_fusion
 from wbcbench.training.workbench import Workbench
@@ -31,9 +32,13 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
     if path.is_file():
         try:
             entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (OSError, *DOCUMENTS):
             entry = {}
-        if entry.get("version") == VERSION and entry.get("digest") == record.result.digest:
+        if (
+            isinstance(entry, dict)
+            and entry.get("version") == VERSION
+            and entry.get("digest") == record.result.digest
+        ):
             return entry
     trial = record.trial
     cells, split = bench.resident(trial), bench.split(trial)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, PairShapes, Task
@@ -169,7 +168,7 @@ def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusio
 
 def stored_fusion(record: Record, task: Task, registry: Registry) -> Fusion:
     """The trained network of a record, on the CPU; needs no cells."""
-    return fusion_of(record.trial, task, registry, load_file(record.path / "model.safetensors"))
+    return fusion_of(record.trial, task, registry, record.weights())
 
 
 def fusion_of(trial: Trial, task: Task, registry: Registry, weights: Mapping[str, Tensor]) -> Fusion:

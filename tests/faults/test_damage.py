@@ -1,0 +1,140 @@
+"""Every file of a store spoiled in every way, one at a time: it is named, or not needed, and no other is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wbcbench.api import load_records
+from wbcbench.leaderboard import Options, report
+from wbcbench.records.schema import FILES
+from wbcbench.records.store import Store
+from wbcbench.search.dimension import Dimension, parse_range
+from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
+from wbcbench.search.objective import Objective
+from wbcbench.testing.packs import taught
+from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+
+FAST = Options(resamples=100, verify="files", statistics=False)
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two students, a teacher, a sealed proposal, its study, a failure, an examination, locks, caches, an index."""
+    store = Store(tmp_path_factory.mktemp("whole") / "store")
+    first, _ = taught(store, 0), taught(store, 1)
+    arrays = {n: a for n, a in fake_predictions(3).items() if n.startswith("val_")}
+    sealed = fake_record(store, fake_trial(3).seal(), predictions=arrays)
+    study = StudyFolder(store, "study")
+    lr = Dimension(name="training.lr", section="training", parameter="lr", range=parse_range("lr", "log(1,2)"))
+    study.open(StudySpec(methods=("a" * 16,), dimensions=(lr,), objective=Objective.parse("macro_f1"),
+                         sampler="random", pruner="none", seed=0, epochs=1))  # fmt: skip
+    study.propose(Proposal(number=0, params={"training.lr": 1.5}, trial_id=sealed.trial.id))
+    study.prune("b" * 16, 1, [{"epoch": 0, "val_nll": 1.0}], 0.5)
+    spent = SearchBudget(study="study", trials=1, complete=1, pruned=0, failed=0, train_seconds=1.0,
+                         objective="macro_f1", sampler="random")  # fmt: skip
+    study.add_winners([Winner(number=0, proposal=sealed.trial.id, params={}, values=(0.5,), seeds=(0,),
+                              trial_ids=(first.trial.id,), budget=spent)])  # fmt: skip
+    store.fail(fake_trial(9), "it raised")
+    store.mark()
+    with store.lock(first.trial.id):
+        (store.replay_dir("c" * 24) / "logits_0000.npy").write_bytes(b"\x93NUMPY")
+        (store.work(fake_trial(9).id) / "checkpoint.safetensors").write_bytes(b"\x08" + bytes(15))
+    (store.root / "evaluations").mkdir()
+    document = {"version": 1, "digest": first.result.digest, "result": {"subsets": {"dapi": {"macro_f1": 0.5}}}}
+    (store.root / "evaluations" / f"{first.trial.id}.json").write_text(json.dumps(document))
+    report([store.root], FAST)
+    return store
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    if data:
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def duplicated(path: Path) -> None:
+    """As a file manager does it."""
+    shutil.copyfile(path, path.with_name(f"{path.stem} (copy){path.suffix}"))
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3]) and None,
+    "flipped": flipped,
+    "emptied": lambda path: path.write_bytes(b"") and None,
+    "duplicated": duplicated,
+    "stripped": lambda path: path.chmod(0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_file_is_named_or_not_needed_and_nothing_else_is_lost(
+    whole: Store, damage: str, tmp_path: Path, invoke: Invoke
+) -> None:
+    if damage == "stripped" and os.geteuid() == 0:
+        pytest.skip("root reads what nobody may read")
+    ids = {r.path.name for r in whole.scan(verify=False)[0]}
+    sealed = next(r.path.name for r in whole.scan(verify=False)[0] if r.trial.sealed)
+    files = sorted(p.relative_to(whole.root) for p in whole.root.rglob("*") if p.is_file())
+    assert len(files) >= 4 * len(FILES) + 8
+    for number, file in enumerate(files):
+        root = tmp_path / str(number)
+        shutil.copytree(whole.root, root)
+        report([root], FAST)  # its index is that of the copy, and believes its files
+        boards = report([root], FAST)
+        DAMAGE[damage](root / file)
+        hurt = file.parts[1] if file.parts[0] == "records" and damage != "duplicated" else None
+        records = load_records(root)
+        assert {r.trial.id for r in records} == ids - {hurt}, f"{file} {damage}"
+        assert all(file.name in why for why in records.damaged.values())
+        good, bad = Store(root).scan()
+        assert {p.name for p, _ in bad} == ({hurt} if hurt else set()), f"{file} {damage}"
+        assert all(file.name in str(error) for _, error in bad), f"{file} {damage}"
+        assert len(good) + len(bad) == len(ids)
+        found = report([root], FAST)
+        named = {r.record for r in found.refused}
+        if hurt == sealed and file.name != "result.json":
+            assert not named, "what a search left is on no board, and is not read for one"
+        else:
+            assert named == ({hurt} if hurt else set()), f"{file} {damage}"
+            assert all(file.name in r.reason for r in found.refused)
+        if hurt is None and file.parts[0] not in ("searches", "evaluations"):
+            assert found.model_dump_json() == boards.model_dump_json(), f"{file} {damage}"
+        shown = {s.trial_id for b in found.boards for r in b.rows for s in r.sources}
+        assert shown == {s.trial_id for b in boards.boards for r in b.rows for s in r.sources} - {hurt}
+        shutil.rmtree(root)
+    code, _, err = invoke("leaderboard", "--store", str(whole.root), "--no-index", "--no-statistics")
+    assert code == 0, err
+
+
+def test_a_copied_record_is_named_and_counts_once(whole: Store, tmp_path: Path) -> None:
+    """A folder that was copied by hand, and one that was renamed."""
+    store = Store(tmp_path / "store")
+    shutil.copytree(whole.root, store.root)
+    before = report([store.root], FAST)
+    record = next(r for r in store.scan()[0] if r.trial.method.teachers)
+    copy = record.path.with_name(f"{record.path.name}-copy")
+    shutil.copytree(record.path, copy)
+    found = report([store.root], FAST)
+    assert [r.record for r in found.refused] == [copy.name]
+    assert found.boards == before.boards
+    assert [p.name for p, _ in store.scan()[1]] == [copy.name]
+    assert {r.trial.id for r in load_records(store.root)} == {r.trial.id for r in whole.scan()[0]}
+
+
+def test_a_result_whose_metrics_lost_the_word_test_is_not_taken_for_sealed(whole: Store, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    shutil.copytree(whole.root, store.root)
+    record = next(r for r in store.scan()[0] if r.trial.method.teachers)
+    path = record.path / "result.json"
+    path.write_text(path.read_text().replace('"test": {', '"tesu": {', 1))
+    found = report([store.root], FAST)
+    assert [r.record for r in found.refused] == [record.trial.id]
+    assert "result.json" in found.refused[0].reason

@@ -1,0 +1,402 @@
+"""Everything that parses bytes a stranger may have written: valid bytes, how to spoil them, and the reader."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
+from PIL import Image
+
+from wbcbench.data.columns import Asked
+from wbcbench.data.decode import UndecodableError, decode_whole, read_header
+from wbcbench.data.reading import survey_path
+from wbcbench.errors import WbcbenchError
+from wbcbench.inference.source import Wanted, open_cells
+from wbcbench.leaderboard import Options, report
+from wbcbench.leaderboard.invalid import read_invalid
+from wbcbench.plugins import PluginOptions, load_plugins
+from wbcbench.publishing.asked import read_asked
+from wbcbench.publishing.checking import checked
+from wbcbench.publishing.ledger import ledger_text, read_ledger
+from wbcbench.publishing.opened import opened
+from wbcbench.publishing.pack import write_pack
+from wbcbench.records.schema import FILES, InputStatistics
+from wbcbench.records.store import Store
+from wbcbench.registry import Registry
+from wbcbench.search.dimension import Dimension, parse_range
+from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
+from wbcbench.search.objective import Objective
+from wbcbench.search.settings import load_settings
+from wbcbench.spec.load import load_request, validate
+from wbcbench.testing.cells import write_cells
+from wbcbench.testing.packs import forge, reforged, rezip, taught, unzip
+
+CONFIG = """\
+dataset: {name: npz, path: cells.npz, modalities: {u: [0], v: [1]}}
+fusion: [early, "independent:rho=0.5"]
+kd: none,logits
+backbone: cellnet:width=6
+teacher: {backbone: [cellnet], epochs: 2}
+training: {lr: 1e-3, optimiser: adamw}
+split: {scheme: stratified, val: 0.2, test: 0.2}
+budget: {epochs: 3, batch_size: 16}
+augmentation: {intensity: {u: 0.1}}
+exclude: [{fusion: early, kd: logits}]
+seeds: 0,1
+search: {trials: 5, sampler: random}
+space: {training.lr: "log(1e-4,1e-2)"}
+"""
+MANIFEST = """\
+u,v,label,group,split,id
+0_u.png,0_v.png,basophil,d1,train,c0
+1_u.png,,"lymph ""x"", y",d1,train,c1
+2_u.png,2_v.png,basophil,d2,val,c2
+0_u.png,1_v.png,"lymph ""x"", y",d3,test,c3
+"""
+PLUGIN = '''\
+"""A plugin."""
+from wbcbench.contracts import Fusion, Parameters, param
+
+
+class Mine(Fusion):
+    """One line."""
+
+    name = "mine"
+    aliases = ("my", "own")
+    emits = "joint"
+    arity = (2, 4)
+
+    class Params(Parameters):
+        rho: float = param(0.5, "strength", ge=0, le=1)
+
+    def forward(self, images):
+        return None
+'''
+SPACES = b"log(1,20)\nuniform(0,0.5)\nint(1,8)\nlogint(1,64)\nchoice(a,b,2,true)\nfixed(0.5)\n1e-3\n"
+SETS = b"training.lr=1e-3\nfusion.rho=0.5\nbudget.epochs=3\ndataset.modalities.u=[0]\nsplit.val=0.1\nepochs=2\n"
+
+
+@dataclass(frozen=True)
+class Target:
+    """`read` takes spoiled bytes; it may succeed or raise a `WbcbenchError`, and nothing else."""
+
+    name: str
+    valid: bytes
+    mutations: tuple[Mutation, ...]
+    read: Callable[[bytes], object]
+
+
+def targets(folder: Path) -> list[Target]:
+    """The table; `folder` is where readers find what they read."""
+    store = Store(folder / "store")
+    record = taught(store)
+    pack = folder / "pack.zip"
+    write_pack([record], pack)
+    cells = write_cells(folder / "cells.npz", cells=24, size=8)
+    return [
+        Target("pack", pack.read_bytes(), BYTES, lambda data: judge(put(folder / "spoilt.zip", data))),
+        Target("pack, opened", pack.read_bytes(), BYTES, lambda data: open_pack(put(folder / "spoilt.zip", data))),
+        Target("config", CONFIG.encode(), YAML, lambda data: configure(put(folder / "config.yaml", data))),
+        Target("--set", SETS, BYTES, lambda data: each_line(data, lambda text: load_request(sets=(text,)))),
+        Target("--space", SPACES, BYTES, lambda data: each_line(data, lambda text: parse_range("x", text))),
+        Target(
+            "invalid.yaml", invalid(record.trial.id), YAML, lambda data: read_invalid(put(folder / "i.yaml", data))
+        ),
+        Target(
+            "ledger",
+            ledger_text([(record.trial.id, record.result.digest)]),
+            BYTES,
+            lambda data: read_ledger(put(folder / "board" / "records.txt", data).parent),
+        ),
+        Target(
+            "protocol.json",
+            b'{"schema_version": 1, "title": "T", "seeds": [0], "where": {"a": "b"}, "boards": {}}',
+            JSON,
+            lambda data: read_asked(put(folder / "board" / "protocol.json", data).parent),
+        ),
+        Target("index", index_of(store), JSON, lambda data: indexed(store, data)),
+        Target("cells.npz", cells.read_bytes(), ARCHIVE, lambda data: look(put(folder / "spoilt.npz", data))),
+        Target(
+            "cells.npz to classify",
+            cells.read_bytes(),
+            ARCHIVE,
+            lambda data: classify(put(folder / "spoilt.npz", data), "npz"),
+        ),
+        Target("plugin", PLUGIN.encode(), BYTES, lambda data: scan(put(folder / "plugins" / "mine.py", data))),
+        *images(),
+        *manifests(folder),
+        *records(folder, store),
+        *packs(folder, pack, store),
+        *studies(folder, store),
+    ]
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def judge(pack: Path) -> None:
+    with checked(pack, None, lambda trial: False) as (found, *_):
+        json.dumps(found.document())
+
+
+def open_pack(pack: Path) -> None:
+    with opened(pack) as (store, _):
+        report([store.root], Options(resamples=100, verify="full", packed=True, index=False))
+
+
+def configure(path: Path) -> None:
+    load_request(path)
+    load_settings(path, {}, ())
+
+
+def each_line(data: bytes, read: Callable[[str], object]) -> None:
+    """A command line has no NUL, and what is no UTF-8 comes as lone surrogates."""
+    for line in data.decode(errors="surrogateescape").replace("\0", "").splitlines():
+        read(line)
+
+
+def invalid(trial: str) -> bytes:
+    return f'- record: "{trial}"\n  reason: trained on the test split\n'.encode()
+
+
+def index_of(store: Store) -> bytes:
+    report([store.root], Options(resamples=100, verify="files", statistics=False))
+    return (store.root / "index" / "records.json").read_bytes()
+
+
+def indexed(store: Store, data: bytes) -> None:
+    """An index is a cache: whatever it says, the boards are those of the records."""
+    options = Options(resamples=100, verify="files", statistics=False)
+    expected = report([store.root], Options(resamples=100, verify="files", statistics=False, index=False))
+    put(store.root / "index" / "records.json", data)
+    assert report([store.root], options).model_dump_json() == expected.model_dump_json()
+
+
+def open_dataset(name: str, settings: dict[str, object]) -> object:
+    registry = plain_registry()
+    cls = registry.load(registry.get("dataset", name))
+    return cls(validate(cls.Params, settings, name))  # type: ignore[attr-defined]
+
+
+@cache
+def plain_registry() -> Registry:
+    return load_plugins()[0]
+
+
+def look(path: Path, levels: str | None = None) -> None:
+    survey_path(path, Asked(levels=levels), open_dataset)  # type: ignore[arg-type]
+
+
+def wanted(dataset: str) -> Wanted:
+    told = InputStatistics(bits=8, mean=(1.0,), std=(1.0,), brightness=((0.0, 9.0),), contrast=((0.0, 9.0),))
+    params = {"modalities": {"u": [0], "v": [1]}} if dataset == "npz" else {}
+    return Wanted({"u": told, "v": told}, 8, ("a", "b", "c"), dataset, params)
+
+
+def classify(path: Path, dataset: str) -> None:
+    source = open_cells(path, wanted(dataset))
+    source.read(0, len(source.names))
+
+
+def scan(path: Path) -> None:
+    """Found and described, as `wbcbench list` does; whatever is wrong with it, the others are there."""
+    registry, _ = load_plugins(PluginOptions(folders=(path.parent,)))
+    for component in registry.components("fusion"):
+        with suppress(WbcbenchError):
+            registry.declaration(component)
+    registry.resolve("fusion", "early")
+
+
+def images() -> list[Target]:
+    found = []
+    grey = (np.arange(144, dtype=np.uint16).reshape(12, 12) * 9).astype(np.uint16)
+    for kind, image in (
+        ("PNG", Image.fromarray(grey)),
+        ("TIFF", Image.fromarray(grey)),
+        ("JPEG", Image.fromarray(grey.astype(np.uint8))),
+        ("BMP", Image.fromarray(grey.astype(np.uint8))),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        found.append(Target(kind, buffer.getvalue(), BYTES, decode))
+    return found
+
+
+def decode(data: bytes) -> None:
+    with suppress(UndecodableError):  # its callers add which file it is
+        read_header(data)
+        decode_whole(data, 3)
+
+
+def manifests(folder: Path) -> list[Target]:
+    where = folder / "pictures"
+    where.mkdir()
+    for i in range(3):
+        for m in "uv":
+            Image.fromarray(np.full((8, 8), 40 * i + (m == "u"), np.uint8)).save(where / f"{i}_{m}.png")
+    files = {f"{m}/{p.name[0]}.png": p.read_bytes() for p in where.glob("*.png") for m in p.name[2]}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(f"class{name[2]}/{name}", data)
+
+    def read(data: bytes) -> None:
+        survey = survey_path(put(where / "manifest.csv", data), Asked(), open_dataset)  # type: ignore[arg-type]
+        if survey.dataset:
+            dataset = open_dataset("folder", survey.settings)
+            dataset.describe()  # type: ignore[attr-defined]
+            dataset.load(8)  # type: ignore[attr-defined]
+
+    return [
+        Target("manifest.csv", MANIFEST.encode(), BYTES, read),
+        Target(
+            "manifest.csv to classify",
+            MANIFEST.encode(),
+            BYTES,
+            lambda data: classify(put(where / "manifest.csv", data), "folder"),
+        ),
+        Target(
+            "images.zip",
+            buffer.getvalue(),
+            ARCHIVE,
+            lambda data: look(put(folder / "images.zip", data), "class/modality"),
+        ),
+    ]
+
+
+def records(folder: Path, store: Store) -> list[Target]:
+    """Files of a record: as damage leaves them, and as a forger does, who mends every digest."""
+    found = []
+    record = next(r for r in store.scan()[0] if r.trial.method.teachers)
+    for name in FILES:
+        kinds = {".json": JSON, ".npz": ARCHIVE}.get(Path(name).suffix, BYTES)
+
+        def read(data: bytes, name: str = name) -> None:
+            copy = fresh(store, folder / "damaged")
+            put(copy.record_path(record.trial.id) / name, data)
+            use(copy, record.trial.id)
+
+        def forged(data: bytes, name: str = name) -> None:
+            copy = fresh(store, folder / "forged")
+            at = copy.record_path(record.trial.id)
+            files = {f"records/{record.trial.id}/{n}": (at / n).read_bytes() for n in FILES}
+            files[f"records/{record.trial.id}/{name}"] = data
+            with suppress(Exception):  # a result that cannot be signed is left as it is
+                forge(files, record.trial.id)
+            for file, content in files.items():
+                put(copy.root / file, content)
+            use(copy, record.trial.id)
+
+        valid = (record.path / name).read_bytes()
+        found += [Target(name, valid, kinds, read), Target(f"{name}, signed", valid, kinds, forged)]
+    return found
+
+
+def fresh(store: Store, root: Path) -> Store:
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(store.root, root)
+    return Store(root)
+
+
+def use(store: Store, trial: str) -> None:
+    """Everything that reads a record; every other record is there whatever this one says."""
+    for how in (False, True, "full"):
+        good, bad = store.scan(how)  # type: ignore[arg-type]
+        assert len(good) + len(bad) == 2
+        assert trial in {r.path.name for r in good} | {p.name for p, _ in bad}
+    found = report([store.root], Options(resamples=100, verify="files", statistics=False))
+    assert all(r.record == trial for r in found.refused), "another record was refused"
+    record = None
+    with suppress(WbcbenchError):
+        record = store.load(trial)
+    if record is not None:
+        for act in (record.frame, record.history, record.weights, record._repr_html_):
+            with suppress(WbcbenchError):
+                act()  # type: ignore[operator]
+
+
+def packs(folder: Path, pack: Path, store: Store) -> list[Target]:
+    """Files of a pack whose manifest and digests were mended."""
+    found = []
+    files = unzip(pack)
+    record = next(r for r in store.scan()[0] if r.trial.method.teachers)
+    for name in (*(f for f in FILES if f != "model.safetensors"), "manifest.json"):
+        at = name if name == "manifest.json" else f"records/{record.trial.id}/{name}"
+
+        def read(data: bytes, at: str = at) -> None:
+            spoilt = put(folder / "spoilt.zip", pack.read_bytes())
+            try:
+                reforged(spoilt, record, lambda files, _: files.update({at: data}))
+            except Exception:  # what cannot be signed
+                rezip(spoilt, {**files, at: data}, honest=False)
+            judge(spoilt)
+
+        kinds = {".json": JSON, ".npz": ARCHIVE}.get(Path(name).suffix, BYTES)
+        found.append(Target(f"pack: {name}", files[at], kinds, read))
+    return found
+
+
+def studies(folder: Path, store: Store) -> list[Target]:
+    """What a search keeps in the store."""
+    study = StudyFolder(store, "s")
+    spec = StudySpec(
+        methods=("a" * 16,),
+        objective=Objective.parse("macro_f1"),
+        sampler="tpe",
+        pruner="none",
+        seed=0,
+        epochs=3,
+        dimensions=(
+            Dimension(name="training.lr", section="training", parameter="lr", range=parse_range("x", "log(1,2)")),
+        ),
+    )
+    study.open(spec)
+    study.propose(Proposal(number=0, params={"training.lr": 1.5}, trial_id="b" * 16))
+    spent = SearchBudget(
+        study="s", trials=1, complete=1, pruned=0, failed=0, train_seconds=1.0, objective="macro_f1", sampler="tpe"
+    )
+    study.add_winners(
+        [
+            Winner(
+                number=0,
+                proposal="b" * 16,
+                params={},
+                values=(0.5,),
+                seeds=(0,),
+                trial_ids=("c" * 16,),
+                budget=spent,
+            )
+        ]
+    )
+    found = []
+    for name, read in (
+        ("spec.json", study.spec),
+        ("proposals/00000.json", study.proposals),
+        ("winner.json", study.winners),
+    ):
+        path = study.path / name
+
+        def attempt(
+            data: bytes, path: Path = path, read: Callable[[], object] = read, valid: bytes = path.read_bytes()
+        ) -> None:
+            path.write_bytes(data)
+            try:
+                report([store.root], Options(resamples=100, verify="files", statistics=False))
+                read()
+            finally:
+                path.write_bytes(valid)
+
+        found.append(Target(f"study: {name}", path.read_bytes(), JSON, attempt))
+    return found
