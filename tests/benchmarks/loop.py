@@ -2,13 +2,15 @@
 
     python tests/benchmarks/loop.py [--threads 2] [--epochs 3] [--cells 1200] [--json]
 
-Same cells, same networks, same first weights, same number of threads, interleaved so that a machine that slows down
-slows all of them. All contenders are first shown to have the same loss on one batch. A step is the median time from
-one step of the optimiser to the next; an epoch has validation and the keeping of weights in it.
+Same cells, same networks, same first weights, same number of threads, interleaved so that a machine that
+slows down slows all of them. All contenders are first shown to have the same loss on one batch. A step is the
+median time from one step of the optimiser to the next; an epoch has validation and the keeping of weights in
+it.
 
-`loop` has small teachers, so that what is not the network would show. `rival` has three ResNet-50 teachers, with
-augmentation and (`rival, still images`) without: torchvision's transforms work image by image in loader processes,
-the project's in batches in the training process, and only the second of the two compares nothing but the step.
+`loop` has small teachers, so that what is not the network would show. `rival` has three ResNet-50 teachers,
+with augmentation and (`rival, still images`) without: torchvision's transforms work image by image in loader
+processes, the project's in batches in the training process, and only the second of the two compares nothing
+but the step.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def rows(runs: dict[str, Clocked], setting: Setting) -> list[dict[str, Any]]:
 
 
 def beside(name: str, slow: Clocked, fast: Clocked, goal: Goal | None, *what: str) -> list[Ratio]:
-    """How many times as fast `fast` is, by each of `step`, `train`, `epoch`."""
+    """How many times as fast `fast` is, by each of `step`, `train`, `epoch`, `cpu`."""
     return [speedup(f"{name}, {w}", slow.counted(w), fast.counted(w), goal) for w in what]
 
 
@@ -89,7 +91,9 @@ def loop_part(options: Options, epochs: int | None = None, cells: int | None = N
     """The project's loop beside a bare one, without KD and with small teachers."""
     setting = options.pick(Setting(), Setting(cells=320), SMALLEST)
     setting = replace(setting, device=device, cells=cells or setting.cells)
-    part = Part("loop", "A student (CellNet-16) of three heads, three CellNet-32 teachers, batch 64 of 64 px; ours / bare.")
+    part = Part(
+        "loop", "A student (CellNet-16) of three heads, three CellNet-32 teachers, batch 64 of 64 px; ours / bare."
+    )
     check(setting, with_rival=False)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(setting, Path(folder))
@@ -99,8 +103,12 @@ def loop_part(options: Options, epochs: int | None = None, cells: int | None = N
             contenders |= {f"ours, {how}": Ours(bench, how), f"bare, {how}": Bare(bench, how)}
         runs = run(contenders, epochs or options.pick(5, 2))
     for how, said in zip(kinds, ("no KD", "KD by replay", "KD live"), strict=True):
-        part.ratios += beside(f"{said}: ours / bare", runs[f"bare, {how}"], runs[f"ours, {how}"], AS_BARE, "step", "train")
-        part.ratios += beside(f"{said}: ours / bare", runs[f"bare, {how}"], runs[f"ours, {how}"], None, "epoch")
+        part.ratios += beside(
+            f"{said}: ours / bare", runs[f"bare, {how}"], runs[f"ours, {how}"], AS_BARE, "step", "train"
+        )
+        part.ratios += beside(
+            f"{said}: ours / bare", runs[f"bare, {how}"], runs[f"ours, {how}"], None, "epoch", "cpu"
+        )
     part.ratios += beside("replay / no KD", runs["ours, none"], runs["ours, replay"], None, "epoch")
     part.ratios += beside("replay / live", runs["ours, live"], runs["ours, replay"], None, "epoch")
     part.seconds = {name: r.counted("epoch") for name, r in runs.items()}
@@ -113,11 +121,18 @@ def rival_part(options: Options, still: bool = False) -> Part:
     name = "rival, still images" if still else "rival"
     part = Part(
         name,
-        "Three ResNet-50 teachers (timm), a CellNet-16 student, batch 64 of 64 px. `stored` adds the time in which "
+        "Three ResNet-50 teachers (timm), a CellNet-16 student, batch 64 of 64 px. `stored` adds the time in which"
+        " "
         "replay's answers were computed: they are computed once and serve every student of that seed. "
-        + ("Augmentation off." if still else "torchdistill: flip, affine by torchvision; ours: those, gain and noise."),
+        + (
+            "Augmentation off."
+            if still
+            else "torchdistill: flip, affine by torchvision; ours: those, gain and noise."
+        ),
     )
-    setting = options.pick(Setting(cells=512, teacher=BIG), Setting(cells=64, batch=32, size=32, teacher=BIG), SMALLEST)
+    setting = options.pick(
+        Setting(cells=512, teacher=BIG), Setting(cells=64, batch=32, size=32, teacher=BIG), SMALLEST
+    )
     if still:
         setting = replace(setting, augmentation=STILL)
     known = rival.installed()

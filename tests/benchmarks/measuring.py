@@ -52,7 +52,14 @@ class Ratio:
         """For JSON."""
         goal = None if self.goal is None else str(self.goal)
         met = None if self.goal is None else self.goal.met(self.value)
-        return {"name": self.name, "value": self.value, "low": self.low, "high": self.high, "goal": goal, "met": met}
+        return {
+            "name": self.name,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "goal": goal,
+            "met": met,
+        }
 
 
 @dataclass
@@ -133,11 +140,20 @@ class Command(NamedTuple):
 
 def command(*arguments: str) -> Command:
     """Run this Python with the given arguments, from an empty folder."""
-    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/out", "w+") as out, open(f"{folder}/err", "w+") as err:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(f"{folder}/out", "w+") as out,
+        open(f"{folder}/err", "w+") as err,
+    ):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment, cwd=folder
+            [sys.executable, *arguments],
+            stdout=out,
+            stderr=err,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=folder,
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start

@@ -1,10 +1,12 @@
-"""torchdistill (an installed package, `pip install 'wbcbench[bench]'`), driven as its image-classification example is.
+"""torchdistill, driven as its image-classification example is.
 
-A configuration makes the box; the box's loader, its frozen teacher and its `KDLoss` terms, fed by forward hooks, do
-the rest. Our student has three heads and three teachers, so there are three terms, each between one head and one
-teacher; alpha = 1/2 and weight 2 make each of them cross-entropy + T^2 KL, the loss of the other contenders. The
-epoch is its script's: the package's own `MetricLogger`, the loss read back at every step, an evaluation, a
-checkpoint where it is better.
+An installed package: `pip install 'wbcbench[bench]'`.
+
+A configuration makes the box; the box's loader, its frozen teacher and its `KDLoss` terms, fed by forward
+hooks, do the rest. Our student has three heads and three teachers, so there are three terms, each between one
+head and one teacher; alpha = 1/2 and weight 2 make each of them cross-entropy + T^2 KL, the loss of the other
+contenders. The epoch is its script's: the package's own `MetricLogger`, the loss read back at every step, an
+evaluation, a checkpoint where it is better.
 
 It has no stored answers: teachers run at every step. Networks are channels last in memory here as elsewhere.
 """
@@ -85,7 +87,9 @@ def transforms(bench: Bench) -> tuple[Any, Any]:
     moved: list[Any] = [T.RandomHorizontalFlip(0.5)] if a.flip else []
     if a.rotate or a.scale or a.shift:
         bilinear = T.InterpolationMode.BILINEAR
-        moved.append(T.RandomAffine(a.rotate, (a.shift, a.shift), (1 - a.scale, 1 + a.scale), interpolation=bilinear))
+        moved.append(
+            T.RandomAffine(a.rotate, (a.shift, a.shift), (1 - a.scale, 1 + a.scale), interpolation=bilinear)
+        )
     return T.Compose([*moved, *plain]), T.Compose(plain)
 
 
