@@ -2,10 +2,10 @@
 
     python tests/benchmarks/distillers.py [--threads 2] [--steps 20] [--side 64] [--batch 64] [--json]
 
-A step is the student's forward, the task loss, the distiller's terms and the backward; the teacher's outputs
-are there already. Memory is what autograd keeps for the backward. Methods are interleaved, so that a machine
-that slows down slows all of them. Below the table: two losses as published code writes them, by broadcasting
-over pairs of channels, against the same loss here.
+A step is the student's forward, the task loss, the distiller's terms and the backward; the teacher's outputs are
+there already. Memory is what autograd keeps for the backward. Methods are interleaved, so that a machine that
+slows down slows all of them. Below the table: two losses as published code writes them, by broadcasting over
+pairs of channels, against the same loss here.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
 Add 100000 to `--counts` for the largest. Records have three seeds a method, one method in ten with other
 parameters instead of another name, and stand on boards of about 1,000 records. They are whole in everything
 but this: their predictions, weights and histories are hard links to those of a few. Each step is `wbcbench
-leaderboard --format json -o FILE` as a command of its own: `first` with no index, `again` with nothing new,
-`more` after one record in a hundred was added; `cpu` is processor time of all processes, which other jobs
-disturb less. Peak memory is that of the largest process. Goals: first build linear, and 100,000 in about a
-minute; rebuild in seconds; memory bounded.
+leaderboard --format json -o FILE` as a command of its own: `first` with no index, `again` with nothing new, `more`
+after one record in a hundred was added; `cpu` is processor time of all processes, which other jobs disturb less.
+Peak memory is that of the largest process. Goals: first build linear, and 100,000 in about a minute; rebuild in
+seconds; memory bounded.
 
 Above 2,000 records boards have no intervals unless asked; `statistics` is a rebuild with those of one board.
 """

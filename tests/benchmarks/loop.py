@@ -121,9 +121,8 @@ def rival_part(options: Options, still: bool = False) -> Part:
     name = "rival, still images" if still else "rival"
     part = Part(
         name,
-        "Three ResNet-50 teachers (timm), a CellNet-16 student, batch 64 of 64 px. `stored` adds the time in which"
-        " "
-        "replay's answers were computed: they are computed once and serve every student of that seed. "
+        "Three ResNet-50 teachers (timm), a CellNet-16 student, batch 64 of 64 px. `stored` adds the time "
+        "in which replay's answers were computed: they are computed once and serve every student of that seed. "
         + (
             "Augmentation off."
             if still

@@ -62,11 +62,8 @@ def _kind(process: psutil.Process) -> str:
     words = process.cmdline()
     first = words[0] if words else process.name()
     if first.startswith("ray::"):
-        return (
-            "worker"
-            if "Trainable" in first or "run_trial" in first or "train" in first.lower()
-            else "ray: other actor"
-        )
+        # Tune's actor is called after the function that it runs, or after Tune's own wrapper of it
+        return "worker" if "train" in first.lower() or "ImplicitFunc" in first else "ray: other actor"
     if "wbcbench" in words:
         return "driver"
     return f"ray: {Path(first).name}"

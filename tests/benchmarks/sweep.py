@@ -2,10 +2,10 @@
 
     python tests/benchmarks/sweep.py [--workers 2] [--seeds 12] [--epochs 6] [--repeats 1] [--json]
 
-Two fusions x `--seeds` trials on synthetic cells, one thread a trial, each executor as a command of its own
-with a store of its own. `training` is the sum of the trials' own training seconds in the inline run: what no
-scheduler can save. Goal for Ray, on 2 cores: wall time at most 1.15 x (training / workers) + start-up, where
-start-up is the wall time of a Ray run of the same command of which all but two trials are done.
+Two fusions x `--seeds` trials on synthetic cells, one thread a trial, each executor as a command of its own with
+a store of its own. `training` is the sum of the trials' own training seconds in the inline run: what no scheduler
+can save. Goal for Ray, on 2 cores: wall time at most 1.15 x (training / workers) + start-up, where start-up is
+the wall time of a Ray run of the same command of which all but two trials are done.
 
 With a GPU: `--gpus-per-trial 1,0.5,0.25,0.125` prints trials per hour for 1, 2, 4 and 8 trials a GPU.
 """
