@@ -82,6 +82,11 @@ def rows(runs: dict[str, Clocked], setting: Setting) -> list[dict[str, Any]]:
     ]
 
 
+def raw(runs: dict[str, Clocked]) -> dict[str, list[float]]:
+    """Seconds of every counted repetition."""
+    return {f"{name}, {what}": r.counted(what) for name, r in runs.items() for what in ("step", "train", "epoch")}
+
+
 def beside(name: str, slow: Clocked, fast: Clocked, goal: Goal | None, *what: str) -> list[Ratio]:
     """How many times as fast `fast` is, by each of `step`, `train`, `epoch`, `cpu`."""
     return [speedup(f"{name}, {w}", slow.counted(w), fast.counted(w), goal) for w in what]
@@ -111,7 +116,7 @@ def loop_part(options: Options, epochs: int | None = None, cells: int | None = N
         )
     part.ratios += beside("replay / no KD", runs["ours, none"], runs["ours, replay"], None, "epoch")
     part.ratios += beside("replay / live", runs["ours, live"], runs["ours, replay"], None, "epoch")
-    part.seconds = {name: r.counted("epoch") for name, r in runs.items()}
+    part.seconds = raw(runs)
     part.facts = rows(runs, setting)
     return part
 
@@ -148,7 +153,7 @@ def rival_part(options: Options, still: bool = False) -> Part:
             workers = (0,) if still or options.tiny else (0, options.threads)
             contenders |= {f"torchdistill, {n} loaders": rival.TorchDistill(bench, n, folder) for n in workers}
         runs = run(contenders, options.pick(2 if still else 3, 1))
-    part.seconds = {name: r.counted("epoch") for name, r in runs.items()}
+    part.seconds = raw(runs)
     part.seconds["storing answers"] = ours.stored[1:]
     part.facts = rows(runs, setting)
     replay, live = runs["ours, replay"], runs["ours, live"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -69,7 +70,16 @@ def run(names: list[str], options: Any) -> dict[str, Any]:
         parts.append(part.as_dict())
     document["parts"] = parts
     document["failed"] = [p["name"] for p in parts if p["skipped"].startswith("failed")]
-    return document
+    return dict(plain(document))
+
+
+def plain(value: Any) -> Any:
+    """The same with None for numbers that JSON has no form for."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(document: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def test_document_and_page_of_the_cheapest_benchmarks(
     assert step["low"] <= step["value"] <= step["high"]
     assert ratios["replay / live, epoch"]["goal"] is None
     assert all(s > 0 for p in parts.values() for times in p["seconds"].values() for s in times)
-    assert len(parts["loop"]["seconds"]["bare, live"]) == 2
+    assert len(parts["loop"]["seconds"]["bare, live, step"]) == 2
 
     html = page.read_text()
     assert html.count("<section>") == 3

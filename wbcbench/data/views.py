@@ -26,6 +26,8 @@ class Views:
         self.cells = cells
         self.augmentation = augmentation
         self.seed = seed
+        self.keeps = False
+        """Whether the latest batch's views are kept: live teachers look at what the student was shown."""
         self._bank: Tensor | None = None
         self._places: Tensor | None = None
         self._cached: EpochViews | None = None
@@ -98,9 +100,20 @@ class EpochViews:
             place = counter_hash(seed, "noise", epoch, m, ids)
             assert isinstance(place, Tensor)
             self._photo[m] = (gain, bias, sigma, place % _BANK)
+        self._kept_for: Tensor | None = None
+        self._kept: dict[str, Tensor] = {}
 
     def __call__(self, modality: str, cells: Tensor) -> Tensor:
-        """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch."""
+        """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch; the caller's own to change."""
+        if not self._views.keeps:
+            return self._make(modality, cells)
+        if self._kept_for is not cells:
+            self._kept_for, self._kept = cells, {}
+        if modality not in self._kept:
+            self._kept[modality] = self._make(modality, cells)
+        return self._kept[modality].clone()
+
+    def _make(self, modality: str, cells: Tensor) -> Tensor:
         views = self._views
         a = views.augmentation
         x = views.cells.modalities[modality].gather(cells)
