@@ -1,130 +1,172 @@
-"""Training speed as ratios from one run: our loop, a bare PyTorch loop, distillation by replay and live.
+"""Training speed as ratios from one run: the project's loop, a bare PyTorch loop, torchdistill.
 
-    python tests/benchmarks/loop.py [--threads 2] [--epochs 3] [--json]
+    python tests/benchmarks/loop.py [--threads 2] [--epochs 3] [--cells 1200] [--json]
 
-Same tensors, same network, same augmentation, same number of threads, interleaved so that a machine that slows
-down slows all of them. `ours / bare`: images per second, goal >= 0.95. `replay / no KD`: of students, once the
-teachers' answers are stored, goal >= 0.9. `replay / live`: what replay saves a student.
+Same cells, same networks, same first weights, same number of threads, interleaved so that a machine that
+slows down slows all of them. All contenders are first shown to have the same loss on one batch. A step is the
+median time from one step of the optimiser to the next; an epoch has validation and the keeping of weights in
+it.
+
+`loop` has small teachers, so that what is not the network would show. `rival` has three ResNet-50 teachers,
+with augmentation and (`rival, still images`) without: torchvision's transforms work image by image in loader
+processes, the project's in batches in the training process, and only the second of the two compares nothing
+but the step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import math
 import tempfile
-import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import rival
 import torch
-import torch.nn.functional as F
+from contenders import STILL, Bare, Bench, Clocked, Ours, Setting
+from measuring import Goal, Options, Part, Ratio, interleaved, speedup
+from tabulate import tabulate
 
-from wbcbench.contracts import Cells
-from wbcbench.data.batches import epoch_order
-from wbcbench.data.resident import ResidentCells
-from wbcbench.data.views import Views
-from wbcbench.plugins import load_plugins
-from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial
-from wbcbench.spec.lessons import pair
-from wbcbench.training.build import build_distillers, build_fusion, build_routing, task_of
-from wbcbench.training.distillation import Distillation
-from wbcbench.training.loop import Job, train_epoch
-from wbcbench.training.optim import make_optimiser
-from wbcbench.training.state import TrainState
-from wbcbench.training.teachers import Replay, Teacher, TeacherBank
+from wbcbench.spec import Component
 
-MODALITIES = ("brightfield", "nucleus", "granule")
-CPU = torch.device("cpu")
+AS_BARE = Goal(">=", 0.97)
+REPLAY = Goal(">=", 3.0)
+BIG = Component(name="timm", params={"model": "resnet50"})
+SMALLEST = Setting(
+    cells=24, size=16, batch=8, student=Component(name="cellnet", params={"width": 4}),
+    teacher=Component(name="cellnet", params={"width": 6}),
+)  # fmt: skip
 
 
-def cells(count: int, size: int) -> ResidentCells:
-    """Noise: speed does not depend on what the images show."""
-    rng = np.random.default_rng(0)
-    images = {
-        m: rng.integers(0, 256, (count, c, size, size), dtype=np.uint8)
-        for m, c in zip(MODALITIES, (3, 1, 1), strict=True)
-    }
-    raw = Cells(images=images, labels=np.arange(count) % 5, classes=tuple("abcde"), fingerprint="bench")
-    return ResidentCells(raw, MODALITIES, np.arange(count), CPU)
+def run(contenders: dict[str, Any], epochs: int) -> dict[str, Clocked]:
+    """Interleaved epochs, after one that does not count."""
+    clocked = {name: Clocked(c) for name, c in contenders.items()}
+    interleaved(clocked, epochs)
+    return clocked
 
 
-def trial(fusion: str, width: int, kd: bool = False, reads: tuple[str, ...] = MODALITIES) -> Trial:
-    """A trial of the default recipe."""
-    protocol = Protocol(
-        dataset=Component(name="noise"), modalities=reads, image_size=64, fingerprint="bench",
-        budget=Budget(epochs=100, batch_size=64), augmentation=Augmentation(),
-    )  # fmt: skip
-    method = Method(
-        fusion=Component(name=fusion),
-        backbone=Component(name="cellnet", params={"width": width}),
-        recipe=Recipe(),
-        distillers=(Component(name="logits"),) if kd else (),
-        routing=Component(name="matched") if kd else None,
+def agree(bench: Bench, contenders: dict[str, Any]) -> None:
+    """Raise unless all have the same loss on a first epoch of one step without augmentation."""
+    found = {}
+    for name, contender in contenders.items():
+        contender.epoch(0)
+        found[name] = contender.loss
+    if not all(math.isclose(v, next(iter(found.values())), rel_tol=1e-3) for v in found.values()):
+        raise SystemExit(f"The contenders do not compute the same loss: {found}")
+
+
+def check(setting: Setting, with_rival: bool) -> None:
+    """The contenders of a setting agree: same weights, same cells, one step."""
+    with tempfile.TemporaryDirectory() as folder:
+        one = replace(setting, cells=32, batch=32, augmentation=STILL)
+        bench = Bench(one, Path(folder))
+        same: dict[str, Any] = {"ours, live": Ours(bench, "live"), "ours, replay": Ours(bench, "replay")}
+        same |= {"bare, live": Bare(bench, "live"), "bare, replay": Bare(bench, "replay")}
+        if with_rival:
+            same["torchdistill"] = rival.TorchDistill(bench, 0, Path(folder))
+        agree(bench, same)
+
+
+def rows(runs: dict[str, Clocked], setting: Setting) -> list[dict[str, Any]]:
+    """Speeds for people: ratios are what is compared."""
+    return [
+        {
+            "contender": name,
+            "step_ms": run.median("step") * 1e3,
+            "train_images_per_second": setting.cells / run.median("train"),
+            "epoch_seconds": run.median("epoch"),
+        }
+        for name, run in runs.items()
+    ]
+
+
+def raw(runs: dict[str, Clocked]) -> dict[str, list[float]]:
+    """Seconds of every counted repetition."""
+    return {f"{name}, {what}": r.counted(what) for name, r in runs.items() for what in ("step", "train", "epoch")}
+
+
+def beside(name: str, slow: Clocked, fast: Clocked, goal: Goal | None, *what: str) -> list[Ratio]:
+    """How many times as fast `fast` is, by each of `step`, `train`, `epoch`, `cpu`."""
+    return [speedup(f"{name}, {w}", slow.counted(w), fast.counted(w), goal) for w in what]
+
+
+def loop_part(options: Options, epochs: int | None = None, cells: int | None = None, device: str = "cpu") -> Part:
+    """The project's loop beside a bare one, without KD and with small teachers."""
+    setting = options.pick(Setting(), Setting(cells=320), SMALLEST)
+    setting = replace(setting, device=device, cells=cells or setting.cells)
+    part = Part(
+        "loop", "A student (CellNet-16) of three heads, three CellNet-32 teachers, batch 64 of 64 px; ours / bare."
     )
-    return Trial(protocol=protocol, method=method)
+    check(setting, with_rival=False)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(setting, Path(folder))
+        kinds = ("none", "replay", "live")
+        contenders: dict[str, Any] = {}
+        for how in kinds:  # ours first: it stores the answers that the bare loop reads
+            contenders |= {f"ours, {how}": Ours(bench, how), f"bare, {how}": Bare(bench, how)}
+        runs = run(contenders, epochs or options.pick(5, 2))
+    for how, said in zip(kinds, ("no KD", "KD by replay", "KD live"), strict=True):
+        part.ratios += beside(
+            f"{said}: ours / bare", runs[f"bare, {how}"], runs[f"ours, {how}"], AS_BARE, "step", "train"
+        )
+        part.ratios += beside(
+            f"{said}: ours / bare", runs[f"bare, {how}"], runs[f"ours, {how}"], None, "epoch", "cpu"
+        )
+    part.ratios += beside("replay / no KD", runs["ours, none"], runs["ours, replay"], None, "epoch")
+    part.ratios += beside("replay / live", runs["ours, live"], runs["ours, replay"], None, "epoch")
+    part.seconds = raw(runs)
+    part.facts = rows(runs, setting)
+    return part
 
 
-class Ours:
-    """One student trained by the project's loop."""
-
-    def __init__(self, resident: ResidentCells, how: str, folder: Path) -> None:
-        registry, _ = load_plugins()
-        spec = trial("independent", 16, kd=how != "none")
-        fusion = build_fusion(spec, task_of(spec, resident), registry)
-        fusion.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        views, train = Views(resident, spec.protocol.augmentation, 0), torch.arange(len(resident))
-        self.job = Job(spec, resident, views, train, train[:1], fusion)
-        modules = torch.nn.ModuleDict({"fusion": fusion})
-        if how != "none":
-            teachers = []
-            for m in MODALITIES:
-                t = trial("single", 32, reads=(m,))
-                net = build_fusion(t, task_of(t, resident), registry).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                teachers.append(Teacher((m,), m, lambda net=net: net))  # type: ignore[misc]
-            replays = (
-                [Replay(folder / t.digest, t, views, train, False) for t in teachers] if how == "replay" else None
-            )
-            self.job.bank = TeacherBank(teachers, replays, views, train, maps=False)
-            routing = build_routing(spec, registry)
-            lessons = pair(fusion.routes, [frozenset(t.reads) for t in teachers], routing.pairing)
-            build = partial(build_distillers, spec, registry)
-            self.job.distillation = Distillation(build, ["logits"], routing, lessons)
-        self.state = TrainState(modules, make_optimiser(modules, spec.method.recipe))
-        self.weights = torch.ones(5)
-
-    def epoch(self, epoch: int) -> float:
-        """Seconds of one epoch; storing the teachers' answers is not counted (it is done once per stream)."""
-        if self.job.bank is not None:
-            self.job.bank.start_epoch(epoch)
-        start = time.perf_counter()
-        train_epoch(self.job, self.state, self.weights, epoch)
-        return time.perf_counter() - start
-
-
-class Bare:
-    """The same network, views and optimiser in the plainest loop one would write by hand."""
-
-    def __init__(self, resident: ResidentCells) -> None:
-        registry, _ = load_plugins()
-        spec = trial("independent", 16)
-        self.fusion = build_fusion(spec, task_of(spec, resident), registry).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.resident, self.views = resident, Views(resident, spec.protocol.augmentation, 0)
-        self.optimiser = make_optimiser(self.fusion, spec.method.recipe)
-
-    def epoch(self, epoch: int) -> float:
-        start = time.perf_counter()
-        views = self.views.epoch(epoch)
-        self.fusion.train()
-        for ids in epoch_order(torch.arange(len(self.resident)), 64, 0, epoch):
-            y = self.resident.labels[ids]
-            x = {m: views(m, ids).contiguous(memory_format=torch.channels_last) for m in MODALITIES}
-            loss = torch.stack([F.cross_entropy(o.logits, y) for o in self.fusion(x).values()]).sum()
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-        return time.perf_counter() - start
+def rival_part(options: Options, still: bool = False) -> Part:
+    """Against torchdistill, three ResNet-50 teachers and a small student."""
+    name = "rival, still images" if still else "rival"
+    part = Part(
+        name,
+        "Three ResNet-50 teachers (timm), a CellNet-16 student, batch 64 of 64 px. `stored` adds the time "
+        "in which replay's answers were computed: they are computed once and serve every student of that seed. "
+        + (
+            "Augmentation off."
+            if still
+            else "torchdistill: flip, affine by torchvision; ours: those, gain and noise."
+        ),
+    )
+    setting = options.pick(
+        Setting(cells=512, teacher=BIG), Setting(cells=64, batch=32, size=32, teacher=BIG), SMALLEST
+    )
+    if still:
+        setting = replace(setting, augmentation=STILL)
+    known = rival.installed()
+    if not known:
+        part.skipped = "torchdistill is not installed: pip install 'wbcbench[bench]'"
+    check(setting, with_rival=known)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        bench = Bench(setting, folder)
+        ours = Ours(bench, "replay")
+        contenders: dict[str, Any] = {"ours, replay": ours, "ours, live": Ours(bench, "live")}
+        contenders["bare, live"] = Bare(bench, "live")
+        if known:
+            workers = (0,) if still or options.tiny else (0, options.threads)
+            contenders |= {f"torchdistill, {n} loaders": rival.TorchDistill(bench, n, folder) for n in workers}
+        runs = run(contenders, options.pick(2 if still else 3, 1))
+    part.seconds = raw(runs)
+    part.seconds["storing answers"] = ours.stored[1:]
+    part.facts = rows(runs, setting)
+    replay, live = runs["ours, replay"], runs["ours, live"]
+    part.ratios += beside("live: ours / bare", runs["bare, live"], live, AS_BARE, "train")
+    if known:
+        rivals = {n: r for n, r in runs.items() if n.startswith("torchdistill")}
+        best = min(rivals, key=lambda n: rivals[n].median("train"))  # its own best way of loading
+        part.ratios += beside("replay / torchdistill", rivals[best], replay, REPLAY, "train")
+        part.ratios += beside("replay / torchdistill", rivals[best], replay, None, "epoch")
+        part.ratios += beside("live / torchdistill", rivals[best], live, None, "step", "train", "epoch")
+        whole = [a + b for a, b in zip(replay.counted("train"), ours.stored[1:], strict=True)]
+        part.ratios.append(speedup("replay, stored / torchdistill, train", rivals[best].counted("train"), whole))
+    return part
 
 
 def main() -> None:
@@ -133,31 +175,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="counted epochs, after one to warm up")
     parser.add_argument("--cells", type=int, default=1200)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    resident = cells(options.cells, 64)
-    with tempfile.TemporaryDirectory() as folder:
-        runs: dict[str, Ours | Bare] = {"bare": Bare(resident)}
-        runs |= {how: Ours(resident, how, Path(folder)) for how in ("none", "replay", "live")}
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for epoch in range(options.epochs + 1):
-            for name, run in runs.items():
-                spent = run.epoch(epoch)
-                if epoch:
-                    seconds[name].append(spent)
-    speed = {name: options.cells / statistics.median(s) for name, s in seconds.items()}
-    ratios = {
-        "ours / bare": speed["none"] / speed["bare"],
-        "replay / no KD": speed["replay"] / speed["none"],
-        "replay / live": speed["replay"] / speed["live"],
-    }
-    if options.json:
-        print(json.dumps({"images_per_second": speed, "ratios": ratios, "threads": options.threads}))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    part = loop_part(Options(threads=given.threads), given.epochs, given.cells)
+    if given.json:
+        print(json.dumps(part.as_dict(), indent=2))
         return
-    for name, value in speed.items():
-        print(f"{name:8} {value:8.0f} images/s")
-    for name, value in ratios.items():
-        print(f"{name:15} {value:.3f}")
+    print(tabulate(part.facts, headers="keys", floatfmt=".2f"))
+    print(tabulate([r.as_dict() for r in part.ratios], headers="keys", floatfmt=".3f"))
 
 
 if __name__ == "__main__":

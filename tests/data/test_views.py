@@ -8,7 +8,7 @@ import torch
 
 from wbcbench.contracts import Cells
 from wbcbench.data.resident import ResidentCells, moments
-from wbcbench.data.views import Views, affine, erase
+from wbcbench.data.views import Views, affine, erase, pixel_places, sampling_grid
 from wbcbench.spec import Augmentation
 
 CPU = torch.device("cpu")
@@ -86,6 +86,25 @@ def test_absent_images_are_zero_in_views_and_in_plain_images() -> None:
         assert x[0::2].abs().amin((1, 2, 3)).max() >= 0
         assert (x[0::2].flatten(1).std(1) > 0.1).all()
     assert r.present(ids, ("b", "a"))[:2].tolist() == [[True, True], [False, True]]  # type: ignore[index]
+
+
+def test_kept_views_are_the_views_and_nobody_can_spoil_them() -> None:
+    fresh, kept = (Views(resident(present=True), Augmentation(cutout=0.3), 5) for _ in range(2))
+    kept.keeps = True
+    for ids in (torch.arange(4), torch.arange(4, 9), torch.arange(4, 9)):
+        for m in ("a", "b"):
+            first = kept.epoch(2)(m, ids)
+            assert torch.equal(first, fresh.epoch(2)(m, ids))
+            first.zero_()
+            assert torch.equal(kept.epoch(2)(m, ids), fresh.epoch(2)(m, ids))
+    assert torch.equal(kept.epoch(3)("a", ids), fresh.epoch(3)("a", ids))
+
+
+@pytest.mark.parametrize(("views", "side"), [(1, 16), (7, 28), (64, 33), (64, 64)])
+def test_sampling_grid_is_affine_grid_to_the_bit(views: int, side: int) -> None:
+    theta = torch.eye(2, 3) + 0.3 * torch.randn(views, 2, 3, generator=torch.Generator().manual_seed(side))
+    there = torch.nn.functional.affine_grid(theta, [views, 3, side, side], align_corners=False)
+    assert torch.equal(sampling_grid(theta, pixel_places(side)), there)
 
 
 def test_affine_matrices() -> None:

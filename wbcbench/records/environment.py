@@ -47,10 +47,12 @@ def capture(device: str | None = None) -> dict[str, Any]:
     }
 
 
+@cache
 def source_revision() -> dict[str, Any] | None:
     """Commit and dirty flag of the tree that wbcbench is imported from; None if it is not a checkout.
 
-    Not of the current folder: that may be the user's own repository.
+    Not of the current folder: that may be the user's own repository. As it was when this process first asked: a
+    commit made later is not the code that runs here, and two processes for each record are dear to short trials.
     """
     tree = Path(wbcbench.__file__).resolve().parents[1]
     if not (tree / ".git").exists():

@@ -142,6 +142,7 @@ class TeacherBank:
         self.teachers = teachers
         self.replays = replays
         self.views = views
+        self.views.keeps = replays is None
         self.maps = maps
         self.heads: list[Callable[[Tensor], Tensor] | None] = [None] * len(teachers)
         """Each teacher's classifier, embedding [B, D] -> logits [B, K], where a distiller calls it."""
