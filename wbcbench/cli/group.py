@@ -11,6 +11,7 @@ from wbcbench.cli.lazy import LazyGroup
 
 VERBS = {
     "run": "Train and evaluate methods; teachers are trained first where they are missing.",
+    "study": "Run every part of a study file into one store; run it again and it goes on.",
     "search": "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
     "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
     "show": "Show one component: its parameters, defaults, search space, source.",

@@ -18,7 +18,12 @@ _COST = ("params", "macs", "train_seconds", "train_images_per_second", "teacher_
 
 def document(outcomes: list[Outcome], plan: Plan) -> dict[str, Any]:
     """The machine-readable result of `wbcbench run --json`."""
-    return {"records": [_row(o) for o in outcomes], "notes": plan.notes}
+    return {"records": rows(outcomes), "notes": plan.notes}
+
+
+def rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """One mapping a trial, as JSON documents have them."""
+    return [_row(o) for o in outcomes]
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
-from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
 from wbcbench.scheduling.exclude import Excluder
@@ -89,30 +89,39 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     teacher_pool = TeacherPool(request, registry, base, teacher_modalities)
 
     students: dict[str, Trial] = {}
+    skipped: dict[str, str] = {}
     excluder = Excluder(request.exclude, registry)
     for fusion, backbone, kd, seed in product(fusions, backbones, recipes, request.seeds):
         if excluder.drops(fusion, backbone, kd, seed):
             continue
         distillers = tuple(d for d in kd if d.name != "none")
-        for protocol in _protocols(registry, fusion, base):
-            check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
-            check_policies(registry, fusion, policies, distillers, protocol.modalities)
-            routing: Component | None = None
-            teachers: tuple[Trial, ...] = ()
-            if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
-                routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
-            method = Method(
-                fusion=fusion,
-                backbone=backbone,
-                recipe=request.training,
-                policies=policies,
-                distillers=distillers,
-                routing=routing,
-                teachers=teachers,
-            )
-            trial = Trial(protocol=protocol, method=method, seed=seed)
-            students.setdefault(trial.id, trial)
+        try:
+            for protocol in _protocols(registry, fusion, base):
+                check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
+                check_policies(registry, fusion, policies, distillers, protocol.modalities)
+                routing: Component | None = None
+                teachers: tuple[Trial, ...] = ()
+                if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
+                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
+                method = Method(
+                    fusion=fusion,
+                    backbone=backbone,
+                    recipe=request.training,
+                    policies=policies,
+                    distillers=distillers,
+                    routing=routing,
+                    teachers=teachers,
+                )
+                trial = Trial(protocol=protocol, method=method, seed=seed)
+                students.setdefault(trial.id, trial)
+        except IncompatibleError as error:
+            if request.incompatible == "refuse":
+                raise
+            skipped.setdefault(f"{fusion.name} with {'+'.join(d.name for d in kd)}", str(error))
+    notes += [f"Left out: {what}. {why}" for what, why in skipped.items()]
     excluder.check()
+    if not students and skipped:
+        raise IncompatibleError("Expected trials to run, but nothing here goes together. " + " ".join(notes))
     if not students:
         raise UsageError("Expected trials to run, but `exclude` leaves none. Take a rule out.")
     ordered: dict[str, PlannedTrial] = {}

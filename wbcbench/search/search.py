@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from wbcbench import __version__
-from wbcbench.errors import UsageError
+from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
@@ -118,7 +118,11 @@ def each_method(
         one = request.model_copy(update={"fusion": (fusion,), "backbone": (backbone,), "kd": (kd,)})
         name = None if settings.name is None else f"{settings.name}-{len(found)}"
         mine = known_ranges(one, registry, ranges)
-        found.append(prepare_search(one, registry, settings.model_copy(update={"name": name}), mine))
+        try:
+            found.append(prepare_search(one, registry, settings.model_copy(update={"name": name}), mine))
+        except IncompatibleError:
+            if request.incompatible == "refuse":
+                raise
     return found
 
 

@@ -39,7 +39,13 @@ def load_settings(
     Raises:
         UsageError: an unknown key, a bad value, or a `--space` without `=`.
     """
-    tree = read_yaml(config) if config is not None else {}
+    return settings_from(read_yaml(config) if config is not None else {}, flags, spaces, config)
+
+
+def settings_from(
+    tree: dict[str, Any], flags: dict[str, Any], spaces: tuple[str, ...] = (), config: Path | str | None = None
+) -> tuple[SearchSettings, dict[str, Any]]:
+    """The same of a document that was read already; `config` says where it is from. Raises as the other does."""
     search, space = (tree.get(key) or {} for key in ("search", "space"))
     for key, section in (("search", search), ("space", space)):
         if not isinstance(section, dict):

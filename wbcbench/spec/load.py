@@ -41,6 +41,17 @@ def load_request(
         UsageError: with file, key path and nearest name for anything unknown or out of range.
     """
     tree = read_yaml(config) if config is not None else {}
+    return request_from(tree, flags, sets, values, str(config) if config else "command line")
+
+
+def request_from(
+    tree: dict[str, Any],
+    flags: dict[str, Any] | None = None,
+    sets: tuple[str, ...] = (),
+    values: Mapping[str, Any] | None = None,
+    where: str = "command line",
+) -> Request:
+    """The same of a document that was read already, which is changed; `where` it is from stands in errors."""
     for section in SEARCH_SECTIONS:
         tree.pop(section, None)
     for alias, target in _ALIASES.items():
@@ -58,7 +69,7 @@ def load_request(
             put(tree, f"{section}.{rest}" if rest else section, value)
     if overrides:
         tree["overrides"] = overrides
-    return validate(Request, tree, str(config) if config else "command line")
+    return validate(Request, tree, where)
 
 
 def _pair(item: str) -> tuple[str, Any]:

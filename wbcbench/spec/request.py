@@ -185,6 +185,8 @@ class Request(Frozen):
     seeds: Seeds = (0,)
     exclude: tuple[Exclude, ...] = ()
     """Cells of the cross product that are left out."""
+    incompatible: Literal["refuse", "skip"] = "refuse"
+    """`skip` leaves out what cannot work together, and says why, instead of refusing the whole."""
     overrides: dict[str, dict[str, Any]] = {}
     """Section (dataset, fusion, kd, backbone, routing, policy) -> parameters from `--set`, applied to
     every listed component that has them."""

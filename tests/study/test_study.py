@@ -1,0 +1,137 @@
+"""A study file: its parts are what `run` and `search` make of the same words, and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wbcbench.errors import UsageError
+from wbcbench.plugins import load_plugins
+from wbcbench.records.store import Store
+from wbcbench.scheduling.plan import make_plan
+from wbcbench.spec.load import load_request
+from wbcbench.study.file import read_study
+from wbcbench.study.run import plan_part
+
+Invoke = Callable[..., tuple[int, str, str]]
+SMOKE = Path(__file__).parents[2] / "configs" / "studies" / "smoke.yaml"
+
+
+def write(path: Path, document: object) -> Path:
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def test_a_part_is_what_run_makes_of_the_same_words(tmp_path: Path) -> None:
+    common = {"dataset": {"name": "synthetic", "cells": 300}, "teacher": {"backbone": "cellnet", "epochs": 2}}
+    own = {"fusion": ["early", "gmu"], "kd": ["none", "logits"], "teacher": {"epochs": 3}, "seeds": [0, 1]}
+    study = write(tmp_path / "study.yaml", {"common": common, "parts": {"a": own, "b": {"dataset": "synthetic"}}})
+    a, b = read_study(study, {"store": "elsewhere"}, ("training.lr=0.01",))
+    both = {**common, **own, "teacher": {"backbone": "cellnet", "epochs": 3}}
+    alone = load_request(write(tmp_path / "alone.yaml", both), {"store": "elsewhere"}, ("training.lr=0.01",))
+    assert a.request == alone
+    assert b.request.dataset.params == {"cells": 300}, "the same data set keeps its parameters"
+    registry = load_plugins()[0]
+    planned = plan_part(a, registry).plan
+    assert planned is not None
+    assert [p.trial.id for p in planned.trials] == [p.trial.id for p in make_plan(alone, registry).trials]
+
+
+def test_another_data_set_does_not_inherit_parameters(tmp_path: Path) -> None:
+    common = {"dataset": {"name": "synthetic", "cells": 300}}
+    study = write(
+        tmp_path / "s.yaml", {"common": common, "parts": {"a": {"dataset": {"name": "npz", "path": "x"}}}}
+    )
+    assert read_study(study)[0].request.dataset.params == {"path": "x"}
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"comon": {}, "parts": {"a": {}}}, "Did you mean 'common'"),
+        ({"common": {}}, "expected `parts`"),
+        ({"parts": {"a": [1]}}, "parts.a"),
+        ({"parts": {"a": {"fusoin": "early"}}}, "a: 'fusoin' is not a known key"),
+        ({"parts": {"a": {"space": {"training.lr": "log(1e-3,1e-2)"}}}}, "`search:` beside `space:`"),
+        ({"parts": {"a": {"search": {"trails": 3}}}}, "trails"),
+    ],
+)
+def test_slips_are_named(tmp_path: Path, document: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        read_study(write(tmp_path / "study.yaml", document))
+
+
+def test_an_unknown_part_is_named() -> None:
+    with pytest.raises(UsageError, match=r"no part 'matrx'\. Did you mean 'matrix'"):
+        read_study(SMOKE, only=["matrx"])
+
+
+def test_what_does_not_go_together_is_left_out_and_said(tmp_path: Path) -> None:
+    words = {"fusion": ["early", "film"], "dataset": {"name": "synthetic", "cells": 300}}
+    registry = load_plugins()[0]
+    with pytest.raises(UsageError, match="film"):
+        make_plan(load_request(write(tmp_path / "a.yaml", words)), registry)
+    plan = make_plan(load_request(write(tmp_path / "b.yaml", {**words, "incompatible": "skip"})), registry)
+    assert [p.trial.label for p in plan.trials] == ["early"]
+    assert [n for n in plan.notes if n.startswith("Left out: film with none.")]
+    nothing = {**words, "fusion": "film", "incompatible": "skip"}
+    with pytest.raises(UsageError, match=r"nothing here goes together.*film"):
+        make_plan(load_request(write(tmp_path / "c.yaml", nothing)), registry)
+
+
+@pytest.mark.slow
+def test_the_smoke_study_runs_part_by_part_and_goes_on(tmp_path: Path, invoke: Invoke) -> None:
+    store = tmp_path / "store"
+    args = [
+        "study",
+        str(SMOKE),
+        "--store",
+        str(store),
+        "--device",
+        "cpu",
+        "--executor",
+        "inline",
+        "--set",
+        "threads=1",
+    ]
+    code, out, err = invoke(*args, "--dry-run", "--json")
+    assert code == 0, err
+    before = json.loads(out)
+    assert {name: part["done"] for name, part in before["parts"].items()} == dict.fromkeys(before["parts"], 0)
+    assert "film" not in str(before["notes"]), "two modalities suit film"
+
+    code, _, err = invoke(*args, "--only", "two_modalities", "--json")
+    assert code == 0, err
+    digests = {r.trial.id: r.result.digest for r in Store(store).scan()[0]}
+    assert len(digests) == 2
+
+    code, out, err = invoke(*args, "--json")
+    assert code == 0, err
+    parts = {p["name"]: p for p in json.loads(out)["parts"]}
+    assert [r["status"] for r in parts["two_modalities"]["records"]] == ["cached", "cached"]
+    assert {r["fusion"] for r in parts["search"]["records"]} == {"early", "independent"}
+    assert all(r["seed"] == 0 for r in parts["search"]["records"])
+    assert digests.items() <= {r.trial.id: r.result.digest for r in Store(store).scan()[0]}.items()
+
+    code, out, err = invoke(*args, "--dry-run", "--json")
+    after = json.loads(out)["parts"]
+    assert all(part["done"] == part["trials"] == before["parts"][name]["trials"] for name, part in after.items())
+
+
+def test_a_failed_part_does_not_stop_the_others(tmp_path: Path, invoke: Invoke) -> None:
+    common = {"dataset": {"name": "synthetic", "cells": 120, "image_size": 16}, "budget": {"epochs": 1}}
+    small = {"backbone": {"name": "cellnet", "width": 4}, "fusion": "early", "store": str(tmp_path / "store")}
+    parts = {"broken": {"fusion": "faulty:how=nan"}, "sound": {}}
+    (tmp_path / "plugins").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "faults" / "faulty.py", tmp_path / "plugins")
+    study = write(tmp_path / "study.yaml", {"common": common | small, "parts": parts})
+    where = ("--plugins-dir", str(tmp_path / "plugins"), "--device", "cpu", "--executor", "inline")
+    code, out, err = invoke("study", str(study), *where, "--set", "threads=1")
+    assert code == 1, (out, err)
+    assert "broken: 0 trained, 0 already in the store, 1 FAILED" in out
+    assert "sound: 1 trained" in out

@@ -1,0 +1,1 @@
+"""Several runs and searches as one study, from one file into one store."""

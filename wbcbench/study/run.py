@@ -1,0 +1,125 @@
+"""Plan and run a study's parts, one after another; what is in the store already is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wbcbench.errors import TrialFailedError
+from wbcbench.plugins import PluginOptions
+from wbcbench.records.store import Store
+from wbcbench.registry import Registry
+from wbcbench.scheduling.estimate import estimate, train_cells
+from wbcbench.scheduling.executors import execute
+from wbcbench.scheduling.outcome import Outcome, all_cached, in_order
+from wbcbench.scheduling.plan import Plan, make_plan
+from wbcbench.scheduling.source import PlanSource, Screens
+from wbcbench.search.execute import run_search
+from wbcbench.search.search import Search, prepare_searches
+from wbcbench.study.file import Part
+
+if TYPE_CHECKING:
+    from wbcbench.observers import Observers
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A part with its trials, or with its searches."""
+
+    part: Part
+    plan: Plan | None
+    searches: tuple[Search, ...] = ()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a part comes to. Trials that several parts share are counted by each."""
+
+    trials: int
+    done: int
+    seconds: float | None
+    """Of training still to be done, by earlier runs in the store; None where none tells."""
+    unknown: int
+    """Trials to run of which no earlier run tells."""
+
+
+@dataclass
+class Done:
+    """What became of a part."""
+
+    part: Part
+    outcomes: list[Outcome] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Searches that ended early, and why."""
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Trials that failed."""
+        return [o for o in self.outcomes if o.status == "failed"]
+
+
+def plan_part(part: Part, registry: Registry) -> Planned:
+    """Resolve a part. Raises as `make_plan` and `prepare_searches` do."""
+    if part.settings is None:
+        return Planned(part, make_plan(part.request, registry))
+    return Planned(part, None, tuple(prepare_searches(part.request, registry, part.settings, part.ranges)))
+
+
+def costs(planned: Planned) -> Costs:
+    """Trials, those done, and about how long the rest takes; of a search its proposals."""
+    store = Store(planned.part.request.store)
+    if planned.plan is None:
+        rows = [row for s in planned.searches for row in estimate(s.base, store) if row["role"] == "teacher"]
+        assert planned.part.settings is not None
+        proposals = planned.part.settings.trials * len(planned.searches)
+        asked = sum(min(len(s.folder.proposals()), s.settings.trials) for s in planned.searches)
+    else:
+        rows, proposals, asked = estimate(planned.plan, store), 0, 0
+    left = [row["estimated_seconds"] for row in rows if not row["done"]]
+    known = [s for s in left if s is not None]
+    return Costs(
+        trials=len(rows) + proposals,
+        done=len(rows) - len(left) + asked,
+        seconds=sum(known) if known else None,
+        unknown=len(left) - len(known) + proposals - asked,
+    )
+
+
+def run_part(
+    planned: Planned,
+    registry: Registry,
+    plugins: PluginOptions,
+    observers: Observers,
+    screens: Callable[[int | None], Screens],
+) -> Done:
+    """Run what is missing of a part. A trial that fails does not stop the others.
+
+    Args:
+        planned: from `plan_part`.
+        registry: as planned with.
+        plugins: from which it was made.
+        observers: are told of trials.
+        screens: training cells -> displays.
+    """
+    part, done = planned.part, Done(planned.part)
+    if planned.plan is not None:
+        plan, request = planned.plan, part.request
+        outcomes = all_cached(plan, Store(request.store))
+        if outcomes is None:
+            with screens(train_cells(plan))(len(plan.trials)) as display:
+                source = PlanSource(plan.trials)
+                ended = execute(request, plan, registry, plugins, source, display, observers)
+                outcomes = in_order(plan, ended)
+        done.outcomes = outcomes
+    for search in planned.searches:
+        try:
+            found = run_search(search, screens(train_cells(search.base)), observers, plugins)
+        except TrialFailedError as error:  # which must not cost the other methods their searches
+            done.failures.append(f"{search.spec.title}: {error}")
+            continue
+        done.outcomes += found.retrained
+    return done
+
+
+__all__ = ["Costs", "Done", "Planned", "costs", "plan_part", "run_part"]
