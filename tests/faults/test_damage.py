@@ -53,6 +53,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
 def flipped(path: Path) -> None:
     data = bytearray(path.read_bytes())
     if data:
@@ -66,9 +70,9 @@ def duplicated(path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3]) and None,
+    "truncated": truncated,
     "flipped": flipped,
-    "emptied": lambda path: path.write_bytes(b"") and None,
+    "emptied": lambda path: path.write_text("") and None,
     "duplicated": duplicated,
     "stripped": lambda path: path.chmod(0),
 }
@@ -92,7 +96,7 @@ def test_each_file_is_named_or_not_needed_and_nothing_else_is_lost(
         DAMAGE[damage](root / file)
         hurt = file.parts[1] if file.parts[0] == "records" and damage != "duplicated" else None
         records = load_records(root)
-        assert {r.trial.id for r in records} == ids - {hurt}, f"{file} {damage}"
+        assert {r.trial.id for r in records.records} == ids - {hurt}, f"{file} {damage}"
         assert all(file.name in why for why in records.damaged.values())
         good, bad = Store(root).scan()
         assert {p.name for p, _ in bad} == ({hurt} if hurt else set()), f"{file} {damage}"
@@ -126,7 +130,7 @@ def test_a_copied_record_is_named_and_counts_once(whole: Store, tmp_path: Path) 
     assert [r.record for r in found.refused] == [copy.name]
     assert found.boards == before.boards
     assert [p.name for p, _ in store.scan()[1]] == [copy.name]
-    assert {r.trial.id for r in load_records(store.root)} == {r.trial.id for r in whole.scan()[0]}
+    assert {r.trial.id for r in load_records(store.root).records} == {r.trial.id for r in whole.scan()[0]}
 
 
 def test_a_result_whose_metrics_lost_the_word_test_is_not_taken_for_sealed(whole: Store, tmp_path: Path) -> None:
