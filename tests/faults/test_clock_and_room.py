@@ -119,7 +119,8 @@ def test_a_sweep_on_a_full_disk_goes_on_when_there_is_room(
 ) -> None:
     args = ["run", "--dataset", "npz", "--set", f"dataset.path={cells_file}", "--set", "dataset.modalities.u=[0]",
             "--set", "dataset.modalities.v=[1]", "--store", str(small / "store"), "--epochs", "1",
-            "--fusion", "early", "--seeds", "0,1,2", "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",
+            "--fusion", "early", "--seeds", "0,1,2",
+            "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",
             "--set", "batch_size=32", "--executor", "inline", "--json"]  # fmt: skip
     (small / "other").write_bytes(bytes(700 << 10))
     code, _, err = invoke(*args)

@@ -26,7 +26,7 @@ Invoke = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Two students, a teacher, a sealed proposal, its study, a failure, an examination, locks, caches, an index."""
+    """Students, a teacher, a sealed proposal, its study, a failure, an examination, locks, caches, an index."""
     store = Store(tmp_path_factory.mktemp("whole") / "store")
     first, _ = taught(store, 0), taught(store, 1)
     arrays = {n: a for n, a in fake_predictions(3).items() if n.startswith("val_")}
