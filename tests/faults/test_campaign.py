@@ -63,7 +63,7 @@ def test_the_comparison_sees_any_difference(undisturbed: Path, tmp_path: Path) -
 
 
 def test_two_users_run_overlapping_sweeps_on_one_store(cells: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """One asks for all, the other for a part in another order: each trial is trained once, both get theirs."""
+    """One asks for all, the other for a part in another order: each trial is trained once."""
     store = tmp_path / "store"
     mine = args(cells, store)
     theirs = [a.replace("early,independent", "independent").replace("none,logits", "logits,none") for a in mine]

@@ -75,11 +75,11 @@ def test_a_record_that_ended_before_it_started_is_kept(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a quarter of a megabyte."""
+    """A disk of three quarters of a megabyte."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=768k", "none", str(folder)]
     if mount is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small file system")
     try:
@@ -90,7 +90,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_ends_in_a_message_and_a_freed_one_goes_on(small: Path, tmp_path: Path) -> None:
     store = Store(small / "store")
-    (small / "other").write_bytes(bytes(150 << 10))  # somebody else's
+    (small / "other").write_bytes(bytes(662 << 10))  # somebody else's
     with pytest.raises(WbcbenchError, match=r"the file system refused: No space left on device.*--store"):
         fill(store)
     written = len(list((store.root / "records").iterdir()))
@@ -119,9 +119,10 @@ def test_a_sweep_on_a_full_disk_goes_on_when_there_is_room(
 ) -> None:
     args = ["run", "--dataset", "npz", "--set", f"dataset.path={cells_file}", "--set", "dataset.modalities.u=[0]",
             "--set", "dataset.modalities.v=[1]", "--store", str(small / "store"), "--epochs", "1",
-            "--fusion", "early", "--seeds", "0,1,2", "--backbone", "cellnet:width=4", "--device", "cpu",
-            "--set", "threads=1", "--set", "batch_size=32", "--executor", "inline", "--json"]  # fmt: skip
-    (small / "other").write_bytes(bytes(190 << 10))
+            "--fusion", "early", "--seeds", "0,1,2",
+            "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",
+            "--set", "batch_size=32", "--executor", "inline", "--json"]  # fmt: skip
+    (small / "other").write_bytes(bytes(700 << 10))
     code, _, err = invoke(*args)
     assert code == 1, err
     assert "No space left on device" in err

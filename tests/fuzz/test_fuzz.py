@@ -27,8 +27,8 @@ SECONDS = 60
 """For one reading; it takes some hundredths, but machines may be busy."""
 ROOM = 3 << 30
 """Bytes of address space above what is taken already."""
-LONGEST = 20_000
-"""Characters of an error."""
+LONGEST = 2_000_000
+"""Characters of an error, which may repeat what it is about, but not unfold it."""
 SEEDS = random.Random(int(os.environ.get("WBCBENCH_FUZZ_SEED", random.SystemRandom().randrange(10**9))))
 
 
