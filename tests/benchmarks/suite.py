@@ -8,14 +8,13 @@ minutes on two idle cores. `--full` adds boards of 100,000 records. torchdistill
 'wbcbench[bench]'` (where that would change torch: `pip install --no-deps --target DIR torchdistill`, and DIR
 on PYTHONPATH).
 
-A benchmark that fails says so in the document and the others go on; the exit code is then 1. A goal that is
-missed is no failure.
+A benchmark that fails says so in the document and the others go on; the exit code is then 1. Files are
+written after each benchmark, so that what was measured is not lost. A goal that is missed is no failure.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
