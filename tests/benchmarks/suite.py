@@ -8,14 +8,13 @@ minutes on two idle cores. `--full` adds boards of 100,000 records. torchdistill
 'wbcbench[bench]'` (where that would change torch: `pip install --no-deps --target DIR torchdistill`, and DIR
 on PYTHONPATH).
 
-A benchmark that fails says so in the document and the others go on; the exit code is then 1. A goal that is
-missed is no failure.
+A benchmark that fails says so in the document and the others go on; the exit code is then 1. Files are
+written after each benchmark, so that what was measured is not lost. A goal that is missed is no failure.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -48,8 +47,10 @@ def benchmarks() -> dict[str, Callable[[Any], Any]]:
     }
 
 
-def run(names: list[str], options: Any) -> dict[str, Any]:
-    """The document: environment, and each benchmark's outcome."""
+def run(
+    names: list[str], options: Any, so_far: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """The document: environment, and each benchmark's outcome; `so_far` is told it after every one."""
     import torch
     from measuring import Part, environment
 
@@ -68,8 +69,9 @@ def run(names: list[str], options: Any) -> dict[str, Any]:
             part = Part(name, "", skipped=f"failed: {type(error).__name__}: {error}")
         part.wall_seconds = time.perf_counter() - start
         parts.append(part.as_dict())
-    document["parts"] = parts
-    document["failed"] = [p["name"] for p in parts if p["skipped"].startswith("failed")]
+        document["parts"] = parts
+        document["failed"] = [p["name"] for p in parts if p["skipped"].startswith("failed")]
+        so_far(plain(document))
     return dict(plain(document))
 
 
@@ -119,18 +121,21 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, str(HERE))
     from measuring import Options
 
-    from wbcbench.records.atomic import atomic_write_bytes
+    from wbcbench.records.atomic import atomic_write_json, atomic_write_text
 
     known = list(benchmarks())
     names = [n for n in given.only.split(",") if n] or known
     if unknown := [n for n in names if n not in known]:
         parser.error(f"expected some of {', '.join(known)}, but got {', '.join(unknown)}")
     options = Options(given.threads, quick=given.quick or given.tiny, full=given.full, tiny=given.tiny)
-    document = run(names, options)
-    if given.json is not None:
-        atomic_write_bytes(given.json, (json.dumps(document, indent=2) + "\n").encode())
-    if given.page is not None:
-        atomic_write_bytes(given.page, page(document).encode())
+
+    def write(document: dict[str, Any]) -> None:
+        if given.json is not None:
+            atomic_write_json(given.json, document)
+        if given.page is not None:
+            atomic_write_text(given.page, page(document))
+
+    document = run(names, options, write)
     print(table(document))
     return 1 if document["failed"] else 0
 
