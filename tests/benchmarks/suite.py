@@ -3,8 +3,8 @@
     python tests/benchmarks/suite.py [--only NAME,...] [--quick] [--full] [--threads 2]
                                      [--json OUT.json] [--page OUT.html]
 
-`--quick` shows in a minute or two that everything works; its numbers mean little. Without it, about 25
-minutes on two idle cores. `--full` adds boards of 100,000 records. torchdistill comes with `pip install
+`--quick` shows that everything works; its numbers mean little. `--full` adds boards of 100,000
+records. torchdistill comes with `pip install
 'wbcbench[bench]'` (where that would change torch: `pip install --no-deps --target DIR torchdistill`, and DIR
 on PYTHONPATH).
 
