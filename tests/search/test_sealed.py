@@ -18,6 +18,7 @@ from wbcbench.scheduling.inline import prepare
 from wbcbench.search.search import Search
 from wbcbench.spec import Method, Trial
 from wbcbench.testing.records import fake_outcome, fake_predictions, fake_record, fake_trial
+from wbcbench.training import loop
 from wbcbench.training import trial as training
 from wbcbench.training.examine import examined
 from wbcbench.training.trial import run_trial
@@ -95,7 +96,8 @@ def test_training_a_sealed_trial_predicts_no_test_cell(
         seen.extend(ids.tolist())
         return real(fusion, cells, ids, *rest)
 
-    monkeypatch.setattr(training, "predict", spy)
+    for module in (training, loop):
+        monkeypatch.setattr(module, "predict", spy)
     record, _ = run_trial(planned.trial, bench)
     split = bench.split(planned.trial)
     assert set(seen) == set(split.val.tolist())

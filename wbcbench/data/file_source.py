@@ -55,12 +55,15 @@ class FolderSource(FileSource):
     def _stamp(self, name: str) -> tuple[int, int] | None:
         try:
             return file_stamp(self._root / name)
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def read(self, name: str) -> bytes:
         """See `FileSource.read`."""
-        return (self._root / name).read_bytes()
+        try:
+            return (self._root / name).read_bytes()
+        except ValueError as error:  # no file can be called so: there is a null byte in it
+            raise FileNotFoundError(name) from error
 
     def names(self) -> list[str]:
         """See `FileSource.names`."""

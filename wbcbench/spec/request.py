@@ -101,7 +101,10 @@ def _names(value: Any) -> Any:
 
 
 def _seeds(value: Any) -> Any:
-    return tuple(int(v) for v in split_list(value))
+    try:
+        return tuple(int(v) for v in split_list(value))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"expected whole numbers such as 0,1,2, but got {value!r}") from error
 
 
 OneChoice = Annotated[Choice, BeforeValidator(Choice.parse)]
