@@ -94,7 +94,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> An
     while not (found := condition()):
         assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
         assert time.monotonic() < end
-        time.sleep(0.005)
+        time.sleep(0.02)  # seldom enough not to take a core from those that are waited for
     return found
 
 
