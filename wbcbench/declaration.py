@@ -83,6 +83,10 @@ class Declaration:
         return tuple(self.attributes.get("solves", ("redundant", "unique")))
 
     @property
+    def stage_maps(self) -> bool:
+        return bool(self.attributes.get("stage_maps", True))
+
+    @property
     def missing(self) -> str:
         return str(self.attributes.get("missing", "impute"))
 

@@ -20,8 +20,8 @@ from typing import Any
 from wbcbench.scan import kind_of_base
 
 ATTRIBUTES = (
-    "name", "aliases", "source", "emits", "arity", "missing", "solves", "trained", "needs", "pairing", "family",
-    "scalable",
+    "name", "aliases", "source", "emits", "arity", "missing", "solves", "stage_maps", "trained", "needs",
+    "pairing", "family", "scalable",
     "matches", "role", "chain", "trainable",
     "needs_routes", "blends_cells", "reads_labels", "reads_validation", "gradients",
 )  # fmt: skip

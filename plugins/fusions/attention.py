@@ -29,6 +29,7 @@ class Attention(Fusion):
     name = "attention"
     source = "attention fusion of TorchMultimodal (torchmultimodal.modules.fusions.attention_fusion)"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
 
     class Params(Parameters):

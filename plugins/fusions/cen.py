@@ -71,6 +71,7 @@ class CEN(Fusion):
     name = "cen"
     source = "Wang et al., NeurIPS 2020, arXiv 2011.05005"
     emits = ("joint", "modality")
+    stage_maps = False
     missing = "impute"
     solves = ("redundant", "unique", "xor")
 

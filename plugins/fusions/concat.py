@@ -20,6 +20,7 @@ class Concat(Fusion):
     source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
     aliases = ("feature_concat",)
     emits = ("joint",)
+    stage_maps = False
     missing = "impute"
 
     class Params(Parameters):

@@ -27,6 +27,7 @@ class CrossAttention(Fusion):
     aliases = ("mult",)
     source = "Tsai et al., ACL 2019, arXiv 1906.00295"
     emits = ("joint",)
+    stage_maps = False
     arity = (2, None)
     missing = "native"
     solves = ("redundant", "unique", "xor")

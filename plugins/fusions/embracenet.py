@@ -42,6 +42,7 @@ class EmbraceNet(Fusion):
     name = "embracenet"
     source = "Choi & Lee, Information Fusion 2019, arXiv 1904.09078, section 3"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
 
     class Params(Parameters):

@@ -29,6 +29,7 @@ class FiLM(Fusion):
     name = "film"
     source = "Perez et al., AAAI 2018, arXiv 1709.07871, eq. 2"
     emits = ("joint",)
+    stage_maps = False
     arity = (2, 2)
     missing = "impute"
     solves = ("redundant", "unique", "xor")

@@ -50,6 +50,7 @@ class FusionSearch(Fusion):
     aliases = ("mfas",)
     source = "Pérez-Rúa et al., CVPR 2019, arXiv 1903.06496"
     emits = ("joint",)
+    stage_maps = False
     missing = "impute"
     solves = ("redundant", "unique", "xor")
 

@@ -34,6 +34,7 @@ class GMU(Fusion):
     name = "gmu"
     source = "Arevalo et al., arXiv 1702.01992, section 3"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
     solves = ("redundant", "unique", "xor")
 

@@ -42,6 +42,7 @@ class LMF(Fusion):
     name = "lmf"
     source = "Liu et al., ACL 2018, arXiv 1806.00064, section 3.2"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
     solves = ("redundant", "unique", "xor")
 

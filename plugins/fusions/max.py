@@ -24,6 +24,7 @@ class Max(Fusion):
     name = "max"
     source = "Zaheer et al. (Deep Sets), NeurIPS 2017, arXiv 1703.06114"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
     solves = ("redundant", "unique", "xor")
 

@@ -37,6 +37,7 @@ class MBT(Fusion):
     name = "mbt"
     source = "Nagrani et al., NeurIPS 2021, arXiv 2107.00135"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
     solves = ("redundant", "unique", "xor")
 

@@ -30,6 +30,7 @@ class MFB(Fusion):
     name = "mfb"
     source = "Yu et al., ICCV 2017, arXiv 1708.01471, eq. 3-4"
     emits = ("joint",)
+    stage_maps = False
     arity = (2, 2)
     missing = "impute"
     solves = ("redundant", "unique", "xor")

@@ -21,6 +21,7 @@ class MFH(Fusion):
     name = "mfh"
     source = "Yu et al., TNNLS 2018, arXiv 1708.03619, section III-C"
     emits = ("joint",)
+    stage_maps = False
     arity = (2, 2)
     missing = "impute"
     solves = ("redundant", "unique", "xor")

@@ -61,6 +61,7 @@ class MMTM(Fusion):
     name = "mmtm"
     source = "Joze et al., CVPR 2020, arXiv 1911.08670"
     emits = ("joint",)
+    stage_maps = False
     missing = "impute"
     solves = ("redundant", "unique", "xor")
 

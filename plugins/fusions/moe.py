@@ -50,6 +50,7 @@ class MoE(Fusion):
     name = "moe"
     source = "Shazeer et al., ICLR 2017, arXiv 1701.06538; balance of Fedus et al., arXiv 2101.03961"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
     solves = ("redundant", "unique", "xor")
 

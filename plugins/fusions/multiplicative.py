@@ -30,6 +30,7 @@ class Multiplicative(Fusion):
     name = "multiplicative"
     source = "Jayakumar et al., ICLR 2020, eq. 1"
     emits = ("joint",)
+    stage_maps = False
     arity = (2, 2)
     missing = "impute"
     solves = ("redundant", "unique", "xor")

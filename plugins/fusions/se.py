@@ -19,6 +19,7 @@ class SE(Fusion):
     name = "se"
     source = "Hu et al., CVPR 2018, arXiv 1709.01507; as ablation of Joze et al., arXiv 1911.08670"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
 
     class Params(Parameters):

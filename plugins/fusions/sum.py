@@ -25,6 +25,7 @@ class Sum(Fusion):
     name = "sum"
     source = "Zaheer et al. (Deep Sets), NeurIPS 2017, arXiv 1703.06114"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
 
     class Params(Parameters):

@@ -37,6 +37,7 @@ class TFN(Fusion):
     name = "tfn"
     source = "Zadeh et al., EMNLP 2017, arXiv 1707.07250, section 4.2"
     emits = ("joint",)
+    stage_maps = False
     arity = (1, 4)
     missing = "impute"
     solves = ("redundant", "unique", "xor")

@@ -90,6 +90,7 @@ class TokenFusion(Fusion):
     name = "token_fusion"
     source = "Wang et al., CVPR 2022, arXiv 2204.08721"
     emits = ("joint",)
+    stage_maps = False
     missing = "impute"
 
     class Params(Parameters):

@@ -51,6 +51,7 @@ class TokenTransformer(Fusion):
     name = "token_transformer"
     source = "fusion transformer of AutoGluon-Multimodal; Vaswani et al., arXiv 1706.03762"
     emits = ("joint",)
+    stage_maps = False
     missing = "native"
     solves = ("redundant", "unique", "xor")
 

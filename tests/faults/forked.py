@@ -29,6 +29,8 @@ class Forked:
         """`before` is called in the new process, before the command."""
         self._out, self._err = folder / "stdout", folder / "stderr"
         folder.mkdir(parents=True, exist_ok=True)
+        for path in (self._out, self._err):
+            path.touch()  # a process may be killed before it says anything
         self._process = context().Process(target=_run, args=(args, self._out, self._err, before))
         self._process.start()
         self.pid: int | None = self._process.pid

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forked import Forked
 
 from wbcbench.records.store import Store
 from wbcbench.testing.cells import write_cells
@@ -21,32 +21,27 @@ pytestmark = pytest.mark.slow
 EPOCHS = 12
 
 
-def start(cells: Path, store: Path, *more: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "wbcbench", "run", "--dataset", "npz", "--set", f"dataset.path={cells}",
+def start(cells: Path, store: Path, *more: str) -> Forked:
+    """The command, with its output beside the store: a store's own folder holds nothing but records."""
+    args = [
+        "run", "--dataset", "npz", "--set", f"dataset.path={cells}",
         "--set", "dataset.modalities.u=[0]", "--set", "dataset.modalities.v=[1]", "--store", str(store),
         "--backbone", "cellnet:width=6", "--teacher", "cellnet:width=6", "--epochs", str(EPOCHS),
         "--fusion", "independent", "--kd", "logits", "--device", "cpu", "--set", "batch_size=16",
         "--set", "threads=1", "--set", "training.ema=0.9", "--json", *more,
     ]  # fmt: skip
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        preexec_fn=heed_ctrl_c,
-    )
+    return Forked(args, Path(tempfile.mkdtemp(dir=store.parent)), heed_ctrl_c)
 
 
 def heed_ctrl_c() -> None:
     """A shell's background job ignores SIGINT, and so would what it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, err
+def finish(process: Forked, code: int = 0) -> dict[str, Any]:
+    got, err = process.end()
+    assert got == code, err
+    out = process.out
     return json.loads(out) if out.strip() else {}  # type: ignore[no-any-return]
 
 
@@ -54,10 +49,10 @@ def digests(document: dict[str, Any]) -> list[str]:
     return [r["digest"] for r in document["records"]]
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(condition: Any, process: Forked, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+        assert process.poll() is None, f"ended too early: {process.end()[1]}"
         assert time.monotonic() < end
         time.sleep(0.005)
 
@@ -79,9 +74,10 @@ def test_ctrl_c_and_sigkill_again_and_again_and_the_result_is_bit_identical(
     ids = [r["trial_id"] for r in undisturbed["records"]]
     process = start(cells, tmp_path)
     wait_for(lambda: any(work.glob("*/checkpoint.safetensors")), process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    code, err = process.end(60)
+    assert code == 130
     assert "Traceback" not in err
 
     kills = 0
@@ -90,8 +86,8 @@ def test_ctrl_c_and_sigkill_again_and_again_and_the_result_is_bit_identical(
         checkpoint = work / trial_id / "checkpoint.safetensors"
         wait_for(lambda c=checkpoint: c.is_file(), process)  # type: ignore[misc]
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.end()
         kills += not Store(tmp_path).has(trial_id)
     assert kills >= 1, "no kill came before the end of its trial: the test has shown nothing"
     document = finish(start(cells, tmp_path))
@@ -105,8 +101,8 @@ def test_ctrl_c_and_sigkill_again_and_again_and_the_result_is_bit_identical(
 def test_a_run_goes_on_from_its_checkpoint_and_not_from_the_start(cells: Path, tmp_path: Path) -> None:
     process = start(cells, tmp_path)
     wait_for(lambda: any((tmp_path / "work").glob("*/checkpoint.safetensors")), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.end()
     (checkpoint,) = (tmp_path / "work").glob("*/checkpoint.safetensors")
     from safetensors import safe_open
 
@@ -114,9 +110,8 @@ def test_a_run_goes_on_from_its_checkpoint_and_not_from_the_start(cells: Path, t
         done = json.loads(file.metadata()["wbcbench"])["epoch"]
     assert 1 <= done < EPOCHS
     process = start(cells, tmp_path)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0
-    assert json.loads(out)["records"][0]["cost"]["epochs_run"] == EPOCHS
+    assert finish(process)["records"][0]["cost"]["epochs_run"] == EPOCHS
+    _, err = process.end()
     assert f"epoch 1/{EPOCHS}" not in err.splitlines()[0]
 
 
@@ -131,8 +126,8 @@ def test_two_processes_train_each_teacher_once(cells: Path, undisturbed: dict[st
 def test_a_truncated_checkpoint_is_started_over(cells: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     process = start(cells, tmp_path)
     wait_for(lambda: any((tmp_path / "work").glob("*/checkpoint.safetensors")), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.end()
     (checkpoint,) = (tmp_path / "work").glob("*/checkpoint.safetensors")
     checkpoint.write_bytes(checkpoint.read_bytes()[:200])
     assert digests(finish(start(cells, tmp_path))) == digests(undisturbed)

@@ -40,6 +40,11 @@ class Fusion(nn.Module):
     enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
     them."""
 
+    stage_maps: ClassVar[bool] = True
+    """False: some route gives no stage maps (its head stands on the embeddings of several networks, which have no
+    map in common), and distillers of maps are refused at plan time. Left True, they are refused before training
+    all the same, once the networks are built."""
+
     trained: ClassVar[Literal["gradient", "once"]] = "gradient"
     """`once`: the core calls `features` on every training cell and then `solve`, instead of the training
     loop. Such a fusion takes neither distillers nor policies."""

@@ -40,9 +40,16 @@ def check_fit(
             f"Fusion '{fusion.name}' is solved in one go and is not trained, so distiller "
             f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
         )
-    routes = route_names(declared(registry, "fusion", fusion).emits, protocol.modalities)
+    declaration = declared(registry, "fusion", fusion)
+    routes = route_names(declaration.emits, protocol.modalities)
     for distiller in distillers:
         needs = needs_of(registry, distiller)
+        if "maps" in needs.student and not declaration.stage_maps:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' reads the student's stage maps, but a head of fusion "
+                f"'{fusion.name}' stands on several networks, which have none in common. Choose a "
+                "distiller of logits or embeddings, or a fusion such as early, mid_concat or independent."
+            )
         if len(description.classes) < needs.min_classes:
             raise IncompatibleError(
                 f"Distiller '{distiller.name}' needs at least {needs.min_classes} classes, but the data set "
