@@ -41,7 +41,8 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
         net: Backbone = backbone_cls(in_chans, task.image_size, backbone_params, width)
         return net
 
-    with torch.random.fork_rng(devices=[]):
+    # Some fusions find by a backward pass which modules they use, whatever the caller's mode is.
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(derive_seed(trial.seed, "init"))
         params = dict(trial.method.fusion.params)
         imputer = MEAN if IMPUTE in fusion_cls.Params.model_fields else params.pop(IMPUTE, MEAN)
