@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,21 @@ def context() -> Any:
     return found
 
 
+def heed_ctrl_c() -> None:
+    """A shell's background job ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Forked:
     """`wbcbench ARGS` in a process of its own. Its output goes to a file each."""
 
-    def __init__(self, args: list[str], folder: Path, before: Any = None) -> None:
+    def __init__(self, args: list[str], folder: Path, before: Any = heed_ctrl_c) -> None:
         """`before` is called in the new process, before the command."""
         self._out, self._err = folder / "stdout", folder / "stderr"
         folder.mkdir(parents=True, exist_ok=True)
         for path in (self._out, self._err):
             path.touch()  # a process may be killed before it says anything
-        self._process = context().Process(target=_run, args=(args, self._out, self._err, before))
+        self._process = context().Process(target=_run, args=(args, dict(os.environ), self._out, self._err, before))
         self._process.start()
         self.pid: int | None = self._process.pid
 
@@ -45,15 +51,22 @@ class Forked:
     def end(self, seconds: float = 240) -> tuple[int, str]:
         """Exit code and stderr."""
         self._process.join(seconds)
-        assert self._process.exitcode is not None, f"still running after {seconds:g} s: {self._err.read_text()}"
-        return self._process.exitcode, self._err.read_text()
+        assert self._process.exitcode is not None, f"still running after {seconds:g} s: {self.err}"
+        return self._process.exitcode, self.err
+
+    @property
+    def err(self) -> str:
+        """What it has written to stderr until now."""
+        return self._err.read_text()
 
     @property
     def out(self) -> str:
         return self._out.read_text()
 
 
-def _run(args: list[str], out: Path, err: Path, before: Any) -> None:
+def _run(args: list[str], environment: dict[str, str], out: Path, err: Path, before: Any) -> None:
+    os.environ.clear()
+    os.environ.update(environment)  # of the test, not of the first that forked
     for number, path in ((1, out), (2, err)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, number)

@@ -30,12 +30,7 @@ def start(cells: Path, store: Path, *more: str) -> Forked:
         "--fusion", "independent", "--kd", "logits", "--device", "cpu", "--set", "batch_size=16",
         "--set", "threads=1", "--set", "training.ema=0.9", "--json", *more,
     ]  # fmt: skip
-    return Forked(args, Path(tempfile.mkdtemp(dir=store.parent)), heed_ctrl_c)
-
-
-def heed_ctrl_c() -> None:
-    """A shell's background job ignores SIGINT, and so would what it starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return Forked(args, Path(tempfile.mkdtemp(dir=store.parent)))
 
 
 def finish(process: Forked, code: int = 0) -> dict[str, Any]:

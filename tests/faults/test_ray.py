@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import Forked
 
 from wbcbench.records.store import Store
 from wbcbench.testing.cells import write_cells
@@ -65,34 +66,33 @@ def folder_of(tmp_path: Path) -> Path:
     return tmp_path / "plugins"
 
 
-def start(cells: Path, store: Path, cluster: Cluster, *more: str) -> subprocess.Popen[str]:
+def start(cells: Path, store: Path, cluster: Cluster, *more: str) -> Forked:
     """The study as a command of its own."""
     where = ["--executor", "inline"]
     if cluster is not None:
         where = ["--executor", "ray", "--ray-address", cluster.address]
-    return subprocess.Popen(
-        [sys.executable, "-m", "wbcbench", *arguments(cells, store, *STUDY, *where, *more)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
-    )
+    return forked(arguments(cells, store, *STUDY, *where, *more), store)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == code, err
-    return {"err": err, **(json.loads(out) if out.strip() else {})}
+def forked(args: list[str], store: Path) -> Forked:
+    """Its output goes beside the store."""
+    return Forked(args, Path(tempfile.mkdtemp(dir=store.parent)))
+
+
+def finish(process: Forked, code: int = 0) -> dict[str, Any]:
+    got, err = process.end(500)
+    assert got == code, err
+    return {"err": err, **(json.loads(process.out) if process.out.strip() else {})}
 
 
 def digests(document: dict[str, Any]) -> dict[str, str]:
     return {r["trial_id"]: r["digest"] for r in document["records"]}
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+def wait_for(condition: Callable[[], Any], process: Forked) -> Any:
     end = time.monotonic() + 300
     while not (found := condition()):
-        assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+        assert process.poll() is None, f"ended too early: {process.err}"
         assert time.monotonic() < end
         time.sleep(0.02)  # seldom enough not to take a core from those that are waited for
     return found
@@ -122,33 +122,18 @@ def undisturbed(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return finish(start(cells, tmp_path_factory.mktemp("whole"), None))
 
 
-def test_killed_workers_are_replaced_and_records_are_those_of_an_inline_run(
+def test_a_killed_worker_is_replaced_and_a_killed_driver_goes_on_from_the_store(
     cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
 ) -> None:
+    """A worker is killed, then the driver interrupted, then killed: the records are those of an inline run."""
     process = start(cells, tmp_path, cluster)
-    trial_id, pid = wait_for(lambda: training(tmp_path), process)[0]
-    os.kill(pid, signal.SIGKILL)
-    document = finish(process)
-    assert digests(document) == digests(undisturbed)
-    assert [r["trial_id"] for r in document["records"]] == [r["trial_id"] for r in undisturbed["records"]]
-    for a, b in zip(document["records"], undisturbed["records"], strict=True):
-        p, q = (np.load(Path(r["path"]) / "predictions.npz") for r in (a, b))
-        assert all(np.array_equal(p[k], q[k]) for k in q)
-    assert "worker process ended" in document["err"]
-    assert "Traceback" not in document["err"]
-    assert not list((tmp_path / "work").iterdir())
-    assert len(document["records"]) == 6, "each teacher once, for both students"
-    assert trial_id in digests(document)
-
-
-def test_a_driver_that_is_interrupted_and_then_killed_goes_on_from_the_store(
-    cells: Path, undisturbed: dict[str, Any], tmp_path: Path, cluster: Cluster
-) -> None:
-    process = start(cells, tmp_path, cluster)
+    os.kill(wait_for(lambda: training(tmp_path), process)[0][1], signal.SIGKILL)
+    wait_for(lambda: "worker process ended" in process.err, process)
     wait_for(lambda: training(tmp_path), process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    code, err = process.end(120)
+    assert code == 130, err
     assert err.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in err
     end = time.monotonic() + 60
@@ -159,14 +144,20 @@ def test_a_driver_that_is_interrupted_and_then_killed_goes_on_from_the_store(
     process = start(cells, tmp_path, cluster)
     store = Store(tmp_path)
     wait_for(lambda: len(store.scan(verify=False)[0]) >= 2 and training(tmp_path), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.end()
     done = {r.trial.id: r.path.stat().st_mtime_ns for r in store.scan()[0]}
     document = finish(start(cells, tmp_path, cluster))
     status = {r["trial_id"]: r["status"] for r in document["records"]}
     assert all(status[i] == "cached" for i in done)
     assert all(store.record_path(i).stat().st_mtime_ns == t for i, t in done.items())
     assert digests(document) == digests(undisturbed)
+    assert len(document["records"]) == 6, "each teacher once, for both students"
+    for a, b in zip(document["records"], undisturbed["records"], strict=True):
+        assert a["trial_id"] == b["trial_id"], "in the order of an inline run"
+        p, q = (np.load(Path(r["path"]) / "predictions.npz") for r in (a, b))
+        assert all(np.array_equal(p[k], q[k]) for k in q)
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_a_dying_node_s_trials_move(
@@ -189,20 +180,17 @@ def test_a_search_goes_on_from_its_records_and_its_pruned_trials_stay_pruned(
     """Optuna proposes, Ray runs two at a time; the driver is killed; the same command goes on."""
     store = Store(tmp_path / "store")
     command = [
-        sys.executable, "-m", "wbcbench", "search", *arguments(cells, store.root)[1:], "--fusion", "early",
+        "search", *arguments(cells, store.root)[1:], "--fusion", "early",
         "--kd", "logits", "--trials", "8", "--sampler", "random", "--pruner", "asha", "--objective", "nll",
         "--winner-seeds", "0", "--epochs", "6", "--executor", "ray", "--ray-address", cluster.address,
     ]  # fmt: skip
 
-    def begin() -> subprocess.Popen[str]:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    process = begin()
+    process = forked(command, store.root)
     wait_for(lambda: [r for r in store.scan(verify=False)[0] if r.trial.sealed], process)
     process.kill()
-    process.communicate()
+    process.end()
     before = {r.trial.id: r.result.digest for r in store.scan()[0]}
-    (found,) = finish(begin())["searches"]
+    (found,) = finish(forked(command, store.root))["searches"]
     budget = found["budget"]
     assert budget["trials"] == 8
     assert budget["pruned"] > 0, "a stopped trial must reach the study as pruned"
@@ -217,35 +205,28 @@ def test_a_search_goes_on_from_its_records_and_its_pruned_trials_stay_pruned(
     assert found["best"][0]["values"]["nll"] == min(r.result.metrics["val"]["nll"] for r in sealed)
 
 
-def test_what_raises_or_blows_up_fails_alone(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+def test_what_raises_blows_up_or_fills_the_gpu_fails_alone(run: Run, tmp_path: Path, cluster: Cluster) -> None:
+    fusions = [*(f"faulty:how={how}" for how in ("raise", "nan", "full_once", "full")), "early"]
     document = run(
-        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=raise,faulty:how=nan,early",
-        "--executor", "ray", "--ray-address", cluster.address, code=1,
-    )  # fmt: skip
-    raised, blown, well = document["records"]
-    assert (raised["status"], blown["status"], well["status"]) == ("failed", "failed", "done")
-    assert "this fusion always raises" in raised["error"]
-    assert "faulty.py" in raised["error"], "the worker's traceback is there"
-    assert "no longer a finite number" in blown["error"]
-    failures = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "store" / "failures").glob("*.json")}
-    assert set(failures) == {raised["trial_id"], blown["trial_id"]}
-    assert "this fusion always raises" in failures[raised["trial_id"]]["error"]
-    assert "this fusion always raises" in document["err"]
-
-
-def test_a_full_gpu_is_tried_again_alone_with_a_whole_one(run: Run, tmp_path: Path, cluster: Cluster) -> None:
-    document = run(
-        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=full_once,faulty:how=full,early",
+        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", ",".join(fusions),
         "--executor", "ray", "--ray-address", cluster.address, "--gpus-per-trial", "0.5", "--device", "auto",
         code=1,
     )  # fmt: skip
-    once, full, well = document["records"]
-    assert (once["status"], full["status"], well["status"]) == ("done", "failed", "done")
-    assert "even alone" in full["error"]
+    raised, blown, once, full, well = document["records"]
+    assert [r["status"] for r in document["records"]] == ["failed", "failed", "done", "failed", "done"]
+    assert "this fusion always raises" in raised["error"]
+    assert "faulty.py" in raised["error"], "the worker's traceback is there"
+    assert "no longer a finite number" in blown["error"]
+    assert "even alone" in full["error"], "a full GPU is tried again alone, with a whole one"
+    failures = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "store" / "failures").glob("*.json")}
+    assert set(failures) == {r["trial_id"] for r in (raised, blown, full)}
+    assert "this fusion always raises" in failures[raised["trial_id"]]["error"]
+    assert "this fusion always raises" in document["err"]
     for how in ("full_once", "full"):
         notes = [json.loads(p.read_text()) for p in sorted(tmp_path.glob(f"{how}-*"), key=os.path.getmtime)]
         assert [n["resources"]["GPU"] for n in notes] == [0.5, 1.0], how
         assert all(n["cuda"] in ("0", "1") for n in notes), "one GPU of two is shown"
+    assert once["trial_id"] != well["trial_id"]
 
 
 def test_without_a_share_no_gpu_is_seen(run: Run, tmp_path: Path, cluster: Cluster) -> None:

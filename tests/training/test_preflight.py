@@ -24,5 +24,6 @@ def test_what_was_planned_can_be_rehearsed(fusion: str) -> None:
         "incompatible": "skip",
     }
     plan = make_plan(request_from(tree, {}, (), where="here"), registry())
+    channels = dict.fromkeys(plan.description.modalities, 1)
     for planned in plan.trials:
-        rehearse(planned.trial, dict.fromkeys(plan.description.modalities, 1), plan.description.classes, registry())
+        rehearse(planned.trial, channels, plan.description.classes, registry())
