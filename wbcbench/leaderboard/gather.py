@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcbench.leaderboard.entries import Entry
-from wbcbench.leaderboard.index import contents, level_for, record_folders
+from wbcbench.leaderboard.index import contents, level_for
 from wbcbench.leaderboard.model import Refused
 from wbcbench.leaderboard.options import Options
 from wbcbench.records.schema import ComparisonKey, Used
@@ -49,7 +49,7 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
     found = Gathered()
     sealed = 0
     digests: dict[str, set[str]] = {}
-    names = {folder.name for store in stores for folder in record_folders(store)}
+    names = {folder.name for store in stores for folder in store.folders()}
     level = options.verify or level_for(len(names))
     for store in stores:
         got = contents(store, level, options.index and not options.packed, options.packed)

@@ -8,7 +8,6 @@ not check itself. The file carries its own SHA-256: one flipped bit of a number 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.leaderboard.entries import Entry, Read, Sealed, read, stamp
 from wbcbench.leaderboard.options import Checked
-from wbcbench.records.atomic import TEMPORARY, atomic_write_bytes
+from wbcbench.records.atomic import atomic_write_bytes
 from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
 
@@ -73,7 +72,7 @@ def contents(
         use_index: False: read everything and write nothing.
         packed: records were checked already, and may be without their weights.
     """
-    folders = record_folders(store)
+    folders = store.folders()
     level = verify or level_for(len(folders))
     path = store.root / "index" / "records.json"
     old = _load(path) if use_index else IndexFile()
@@ -123,16 +122,6 @@ def contents(
 def level_for(count: int) -> Checked:
     """How closely so many records can be checked in a minute or so."""
     return "full" if count <= 200 else "files" if count <= 5000 else "quick"
-
-
-def record_folders(store: Store) -> list[Path]:
-    """Every folder that may be a record, by name."""
-    base = store.root / "records"
-    if not base.is_dir():
-        return []
-    with os.scandir(base) as entries:
-        names = sorted(e.name for e in entries if not e.name.startswith(TEMPORARY) and e.is_dir())
-    return [base / name for name in names]
 
 
 def _read_all(folders: list[Path], level: Checked, packed: bool) -> Iterable[tuple[str, Read | Sealed | str]]:
@@ -201,4 +190,4 @@ def _save(path: Path, index: IndexFile) -> None:
         atomic_write_bytes(path, signed(index.model_dump_json().encode()))
 
 
-__all__ = ["INDEX_VERSION", "Contents", "IndexFile", "contents", "level_for", "record_folders", "signed"]
+__all__ = ["INDEX_VERSION", "Contents", "IndexFile", "contents", "level_for", "signed"]

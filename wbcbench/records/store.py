@@ -174,15 +174,20 @@ class Store:
         self.clear_failure(trial.id)
         return self._load(path, verify=True)
 
+    def folders(self) -> list[Path]:
+        """Every folder that may be a record, by name."""
+        base = self.root / "records"
+        if not base.is_dir():
+            return []
+        with os.scandir(base) as entries:
+            names = sorted(e.name for e in entries if not e.name.startswith(TEMPORARY) and e.is_dir())
+        return [base / name for name in names]
+
     def scan(self, verify: Verify = True) -> tuple[list[Record], list[tuple[Path, RecordError]]]:
         """Every record that can be trusted, by id, and every folder that cannot, with the reason."""
         good: list[Record] = []
         bad: list[tuple[Path, RecordError]] = []
-        base = self.root / "records"
-        folders = sorted(base.iterdir()) if base.is_dir() else []
-        for folder in folders:
-            if folder.name.startswith(TEMPORARY) or not folder.is_dir():
-                continue
+        for folder in self.folders():
             try:
                 good.append(self._load(folder, verify))
             except RecordError as error:

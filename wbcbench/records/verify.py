@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from wbcbench.errors import RecordError
 from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, Summary, content_digest
 from wbcbench.records.spoilt import ARRAYS, DOCUMENTS
 from wbcbench.spec import Trial
+from wbcbench.spec.canonical import digest_plain, plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,9 +36,15 @@ def refuse(folder: Path, file: str, reason: str) -> RecordError:
 
 def read_result(folder: Path) -> Result:
     """Parse `result.json` and check its schema version and its own checksum."""
-    text = _read(folder, RESULT)
+    return read_document(folder)[0]
+
+
+def read_document(folder: Path) -> tuple[Result, dict[str, Any]]:
+    """The same, and the document as `wbcbench.spec.canonical.plain` gives it, without the checksum."""
+    text = read_bytes(folder, RESULT)
     try:
-        version = json.loads(text)["schema_version"]
+        document: dict[str, Any] = plain(text)
+        version = document["schema_version"]
     except (*DOCUMENTS, KeyError, TypeError) as error:
         raise refuse(folder, RESULT, f"is not a result ({type(error).__name__}: {error})") from error
     if version != SCHEMA_VERSION:
@@ -52,15 +59,17 @@ def read_result(folder: Path) -> Result:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise refuse(folder, RESULT, f"does not follow the schema ({where}: {first['msg']})") from error
-    if result.own_checksum() != result.checksum:
+    document.pop("checksum", None)
+    # As it was written it is checked without another walk through it; said in other words it may still be right.
+    if digest_plain(document, length=64) != result.checksum and result.own_checksum() != result.checksum:
         raise refuse(folder, RESULT, "was changed after it was written (its checksum differs)")
-    return result
+    return result, document
 
 
 def read_trial(folder: Path) -> Trial:
     """Parse `spec.json`."""
     try:
-        trial = Trial.model_validate_json(_read(folder, "spec.json"))
+        trial = Trial.model_validate_json(read_bytes(folder, "spec.json"))
         trial.id  # noqa: B018  NaN has no place in an identity, and is found when that is taken
     except DOCUMENTS as error:
         raise refuse(folder, "spec.json", f"is not a trial ({str(error).splitlines()[0]})") from error
@@ -71,7 +80,7 @@ def read_predictions(folder: Path) -> dict[str, NDArray[Any]]:
     """Load every array of `predictions.npz`; never unpickles."""
     import numpy as np
 
-    data = _read(folder, "predictions.npz")
+    data = read_bytes(folder, "predictions.npz")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -87,7 +96,7 @@ def check_files(folder: Path, result: Result) -> None:
     if set(result.files) != set(PAYLOAD):
         raise refuse(folder, RESULT, f"lists the files {sorted(result.files)}, not {sorted(PAYLOAD)}")
     for name in PAYLOAD:
-        if hashlib.sha256(_read(folder, name)).hexdigest() != result.files[name]:
+        if hashlib.sha256(read_bytes(folder, name)).hexdigest() != result.files[name]:
             raise refuse(folder, name, "is damaged or was changed (its SHA-256 differs)")
     if content_digest(result.trial_id, result.files) != result.digest:
         raise refuse(folder, RESULT, "has a digest that is not that of its files")
@@ -211,9 +220,10 @@ def complete(folder: Path) -> bool:
         return False
 
 
-def _read(folder: Path, name: str) -> bytes:
+def read_bytes(folder: Path, name: str) -> bytes:
     try:
-        data = (folder / name).read_bytes()
+        with open(f"{folder}{os.sep}{name}", "rb") as file:
+            data = file.read()
     except FileNotFoundError:
         raise refuse(folder, name, "is missing") from None
     except OSError as error:
@@ -225,5 +235,5 @@ def _read(folder: Path, name: str) -> bytes:
 
 __all__ = [
     "check_files", "check_identity", "check_metrics", "check_predictions", "check_ranges", "complete",
-    "read_predictions", "read_result", "read_trial", "refuse", "sides_of",
+    "read_bytes", "read_document", "read_predictions", "read_result", "read_trial", "refuse", "sides_of",
 ]  # fmt: skip

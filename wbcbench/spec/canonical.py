@@ -20,13 +20,31 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: for NaN, infinity and anything JSON has no form for.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _text(_plain(value))
 
 
 def digest(value: Any, *, length: int = 16) -> str:
     """Hex SHA-256 of the canonical JSON, cut to `length` characters."""
-    text = f"wbcbench/{HASH_VERSION}:{canonical_json(value)}"
+    return digest_plain(_plain(value), length=length)
+
+
+def plain(text: str | bytes) -> Any:
+    """What a JSON text says, in the values that its canonical form has: 1.0 is read as 1.
+
+    Raises:
+        ValueError: NaN, infinity, or no JSON.
+    """
+    return json.loads(text, parse_float=_number, parse_constant=_number)
+
+
+def digest_plain(document: Any, *, length: int = 16) -> str:
+    """The `digest` of what `plain` gave, without another walk through it."""
+    text = f"wbcbench/{HASH_VERSION}:{_text(document)}"
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _text(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def flat(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -36,6 +54,13 @@ def flat(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(inner, f"{path}.{name}" if path else name)
     else:
         yield path, document
+
+
+def _number(written: str | float) -> float | int:
+    value = float(written)
+    if not math.isfinite(value):
+        raise ValueError(f"Expected a finite number, but got {value}.")
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _plain(value: Any) -> Any:
@@ -52,9 +77,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"Expected a finite number, but got {value}.")
-        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+        return _number(value)
     if value is None or isinstance(value, bool | int | str):
         return value
     raise ValueError(f"Expected a JSON value, but got {type(value).__name__}.")
