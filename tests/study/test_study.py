@@ -59,6 +59,10 @@ def test_another_data_set_does_not_inherit_parameters(tmp_path: Path) -> None:
         ({"parts": {"a": {"fusoin": "early"}}}, "a: 'fusoin' is not a known key"),
         ({"parts": {"a": {"space": {"training.lr": "log(1e-3,1e-2)"}}}}, "`search:` beside `space:`"),
         ({"parts": {"a": {"search": {"trails": 3}}}}, "trails"),
+        ({"parts": {"a": {}, "b": {"finalists": {"of": "A"}}}}, "Did you mean 'a'"),
+        ({"parts": {"b": {"finalists": {"of": "a"}}, "a": {}}}, "There are: none"),
+        ({"parts": {"a": {}, "b": {"finalists": {"of": "a", "cuont": 3}}}}, "cuont"),
+        ({"parts": {"a": {}, "b": {"finalists": "a"}}}, "key: value pairs in 'finalists'"),
     ],
 )
 def test_slips_are_named(tmp_path: Path, document: object, says: str) -> None:
@@ -118,8 +122,27 @@ def test_the_smoke_study_runs_part_by_part_and_goes_on(tmp_path: Path, invoke: I
     assert all(r["seed"] == 0 for r in parts["search"]["records"])
     assert digests.items() <= {r.trial.id: r.result.digest for r in Store(store).scan()[0]}.items()
 
+    finalists = parts["more_seeds"]["records"]
+    status = {(r["fusion"], r["kd"], r["seed"]): r["status"] for r in finalists if r["role"] == "student"}
+    methods = {key[:2] for key in status}
+    assert "independent" in {fusion for fusion, _ in methods}
+    assert len(methods) <= 2
+    assert status == {(*m, seed): "cached" if seed == 0 else "done" for m in methods for seed in (0, 1)}
+    scores = {
+        (r.trial.method.fusion.name, r.trial.method.kd): r.result.metrics["val"]["macro_f1"]
+        for r in map(
+            Store(store).load, [r["trial_id"] for r in parts["matrix"]["records"] if r["role"] == "student"]
+        )
+    }
+    best = max(scores.values())
+    assert any(scores[m] == best for m in methods), "the best by validation goes on"
+    own = [v for (fusion, _), v in scores.items() if fusion == "independent"]
+    assert any(scores[m] == max(own) for m in methods if m[0] == "independent"), "with its best distillation"
+
     code, out, err = invoke(*args, "--dry-run", "--json")
     after = json.loads(out)["parts"]
+    assert before["parts"].pop("more_seeds")["waits"] > 0, "nobody knew yet which"
+    assert after.pop("more_seeds")["waits"] == 0
     assert all(part["done"] == part["trials"] == before["parts"][name]["trials"] for name, part in after.items())
 
 

@@ -40,7 +40,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """Run every part of a study FILE: runs and searches, one after another, into one store.
 
     FILE has `common:` and `parts:`; each part is what `wbcbench run --config` (or, with `search:`, `wbcbench
-    search`) would make of the two together. A part that has failed trials does not stop the others.
+    search`) would make of the two together. One with `finalists: {of: PART, count: 4}` takes the best methods of
+    a part before it, by validation. A part that has failed trials does not stop the others.
     """
     from wbcbench.cli.output import print_json
     from wbcbench.cli.screens import screens
@@ -99,6 +100,10 @@ def _dry_run(plans: list[Planned], as_json: bool) -> None:
         c = found[planned.part.name]
         time = "" if c.done == c.trials else "?" if c.seconds is None else f"~{c.seconds:.0f} s"
         kind = "run" if planned.plan is not None else f"search of {len(planned.searches)}"
+        if planned.waits:
+            assert planned.part.source is not None
+            rows.append([planned.part.name, f"best of {planned.part.source.name}", "?", "", "chosen then", ""])
+            continue
         rows.append([planned.part.name, kind, str(c.trials), str(c.done), time, str(c.unknown or "")])
     print_table(["part", "kind", "trials", "done", "left", "of unknown length"], rows)
     _say_notes(plans)

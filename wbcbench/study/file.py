@@ -10,8 +10,9 @@ from typing import Any
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.search.settings import SearchSettings, settings_from
-from wbcbench.spec.load import SEARCH_SECTIONS, merged, read_yaml, request_from
+from wbcbench.spec.load import SEARCH_SECTIONS, merged, read_yaml, request_from, validate
 from wbcbench.spec.request import Request
+from wbcbench.study.finalists import Finalists
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Part:
     """Of a search; None: a run."""
     ranges: dict[str, Any] = field(default_factory=dict)
     """Of a search: parameter -> range."""
+    finalists: Finalists | None = None
+    """The methods are the best of another part."""
+    source: Part | None = None
+    """Of finalists: that part."""
 
 
 def read_study(
@@ -32,7 +37,8 @@ def read_study(
     """The parts of a study file, in its order.
 
     Its keys are `common`, in the words of any config file, and `parts`, name -> more of them: mappings are merged
-    into those of `common`, all else replaces it. A part with `search:` (and `space:`) is a search.
+    into those of `common`, all else replaces it. A part with `search:` (and `space:`) is a search; one with
+    `finalists:` takes its methods from a part before it.
 
     Args:
         path: the file.
@@ -63,11 +69,10 @@ def read_study(
         raise UsageError(
             f"{path} has no part '{missing[0]}'.{did_you_mean(missing[0], parts)} It has: {', '.join(parts)}."
         )
-    return [
-        _part(str(name), _over(common, own or {}), flags or {}, sets, f"{path}: {name}")
-        for name, own in parts.items()
-        if not only or name in only
-    ]
+    found: dict[str, Part] = {}
+    for name, own in parts.items():
+        found[str(name)] = _part(str(name), _over(common, own or {}), flags or {}, sets, f"{path}: {name}", found)
+    return [part for name, part in found.items() if not only or name in only]
 
 
 def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -80,14 +85,33 @@ def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _part(name: str, tree: dict[str, Any], flags: dict[str, Any], sets: tuple[str, ...], where: str) -> Part:
+def _part(
+    name: str,
+    tree: dict[str, Any],
+    flags: dict[str, Any],
+    sets: tuple[str, ...],
+    where: str,
+    before: dict[str, Part],
+) -> Part:
     settings: SearchSettings | None = None
     ranges: dict[str, Any] = {}
+    finalists = source = None
+    if (words := tree.pop("finalists", None)) is not None:
+        if not isinstance(words, dict):
+            raise UsageError(f"{where}: expected key: value pairs in 'finalists', but got {words!r}.")
+        finalists = validate(Finalists, words, f"{where}: finalists")
+        runs = [n for n, p in before.items() if p.settings is None and p.finalists is None]
+        if finalists.of not in runs or tree.get("search") is not None:
+            raise UsageError(
+                f"{where}: expected `finalists` to name a run before it, in `of`, and no `search`; got "
+                f"'{finalists.of}'.{did_you_mean(finalists.of, runs)} There are: {', '.join(runs) or 'none'}."
+            )
+        source = before[finalists.of]
     if tree.get("search") is not None:
         settings, ranges = settings_from(tree, {}, (), where)
     elif tree.get("space") is not None:
         raise UsageError(f"{where}: expected `search:` beside `space:`; without it nothing is searched.")
-    return Part(name, request_from(tree, flags, sets, where=where), settings, ranges)
+    return Part(name, request_from(tree, flags, sets, where=where), settings, ranges, finalists, source)
 
 
 __all__ = ["SEARCH_SECTIONS", "Part", "read_study"]

@@ -18,6 +18,7 @@ from wbcbench.scheduling.source import PlanSource, Screens
 from wbcbench.search.execute import run_search
 from wbcbench.search.search import Search, prepare_searches
 from wbcbench.study.file import Part
+from wbcbench.study.finalists import choose, plan_finalists
 
 if TYPE_CHECKING:
     from wbcbench.observers import Observers
@@ -30,6 +31,8 @@ class Planned:
     part: Part
     plan: Plan | None
     searches: tuple[Search, ...] = ()
+    waits: int = 0
+    """Of finalists: how many trials are missing in the part that they come from."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Costs:
     """Of training still to be done, by earlier runs in the store; None where none tells."""
     unknown: int
     """Trials to run of which no earlier run tells."""
+    waits: int = 0
+    """See `Planned`: until then nobody knows which trials these are."""
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Done:
     part: Part
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    """Searches that ended early, and why."""
+    """Searches that ended early, finalists that could not be chosen, and why."""
 
     @property
     def failed(self) -> list[Outcome]:
@@ -61,6 +66,12 @@ class Done:
 
 def plan_part(part: Part, registry: Registry) -> Planned:
     """Resolve a part. Raises as `make_plan` and `prepare_searches` do."""
+    if part.finalists is not None:
+        assert part.source is not None
+        chosen = choose(make_plan(part.source.request, registry), Store(part.source.request.store), part.finalists)
+        if isinstance(chosen, int):
+            return Planned(part, None, waits=chosen)
+        return Planned(part, plan_finalists(part.request, chosen, registry))
     if part.settings is None:
         return Planned(part, make_plan(part.request, registry))
     return Planned(part, None, tuple(prepare_searches(part.request, registry, part.settings, part.ranges)))
@@ -69,7 +80,9 @@ def plan_part(part: Part, registry: Registry) -> Planned:
 def costs(planned: Planned) -> Costs:
     """Trials, those done, and about how long the rest takes; of a search its proposals."""
     store = Store(planned.part.request.store)
-    if planned.plan is None:
+    if planned.waits:
+        rows, proposals, asked = [], 0, 0
+    elif planned.plan is None:
         rows = [row for s in planned.searches for row in estimate(s.base, store) if row["role"] == "teacher"]
         assert planned.part.settings is not None
         proposals = planned.part.settings.trials * len(planned.searches)
@@ -83,6 +96,7 @@ def costs(planned: Planned) -> Costs:
         done=len(rows) - len(left) + asked,
         seconds=sum(known) if known else None,
         unknown=len(left) - len(known) + proposals - asked,
+        waits=planned.waits,
     )
 
 
@@ -102,7 +116,15 @@ def run_part(
         observers: are told of trials.
         screens: training cells -> displays.
     """
-    part, done = planned.part, Done(planned.part)
+    part = planned.part
+    if planned.waits:  # by now the part that it waited for has run
+        planned = plan_part(part, registry)
+    done = Done(part)
+    if planned.waits:
+        assert part.source is not None
+        done.failures.append(
+            f"{planned.waits} trials of '{part.source.name}', which it takes its methods from, are missing"
+        )
     if planned.plan is not None:
         plan, request = planned.plan, part.request
         outcomes = all_cached(plan, Store(request.store))
