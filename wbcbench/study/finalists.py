@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from statistics import mean
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -87,8 +86,7 @@ def _joined(a: Plan, b: Plan) -> Plan:
 
 
 def _choice(component: Component) -> Choice:
-    params: dict[str, Any] = dict(component.params)
-    return Choice(name=component.name, params=params)
+    return Choice(name=component.name, params=dict(component.params))
 
 
 __all__ = ["Finalists", "choose", "plan_finalists"]
