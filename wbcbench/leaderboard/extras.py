@@ -5,6 +5,7 @@ Both are optional and may be written by a newer wbcbench: what cannot be read is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,10 @@ def missing_modalities(records: Sequence[Found]) -> MissingModalities | None:
     """Mean over seeds of macro-F1 per subset of modalities; None unless every record was examined."""
     tables: list[dict[str, float]] = []
     for record in records:
-        path = record.root / "evaluations" / f"{record.entry.trial_id}.json"
-        if not path.is_file():
+        path = f"{record.root}/evaluations/{record.entry.trial_id}.json"
+        if not os.path.isfile(path):  # nearly always, so no Path is made for it
             return None
-        entry = _read(_Examination, path, None)
+        entry = _read(_Examination, Path(path), None)
         if entry is None or entry.version != EXAMINATION_VERSION or entry.digest != record.entry.digest:
             return None
         tables.append({s: m.macro_f1 for s, m in entry.result.subsets.items() if m.macro_f1 is not None})

@@ -27,6 +27,9 @@ BUILT_IN = frozenset({"wbcbench", "builtin", "built-in"})
 """Providers that need no mention."""
 
 
+_PLACES = tuple((name, METRIC_ORDER.index(name)) for name in METRIC_NAMES)
+
+
 @dataclass(frozen=True)
 class RowMaker:
     """Makes the rows of one report."""
@@ -55,7 +58,7 @@ class RowMaker:
             modalities=modalities,
             seeds=tuple(x.seed for x in entries),
             missing_seeds=missing,
-            metrics={m: estimate([x.test[METRIC_ORDER.index(m)] for x in entries]) for m in METRIC_NAMES},
+            metrics={m: estimate([x.test[i] for x in entries]) for m, i in _PLACES},
             params=e.params,
             macs=e.macs,
             timing=_timing(entries),
@@ -115,7 +118,7 @@ def _source(found: Found) -> Source:
         seed=e.seed,
         digest=e.digest,
         checked=e.checked,
-        metrics={m: e.test[METRIC_ORDER.index(m)] for m in METRIC_NAMES},
+        metrics={m: e.test[i] for m, i in _PLACES},
         path=found.path,
     )
 
