@@ -18,6 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TINY = ("--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--device", "cpu", "--set", "threads=1")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: a fifth of the suite waits for processes that are starting or dying."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def cells_file(tmp_path: Path) -> Path:
     return write_cells(tmp_path / "cells.npz")

@@ -3,10 +3,9 @@
     python tests/benchmarks/suite.py [--only NAME,...] [--quick] [--full] [--threads 2]
                                      [--json OUT.json] [--page OUT.html]
 
-`--quick` shows that everything works; its numbers mean little. `--full` adds boards of 100,000
-records. torchdistill comes with `pip install
-'wbcbench[bench]'` (where that would change torch: `pip install --no-deps --target DIR torchdistill`, and DIR
-on PYTHONPATH).
+`--quick` shows that everything works; its numbers mean little. `--full` adds boards of 100,000 records.
+torchdistill comes with `pip install 'wbcbench[bench]'` (where that would change torch: `pip install --no-deps
+--target DIR torchdistill`, and DIR on PYTHONPATH).
 
 A benchmark that fails says so in the document and the others go on; the exit code is then 1. Files are
 written after each benchmark, so that what was measured is not lost. A goal that is missed is no failure.

@@ -153,7 +153,7 @@ def judge(pack: Path) -> None:
 
 def open_pack(pack: Path) -> None:
     with opened(pack) as (store, _):
-        report([store.root], Options(resamples=100, verify="full", packed=True, index=False))
+        report([store], Options(resamples=100, verify="full", index=False))
 
 
 def configure(path: Path) -> None:

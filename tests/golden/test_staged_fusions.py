@@ -104,9 +104,9 @@ class TestOnCellNet(FusionContract):
     # What a fusion can express does not depend on the backbone: tests/contracts has shown it on a quicker one.
     test_solves_the_problems_that_it_promises_to_solve = None  # type: ignore[assignment]
 
-    def _train(self, fusion: Fusion, steps: int) -> None:
+    def _train(self, fusion: Fusion, steps: int) -> float:
         # Boxes cut from twelve cells take longer to learn from than anything else here.
-        super()._train(fusion, steps if self.cls.name == "mixmo" else min(steps, 60))
+        return super()._train(fusion, steps if self.cls.name == "mixmo" else min(steps, 60))
 
 
 # Pure functions against loops.

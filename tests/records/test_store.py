@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.records import store as store_module
 from wbcbench.records.schema import FILES, Result
 from wbcbench.records.store import Store, predictions_bytes
+from wbcbench.scheduling.outcome import all_cached
 from wbcbench.testing.records import fake_outcome, fake_predictions, fake_record, fake_trial
 
 
@@ -149,6 +151,21 @@ def test_killed_writer_leaves_no_record(store):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_finished_trials_leave_nothing_behind(store):
+    """A driver killed between a record and its tidying up leaves both for the next start."""
+    done, other = fake_record(store).trial.id, fake_trial(1).id
+    for name in (done, other):
+        (store.work(name) / "checkpoint.safetensors").write_bytes(b"state")
+        (store.root / "records" / f".tmp-{name}-01234567").mkdir()
+    plan = SimpleNamespace(trials=[SimpleNamespace(trial=fake_trial(0))])
+    assert all_cached(plan, store)
+    left = {p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.name not in FILES}
+    assert {p for p in left if done in p} == {f"records/{done}"}
+    assert {p for p in left if other in p} == {
+        f"work/{other}", f"work/{other}/checkpoint.safetensors", f"records/.tmp-{other}-01234567"
+    }  # fmt: skip
+
+
 def test_read_only_store(store):
     store.root.mkdir()
     store.root.chmod(0o500)

@@ -50,6 +50,21 @@ def test_another_data_set_does_not_inherit_parameters(tmp_path: Path) -> None:
     assert read_study(study)[0].request.dataset.params == {"path": "x"}
 
 
+def test_another_backbone_does_not_inherit_parameters(tmp_path: Path) -> None:
+    small = {"name": "cellnet", "width": 6, "stem_stride": 2}
+    resnet = {"backbone": {"name": "timm", "model": "test_resnet"}}
+    parts = {"a": resnet, "b": {"backbone": {"width": 4}}, "c": {"teacher": resnet}, "d": {"backbone": "timm"}}
+    a, b, c, d = read_study(write(tmp_path / "s.yaml", {
+        "common": {"backbone": small, "teacher": {"backbone": small, "epochs": 9}}, "parts": parts,
+    }))  # fmt: skip
+    assert a.request.backbone[0].params == {"model": "test_resnet"}
+    assert b.request.backbone[0].params == {"width": 4, "stem_stride": 2}
+    assert c.request.teacher.epochs == 9
+    (teacher,) = c.request.teacher.backbone
+    assert (teacher.name, teacher.params) == ("timm", {"model": "test_resnet"})
+    assert d.request.backbone[0].params == {}
+
+
 @pytest.mark.parametrize(
     ("document", "says"),
     [

@@ -20,6 +20,7 @@ _FILE = "contract"
 _OPTIONS = (
     "--assert=plain", "--capture=sys", "--import-mode=importlib",
     *(f"-pno:{name}" for name in ("terminal", "cacheprovider", "faulthandler", "logging", "warnings", "doctest")),
+    "-pno:unraisableexception", "-pno:threadexception",  # the former collects all garbage five times: seconds
 )  # fmt: skip
 
 

@@ -12,9 +12,11 @@ from wbcbench.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from wbcbench.leaderboard.model import Report
+    from wbcbench.records.store import Store
 
 SUBCOMMANDS = {
     "compare": "Explain the difference between two methods in plain words.",
+    "effects": "What a fusion, distiller, backbone or policy is worth on average, all else equal.",
     "plot": "Draw a figure for a paper: pareto, cd, heatmap, bars, missing.",
     "publish": "Write a board's folder under leaderboards/, or check that it is what its records give.",
     "verify": "Judge a pack of records: accept, needs a look, or refuse.",
@@ -32,7 +34,8 @@ def store_option(function: Any) -> Any:
     """Add `--store`, repeatable; the handler gets `stores`."""
     option = click.option(
         "--store", "stores", multiple=True, default=("wbcbench-store",), envvar="WBCBENCH_STORE",
-        show_default=True, type=click.Path(path_type=Path), help="Folder with records; repeatable.",
+        show_default=True, type=click.Path(path_type=Path),
+        help="Folder with records, or a published board; repeatable.",
     )  # fmt: skip
     return option(function)
 
@@ -94,6 +97,20 @@ def check_stores(stores: tuple[Path, ...]) -> None:
             )
 
 
+def opened(stores: tuple[Path, ...]) -> list[Store]:
+    """Stores to read: folders with records, and published boards, unpacked and checked until the command ends.
+
+    Raises `click.UsageError` (exit 2) for what is neither, `RecordError` for a pack that is not what it says.
+    """
+    from wbcbench.publishing.opened import reference_at
+    from wbcbench.records.store import Store
+
+    check_stores(stores)
+    resource = click.get_current_context().with_resource
+    published = [s for s in stores if not (s / "records").is_dir() and (s / "records.zip").is_file()]
+    return [resource(reference_at(s)) if s in published else Store(s) for s in stores]
+
+
 @click.group(
     "leaderboard",
     cls=LazyGroup,
@@ -123,7 +140,6 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    check_stores(stores)
     from wbcbench.leaderboard.build import report
     from wbcbench.leaderboard.columns import chosen
     from wbcbench.leaderboard.formats import BINARY, View, render
@@ -134,7 +150,7 @@ def command(
     if style in BINARY and output is None:
         raise click.UsageError(f"Expected -o FILE, since {style} is no text.")
     wanted = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    found = report(stores, options_from(values, together=together))
+    found = report(opened(stores), options_from(values, together=together))
     _warn(found)
     if not found.boards and style not in ("json", "parquet"):
         for note in found.notes:
@@ -171,4 +187,4 @@ def _width() -> int:
     return max(80, shutil.get_terminal_size((160, 40)).columns)
 
 
-__all__ = ["SUBCOMMANDS", "board_options", "check_stores", "command", "options_from", "store_option"]
+__all__ = ["SUBCOMMANDS", "board_options", "check_stores", "command", "opened", "options_from", "store_option"]

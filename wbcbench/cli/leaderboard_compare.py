@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wbcbench.cli.leaderboard import board_options, check_stores, options_from, store_option
+from wbcbench.cli.leaderboard import board_options, opened, options_from, store_option
 from wbcbench.cli.options import json_option
 
 
@@ -22,12 +22,11 @@ def command(a: str, b: str, stores: tuple[Path, ...], as_json: bool, **values: A
 
     Each is a row's name as the table shows it, or the beginning of a method's or a trial's id.
     """
-    check_stores(stores)
     from wbcbench.cli.output import print_json
     from wbcbench.leaderboard.compare import explain
     from wbcbench.leaderboard.text import clean
 
-    found = explain(stores, a, b, options_from(values))
+    found = explain(opened(stores), a, b, options_from(values))
     if as_json:
         print_json(found.model_dump(mode="json"))
         return

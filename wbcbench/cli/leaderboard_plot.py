@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wbcbench.cli.leaderboard import board_options, check_stores, options_from, store_option
+from wbcbench.cli.leaderboard import board_options, opened, options_from, store_option
 
 KINDS = ("pareto", "cd", "heatmap", "bars", "missing")
 
@@ -25,11 +25,10 @@ def command(kind: str, target: Path, cost: str, stores: tuple[Path, ...], **valu
 
     Equal records give equal bytes.
     """
-    check_stores(stores)
     from wbcbench.leaderboard.build import report
     from wbcbench.leaderboard.plots import save
 
-    save(report(stores, options_from(values)), kind, target, cost)
+    save(report(opened(stores), options_from(values)), kind, target, cost)
     click.echo(target)
 
 

@@ -52,7 +52,7 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
     names = {folder.name for store in stores for folder in store.folders()}
     level = options.verify or level_for(len(names))
     for store in stores:
-        got = contents(store, level, options.index and not options.packed, options.packed)
+        got = contents(store, level, options.index and not store.packed, store.packed)
         found.roots.append(store.root)
         found.keys |= got.keys
         found.components |= got.components

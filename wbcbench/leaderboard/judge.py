@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -78,7 +79,12 @@ class Judge:
     Predictions are read only for questions that were not answered before.
     """
 
-    def __init__(self, methods: Mapping[str, Sequence[Found]], options: Options, root: Path, classes: int) -> None:
+    def __init__(
+        self, methods: Mapping[str, Sequence[Found]], options: Options, root: Path, classes: int,
+        metrics: Sequence[str] = METRIC_ORDER,
+    ) -> None:  # fmt: skip
+        """`metrics` are those that need intervals, the board's among them."""
+        self.metrics = tuple(metrics)
         self.methods = {m: list(records) for m, records in methods.items()}
         self.options = options
         self.classes = classes
@@ -117,6 +123,34 @@ class Judge:
             self._changed = True
         return Uncertainty(*self.kept.pairs[name])
 
+    def pooled(self, mine: Sequence[str], base: Sequence[str], every: Sequence[Sequence[str]]) -> Uncertainty:
+        """Mean of some methods minus mean of as many others, on the board's metric.
+
+        Args:
+            mine: methods, of which each has the seeds of all.
+            base: the same.
+            every: sets like these two, themselves included, from which to learn how much such means scatter
+                between seeds.
+        """
+        if not self._resampled:
+            self._resample()
+        seeds = tuple(f.entry.seed for f in self.methods[mine[0]])
+
+        def mean(of: Mapping[str, Array], names: Sequence[str]) -> Array:
+            total = sum((of[m][self._at(m, seeds)].astype(np.float64) for m in names), start=np.zeros(()))
+            return np.asarray(total) / len(names)
+
+        known = None
+        if len(seeds) > 1:
+            spread, df = scatter({json.dumps(names): mean(self._values, names) for names in every})
+            known = spread[json.dumps(mine)] + spread[json.dumps(base)], df
+        return uncertainty(
+            mean(self._values, mine) - mean(self._values, base),
+            mean(self._resampled, mine) - mean(self._resampled, base),
+            self.kept.clusters,
+            known,
+        )
+
     def _at(self, method: str, seeds: Sequence[int]) -> list[int]:
         there = [f.entry.seed for f in self.methods[method]]
         return [there.index(seed) for seed in seeds]
@@ -142,7 +176,8 @@ class Judge:
         records = [
             [m, [f.entry.trial_id + f.entry.stamp + f.entry.digest for f in r]] for m, r in self.methods.items()
         ]
-        return digest([STATISTICS_VERSION, o.by, o.resamples, o.bootstrap_seed, records], length=32)
+        metrics = [] if self.metrics == METRIC_ORDER else [self.metrics]
+        return digest([STATISTICS_VERSION, o.by, o.resamples, o.bootstrap_seed, records, *metrics], length=32)
 
     def _resample(self) -> None:
         self._changed = True
@@ -152,7 +187,7 @@ class Judge:
         clusters = self._clusters(samples)
         if self.kept.clusters < 2:
             return
-        width = 8 * (self.kept.clusters * (3 * self.classes + 19) + len(METRIC_ORDER) * self.options.resamples)
+        width = 8 * (self.kept.clusters * (3 * self.classes + 19) + len(self.metrics) * self.options.resamples)
         batch: list[tuple[str, list[Sample]]] = []
         size = 0
         for method, own in samples.items():
@@ -214,15 +249,15 @@ class Judge:
 
     def _judge(self, batch: Sequence[tuple[str, Sequence[Sample]]], clusters: NDArray[np.intp]) -> None:
         tables = [features(s.probabilities, s.labels, clusters) for _, own in batch for s in own]
-        found = bootstrap(tables, METRIC_ORDER, self.options.resamples, self.options.bootstrap_seed)
-        by = METRIC_ORDER.index(self.options.by)
+        found = bootstrap(tables, self.metrics, self.options.resamples, self.options.bootstrap_seed)
+        by, places = self.metrics.index(self.options.by), [METRIC_ORDER.index(m) for m in self.metrics]
         at = 0
         for method, own in batch:
             part = found[at : at + len(own)]
-            values = np.array([s.found.entry.test for s in own], dtype=np.float64)
+            values = np.array([s.found.entry.test for s in own], dtype=np.float64)[:, places]
             at += len(own)
             limits = {}
-            for i, metric in enumerate(METRIC_ORDER):
+            for i, metric in enumerate(self.metrics):
                 if np.isfinite(values[:, i]).all() and np.isfinite(part[:, i]).all():
                     u = uncertainty(values[:, i], part[:, i], self.kept.clusters)
                     low, high = u.interval(scale=SCALES[metric])

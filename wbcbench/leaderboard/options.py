@@ -41,8 +41,6 @@ class Options:
     `quick`. With statistics, metrics are always recomputed."""
     index: bool = True
     """Read and write `index/` in the stores."""
-    packed: bool = False
-    """The store is a pack whose every record was checked already and may be without its weights."""
     invalid: Mapping[str, str] = field(default_factory=dict)
     """Trial id, or a record's digest -> why it does not count: struck out, named among what was left out."""
 

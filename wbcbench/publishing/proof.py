@@ -14,8 +14,8 @@ from wbcbench.publishing.published import PACK, files
 
 GIVES = f"is not what {PACK} gives"
 """How a problem ends that making the files again would mend."""
-_OWN = frozenset({"FINDINGS.md"})
-"""What people write beside a board."""
+_OWN = frozenset({"FINDINGS.md", "figures"})
+"""What people write, and draw, beside a board."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def check(folder: Path) -> Checked:
             problems.append(f"{file} {GIVES}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
-        if file not in {*made, PACK, *_OWN} and file.split("/")[0] not in BESIDE:
+        if file not in {*made, PACK} and file.split("/")[0] not in {*BESIDE, *_OWN}:
             problems.append(f"{file} does not belong to a published board")
     problems += [f"{LEDGER}: {_gone(r)} vanished from {PACK}" for r in vanished(ledger, there, invalid)]
     elsewhere = {r for other in folder.parent.glob(f"*/{LEDGER}") for r in _lines(other.parent)}

@@ -80,7 +80,7 @@ def publish(
             pool.add_pack(pack, Unpacked(pool.store.root) if published else None, solved_once)
         pool.add_stores(stores, asked.options(statistics=False, details=False), published)
         pool.whole()
-        shown = report([pool.store], asked.options(statistics=False, details=False, packed=True))
+        shown = report([pool.store], asked.options(statistics=False, details=False))
         ids = {s.trial_id for b in shown.boards for r in b.rows for s in r.sources}
         ids |= set(old.submitted) if old is not None else set()
         if not ids:
@@ -125,7 +125,7 @@ def files(
         for part in BESIDE:
             if (folder / part).is_dir():
                 shutil.copytree(folder / part, store.root / part)
-        found = report([store], asked.options(statistics=True, details=True, packed=True, invalid=invalid))
+        found = report([store], asked.options(statistics=True, details=True, invalid=invalid))
         known = ledger | set(manifest.records.items())
         protocol = Protocol(**asked.model_dump(), boards={b.digest: b.key for b in found.boards})
         made = {

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -58,6 +58,8 @@ def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | N
 
 class Unpacked(Store):
     """A store of records that were checked as they were unpacked, and that may lack their weights."""
+
+    packed: ClassVar[bool] = True
 
     def has(self, trial_id: str) -> bool:
         """Whether the record is there."""

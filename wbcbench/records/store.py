@@ -20,13 +20,14 @@ import io
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.records import verify as checks
@@ -100,6 +101,9 @@ class Record:
 
 class Store:
     """Records under one root folder. Making a `Store` touches nothing on disk."""
+
+    packed: ClassVar[bool] = False
+    """Whether its records were checked as they were unpacked, and may lack their weights."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -240,6 +244,15 @@ class Store:
     def work(self, trial_id: str) -> Path:
         """The trial's folder for checkpoints; made if missing."""
         return _made(self.root / "work" / _safe(trial_id))
+
+    def tidy(self, *trial_ids: str) -> None:
+        """Remove what finished trials leave: checkpoints, and parts of a record whose writer was killed."""
+        for trial_id in trial_ids:
+            shutil.rmtree(self.root / "work" / _safe(trial_id), ignore_errors=True)
+        ended = set(trial_ids)
+        for part in (self.root / "records").glob(f"{TEMPORARY}*"):
+            if part.name.removeprefix(TEMPORARY).rpartition("-")[0] in ended:
+                shutil.rmtree(part, ignore_errors=True)
 
     def replay_dir(self, key: str) -> Path:
         """The folder for one teacher's stored outputs; made if missing."""

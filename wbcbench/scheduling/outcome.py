@@ -27,6 +27,7 @@ def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
     """The outcomes if every trial is in the store already, else None. Raises `RecordError` for a bad record."""
     if not all(store.has(p.trial.id) for p in plan.trials):
         return None
+    store.tidy(*(p.trial.id for p in plan.trials))
     return [Outcome(p, "cached", store.load(p.trial.id)) for p in plan.trials]
 
 

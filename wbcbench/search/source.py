@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -110,7 +109,7 @@ class SearchSource:
         self._rows.pop(trial_id, None)
         if fate is not None and fate.state == "pruned":
             # Its checkpoint is of no further use to this study.
-            shutil.rmtree(self.study.store.work(trial_id), ignore_errors=True)
+            self.study.store.tidy(trial_id)
 
     def _propose(self) -> None:
         trial, values = self.study.ask()

@@ -76,13 +76,21 @@ def read_study(
 
 
 def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A part's document. Another data set does not inherit the parameters of the common one."""
+    """A part's document. Another data set or backbone does not inherit the parameters of the common one."""
     both = merged(deepcopy(common), deepcopy(own))
-    shared, mine = (d if isinstance(d, dict) else {"name": d} for d in (common.get("dataset"), own.get("dataset")))
-    if "dataset" in own:
-        same = mine.get("name") in (None, shared.get("name"))
-        both["dataset"] = deepcopy(merged(shared, mine) if same else mine)
+    for path in (("dataset",), ("backbone",), ("teacher", "backbone")):
+        shared, mine = _at(common, path), _at(own, path)
+        if mine is not None:
+            first, second = (c if isinstance(c, dict) else {"name": c} for c in (shared, mine))
+            same = second.get("name") in (None, first.get("name"))
+            _at(both, path[:-1])[path[-1]] = deepcopy(merged(first, second) if same else mine)
     return both
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def _part(

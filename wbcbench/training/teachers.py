@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views
 from wbcbench.errors import DataError
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.atomic import TEMPORARY, atomic_write_bytes
 
 EVAL_BATCH = 512
 HALF = 65504.0  # the largest number that half precision holds
@@ -108,6 +109,7 @@ class Replay:
 
     def _compute(self, epoch: int) -> None:
         start = time.perf_counter()
+        self._tidy()
         views = self.views.epoch(epoch)
         parts: dict[str, list[Tensor]] = {kind: [] for kind in (*self.kinds, *self.maps)}
         for cells in torch.split(self.train, EVAL_BATCH):
@@ -124,6 +126,13 @@ class Replay:
             array = torch.cat(found).cpu().numpy()
             atomic_write_bytes(self._path(epoch, kind), npy_bytes(array))
         self.seconds += time.perf_counter() - start
+
+    def _tidy(self) -> None:
+        """Remove what a killed process left half-written here; one that lives is done with a file in seconds."""
+        for part in self.folder.glob(f"{TEMPORARY}*"):
+            with suppress(OSError):  # its writer, or another reader, was quicker
+                if time.time() - part.stat().st_mtime > 600:
+                    part.unlink()
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

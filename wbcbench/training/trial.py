@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -50,6 +49,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
     """
     store = bench.store
     if store.has(trial.id):
+        store.tidy(trial.id)
         return store.load(trial.id), True
     with store.lock(trial.id):
         if store.has(trial.id):
@@ -57,7 +57,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
         teachers = [run_trial(t, bench)[0] for t in trial.method.teachers]
         record = _train(trial, teachers, bench, done)
         store.clear_failure(trial.id)
-        shutil.rmtree(store.work(trial.id), ignore_errors=True)
+        store.tidy(trial.id)
         return record, False
 
 

@@ -15,6 +15,8 @@ from scipy.stats import rankdata
 from wbcbench.evaluation.calibration import BINS, bin_of
 
 Floats = NDArray[np.float64]
+COUNTED = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})
+"""Metrics of classes that were decided on, which ask for no probabilities."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,30 @@ class Features:
         The same definitions as `wbcbench.evaluation.metrics`. AUROC is first-order (DeLong et al. 1988), since a
         resample would have to be sorted again; all others are exact.
         """
-        k = self.classes
-        n, rest = sums[:, 0], sums[:, 1:]
-        true, hit = rest[:, :k], rest[:, 2 * k : 3 * k]
-        nll, brier, gaps, effect = np.split(rest[:, 3 * k :], [1, 2, 2 + BINS], axis=1)
-        seen = true > 0
-        recall = np.divide(hit, true, out=np.zeros_like(hit), where=seen)
-        return {
-            "accuracy": hit.sum(1) / n,
-            "balanced_accuracy": recall.sum(1) / seen.sum(1),
-            "macro_f1": self.class_f1(sums).mean(1),
+        n = sums[:, 0]
+        nll, brier, gaps, effect = np.split(sums[:, self.counts :], [1, 2, 2 + BINS], axis=1)
+        return self.counted(sums) | {
             "auroc": self.auroc + effect[:, 0] / n,
             "nll": nll[:, 0] / n,
             "brier": brier[:, 0] / n,
             "ece": np.abs(gaps).sum(1) / n,
+        }
+
+    @property
+    def counts(self) -> int:
+        """So many first columns count cells; `COUNTED` and `class_f1` need no others."""
+        return 1 + 3 * self.classes
+
+    def counted(self, sums: Floats) -> dict[str, Floats]:
+        """The metrics in `COUNTED`, each [R], from sums [R, >= counts]."""
+        k = self.classes
+        true, hit = sums[:, 1 : 1 + k], sums[:, 1 + 2 * k : 1 + 3 * k]
+        seen = true > 0
+        recall = np.divide(hit, true, out=np.zeros_like(hit), where=seen)
+        return {
+            "accuracy": hit.sum(1) / sums[:, 0],
+            "balanced_accuracy": recall.sum(1) / seen.sum(1),
+            "macro_f1": self.class_f1(sums).mean(1),
         }
 
     def class_f1(self, sums: Floats) -> Floats:

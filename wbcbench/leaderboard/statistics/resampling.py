@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.leaderboard.statistics.features import Features
+from wbcbench.leaderboard.statistics.features import COUNTED, Features
 
 RESAMPLES = 10_000
 SEED = 0
@@ -53,12 +53,14 @@ def bootstrap(
     """
     if len({t.columns.shape for t in tables}) != 1:
         raise ValueError("Expected predictions for the same cells, but their numbers of cells or classes differ.")
-    clusters, width = tables[0].columns.shape
+    few = per_class or set(metrics) <= COUNTED
+    clusters = len(tables[0].columns)
+    width = tables[0].counts if few else tables[0].columns.shape[1]
     out = np.empty((len(tables), tables[0].classes if per_class else len(metrics), resamples))
     batch = max(1, BATCH_BYTES // (8 * clusters * width))
     for first in range(0, len(tables), batch):
         part = tables[first : first + batch]
-        columns = np.concatenate([t.columns for t in part], axis=1)
+        columns = np.concatenate([t.columns[:, :width] for t in part], axis=1)
         at = 0
         for counts in draws(clusters, resamples, seed):
             sums = counts @ columns
@@ -68,7 +70,7 @@ def bootstrap(
                 if per_class:
                     out[first + i, :, at:upto] = table.class_f1(own).T
                 else:
-                    found = table.metrics(own)
+                    found = table.counted(own) if few else table.metrics(own)
                     for j, name in enumerate(metrics):
                         out[first + i, j, at:upto] = found[name]
             at = upto
