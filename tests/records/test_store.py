@@ -150,7 +150,6 @@ def test_killed_writer_leaves_no_record(store):
     assert store.scan() == ([], [])
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_finished_trials_leave_nothing_behind(store):
     """A driver killed between a record and its tidying up leaves both for the next start."""
     done, other = fake_record(store).trial.id, fake_trial(1).id
@@ -166,6 +165,7 @@ def test_finished_trials_leave_nothing_behind(store):
     }  # fmt: skip
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_store(store):
     store.root.mkdir()
     store.root.chmod(0o500)
