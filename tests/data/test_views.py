@@ -12,6 +12,7 @@ from wbcbench.data.views import Views, affine, erase, pixel_places, sampling_gri
 from wbcbench.spec import Augmentation
 
 CPU = torch.device("cpu")
+TURNED = Augmentation(interpolate=True, scale=0.1)
 STILL = Augmentation(flip=False, rotate=0, scale=0, shift=0, intensity=0, noise=0, cutout=0)
 
 
@@ -47,7 +48,7 @@ def test_normalised_by_training_cells_in_8_and_16_bit() -> None:
 
 
 def test_a_view_does_not_depend_on_batch_or_order() -> None:
-    views = Views(resident(), Augmentation(cutout=0.2), seed=3)
+    views = Views(resident(), TURNED.model_copy(update={"cutout": 0.2}), seed=3)
     whole = views.epoch(1)("a", torch.arange(12))
     assert torch.equal(views.epoch(1)("a", torch.tensor([7, 2])), whole[[7, 2]])
     views.epoch(2)  # looking at another epoch in between changes nothing
@@ -65,7 +66,7 @@ def test_geometry_is_shared_by_modalities_and_intensity_is_not() -> None:
     same = cells()
     same.images["b"] = same.images["a"][:, :1].copy()
     r = ResidentCells(same, ("a", "b"), np.arange(12), CPU)
-    geometry = Augmentation(intensity=0, noise=0)
+    geometry = Augmentation(intensity=0, noise=0, interpolate=True, scale=0.1)
     views = Views(r, geometry, 0).epoch(0)
     assert torch.allclose(views("a", torch.arange(12))[:, :1], views("b", torch.arange(12)), atol=1e-5)
     intensity = Augmentation(flip=False, rotate=0, scale=0, shift=0, noise=0)
@@ -81,7 +82,7 @@ def test_no_augmentation_is_the_plain_image() -> None:
 def test_absent_images_are_zero_in_views_and_in_plain_images() -> None:
     r = resident(present=True)
     ids = torch.arange(12)
-    for x in (Views(r, Augmentation(), 0).epoch(0)("b", ids), r.images(ids, "b")):
+    for x in (Views(r, TURNED, 0).epoch(0)("b", ids), r.images(ids, "b")):
         assert x[1::2].abs().max() == 0
         assert x[0::2].abs().amin((1, 2, 3)).max() >= 0
         assert (x[0::2].flatten(1).std(1) > 0.1).all()
@@ -89,7 +90,7 @@ def test_absent_images_are_zero_in_views_and_in_plain_images() -> None:
 
 
 def test_kept_views_are_the_views_and_nobody_can_spoil_them() -> None:
-    fresh, kept = (Views(resident(present=True), Augmentation(cutout=0.3), 5) for _ in range(2))
+    fresh, kept = (Views(resident(present=True), TURNED.model_copy(update={"cutout": 0.3}), 5) for _ in range(2))
     kept.keeps = True
     for ids in (torch.arange(4), torch.arange(4, 9), torch.arange(4, 9)):
         for m in ("a", "b"):

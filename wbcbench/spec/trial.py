@@ -83,7 +83,7 @@ class Augmentation(Frozen):
 
     flip: bool = Field(True, description="mirror left-right with probability 1/2")
     rotate: float = Field(180.0, ge=0, le=180, description="rotate by up to this many degrees either way")
-    scale: float = Field(0.1, ge=0, lt=0.9, description="zoom by up to this share either way")
+    scale: float = Field(0.0, ge=0, lt=0.9, description="zoom by up to this share either way; needs interpolate")
     shift: float = Field(0.06, ge=0, le=0.5, description="shift by up to this share of the side")
     intensity: PerModality = Field(
         0.15,
@@ -93,16 +93,17 @@ class Augmentation(Frozen):
     noise: PerModality = Field(0.03, description="Gaussian, sd up to this, in sd of the modality; or per modality")
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
     interpolate: bool = Field(
-        True,
+        False,
         description="off: only right-angle turns and whole-pixel shifts, so that every pixel stays as measured; "
-        "for small images, whose texture interpolation would blur. Needs scale 0",
+        "on: any angle and zoom, blurred between pixels, which a network does not meet again in validation or test",
     )
 
     @model_validator(mode="after")
     def _pixels_or_zoom(self) -> Augmentation:
         if not self.interpolate and self.scale:
             raise ValueError(
-                f"expected scale 0 with interpolate off, but got scale {self.scale:g}: set scale to 0"
+                f"expected scale 0 with interpolate off, but got scale {self.scale:g}: set scale to 0, "
+                "or interpolate to true"
             )
         return self
 
