@@ -28,7 +28,7 @@ Invoke = Callable[..., tuple[int, str, str]]
 
 
 def test_an_ordinary_trial_is_what_it_was_before_there_were_seals() -> None:
-    assert fake_trial().id == "2e40858d126eb25e"
+    assert fake_trial().id == "d97229b3aa7a7359"
     assert "sealed" not in fake_trial(teachers=(fake_trial(1),)).model_dump_json()
 
 

@@ -95,7 +95,7 @@ class Augmentation(Frozen):
     interpolate: bool = Field(
         False,
         description="off: only right-angle turns and whole-pixel shifts, so that every pixel stays as measured; "
-        "on: any angle and zoom, blurred between pixels, which a network does not meet again in validation or test",
+        "on: any angle and zoom, blurred between pixels as no validation or test image is",
     )
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from wbcbench.leaderboard.formats.html.order import order
 from wbcbench.leaderboard.formats.html.widgets import FILTERS, options
 from wbcbench.leaderboard.formats.wording import ALONE, across_lines, legend
 from wbcbench.leaderboard.formats.wording import tables as tables_and_rest
-from wbcbench.leaderboard.model import METRIC_NAMES, Board, Report
+from wbcbench.leaderboard.model import METRIC_NAMES, Board, Report, Row
 from wbcbench.leaderboard.text import clean
 
 _OVERVIEW = {"pareto": figures.pareto, "heatmap": figures.heatmap, "missing": figures.missing}
@@ -126,7 +126,7 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
         "facts": _facts(board),
         "legend": legend(board, shown),
         "columns": [(n, COLUMNS[n]) for n in names],
-        "rows": [(r, [(n, COLUMNS[n].cell(r, board), order(n, r)) for n in names]) for r in board.rows],
+        "rows": [(r, [(n, _cell(n, r, board), order(n, r)) for n in names]) for r in board.rows],
         "options": Markup(json.dumps(widgets).replace("<", "\\u003c")),
         "overview": [_figure(d, f"{name}-{board.digest}", id_) for name, d in overview.items() if d is not None],
         "methods": [{"value": r.method_id, "label": r.name, "layout": None} for r, _ in detailed],
@@ -135,6 +135,12 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
         else [],
         "absent": [_ABSENT[name] for name, d in overview.items() if d is None],
     }
+
+
+def _cell(column: str, row: Row, board: Board) -> str:
+    """A cell's text. SearchPanes writes a filter's values into an attribute between quotes and escapes none."""
+    text = COLUMNS[column].cell(row, board)
+    return text.replace('"', "”") if column in FILTERS else text
 
 
 def _facts(board: Board) -> list[tuple[str, str]]:
