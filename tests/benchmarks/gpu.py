@@ -2,7 +2,7 @@
 
     python tests/benchmarks/gpu.py
 
-Needs an NVIDIA GPU and says so where there is none. Written without one at hand: nothing here has a goal.
+Needs an NVIDIA GPU and says so where there is none. Nothing here has a goal.
 
 Share of peak: three times the forward's multiply-accumulates (as PyTorch's counter has them), two operations
 each, over what a large bfloat16 matrix product reaches on this very GPU in this very run. timm's training
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from wbcbench.spec import Component
+from wbcbench.training.loop import train_epoch
 
+PROFILED = 16  # steps: the profiler takes long to read what it wrote
 COMPILED = {"eager": None, "compiled": "default", "CUDA graphs": "reduce-overhead"}
 
 
@@ -60,7 +62,7 @@ def idle_share(run: Callable[[], Any]) -> float:
     """Share of the wall time in which no kernel runs, from the profiler's own record."""
     from torch.profiler import DeviceType, ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
         torch.cuda.synchronize()
         start = time.perf_counter()
         run()
@@ -74,6 +76,23 @@ def idle_share(run: Callable[[], Any]) -> float:
         busy += max(0.0, end - max(begin, until))
         until = max(until, end)
     return 1 - busy / wall
+
+
+class Training(Ours):
+    """The loop's training pass alone: what a CUDA graph has answered in validation is gone with its next call."""
+
+    def few(self, cells: int) -> None:
+        """From now on, an epoch is so many cells."""
+        self.job.train = self.job.train[:cells]
+
+    def epoch(self, number: int) -> Timing:
+        """One pass over the training cells."""
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        train_epoch(self.job, self.state, self.weights, number)
+        torch.cuda.synchronize()
+        spent = time.perf_counter() - start
+        return Timing(spent, spent, self.laps.take())
 
 
 class TimmStep:
@@ -90,6 +109,10 @@ class TimmStep:
             m: bench.resident.images(ids, m).contiguous(memory_format=torch.channels_last) for m in CHANNELS
         }
         self.labels = bench.resident.labels[ids]
+
+    def few(self, cells: int) -> None:
+        """From now on, an epoch is the steps of so many cells."""
+        self.steps = -(-cells // len(self.labels))
 
     def epoch(self, number: int) -> Timing:
         """As many steps, on one batch."""
@@ -109,8 +132,11 @@ class TimmStep:
         return Timing(spent, spent, float("nan"))
 
 
-def gpu_part(options: Options) -> Part:
-    """Every measurement for a small and a large student."""
+def gpu_part(options: Options, say: Callable[[dict[str, Any]], object] = lambda row: None) -> Part:
+    """Every measurement for a small and a large student, and several trials a GPU.
+
+    `say` is told each row as soon as it is known: time on a GPU may end before the last one.
+    """
     part = Part("gpu", "A student without KD, 64 px, batch 256, bfloat16 where the GPU has it.")
     if not torch.cuda.is_available():
         part.skipped = "no GPU"
@@ -119,46 +145,51 @@ def gpu_part(options: Options) -> Part:
     big = Component(name="timm", params={"model": "resnet50"})
     students = {"CellNet-16": Setting().student, "ResNet-50": big}
     for name, student in students.items():
-        cells = options.pick(8192, 1024, 64)
+        cells = options.pick(8192 if student is not big else 4096, 1024, 64)
         setting = replace(Setting(), cells=cells, batch=256, student=student, device="cuda")
         with tempfile.TemporaryDirectory() as folder:
-            _measure(part, name, setting, Path(folder), peak, options.pick(5, 1))
+            for row in _measure(part, name, setting, Path(folder), peak, options.pick(4, 1)):
+                part.facts.append(row)
+                say(row)
     if not options.quick:
-        given = argparse.Namespace(seeds=8, epochs=6, gpus_per_trial="1,0.5,0.25,0.125", workers=8)
+        given = argparse.Namespace(seeds=8, epochs=20, gpus_per_trial="1,0.5,0.25,0.125", workers=8)
         with tempfile.TemporaryDirectory() as folder:
-            rows = sweep.on_gpus(given, Path(folder))
-        part.facts += [
-            {"student": "sweep", "loop": f"{1 / r['gpus_per_trial']:g} trials a GPU", **r} for r in rows
-        ]
+            for r in sweep.on_gpus(given, Path(folder)):
+                row = {"student": "sweep", "loop": f"{1 / r['gpus_per_trial']:g} trials a GPU", **r}
+                part.facts.append(row)
+                say(row)
     return part
 
 
-def _measure(part: Part, name: str, setting: Setting, folder: Path, peak: float, epochs: int) -> None:
+def _measure(
+    part: Part, name: str, setting: Setting, folder: Path, peak: float, epochs: int
+) -> Iterator[dict[str, Any]]:
     bench = Bench(setting, folder)
-    contenders: dict[str, Any] = {}
+    contenders: dict[str, Training | TimmStep] = {}
     for how, mode in COMPILED.items():
-        ours = Ours(bench)
+        ours = Training(bench)
         if mode is not None:
             ours.job.fusion.compile(mode=mode)
         contenders[how] = ours
-    contenders["eager, still images"] = Ours(Bench(replace(setting, augmentation=STILL), folder / "still"))
+    contenders["eager, still images"] = Training(Bench(replace(setting, augmentation=STILL), folder / "still"))
     contenders["timm's step"] = TimmStep(bench)
     runs = {how: lambda turn, c=c: c.epoch(turn).train for how, c in contenders.items()}
     seconds = interleaved(runs, epochs, warm=2)
     per_image = operations(bench)
     for how, took in seconds.items():
         speed = setting.cells / min(took)
+        contenders[how].few(PROFILED * setting.batch)
         idle = idle_share(lambda c=contenders[how]: c.epoch(epochs + 2))  # type: ignore[misc]
         row = {"student": name, "loop": how, "images_per_second": speed, "share_of_peak": speed * per_image / peak}
         steps = -(-setting.cells // setting.batch)
-        part.facts.append(row | {"idle_share": idle, "idle_ms_per_step": idle * min(took) / steps * 1e3})
         part.seconds[f"{name}: {how}"] = took
         if how != "eager":
             part.ratios.append(speedup(f"{name}: eager / {how}", took, seconds["eager"]))
+        yield row | {"idle_share": idle, "idle_ms_per_step": idle * min(took) / steps * 1e3}
 
 
 def main() -> None:
-    part = gpu_part(Options())
+    part = gpu_part(Options(), say=lambda row: print(row, flush=True))
     print(part.skipped or tabulate(part.facts, headers="keys", floatfmt=".3f"))
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,14 @@ def on_cores(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     }
 
 
-def on_gpus(options: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
-    """Trials per hour for each share of a GPU."""
-    rows = []
+def on_gpus(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]]:
+    """Trials per hour for each share of a GPU, Ray's start among them; each as soon as it is known."""
     for share in (float(s) for s in options.gpus_per_trial.split(",")):
         store = folder / str(share)
         more = ("--device", "auto", "--executor", "ray", "--gpus-per-trial", str(share))
         seconds, document = timed(command(store, options, *more))
         trials = len(document["records"])
-        rows.append({"gpus_per_trial": share, "seconds": seconds, "trials/hour": trials / seconds * 3600})
-    return rows
+        yield {"gpus_per_trial": share, "seconds": seconds, "trials/hour": trials / seconds * 3600}
 
 
 def main() -> None:
