@@ -87,6 +87,11 @@ class Declaration:
         return bool(self.attributes.get("stage_maps", True))
 
     @property
+    def scales(self) -> str:
+        """Name of a fusion's parameter that is a factor on the backbone's channels; empty: none is."""
+        return str(self.attributes.get("scales", ""))
+
+    @property
     def missing(self) -> str:
         return str(self.attributes.get("missing", "impute"))
 

@@ -20,7 +20,7 @@ from typing import Any
 from wbcbench.scan import kind_of_base
 
 ATTRIBUTES = (
-    "name", "aliases", "source", "emits", "arity", "missing", "solves", "stage_maps", "trained", "needs",
+    "name", "aliases", "source", "emits", "arity", "missing", "solves", "stage_maps", "scales", "trained", "needs",
     "pairing", "family", "scalable",
     "matches", "role", "chain", "trainable",
     "needs_routes", "blends_cells", "reads_labels", "reads_validation", "gradients",

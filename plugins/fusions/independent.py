@@ -11,8 +11,12 @@ trunk. `rho` is the dial between them.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from wbcbench_plugins.fusions._private import stem_name
 
 from wbcbench.contracts import (
     BackboneFactory,
@@ -31,7 +35,7 @@ class Independent(Fusion):
     """One network, one head per modality, each supervised with the cell its own modality showed.
 
     p = (1/M) sum_m softmax(W_m h(concat_m x_m)). Trained on the sum of the heads' losses. Parameters:
-    P + S(sum_m C_m) + M (D + 1) K: about one backbone.
+    P + S(sum_m C_m) + M (D + 1) K: about one backbone; with `unmix` M (D + 1) D more.
     """
 
     name = "independent"
@@ -39,6 +43,7 @@ class Independent(Fusion):
     emits = ("modality",)
     missing = "native"
     solves = ("redundant", "unique", "xor")
+    scales = "width"
 
     class Params(Parameters):
         rho: float = param(
@@ -56,13 +61,31 @@ class Independent(Fusion):
             search=[1, 2, 4],
         )
         width: float = param(1.0, "Factor on every channel count of the backbone.", gt=0, le=8)
+        stem: Literal["backbone", "symmetric", "asymmetric"] = param(
+            "backbone",
+            "How the first convolution starts: as the backbone does it (pretrained ones repeat their filters over "
+            "all channels), with the first slot's filters in every slot, or with fresh ones in all but the first.",
+            later=True,
+        )
+        unmix: bool = param(
+            False,
+            "A layer of its own before each head, relu(U_m h): our form of what Sun et al. (CVPRW 2022, arXiv "
+            "2205.10139) call unmixing, so that heads can share features and still tell theirs apart.",
+            later=True,
+        )
 
     params: Params
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
         self.backbone = backbone(sum(task.channels.values()), width=params.width)
-        self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
+        if params.stem != "backbone":
+            stem = self.backbone.get_submodule(stem_name(backbone, sum(task.channels.values())))
+            assert isinstance(stem, nn.Conv2d)
+            start_slots(stem.weight, tuple(task.channels.values()), params.stem)
+        dim = self.backbone.dim
+        self.heads = nn.ModuleDict({m: nn.Linear(dim, task.n_classes) for m in task.modalities})
+        self.unmix = nn.ModuleDict({m: nn.Linear(dim, dim) for m in task.modalities} if params.unmix else {})
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         batch.rows = slot_rows(len(batch), self.task.modalities, self.params.rho, self.params.repeats, draw)
@@ -75,19 +98,39 @@ class Independent(Fusion):
             x = images[m]
             slots.append(x if present is None else torch.where(present[:, i, None, None, None], x, 0.0))
         features = self.backbone(torch.cat(slots, 1), maps)
-        return {
-            m: Output(
-                logits=self.heads[m](features.embedding),
-                embedding=features.embedding,
-                maps=features.maps,
-                reads=frozenset({m}),
-                head=self.heads[m],
-            )
-            for m in self.task.modalities
-        }
+        outputs: Outputs = {}
+        for m, head in self.heads.items():
+            h = F.relu(self.unmix[m](features.embedding)) if self.unmix else features.embedding
+            outputs[m] = Output(
+                logits=head(h), embedding=h, maps=features.maps, reads=frozenset({m}), head=head
+            )  # fmt: skip
+        return outputs
 
     def head_params(self) -> dict[str, list[nn.Parameter]]:
-        return {m: list(self.heads[m].parameters()) for m in self.task.modalities}
+        own = {m: nn.ModuleList([self.heads[m], *([self.unmix[m]] if self.unmix else [])]) for m in self.heads}
+        return {m: list(modules.parameters()) for m, modules in own.items()}
+
+
+@torch.no_grad()
+def start_slots(weight: Tensor, channels: tuple[int, ...], how: str) -> None:
+    """Set the starting filters of a convolution over M concatenated images, in place.
+
+    Args:
+        weight: [out, sum_m C_m, k, k].
+        channels: C_m, in the order of the slots.
+        how: `symmetric`: slot m has the first slot's filters, repeated or cut to C_m channels and scaled by
+            sqrt(C_0 / C_m), so that each slot brings the same variance; `asymmetric`: all slots but the first are
+            drawn anew, with the first slot's standard deviation.
+    """
+    first = weight[:, : channels[0]].clone()
+    start = channels[0]
+    for count in channels[1:]:
+        if how == "symmetric":
+            repeated = first[:, torch.arange(count, device=weight.device) % channels[0]]
+            weight[:, start : start + count] = repeated * (channels[0] / count) ** 0.5
+        else:
+            weight[:, start : start + count].normal_(0.0, float(first.std()))
+        start += count
 
 
 def slot_rows(cells: int, modalities: tuple[str, ...], rho: float, repeats: int, draw: Draw) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Thin ensemble: M narrow networks of together about one full network; their probabilities are averaged.
 
 The control at equal cost for one network with M heads (`independent`): a convolution of width w costs about w^2,
-so M networks of width 1 / sqrt(M) cost about as many multiplications and parameters as one.
+so M networks of width 1 / sqrt(M) cost about as many multiplications and parameters as one: as near as whole
+channels allow (cellnet of width 16 with two modalities: 11 of 11.3 channels, 6 % less).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class ThinEnsemble(Fusion):
     source = "control: narrow networks at equal MACs that share nothing"
     emits = ("modality",)
     missing = "native"
+    scales = "width"
 
     class Params(Parameters):
         width: float = param(0.0, "Factor on the channels of every network; 0: 1 / sqrt(M).", ge=0, le=8)

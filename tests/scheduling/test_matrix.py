@@ -49,3 +49,30 @@ def test_on_the_command_line(invoke: Invoke) -> None:
     assert code == 0
     assert "pairs go together" in out
     assert "single route" in out
+
+
+def test_a_width_of_embeddings_is_no_factor_on_a_backbone(invoke: Invoke) -> None:
+    """Every fusion goes with a backbone of one size, but those that scale theirs."""
+    scaling = {n for n in registry().names("fusion") if declared_scale(n)}
+    assert scaling == {"independent", "packed", "thin_ensemble"}
+    names = sorted({*registry().names("fusion"), "independent"} - (scaling - {"independent"}))
+    code, out, err = invoke(
+        "run", "--fusion", ",".join(names), "--backbone", "resnet18", "--modalities", "brightfield,nucleus",
+        "--dry-run", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    planned = {row["method"].split("[")[0].split(":")[0] for row in json.loads(out)["trials"]}
+    assert planned == set(names)
+    code, _, err = invoke("run", "--fusion", "thin_ensemble", "--backbone", "resnet18", "--dry-run")
+    assert (code, "scales its backbone" in err) == (2, True)
+
+
+def declared_scale(name: str) -> str:
+    return registry().declaration(registry().resolve("fusion", name).component).scales
+
+
+def test_aliases_of_every_kind_are_announced(invoke: Invoke) -> None:
+    code, _, err = invoke("run", "--fusion", "late", "--policy", "mixup", "--backbone", "tiny", "--dry-run")
+    assert code == 0, err
+    for told in ("'late' means the fusion 'late_prob'", "the policy '", "'tiny' means the backbone 'cellnet'"):
+        assert told in err

@@ -66,6 +66,8 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     if as_json:
         print_json({"trials": rows, "notes": plan.notes, "store": request.store})
         return
+    for note in plan.notes:
+        click.echo(note, err=True)
     columns = ["role", "method", "kd", "backbone", "seed", "trial_id", "state", "cell_views", "seconds"]
     shown = [{**r, "state": "done" if r["done"] else "to run", "seconds": _about(r)} for r in rows]
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])

@@ -45,6 +45,10 @@ class Fusion(nn.Module):
     map in common), and distillers of maps are refused at plan time. Left True, they are refused before training
     all the same, once the networks are built."""
 
+    scales: ClassVar[str] = ""
+    """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
+    fusion is refused at plan time with a backbone that cannot be scaled."""
+
     trained: ClassVar[Literal["gradient", "once"]] = "gradient"
     """`once`: the core calls `features` on every training cell and then `solve`, instead of the training
     loop. Such a fusion takes neither distillers nor policies."""

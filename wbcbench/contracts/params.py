@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 SEARCH_KEY = "wbcbench_search"
 DIGEST_KEY = "wbcbench_digest_of"
+LATER_KEY = "wbcbench_later"
 
 
 class Parameters(BaseModel):
@@ -31,6 +32,7 @@ def param(
     search: tuple[float, float] | list[Any] | None = None,
     log: bool = False,
     digest_of: str = "",
+    later: bool = False,
 ) -> Any:
     """Declare one parameter.
 
@@ -43,6 +45,8 @@ def param(
         log: search a numeric range on a logarithmic scale.
         digest_of: name of a parameter that holds a file's path. The planner fills this one with the file's
             SHA-256, so that the trial's identity follows the content and not the place.
+        later: added to a component that has records already: at its default it is no part of a trial's identity,
+            so that these records stay what they are.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
@@ -51,6 +55,8 @@ def param(
         extra = {SEARCH_KEY: {"low": search[0], "high": search[1], "log": log}}
     if digest_of:
         extra = {**extra, DIGEST_KEY: digest_of}
+    if later:
+        extra = {**extra, LATER_KEY: True}
     return Field(default, description=doc, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra or None)
 
 
@@ -64,6 +70,18 @@ class DistillerParams(Parameters):
         search=(0.1, 10.0),
         log=True,
     )
+
+
+def identity(params: BaseModel) -> dict[str, Any]:
+    """The parameters as a trial names them: all, but for those added later that have their default."""
+    dumped = params.model_dump(mode="json")
+    fields = type(params).model_fields
+    default = type(params).model_construct().model_dump(mode="json")
+    return {k: v for k, v in dumped.items() if not _is_later(fields[k].json_schema_extra) or v != default[k]}
+
+
+def _is_later(extra: Any) -> bool:
+    return isinstance(extra, dict) and bool(extra.get(LATER_KEY))
 
 
 def describe_params(params: type[BaseModel]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from wbcbench.contracts.params import DIGEST_KEY
+from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
@@ -48,7 +48,7 @@ def component(
     given = {**resolved.params, **choice.params, **mine}
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
     params = _with_digests(params, f"{kind} {choice.name}")
-    named = params.model_dump(mode="json") | imputer
+    named = identity(params) | imputer
     return Component(name=qualified_name(resolved.component), params=named)
 
 

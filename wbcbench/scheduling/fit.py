@@ -30,10 +30,11 @@ def check_fit(
     recipe: Recipe,
 ) -> None:
     """Raises `IncompatibleError` that says what does not fit and what would."""
-    if fusion.params.get("width", 1) != 1 and not declared(registry, "backbone", backbone).scalable:
+    factor = declared(registry, "fusion", fusion).scales
+    if factor and fusion.params[factor] != 1 and not declared(registry, "backbone", backbone).scalable:
         raise IncompatibleError(
-            f"Fusion '{fusion.name}' asks for width {fusion.params['width']:g}, but backbone '{backbone.name}' "
-            "cannot be scaled. Choose a wider model, or --backbone cellnet."
+            f"Fusion '{fusion.name}' scales its backbone ({factor} {fusion.params[factor]:g}), but backbone "
+            f"'{backbone.name}' cannot be scaled. Choose a wider model, or --backbone cellnet."
         )
     if distillers and _solved_once(registry, fusion):
         raise IncompatibleError(

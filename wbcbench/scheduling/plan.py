@@ -81,7 +81,14 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         for combination in request.kd
     ]
     notes += [together(registry, kd) for kd in recipes if len(kd) > 1]
-    for kind, choices in (("fusion", request.fusion), ("distiller", everything), ("routing", [request.routing])):
+    for kind, choices in (
+        ("dataset", [request.dataset]),
+        ("fusion", request.fusion),
+        ("backbone", request.backbone),
+        ("policy", request.policy),
+        ("distiller", everything),
+        ("routing", [request.routing]),
+    ):
         for name in dict.fromkeys(c.name for c in choices):
             found = registry.resolve(kind, name).component
             if name in found.aliases:
