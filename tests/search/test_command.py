@@ -185,7 +185,7 @@ def test_reports_and_exports(search: Callable[..., Any], invoke: Invoke, tmp_pat
 def test_a_mistake_is_explained_before_anything_is_written(
     search: Callable[..., Any], tmp_path: Path, args: tuple[str, ...], message: str
 ) -> None:
-    assert message in search(*args, code=1)
+    assert message in search(*args, code=2)
     assert not (tmp_path / "s").exists()
 
 
@@ -272,7 +272,7 @@ def test_two_commands_do_not_search_one_study_at_once(
     monkeypatch.setattr(execute, "PATIENCE", 0.1)
     args = ("--fusion", "early", "--kd", "none", "--trials", "1", "--name", "mine")
     with Store(tmp_path / "s").lock("search-mine"):
-        assert "Expected to have search mine alone" in search(*args, code=2)
+        assert "Expected to have search mine alone" in search(*args, code=1)
     assert not (tmp_path / "s" / "searches" / "mine" / "proposals").exists()
     (found,) = search(*args)
     assert found["budget"]["trials"] == 1
