@@ -14,7 +14,8 @@ from wbcbench.helpers import helpers
 from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
 from wbcbench.scheduling import executors
-from wbcbench.scheduling.executors import GUESSED_SPEED, RAY_START, for_one_process, worth_ray
+from wbcbench.scheduling.estimate import GUESSED_SPEED
+from wbcbench.scheduling.executors import RAY_START, for_one_process, worth_ray
 from wbcbench.scheduling.messages import EndMessage, EpochMessage, kind_of_error, pack, unpack
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.scheduling.ray_source import reason_of

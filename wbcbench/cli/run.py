@@ -60,7 +60,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     from wbcbench.cli.output import print_json, print_table
     from wbcbench.records.store import Store
-    from wbcbench.scheduling.estimate import estimate
+    from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate
 
     rows = estimate(plan, Store(Path(request.store)))
     if as_json:
@@ -73,11 +73,14 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
     left = [r for r in rows if not r["done"]]
     known = [r["estimated_seconds"] for r in left if r["estimated_seconds"] is not None]
-    cost = (
-        f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"
-        if known
-        else ("no earlier run in this store to judge their time by")
-    )
+    guess = sum(r["cell_views"] for r in left if r["estimated_seconds"] is None) / GUESSED_SPEED
+    told = [f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"] if known else []
+    if guess:
+        told.append(
+            f"{'the others' if known else 'no earlier run in this store tells how long; they'} would take about "
+            f"{guess:.0f} s of one core at {GUESSED_SPEED:,.0f} cells a second, which a small network may reach"
+        )
+    cost = "; ".join(told)
     click.echo(f"{len(rows) - len(left)} done, {len(left)} to run" + (f": {cost}." if left else "."))
 
 

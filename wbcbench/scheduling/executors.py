@@ -11,7 +11,7 @@ from wbcbench.observers import Observers
 from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.estimate import estimate, train_cells
+from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate, train_cells
 from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
@@ -23,8 +23,6 @@ Name = Literal["inline", "ray"]
 
 RAY_START = 15.0
 """Seconds until Ray's workers train: its own start, and every worker's imports and data."""
-GUESSED_SPEED = 1000.0
-"""Training cells per second where no earlier run tells: a small network on one core."""
 
 
 def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
