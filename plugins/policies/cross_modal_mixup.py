@@ -42,4 +42,4 @@ class CrossModalMixup(Policy):
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, self.name)
+        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, progress)

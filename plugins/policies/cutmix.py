@@ -48,4 +48,4 @@ class CutMix(Policy):
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, self.name)
+        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.policies._evidence import combine, dirichlet_loss, evidence
-from wbcbench_plugins.policies._mixing import beta, boxes, mixed_loss
+from wbcbench_plugins.policies._mixing import beta, boxes
+from wbcbench_plugins.policies._modalities import labels_of
 from wbcbench_plugins.policies.agm import AGM, leads, shapley
 from wbcbench_plugins.policies.aux_heads import AuxHeads
 from wbcbench_plugins.policies.batch_repetition import BatchRepetition
@@ -219,11 +221,65 @@ def test_every_cell_is_repeated_equally_often(fusion: str) -> None:
 
 
 class TestMixing:
-    def test_loss_is_the_cross_entropy_with_the_soft_target(self) -> None:
-        share = torch.linspace(0, 1, 6, dtype=torch.float64)
-        soft = share[:, None] * F.one_hot(LABELS, 4) + (1 - share)[:, None] * F.one_hot(LABELS.flip(0), 4)
-        found = sum(mixed_loss(LOGITS[0], LABELS, LABELS.flip(0), share, 0.1))
-        assert torch.allclose(found, F.cross_entropy(LOGITS[0], soft, reduction="none", label_smoothing=0.1))  # type: ignore[arg-type]
+    @pytest.mark.parametrize("policy", [CrossModalMixup, CutMix])
+    def test_loss_is_the_cross_entropy_with_the_soft_target(self, policy: Any) -> None:
+        net, made = pair(policy, "late")
+        net.label_smoothing = 0.1
+        terms, outputs, batch = policy_step(net, [made], toy_batch(net.task), progress())
+        assert set(terms) == {"u", "v"}, "one objective per route"
+        for route, out in outputs.items():
+            mix = batch.extras[made.name][route]
+            own, other = F.one_hot(labels_of(out), 3), F.one_hot(mix.labels, 3)
+            soft = mix.share[:, None] * own + (1 - mix.share)[:, None] * other
+            expected = F.cross_entropy(out.logits, soft, label_smoothing=0.1)
+            assert terms[route].item() == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("policy", [CrossModalMixup, CutMix])
+    def test_a_row_that_is_sure_of_itself_still_hears_its_partner(self, policy: Any) -> None:
+        net, made = pair(policy, "late", rate=1.0)
+        _, outputs, batch = policy_step(net, [made], toy_batch(net.task), progress())
+        sure = {r: replace(o, logits=200.0 * F.one_hot(labels_of(o), 3)) for r, o in outputs.items()}
+        terms = task_loss(net, [made], sure, batch, torch.ones(3), progress())
+        mix = batch.extras[made.name]["u"]
+        wrong = (mix.labels != labels_of(outputs["u"])).float()
+        assert F.cross_entropy(sure["u"].logits, labels_of(sure["u"])).item() == 0
+        assert terms["u"].item() == pytest.approx((200 * wrong * (1 - mix.share)).mean().item())
+        assert terms["u"] > 0
+
+    @pytest.mark.parametrize(("fusion", "route"), [("mixmo", "u"), ("centralnet", "v")])
+    def test_both_parts_keep_the_weight_that_the_fusion_gives_the_row(self, fusion: str, route: str) -> None:
+        net, made = pair(CutMix, fusion)
+        if fusion == "centralnet":
+            net.params = net.params.model_copy(update={"unimodal": 0.3})
+        _, outputs, batch = policy_step(net, [made], toy_batch(net.task), progress())
+        out, mix = outputs[route], batch.extras["cutmix"][route]
+        weight = getattr(out, "weight", 0.3)
+        own, other = (F.cross_entropy(out.logits, y, reduction="none") for y in (labels_of(out), mix.labels))
+        expected = (weight * (mix.share * own + (1 - mix.share) * other)).mean()
+        found = task_loss(net, [made], outputs, batch, torch.ones(3), progress())[route]
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_absent_modalities_have_no_part_in_the_loss(self) -> None:
+        present = torch.tensor([[True, True]] * 5 + [[True, False]] * 2 + [[False, False]])
+        for fusion in ("late", "early"):
+            net, made = pair(CrossModalMixup, fusion, shared=False)
+            batch = toy_batch(net.task)
+            batch.present = present
+            terms, outputs, batch = policy_step(net, [made], batch, progress())
+            mixes = batch.extras[made.name]
+            for route, out in outputs.items():
+                parts = []
+                for row in range(7 if route != "v" else 5):
+                    there = [m for m in sorted(out.reads) if present[row, "uv".index(m)]]
+                    losses = []
+                    for m in there:
+                        left, z = mixes[m].share[row], out.logits[row]
+                        own, other = labels_of(out)[row], mixes[m].labels[row]
+                        losses.append(left * F.cross_entropy(z, own) + (1 - left) * F.cross_entropy(z, other))
+                    parts.append(torch.stack(losses).mean())
+                if route == "joint":
+                    parts.append(F.cross_entropy(out.logits[7], labels_of(out)[7]))
+                assert terms[route].item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-5)
 
     @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 2.0])
     def test_beta_has_its_mean_and_variance(self, alpha: float) -> None:
@@ -249,8 +305,7 @@ class TestMixing:
                 own = F.cross_entropy(out.logits, out.labels, reduction=none) * weights[out.labels]
                 other = F.cross_entropy(out.logits, mix.labels, reduction=none) * weights[mix.labels]
                 loss = loss + (mix.share * own + (1 - mix.share) * other).mean() / len(out.reads)
-            found = terms[route] + terms[f"{made.name}.{route}"]
-            assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+            assert terms[route].item() == pytest.approx(loss.item(), rel=1e-5)
 
     def test_partners_are_those_of_the_rows_shown(self) -> None:
         net, policy = pair(CrossModalMixup, "independent", shared=False)
@@ -371,6 +426,48 @@ class TestMMPareto:
             new = torch.cat([found[i].flatten() for i in block])  # type: ignore[union-attr]
             assert new.norm().item() == pytest.approx(plain.norm().item(), rel=1e-4)
         assert all(p.grad is not None for p in heads.parameters())
+
+    @pytest.mark.parametrize(
+        ("fusion", "penalty", "before"),
+        [("cen", "sparsity", []), ("independent", "cml", [CML]), ("shared_trunk", "contrastive", [Contrastive])],
+    )
+    def test_penalties_are_added_as_they_are(self, fusion: str, penalty: str, before: list[Any]) -> None:
+        def gradient(scale: float, routes: bool = True) -> Tensor:
+            """With the penalty in the loss so many times, with or without the losses of the routes."""
+            torch.manual_seed(0)
+            net, policy = pair(MMPareto, fusion)
+            policies = [made(made.Params()) for made in before]
+            for made in policies:
+                made.setup(net)
+            reconciled = policy.backward
+
+            def scaled(terms: dict[str, Tensor], rest: Tensor, given: Fusion) -> bool:
+                value = scale * terms[penalty]
+                if routes:
+                    return bool(reconciled(terms | {penalty: value}, rest, given))
+                value.backward()  # type: ignore[no-untyped-call]
+                return True
+
+            policy.backward = scaled
+            policy_step(net, [*policies, policy], toy_batch(net.task), progress())
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+            return torch.cat([g.flatten() for g in grads])
+
+        alone = gradient(100.0, routes=False)
+        assert alone.abs().max() > 1e-4
+        assert torch.allclose(gradient(100.0) - gradient(0.0), alone, atol=1e-5)
+
+    def test_the_two_halves_of_a_mixture_are_one_objective(self) -> None:
+        net, mixing = pair(CutMix, "late")
+        policy = MMPareto(MMPareto.Params())
+        policy.setup(net)
+        with pytest.raises(IncompatibleError, match="aux_heads"):
+            policy_step(net, [mixing, policy], toy_batch(net.task), progress())
+
+    def test_a_penalty_alone_gives_nothing_to_reconcile(self) -> None:
+        net, policy = pair(MMPareto, "moe")
+        with pytest.raises(IncompatibleError, match="aux_heads"):
+            policy_step(net, [policy], toy_batch(net.task), progress())
 
     def test_refused_where_no_losses_meet(self) -> None:
         net, policy = pair(MMPareto, "late")
