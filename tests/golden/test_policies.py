@@ -220,6 +220,19 @@ def test_every_cell_is_repeated_equally_often(fusion: str) -> None:
         assert not torch.equal(rows[0][0], rows[0][1]), "repeats have partners of their own"
 
 
+def test_every_repeat_is_mixed_by_a_plan_of_its_own() -> None:
+    net, policy = pair(BatchRepetition, "mixmo", 3, repeats=3)
+    once = build_toy(type(net), net.task).train()
+    _, alone, _ = policy_step(once, [], toy_batch(net.task), progress())
+    _, outputs, _ = policy_step(net, [policy], toy_batch(net.task), progress())
+    for m, out in outputs.items():
+        shares, first = out.weight.view(3, 8), alone[m]  # type: ignore[attr-defined]
+        assert torch.allclose(shares[0], first.weight), "the first repeat is the batch as it was"  # type: ignore[attr-defined]
+        assert torch.allclose(out.logits[:8], first.logits, atol=1e-6)
+        assert shares.std() > 0.05, "rows are mixed"
+        assert not torch.equal(shares[1], shares[2])
+
+
 class TestMixing:
     @pytest.mark.parametrize("policy", [CrossModalMixup, CutMix])
     def test_loss_is_the_cross_entropy_with_the_soft_target(self, policy: Any) -> None:

@@ -66,7 +66,9 @@ class Fusion(nn.Module):
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Decide which cell each modality shows (set `batch.rows`). Called in training only.
 
-        `forward` must never do this by asking `self.training`. Default: the same cell everywhere.
+        `forward` must never do this by asking `self.training`. What it must know of each row goes into
+        `batch.extras[self.name]` as a mapping of tensors [R, ...]; keep `batch.extras` itself, since a policy may
+        call this again to add rows. Default: the same cell everywhere.
         """
         return batch
 
