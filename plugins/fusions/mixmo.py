@@ -122,6 +122,7 @@ class MixMo(Fusion):
     source = "Ramé et al., ICCV 2021, arXiv 2103.06132"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -59,6 +59,7 @@ class MoE(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -23,6 +23,7 @@ class Packed(Fusion):
     source = "Laurent et al., ICLR 2023, arXiv 2210.09184, a subnetwork per modality"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         width: float = param(

@@ -22,6 +22,7 @@ class ThinEnsemble(Fusion):
     source = "control: narrow networks at equal MACs that share nothing"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         width: float = param(0.0, "Factor on the channels of every network; 0: 1 / sqrt(M).", ge=0, le=8)

@@ -29,6 +29,7 @@ class BatchRepetition(Policy):
 
     name = "batch_repetition"
     source = "Hoffer et al., CVPR 2020, arXiv 1901.09335; Havasi et al., ICLR 2021, arXiv 2010.06610, section 4.3"
+    acts_on = "rows"
 
     class Params(Parameters):
         repeats: int = param(4, "Times each cell is shown; 1: nothing changes.", ge=1, le=16, search=[1, 2, 4, 8])

@@ -19,6 +19,7 @@ class CrossModalMixup(Policy):
     name = "cross_modal_mixup"
     aliases = ("mixup",)
     source = "Zhang et al., ICLR 2018, arXiv 1710.09412; per modality: a variant"
+    acts_on = "images"
     blends_cells = True
 
     class Params(Parameters):

@@ -20,6 +20,7 @@ class CutMix(Policy):
 
     name = "cutmix"
     source = "Yun et al., ICCV 2019, arXiv 1905.04899; per modality: a variant"
+    acts_on = "images"
     blends_cells = True
 
     class Params(Parameters):

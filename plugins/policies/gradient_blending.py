@@ -40,7 +40,10 @@ class GradientBlending(Policy):
     name = "gradient_blending"
     aliases = ("gblend",)
     source = "Wang, Tran, Feiszli, CVPR 2020, arXiv 1905.12681 (online; estimated from the joint training)"
+    acts_on = "weights"
     needs_routes = "several"
+    wants = ("trained_logits",)
+    waits = "every"
     reads_labels = True
     reads_validation = True
 

@@ -55,6 +55,9 @@ class MMPareto(Policy):
 
     name = "mmpareto"
     source = "Wei, Hu, ICML 2024, arXiv 2405.17730"
+    acts_on = "gradients"
+    arity = (2, None)
+    wants = ("meeting_losses", "trained_logits")
     gradients = "combines"
 
     class Params(Parameters):
@@ -78,8 +81,8 @@ class MMPareto(Policy):
         acted = [self._block(block, by_loss) for block in blocks]
         if not any(acted):
             raise IncompatibleError(
-                f"mmpareto reconciles losses that meet in some parameters, but in '{fusion.name}' none do. Put "
-                "aux_heads before it, or choose a fusion with a shared trunk, such as independent."
+                f"mmpareto reconciles losses that meet in some parameters, but in '{fusion.name}' none do. Add "
+                "the policy aux_heads, or choose a fusion with a shared trunk, such as independent."
             )
         return True
 

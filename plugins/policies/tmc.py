@@ -21,6 +21,7 @@ class TMC(Policy):
     name = "tmc"
     source = "Han et al., ICLR 2021, arXiv 2102.02051"
     needs_routes = "modality"
+    wants = ("trained_logits",)
     reads_labels = True
 
     class Params(Parameters):

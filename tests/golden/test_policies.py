@@ -140,10 +140,38 @@ class TestOGMGE:
         net, policy = pair(OGMGE, "independent")
         assert {id(p) for ps in policy.own.values() for p in ps} == {id(p) for p in net.heads.parameters()}  # type: ignore[union-attr]
 
-    @pytest.mark.parametrize("fusion", ["early", ToyJoint])
-    def test_refused_without_routes_of_modalities(self, fusion: Any) -> None:
-        with pytest.raises(IncompatibleError, match="routes of single modalities"):
-            pair(OGMGE, fusion)
+    @pytest.mark.parametrize("modalities", [2, 3])
+    def test_the_papers_setting_is_one_joint_head_over_concatenated_embeddings(self, modalities: int) -> None:
+        net, policy = pair(OGMGE, "concat", modalities, noise=0, alpha=0.3)
+        _, outputs, batch = policy_step(net, [policy], toy_batch(net.task), progress())
+        scores = []
+        for i, m in enumerate(net.task.modalities):
+            h = net.encoders.backbones[m](batch.images[m]).embedding  # type: ignore[index,operator,union-attr]
+            own = net.head.weight[:, 8 * i : 8 * (i + 1)]  # type: ignore[index,union-attr]
+            z = h @ own.T + net.head.bias / modalities  # type: ignore[operator,union-attr]
+            assert torch.allclose(net.modality_logits(outputs)[m], z, atol=1e-6)
+            scores.append(z.softmax(1).gather(1, batch.labels[:, None]).mean())
+        parts = torch.stack(list(net.modality_logits(outputs).values()))
+        assert torch.allclose(parts.sum(0), outputs["joint"].logits, atol=1e-6), "they add up to the joint logits"
+        scale = coefficients(discrepancy_ratios(torch.stack(scores)), 0.3, "jump")
+        plain = plain_gradients("concat", modalities)
+        assert scale.min() < 1
+        for (name, _), found, before in zip(net.named_parameters(), gradients(net), plain, strict=True):
+            k = [scale[i] for i, m in enumerate(net.task.modalities) if f".{m}." in name] or [torch.ones(())]
+            assert torch.allclose(found, before * k[0], atol=1e-7), name  # type: ignore[arg-type,operator]
+
+    @pytest.mark.parametrize(
+        ("fusion", "params", "words"),
+        [
+            ("early", {}, "belong to one modality"),
+            (ToyJoint, {}, "no logits of their own"),
+            ("concat", {"hidden": 8}, "concat:hidden=0"),
+        ],
+    )
+    def test_refused_where_modalities_cannot_be_told_apart(self, fusion: Any, params: Any, words: str) -> None:
+        net = build_toy(component_class("fusion", fusion), toy_task(2), **params)
+        with pytest.raises(IncompatibleError, match=words):
+            OGMGE(OGMGE.Params()).setup(net)
 
 
 class TestAGM:
@@ -402,6 +430,16 @@ class TestGradientBlending:
         plain = F.cross_entropy(outputs["u"].logits, outputs["u"].labels)  # type: ignore[arg-type]
         assert terms["u"].item() == pytest.approx((plain * policy.weights[0]).item(), rel=1e-6)
 
+    def test_a_budget_in_which_it_never_acts_is_refused_while_planning(self) -> None:
+        def plan(epochs: int, policy: str) -> None:
+            request = {"fusion": "late_prob", "policy": policy, "budget": {"epochs": epochs}}
+            make_plan(Request.model_validate(request), registry())
+
+        plan(6, "gradient_blending")
+        plan(5, "gradient_blending:every=4")
+        with pytest.raises(IncompatibleError, match=r"first 5 epochs, but the budget is 5\. Say --set"):
+            plan(5, "gradient_blending")
+
 
 class TestMMPareto:
     def test_min_norm_is_orthogonal_to_the_difference(self) -> None:
@@ -647,7 +685,9 @@ def test_every_parameter_acts(policy: type[Policy], fusion: Any, values: dict[st
 @pytest.mark.parametrize(
     ("policies", "kd", "words"),
     [
-        ("cutmix,cross_modal_mixup", "none", "both cutmix and cross_modal_mixup"),
+        ("cutmix,cross_modal_mixup", "none", "both cross_modal_mixup and cutmix"),
+        ("mmpareto", "none", "meet in some parameters"),
+        ("cutmix,mmpareto", "none", "meet in some parameters"),
         ("cutmix,tmc", "none", "one label per image"),
         ("cutmix", "logits", "teachers know nothing"),
         ("mmpareto,mmpareto", "none", "given twice"),
@@ -659,7 +699,8 @@ def test_policies_that_do_not_go_together_are_refused_while_planning(policies: s
     request = Request.model_validate({"fusion": "late_prob", "policy": policies, "kd": kd, "training": training})
     with pytest.raises(IncompatibleError, match=words):
         make_plan(request, registry())
-    make_plan(Request.model_validate({"fusion": "late_prob", "policy": "tmc,ogm_ge", "kd": "logits"}), registry())
+    for policies in ("tmc,ogm_ge", "aux_heads,mmpareto"):
+        make_plan(Request.model_validate({"fusion": "late_prob", "policy": policies, "kd": "logits"}), registry())
 
 
 def test_policies_are_applied_in_the_order_given() -> None:
