@@ -418,7 +418,7 @@ class TestGradientBlending:
         assert blend(one * 0.5, torch.tensor([1.2, 0.8, 0.8]), one, one)[0] == 0
         assert torch.equal(blend(one * 0.5, one * 1.2, one, one), one)
 
-    def test_weights_wait_for_the_second_estimate(self) -> None:
+    def test_weights_wait_for_something_to_compare_with(self) -> None:
         net, policy = pair(GradientBlending, "late", every=1)
         for epoch, val in enumerate([{"u": 1.0, "v": 1.0}, {"u": 0.5, "v": 0.9}]):
             assert torch.equal(policy.weights, torch.ones(2))
@@ -429,6 +429,16 @@ class TestGradientBlending:
         terms, outputs, _ = policy_step(net, [policy], toy_batch(net.task), progress(2))
         plain = F.cross_entropy(outputs["u"].logits, outputs["u"].labels)  # type: ignore[arg-type]
         assert terms["u"].item() == pytest.approx((plain * policy.weights[0]).item(), rel=1e-6)
+
+    @pytest.mark.parametrize("epochs", [6, 8, 10])
+    def test_a_short_training_is_weighted_after_the_first_super_epoch(self, epochs: int) -> None:
+        net, policy = pair(GradientBlending, "late")
+        changed = []
+        for epoch in range(epochs):
+            policy_step(net, [policy], toy_batch(net.task), progress(epoch))
+            changed.append(not torch.equal(policy.weights, torch.ones(2)))
+            policy.on_epoch(net, progress(epoch), {"u": 1 / (epoch + 1), "v": 1 / (epoch + 2)})
+        assert changed == [epoch >= 5 for epoch in range(epochs)]
 
     def test_a_budget_in_which_it_never_acts_is_refused_while_planning(self) -> None:
         def plan(epochs: int, policy: str) -> None:
