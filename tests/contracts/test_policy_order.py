@@ -14,6 +14,7 @@ from wbcbench_plugins.policies._modalities import labels_of
 from wbcbench.contracts import Batch, Outputs, Policy, Progress
 from wbcbench.contracts.needs import POLICY_ORDER
 from wbcbench.errors import IncompatibleError, PluginError
+from wbcbench.publishing.rerun import misfits
 from wbcbench.registry import Component as Registered
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import make_plan
@@ -83,6 +84,15 @@ def test_any_number_of_them_is_one_trial() -> None:
     names = ("batch_repetition", "modality_dropout", "tmc", "gradient_blending", "mmpareto")
     assert len({planned(*order).id for order in permutations(names)}) == 1
     assert tuple(p.name for p in planned(*names[::-1]).method.policies) == names
+
+
+def test_a_pack_with_another_order_is_refused() -> None:
+    trial, description = planned("tmc", "modality_dropout"), make_plan(Request(), registry()).description
+    turned = trial.method.model_copy(update={"policies": trial.method.policies[::-1]})
+    assert list(misfits(trial, description, registry())) == []
+    ((verdict, why),) = misfits(Trial(protocol=trial.protocol, method=turned), description, registry())
+    assert verdict == "refuse"
+    assert "policies in an order" in why
 
 
 def test_rows_come_before_images_losses_weights_and_gradients() -> None:
