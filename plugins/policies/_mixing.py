@@ -84,7 +84,7 @@ def mixed_terms(
     L is the fusion's own loss of the route, with the weights that it gives the row; l_m is the share of itself
     that the row kept in modality m, y_m its partner's label there; a_m is 1 / n for the n modalities that the
     route reads and the row has. The core multiplies the term by w(y), the class weight of the row's own label,
-    so that each part has the weight of its own. A route that reads one modality skips the rows without it.
+    so that each part has the weight of its own. Rows that have nothing of what a route reads teach it nothing.
 
     Computed anew from the fusion and not from `terms`: the factor between a term and the plain loss cannot be
     told where the plain loss is 0.
@@ -109,7 +109,7 @@ def mixed_terms(
             mix = mixes[m]
             turned = other[m][route] * batch.weights_of(mix.labels) / batch.weights_of(labels)
             value = value + part * (mix.share * own[route] + (1 - mix.share) * turned)
-        found[route] = masked_mean(value, there[0]) if len(reads) == 1 else value
+        found[route] = masked_mean(value, there.any(0))
     return found
 
 
