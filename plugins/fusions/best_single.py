@@ -31,6 +31,7 @@ class BestSingle(Fusion):
     source = "baseline: the modality that is best alone on validation cells"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant",)
 
     class Params(Parameters):

@@ -73,6 +73,7 @@ class CEN(Fusion):
     emits = ("joint", "modality")
     stage_maps = False
     missing = "impute"
+    offers = ("own_embedding", "own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

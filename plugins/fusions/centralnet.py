@@ -46,6 +46,7 @@ class CentralNet(Fusion):
     source = "Vielzeuf et al., arXiv 1808.07275"
     emits = ("joint", "modality")
     missing = "native"
+    offers = ("own_embedding", "own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

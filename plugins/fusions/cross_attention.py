@@ -30,6 +30,7 @@ class CrossAttention(Fusion):
     stage_maps = False
     arity = (2, None)
     missing = "native"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

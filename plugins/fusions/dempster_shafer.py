@@ -54,6 +54,7 @@ class DempsterShafer(Fusion):
     source = "combination rule of Han et al. (TMC), ICLR 2021, arXiv 2102.02051, section 3.2"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         evidence: Literal["softplus", "relu", "exp"] = param(

@@ -42,6 +42,7 @@ class Independent(Fusion):
     source = "Yang et al., arXiv 2208.08331 (abstract); batch assembly of Havasi et al., arXiv 2010.06610"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
     scales = "width"
 

@@ -40,6 +40,7 @@ class LateConfidence(Fusion):
     source = "baseline: a sum rule whose weights are each cell's confidences"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         measure: Literal["entropy", "energy", "maximum"] = param(

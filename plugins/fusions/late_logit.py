@@ -36,6 +36,7 @@ class LateLogit(Fusion):
     source = "Hinton, Neural Computation 2002, eq. 1; logarithmic opinion pool"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -20,6 +20,7 @@ class LateProb(Fusion):
     aliases = ("late",)
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -54,6 +54,7 @@ class LateTemperature(Fusion):
     source = "Guo et al., ICML 2017, arXiv 1706.04599, section 4.2, per modality"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         combine: Literal["product", "mean"] = param(

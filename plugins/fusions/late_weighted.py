@@ -41,6 +41,7 @@ class LateWeighted(Fusion):
     source = "linear opinion pool, its weights fitted on validation cells"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         prior: float = param(

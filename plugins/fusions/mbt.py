@@ -39,6 +39,7 @@ class MBT(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -26,6 +26,7 @@ class Packed(Fusion):
     emits = ("modality",)
     missing = "native"
     scales = "width"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         width: float = param(

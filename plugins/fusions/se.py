@@ -21,6 +21,7 @@ class SE(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_parameters",)
 
     class Params(Parameters):
         sites: str = param(

@@ -20,6 +20,7 @@ class SharedTrunk(Fusion):
     source = "Module-parallel layers of Wang et al., NeurIPS 2020, arXiv 2011.05005, without the exchange"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters", "meeting_losses")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -47,6 +47,7 @@ class Stacking(Fusion):
     source = "Wolpert, Neural Networks 5, 1992"
     emits = ("modality",)
     missing = "impute"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         inverse_penalty: float = param(

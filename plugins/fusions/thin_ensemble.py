@@ -24,6 +24,7 @@ class ThinEnsemble(Fusion):
     emits = ("modality",)
     missing = "native"
     scales = "width"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         width: float = param(0.0, "Factor on the channels of every network; 0: 1 / sqrt(M).", ge=0, le=8)

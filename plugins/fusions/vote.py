@@ -34,6 +34,7 @@ class Vote(Fusion):
     source = "majority vote of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

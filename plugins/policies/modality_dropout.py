@@ -43,6 +43,8 @@ class ModalityDropout(Policy):
     name = "modality_dropout"
     aliases = ("moddrop",)
     source = "Neverova et al., TPAMI 2016, arXiv 1501.00102"
+    acts_on = "rows"
+    wants = ("incomplete",)
 
     class Params(Parameters):
         rate: float = param(0.25, "Probability of dropping a modality.", ge=0, le=1, search=(0.05, 0.6))

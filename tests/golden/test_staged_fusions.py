@@ -494,7 +494,7 @@ def test_boxes_stop_towards_the_end_of_training(fraction: float, share: float) -
     outputs = with_labels(fusion(batch.images), batch)
     fusion.task_terms(outputs, batch, Progress(int(fraction * 24), 24, round(fraction * 240) % 10, 10))
     fusion.assemble(toy_batch(fusion.task, 2000), toy_draw())
-    plan = fusion._plan
+    plan = fusion.plan
     assert isinstance(plan, Plan)
     assert float(plan.boxed.float().mean()) == pytest.approx(share, abs=0.03)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wbcbench.contracts.backbone import BackboneFactory
+from wbcbench.contracts.needs import Offer
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
 from wbcbench.spec.lessons import JOINT, route_names
@@ -49,6 +50,10 @@ class Fusion(nn.Module):
     """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
     fusion is refused at plan time with a backbone that cannot be scaled."""
 
+    offers: ClassVar[tuple[Offer, ...] | None] = None
+    """What training policies find in it (`wbcbench.contracts.needs.Offer`); what follows from `emits` need not be
+    said. None: not said, and policies find out when training starts instead of while planning."""
+
     trained: ClassVar[Literal["gradient", "once"]] = "gradient"
     """`once`: the core calls `features` on every training cell and then `solve`, instead of the training
     loop. Such a fusion takes neither distillers nor policies."""
@@ -70,7 +75,9 @@ class Fusion(nn.Module):
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Decide which cell each modality shows (set `batch.rows`). Called in training only.
 
-        `forward` must never do this by asking `self.training`. Default: the same cell everywhere.
+        `forward` must never do this by asking `self.training`. What it must know of each row goes into
+        `batch.extras[self.name]` as a mapping of tensors [R, ...]; keep `batch.extras` itself, since a policy may
+        call this again to add rows. Default: the same cell everywhere.
         """
         return batch
 
@@ -114,6 +121,14 @@ class Fusion(nn.Module):
         ).float()  # [R, B]
         seen = torch.where(seen.sum(0, keepdim=True) > 0, seen, torch.ones_like(seen))
         return (probs * seen[..., None]).sum(0) / seen.sum(0)[:, None]
+
+    def modality_logits(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Modality -> logits [R, K] of what that modality alone says. Default: of its route, if it has one.
+
+        Override it where one joint head adds up what the modalities say, so that these add up to its logits, and
+        declare `logits` among `offers`. Empty where the parameters chosen do not allow it.
+        """
+        return {m: outputs[m].logits for m in self.task.modalities if m in outputs}
 
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
         """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing.

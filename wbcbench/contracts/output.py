@@ -121,7 +121,8 @@ class Batch:
     class_weights: Tensor | None = None
     """[K], mean 1 over the training cells; filled by the core, None outside of training."""
     extras: dict[str, Any] = field(default_factory=dict)
-    """Policy name -> what that policy carries from one hook of the step to the next."""
+    """Policy name -> what that policy carries from one hook of the step to the next. Fusion name -> what the
+    fusion notes of each row in `assemble`, a mapping of tensors [R, ...]; a policy that adds rows adds to it."""
 
     def __len__(self) -> int:
         return len(self.cells)

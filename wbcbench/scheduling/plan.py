@@ -14,7 +14,8 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
 from wbcbench.scheduling.exclude import Excluder
-from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared, needs_of, together
+from wbcbench.scheduling.fit import check_arity, check_fit, declared, needs_of, together
+from wbcbench.scheduling.policies import check_policies, in_order
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
 from wbcbench.spec.load import validate
@@ -74,7 +75,10 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     )
     fusions = [component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
     backbones = [component(registry, "backbone", c, request, request.backbone) for c in request.backbone]
-    policies = tuple(component(registry, "policy", c, request, request.policy) for c in request.policy)
+    given = [component(registry, "policy", c, request, request.policy) for c in request.policy]
+    policies = in_order(registry, given)
+    if list(policies) != given:
+        notes.append(f"Policies act in a fixed order: {', '.join(p.name for p in policies)}.")
     everything = [c for combination in request.kd for c in combination]
     recipes = [
         tuple(component(registry, "distiller", c, request, everything, "kd") for c in combination)
@@ -105,7 +109,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         try:
             for protocol in _protocols(registry, fusion, base):
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
-                check_policies(registry, fusion, policies, distillers, protocol.modalities)
+                check_policies(registry, fusion, policies, distillers, protocol)
                 routing: Component | None = None
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
