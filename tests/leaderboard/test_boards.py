@@ -291,3 +291,20 @@ def test_predictions_of_other_cells_are_refused(study, add):
     assert "cheat" not in [r.fusion for r in found.boards[0].rows]
     assert [r.record for r in found.refused] == [trial.id]
     assert "other test cells" in found.refused[0].reason
+
+
+@pytest.mark.parametrize("groups", [np.zeros(300, dtype=np.int64), np.arange(300) // 150])
+def test_one_record_does_not_decide_for_all_which_cells_go_together(store, groups):
+    for seed in (0, 1):
+        for fusion in ("early", "gated"):
+            p = fake_predictions(10 * seed + len(fusion), cells=300)
+            fake_record(store, fake_trial(seed, fusion=fusion), predictions=p)
+    (before,) = build([store], FAST)
+    fake_record(
+        store, fake_trial(0, fusion="mine"), predictions=fake_predictions(9, cells=300) | {"test_groups": groups}
+    )
+    (after,) = build([store], FAST)
+    assert (after.clusters, after.grouped) == (300, False)
+    assert [r.metrics for r in after.rows if r.fusion != "mine"] == [r.metrics for r in before.rows]
+    assert any("disagree about which donor" in note for note in after.notes)
+    assert explain([store], "gated", "early", FAST).low == explain([store], "early", "gated", FAST).high * -1
