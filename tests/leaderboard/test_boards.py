@@ -10,6 +10,7 @@ from wbcbench.leaderboard import Options, build, report
 from wbcbench.leaderboard.compare import explain
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.names import distinct
+from wbcbench.leaderboard.seeds import usual_seeds
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, Component, Method
 from wbcbench.spec.trial import Trial
@@ -93,6 +94,31 @@ def test_a_row_with_more_seeds_is_judged_on_those_of_the_board(store, add):
         add(store, fake_trial(seed, fusion="gated"))
     (board,) = build([store], Options(seeds=(0, 1), resamples=200))
     assert {r.seeds for r in board.rows} == {(0, 1)}
+
+
+def test_one_row_with_more_seeds_leaves_no_other_unranked(store, add):
+    for seed in (0, 1):
+        for fusion in ("a", "b", "c"):
+            add(store, fake_trial(seed, fusion=fusion))
+    for seed in range(4):
+        add(store, fake_trial(seed, fusion="mine"))
+    (board,) = build([store], FAST)
+    assert board.seeds == (0, 1)
+    assert {(r.status, r.seeds) for r in board.rows} == {("ranked", (0, 1))}
+    assert any("seeds 2, 3, which fewer rows have" in note for note in board.notes)
+
+
+@pytest.mark.parametrize(
+    ("sets", "wanted"),
+    [
+        ([], ()),
+        ([(0, 1), (0, 1), (0, 1, 2)], (0, 1)),
+        ([(0, 1), (0, 1, 2)], (0, 1, 2)),
+        ([(1, 2), (0, 1)], (0, 1)),
+    ],
+)
+def test_usual_seeds(sets, wanted):
+    assert usual_seeds(sets) == wanted
 
 
 def test_mixed_keys_are_separate_boards_and_never_one(store, add):

@@ -34,8 +34,8 @@ def check_among(
 
 def check_against(
     records: Sequence[Record], reference: Store, judge: Judge, solved_once: SolvedOnce, where: str
-) -> None:
-    """Compare with the records of a trusted store that hold the same cells."""
+) -> list[Record]:
+    """Compare with the records of a trusted store that hold the same cells, and give these."""
     related, damaged = related_records(reference, records)
     theirs = " of the reference store"
     judge.notes += [f"A record of the reference store cannot be trusted and was left out: {d}" for d in damaged]
@@ -44,6 +44,7 @@ def check_against(
     judge.run("reference.duplicates", where, lambda: copies(records, related, solved_once, theirs))
     judge.run("reference.same_trial", where, lambda: _same_trial(records, related))
     judge.run("reference.jump", where, lambda: _jump(records, related))
+    return related
 
 
 def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Record], list[str]]:

@@ -68,6 +68,8 @@ class Judge:
     made: dict[str, None] = field(default_factory=dict)
     """Names of the checks that were made (in order; a set that keeps it)."""
     notes: list[str] = field(default_factory=list)
+    consequences: list[str] = field(default_factory=list)
+    """What would become of a board that took the pack in."""
 
     def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
         """Make a check, which yields problems or raises a `RecordError`.
@@ -111,7 +113,7 @@ class Judge:
             "verdict": self.verdict,
             "checks": {name: self.state(name) for name in CHECKS},
             "findings": [vars(f) for f in self.findings],
-            "notes": [shown(note) for note in self.notes],
+            "notes": [shown(note) for note in (*self.notes, *self.consequences)],
         }
 
 
