@@ -18,8 +18,10 @@ from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.checking import checked
 from wbcbench.publishing.duplicates import SolvedOnce
 from wbcbench.publishing.opened import opened
-from wbcbench.publishing.pack import WEIGHTS, Manifest, with_teachers
+from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.unpack import Unpacked
+from wbcbench.publishing.winners import joined, of_trials
+from wbcbench.records.atomic import atomic_write_bytes
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Record, Store
 
@@ -85,8 +87,20 @@ class Pool:
                 )
             self.told += [f"{pack.name}: look: {f.check}, {f.where}: {f.text}" for f in judge.findings]
             self.told += [f"{pack.name}: {line}" for line in judge.consequences]
+            new = {r.trial.id for r in records} - set(self.digests)
             for record in records:
                 self.add(record, pack.name)
+            for root in {r.path.parent.parent for r in records}:
+                self._add_searches(root, new)
+
+    def _add_searches(self, root: Path, new: set[str]) -> None:
+        """What a pack says of searches, but of trials that it brought: nobody speaks for others."""
+        for path in sorted(root.glob(f"searches/*/{WINNER}")):
+            own = of_trials(path.read_bytes(), new)
+            place = self.store.root / path.relative_to(root)
+            if own is not None:
+                atomic_write_bytes(place, joined([own, *([place.read_bytes()] if place.is_file() else [])]))
+                self.roots = list(dict.fromkeys([*self.roots, self.store.root]))
 
     def add_stores(self, stores: list[Path], options: Options, published: Mapping[str, str], alone: bool) -> None:
         """The records of the boards that were asked for, with their teachers, and what stands beside them.

@@ -21,6 +21,7 @@ CHECKS: dict[str, str] = {
     "archive.content": "every file can be read whole and has the checksum of the archive",
     "manifest.schema": "the manifest is read strictly and names every file and record once",
     "manifest.digests": "every file has the SHA-256 that the manifest says",
+    "pack.searches": "what a search had spent can be so, and is about trials of the pack",
     "record.json": "its documents are JSON without repeated keys, NaN or anything that a record does not have",
     "record.schema": "result.json and spec.json follow the schema of this version",
     "record.digests": "the digests in result.json are those of its files",
