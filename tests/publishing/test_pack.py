@@ -67,7 +67,7 @@ def test_an_honest_pack_is_accepted(store, student, tmp_path, verify, weights):
     assert {f.check for f in judge.findings} == ({"record.weights"} if weights else set())
     assert judge.verdict == ("needs a look" if weights else "accept")
     assert judge.exit_code == 0
-    assert {n for n in CHECKS if judge.state(n) == "not made"} == {"rerun", "pack.searches"} | (
+    assert {n for n in CHECKS if judge.state(n) == "not made"} == {"rerun", "pack.searches", "pack.components"} | (
         set() if weights else {"record.weights"}
     )
 
@@ -105,7 +105,10 @@ def test_the_verbs(invoke, store, tmp_path):
     assert json.loads(out)["submitted"] == [student.trial.id]
     code, out, _ = invoke("leaderboard", "verify", pack, "--against", str(store.root))
     assert code == 0
-    assert out.endswith(": accept\n")
+    assert out.endswith(": needs a look\n")
+    assert {line.split(",")[0] for line in out.splitlines() if line.startswith("look: ")} == {
+        "look: pack.components"
+    }, "fake records do not know the digests of wbcbench's files"
     assert all(name in out for name in CHECKS)
     rezip(tmp_path / "p.zip", {**unzip(tmp_path / "p.zip"), "evil.pkl": b"x"})
     code, out, _ = invoke("leaderboard", "verify", pack, "--json")

@@ -344,4 +344,6 @@ def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> No
     for reference in (str(store.root), board):
         code, out, _ = invoke("leaderboard", "verify", pack, "--against", reference)
         assert code == 0
-        assert out.splitlines()[-1] == f"{pack}: accept"
+        assert out.splitlines()[-1] == f"{pack}: needs a look"
+        assert "fusion gated is said to be wbcbench's" in out
+        assert out.count("\nlook: ") == out.count("\nlook: pack.components, ")

@@ -58,6 +58,7 @@ def command(
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
     from wbcbench.leaderboard.text import clean
     from wbcbench.publishing.checking import solved_once_by
+    from wbcbench.publishing.own_code import installed_by
     from wbcbench.publishing.published import PACK, publish
 
     folder = to / name
@@ -72,7 +73,7 @@ def command(
     check_stores(stores)
     asked = _asked(ctx, folder, name, values)
     registry, _ = load(values["plugins"])
-    done = publish(folder, list(stores), asked, packs, solved_once_by(registry))
+    done = publish(folder, list(stores), asked, packs, solved_once_by(registry), installed_by(registry))
     for line in done.told:
         click.echo(line, err=True)
     for origin, names in done.sources.items():

@@ -45,6 +45,7 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     from wbcbench.publishing.asked import PROTOCOL, read_asked
     from wbcbench.publishing.checking import checked, solved_once_by
     from wbcbench.publishing.opened import reference_at
+    from wbcbench.publishing.own_code import installed_by
     from wbcbench.publishing.rerun import choose
 
     registry, _ = load(options["plugins"])
@@ -52,7 +53,11 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     asked = read_asked(against) if against and (against / PROTOCOL).is_file() else None
     with (
         reference_at(against) if against else nullcontext() as reference,
-        checked(pack, reference, solved_once_by(registry), asked=asked) as (judge, records, submitted),
+        checked(pack, reference, solved_once_by(registry), asked=asked, installed=installed_by(registry)) as (
+            judge,
+            records,
+            submitted,
+        ),
     ):
         if options["rerun"] and judge.verdict != "refuse":
             _rerun(choose(records, submitted, options["trial"]), judge, registry, options)

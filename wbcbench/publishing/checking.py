@@ -11,6 +11,7 @@ from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.duplicates import SolvedOnce
+from wbcbench.publishing.own_code import Installed, strange_code
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.reference_checks import check_against, check_among
 from wbcbench.publishing.seeds import told_of_seeds
@@ -31,6 +32,7 @@ def checked(
     solved_once: SolvedOnce,
     limits: Limits | None = None,
     asked: Asked | None = None,
+    installed: Installed | None = None,
 ) -> Iterator[tuple[Judge, list[Record], tuple[str, ...]]]:
     """Judge a pack. While the block runs, its records lie in a temporary folder.
 
@@ -40,6 +42,7 @@ def checked(
         solved_once: see `duplicates.SolvedOnce`.
         limits: of sizes; by default those of `Limits`.
         asked: what the reference was published for, if it is a published board.
+        installed: wbcbench's own components here, to compare with what the pack says of its; None: not compared.
 
     Yields:
         The judge, the records that were not refused by themselves, and the trial ids that were submitted.
@@ -59,6 +62,8 @@ def checked(
                 record = check_record(Path(folder) / "records" / trial_id, manifest, judge, limits)
                 records += [] if record is None else [record]
             check_among(records, reference, judge, solved_once, PACK)
+            if installed is not None:
+                judge.run("pack.components", PACK, lambda: strange_code(records, installed))
             if reference is not None:
                 related = check_against(records, reference, judge, solved_once, PACK)
                 submitted = () if manifest is None else manifest.submitted

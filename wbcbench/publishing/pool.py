@@ -18,6 +18,7 @@ from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.checking import checked
 from wbcbench.publishing.duplicates import SolvedOnce
 from wbcbench.publishing.opened import opened
+from wbcbench.publishing.own_code import Installed
 from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.publishing.winners import joined, of_trials
@@ -70,7 +71,9 @@ class Pool:
                 self.add(store.load(trial), "the published board")
         return manifest
 
-    def add_pack(self, pack: Path, asked: Asked, solved_once: SolvedOnce) -> None:
+    def add_pack(
+        self, pack: Path, asked: Asked, solved_once: SolvedOnce, installed: Installed | None = None
+    ) -> None:
         """What a stranger sent, if no check refuses it beside what is here already.
 
         Raises:
@@ -78,7 +81,7 @@ class Pool:
             UsageError: there is no such file.
         """
         reference = Unpacked(self.store.root) if self.digests else None
-        with checked(pack, reference, solved_once, asked=asked) as (judge, records, _):
+        with checked(pack, reference, solved_once, asked=asked, installed=installed) as (judge, records, _):
             bad = [f for f in judge.findings if f.level == "refuse"]
             if bad:
                 raise ComparabilityError(

@@ -30,6 +30,7 @@ from wbcbench.publishing.beside import BESIDE, beside
 from wbcbench.publishing.duplicates import SolvedOnce
 from wbcbench.publishing.ledger import LEDGER, Named, ledger_text, read_ledger
 from wbcbench.publishing.opened import opened
+from wbcbench.publishing.own_code import Installed
 from wbcbench.publishing.pack import Manifest, with_teachers, write_records
 from wbcbench.publishing.pool import Pool
 from wbcbench.publishing.readme import readme
@@ -58,6 +59,7 @@ def publish(
     asked: Asked,
     packs: tuple[Path, ...] = (),
     solved_once: SolvedOnce = lambda trial: False,
+    installed: Installed | None = None,
 ) -> Published:
     """Write a board's folder from stores, packs of strangers, and what was published there before.
 
@@ -67,6 +69,7 @@ def publish(
         asked: what to show.
         packs: from `wbcbench submit`; judged against what was published before and what the stores have.
         solved_once: see `duplicates.SolvedOnce`.
+        installed: see `checking.checked`.
 
     Raises:
         ComparabilityError: sources disagree about a trial, or a pack is refused.
@@ -85,7 +88,7 @@ def publish(
             pool.add_stores(stores, options, published, alone=not published and not packs)
             asked = _keeping(asked, pool)
         for pack in packs:
-            pool.add_pack(pack, asked, solved_once)
+            pool.add_pack(pack, asked, solved_once, installed)
         pool.whole()
         shown = report([pool.store], asked.options(statistics=False, details=False))
         ids = {s.trial_id for b in shown.boards for r in b.rows for s in r.sources}

@@ -19,16 +19,18 @@ def told_of_seeds(
 ) -> Iterator[str]:
     """Rows that would lack a seed, seeds that would not count, and boards that would ask for others.
 
+    Of single modalities, which are other boards' references, nothing is said.
+
     Args:
         records: of the pack.
         submitted: ids of the trials that it is about.
         related: of the reference.
         asked: what the reference was published for; None: it is a store, whose boards follow their rows.
     """
-    for digest in sorted({r.result.key.digest for r in records if r.trial.id in submitted}):
+    mine = [r.result for r in records if r.trial.id in submitted and r.result.fusion != "single"]
+    for digest in sorted({r.key.digest for r in mine}):
         before, after = _rows(related, digest), _rows([*related, *records], digest)
-        own = {r.result.method_id: r.result.label for r in records if r.trial.id in submitted}
-        own = {m: label for m, label in own.items() if m in after}
+        own = {r.method_id: r.label for r in mine if r.key.digest == digest}
         fixed = None if asked is None else asked.seeds or asked.board_seeds.get(digest)
         was = fixed or usual_seeds(before.values())
         now = fixed or usual_seeds(after.values())

@@ -39,6 +39,7 @@ CHECKS: dict[str, str] = {
     "record.origin": "code that is not part of wbcbench is pointed out",
     "record.perfect": "a perfect score is pointed out",
     "pack.teachers": "every teacher's record is in the pack or in the reference store",
+    "pack.components": "what is said to be wbcbench's code is what is installed here",
     "pack.labels": "records of one split agree on the labels and groups of its cells",
     "pack.duplicates": "no two trials have the same predictions",
     "reference.split": "same cells, same division: the split's hash is that of the reference store",
