@@ -12,7 +12,7 @@ import pytest
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.columns import COLUMNS, count
+from wbcbench.leaderboard.columns import COLUMNS, count, two_digits
 from wbcbench.leaderboard.formats import FORMATS, View, render
 from wbcbench.leaderboard.formats.json_document import schema
 from wbcbench.leaderboard.model import Report
@@ -171,6 +171,12 @@ def test_what_all_rows_share_is_said_once(shared_report):
     assert "All rows: backbone tiny." in text  # and gated is a stranger's
     assert "backbone" not in text.splitlines()[2]
     assert "backbone" in render(Report(boards=(board,)), "plain").decode().splitlines()[2]
+
+
+def test_timings_have_two_digits():
+    numbers = (0.0234, 0.975, 0.996, 1.25, 9.96, 9.94, 12.6, 99.6, 123.4, 4321)
+    shown = ["0.023", "0.97", "1.0", "1.2", "10", "9.9", "13", "100", "120", "4300"]
+    assert [two_digits(x) for x in numbers] == shown
 
 
 def test_counts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
@@ -36,6 +37,13 @@ def count(value: float | None) -> str:
             digits = 2 - (value >= 9.995 * size) - (value >= 99.95 * size)
             return f"{value / size:.{digits}f}{unit}"
     return f"{value:.0f}"
+
+
+def two_digits(value: float) -> str:
+    """0.0234 -> `0.023`, 9.41 -> `9.4`, 123 -> `120`: what a timing is worth, without an exponent."""
+    rounded = float(f"{value:.1e}")
+    places = 1 - floor(log10(rounded)) if rounded > 0 else 0
+    return f"{rounded:.{max(0, places)}f}"
 
 
 def _rank(row: Row, board: Board) -> str:
@@ -81,7 +89,7 @@ def _difference(pick: Callable[[Row], Difference | None], whole: bool) -> Cell:
 
 def _timing(row: Row, board: Board) -> str:
     t = row.timing
-    return "" if t.latency_ms is None else f"{t.latency_ms:.3g} ms"
+    return "" if t.latency_ms is None else f"{two_digits(t.latency_ms)} ms"
 
 
 def _throughput(row: Row, board: Board) -> str:
@@ -161,7 +169,7 @@ COLUMNS: dict[str, Column] = {
     ),
     "params": Column("params", "parameters of the deployed network", lambda r, b: count(r.params), right=True),
     "macs": Column("MACs", "multiply-accumulates per cell", lambda r, b: count(r.macs), right=True),
-    "latency": Column("latency", "median, batch of one; compare within one device only", _timing, right=True),
+    "latency": Column("latency", "batch of one; compare within one device only", _timing, right=True),
     "throughput": Column("cells/s", "batches of 32; compare within one device only", _throughput, right=True),
     "device": Column("device", "where latency and throughput were measured", _device),
     "teacher_cost": Column("teacher cost", "training time of all teachers, MACs of one student's", _teaching),
@@ -234,4 +242,16 @@ def shared(board: Board) -> dict[str, str]:
     return {name: values.pop() for name, values in cells.items() if len(values) == 1}
 
 
-__all__ = ["COLUMNS", "FIRST_TO_GO", "HEADERS", "NARROW", "SHARED", "WIDE", "Column", "chosen", "count", "shared"]
+__all__ = [
+    "COLUMNS",
+    "FIRST_TO_GO",
+    "HEADERS",
+    "NARROW",
+    "SHARED",
+    "WIDE",
+    "Column",
+    "chosen",
+    "count",
+    "shared",
+    "two_digits",
+]

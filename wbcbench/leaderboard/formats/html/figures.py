@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from wbcbench.leaderboard.columns import HEADERS, count
+from wbcbench.leaderboard.columns import HEADERS, count, two_digits
 from wbcbench.leaderboard.formats.html.choices import Choice, Drawing
 from wbcbench.leaderboard.formats.html.looks import INK, SHADES, finish, label, short
 from wbcbench.leaderboard.model import Across, Board, Row
@@ -163,7 +163,7 @@ def _sides(rows: Sequence[Row], cost: Cost) -> list[str]:
 def _hover(row: Row, board: Board) -> str:
     e = row.metrics[board.by]
     interval = "" if e.low is None or e.high is None else f" ({e.low:.3f}..{e.high:.3f})"
-    latency = "" if row.timing.latency_ms is None else f", {row.timing.latency_ms:.3g} ms"
+    latency = "" if row.timing.latency_ms is None else f", {two_digits(row.timing.latency_ms)} ms"
     return (
         f"<b>{label(row.name)}</b><br>{HEADERS[board.by]} {e.mean:.3f}{interval}<br>"
         f"{count(row.macs) or '?'} MACs, {count(row.params)} parameters{latency}"
