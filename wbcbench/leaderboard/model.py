@@ -278,6 +278,8 @@ class Across(Strict):
     """Bars of the critical-difference diagram."""
     improvement: tuple[Improvement, ...]
     """For every pair, the better mean rank first."""
+    notes: tuple[str, ...] = ()
+    """How rows were matched, where they differ."""
 
 
 class Refused(Strict):

@@ -96,4 +96,4 @@ def across_lines(across: Across) -> list[str]:
             f"Chance that a run of {across.methods[0]} beats one of another, on a data set drawn at random:"
         )
     lines += [f"{i.probability:.2f} ({i.low:.2f}..{i.high:.2f})  {i.b}" for i in best]
-    return lines
+    return [*lines, *across.notes]
