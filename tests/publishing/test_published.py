@@ -60,6 +60,7 @@ def test_equal_records_give_equal_bytes_and_need_no_store(store: Store, board: P
     assert set(content(board)) == {
         "README.md", "board.csv", "board.json", "index.html", "protocol.json", "records.txt", "records.zip",
     }  # fmt: skip
+    assert "<h1>Cells</h1>" in (board / "index.html").read_text()
     publish(tmp_path / "again" / "cells", [store.root], ASKED)
     assert content(tmp_path / "again" / "cells") == content(board)
     shutil.rmtree(store.root)

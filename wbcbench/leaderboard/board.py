@@ -11,7 +11,7 @@ from wbcbench.leaderboard.gains import Baselines
 from wbcbench.leaderboard.gather import Found, by_method
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.model import Board, Comparison, Estimate, Row
-from wbcbench.leaderboard.names import named
+from wbcbench.leaderboard.names import named, with_backbones
 from wbcbench.leaderboard.options import Options
 from wbcbench.leaderboard.rows import RowMaker
 from wbcbench.leaderboard.seeds import board_seeds
@@ -51,7 +51,7 @@ def make_board(
         missing = tuple(s for s in seeds if s not in {f.entry.seed for f in records})
         status = "reference" if method not in own else "incomplete" if missing else "ranked"
         rows.append(maker.row(records, status, missing if status == "incomplete" else ()))  # type: ignore[arg-type]
-    rows = named(rows)
+    rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
     names = {r.method_id: r.name for r in rows}
     comparisons: list[Comparison] = []
     if judge is not None:

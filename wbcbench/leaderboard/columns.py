@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import floor, log10
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.model import METRIC_NAMES, Board, Difference, Row
+from wbcbench.leaderboard.numbers import count, two_digits
 
 Cell = Callable[[Row, Board], str]
 
@@ -26,24 +26,6 @@ class Column:
     doc: str
     cell: Cell
     right: bool = False
-
-
-def count(value: float | None) -> str:
-    """1234567 -> `1.23M`, three digits; empty for None."""
-    if value is None:
-        return ""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * size:
-            digits = 2 - (value >= 9.995 * size) - (value >= 99.95 * size)
-            return f"{value / size:.{digits}f}{unit}"
-    return f"{value:.0f}"
-
-
-def two_digits(value: float) -> str:
-    """0.0234 -> `0.023`, 9.41 -> `9.4`, 123 -> `120`: what a timing is worth, without an exponent."""
-    rounded = float(f"{value:.1e}")
-    places = 1 - floor(log10(rounded)) if rounded > 0 else 0
-    return f"{rounded:.{max(0, places)}f}"
 
 
 def _rank(row: Row, board: Board) -> str:
@@ -138,7 +120,7 @@ COLUMNS: dict[str, Column] = {
     "method": Column("method", "fusion + distiller, and what else tells rows apart", lambda r, b: r.name),
     "fusion": Column("fusion", "how modalities are joined", lambda r, b: r.method),
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
-    "backbone": Column("backbone", "of the student", lambda r, b: r.backbone),
+    "backbone": Column("backbone", "of the student; with what tells it from others", lambda r, b: r.backbone_text),
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
     "teachers": Column("teachers", "backbones of the teachers", lambda r, b: "+".join(r.teacher_backbones)),
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
@@ -196,7 +178,8 @@ FIRST_TO_GO = (
 """In which order columns of the default choice are left out where a terminal is too narrow for them."""
 
 WIDE = (
-    "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval", *METRIC_NAMES, "over_single_interval",
+    "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval",
+    *(name for m in METRIC_NAMES for name in (m, f"{m}_interval")), "over_single_interval",
     "over_no_kd_interval", "params", "macs", "latency", "throughput", "device", "teacher_cost", "search",
     "worst_subset", "pseudo", "provider",
 )  # fmt: skip

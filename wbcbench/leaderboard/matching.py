@@ -71,7 +71,10 @@ def _notes(methods: Mapping[str, Rows], left: Sequence[str]) -> Iterator[str]:
     if recipes:
         yield f"With another training recipe on each data set: {', '.join(recipes)}."
     if left:
-        yield f"On all of them, but with other parameters, and so not compared: {', '.join(left)}."
+        yield (
+            "On all of them, but not compared, since parameters differ or several rows are called so: "
+            f"{', '.join(left)}."
+        )
 
 
 def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:

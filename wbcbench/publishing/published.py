@@ -23,7 +23,7 @@ from pathlib import Path
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard.build import report
-from wbcbench.leaderboard.formats import FORMATS, render
+from wbcbench.leaderboard.formats import FORMATS, View, render
 from wbcbench.leaderboard.model import Report
 from wbcbench.publishing.asked import PROTOCOL, Asked, Protocol, invalid_beside
 from wbcbench.publishing.beside import BESIDE, beside
@@ -172,7 +172,7 @@ def files(
             LEDGER: ledger_text(known),
         }
         if "html" in FORMATS:
-            made["index.html"] = render(found, "html")
+            made["index.html"] = render(found, "html", View(title=asked.title))
     return made, found
 
 
