@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wbcbench.errors import UsageError
-from wbcbench.records.find import find_record
+from wbcbench.records.find import find_record, find_records
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial
 
@@ -32,6 +32,15 @@ def test_of_several_seeds_the_best_on_validation_is_meant(store: Store) -> None:
     }
     assert len(scores) == 2
     assert find_record("early", store).trial.id == max(scores, key=lambda i: scores[i] or 0)
+
+
+def test_a_name_may_mean_every_seed_and_an_id_means_one(store: Store) -> None:
+    assert [r.result.seed for r in find_records("early", store)] == [0, 1]
+    one = find_record("early", store)
+    for text in (one.trial.id, one.path):
+        assert [r.trial.id for r in find_records(text, store)] == [one.trial.id]
+    with pytest.raises(UsageError, match="So begin"):
+        find_records("late", store)
 
 
 @pytest.mark.parametrize(

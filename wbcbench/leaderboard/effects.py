@@ -17,11 +17,11 @@ from typing import Any, Literal, get_args
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
-from wbcbench.leaderboard.board import board_seeds
 from wbcbench.leaderboard.gather import Found, by_method, gather
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.names import distinct
 from wbcbench.leaderboard.options import Options
+from wbcbench.leaderboard.seeds import board_seeds
 from wbcbench.leaderboard.selection import Group, groups
 from wbcbench.leaderboard.statistics import holm
 from wbcbench.leaderboard.statistics.ties import ALPHA
@@ -89,7 +89,7 @@ def effects(
     wanted = against or USUAL.get(of)
     made, seen = [], set[str]()
     for group in groups(found, options):
-        seeds = board_seeds(by_method(group.own), options)
+        seeds = board_seeds(by_method(group.own), options, group.digest)
         methods = {
             m: [f for f in records if f.entry.seed in seeds]
             for m, records in by_method(group.own).items()

@@ -93,9 +93,9 @@ class Cost(Strict):
     macs: int | None = None
     """Multiply-accumulates of one cell."""
     latency_ms: float | None = None
-    """Median, batch of one."""
+    """Batch of one: the least of several short bursts' medians (in older records one median)."""
     throughput: float | None = None
-    """Images per second, batch of 32."""
+    """Images per second, batch of 32; measured likewise."""
     train_seconds: float | None = None
     teacher_seconds: float | None = None
     """Computing teachers' answers that were not stored yet; no part of `train_seconds`. Live teachers' time

@@ -16,6 +16,7 @@ from wbcbench.leaderboard.plots.canvas import canvas
 from wbcbench.leaderboard.plots.costs import COSTS, frontier
 from wbcbench.leaderboard.plots.difference import critical_difference
 from wbcbench.leaderboard.plots.palette import MARKERS, OKABE_ITO, styles
+from wbcbench.leaderboard.plots.students import students
 from wbcbench.leaderboard.text import clean
 
 Draw = Callable[[Report, str], Figure]
@@ -74,13 +75,16 @@ def bars(report: Report, cost: str) -> Figure:
 
 
 def heatmap(report: Report, cost: str) -> Figure:
-    """Fusion x distiller; a cell holds the best row of that pair."""
+    """Fusion x distiller; a cell holds the best row of that pair, of one backbone."""
     board = _only(report)
-    rows = _shown(board)
+    rows, left = students(board)
     fusions = list(dict.fromkeys(r.method for r in rows))
     kds = sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))
     if len(fusions) < 2 or len(kds) < 2:
-        raise UsageError("A heat map needs at least two fusions and two distillers. --kind bars shows this board.")
+        raise UsageError(
+            "A heat map needs at least two fusions and two distillers on one backbone. "
+            "--kind bars shows this board."
+        )
     table = np.full((len(fusions), len(kds)), np.nan)
     pick = np.fmax if board.higher_is_better else np.fmin
     for r in rows:
@@ -98,6 +102,7 @@ def heatmap(report: Report, cost: str) -> Figure:
     axes.set_xticks(range(len(kds)), [clean(k) for k in kds], rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(fusions)), [clean(f) for f in fusions], fontsize=8)
     figure.colorbar(image, ax=axes, label=HEADERS[board.by])
+    axes.set_xlabel(clean(left), fontsize=7)
     axes.grid(False)
     return figure
 
