@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.distiller import Distiller, PairShapes
     from wbcbench.contracts.fusion import JOINT, Deployed, Fusion, route_names
     from wbcbench.contracts.needs import Needs
-    from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task
+    from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
@@ -26,7 +26,7 @@ _LAZY = {
     "JOINT": "fusion", "Deployed": "fusion", "Fusion": "fusion", "route_names": "fusion",
     "Needs": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
-    "Outputs": "output", "Progress": "output", "Task": "output",
+    "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "Policy": "policy",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
@@ -66,6 +66,7 @@ __all__ = [
     "Task",
     "content_digest",
     "each_teacher",
+    "masked_mean",
     "mean_teacher",
     "param",
     "route_names",

@@ -83,7 +83,8 @@ class Fusion(nn.Module):
     def task_terms(self, outputs: Outputs, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Named per-sample task losses [R], before class weights. Default: cross-entropy per route.
 
-        Every route is supervised with the label of the cell that it was shown (`Output.labels`).
+        Every route is supervised with the label of the cell that it was shown (`Output.labels`). Of a term [R]
+        that is named after a route, the core leaves out the rows that had no image for it (`Output.shown`).
         """
         return {
             route: F.cross_entropy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def policy_step(
         batch = policy.images(batch, progress.draw)
 
     def run(images: dict[str, Tensor], present: Tensor | None) -> Outputs:
-        return with_labels(fusion(images, present), batch)
+        return with_labels(fusion(images, present), replace(batch, present=present))
 
     outputs = run(batch.images, batch.present)
     for policy in policies:
