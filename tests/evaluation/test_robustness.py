@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Cells, Output, Outputs, Task
 from wbcbench.data.resident import ResidentCells
-from wbcbench.evaluation.corruptions import CORRUPTIONS
+from wbcbench.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from wbcbench.evaluation.robustness import diversity, examine, kl
 from wbcbench.evaluation.shapley import shapley, subsets
 from wbcbench.testing.components import component_class
@@ -89,10 +89,24 @@ def test_a_corruption_is_seeded_by_cell_and_grows_with_its_strength(kind: str) -
         assert not torch.equal(whole, corrupt(x, ids, 0.6, 1))
 
 
+@pytest.mark.parametrize("side", [16, 24, 28, 40, 64])
+def test_every_severity_damages_cells_more_than_the_one_before(side: int) -> None:
+    """On rendered cells, whatever their size, 0 < d1 < .. < d5, and severity 1 is no mere rounding."""
+    synthetic = component_class("dataset", "synthetic")
+    raw = synthetic(synthetic.Params(cells=60, image_size=side)).load().images["brightfield"]
+    x, ids = torch.from_numpy(raw[:24]).float(), torch.arange(24)
+    x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
+    for kind, corrupt in CORRUPTIONS.items():
+        damage = [(corrupt(x, ids, s / len(SEVERITIES), 0) - x).pow(2).mean().item() for s in SEVERITIES]
+        steps = zip([1e-3, *damage], damage, strict=False)
+        assert all(less < more for less, more in steps), f"{kind} at {side} px: {damage}"
+
+
 def test_blurs_keep_the_brightness_of_a_flat_image() -> None:
     flat = torch.full((1, 1, 20, 20), 0.7)
     for kind in ("blur", "defocus", "misregistration"):
-        assert torch.allclose(CORRUPTIONS[kind](flat, torch.tensor([0]), 1.0, 0), flat, atol=1e-5)
+        for strength in (0.2, 1.0):
+            assert torch.allclose(CORRUPTIONS[kind](flat, torch.tensor([0]), strength, 0), flat, atol=1e-5)
 
 
 def test_a_network_that_reads_one_modality_is_found_out() -> None:
