@@ -115,8 +115,15 @@ class Fusion(nn.Module):
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
         """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing.
 
-        They are of the validation cells that have every modality, where each class has such cells.
+        They are of the validation cells that have every modality, where each class has such cells. The core calls
+        it several times, each time from the state before the first: on all folds of the cells but one, to predict
+        that one for the validation metrics, and at last on all of them, for the test. A fold may lack a class.
         """
+
+    @property
+    def combines(self) -> bool:
+        """Whether there is a combiner to fit."""
+        return type(self).fit_combiner is not Fusion.fit_combiner
 
     def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
         """What inference runs when only the modalities `present` are given; its cost is counted.

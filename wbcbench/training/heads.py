@@ -53,6 +53,10 @@ class ReplacedHeads(Fusion):
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return self.inner.predict(outputs, present)
 
+    @property
+    def combines(self) -> bool:
+        return self.inner.combines
+
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
         self.inner.fit_combiner(val_outputs, labels)
 

@@ -17,7 +17,7 @@ from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
-from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
+from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
@@ -29,6 +29,7 @@ from wbcbench.training.build import (
     build_routing,
     task_of,
 )
+from wbcbench.training.combiner import fit_combiner
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
 from wbcbench.training.imputer import Imputer
@@ -95,11 +96,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
-    told = state.best_predictions
-    if type(fusion).fit_combiner is not Fusion.fit_combiner:
-        judges = complete(cells, val, trial.reads)  # what a head says of an absent image tells nothing of the head
-        fusion.fit_combiner(forward_all(fusion, cells, judges, trial.reads)[0], cells.labels[judges])
-        told = None
+    told = fit_combiner(fusion, cells, val, trial.reads) if fusion.combines else state.best_predictions
     predictions: dict[str, Predictions] = {"val": told or predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)
