@@ -22,6 +22,7 @@ from wbcbench.contracts import (
     Output,
     Outputs,
     Parameters,
+    PerModality,
     Task,
     param,
 )
@@ -62,7 +63,7 @@ class Independent(Fusion):
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
         self.backbone = backbone(sum(task.channels.values()), width=params.width)
-        self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
+        self.heads = PerModality({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         batch.rows = slot_rows(len(batch), self.task.modalities, self.params.rho, self.params.repeats, draw)
@@ -77,13 +78,13 @@ class Independent(Fusion):
         features = self.backbone(torch.cat(slots, 1), maps)
         return {
             m: Output(
-                logits=self.heads[m](features.embedding),
+                logits=head(features.embedding),
                 embedding=features.embedding,
                 maps=features.maps,
                 reads=frozenset({m}),
-                head=self.heads[m],
+                head=head,
             )
-            for m in self.task.modalities
+            for m, head in self.heads.items()
         }
 
     def head_params(self) -> dict[str, list[nn.Parameter]]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
     from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
+    from wbcbench.contracts.deploy import Deployed, PerModality, without
     from wbcbench.contracts.distiller import Distiller, PairShapes
-    from wbcbench.contracts.fusion import JOINT, Deployed, Fusion, route_names
+    from wbcbench.contracts.fusion import JOINT, Fusion, route_names
     from wbcbench.contracts.needs import Needs
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
@@ -23,7 +24,8 @@ _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
-    "JOINT": "fusion", "Deployed": "fusion", "Fusion": "fusion", "route_names": "fusion",
+    "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
+    "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion",
     "Needs": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
@@ -60,6 +62,7 @@ __all__ = [
     "Outputs",
     "PairShapes",
     "Parameters",
+    "PerModality",
     "Policy",
     "Progress",
     "Routing",
@@ -72,4 +75,5 @@ __all__ = [
     "route_names",
     "stage_shapes",
     "weighted",
+    "without",
 ]  # fmt: skip

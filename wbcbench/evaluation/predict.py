@@ -62,7 +62,7 @@ def forward_all(
         probs.append(fusion.predict(outputs, present).float())
         parts.append(outputs)
     fusion.train(was_training)
-    return {route: _join([p[route] for p in parts]) for route in parts[0]}, torch.cat(probs)
+    return {route: joined([p[route] for p in parts]) for route in parts[0]}, torch.cat(probs)
 
 
 def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
@@ -86,7 +86,8 @@ def complete(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> 
     return whole if set(cells.labels[whole].tolist()) == set(cells.labels[ids].tolist()) else ids
 
 
-def _join(parts: list[Output]) -> Output:
+def joined(parts: list[Output]) -> Output:
+    """One route's outputs for several batches as one, without maps."""
     embeddings = [p.embedding for p in parts if p.embedding is not None]
     shown = [p.shown for p in parts if p.shown is not None]
     return Output(
