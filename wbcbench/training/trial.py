@@ -67,9 +67,11 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     cells, split = bench.resident(trial), bench.split(trial)
     train, val = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val))
     fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
-    if fusion.missing == "refuse" and cells.present(train[:1], trial.reads) is not None:
+    lacking = [m for m in trial.reads if m in cells.incomplete]
+    if fusion.missing == "refuse" and lacking:  # unknown to the plan where the data set does not tell
         raise IncompatibleError(
-            f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some are missing."
+            f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some cells have no "
+            f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities)."
         )
     if isinstance(imputer := getattr(fusion, "imputer", None), Imputer):
         imputer.measure(cells)
