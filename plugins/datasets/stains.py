@@ -47,6 +47,7 @@ class Stains(Dataset):
             modalities=modalities | dict.fromkeys(WINDOWS[self.params.space], 1),
             fingerprint=self._fingerprint(base.fingerprint, source),
             pseudo_multimodal=True,
+            incomplete=(),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:

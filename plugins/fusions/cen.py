@@ -54,7 +54,7 @@ class Exchanging(Private):
 
     def gammas(self) -> list[Tensor]:
         """M of [C], the norms' scales."""
-        return [m.weight for m in self.each]  # type: ignore[misc]
+        return [m.weight for m in self.each.values()]  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(exchange(self.split(x), self.gammas(), self.threshold))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
 
@@ -90,6 +90,3 @@ class LateTemperature(Fusion):
             self.inverse.copy_(fit_inverse(logits, labels))
         else:
             self.inverse.copy_(torch.cat([fit_inverse(z[:, None], labels) for z in logits.unbind(1)]))
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

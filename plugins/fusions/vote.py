@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
 
@@ -46,6 +46,3 @@ class Vote(Fusion):
 
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return majority(stacked_logits(outputs).softmax(2), seen(outputs, present, self.task.modalities))
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from wbcbench.api import load_records
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Store
@@ -47,7 +48,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
         (store.replay_dir("c" * 24) / "logits_0000.npy").write_bytes(b"\x93NUMPY")
         (store.work(fake_trial(9).id) / "checkpoint.safetensors").write_bytes(b"\x08" + bytes(15))
     (store.root / "evaluations").mkdir()
-    document = {"version": 1, "digest": first.result.digest, "result": {"subsets": {"dapi": {"macro_f1": 0.5}}}}
+    document = {
+        "version": EXAMINATION_VERSION,
+        "digest": first.result.digest,
+        "result": {"subsets": {"dapi": {"macro_f1": 0.5}}},
+    }
     (store.root / "evaluations" / f"{first.trial.id}.json").write_text(json.dumps(document))
     report([store.root], FAST)
     return store

@@ -105,8 +105,8 @@ class TestOnCellNet(FusionContract):
     test_solves_the_problems_that_it_promises_to_solve = None  # type: ignore[assignment]
 
     def _train(self, fusion: Fusion, steps: int) -> float:
-        # Boxes cut from twelve cells take longer to learn from than anything else here.
-        return super()._train(fusion, steps if self.cls.name == "mixmo" else min(steps, 60))
+        # Boxes cut from a few cells and exchanged tokens take longer to learn from than anything else here.
+        return super()._train(fusion, steps if self.cls.name in ("mixmo", "token_fusion") else min(steps, 60))
 
 
 # Pure functions against loops.

@@ -93,6 +93,10 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
         assert f'id="figure-{name}"' in text
     assert f"{entry['result']['shapley']['u']:.3f}" in text
     assert "Not examined" not in text
+    for subset, cost in entry["result"]["subset_cost"].items():
+        assert f'<th scope="row">{subset.replace("+", " + ")}</th>' in text
+        assert f'<td class="number">{cost["params"]:,}</td><td class="number">{cost["macs"]:,}</td>' in text
+    assert "filled in and read like the others" in text, "stacking imputes"
     path = winners.root / "evaluations" / f"{found.record.trial.id}.json"
     path.write_text(json.dumps(entry | {"digest": "of another record"}))
     assert examination(found.record) is None

@@ -120,6 +120,12 @@ DEFECTS = {
          (FORWARD, f"self.steps += self.training\n        h = h * (1 + 0.1 * self.steps)\n        {FORWARD}")),
         "state_survives", r"saved and loaded.*register_buffer",
     ),
+    "fusion, deployed only for all modalities": Defect(
+        "fusion",
+        ((FUSION_END, "    def deploy(self, present=None):\n        from wbcbench.contracts import Deployed\n\n"
+          f"        return Deployed(self)\n\n{FUSION_END}"),),
+        "deployed_for_some", r"asks for '\w'.*`Deployed\(fusion, present\)`",
+    ),
     "distiller, unregistered parameter in a list": Defect(
         "distiller",
         (("    def terms", SETUP.format(argument="pair", body="self.scale = [nn.Parameter(torch.ones(1))]")

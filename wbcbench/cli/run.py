@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.choices import choice_options, given
-from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.options import evaluate_option, json_option, load, plugin_options
 
 if TYPE_CHECKING:
     from wbcbench.plugins import LoadReport, PluginOptions
@@ -29,12 +29,7 @@ Examples:
 
 @click.command("run", epilog=EPILOG)
 @choice_options(seeds="One trial per seed; default: 0.")
-@click.option(
-    "--evaluate",
-    type=click.Choice(["standard", "full"]),
-    default="standard",
-    help="full: also every subset of modalities, corruptions, reliance, diversity (evaluations/ID.json).",
-)
+@evaluate_option
 @click.option("--dry-run", is_flag=True, help="Show the trials, which are done, and stop.")
 @json_option
 @plugin_options
@@ -119,12 +114,9 @@ def _run(
                 ended = execute(request, plan, registry, plugins, source, display, report.observers)
                 outcomes = in_order(plan, ended)
             if full:
-                from wbcbench.scheduling.inline import prepare
-                from wbcbench.training.examine import examined
+                from wbcbench.scheduling.examining import examine_students
 
-                bench = prepare(plan, request, registry, display.decoding)
-                students = [o for o in outcomes if o.record is not None and o.planned.role == "student"]
-                examinations = [examined(o.record, bench) for o in students if o.record is not None]
+                examinations = examine_students(outcomes, plan, request, registry, display.decoding)
     if as_json:
         extra = {"evaluations": examinations} if full else {}
         print_json(document(outcomes, plan) | extra)

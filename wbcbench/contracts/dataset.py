@@ -42,6 +42,9 @@ class Description:
     pseudo_multimodal: bool = False
     """True when modalities are computed from one image: no new light was measured."""
     licence: str = "unknown"
+    incomplete: tuple[str, ...] | None = None
+    """Modalities that some cells lack, in canonical order; empty: every cell has all. None: not known without
+    loading."""
 
 
 @dataclass
@@ -77,6 +80,13 @@ class Cells:
     def modalities(self) -> dict[str, int]:
         """Modality -> channels."""
         return {name: int(array.shape[1]) for name, array in self.images.items()}
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Modalities that some cells lack."""
+        if self.present is None:
+            return ()
+        return tuple(m for m, here in zip(self.images, self.present.T, strict=True) if not here.all())
 
     def check(self) -> Cells:
         """Raise `DataError` unless every promise of this class holds; return self."""

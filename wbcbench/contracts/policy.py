@@ -107,7 +107,9 @@ class Policy(nn.Module):
         """Re-weight, add or drop task terms (each [R], or a scalar).
 
         The core multiplies a term that is named after a route by the class weights of the route's labels, and
-        no other; a policy that adds a term of labels under another name uses `batch.weights_of`.
+        no other; a policy that adds a term of labels under another name uses `batch.weights_of`. Rows that a route
+        was shown nothing of are zero in the term that is handed in, and its mean is over the others; a policy that
+        makes a term anew leaves them out by `masked_mean(term, out.shown)`.
         """
         return terms
 

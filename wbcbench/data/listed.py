@@ -90,6 +90,7 @@ class ListedImages(ABC, Generic[P]):
             split_sizes=split_sizes(manifest.split),
             groups=manifest.groups is not None,
             licence=self.licence,
+            incomplete=tuple(m for m, paths in manifest.paths.items() if not all(paths)),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:

@@ -12,10 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard.gather import Found
 from wbcbench.leaderboard.model import MissingModalities, Search
-
-EXAMINATION_VERSION = 1
 
 
 class _Lenient(BaseModel):

@@ -75,6 +75,19 @@ def check_fit(
     _check_roles(registry, distillers)
 
 
+def check_complete(
+    registry: Registry, fusion: Component, modalities: tuple[str, ...], description: Description
+) -> None:
+    """Raises `IncompatibleError` for a fusion that refuses incomplete cells, where some are known to be."""
+    lacking = [m for m in modalities if m in (description.incomplete or ())]
+    if lacking and declared(registry, "fusion", fusion).missing == "refuse":
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' needs every modality of every cell, but some cells have no "
+            f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities), or choose a "
+            "fusion that takes incomplete cells (`wbcbench list fusions`)."
+        )
+
+
 def check_arity(registry: Registry, fusion: Component, modalities: tuple[str, ...]) -> None:
     """Raises `IncompatibleError` for a number of modalities that a fusion does not take."""
     low, high = declared(registry, "fusion", fusion).arity

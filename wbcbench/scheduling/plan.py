@@ -14,7 +14,7 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
 from wbcbench.scheduling.exclude import Excluder
-from wbcbench.scheduling.fit import check_arity, check_fit, declared, needs_of, together
+from wbcbench.scheduling.fit import check_arity, check_complete, check_fit, declared, needs_of, together
 from wbcbench.scheduling.policies import check_policies, in_order
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
@@ -114,6 +114,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
                     routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
+                for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
+                    check_complete(registry, by, read, description)
                 method = Method(
                     fusion=fusion,
                     backbone=backbone,

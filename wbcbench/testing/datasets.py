@@ -54,6 +54,8 @@ class DatasetContract:
             "groups": (said.groups, cells.groups is not None),
             "split_sizes": (stated, counts),
         }
+        if said.incomplete is not None:
+            pairs["incomplete"] = (said.incomplete, cells.incomplete)
         for name, (foretold, loaded) in pairs.items():
             promise(
                 foretold == loaded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def policy_step(
         batch = policy.images(batch, progress.draw)
 
     def run(images: dict[str, Tensor], present: Tensor | None, maps: bool = False) -> Outputs:
-        return with_labels(fusion(images, present, maps), batch)
+        return with_labels(fusion(images, present, maps), replace(batch, present=present))
 
     outputs = run(batch.images, batch.present, maps)
     for policy in policies:

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from wbcbench.errors import UsageError
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.robustness import examine
 from wbcbench.records.atomic import atomic_write_json
 from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Record
 from wbcbench.training.trial import load_fusion
 from wbcbench.training.workbench import Workbench
-
-VERSION = 1
 
 
 def examined(record: Record, bench: Workbench) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
             entry = {}
         if (
             isinstance(entry, dict)
-            and entry.get("version") == VERSION
+            and entry.get("version") == EXAMINATION_VERSION
             and entry.get("digest") == record.result.digest
         ):
             return entry
@@ -44,7 +43,7 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
     cells, split = bench.resident(trial), bench.split(trial)
     test = torch.as_tensor(split.test, device=bench.device)
     entry = {
-        "version": VERSION,
+        "version": EXAMINATION_VERSION,
         "trial_id": trial.id,
         "digest": record.result.digest,
         "method": trial.label,
