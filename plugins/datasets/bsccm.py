@@ -80,6 +80,7 @@ class Bsccm(Dataset):
             fingerprint=self._fingerprint,
             image_size=sides.pop() if len(sides) == 1 else None,
             groups=self.params.group == "fov",
+            group_count=len(np.unique(self._fields[rows])) if self.params.group == "fov" else None,
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:

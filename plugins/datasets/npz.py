@@ -56,6 +56,7 @@ class Npz(Dataset):
             image_size=sides.pop() if len(sides) == 1 else None,
             split_sizes=split_sizes(table.split),
             groups=table.groups is not None,
+            group_count=None if table.groups is None else len(np.unique(table.groups)),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:

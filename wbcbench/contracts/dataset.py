@@ -39,6 +39,8 @@ class Description:
     split_sizes: dict[str, int] | None = None
     """Cells per official split, or None where the protocol has to make one."""
     groups: bool = False
+    group_count: int | None = None
+    """How many: a split that cannot be made of so few is refused before images are read. None: not counted."""
     pseudo_multimodal: bool = False
     """True when modalities are computed from one image: no new light was measured."""
     licence: str = "unknown"

@@ -89,6 +89,7 @@ class ListedImages(ABC, Generic[P]):
             image_size=self._side(index),
             split_sizes=split_sizes(manifest.split),
             groups=manifest.groups is not None,
+            group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
         )
 

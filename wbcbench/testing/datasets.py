@@ -53,6 +53,10 @@ class DatasetContract:
             "pseudo_multimodal": (said.pseudo_multimodal, cells.pseudo_multimodal),
             "groups": (said.groups, cells.groups is not None),
             "split_sizes": (stated, counts),
+            "group_count": (
+                said.group_count,
+                None if said.group_count is None or cells.groups is None else len(np.unique(cells.groups)),
+            ),
         }
         for name, (foretold, loaded) in pairs.items():
             promise(
