@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
+    from wbcbench.contracts.preparation import Preparation, middle_square
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
@@ -29,6 +30,7 @@ _LAZY = {
     "Outputs": "output", "Progress": "output", "Task": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "Policy": "policy",
+    "Preparation": "preparation", "middle_square": "preparation",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
 }  # fmt: skip
 
@@ -61,12 +63,14 @@ __all__ = [
     "PairShapes",
     "Parameters",
     "Policy",
+    "Preparation",
     "Progress",
     "Routing",
     "Task",
     "content_digest",
     "each_teacher",
     "mean_teacher",
+    "middle_square",
     "param",
     "route_names",
     "stage_shapes",

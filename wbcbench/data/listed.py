@@ -58,6 +58,10 @@ class ListedImages(ABC, Generic[P]):
         """What images are decoded to, where it is not what their headers say."""
         return index
 
+    def _resolved(self, index: ImageIndex) -> dict[str, Any]:
+        """See `Cells.resolved`."""
+        return {}
+
     def _side(self, index: ImageIndex) -> int | None:
         """The native side in pixels, or None if there is none."""
         return index.side
@@ -122,6 +126,7 @@ class ListedImages(ABC, Generic[P]):
             ids=tuple(manifest.ids),
             licence=self.licence,
             notes=manifest.notes + self._notes(manifest, index, side),
+            resolved=self._resolved(index),
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:
