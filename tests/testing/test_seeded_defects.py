@@ -270,6 +270,16 @@ DEFECTS = {
         "dataset", ((".astype(np.uint8)\n", ".astype(np.uint8).transpose(0, 2, 3, 1)\n"),),
         "what_it_says", r"\[N=300, C, S, S\]",
     ),
+    "dataset, new cells become other modalities than training's": Defect(
+        "dataset",
+        (("    def _fingerprint(self)", "    def preparation(self, modalities):\n"
+          "        from wbcbench.contracts import Preparation\n\n"
+          "        made_of = {m: ('photo',) for m in modalities}\n"
+          "        derive = lambda raw: {m: raw['photo'] for m in modalities}\n"
+          "        return Preparation({'photo': 3}, derive=derive, made_of=made_of)\n\n"
+          "    def _fingerprint(self)"),),
+        "new_cells", r"`preparation` makes .*nucleus.*`load` gives .*one function",
+    ),
     "dataset, a fingerprint that changes": Defect(
         "dataset", (('content_digest(self.name, 1,', 'content_digest(np.random.default_rng().random(),'),),
         "loading_twice", r"Two loads.*addresses",

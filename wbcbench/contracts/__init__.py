@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
+    from wbcbench.contracts.preparation import Preparation, middle_square
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
@@ -31,6 +32,7 @@ _LAZY = {
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "Policy": "policy",
+    "Preparation": "preparation", "middle_square": "preparation",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
 }  # fmt: skip
 
@@ -64,6 +66,7 @@ __all__ = [
     "Parameters",
     "PerModality",
     "Policy",
+    "Preparation",
     "Progress",
     "Routing",
     "Task",
@@ -71,6 +74,7 @@ __all__ = [
     "each_teacher",
     "masked_mean",
     "mean_teacher",
+    "middle_square",
     "param",
     "route_names",
     "stage_shapes",

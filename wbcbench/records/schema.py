@@ -149,6 +149,8 @@ class Outcome(Strict):
     pseudo_multimodal: bool = False
     inputs: dict[str, InputStatistics] = {}
     """Modality -> how its images were. Empty in records that were made before this was written down."""
+    resolved: dict[str, bool | int | float | str] = {}
+    """Parameters of the data set that its cells decided; see `Cells.resolved`."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
@@ -156,10 +158,11 @@ class Outcome(Strict):
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Empty `inputs` are not written, so that an older record has the checksum that it had."""
+        """What came later is not written where empty, so that an older record has the checksum that it had."""
         document: dict[str, Any] = handler(self)
-        if not self.inputs:
-            document.pop("inputs", None)
+        for name in ("inputs", "resolved"):
+            if not getattr(self, name):
+                document.pop(name, None)
         return document
 
 

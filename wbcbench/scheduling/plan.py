@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
+from wbcbench.data.splits import check_group_count
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
@@ -51,10 +52,14 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     Raises:
         UsageError: unknown names or parameters, or components that cannot work together.
         PluginError: a component's plugin failed.
+        DataError: the cells cannot be read, or are of too few groups to be divided.
     """
     notes: list[str] = []
     dataset_spec, dataset = open_dataset(request, registry)
     description = dataset.describe()
+    made = request.split.scheme == "stratified" or description.split_sizes is None
+    if made and description.group_count is not None:
+        check_group_count(description.group_count, request.split)
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)
