@@ -104,7 +104,7 @@ def test_a_heat_map_sets_students_of_one_backbone_side_by_side(teachers: Report,
     assert {(r.fusion, r.kd, r.backbone_differs) for r in rows} == {
         (f, k, "width=8") for f in ("early", "late") for k in ("none", "dkd")
     }
-    assert left == "Left out: 1 reference row and 1 row of another backbone than tiny (width=8)."
+    assert left == "Left out: 1 reference row, 1 row of another backbone than tiny (width=8)."
     drawn = figures.heatmap(board)
     assert drawn is not None
     assert left in drawn.doc
