@@ -1,4 +1,4 @@
-"""What a wheel holds: pyproject.toml lists packages and data files by hand, and an editable install hides a gap."""
+"""What a wheel holds: pyproject.toml lists packages and data files by hand; an editable install hides a gap."""
 
 from __future__ import annotations
 

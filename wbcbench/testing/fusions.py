@@ -16,7 +16,6 @@ from wbcbench.testing.synthetic_sets import Problem, learns, solve, synthetic_ta
 from wbcbench.testing.toys import toy_batch, toy_draw
 from wbcbench.training.supervision import task_loss, total, with_labels
 
-
 CELLS = 32
 """Learnt by heart: more than a head alone could keep apart."""
 
