@@ -72,6 +72,24 @@ def test_every_problem_has_a_remedy(invoke: Invoke, tmp_path: Path, monkeypatch:
     assert "broken" in texts["plugins"]
 
 
+def test_a_flipped_bit_is_found_unless_it_is_to_be_quick(invoke: Invoke, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for seed, name in enumerate(("predictions.npz", "model.safetensors")):
+        path = fake_record(store, fake_trial(seed)).path / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    code, out, _ = invoke("doctor", "--store", str(store.root))
+    assert code == 1
+    assert "predictions.npz" in out
+    assert "model.safetensors" in out
+    assert "digests checked in" in out
+    code, out, _ = invoke("doctor", "--store", str(store.root), "--quick")
+    assert code == 0
+    assert "2 records" in out
+    assert "digests not checked (--quick)" in out
+
+
 def test_packages_that_are_missing_old_or_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     have = {"click": "7.0", "rich": None, "numpy": "2.0"}
     monkeypatch.setattr(

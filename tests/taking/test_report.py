@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from wbcbench.leaderboard.formats.html.libraries import policy
+from wbcbench.records.checksummed import checksummed
 from wbcbench.records.store import Store
 from wbcbench.reporting.intervals import metric_intervals, other_seeds
 from wbcbench.reporting.material import examination, gather
@@ -94,8 +95,22 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
     assert f"{entry['result']['shapley']['u']:.3f}" in text
     assert "Not examined" not in text
     path = winners.root / "evaluations" / f"{found.record.trial.id}.json"
-    path.write_text(json.dumps(entry | {"digest": "of another record"}))
-    assert examination(found.record) is None
+    assert examination(found.record) == (entry["result"], "")
+    for written, result, remark in (
+        (entry, entry["result"], "Made before examinations had a checksum"),
+        (checksummed(entry) | {"seed": 99}, None, f"evaluations/{path.name} is damaged"),
+        (checksummed(entry | {"digest": "0" * 64}), None, "is of another record"),
+        (checksummed(entry | {"version": 2}), None, "has version 2"),
+        ([], None, "no JSON object"),
+    ):
+        path.write_text(json.dumps(written))
+        shown, why = examination(found.record)
+        assert (shown, remark in why) == (result, True), why
+        text = html("stacking")
+        assert why in text
+        assert ('id="figure-missing"' in text) == (result is not None)
+    assert examined(found.record, found.bench) == entry, "made anew over what cannot be trusted"
+    assert examination(found.record) == (entry["result"], "")
 
 
 def test_nothing_of_a_stranger_is_markup(tmp_path: Path, winners: Any) -> None:

@@ -64,6 +64,7 @@ def make_board(
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _notes(rows, seeds, options, judge is not None)
+    notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     sign = -1 if higher else 1
 
     def place(r: Row) -> tuple[int, int, float, str, str]:

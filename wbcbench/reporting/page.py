@@ -41,6 +41,8 @@ class Material:
     mistakes: tuple[Mistake, ...] | None = None
     without: str = ""
     """Why there are no pictures; empty where there are."""
+    remark: str = ""
+    """What has to be said of the examination: why it was refused, or that it cannot be checked."""
 
     @property
     def side(self) -> str:
@@ -77,6 +79,7 @@ def page(material: Material) -> str:
         metric_names=list(METRICS),
         examined=[drawn[n] for n in ("missing", "corruptions") if n in drawn],
         reliance=_reliance(examination),
+        remark=material.remark,
         mistakes=material.mistakes,
         without=material.without,
         cost=_cost(record),

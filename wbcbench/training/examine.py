@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
-from wbcbench.errors import UsageError
+from wbcbench.errors import RecordError, UsageError
 from wbcbench.evaluation.robustness import examine
-from wbcbench.records.atomic import atomic_write_json
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.examinations import (
+    EXAMINATION_VERSION,
+    examination_path,
+    read_examination,
+    write_examination,
+)
 from wbcbench.records.store import Record
 from wbcbench.training.trial import load_fusion
 from wbcbench.training.workbench import Workbench
-
-VERSION = 1
 
 
 def examined(record: Record, bench: Workbench) -> dict[str, Any]:
@@ -28,23 +29,17 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
             f"Trial {record.trial.id} was proposed by a search and must not see the test split. Examine the "
             "winner, which is retrained."
         )
-    path = bench.store.root / "evaluations" / f"{record.trial.id}.json"
+    path = examination_path(bench.store.root, record.trial.id)
     if path.is_file():
         try:
-            entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, *DOCUMENTS):
-            entry = {}
-        if (
-            isinstance(entry, dict)
-            and entry.get("version") == VERSION
-            and entry.get("digest") == record.result.digest
-        ):
-            return entry
+            return read_examination(path, record.result.digest).entry
+        except RecordError:
+            pass  # made anew, over what cannot be trusted
     trial = record.trial
     cells, split = bench.resident(trial), bench.split(trial)
     test = torch.as_tensor(split.test, device=bench.device)
     entry = {
-        "version": VERSION,
+        "version": EXAMINATION_VERSION,
         "trial_id": trial.id,
         "digest": record.result.digest,
         "method": trial.label,
@@ -53,6 +48,5 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
         "modalities": list(trial.reads),
         "result": examine(load_fusion(record, cells, bench), cells, test, trial.reads),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path, entry)
+    write_examination(path, entry)
     return entry
