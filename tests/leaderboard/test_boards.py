@@ -247,6 +247,16 @@ def test_methods_of_one_name_are_told_apart_by_what_differs(store):
         explain([store], "independent", "gated", FAST)
 
 
+def test_a_policy_is_part_of_the_name_also_where_no_twin_has_none(store):
+    teacher = fake_trial(7, fusion="single", modalities=("dapi",))
+    fake_record(store, teacher)
+    fake_record(store, fake_trial(0, fusion="concat", policies=("modality_dropout", "cutmix")))
+    fake_record(store, fake_trial(0, kd="logits", teachers=(teacher,), policies=("cutmix",)))
+    board = next(b for b in build([store], FAST) if len(b.key.modalities) == 2)
+    names = {r.name for r in board.rows if r.status == "ranked"}
+    assert names == {"concat + modality_dropout + cutmix", "independent + logits + cutmix"}
+
+
 def test_names_say_no_more_than_is_needed():
     assert distinct([{"f.a": "1", "f.b": "1", "f.c": "x"}, {"f.a": "1", "f.b": "2", "f.c": "y"}]) == [
         " (b=1)", " (b=2)"

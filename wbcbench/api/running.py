@@ -54,13 +54,21 @@ class Run(Shown):
         for outcome in self.outcomes:
             row = {"role": outcome.planned.role, "status": outcome.status}
             trial = outcome.planned.trial
-            told = {"method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id}
+            told = {
+                "method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id,
+                "policies": "+".join(p.name for p in trial.method.policies),
+            }  # fmt: skip
             rows.append(row | (told if outcome.record is None else flat(outcome.record)))
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """Method, distiller, seed, test macro-F1, parameters, state."""
-        frame = self.frame().reindex(
+        """Method (with its policies), distiller, seed, test macro-F1, parameters, state."""
+        from wbcbench.spec.trial import method_name
+
+        frame = self.frame()
+        pairs = zip(frame["method"], frame["policies"], strict=True)
+        frame["method"] = [method_name(m, "none", p.split("+") if p else ()) for m, p in pairs]
+        frame = frame.reindex(
             columns=["role", "method", "kd", "seed", "test_macro_f1", "cost_params", "status", "trial_id"]
         )
         return frame.rename(columns={"test_macro_f1": "macro-F1", "cost_params": "params", "status": "state"})

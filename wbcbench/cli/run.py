@@ -61,6 +61,7 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     from wbcbench.cli.output import print_json, print_table
     from wbcbench.records.store import Store
     from wbcbench.scheduling.estimate import estimate
+    from wbcbench.spec.trial import method_name
 
     rows = estimate(plan, Store(Path(request.store)))
     if as_json:
@@ -69,7 +70,8 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     for note in plan.notes:
         click.echo(note, err=True)
     columns = ["role", "method", "kd", "backbone", "seed", "trial_id", "state", "cell_views", "seconds"]
-    shown = [{**r, "state": "done" if r["done"] else "to run", "seconds": _about(r)} for r in rows]
+    shown = [{**r, "method": method_name(r["method"], "none", r["policies"]), "seconds": _about(r)} for r in rows]
+    shown = [{**r, "state": "done" if r["done"] else "to run"} for r in shown]
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
     left = [r for r in rows if not r["done"]]
     known = [r["estimated_seconds"] for r in left if r["estimated_seconds"] is not None]

@@ -76,8 +76,7 @@ def summary_html(record: Record) -> str:
     import pandas as pd
 
     result = record.result
-    taught = "" if result.kd == "none" else f" + {result.kd}"
-    title = f"{result.label}{taught}, seed {result.seed}, {result.dataset} ({result.trial_id})"
+    title = f"{result.title}, seed {result.seed}, {result.dataset} ({result.trial_id})"
     table = pd.DataFrame(result.metrics).T.to_html(float_format="{:.3f}".format, na_rep="-", border=0, escape=True)
     return f"<p>{escape(title)}</p>{table}"
 

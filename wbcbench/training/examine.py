@@ -44,6 +44,7 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
         "digest": record.result.digest,
         "method": trial.label,
         "kd": trial.method.kd,
+        "policies": [p.name for p in trial.method.policies],
         "seed": trial.seed,
         "modalities": list(trial.reads),
         "result": examine(load_fusion(record, cells, bench), cells, test, trial.reads),
