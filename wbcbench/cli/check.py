@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.cli.complete import anything, kinds
 from wbcbench.cli.options import json_option, plugin_options
 from wbcbench.cli.output import print_json
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@click.argument("plugin", metavar="PLUGIN_OR_NAME")
-@click.option("--kind", help="What the name is, where it could be several things: fusion, distiller, ...")
+@click.argument("plugin", metavar="PLUGIN_OR_NAME", shell_complete=anything)
+@click.option(
+    "--kind",
+    shell_complete=kinds,
+    help="What the name is, where it could be several things: fusion, distiller, ...",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter to test with.")
 @click.option("--only", default="", metavar="WORDS", help="Check only promises that these words are in.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each promise that is broken.")
