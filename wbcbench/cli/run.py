@@ -11,9 +11,12 @@ from wbcbench.cli.choices import choice_options, given
 from wbcbench.cli.options import json_option, load, plugin_options
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport, PluginOptions
+    from contextlib import AbstractContextManager
+
+    from wbcbench.plugins import LoadReport
     from wbcbench.registry import Registry
     from wbcbench.scheduling.plan import Plan
+    from wbcbench.scheduling.source import Screen
     from wbcbench.spec.request import Request
 
 EPILOG = """\b
@@ -53,8 +56,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["dry_run"]:
         _dry_run(plan, request, options["as_json"])
         return
-    full = options["evaluate"] == "full"
-    ctx.exit(_run(plan, request, registry, report, options["plugins"], options["as_json"], full, options["track"]))
+    ctx.exit(_run(plan, request, registry, report, options))
 
 
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
@@ -88,44 +90,23 @@ def _about(row: dict[str, Any]) -> str:
     return "" if row["done"] else "?" if seconds is None else f"~{seconds:.0f}"
 
 
-def _run(
-    plan: Plan,
-    request: Request,
-    registry: Registry,
-    report: LoadReport,
-    plugins: PluginOptions,
-    as_json: bool,
-    full: bool,
-    track: str | None,
-) -> int:
+def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, options: dict[str, Any]) -> int:
     from wbcbench.cli.output import print_json
     from wbcbench.cli.summary import document, print_examinations, print_summary
-    from wbcbench.records.store import Store
-    from wbcbench.scheduling.outcome import all_cached, exit_code, in_order
+    from wbcbench.scheduling.carry_out import carry_out
+    from wbcbench.scheduling.outcome import exit_code
 
-    store = Store(Path(request.store))
-    outcomes = all_cached(plan, store)
-    examinations: list[dict[str, Any]] = []
-    if outcomes is None or full:
+    def shown(trials: int) -> AbstractContextManager[Screen]:
         from wbcbench.cli.screens import screens
         from wbcbench.scheduling.estimate import train_cells
-        from wbcbench.scheduling.executors import execute
-        from wbcbench.scheduling.source import PlanSource
 
-        with screens(track, store.root, train_cells(plan))(len(plan.trials)) as display:
-            if outcomes is None:
-                source = PlanSource(plan.trials)
-                ended = execute(request, plan, registry, plugins, source, display, report.observers)
-                outcomes = in_order(plan, ended)
-            if full:
-                from wbcbench.scheduling.inline import prepare
-                from wbcbench.training.examine import examined
+        return screens(options["track"], Path(request.store), train_cells(plan))(trials)
 
-                bench = prepare(plan, request, registry, display.decoding)
-                students = [o for o in outcomes if o.record is not None and o.planned.role == "student"]
-                examinations = [examined(o.record, bench) for o in students if o.record is not None]
-    if as_json:
-        extra = {"evaluations": examinations} if full else {}
+    outcomes, examinations = carry_out(
+        plan, request, registry, options["plugins"], shown, report.observers, options["evaluate"]
+    )
+    if options["as_json"]:
+        extra = {"evaluations": examinations} if options["evaluate"] == "full" else {}
         print_json(document(outcomes, plan) | extra)
     else:
         print_summary(outcomes, plan, request.store)
