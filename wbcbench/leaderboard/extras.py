@@ -41,14 +41,6 @@ class _Winners(_Lenient):
     winners: tuple[_Winner, ...] = ()
 
 
-class _Metrics(_Lenient):
-    macro_f1: float | None = None
-
-
-class _Findings(_Lenient):
-    subsets: dict[str, _Metrics] = {}
-
-
 def searches(roots: Iterable[Path]) -> tuple[dict[str, Search], list[str]]:
     """Trial id of every retrained winner -> what its search had spent (the costliest, if several found it); and a
     sentence per file that cannot be trusted."""
@@ -90,7 +82,7 @@ class Examinations:
             tables.append(self._table(Path(path), record))
         if any(table is None for table in tables):
             return None
-        known = [{s: m.macro_f1 for s, m in t.items() if m.macro_f1 is not None} for t in tables if t is not None]
+        known = [table for table in tables if table is not None]
         subsets = set.intersection(*(set(t) for t in known)) if known else set()
         if not subsets:
             return None
@@ -113,16 +105,17 @@ class Examinations:
                          "examinations had a checksum.")  # fmt: skip
         return notes
 
-    def _table(self, path: Path, record: Found) -> dict[str, _Metrics] | None:
+    def _table(self, path: Path, record: Found) -> dict[str, float] | None:
+        """Subset -> macro-F1, where that is defined."""
         try:
             found = read_examination(path, record.entry.digest)
-            table: dict[str, _Metrics] = _parsed(_Findings, found.result, f"evaluations/{path.name}").subsets
         except RecordError as error:
             self.refused[record.entry.trial_id] = str(error)
             return None
         if not found.checked:
             self.unchecked.add(record.entry.trial_id)
-        return table
+        metrics = {s: m.get("macro_f1") for s, m in found.result.get("subsets", {}).items()}
+        return {s: value for s, value in metrics.items() if value is not None}
 
 
 def _parsed(model: type[Any], content: dict[str, Any], name: str) -> Any:

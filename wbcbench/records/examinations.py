@@ -6,12 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from wbcbench.errors import RecordError
 from wbcbench.records.atomic import atomic_write_json
 from wbcbench.records.checksummed import checksummed, read_checksummed
 
 EXAMINATION_VERSION = 1
 AGAIN = "`wbcbench run ... --evaluate full` examines again."
+
+
+class _Form(BaseModel):
+    """What is read of such a file; whatever else is in it is left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Worst(_Form):
+    modalities: list[str]
+    macro_f1: float
+
+
+class _Findings(_Form):
+    clean: dict[str, float | None] = {}
+    subsets: dict[str, dict[str, float | None]] = {}
+    worst_subset: _Worst | None = None
+    shapley: dict[str, float] = {}
+    permutation_drop: dict[str, float] = {}
+    corruptions: dict[str, dict[str, list[float]]] = {}
+    retained: dict[str, dict[str, float]] = {}
+
+
+class _Entry(_Form):
+    method: str = ""
+    kd: str = ""
+    policies: list[str] = []
+    seed: int = 0
+    result: _Findings
 
 
 @dataclass(frozen=True)
@@ -27,6 +58,17 @@ class Examination:
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = self.entry["result"]
         return found
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is there that `wbcbench run` shows of it."""
+        found = self.result
+        return (
+            {"method", "kd", "seed"} <= set(self.entry)
+            and found.get("clean", {}).get("macro_f1") is not None
+            and bool(found.get("permutation_drop"))
+            and any(found.get("retained", {}).values())
+        )
 
 
 def examination_path(root: Path, trial_id: str) -> Path:
@@ -46,8 +88,12 @@ def read_examination(path: Path, digest: str) -> Examination:
         raise RecordError(f"{name} has version {entry['version']}; this wbcbench reads {EXAMINATION_VERSION}.")
     if entry.get("digest") != digest:
         raise RecordError(f"{name} is of another record of this trial (its digest differs). {AGAIN}")
-    if not isinstance(entry.get("result"), dict):
-        raise RecordError(f"{name} is damaged (it holds no results). {AGAIN}")
+    try:
+        _Entry.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{name} is damaged ({where}: {first['msg']}). {AGAIN}") from error
     return Examination(entry, checked)
 
 

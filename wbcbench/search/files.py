@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from wbcbench.errors import RecordError, UsageError, did_you_mean
 from wbcbench.records.atomic import atomic_write_json
 from wbcbench.records.checksummed import checksummed, read_checksummed
@@ -57,7 +59,7 @@ class Proposal(Frozen):
     number: int
     params: dict[str, Any]
     """Dimension -> value, without fixed ones."""
-    trial_id: str = ""
+    trial_id: str = Field("", pattern="^([0-9a-f]{16})?$")
     """Of the sealed trial; empty if these parameters cannot be planned."""
     error: str = ""
 
@@ -104,7 +106,7 @@ class Winners(Frozen):
     winners: tuple[Winner, ...] = ()
 
 
-_ADVICE = "Restore the file, or delete the study's folder: records stay and are used again."
+ADVICE = "Restore the file, or delete the study's folder: records stay and are used again."
 M = TypeVar("M", bound=Frozen)
 
 
@@ -147,7 +149,11 @@ class StudyFolder:
 
     def propose(self, proposal: Proposal) -> None:
         """Keep a proposal, before anything is spent on it."""
-        _write(self.path / "proposals" / f"{proposal.number:05d}.json", proposal)
+        _write(self.proposal_path(proposal.number), proposal)
+
+    def proposal_path(self, number: int) -> Path:
+        """Where a proposal is, or would be."""
+        return self.path / "proposals" / f"{number:05d}.json"
 
     def prune(self, trial_id: str, epoch: int, history: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Mark a trial as stopped early."""
@@ -219,11 +225,11 @@ def _read(model: type[M], path: Path) -> M:
     try:
         return model.model_validate(read_checksummed(path).content)
     except RecordError as error:
-        raise RecordError(f"{error} {_ADVICE}") from error
+        raise RecordError(f"{error} {ADVICE}") from error
     except DOCUMENTS as error:
         reason = str(error).splitlines()[0]
         raise RecordError(
-            f"Expected a {model.__name__} in {path}, but it is damaged ({reason}). {_ADVICE}"
+            f"Expected a {model.__name__} in {path}, but it is damaged ({reason}). {ADVICE}"
         ) from error
 
 
@@ -232,6 +238,6 @@ def _write(path: Path, model: Frozen) -> None:
 
 
 __all__ = [
-    "Proposal", "PrunedMark", "SearchBudget", "StudyFolder", "StudySpec", "Winner", "find_study",
+    "ADVICE", "Proposal", "PrunedMark", "SearchBudget", "StudyFolder", "StudySpec", "Winner", "find_study",
     "search_budgets", "studies",
 ]  # fmt: skip

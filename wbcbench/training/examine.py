@@ -32,13 +32,15 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
     path = examination_path(bench.store.root, record.trial.id)
     if path.is_file():
         try:
-            return read_examination(path, record.result.digest).entry
+            found = read_examination(path, record.result.digest)
+            if found.whole:
+                return found.entry
         except RecordError:
             pass  # made anew, over what cannot be trusted
     trial = record.trial
     cells, split = bench.resident(trial), bench.split(trial)
     test = torch.as_tensor(split.test, device=bench.device)
-    entry = {
+    entry: dict[str, Any] = {
         "version": EXAMINATION_VERSION,
         "trial_id": trial.id,
         "digest": record.result.digest,
