@@ -96,6 +96,21 @@ class Declaration:
         return str(self.attributes.get("missing", "impute"))
 
     @property
+    def acts_on(self) -> str:
+        """The stage of a training step that a policy changes."""
+        return str(self.attributes.get("acts_on", "losses"))
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        return tuple(self.attributes.get("wants", ()))
+
+    @property
+    def offers(self) -> tuple[str, ...] | None:
+        """What policies find in a fusion; None where it says nothing."""
+        offers = self.attributes.get("offers")
+        return None if offers is None else tuple(offers)
+
+    @property
     def pairing(self) -> Literal["own", "all"]:
         return "all" if self.attributes.get("pairing", "own") == "all" else "own"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from wbcbench.contracts.needs import POLICY_ORDER
 from wbcbench.importing import split_target
 from wbcbench.registry import KINDS, kind_of, plural
 
@@ -71,6 +72,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         facts["Routes"] = ", ".join(told["emits"])
         facts["Missing modalities"] = told["missing"]
         facts["Toy problems it must solve"] = ", ".join(told["solves"])
+        facts["Offers to policies"] = ", ".join(told["offers"] or ()).replace("_", " ")
     elif told["kind"] == "distiller":
         facts["Matches"] = told["matches"]
         usual = {
@@ -84,8 +86,10 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         facts["Teachers' answers are replayed"] = "yes" if told["replayable"] else "if they fit on disk"
     elif told["kind"] == "routing":
         facts["Pairs"] = told["pairing"]
-    elif told["kind"] == "policy" and told.get("needs_routes"):
+    elif told["kind"] == "policy":
+        facts["Acts on"] = f"{told['acts_on']} (of several policies: {', '.join(POLICY_ORDER)}, then by name)"
         facts["Needs routes"] = str(told["needs_routes"])
+        facts["Wants"] = ", ".join(told["wants"]).replace("_", " ")
     return facts
 
 

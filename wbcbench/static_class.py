@@ -23,7 +23,8 @@ ATTRIBUTES = (
     "name", "aliases", "source", "emits", "arity", "missing", "solves", "stage_maps", "scales", "trained", "needs",
     "pairing", "family", "scalable",
     "matches", "role", "chain", "trainable",
-    "needs_routes", "blends_cells", "reads_labels", "reads_validation", "gradients",
+    "acts_on", "needs_routes", "wants", "offers", "subsets", "waits",
+    "blends_cells", "reads_labels", "reads_validation", "gradients",
 )  # fmt: skip
 _WANTED = (*ATTRIBUTES, "Params")
 _LIGHT_PACKAGES = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions"}

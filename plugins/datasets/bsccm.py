@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.data.bsccm_store import BsccmStore, Channels, gate_of
+from wbcbench.contracts.preparation import MIDDLE, Preparation
+from wbcbench.data.bsccm_store import INDEX, BsccmStore, Channels, gate_of
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.channels import check_names
 from wbcbench.data.resize import RESIZE_VERSION, resize_stack
@@ -80,6 +82,8 @@ class Bsccm(Dataset):
             fingerprint=self._fingerprint,
             image_size=sides.pop() if len(sides) == 1 else None,
             groups=self.params.group == "fov",
+            incomplete=(),
+            group_count=len(np.unique(self._fields[rows])) if self.params.group == "fov" else None,
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -101,6 +105,21 @@ class Bsccm(Dataset):
             ids=tuple(f"cell {index.index[row]}" for row in rows),
             notes=notes,
         ).check()
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """See `Dataset.preparation`: an image is one plane; a modality of several is stacked of them."""
+        planes = {m: tuple(self.params.modalities[m]) for m in modalities}
+        told = "; ".join(f"{m}: {', '.join(names)}" for m, names in planes.items())
+        return Preparation(
+            {name: 1 for names in planes.values() for name in names},
+            words=f"{MIDDLE} Planes, in this order, 12 bits in uint16 (BSCCMNIST: 8 bits): {told}.",
+            derive=lambda raw: {m: np.concatenate([raw[n] for n in names], axis=1) for m, names in planes.items()},
+            made_of=planes,
+        )
+
+    def reads(self, path: Path) -> bool:
+        """See `Dataset.reads`: an unpacked BSCCM. As in training, cells of one class are read."""
+        return path.is_dir() and any((folder / INDEX).is_file() for folder in (path, *path.glob("*/")))
 
     @cached_property
     def _store(self) -> BsccmStore:

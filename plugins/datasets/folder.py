@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.file_source import FileSource
 from wbcbench.data.listed import ListedImages
 from wbcbench.data.manifest import Columns, Manifest, ManifestFile
@@ -47,6 +49,10 @@ class Folder(Dataset):
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """See `Dataset.load`; decoded once per size, then memory-mapped. Raises `DataError`."""
         return _Files(self.params).load(image_size, progress)
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """See `Dataset.preparation`: columns as the training manifest has them."""
+        return Preparation(dict(modalities), names=self.public_params())
 
 
 class _Files(ListedImages[Folder.Params]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.channels import check_names
 from wbcbench.data.decode import decode_whole
 from wbcbench.data.file_source import FileSource
@@ -73,6 +75,31 @@ class ImagingFlow(Dataset):
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """See `Dataset.load`; decoded once per size, then memory-mapped. Raises `DataError`."""
         return _Files(self.params).load(image_size, progress)
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """See `Dataset.preparation`: the window of training, without rescaling, and files named as exported."""
+        window, channels = self.params.window, dict(self.params.channels)
+        if not window:
+            raise DataError(
+                "Expected the window that training images were placed in, but dataset.window was open and the "
+                "record is older than those that keep it. Say where the training cells lie: --set dataset.path=..."
+            )
+        named = {channels[m] if channels else int(m.removeprefix("ch")): m for m in modalities}
+
+        def place(path: str) -> tuple[str, str] | None:
+            match = _FILE.fullmatch(PurePosixPath(path).name)
+            modality = named.get(int(match["channel"])) if match else None
+            return (str(PurePosixPath(path).with_name(match["cell"])), modality) if match and modality else None
+
+        return Preparation(
+            dict(modalities),
+            words=f"Images are placed in a window of {window} x {window} pixels without rescaling: what does not "
+            "fit is cut, what is missing is filled with the median of the image's border. The window is then "
+            "resized with Pillow's bicubic filter (antialiased), as training did.",
+            square=lambda image, side: resize_image(in_window(image, window), side),
+            any_colour=True,
+            place=place,
+        )
 
 
 class _Files(ListedImages[ImagingFlow.Params]):
@@ -146,6 +173,9 @@ class _Files(ListedImages[ImagingFlow.Params]):
 
     def _side(self, index: ImageIndex) -> int:
         return self.params.window or index.largest
+
+    def _resolved(self, index: ImageIndex) -> dict[str, Any]:
+        return {} if self.params.window else {"window": self._side(index)}
 
     def _decoding(self, index: ImageIndex) -> tuple[object, ...]:
         return (*super()._decoding(index), "window", self._side(index))

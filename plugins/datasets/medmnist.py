@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from wbcbench_plugins.datasets.npz import Npz
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.publisher import check_md5
 from wbcbench.errors import DataError
 
@@ -81,6 +83,10 @@ class MedMnistSet(Dataset):
             fingerprint=self._fingerprint(base.fingerprint),
             licence=published.licence,
         ).check()
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """See `Dataset.preparation`: the published labels are numbers of the classes."""
+        return Preparation(dict(modalities), numbered=True)
 
     def _file(self) -> Path:
         p = self.params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.channels import Layout, check_names, distinct_names, find_layout
 from wbcbench.data.labels import encode_groups, encode_labels, kept_by_split, split_sizes
 from wbcbench.data.npz_file import NpzFile, open_npz
@@ -56,6 +58,8 @@ class Npz(Dataset):
             image_size=sides.pop() if len(sides) == 1 else None,
             split_sizes=split_sizes(table.split),
             groups=table.groups is not None,
+            incomplete=(),
+            group_count=None if table.groups is None else len(np.unique(table.groups)),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -90,6 +94,10 @@ class Npz(Dataset):
             ids=tuple(f"row {i}" for i in table.rows),
             notes=notes,
         ).check()
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """See `Dataset.preparation`: arrays and channels as the training file has them."""
+        return Preparation(dict(modalities), names=self.public_params())
 
     def _fingerprint(self, table: _Table, picks: dict[str, _Pick]) -> str:
         p = self.params

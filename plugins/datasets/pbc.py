@@ -11,11 +11,18 @@ from wbcbench.data.file_source import FileSource
 from wbcbench.data.listed import ListedImages
 from wbcbench.data.manifest import Manifest
 from wbcbench.data.problems import Problems
+from wbcbench.data.publisher import check_sha256
 from wbcbench.data.tree import copied_files, find_folder, image_files
 from wbcbench.errors import DataError
 
 CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
 """Names of the published folders; `ig` are immature granulocytes."""
+ARCHIVE = "PBC_dataset_normal_DIB.zip"
+SHA256 = "6c50b82d1ab499b0b5a6beda0d0f75e6013df4a7233f116da354351ac10ca4f8"
+"""Of the deposit's one file. Not read at the source, but in a public repository that compared its download with
+the sum in Mendeley Data's own file listing: github.com/EinarOlafsson/spacr, commit b4d4690d,
+features/data/565_human_label_retrieval_preparation_2026-10-06: independent-archive-inventory.json holds the sum,
+prepare_pbc_retrieval_r4.py compares."""
 
 
 class Pbc(Dataset):
@@ -31,18 +38,20 @@ class Pbc(Dataset):
     pseudo-modalities of it.
 
     Verified on a public mirror of the published tree: folder names, counts of the paper, sizes, copies, a stray
-    hidden file. Not known here: digests of the deposit's files, which are therefore not checked.
+    hidden file. The zip as it came, under its published name, is compared with the deposit's SHA-256; an unpacked
+    tree is not, for Mendeley Data lists no digests of single images.
     """
 
     name = "pbc"
     source = "Acevedo et al., Data in Brief 30:105474 (2020); deposit DOI 10.17632/snkd93bnjr.1."
-    locations = ("path",)
+    locations = ("path", "check_digest")
 
     class Params(Parameters):
         path: str = param("", "The folder PBC_dataset_normal_DIB, or the zip of it.")
         copies: Literal["drop", "keep"] = param(
             "drop", "drop: of byte-identical images one stays, and none if they are in two classes; keep: all."
         )
+        check_digest: bool = param(True, "Refuse the zip under its published name if its SHA-256 is another.")
 
     params: Params
 
@@ -73,6 +82,10 @@ class _Files(ListedImages[Pbc.Params]):
         return CLASSES
 
     def _list(self, source: FileSource, problems: Problems) -> Manifest:
+        root = self._root()
+        if self.params.check_digest and root.is_file() and root.name == ARCHIVE:
+            advice = "dataset.check_digest=false takes the file as it is."
+            check_sha256(root, SHA256, "Mendeley Data (snkd93bnjr, version 1)", advice)
         files = image_files(source)
         missing = [name for name in CLASSES if find_folder(files, name) is None]
         if missing:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.contracts.preparation import Array, Preparation
 from wbcbench.data.cache import cached_arrays
-from wbcbench.data.colour import COLOUR_VERSION, WINDOWS, Space, convert
+from wbcbench.data.colour import COLOUR_VERSION, RECIPES, WINDOWS, Space, convert
 from wbcbench.data.resize import RESIZE_VERSION
 from wbcbench.errors import DataError, did_you_mean
 from wbcbench.spec.load import validate
@@ -47,6 +49,7 @@ class Stains(Dataset):
             modalities=modalities | dict.fromkeys(WINDOWS[self.params.space], 1),
             fingerprint=self._fingerprint(base.fingerprint, source),
             pseudo_multimodal=True,
+            incomplete=(),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -76,7 +79,26 @@ class Stains(Dataset):
             present=None,
             pseudo_multimodal=True,
             notes=base.notes + notes,
+            resolved={} if self.params.modality else {"modality": source},
         ).check()
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """See `Dataset.preparation`: one colour image, prepared as the base does, then converted. Nothing here was
+        learnt from training cells."""
+        source, space = self._colour(), self.params.space
+        base = self._base.preparation({source: 3})
+
+        def derive(raw: Mapping[str, Array]) -> Mapping[str, Array]:
+            return {"rgb": raw[source], **convert(raw[source], space)}
+
+        return replace(
+            base,
+            words=f"The network reads {', '.join(modalities)}, not the colour image that they are computed from. "
+            f"{base.words} Then {RECIPES[space]}",
+            derive=derive,
+            made_of=dict.fromkeys(modalities, (source,)),
+            bits=(8, 16),
+        )
 
     @cached_property
     def _base(self) -> Dataset:
@@ -98,6 +120,13 @@ class Stains(Dataset):
                 f"{did_you_mean(wanted, colour)} Set dataset.modality, or dataset.base_params.modalities."
             )
         return wanted
+
+    def _colour(self) -> str:
+        """The colour image's name, without its files: in old records it may have to be guessed."""
+        picks = self.params.base_params.get("modalities") or {}
+        named = [m for m, pick in picks.items() if isinstance(pick, str) or len(pick) == 3]
+        known = {"pbc": "brightfield", "raabin_wbc": "brightfield", "synthetic": "brightfield"}
+        return self.params.modality or next(iter(named), known.get(self.params.base, "image"))
 
     def _fingerprint(self, base: str, source: str) -> str:
         p = self.params

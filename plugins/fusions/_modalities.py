@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Deployed, Fusion, Output, Outputs, Task
-
-T = TypeVar("T", bound=nn.Module)
+from wbcbench.contracts import BackboneFactory, Output, Outputs, PerModality, Task
 
 
 class Networks(nn.Module):
@@ -19,8 +14,8 @@ class Networks(nn.Module):
     def __init__(self, task: Task, backbone: BackboneFactory) -> None:
         super().__init__()
         trunks = {m: backbone(c) for m, c in task.channels.items()}
-        self.backbones = nn.ModuleDict(trunks)
-        self.heads = nn.ModuleDict({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
+        self.backbones = PerModality(trunks)
+        self.heads = PerModality({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
 
     def forward(self, images: dict[str, Tensor], maps: bool = False) -> Outputs:
         outputs: Outputs = {}
@@ -45,7 +40,8 @@ class Encoders(nn.Module):
     def __init__(self, task: Task, backbone: BackboneFactory) -> None:
         super().__init__()
         trunks = {m: backbone(c) for m, c in task.channels.items()}
-        self.backbones = nn.ModuleDict(trunks)
+        self.backbones = PerModality(trunks)
+        self.modalities = task.modalities
         self.dims = [trunk.dim for trunk in trunks.values()]
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None) -> list[Tensor]:
@@ -53,9 +49,12 @@ class Encoders(nn.Module):
         if present is None:
             return [trunk(images[m]).embedding for m, trunk in self.backbones.items()]
         embeddings = []
-        for i, (m, trunk) in enumerate(self.backbones.items()):
+        for i, (m, dim) in enumerate(zip(self.modalities, self.dims, strict=True)):
+            if m not in self.backbones:
+                embeddings.append(images[m].new_zeros(images[m].shape[0], dim))
+                continue
             image = torch.where(present[:, i, None, None, None], images[m], 0.0)
-            embeddings.append(torch.where(present[:, i, None], trunk(image).embedding, 0.0))
+            embeddings.append(torch.where(present[:, i, None], self.backbones[m](image).embedding, 0.0))
         return embeddings
 
 
@@ -118,20 +117,3 @@ def mixture(probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     w = torch.where(w.sum(1, keepdim=True) > 0, w, mask.to(w.dtype))
     w = w / w.sum(1, keepdim=True)
     return (w[..., None] * torch.where(mask[..., None], probs, 0.0)).sum(1)
-
-
-def only(fusion: Fusion, keep: tuple[str, ...]) -> Deployed:
-    """The fusion with just the networks of `keep` (shared, not copied); `predict` gets just their routes."""
-    networks = fusion.networks
-    assert isinstance(networks, Networks)
-    thin, few = _shallow(fusion), _shallow(networks)
-    few.backbones = nn.ModuleDict({m: b for m, b in networks.backbones.items() if m in keep})
-    few.heads = nn.ModuleDict({m: h for m, h in networks.heads.items() if m in keep})
-    thin.networks = few
-    return Deployed(thin)
-
-
-def _shallow(module: T) -> T:
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.contracts import Backbone, BackboneFactory, Task
+from wbcbench.contracts import Backbone, BackboneFactory, PerModality, Task
 from wbcbench.errors import IncompatibleError
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
@@ -21,18 +21,19 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules
 class Private(nn.Module):
     """M modules, one per modality: chunk m of the stack goes through module m."""
 
-    def __init__(self, modules: Sequence[nn.Module], channels: Sequence[int] | None = None) -> None:
+    def __init__(self, modules: Sequence[nn.Module], task: Task, channels: Sequence[int] | None = None) -> None:
         """`channels`: for stems; chunk m keeps only its first C_m channels."""
         super().__init__()
-        self.each = nn.ModuleList(modules)
+        places = dict(zip(map(str, range(len(modules))), task.modalities, strict=True))
+        self.each = PerModality(dict(zip(places, modules, strict=True)), places)
         self.channels = channels
 
     def split(self, x: Tensor) -> list[Tensor]:
         """[M B, ...] -> M of [B, ...], each through its own module."""
         parts = x.chunk(len(self.each), 0)
         if self.channels is not None:
-            parts = tuple(p[:, :c] for p, c in zip(parts, self.channels, strict=True))
-        return [module(p) for module, p in zip(self.each, parts, strict=True)]
+            parts = tuple(p[:, : self.channels[int(i)]] for i, p in zip(self.each, parts, strict=True))
+        return [module(p) for module, p in zip(self.each.values(), parts, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(self.split(x))
@@ -66,7 +67,7 @@ def private_backbone(
     task: Task,
     backbone: BackboneFactory,
     kinds: tuple[type[nn.Module], ...] = NORMS,
-    wrap: Callable[[Sequence[nn.Module]], nn.Module] = Private,
+    wrap: Callable[[Sequence[nn.Module], Task], nn.Module] = Private,
 ) -> Backbone:
     """One backbone for stacks: a stem per modality, a norm per modality, everything else shared.
 
@@ -79,12 +80,13 @@ def private_backbone(
     norms = [n for n, m in net.named_modules() if isinstance(m, kinds)]
     for name in norms:
         norm = net.get_submodule(name)
-        replace_module(net, name, wrap([copy.deepcopy(norm) for _ in nets]))
-    replace_module(net, stem, Private(stems, tuple(task.channels.values())))
+        replace_module(net, name, wrap([copy.deepcopy(norm) for _ in nets], task))
+    replace_module(net, stem, Private(stems, task, tuple(task.channels.values())))
     return net
 
 
 def stack(images: dict[str, Tensor], task: Task) -> Tensor:
     """M images [B, C_m, S, S] -> [M B, max C, S, S]: missing channels are zero, and the stems drop them."""
     most = max(task.channels.values())
-    return torch.cat([F.pad(images[m], (0, 0, 0, 0, 0, most - c)) for m, c in task.channels.items()])
+    padded = [F.pad(images[m], (0, 0, 0, 0, 0, most - c)) for m, c in task.channels.items() if m in images]
+    return torch.cat(padded)

@@ -8,14 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Backbone, BackboneFactory, Task, stage_shapes
+from wbcbench.contracts import Backbone, BackboneFactory, PerModality, Task, stage_shapes
 from wbcbench.errors import IncompatibleError
 
 Shape = tuple[int, int, int]
 """C, H, W of a map."""
 
 
-class Trunks(nn.ModuleDict):
+class Trunks(PerModality):
     """One backbone per modality, in canonical order, run in lockstep."""
 
     def step(self, number: int, maps: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,6 +115,12 @@ def masked(x: Tensor, present: Tensor | None, column: int) -> Tensor:
     if present is None:
         return x
     return torch.where(present[:, column].view(-1, *[1] * (x.ndim - 1)), x, 0.0)
+
+
+def with_blanks(values: dict[str, Tensor], modalities: tuple[str, ...]) -> list[Tensor]:
+    """In the order of the modalities; zeros for those that the fusion was deployed without. All of one shape."""
+    like = next(iter(values.values()))
+    return [values[m] if m in values else torch.zeros_like(like) for m in modalities]
 
 
 def concatenated(pooled: list[Tensor], present: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import keep_stages
 
-from wbcbench.contracts import Backbone, BackboneFactory, Task
+from wbcbench.contracts import Backbone, BackboneFactory, PerModality, Task
 from wbcbench.errors import IncompatibleError
 
 
@@ -48,9 +48,9 @@ class TokenTrunk(nn.Module):
         return tokens
 
 
-def token_trunks(task: Task, backbone: BackboneFactory, dim: int) -> nn.ModuleDict:
+def token_trunks(task: Task, backbone: BackboneFactory, dim: int) -> PerModality:
     """A token trunk per modality."""
-    return nn.ModuleDict({m: TokenTrunk(backbone(c), c, task.image_size, dim) for m, c in task.channels.items()})
+    return PerModality({m: TokenTrunk(backbone(c), c, task.image_size, dim) for m, c in task.channels.items()})
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, only, seen, stacked_logits
+from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
 
@@ -31,6 +31,7 @@ class BestSingle(Fusion):
     source = "baseline: the modality that is best alone on validation cells"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant",)
 
     class Params(Parameters):
@@ -64,7 +65,7 @@ class BestSingle(Fusion):
     def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
         there = present or self.task.modalities
         wanted = {m for m, w in zip(self.task.modalities, self.weights.tolist(), strict=True) if w > 0}
-        return only(self, tuple(m for m in there if m in wanted) or there)
+        return super().deploy(tuple(m for m in there if m in wanted) or there)
 
     def _score(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.params.criterion == "nll":

@@ -54,7 +54,7 @@ class Exchanging(Private):
 
     def gammas(self) -> list[Tensor]:
         """M of [C], the norms' scales."""
-        return [m.weight for m in self.each]  # type: ignore[misc]
+        return [m.weight for m in self.each.values()]  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(exchange(self.split(x), self.gammas(), self.threshold))
@@ -73,6 +73,7 @@ class CEN(Fusion):
     emits = ("joint", "modality")
     stage_maps = False
     missing = "impute"
+    offers = ("own_embedding", "own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

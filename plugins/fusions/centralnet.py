@@ -10,18 +10,21 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._stages import availability, build_trunks, keep_stages, masked, pool
+from wbcbench_plugins.fusions._stages import availability, build_trunks, keep_stages, masked, pool, with_blanks
 
 from wbcbench.contracts import (
     BackboneFactory,
     Batch,
+    Deployed,
     Fusion,
     Output,
     Outputs,
     Parameters,
+    PerModality,
     Progress,
     Task,
     param,
+    without,
 )
 
 
@@ -46,6 +49,7 @@ class CentralNet(Fusion):
     source = "Vielzeuf et al., arXiv 1808.07275"
     emits = ("joint", "modality")
     missing = "native"
+    offers = ("own_embedding", "own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
@@ -61,7 +65,7 @@ class CentralNet(Fusion):
         terms = [count] + [count + 1] * (self.stages - 1)
         self.scalars = nn.ParameterList(nn.Parameter(torch.full((t,), 1 / t)) for t in terms)
         self.head = nn.Linear(shapes[-1][0], task.n_classes)
-        self.heads = nn.ModuleDict({m: nn.Linear(shapes[-1][0], task.n_classes) for m in task.modalities})
+        self.heads = PerModality({m: nn.Linear(shapes[-1][0], task.n_classes) for m in task.modalities})
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names = self.task.modalities
@@ -70,17 +74,17 @@ class CentralNet(Fusion):
         central: list[Tensor] = []
         for number in range(self.stages):
             flow = self.backbones.step(number, flow)
-            terms = [flow[m] for m in names]
+            terms = with_blanks(flow, names)
             seen = availability(present, terms[0], len(names))
             if central:
                 terms.append(self.central.stage(number, central[-1]))
                 seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
             central.append(weighted_sum(terms, self.scalars[number], seen))
-            for m in names:
-                own[m].append(flow[m])
+            for m, x in flow.items():
+                own[m].append(x)
         outputs = {"joint": self._output(self.head, central, frozenset(names), maps)}
-        for m in names:
-            outputs[m] = self._output(self.heads[m], own[m], frozenset({m}), maps)
+        for m, head in self.heads.items():
+            outputs[m] = self._output(head, own[m], frozenset({m}), maps)
         return outputs
 
     def _output(self, head: nn.Module, flow: list[Tensor], reads: frozenset[str], maps: bool) -> Output:
@@ -93,6 +97,13 @@ class CentralNet(Fusion):
 
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return outputs["joint"].logits.float().softmax(1)
+
+    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
+        module = super().deploy(present)
+        assert isinstance(module, Deployed)
+        twin = without(module.fusion, frozenset())  # a copy: the fusion keeps the heads that it is trained with
+        twin.heads = PerModality({})
+        return Deployed(twin, module.present)
 
     def head_params(self) -> dict[str, list[nn.Parameter]]:
         own = {m: list(self.heads[m].parameters()) for m in self.task.modalities}

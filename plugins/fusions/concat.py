@@ -22,6 +22,7 @@ class Concat(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "impute"
+    offers = ("logits", "own_embedding", "own_parameters")
 
     class Params(Parameters):
         hidden: int = param(0, "Hidden units H before the classifier; 0: none.", ge=0, search=[0, 128, 256])
@@ -38,3 +39,12 @@ class Concat(Fusion):
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         return joint(self.task, self.hidden(torch.cat(self.encoders(images), 1)), self.head)
+
+    def modality_logits(self, outputs: Outputs) -> dict[str, Tensor]:
+        """W_m h_m + b / M, the slices of the linear head (arXiv 2203.15332, eq. 3); none through hidden units."""
+        embedding, widths = outputs["joint"].embedding, self.encoders.dims
+        if self.params.hidden or embedding is None:
+            return {}
+        parts = zip(torch.split(embedding, widths, 1), torch.split(self.head.weight, widths, 1), strict=True)
+        bias = self.head.bias / len(widths)
+        return {m: h @ w.T + bias for m, (h, w) in zip(self.task.modalities, parts, strict=True)}

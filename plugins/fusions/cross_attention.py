@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._stages import availability, concatenated, masked
+from wbcbench_plugins.fusions._stages import availability, concatenated, masked, with_blanks
 from wbcbench_plugins.fusions._tokens import Block, check_heads, token_trunks
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
 
 
 class CrossAttention(Fusion):
@@ -30,6 +30,7 @@ class CrossAttention(Fusion):
     stage_maps = False
     arity = (2, None)
     missing = "native"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
@@ -43,21 +44,22 @@ class CrossAttention(Fusion):
         super().__init__(task, backbone, params)
         check_heads(params.dim, params.heads)
         self.backbones = token_trunks(task, backbone, params.dim)
-        self.pairs = nn.ModuleDict(
-            {
-                f"{a}<{b}": nn.ModuleList(Block(params.dim, params.heads) for _ in range(params.layers))
-                for a in task.modalities
-                for b in task.modalities
-                if a != b
-            }
+        targets = {f"{a}<{b}": a for a in task.modalities for b in task.modalities if a != b}
+        self.pairs = PerModality(
+            {p: nn.ModuleList(Block(params.dim, params.heads) for _ in range(params.layers)) for p in targets},
+            owners=targets,
         )
         self.head = nn.Linear(len(task.modalities) * params.dim, task.n_classes)
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names = self.task.modalities
-        tokens = {m: self.backbones[m](masked(images[m], present, i)) for i, m in enumerate(names)}
-        pooled = []
-        for a in names:
+        blank = images[names[0]].new_zeros(images[names[0]].shape[0], 1, self.params.dim)
+        tokens = {
+            m: self.backbones[m](masked(images[m], present, i)) if m in self.backbones else blank
+            for i, m in enumerate(names)
+        }
+        pooled: dict[str, Tensor] = {}
+        for a in self.backbones:
             streams = []
             for j, b in enumerate(names):
                 if a == b:
@@ -69,8 +71,8 @@ class CrossAttention(Fusion):
                 for block in blocks:
                     x = block(x, tokens[b], allowed)
                 streams.append(x.mean(1))
-            pooled.append(self._over_sources(streams, a, present))
-        embedding = concatenated(pooled, present)
+            pooled[a] = self._over_sources(streams, a, present)
+        embedding = concatenated(with_blanks(pooled, names), present)
         return {"joint": Output(self.head(embedding), embedding, reads=frozenset(names), head=self.head)}
 
     def _over_sources(self, streams: list[Tensor], target: str, present: Tensor | None) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, of_routes, only, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, of_routes, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
 
@@ -54,6 +54,7 @@ class DempsterShafer(Fusion):
     source = "combination rule of Han et al. (TMC), ICLR 2021, arXiv 2102.02051, section 3.2"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         evidence: Literal["softplus", "relu", "exp"] = param(
@@ -79,6 +80,3 @@ class DempsterShafer(Fusion):
             there = of_routes(present, outputs, self.task.modalities)
             evidence = torch.where(there[..., None], evidence, 0.0)
         return dempster(evidence)
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

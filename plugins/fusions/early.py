@@ -18,6 +18,7 @@ class Early(Fusion):
     source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
     emits = ("joint",)
     missing = "impute"
+    offers = ()
     solves = ("redundant", "unique", "xor")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:

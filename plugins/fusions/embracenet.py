@@ -44,6 +44,7 @@ class EmbraceNet(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

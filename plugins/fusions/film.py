@@ -32,6 +32,7 @@ class FiLM(Fusion):
     stage_maps = False
     arity = (2, 2)
     missing = "impute"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -52,6 +52,7 @@ class FusionSearch(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "impute"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -26,6 +26,7 @@ from wbcbench.contracts import (
     Output,
     Outputs,
     Parameters,
+    PerModality,
     Task,
     param,
 )
@@ -42,6 +43,7 @@ class Independent(Fusion):
     source = "Yang et al., arXiv 2208.08331 (abstract); batch assembly of Havasi et al., arXiv 2010.06610"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
     scales = "width"
 
@@ -84,8 +86,8 @@ class Independent(Fusion):
             assert isinstance(stem, nn.Conv2d)
             start_slots(stem.weight, tuple(task.channels.values()), params.stem)
         dim = self.backbone.dim
-        self.heads = nn.ModuleDict({m: nn.Linear(dim, task.n_classes) for m in task.modalities})
-        self.unmix = nn.ModuleDict({m: nn.Linear(dim, dim) for m in task.modalities} if params.unmix else {})
+        self.heads = PerModality({m: nn.Linear(dim, task.n_classes) for m in task.modalities})
+        self.unmix = PerModality({m: nn.Linear(dim, dim) for m in task.modalities} if params.unmix else {})
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         batch.rows = slot_rows(len(batch), self.task.modalities, self.params.rho, self.params.repeats, draw)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, mixture, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, mixture, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
 
@@ -40,6 +40,7 @@ class LateConfidence(Fusion):
     source = "baseline: a sum rule whose weights are each cell's confidences"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         measure: Literal["entropy", "energy", "maximum"] = param(
@@ -69,6 +70,3 @@ class LateConfidence(Fusion):
         logits, mask = stacked_logits(outputs), seen(outputs, present, self.task.modalities)
         sure = confidence(logits, self.params.measure)
         return mixture(logits.softmax(2), confidence_weights(sure, mask, self.params.temperature), mask)
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
 
@@ -36,6 +36,7 @@ class LateLogit(Fusion):
     source = "Hinton, Neural Computation 2002, eq. 1; logarithmic opinion pool"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
@@ -47,6 +48,3 @@ class LateLogit(Fusion):
 
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return product_of_experts(stacked_logits(outputs), seen(outputs, present, self.task.modalities))
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

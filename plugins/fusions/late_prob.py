@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, only
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
 
@@ -20,6 +20,7 @@ class LateProb(Fusion):
     aliases = ("late",)
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
@@ -28,6 +29,3 @@ class LateProb(Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         outputs: Outputs = self.networks(images, maps)
         return outputs
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

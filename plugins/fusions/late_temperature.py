@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
 
@@ -54,6 +54,7 @@ class LateTemperature(Fusion):
     source = "Guo et al., ICML 2017, arXiv 1706.04599, section 4.2, per modality"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         combine: Literal["product", "mean"] = param(
@@ -89,6 +90,3 @@ class LateTemperature(Fusion):
             self.inverse.copy_(fit_inverse(logits, labels))
         else:
             self.inverse.copy_(torch.cat([fit_inverse(z[:, None], labels) for z in logits.unbind(1)]))
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
 
@@ -41,6 +41,7 @@ class LateWeighted(Fusion):
     source = "linear opinion pool, its weights fitted on validation cells"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         prior: float = param(
@@ -72,6 +73,3 @@ class LateWeighted(Fusion):
         probs = stacked_logits(val_outputs).detach().softmax(2).cpu()
         likelihoods = probs[torch.arange(len(probs)), :, labels.cpu()]
         self.weights.copy_(fit_weights(likelihoods, self.params.prior))
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

@@ -44,6 +44,7 @@ class LMF(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

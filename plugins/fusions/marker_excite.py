@@ -33,6 +33,7 @@ class MarkerExcite(Fusion):
     source = "arXiv 2008.12380, marker excite; two-layer gates as in Hu et al., arXiv 1709.01507"
     emits = ("joint",)
     missing = "native"
+    offers = ()
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -26,6 +26,7 @@ class Max(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

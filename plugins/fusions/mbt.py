@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._stages import availability, concatenated, masked
+from wbcbench_plugins.fusions._stages import availability, concatenated, masked, with_blanks
 from wbcbench_plugins.fusions._tokens import Block, check_heads, token_trunks
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -39,6 +39,7 @@ class MBT(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
@@ -62,23 +63,25 @@ class MBT(Fusion):
                 f"hears of another. Choose fusion_layer up to {params.layers - 2}."
             )
         self.backbones = token_trunks(task, backbone, params.dim)
-        owners = ("all",) if params.shared else task.modalities
+        owners = {"of_all": ""} if params.shared else {f"of_{m}": m for m in task.modalities}
         self.layers = nn.ModuleList(
-            nn.ModuleDict({f"of_{m}": Block(params.dim, params.heads) for m in owners})
-            for _ in range(params.layers)
+            PerModality({k: Block(params.dim, params.heads) for k in owners}, owners) for _ in range(params.layers)
         )
         self.bottleneck = nn.Parameter(0.02 * torch.randn(params.bottlenecks, params.dim))
         self.head = nn.Linear(len(task.modalities) * params.dim, task.n_classes)
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names, n = self.task.modalities, self.params.bottlenecks
-        tokens = {m: self.backbones[m](masked(images[m], present, i)) for i, m in enumerate(names)}
-        z = self.bottleneck.expand(tokens[names[0]].shape[0], -1, -1)
-        seen = availability(present, z, len(names))
+        tokens = {
+            m: self.backbones[m](masked(images[m], present, i)) for i, m in enumerate(names) if m in self.backbones
+        }
+        z = self.bottleneck.expand(images[names[0]].shape[0], -1, -1)
+        every = availability(present, z, len(names))
+        seen = torch.stack([every[:, i] for i, m in enumerate(names) if m in tokens], 1)
         for number, layer in enumerate(self.layers):
-            assert isinstance(layer, nn.ModuleDict)
+            assert isinstance(layer, PerModality)
             copies = []
-            for m in names:
+            for m in tokens:
                 block = layer["of_all" if self.params.shared else f"of_{m}"]
                 if number < self.params.fusion_layer:
                     tokens[m] = block(tokens[m])
@@ -87,5 +90,5 @@ class MBT(Fusion):
                 copies.append(both[:, :n])
                 tokens[m] = both[:, n:]
             z = shared_bottleneck(copies, seen) if copies else z
-        embedding = concatenated([tokens[m].mean(1) for m in names], present)
+        embedding = concatenated(with_blanks({m: x.mean(1) for m, x in tokens.items()}, names), present)
         return {"joint": Output(self.head(embedding), embedding, reads=frozenset(names), head=self.head)}

@@ -22,6 +22,7 @@ class MidConcat(Fusion):
     emits = ("joint",)
     arity = (1, None)
     missing = "impute"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -11,6 +11,7 @@ The shares travel through the backbone as M more input channels, which the stem 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,7 @@ class MixMo(Fusion):
     source = "Ramé et al., ICCV 2021, arXiv 2103.06132"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_parameters", "meeting_losses")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):
@@ -153,7 +155,8 @@ class MixMo(Fusion):
         self.backbone = nets[0]
         replace_module(self.backbone, name, MixedStem(stems, tuple(task.channels.values())))
         self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
-        self._plan: Plan | None = None
+        # Of the batch assembled last: the mapping, not the plan in it, to which a policy adds that of more rows.
+        self._extras: dict[str, Any] = {}
         # How far training is; `assemble` is not told, so the last step's loss leaves it here.
         self.fraction: Tensor
         self.register_buffer("fraction", torch.zeros(()))
@@ -164,14 +167,21 @@ class MixMo(Fusion):
         # The median of three uniform numbers is Beta(2, 2).
         kappa = torch.stack([draw.uniform(b, f"mixmo:kappa{i}") for i in range(3)]).median(0).values
         left = ((1 - self.fraction) / max(1e-9, 1 - self.params.decay)).clamp(0, 1)
-        self._plan = Plan(
+        plan = Plan(
             first=(draw.uniform(b, "mixmo:first") * count).long().clamp(max=count - 1),
             kappa=kappa,
             boxed=draw.uniform(b, "mixmo:boxed") < self.params.patch * left,
             x=draw.uniform(b, "mixmo:x"),
             y=draw.uniform(b, "mixmo:y"),
         )
+        batch.extras[self.name] = vars(plan)
+        self._extras = batch.extras
         return batch
+
+    @property
+    def plan(self) -> Plan | None:
+        """How the batch assembled last is mixed; None before the first."""
+        return Plan(**self._extras[self.name]) if self._extras else None
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names = self.task.modalities
@@ -194,7 +204,7 @@ class MixMo(Fusion):
 
     def _mixture(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Mixing weights [B, M, S, S] and shares [B, M], of the modalities that are there."""
-        count, side, plan = seen.shape[1], x.shape[2], self._plan
+        count, side, plan = seen.shape[1], x.shape[2], self.plan
         there = seen[:, :, None, None]
         if self.training and plan is not None and len(plan.kappa) == len(x):
             weights, shares = plan.weights(count, side).to(x.dtype) * there, plan.shares(count) * seen

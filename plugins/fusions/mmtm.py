@@ -63,6 +63,7 @@ class MMTM(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "impute"
+    offers = ("own_parameters",)
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -14,10 +14,16 @@ from wbcbench.contracts import BackboneFactory, Batch, Fusion, Output, Outputs, 
 def route(scores: Tensor, top: int) -> Tensor:
     """Softmax over the `top` highest scores of each row, 0 elsewhere: [B, E] -> [B, E].
 
-    Source: Shazeer et al., ICLR 2017, arXiv 1701.06538, eq. 3-5 without noise.
+    A single expert has its probability among all E: a softmax over one score is 1 and would teach the router
+    nothing of the task.
+
+    Source: Shazeer et al., ICLR 2017, arXiv 1701.06538, eq. 3-5 without noise; for one expert, Fedus et al.,
+    JMLR 2022, arXiv 2101.03961, eq. 2.
     """
-    least = scores.topk(top, 1).values[:, -1:]
-    return torch.where(scores >= least, scores, -torch.inf).softmax(1)
+    chosen = scores >= scores.topk(top, 1).values[:, -1:]
+    if top == 1:
+        return torch.where(chosen, scores.softmax(1), 0.0)
+    return torch.where(chosen, scores, -torch.inf).softmax(1)
 
 
 def balance(scores: Tensor, top: int) -> Tensor:
@@ -42,8 +48,9 @@ class Routed(Output):
 class MoE(Fusion):
     """Mixture of experts: per cell a router mixes the best few of E experts, which all read every embedding.
 
-    h = sum_e g_e relu(V_e [h_1; ..; h_M]), g = softmax over the top few of R [h_1; ..; h_M]; absent embeddings
-    are zero. All experts are computed, and counted. Task loss: cross-entropy + balance E sum_e f_e P_e.
+    h = sum_e g_e relu(V_e [h_1; ..; h_M]), g = softmax over the top few of R [h_1; ..; h_M] (of one: its share of
+    the softmax over all); absent embeddings are zero. All experts are computed, and counted. Task loss:
+    cross-entropy + balance E sum_e f_e P_e.
     Parameters: sum_m [P + S(C_m)] + (J + 1) E + E (J + 1) H + (H + 1) K, J = sum_m D_m: M backbones.
     """
 
@@ -52,6 +59,7 @@ class MoE(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

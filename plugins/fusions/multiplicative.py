@@ -33,6 +33,7 @@ class Multiplicative(Fusion):
     stage_maps = False
     arity = (2, 2)
     missing = "impute"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

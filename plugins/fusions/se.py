@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._stages import build_trunks, chosen_stages, concatenated, masked, pool
+from wbcbench_plugins.fusions._stages import build_trunks, chosen_stages, concatenated, masked, pool, with_blanks
 from wbcbench_plugins.fusions.mmtm import Transfer
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
 
 
 class SE(Fusion):
@@ -21,6 +21,7 @@ class SE(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "native"
+    offers = ("own_parameters",)
 
     class Params(Parameters):
         sites: str = param(
@@ -40,7 +41,7 @@ class SE(Fusion):
         self.stages = len(shapes)
         self.sites = nn.ModuleDict(
             {
-                str(s): nn.ModuleDict(
+                str(s): PerModality(
                     {m: Transfer([shapes[s][0]], params.ratio, params.gain) for m in task.modalities}
                 )
                 for s in chosen_stages(params.sites, len(shapes))
@@ -56,6 +57,6 @@ class SE(Fusion):
                 gates: nn.Module = self.sites[str(number)]
                 assert isinstance(gates, nn.ModuleDict)
                 flow = {m: gates[m]({m: x})[m] for m, x in flow.items()}
-        embedding = concatenated([pool(x) for x in flow.values()], present)
+        embedding = concatenated(with_blanks({m: pool(x) for m, x in flow.items()}, self.task.modalities), present)
         reads = frozenset(self.task.modalities)
         return {"joint": Output(self.head(embedding), embedding, reads=reads, head=self.head)}

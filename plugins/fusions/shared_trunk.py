@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._private import private_backbone, stack
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task
 
 
 class SharedTrunk(Fusion):
@@ -20,26 +20,27 @@ class SharedTrunk(Fusion):
     source = "Module-parallel layers of Wang et al., NeurIPS 2020, arXiv 2011.05005, without the exchange"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters", "meeting_losses")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
         self.backbone = private_backbone(task, backbone)
-        self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
+        self.heads = PerModality({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
-        count = len(self.task.modalities)
-        features = self.backbone(stack(images, self.task), maps)
+        count = len(self.heads)
+        features = self.backbone(stack({m: images[m] for m in self.heads}, self.task), maps)
         embeddings = features.embedding.chunk(count)
         stages = [x.chunk(count) for x in features.maps]
         return {
             m: Output(
-                logits=self.heads[m](embeddings[i]),
+                logits=head(embeddings[i]),
                 embedding=embeddings[i],
                 maps=tuple(s[i] for s in stages),
                 reads=frozenset({m}),
-                head=self.heads[m],
+                head=head,
             )
-            for i, m in enumerate(self.task.modalities)
+            for i, (m, head) in enumerate(self.heads.items())
         }
 
     def head_params(self) -> dict[str, list[nn.Parameter]]:

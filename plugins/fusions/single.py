@@ -18,6 +18,7 @@ class Single(Fusion):
     emits = ("modality",)
     arity = (1, 1)
     missing = "impute"
+    offers = ()
     solves = ("redundant",)
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Networks, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
@@ -39,14 +39,16 @@ class Stacking(Fusion):
 
     p = softmax(V [p_1; ..; p_M] + c), p_m = softmax(W_m h_m(x_m)); V and c are fitted on validation cells.
     Those were held out from the networks' gradients, so to the combiner these are out-of-fold predictions
-    (early stopping has looked at them). The mean of the p_m until fitted. Trained on the sum of the heads'
-    losses. Parameters: sum_m [P + S(C_m) + (D + 1) K], and (M K + 1) K of the combiner (buffers).
+    (early stopping has looked at them); its own validation metrics are cross-fitted. The mean of the p_m until
+    fitted. Trained on the sum of the heads' losses. Parameters: sum_m [P + S(C_m) + (D + 1) K], and (M K + 1) K of
+    the combiner, counted but not trained by gradient.
     """
 
     name = "stacking"
     source = "Wolpert, Neural Networks 5, 1992"
     emits = ("modality",)
     missing = "impute"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         inverse_penalty: float = param(
@@ -57,16 +59,15 @@ class Stacking(Fusion):
         )
 
     params: Params
-    weight: Tensor
-    bias: Tensor
     fitted: Tensor
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
         self.networks = Networks(task, backbone)
         k, features = task.n_classes, len(task.modalities) * task.n_classes
-        self.register_buffer("weight", torch.zeros(k, features))
-        self.register_buffer("bias", torch.zeros(k))
+        # Parameters, so that they are counted; no gradient trains them.
+        self.weight = nn.Parameter(torch.zeros(k, features), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(k), requires_grad=False)
         self.register_buffer("fitted", torch.tensor(False))
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:

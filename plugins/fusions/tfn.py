@@ -40,6 +40,7 @@ class TFN(Fusion):
     stage_maps = False
     arity = (1, 4)
     missing = "impute"
+    offers = ("own_embedding", "own_parameters")
     solves = ("redundant", "unique", "xor")
 
     class Params(Parameters):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
 
 
 class ThinEnsemble(Fusion):
@@ -24,6 +24,7 @@ class ThinEnsemble(Fusion):
     emits = ("modality",)
     missing = "native"
     scales = "width"
+    offers = ("own_embedding", "own_parameters")
 
     class Params(Parameters):
         width: float = param(0.0, "Factor on the channels of every network; 0: 1 / sqrt(M).", ge=0, le=8)
@@ -34,13 +35,13 @@ class ThinEnsemble(Fusion):
         super().__init__(task, backbone, params)
         width = params.width or len(task.modalities) ** -0.5
         trunks = {m: backbone(c, width=width) for m, c in task.channels.items()}
-        self.backbones = nn.ModuleDict(trunks)
-        self.heads = nn.ModuleDict({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
+        self.backbones = PerModality(trunks)
+        self.heads = PerModality({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         outputs: Outputs = {}
-        for m in self.task.modalities:
-            features = self.backbones[m](images[m], maps)
+        for m, backbone in self.backbones.items():
+            features = backbone(images[m], maps)
             outputs[m] = Output(
                 logits=self.heads[m](features.embedding),
                 embedding=features.embedding,

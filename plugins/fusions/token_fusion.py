@@ -92,6 +92,7 @@ class TokenFusion(Fusion):
     emits = ("joint",)
     stage_maps = False
     missing = "impute"
+    offers = ("own_parameters",)
 
     class Params(Parameters):
         threshold: float = param(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from wbcbench_plugins.fusions._modalities import Networks, only, seen, stacked_logits
+from torch import Tensor
+from wbcbench_plugins.fusions._modalities import Networks, seen, stacked_logits
 
 from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
 
@@ -34,6 +34,7 @@ class Vote(Fusion):
     source = "majority vote of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
     emits = ("modality",)
     missing = "native"
+    offers = ("own_embedding", "own_parameters")
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
@@ -45,6 +46,3 @@ class Vote(Fusion):
 
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return majority(stacked_logits(outputs).softmax(2), seen(outputs, present, self.task.modalities))
-
-    def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        return only(self, present or self.task.modalities)

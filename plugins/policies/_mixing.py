@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from wbcbench_plugins.policies._modalities import labels_of, masked_mean, shown
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Progress
 
 TRIES = 64
 
@@ -71,44 +71,45 @@ def plan(
     return mixes
 
 
-def mixed_loss(logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor, smoothing: float) -> list[Tensor]:
-    """[lambda CE(z, y), (1 - lambda) CE(z, y')], each [R]; their sum is CE with the soft target.
-
-    Args:
-        logits: [R, K].
-        labels, partners: [R].
-        share: [R] lambda in [0, 1].
-
-    Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412.
-    """
-    own, other = (
-        F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing) for y in (labels, partners)
-    )
-    return [share * own, (1 - share) * other]
-
-
 def mixed_terms(
-    terms: dict[str, Tensor], outputs: Outputs, batch: Batch, mixes: dict[str, Mix], fusion: Fusion, name: str
+    terms: dict[str, Tensor],
+    outputs: Outputs,
+    batch: Batch,
+    mixes: dict[str, Mix],
+    fusion: Fusion,
+    progress: Progress,
 ) -> dict[str, Tensor]:
-    """Task terms of the mixed images: every route by the share of each cell in what it reads.
+    """One term per route: sum_m a_m [l_m L(y) + (1 - l_m) L(y_m) w(y_m) / w(y)].
 
-    A route of several modalities with partners of their own takes the mean over those modalities. Each part
-    has the class weight of its own label. What earlier policies did to a route's row (weights, masks) is kept
-    as the ratio of its term to the plain loss.
+    L is the fusion's own loss of the route, with the weights that it gives the row; l_m is the share of itself
+    that the row kept in modality m, y_m its partner's label there; a_m is 1 / n for the n modalities that the
+    route reads and the row has. The core multiplies the term by w(y), the class weight of the row's own label,
+    so that each part has the weight of its own. Rows that have nothing of what a route reads teach it nothing.
+
+    Computed anew from the fusion and not from `terms`: the factor between a term and the plain loss cannot be
+    told where the plain loss is 0.
+
+    Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412: for cross-entropy, that of the soft target.
     """
-    found = dict(terms)
+    modalities, found = fusion.task.modalities, dict(terms)
+    own = fusion.task_terms(outputs, batch, progress)
+    other = {
+        m: fusion.task_terms({r: replace(o, labels=mix.labels) for r, o in outputs.items()}, batch, progress)
+        for m, mix in mixes.items()
+    }
     for route, out in outputs.items():
-        if route not in terms or out.labels is None:
+        if route not in terms or not own[route].ndim:
             continue
-        plain = F.cross_entropy(out.logits, out.labels, reduction="none", label_smoothing=fusion.label_smoothing)
-        factor = (terms[route] / plain.clamp(min=1e-12)).detach()
-        reads = [m for m in fusion.task.modalities if m in out.reads]
-        own, other = torch.zeros_like(plain), torch.zeros_like(plain)
-        for m in reads:
+        reads = [m for m in modalities if m in out.reads]
+        labels = labels_of(out)
+        there = torch.stack([shown(batch, modalities, m, labels) for m in reads])
+        parts = torch.where(there.any(0), there, True).to(own[route].dtype)
+        value = torch.zeros_like(own[route])
+        for m, part in zip(reads, parts / parts.sum(0), strict=True):
             mix = mixes[m]
-            a, b = mixed_loss(out.logits, out.labels, mix.labels, mix.share, fusion.label_smoothing)
-            own, other = own + a / len(reads), other + b * batch.weights_of(mix.labels) / len(reads)
-        found[route], found[f"{name}.{route}"] = own * factor, other * factor
+            turned = other[m][route] * batch.weights_of(mix.labels) / batch.weights_of(labels)
+            value = value + part * (mix.share * own[route] + (1 - mix.share) * turned)
+        found[route] = masked_mean(value, there.any(0))
     return found
 
 

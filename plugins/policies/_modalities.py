@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcbench.contracts import Backbone, Batch, Features, Fusion, Output, Outputs
+from wbcbench.contracts import masked_mean as masked_mean
 from wbcbench.errors import IncompatibleError
 
 
@@ -166,9 +167,3 @@ def index_of(out: Output) -> Tensor:
     """[R] stable cell ids, filled by the core."""
     assert out.index is not None
     return out.index
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """[R] values times mask, scaled so that its mean is the mean over the masked rows; zero without any."""
-    weight = mask.to(values.dtype)
-    return torch.where(mask, values, 0.0) / weight.mean().clamp(min=1.0 / max(1, len(weight)))

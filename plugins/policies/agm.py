@@ -14,8 +14,6 @@ from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progr
 from wbcbench.contracts.policy import Run
 from wbcbench.errors import IncompatibleError
 
-MOST = 4
-
 
 def shapley(values: dict[frozenset[int], Tensor], players: int) -> Tensor:
     """phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! (v(S + m) - v(S)).
@@ -65,6 +63,10 @@ class AGM(Policy):
 
     name = "agm"
     source = "Li et al., ICCV 2023, arXiv 2308.07686"
+    acts_on = "gradients"
+    arity = (2, None)
+    wants = ("own_parameters",)
+    subsets = 4
     gradients = "changes"
 
     class Params(Parameters):
@@ -79,10 +81,10 @@ class AGM(Policy):
         self.modalities = fusion.task.modalities
         self.own = require_parameters(fusion, self.name)
         self.routed = set(self.modalities) <= set(fusion.routes)
-        if len(self.modalities) < 2 or (not self.routed and len(self.modalities) > MOST):
+        if len(self.modalities) < 2 or (not self.routed and len(self.modalities) > self.subsets):
             raise IncompatibleError(
-                f"agm compares 2 to {MOST} modalities of a joint network, or 2 and more with a head each, but "
-                f"'{fusion.name}' has {len(self.modalities)}. Choose another fusion or other modalities."
+                f"agm compares 2 to {self.subsets} modalities of a joint network, or 2 and more with a head each, "
+                f"but '{fusion.name}' has {len(self.modalities)}. Choose another fusion or other modalities."
             )
         self.register_buffer("mean", torch.zeros(len(self.modalities)))
         self.register_buffer("count", torch.zeros(()))

@@ -21,6 +21,8 @@ class AuxHeads(Policy):
 
     name = "aux_heads"
     source = "Du et al., ICML 2023, arXiv 2305.01233 (uni-modal targets); AutoGluon's aux_weight"
+    wants = ("embedding",)
+    offers = ("meeting_losses",)
     reads_labels = True
 
     class Params(Parameters):

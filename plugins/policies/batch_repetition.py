@@ -22,13 +22,14 @@ def salted(draw: Draw, salt: str) -> Draw:
 class BatchRepetition(Policy):
     """R = repeats * B rows per step: the batch as assembled, then assembled again with fresh random numbers.
 
-    Repeats differ where the fusion draws its rows (independent, mixmo) or a later policy draws per row
+    Repeats differ where the fusion draws its rows (independent, mixmo) or another policy draws per row
     (modality_dropout, mixing); in any other fusion the rows are equal and nothing is gained. Memory and time of
-    a step grow by the factor. Must come before other policies.
+    a step grow by the factor. What the fusion notes of its rows (the mixing plan of mixmo) is repeated with them.
     """
 
     name = "batch_repetition"
     source = "Hoffer et al., CVPR 2020, arXiv 1901.09335; Havasi et al., ICLR 2021, arXiv 2010.06610, section 4.3"
+    acts_on = "rows"
 
     class Params(Parameters):
         repeats: int = param(4, "Times each cell is shown; 1: nothing changes.", ge=1, le=16, search=[1, 2, 4, 8])
@@ -37,11 +38,15 @@ class BatchRepetition(Policy):
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         own = torch.arange(len(batch), device=batch.cells.device)
-        modalities = self.fusion.task.modalities
-        parts = [batch.rows]
+        name, rows, notes = self.fusion.name, [batch.rows], [batch.extras.get(self.fusion.name, {})]
         for k in range(1, self.params.repeats):
-            again = replace(batch, rows=None, images={})
-            parts.append(self.fusion.assemble(again, salted(draw, f"repeat{k}")).rows)
-        if len(parts) > 1:
-            batch.rows = {m: torch.cat([own if p is None else p[m] for p in parts]) for m in modalities}
+            # `extras` stays the same mapping: the fusion may have kept it for its forward pass
+            again = self.fusion.assemble(replace(batch, rows=None, images={}), salted(draw, f"repeat{k}"))
+            rows.append(again.rows)
+            notes.append(again.extras.get(name, {}))
+        if len(rows) > 1:
+            modalities = self.fusion.task.modalities
+            batch.rows = {m: torch.cat([own if r is None else r[m] for r in rows]) for m in modalities}
+        if notes[0]:
+            batch.extras[name] = {key: torch.cat([n[key] for n in notes]) for key in notes[0]}
         return batch

@@ -35,6 +35,8 @@ class CML(Policy):
 
     name = "cml"
     source = "Ma et al., ICML 2023, arXiv 2306.01265"
+    arity = (2, None)
+    wants = ("incomplete", "trained_logits")
 
     class Params(Parameters):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.05, 10.0), log=True)

@@ -46,6 +46,8 @@ class Contrastive(Policy):
 
     name = "contrastive"
     source = "van den Oord et al., arXiv 1807.03748; Tian et al., ECCV 2020, arXiv 1906.05849"
+    arity = (2, None)
+    wants = ("own_embedding",)
 
     class Params(Parameters):
         weight: float = param(0.1, "Factor on the loss.", ge=0, search=(0.01, 1.0), log=True)

@@ -19,6 +19,7 @@ class CrossModalMixup(Policy):
     name = "cross_modal_mixup"
     aliases = ("mixup",)
     source = "Zhang et al., ICLR 2018, arXiv 1710.09412; per modality: a variant"
+    acts_on = "images"
     blends_cells = True
 
     class Params(Parameters):
@@ -42,4 +43,4 @@ class CrossModalMixup(Policy):
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, self.name)
+        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, progress)

@@ -20,6 +20,7 @@ class CutMix(Policy):
 
     name = "cutmix"
     source = "Yun et al., ICCV 2019, arXiv 1905.04899; per modality: a variant"
+    acts_on = "images"
     blends_cells = True
 
     class Params(Parameters):
@@ -48,4 +49,4 @@ class CutMix(Policy):
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, self.name)
+        return mixed_terms(terms, outputs, batch, batch.extras[self.name], self.fusion, progress)

@@ -22,6 +22,7 @@ class ETMC(Policy):
     name = "etmc"
     source = "Han et al., TPAMI 2022, arXiv 2204.11423"
     needs_routes = "both"
+    wants = ("trained_logits",)
     reads_labels = True
 
     class Params(Parameters):

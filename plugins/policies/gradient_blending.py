@@ -31,16 +31,21 @@ def blend(train: Tensor, val: Tensor, train_before: Tensor, val_before: Tensor) 
 
 
 class GradientBlending(Policy):
-    """The routes' losses are weighted by w_k, estimated anew every `every` epochs; 1 until the second estimate.
+    """The routes' losses are weighted by w_k, estimated anew every `every` epochs; 1 until the first estimate.
 
-    A variant: losses of the routes in the running training stand for the paper's separately trained networks,
-    which cost one training per route and estimate. Validation labels enter training, as in the paper.
+    The first estimate compares with the first epoch, each other one with the one before; so a training of no more
+    than `every` epochs would be left alone and is refused. A variant: losses of the routes in the running training
+    stand for the paper's separately trained networks, which cost one training per route and estimate. Validation
+    labels enter training, as in the paper.
     """
 
     name = "gradient_blending"
     aliases = ("gblend",)
     source = "Wang, Tran, Feiszli, CVPR 2020, arXiv 1905.12681 (online; estimated from the joint training)"
+    acts_on = "weights"
     needs_routes = "several"
+    wants = ("trained_logits",)
+    waits = "every"
     reads_labels = True
     reads_validation = True
 
@@ -83,7 +88,8 @@ class GradientBlending(Policy):
         train = self.sums / self.count.clamp(min=1)
         self.sums.zero_()
         self.count.zero_()
-        if (progress.epoch + 1) % self.params.every:
+        done = progress.epoch + 1
+        if done > 1 and done % self.params.every:
             return
         val = torch.tensor([losses[r] for r in self.routes], device=train.device)
         found = blend(train, val, self.before[0], self.before[1])

@@ -10,6 +10,8 @@ from wbcbench.contracts import Fusion, Parameters, Policy, param
 from wbcbench.errors import IncompatibleError
 from wbcbench.min_norm import min_norm
 
+AUXILIARY = "aux_heads."
+
 
 def reconcile(gram: Tensor, gamma: float) -> Tensor:
     """What to multiply each gradient by, given all inner products.
@@ -33,16 +35,29 @@ def reconcile(gram: Tensor, gamma: float) -> Tensor:
     return gamma * torch.where((gram < 0).any(), pareto * (plain / length), torch.ones_like(pareto))
 
 
-class MMPareto(Policy):
-    """Parameters that several losses reach get `reconcile`d gradients, block by block; the rest plain ones.
+def objectives(terms: dict[str, Tensor], fusion: Fusion) -> tuple[list[Tensor], list[Tensor]]:
+    """(losses to reconcile, all other terms): the routes' losses and those of aux_heads, multimodal and unimodal.
 
-    Blocks are each modality's own parameters and what is shared. With a joint route and aux_heads, that is the
-    paper: multimodal against unimodal loss in each encoder. In one trunk with a head per modality the heads'
-    losses are reconciled. Costs one backward pass per loss more. Distillation gradients are added as they are.
+    Penalties (the balance of moe, the sparsity of cen, what cml or contrastive add) are no objectives.
+    """
+    chosen = {n for n, t in terms.items() if (n in fusion.routes or n.startswith(AUXILIARY)) and t.requires_grad}
+    return [terms[n] for n in terms if n in chosen], [t for n, t in terms.items() if n not in chosen]
+
+
+class MMPareto(Policy):
+    """Parameters that several objectives reach get `reconcile`d gradients, block by block; the rest plain ones.
+
+    Objectives are the losses of the routes and of aux_heads; whatever else is in the loss, distillation included,
+    is added as it is. Blocks are each modality's own parameters and what is shared. With a joint route and
+    aux_heads, that is the paper: multimodal against unimodal loss in each encoder. In one trunk with a head per
+    modality the heads' losses are reconciled. Costs one backward pass per objective more.
     """
 
     name = "mmpareto"
     source = "Wei, Hu, ICML 2024, arXiv 2405.17730"
+    acts_on = "gradients"
+    arity = (2, None)
+    wants = ("meeting_losses", "trained_logits")
     gradients = "combines"
 
     class Params(Parameters):
@@ -56,18 +71,18 @@ class MMPareto(Policy):
         shared = [p for p in fusion.parameters() if p.requires_grad and id(p) not in taken]
         blocks = [*own.values(), shared]
         params = [p for block in blocks for p in block]
-        losses = [t for t in terms.values() if t.requires_grad]
+        losses, others = objectives(terms, fusion)
         found = [torch.autograd.grad(t, params, retain_graph=True, allow_unused=True) for t in losses]
         by_loss: list[dict[int, Tensor | None]] = [
             dict(zip(map(id, params), grads, strict=True)) for grads in found
         ]
 
-        torch.stack([*losses, rest]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack([*losses, *others, rest]).sum().backward()  # type: ignore[no-untyped-call]
         acted = [self._block(block, by_loss) for block in blocks]
         if not any(acted):
             raise IncompatibleError(
-                f"mmpareto reconciles losses that meet in some parameters, but in '{fusion.name}' none do. Put "
-                "aux_heads before it, or choose a fusion with a shared trunk, such as independent."
+                f"mmpareto reconciles losses that meet in some parameters, but in '{fusion.name}' none do. Add "
+                "the policy aux_heads, or choose a fusion with a shared trunk, such as independent."
             )
         return True
 

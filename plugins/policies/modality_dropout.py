@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.policies._modalities import masked_mean
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Draw, Fusion, Parameters, Policy, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -36,13 +35,15 @@ def drop_modalities(present: Tensor, chance: Tensor, rates: Tensor, keep: Tensor
 class ModalityDropout(Policy):
     """Each modality of each row is dropped at random: its image becomes the training mean, it counts as absent.
 
-    A route that reads only a dropped modality learns nothing from that row; its loss is the mean over the
-    rows that it was shown.
+    A route that reads only a dropped modality learns nothing from that row, neither from labels nor from teachers,
+    as with any cell that lacks the modality.
     """
 
     name = "modality_dropout"
     aliases = ("moddrop",)
     source = "Neverova et al., TPAMI 2016, arXiv 1501.00102"
+    acts_on = "rows"
+    wants = ("incomplete",)
 
     class Params(Parameters):
         rate: float = param(0.25, "Probability of dropping a modality.", ge=0, le=1, search=(0.05, 0.6))
@@ -86,14 +87,3 @@ class ModalityDropout(Policy):
             m: torch.where(gone[:, modalities.index(m), None, None, None], 0.0, x) for m, x in batch.images.items()
         }
         return batch
-
-    def task_terms(
-        self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
-    ) -> dict[str, Tensor]:
-        modalities = self.fusion.task.modalities
-        assert batch.present is not None
-        found = dict(terms)
-        for name, out in outputs.items():
-            if name in terms and len(out.reads) == 1 and terms[name].ndim:
-                found[name] = masked_mean(terms[name], batch.present[:, modalities.index(min(out.reads))])
-        return found

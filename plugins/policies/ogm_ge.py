@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.policies._modalities import labels_of, modality_routes, require_parameters
+from wbcbench_plugins.policies._modalities import labels_of, masked_mean, probe, require_parameters, shown
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import JOINT, Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.errors import IncompatibleError
 
 
 def discrepancy_ratios(scores: Tensor) -> Tensor:
@@ -46,14 +47,18 @@ def coefficients(ratios: Tensor, alpha: float, onset: str) -> Tensor:
 class OGMGE(Policy):
     """The gradients of the modality that is ahead are scaled down, and Gaussian noise is added.
 
-    Scores come from the modalities' routes, over present rows; scaled are the parameters that belong to a
-    modality (`_modalities`): whole networks in late fusion, only the heads where the trunk is shared. An
-    adaptive optimiser such as AdamW undoes a slowly changing scale; the paper uses SGD.
+    Scores come from each modality's logits, over present rows: those of its route, or its part of a joint head
+    that adds modalities up (`Fusion.modality_logits`: concat with one linear head is the paper's setting). Scaled
+    are the parameters that belong to a modality (`_modalities`): whole networks in late fusion, only the heads
+    where the trunk is shared. An adaptive optimiser such as AdamW undoes a slowly changing scale; the paper uses
+    SGD.
     """
 
     name = "ogm_ge"
     source = "Peng et al., CVPR 2022, arXiv 2203.15332"
-    needs_routes = "modality"
+    acts_on = "gradients"
+    arity = (2, None)
+    wants = ("own_parameters", "logits", "trained_logits")
     gradients = "changes"
 
     class Params(Parameters):
@@ -68,22 +73,24 @@ class OGMGE(Policy):
 
     def setup(self, fusion: Fusion) -> None:
         super().setup(fusion)
-        self.routes = modality_routes(fusion, self.name)
         self.own = require_parameters(fusion, self.name)
+        if set(fusion.modality_logits(probe(fusion))) != set(self.own):
+            raise IncompatibleError(
+                f"ogm_ge compares what each modality says, but in '{fusion.name}' they have no logits of their "
+                "own. Choose a fusion with a head per modality such as late_prob, or concat:hidden=0."
+            )
 
     def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
         if progress.fraction >= self.params.until:
             return
         with torch.no_grad():
-            scores = []
-            for m in self.routes:
-                right = outputs[m].logits.softmax(1).gather(1, labels_of(outputs[m])[:, None])[:, 0]
-                if batch.present is not None:
-                    there = batch.present[:, fusion.task.modalities.index(m)].float()
-                    right = right * there / there.mean().clamp(min=1.0 / len(there))
-                scores.append(right.mean())
+            scores, said = [], fusion.modality_logits(outputs)
+            for m in self.own:
+                labels = labels_of(outputs[m if m in outputs else JOINT])
+                right = said[m].softmax(1).gather(1, labels[:, None])[:, 0]
+                scores.append(masked_mean(right, shown(batch, fusion.task.modalities, m, labels)).mean())
             scale = coefficients(discrepancy_ratios(torch.stack(scores)), self.params.alpha, self.params.onset)
-            for i, m in enumerate(self.routes):
+            for i, m in enumerate(self.own):
                 for j, p in enumerate(self.own[m]):
                     if p.grad is None:
                         continue

@@ -63,6 +63,7 @@ class QMF(Policy):
     name = "qmf"
     source = "Zhang et al., ICML 2023, arXiv 2306.02050"
     needs_routes = "modality"
+    wants = ("trained_logits",)
     reads_labels = True
 
     class Params(Parameters):

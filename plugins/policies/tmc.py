@@ -16,11 +16,16 @@ class TMC(Policy):
 
     Replaces the cross-entropy of every modality's route (label smoothing does not apply). The policy does not
     change the fusion's prediction: use it with dempster_shafer to predict as it trains.
+
+    `annealing` counts epochs, as the authors' code does (50 of 500): a training of n < 50 epochs ends with n / 50
+    of the KL part. In ten epochs on synthetic cells the authors' share (all of it after a tenth of training) cost
+    .08 of macro-F1 and was no better calibrated.
     """
 
     name = "tmc"
     source = "Han et al., ICLR 2021, arXiv 2102.02051"
     needs_routes = "modality"
+    wants = ("trained_logits",)
     reads_labels = True
 
     class Params(Parameters):

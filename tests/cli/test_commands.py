@@ -126,6 +126,7 @@ def test_list_json_shape(folder):
         "arity": [2, None],
         "missing": "native",
         "solves": ["redundant", "unique"],
+        "offers": None,
     }
     soft = next(row for row in document["distillers"] if row["name"] == "soft")
     assert soft["replayable"] is False

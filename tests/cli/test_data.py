@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,46 @@ def test_run_refuses_what_audit_refuses_and_the_key_carries_the_override(
     code, out, _ = invoke("leaderboard", "--store", str(tmp_path / "s"), "--format", "plain", "--no-index")
     assert code == 0
     assert "leaks between the sides of the split allowed" in out
+
+
+@pytest.mark.parametrize(
+    ("groups", "test", "says"),
+    [(3, 0.25, "at least 4 groups to set 25% aside, but got 3"), (5, 0.25, "at least 5 groups to set 20% aside")],
+)
+def test_a_dry_run_refuses_too_few_groups_as_audit_does(
+    groups: int, test: float, says: str, invoke: Invoke, tmp_path: Path
+) -> None:
+    path = write_cells(tmp_path / "cells.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays.pop("split")
+    np.savez(path, **arrays, group=np.arange(96) % groups)
+    run = ("run", "--dataset", "npz", "--set", f"dataset.path={path}", "--fusion", "early", "--dry-run", "--store",
+           str(tmp_path / "s"))  # fmt: skip
+    for args in (("data", "audit", str(path), "--set", f"split.test={test}"), run):
+        code, _, err = invoke(*args)
+        assert code == 2
+        assert says in err
+    np.savez(path, **arrays, group=np.arange(96) % 12)
+    assert invoke(*run)[0] == 0
+
+
+def test_a_folder_without_images_says_what_in_it_to_give(invoke: Invoke, tmp_path: Path) -> None:
+    write_cells(tmp_path / "data.npz")
+    code, _, err = invoke("data", "inspect", str(tmp_path))
+    assert code == 2
+    assert f"has none. Give what is in it: {tmp_path / 'data.npz'}." in err
+    (tmp_path / "data.npz").unlink()
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for i in range(40):
+            archive.write(picture(tmp_path / "gone.png", i), f"{i}.png")
+    (tmp_path / "gone.png").unlink()
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{i}.png,{'xy'[i % 2]}\n" for i in range(40)))
+    code, _, err = invoke("data", "inspect", str(tmp_path))
+    assert code == 2
+    hint = f"{tmp_path / 'labels.csv'} --root {tmp_path / 'images.zip'}"
+    assert f"Give what is in it: {hint}." in err
+    assert document(invoke, "inspect", *shlex.split(hint))["cells"] == 40
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,20 @@ def test_a_search_s_end_is_not_known() -> None:
     assert tally.line() == "0 done, 1 running"
 
 
+def test_epochs_that_a_resumed_trial_tells_again_were_not_trained_now() -> None:
+    clock = Clock()
+    tally = Tally(2, train_cells=500, clock=clock)
+    tally.started("a")
+    for epoch in range(8):
+        clock.now += 1e-5
+        tally.epoch("a", epoch, 10, None)
+    assert tally.line() == "0/2 done, 1 running, 1 waiting", "neither speed nor time left are known yet"
+    clock.now += 10
+    tally.epoch("a", 8, 10, None)
+    # one epoch of 10 s here: 1.1 trials of 10 epochs are left
+    assert tally.line() == "0/2 done, 1 running, 1 waiting, 50 images/s, about 2 min left"
+
+
 def test_a_resumed_trial_does_not_shorten_the_rest() -> None:
     clock = Clock()
     tally = Tally(2, clock=clock)

@@ -1,26 +1,37 @@
-"""Every fusion with every distiller that the matrix allows: one training step on toy networks."""
+"""Every fusion, and every policy, with every distiller that the matrix allows: one step on toy networks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from wbcbench.contracts import Distiller, Output, Progress
+from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.spec.lessons import Lesson
 from wbcbench.testing.components import component_class, registry
+from wbcbench.testing.steps import policy_step
 from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.heads import ReplacedHeads, teacher_classifier
-from wbcbench.training.supervision import pair_shapes, task_loss, total, with_labels
+from wbcbench.training.supervision import pair_shapes, total, with_labels
 
-MATRIX = {
-    (r["first"].partition(":")[2], r["second"].partition(":")[2]): r["reason"]
-    for r in compatibility(registry(), modalities=2, classes=5)
-    if r["first"].startswith("fusion:") and r["second"].startswith("distiller:")
-}
+ROWS = compatibility(registry(), modalities=2, classes=5)
+
+
+def pairs(first: str, second: str) -> dict[tuple[str, str], str]:
+    """Names of these kinds -> why they do not go together."""
+    return {
+        (r["first"].partition(":")[2], r["second"].partition(":")[2]): r["reason"]
+        for r in ROWS
+        if r["first"].startswith(f"{first}:") and r["second"].startswith(f"{second}:")
+    }
+
+
+MATRIX, OF_POLICIES = pairs("fusion", "distiller"), pairs("distiller", "policy")
 FUSIONS = sorted({f for f, _ in MATRIX})
 DISTILLERS = sorted({d for _, d in MATRIX} - {"none"})
+POLICIES = sorted({p for _, p in OF_POLICIES})
 
 
 class Bank:
@@ -36,12 +47,16 @@ class Bank:
         return [self.output]
 
 
-def step(fusion_name: str, distiller_name: str) -> None:
-    """One step."""
+def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
+    """One step as the loop makes it."""
     cls = component_class("fusion", fusion_name)
     task = toy_task(1 if cls.arity[1] == 1 else 2, classes=5)
     fusion, bank, batch = build_toy(cls, task).train(), Bank(), toy_batch(task, cells=10)
     batch.cells = torch.arange(10)
+    policies = [cls(cls.Params()) for cls in (component_class("policy", p) for p in policy_names)]
+    for policy in policies:
+        policy.setup(fusion)
+        policy.setup_cells(10)
     chosen = component_class("distiller", distiller_name)
     matched = component_class("routing", "matched")
     routes = fusion.routes
@@ -66,18 +81,17 @@ def step(fusion_name: str, distiller_name: str) -> None:
         heads = {p.route: teacher_classifier(bank.output) for p in kd.pairings}
         fusion = ReplacedHeads(fusion, {p.route: kd.of(p)[0] for p in kd.pairings}, heads).train()
     progress = Progress(1, 3, 0, 1, toy_draw())
-    batch = fusion.assemble(batch, progress.draw)
-    if batch.rows is not None:
-        batch.images = {m: x[batch.rows[m]] for m, x in images.items()}
-    outputs = with_labels(fusion(batch.images, batch.present, True), batch)
-    averaged = {} if kd.average is None else with_labels(kd.average(batch.images, None), batch)
-    task_terms = task_loss(fusion, [], outputs, batch, torch.ones(5), progress)
-    terms = kd.terms(outputs, bank, batch, progress, averaged)  # type: ignore[arg-type]
-    loss = total({**task_terms, **terms})
-    assert torch.isfinite(loss), f"{fusion_name} with {distiller_name}: {terms}"
-    loss.backward()  # type: ignore[no-untyped-call]
-    for p in (*fusion.parameters(), *kd.parameters()):
-        assert p.grad is None or torch.isfinite(p.grad).all(), f"{fusion_name} with {distiller_name}"
+
+    def lessons_of(outputs: Outputs, batch: Batch) -> Tensor:
+        averaged = {} if kd.average is None else with_labels(kd.average(batch.images, batch.present), batch)
+        return total(kd.terms(outputs, bank, batch, progress, averaged))  # type: ignore[arg-type]
+
+    terms, _, _ = policy_step(fusion, policies, batch, progress, lessons_of, maps=True)
+    told = " with ".join((fusion_name, distiller_name, *policy_names))
+    assert all(torch.isfinite(t) for t in terms.values()), f"{told}: {terms}"
+    grads = [p.grad for p in (*fusion.parameters(), *kd.parameters()) if p.grad is not None]
+    assert grads, told
+    assert all(torch.isfinite(g).all() for g in grads), told
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -86,6 +100,15 @@ def test_steps_with_every_distiller(fusion: str) -> None:
         declared: type[Distiller] = component_class("distiller", distiller)
         if not MATRIX[fusion, distiller] and declared.role != "optimiser":
             step(fusion, distiller)
+
+
+@pytest.mark.parametrize("distiller", DISTILLERS)
+def test_steps_with_every_policy(distiller: str) -> None:
+    """On the fusion that has all that policies want and distillers read."""
+    declared: type[Distiller] = component_class("distiller", distiller)
+    for policy in POLICIES:
+        if not OF_POLICIES[distiller, policy] and declared.role != "optimiser":
+            step("centralnet", distiller, policy)
 
 
 @pytest.mark.parametrize("name", FUSIONS)

@@ -11,6 +11,7 @@ import pytest
 
 from wbcbench.api import load_records
 from wbcbench.doctor import storage
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.model import Report
 from wbcbench.records.examinations import examination_path, write_examination
@@ -52,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
         (store.work(fake_trial(9).id) / "checkpoint.safetensors").write_bytes(b"\x08" + bytes(15))
     for record in (first, second):  # a row shows what was examined for all of its seeds
         found = {"digest": record.result.digest, "result": {"subsets": {"dapi": {"macro_f1": 0.5}}}}
-        write_examination(examination_path(store.root, record.trial.id), {"version": 1, **found})
+        write_examination(examination_path(store.root, record.trial.id), {"version": EXAMINATION_VERSION, **found})
     report([store.root], FAST)
     return store
 

@@ -11,17 +11,21 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
 from PIL import Image
 
 from wbcbench.cli.summary import print_examinations
+from wbcbench.contracts import Dataset
 from wbcbench.data.columns import Asked
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header
 from wbcbench.data.reading import survey_path
 from wbcbench.errors import WbcbenchError
-from wbcbench.inference.source import Wanted, open_cells
+from wbcbench.evaluation import EXAMINATION_VERSION
+from wbcbench.inference.opening import open_cells
+from wbcbench.inference.source import Wanted
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.invalid import read_invalid
 from wbcbench.plugins import PluginOptions, load_plugins
@@ -151,6 +155,13 @@ def targets(folder: Path) -> list[Target]:
             ARCHIVE,
             lambda data: classify(put(folder / "spoilt.npz", data), "npz"),
         ),
+        Target("dataset.yaml", described(cells), YAML, lambda data: look(put(folder / "dataset.yaml", data))),
+        Target(
+            "dataset.yaml to classify",
+            described(cells),
+            YAML,
+            lambda data: classify(put(folder / "dataset.yaml", data), "npz"),
+        ),
         Target("plugin", PLUGIN.encode(), BYTES, lambda data: scan(put(folder / "plugins" / "mine.py", data))),
         *images(),
         *manifests(folder),
@@ -210,10 +221,15 @@ def indexed(store: Store, data: bytes) -> None:
     assert report([store.root], options).model_dump_json() == expected.model_dump_json()
 
 
-def open_dataset(name: str, settings: dict[str, object]) -> object:
+def described(cells: Path) -> bytes:
+    """A config of these cells."""
+    return f"dataset: {{name: npz, path: {cells}, modalities: {{u: [0], v: [1]}}}}\nimage_size: 8\n".encode()
+
+
+def open_dataset(name: str, settings: dict[str, Any]) -> Dataset:
     registry = plain_registry()
-    cls = registry.load(registry.get("dataset", name))
-    return cls(validate(cls.Params, settings, name))  # type: ignore[attr-defined]
+    cls: Any = registry.load(registry.resolve("dataset", name).component)
+    return cls(validate(cls.Params, settings, name))  # type: ignore[no-any-return]
 
 
 @cache
@@ -222,13 +238,15 @@ def plain_registry() -> Registry:
 
 
 def look(path: Path, levels: str | None = None) -> None:
-    survey_path(path, Asked(levels=levels), open_dataset)  # type: ignore[arg-type]
+    survey_path(path, Asked(levels=levels), open_dataset)
 
 
 def wanted(dataset: str) -> Wanted:
     told = InputStatistics(bits=8, mean=(1.0,), std=(1.0,), brightness=((0.0, 9.0),), contrast=((0.0, 9.0),))
     params = {"modalities": {"u": [0], "v": [1]}} if dataset == "npz" else {}
-    return Wanted({"u": told, "v": told}, 8, ("a", "b", "c"), dataset, params)
+    trained = open_dataset(dataset, params)
+    preparation = trained.preparation({"u": 1, "v": 1})
+    return Wanted({"u": told, "v": told}, 8, ("a", "b", "c"), trained, preparation, open_dataset)
 
 
 def classify(path: Path, dataset: str) -> None:
@@ -279,11 +297,11 @@ def manifests(folder: Path) -> list[Target]:
             archive.writestr(f"class{name[2]}/{name}", data)
 
     def read(data: bytes) -> None:
-        survey = survey_path(put(where / "manifest.csv", data), Asked(), open_dataset)  # type: ignore[arg-type]
+        survey = survey_path(put(where / "manifest.csv", data), Asked(), open_dataset)
         if survey.dataset:
             dataset = open_dataset("folder", survey.settings)
-            dataset.describe()  # type: ignore[attr-defined]
-            dataset.load(8)  # type: ignore[attr-defined]
+            dataset.describe()
+            dataset.load(8)
 
     return [
         Target("manifest.csv", MANIFEST.encode(), BYTES, read),
@@ -387,9 +405,10 @@ def examinations(folder: Path, store: Store) -> list[Target]:
     record = next(r for r in store.scan()[0] if r.trial.method.teachers)
     m = record.trial.reads
     entry = {
-        "version": 1, "trial_id": record.trial.id, "digest": record.result.digest, "method": "x", "kd": "logits",
-        "policies": ["cutmix"], "seed": 0, "modalities": list(m),
+        "version": EXAMINATION_VERSION, "trial_id": record.trial.id, "digest": record.result.digest,
+        "method": "x", "kd": "logits", "policies": ["cutmix"], "seed": 0, "modalities": list(m),
         "result": {
+            "missing": "impute", "subset_cells": {m[0]: 30}, "subset_cost": {m[0]: {"params": 5, "macs": 9}},
             "clean": {"macro_f1": 0.7}, "subsets": {m[0]: {"macro_f1": 0.5}, "+".join(m): {"macro_f1": 0.7}},
             "worst_subset": {"modalities": [m[0]], "macro_f1": 0.5}, "shapley": dict.fromkeys(m, 0.1),
             "permutation_drop": dict.fromkeys(m, 0.2), "corruptions": {x: {"noise": [0.6, 0.5]} for x in m},

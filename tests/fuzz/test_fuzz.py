@@ -70,6 +70,8 @@ NAMES = (
     "index",
     "cells.npz",
     "cells.npz to classify",
+    "dataset.yaml",
+    "dataset.yaml to classify",
     "plugin",
     "PNG",
     "TIFF",

@@ -347,7 +347,9 @@ def test_dempster_shafer_leaves_absent_networks_out(evidence: str) -> None:
 @pytest.mark.parametrize("name", LATE)
 def test_late_fusions_cost_m_networks_and_deploy_fewer(name: str) -> None:
     fusion = fusion_of(name, 3)
-    assert weights_of(fusion) == weights_of(fusion_of("late_prob", 3)), "combiners are buffers"
+    k = fusion.task.n_classes
+    combiner = (3 * k + 1) * k if name == "stacking" else 0  # of the others it is M numbers in a buffer, or none
+    assert weights_of(fusion) == weights_of(fusion_of("late_prob", 3)) + combiner
     if fusion.missing != "native":
         return
     images = toy_batch(fusion.task).images
@@ -663,6 +665,22 @@ def test_moe_adds_its_balance_to_the_task() -> None:
     terms["balance"].mean().backward()  # type: ignore[no-untyped-call]
     router: Any = fusion.router
     assert router.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("top", [1, 2])
+def test_the_task_teaches_the_router(top: int) -> None:
+    fusion = fusion_of("moe", top=top).train()
+    batch = toy_batch(fusion.task)
+    outputs = with_labels(fusion(batch.images), batch)
+    fusion.task_terms(outputs, batch, Progress(0, 1, 0, 1))["joint"].mean().backward()  # type: ignore[no-untyped-call]
+    router: Any = fusion.router
+    assert router.weight.grad.abs().sum() > 0
+
+
+def test_a_single_expert_has_its_probability_among_all() -> None:
+    scores = randn(12, 4)
+    probability, best = scores.softmax(1).max(1)
+    assert torch.equal(route(scores, 1), probability[:, None] * F.one_hot(best, 4))
 
 
 def test_moe_is_a_loop_over_experts() -> None:

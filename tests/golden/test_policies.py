@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.policies._evidence import combine, dirichlet_loss, evidence
-from wbcbench_plugins.policies._mixing import beta, boxes, mixed_loss
+from wbcbench_plugins.policies._mixing import beta, boxes
+from wbcbench_plugins.policies._modalities import labels_of
 from wbcbench_plugins.policies.agm import AGM, leads, shapley
 from wbcbench_plugins.policies.aux_heads import AuxHeads
 from wbcbench_plugins.policies.batch_repetition import BatchRepetition
@@ -138,10 +140,38 @@ class TestOGMGE:
         net, policy = pair(OGMGE, "independent")
         assert {id(p) for ps in policy.own.values() for p in ps} == {id(p) for p in net.heads.parameters()}  # type: ignore[union-attr]
 
-    @pytest.mark.parametrize("fusion", ["early", ToyJoint])
-    def test_refused_without_routes_of_modalities(self, fusion: Any) -> None:
-        with pytest.raises(IncompatibleError, match="routes of single modalities"):
-            pair(OGMGE, fusion)
+    @pytest.mark.parametrize("modalities", [2, 3])
+    def test_the_papers_setting_is_one_joint_head_over_concatenated_embeddings(self, modalities: int) -> None:
+        net, policy = pair(OGMGE, "concat", modalities, noise=0, alpha=0.3)
+        _, outputs, batch = policy_step(net, [policy], toy_batch(net.task), progress())
+        scores = []
+        for i, m in enumerate(net.task.modalities):
+            h = net.encoders.backbones[m](batch.images[m]).embedding  # type: ignore[index,operator,union-attr]
+            own = net.head.weight[:, 8 * i : 8 * (i + 1)]  # type: ignore[index,union-attr]
+            z = h @ own.T + net.head.bias / modalities  # type: ignore[operator,union-attr]
+            assert torch.allclose(net.modality_logits(outputs)[m], z, atol=1e-6)
+            scores.append(z.softmax(1).gather(1, batch.labels[:, None]).mean())
+        parts = torch.stack(list(net.modality_logits(outputs).values()))
+        assert torch.allclose(parts.sum(0), outputs["joint"].logits, atol=1e-6), "they add up to the joint logits"
+        scale = coefficients(discrepancy_ratios(torch.stack(scores)), 0.3, "jump")
+        plain = plain_gradients("concat", modalities)
+        assert scale.min() < 1
+        for (name, _), found, before in zip(net.named_parameters(), gradients(net), plain, strict=True):
+            k = [scale[i] for i, m in enumerate(net.task.modalities) if f".{m}." in name] or [torch.ones(())]
+            assert torch.allclose(found, before * k[0], atol=1e-7), name  # type: ignore[arg-type,operator]
+
+    @pytest.mark.parametrize(
+        ("fusion", "params", "words"),
+        [
+            ("early", {}, "belong to one modality"),
+            (ToyJoint, {}, "no logits of their own"),
+            ("concat", {"hidden": 8}, "concat:hidden=0"),
+        ],
+    )
+    def test_refused_where_modalities_cannot_be_told_apart(self, fusion: Any, params: Any, words: str) -> None:
+        net = build_toy(component_class("fusion", fusion), toy_task(2), **params)
+        with pytest.raises(IncompatibleError, match=words):
+            OGMGE(OGMGE.Params()).setup(net)
 
 
 class TestAGM:
@@ -218,12 +248,77 @@ def test_every_cell_is_repeated_equally_often(fusion: str) -> None:
         assert not torch.equal(rows[0][0], rows[0][1]), "repeats have partners of their own"
 
 
+def test_every_repeat_is_mixed_by_a_plan_of_its_own() -> None:
+    net, policy = pair(BatchRepetition, "mixmo", 3, repeats=3)
+    once = build_toy(type(net), net.task).train()
+    _, alone, _ = policy_step(once, [], toy_batch(net.task), progress())
+    _, outputs, _ = policy_step(net, [policy], toy_batch(net.task), progress())
+    for m, out in outputs.items():
+        shares, first = out.weight.view(3, 8), alone[m]  # type: ignore[attr-defined]
+        assert torch.allclose(shares[0], first.weight), "the first repeat is the batch as it was"  # type: ignore[attr-defined]
+        assert torch.allclose(out.logits[:8], first.logits, atol=1e-6)
+        assert shares.std() > 0.05, "rows are mixed"
+        assert not torch.equal(shares[1], shares[2])
+
+
 class TestMixing:
-    def test_loss_is_the_cross_entropy_with_the_soft_target(self) -> None:
-        share = torch.linspace(0, 1, 6, dtype=torch.float64)
-        soft = share[:, None] * F.one_hot(LABELS, 4) + (1 - share)[:, None] * F.one_hot(LABELS.flip(0), 4)
-        found = sum(mixed_loss(LOGITS[0], LABELS, LABELS.flip(0), share, 0.1))
-        assert torch.allclose(found, F.cross_entropy(LOGITS[0], soft, reduction="none", label_smoothing=0.1))  # type: ignore[arg-type]
+    @pytest.mark.parametrize("policy", [CrossModalMixup, CutMix])
+    def test_loss_is_the_cross_entropy_with_the_soft_target(self, policy: Any) -> None:
+        net, made = pair(policy, "late")
+        net.label_smoothing = 0.1
+        terms, outputs, batch = policy_step(net, [made], toy_batch(net.task), progress())
+        assert set(terms) == {"u", "v"}, "one objective per route"
+        for route, out in outputs.items():
+            mix = batch.extras[made.name][route]
+            own, other = F.one_hot(labels_of(out), 3), F.one_hot(mix.labels, 3)
+            soft = mix.share[:, None] * own + (1 - mix.share)[:, None] * other
+            expected = F.cross_entropy(out.logits, soft, label_smoothing=0.1)
+            assert terms[route].item() == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("policy", [CrossModalMixup, CutMix])
+    def test_a_row_that_is_sure_of_itself_still_hears_its_partner(self, policy: Any) -> None:
+        net, made = pair(policy, "late", rate=1.0)
+        _, outputs, batch = policy_step(net, [made], toy_batch(net.task), progress())
+        sure = {r: replace(o, logits=200.0 * F.one_hot(labels_of(o), 3)) for r, o in outputs.items()}
+        terms = task_loss(net, [made], sure, batch, torch.ones(3), progress())
+        mix = batch.extras[made.name]["u"]
+        wrong = (mix.labels != labels_of(outputs["u"])).float()
+        assert F.cross_entropy(sure["u"].logits, labels_of(sure["u"])).item() == 0
+        assert terms["u"].item() == pytest.approx((200 * wrong * (1 - mix.share)).mean().item())
+        assert terms["u"] > 0
+
+    @pytest.mark.parametrize(("fusion", "route"), [("mixmo", "u"), ("centralnet", "v")])
+    def test_both_parts_keep_the_weight_that_the_fusion_gives_the_row(self, fusion: str, route: str) -> None:
+        net, made = pair(CutMix, fusion)
+        if fusion == "centralnet":
+            net.params = net.params.model_copy(update={"unimodal": 0.3})
+        _, outputs, batch = policy_step(net, [made], toy_batch(net.task), progress())
+        out, mix = outputs[route], batch.extras["cutmix"][route]
+        weight = getattr(out, "weight", 0.3)
+        own, other = (F.cross_entropy(out.logits, y, reduction="none") for y in (labels_of(out), mix.labels))
+        expected = (weight * (mix.share * own + (1 - mix.share) * other)).mean()
+        found = task_loss(net, [made], outputs, batch, torch.ones(3), progress())[route]
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_absent_modalities_have_no_part_in_the_loss(self) -> None:
+        present = torch.tensor([[True, True]] * 5 + [[True, False]] * 2 + [[False, False]])
+        for fusion in ("late", "early"):
+            net, made = pair(CrossModalMixup, fusion, shared=False)
+            batch = toy_batch(net.task)
+            batch.present = present
+            terms, outputs, batch = policy_step(net, [made], batch, progress())
+            mixes = batch.extras[made.name]
+            for route, out in outputs.items():
+                parts = []
+                for row in range(7 if route != "v" else 5):
+                    there = [m for m in sorted(out.reads) if present[row, "uv".index(m)]]
+                    losses = []
+                    for m in there:
+                        left, z = mixes[m].share[row], out.logits[row]
+                        own, other = labels_of(out)[row], mixes[m].labels[row]
+                        losses.append(left * F.cross_entropy(z, own) + (1 - left) * F.cross_entropy(z, other))
+                    parts.append(torch.stack(losses).mean())
+                assert terms[route].item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-5)
 
     @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 2.0])
     def test_beta_has_its_mean_and_variance(self, alpha: float) -> None:
@@ -249,8 +344,7 @@ class TestMixing:
                 own = F.cross_entropy(out.logits, out.labels, reduction=none) * weights[out.labels]
                 other = F.cross_entropy(out.logits, mix.labels, reduction=none) * weights[mix.labels]
                 loss = loss + (mix.share * own + (1 - mix.share) * other).mean() / len(out.reads)
-            found = terms[route] + terms[f"{made.name}.{route}"]
-            assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+            assert terms[route].item() == pytest.approx(loss.item(), rel=1e-5)
 
     def test_partners_are_those_of_the_rows_shown(self) -> None:
         net, policy = pair(CrossModalMixup, "independent", shared=False)
@@ -322,7 +416,7 @@ class TestGradientBlending:
         assert blend(one * 0.5, torch.tensor([1.2, 0.8, 0.8]), one, one)[0] == 0
         assert torch.equal(blend(one * 0.5, one * 1.2, one, one), one)
 
-    def test_weights_wait_for_the_second_estimate(self) -> None:
+    def test_weights_wait_for_something_to_compare_with(self) -> None:
         net, policy = pair(GradientBlending, "late", every=1)
         for epoch, val in enumerate([{"u": 1.0, "v": 1.0}, {"u": 0.5, "v": 0.9}]):
             assert torch.equal(policy.weights, torch.ones(2))
@@ -333,6 +427,26 @@ class TestGradientBlending:
         terms, outputs, _ = policy_step(net, [policy], toy_batch(net.task), progress(2))
         plain = F.cross_entropy(outputs["u"].logits, outputs["u"].labels)  # type: ignore[arg-type]
         assert terms["u"].item() == pytest.approx((plain * policy.weights[0]).item(), rel=1e-6)
+
+    @pytest.mark.parametrize("epochs", [6, 8, 10])
+    def test_a_short_training_is_weighted_after_the_first_super_epoch(self, epochs: int) -> None:
+        net, policy = pair(GradientBlending, "late")
+        changed = []
+        for epoch in range(epochs):
+            policy_step(net, [policy], toy_batch(net.task), progress(epoch))
+            changed.append(not torch.equal(policy.weights, torch.ones(2)))
+            policy.on_epoch(net, progress(epoch), {"u": 1 / (epoch + 1), "v": 1 / (epoch + 2)})
+        assert changed == [epoch >= 5 for epoch in range(epochs)]
+
+    def test_a_budget_in_which_it_never_acts_is_refused_while_planning(self) -> None:
+        def plan(epochs: int, policy: str) -> None:
+            request = {"fusion": "late_prob", "policy": policy, "budget": {"epochs": epochs}}
+            make_plan(Request.model_validate(request), registry())
+
+        plan(6, "gradient_blending")
+        plan(5, "gradient_blending:every=4")
+        with pytest.raises(IncompatibleError, match=r"first 5 epochs, but the budget is 5\. Say --set"):
+            plan(5, "gradient_blending")
 
 
 class TestMMPareto:
@@ -371,6 +485,48 @@ class TestMMPareto:
             new = torch.cat([found[i].flatten() for i in block])  # type: ignore[union-attr]
             assert new.norm().item() == pytest.approx(plain.norm().item(), rel=1e-4)
         assert all(p.grad is not None for p in heads.parameters())
+
+    @pytest.mark.parametrize(
+        ("fusion", "penalty", "before"),
+        [("cen", "sparsity", []), ("independent", "cml", [CML]), ("shared_trunk", "contrastive", [Contrastive])],
+    )
+    def test_penalties_are_added_as_they_are(self, fusion: str, penalty: str, before: list[Any]) -> None:
+        def gradient(scale: float, routes: bool = True) -> Tensor:
+            """With the penalty in the loss so many times, with or without the losses of the routes."""
+            torch.manual_seed(0)
+            net, policy = pair(MMPareto, fusion)
+            policies = [made(made.Params()) for made in before]
+            for made in policies:
+                made.setup(net)
+            reconciled = policy.backward
+
+            def scaled(terms: dict[str, Tensor], rest: Tensor, given: Fusion) -> bool:
+                value = scale * terms[penalty]
+                if routes:
+                    return bool(reconciled(terms | {penalty: value}, rest, given))
+                value.backward()  # type: ignore[no-untyped-call]
+                return True
+
+            policy.backward = scaled
+            policy_step(net, [*policies, policy], toy_batch(net.task), progress())
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+            return torch.cat([g.flatten() for g in grads])
+
+        alone = gradient(100.0, routes=False)
+        assert alone.abs().max() > 1e-4
+        assert torch.allclose(gradient(100.0) - gradient(0.0), alone, atol=1e-5)
+
+    def test_the_two_halves_of_a_mixture_are_one_objective(self) -> None:
+        net, mixing = pair(CutMix, "late")
+        policy = MMPareto(MMPareto.Params())
+        policy.setup(net)
+        with pytest.raises(IncompatibleError, match="aux_heads"):
+            policy_step(net, [mixing, policy], toy_batch(net.task), progress())
+
+    def test_a_penalty_alone_gives_nothing_to_reconcile(self) -> None:
+        net, policy = pair(MMPareto, "moe")
+        with pytest.raises(IncompatibleError, match="aux_heads"):
+            policy_step(net, [policy], toy_batch(net.task), progress())
 
     def test_refused_where_no_losses_meet(self) -> None:
         net, policy = pair(MMPareto, "late")
@@ -537,7 +693,9 @@ def test_every_parameter_acts(policy: type[Policy], fusion: Any, values: dict[st
 @pytest.mark.parametrize(
     ("policies", "kd", "words"),
     [
-        ("cutmix,cross_modal_mixup", "none", "both cutmix and cross_modal_mixup"),
+        ("cutmix,cross_modal_mixup", "none", "both cross_modal_mixup and cutmix"),
+        ("mmpareto", "none", "meet in some parameters"),
+        ("cutmix,mmpareto", "none", "meet in some parameters"),
         ("cutmix,tmc", "none", "one label per image"),
         ("cutmix", "logits", "teachers know nothing"),
         ("mmpareto,mmpareto", "none", "given twice"),
@@ -549,7 +707,8 @@ def test_policies_that_do_not_go_together_are_refused_while_planning(policies: s
     request = Request.model_validate({"fusion": "late_prob", "policy": policies, "kd": kd, "training": training})
     with pytest.raises(IncompatibleError, match=words):
         make_plan(request, registry())
-    make_plan(Request.model_validate({"fusion": "late_prob", "policy": "tmc,ogm_ge", "kd": "logits"}), registry())
+    for policies in ("tmc,ogm_ge", "aux_heads,mmpareto"):
+        make_plan(Request.model_validate({"fusion": "late_prob", "policy": policies, "kd": "logits"}), registry())
 
 
 def test_policies_are_applied_in_the_order_given() -> None:

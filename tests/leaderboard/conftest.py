@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
@@ -61,6 +62,8 @@ def examined():
         path = store.root / "evaluations" / f"{record.trial.id}.json"
         path.parent.mkdir(exist_ok=True)
         result = {"subsets": {s: {"macro_f1": v} for s, v in subsets.items()}, "shapley": {}}
-        path.write_text(json.dumps({"version": 1, "digest": record.result.digest, "result": result} | more))
+        path.write_text(
+            json.dumps({"version": EXAMINATION_VERSION, "digest": record.result.digest, "result": result} | more)
+        )
 
     return call

@@ -8,12 +8,15 @@ import pytest
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.leaderboard import Options, build, report
 from wbcbench.leaderboard.compare import explain
+from wbcbench.leaderboard.formats import render
 from wbcbench.leaderboard.judge import Judge
+from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.names import distinct
+from wbcbench.leaderboard.seeds import usual_seeds
 from wbcbench.records.examinations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, Component, Method
-from wbcbench.spec.trial import Trial
+from wbcbench.spec.trial import Recipe, Trial
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 FAST = Options(resamples=200, verify="files")
@@ -94,6 +97,31 @@ def test_a_row_with_more_seeds_is_judged_on_those_of_the_board(store, add):
         add(store, fake_trial(seed, fusion="gated"))
     (board,) = build([store], Options(seeds=(0, 1), resamples=200))
     assert {r.seeds for r in board.rows} == {(0, 1)}
+
+
+def test_one_row_with_more_seeds_leaves_no_other_unranked(store, add):
+    for seed in (0, 1):
+        for fusion in ("a", "b", "c"):
+            add(store, fake_trial(seed, fusion=fusion))
+    for seed in range(4):
+        add(store, fake_trial(seed, fusion="mine"))
+    (board,) = build([store], FAST)
+    assert board.seeds == (0, 1)
+    assert {(r.status, r.seeds) for r in board.rows} == {("ranked", (0, 1))}
+    assert any("seeds 2, 3, which fewer rows have" in note for note in board.notes)
+
+
+@pytest.mark.parametrize(
+    ("sets", "wanted"),
+    [
+        ([], ()),
+        ([(0, 1), (0, 1), (0, 1, 2)], (0, 1)),
+        ([(0, 1), (0, 1, 2)], (0, 1, 2)),
+        ([(1, 2), (0, 1)], (0, 1)),
+    ],
+)
+def test_usual_seeds(sets, wanted):
+    assert usual_seeds(sets) == wanted
 
 
 def test_mixed_keys_are_separate_boards_and_never_one(store, add):
@@ -297,6 +325,57 @@ def test_across_data_sets(store, add):
     assert not report([store], Options(keys=(across.boards[0],), resamples=200)).across
 
 
+def over_two(store, rows):
+    """Rows (fusion, rho, lr, name of its search) of each of two data sets; seeds differ, so nothing is equal."""
+    for n, (fingerprint, own) in enumerate(zip(("a" * 16, "b" * 16), rows, strict=True)):
+        found = []
+        for i, (fusion, rho, lr, search) in enumerate(own):
+            base = fake_trial(0, fingerprint=fingerprint)
+            params = {} if rho is None else {"rho": rho}
+            method = Method(
+                fusion=Component(name=fusion, params=params), backbone=Component(name="tiny"), recipe=Recipe(lr=lr)
+            )
+            trial = Trial(protocol=base.protocol, method=method)
+            fake_record(store, trial, predictions=fake_predictions(10 * n + i, skill=3 - i, cells=60))
+            if search:
+                found.append({"trial_ids": [trial.id], "budget": {"study": search, "trials": 9}})
+        folder = store.root / "searches" / fingerprint[0]
+        folder.mkdir(parents=True)
+        (folder / "winner.json").write_text(json.dumps({"winners": found}))
+    return report([store], FAST).across
+
+
+OTHERS = [("early", None, 0.01, ""), ("late", None, 0.01, ""), ("gmu", None, 0.01, "")]
+
+
+def test_rows_with_other_parameters_are_other_methods_across_data_sets(store):
+    mine = ("independent", 0.0, 0.01, ""), ("independent", 1.0, 0.01, "")
+    (found,) = over_two(store, [[*OTHERS, mine[0]], [*OTHERS, mine[1]]])
+    assert {m.split(" (")[0] for m in found.methods} == {"early", "late", "gmu"}
+    (note,) = found.notes
+    assert note.endswith("since parameters differ or several rows are called so: independent (tiny).")
+    text = render(Report(boards=(), across=(found,)), "plain").decode()
+    assert "or several rows are called so: independent (tiny)" in text
+
+
+def test_parameters_tell_methods_of_one_name_apart_across_data_sets(store):
+    both = [*OTHERS[:1], ("independent", 0.0, 0.01, ""), ("independent", 1.0, 0.02, "")]
+    (found,) = over_two(store, [both, [(f, r, 0.02, s) for f, r, _, s in both]])
+    assert set(found.methods) == {"early (tiny)", "independent (tiny) (rho=0.0)", "independent (tiny) (rho=1.0)"}
+    assert found.notes == (
+        "With another training recipe on each data set: early (tiny), independent (tiny) (rho=0.0).",
+    )
+
+
+def test_winners_of_searches_are_one_method_whatever_was_found(store):
+    rows = [[*OTHERS[:1], ("independent", rho, 0.01, "s"), ("independent", 0.5, 0.01, "")] for rho in (0.1, 0.9)]
+    (found,) = over_two(store, rows)
+    assert set(found.methods) == {"early (tiny)", "independent (tiny) (rho=0.5)", "independent (tiny)"}
+    assert found.notes == (
+        "Searched for on each data set, and so with parameters of its own on each: independent (tiny).",
+    )
+
+
 def test_equal_bytes_and_statistics_are_kept(study, monkeypatch):
     first = report([study], FAST)
     again = report([study], FAST)
@@ -318,3 +397,20 @@ def test_predictions_of_other_cells_are_refused(study, add):
     assert "cheat" not in [r.fusion for r in found.boards[0].rows]
     assert [r.record for r in found.refused] == [trial.id]
     assert "other test cells" in found.refused[0].reason
+
+
+@pytest.mark.parametrize("groups", [np.zeros(300, dtype=np.int64), np.arange(300) // 150])
+def test_one_record_does_not_decide_for_all_which_cells_go_together(store, groups):
+    for seed in (0, 1):
+        for fusion in ("early", "gated"):
+            p = fake_predictions(10 * seed + len(fusion), cells=300)
+            fake_record(store, fake_trial(seed, fusion=fusion), predictions=p)
+    (before,) = build([store], FAST)
+    fake_record(
+        store, fake_trial(0, fusion="mine"), predictions=fake_predictions(9, cells=300) | {"test_groups": groups}
+    )
+    (after,) = build([store], FAST)
+    assert (after.clusters, after.grouped) == (300, False)
+    assert [r.metrics for r in after.rows if r.fusion != "mine"] == [r.metrics for r in before.rows]
+    assert any("disagree about which donor" in note for note in after.notes)
+    assert explain([store], "gated", "early", FAST).low == explain([store], "early", "gated", FAST).high * -1

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -5,9 +7,10 @@ from scipy.stats import binomtest
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.leaderboard import Options, build
 from wbcbench.leaderboard.compare import explain
+from wbcbench.leaderboard.statistics import corrected_resampled_t
 from wbcbench.spec import Budget
 from wbcbench.spec.trial import SplitSpec
-from wbcbench.testing.records import fake_trial
+from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 FAST = Options(resamples=200, verify="files")
 
@@ -73,25 +76,69 @@ def test_no_shared_seed(store, add):
         explain([store], "gated", "independent", FAST)
 
 
-def test_several_splits(store, monkeypatch):
-    """Boards that differ in nothing but the split are resamples of one data set."""
-    from wbcbench.records.schema import ComparisonKey
-    from wbcbench.testing import records as fakes
+def resampled(store, number, skills, seeds=(0,), shift=100, **spec):
+    """Rows of one split: fusion -> skill; every split has test cells of its own."""
+    for fusion, skill in skills.items():
+        for seed in seeds:
+            trial = fake_trial(seed, fusion=fusion, split=SplitSpec(seed=number), **spec)
+            p = fake_predictions(number + 10 * seed, skill=skill, cells=60)
+            p["test_cells"] = p["test_cells"] + shift * number
+            fake_record(store, trial, predictions=p, split=f"{number}" * 16)
 
-    made = fakes.fake_outcome
+
+def test_several_splits_are_one_question(store):
+    """The largest board is shown, and Nadeau and Bengio's test joins all, whatever --key chooses."""
     for number, (a, b) in enumerate([(2.5, 1.0), (2.5, 1.5), (3.0, 1.0)]):
-        for fusion, skill in (("x", a), ("y", b)):
-            trial = fake_trial(0, fusion=fusion, split=SplitSpec(scheme="stratified", seed=number))
-            p = fakes.fake_predictions(number, skill=skill, cells=60)
-            outcome = made(trial, p)
-            key = ComparisonKey.of(trial, fingerprint="f" * 16, split=f"{number}" * 16, classes=fakes.CLASSES)
-            monkeypatch.setattr(
-                fakes, "fake_outcome", lambda *_, o=outcome, k=key, **__: o.model_copy(update={"key": k})
-            )
-            fakes.fake_record(store, trial, predictions=p)
+        resampled(store, number, {"x": a, "y": b, **({"z": 1.0} if number == 1 else {})})
     boards = build([store], FAST)
-    assert len(boards) == 3
-    found = explain([store], "x", "y", Options(keys=(boards[0].digest,), resamples=200))
-    assert found.splits is None  # only one split was asked for
-    every = explain([store], boards[0].rows[0].method_id, boards[0].rows[1].method_id, FAST)
-    assert every.splits.startswith("Over 3 splits")
+    assert boards[0].key.split[0] == "1"
+    found = explain([store], "x", "y", FAST)
+    assert found.board == boards[0].digest
+    leads = [m["x"] - m["y"] for b in boards for m in [{r.name: r.metrics["macro_f1"].mean for r in b.rows}]]
+    expected = corrected_resampled_t(leads, 0.25 / 0.6)
+    assert found.splits.startswith(f"Over 3 splits of the same data, seed 0: lead {expected.value:+.4f}")
+    assert f"p = {expected.p:.3g}" in found.splits
+    for board in boards:
+        one = explain([store], "x", "y", replace(FAST, keys=(board.digest,)))
+        assert (one.board, one.splits) == (board.digest, found.splits)
+    assert all("One of 3 boards that differ in nothing but the split" in b.notes[-1] for b in boards)
+
+
+def test_rows_of_other_splits_are_matched_by_what_they_are_and_by_seed(store):
+    """Not by their names, which depend on what else is on a board; and never a mean over other seeds."""
+    resampled(store, 0, {"x": 2.5, "y": 1.0}, seeds=(0, 1))
+    resampled(store, 1, {"x": 2.5, "y": 1.5}, seeds=(0, 1))
+    resampled(store, 2, {"x": 3.0}, seeds=(0, 1))
+    resampled(store, 2, {"y": 1.0}, seeds=(0,))
+    other = fake_trial(0, fusion="x", backbone="big", split=SplitSpec(seed=1))
+    p = fake_predictions(3, cells=60)
+    p["test_cells"] = p["test_cells"] + 100
+    fake_record(store, other, predictions=p, split="1" * 16)
+    boards = {b.key.split[0]: b for b in build([store], FAST)}
+    assert "x" not in {r.name for r in boards["1"].rows}, "there it has a longer name"
+    found = explain([store], "x", "y", replace(FAST, keys=(boards["0"].digest,)))
+    assert found.splits.startswith("Over 2 splits of the same data, seeds 0, 1")
+    assert "Left out: 1 split without these seeds" in found.splits
+
+
+def test_the_same_test_cells_are_no_resample(store):
+    for number in (0, 1):
+        resampled(store, number, {"x": 2.5, "y": 1.0 + number}, shift=0)
+    assert "nothing was resampled" in explain([store], "x", "y", FAST).splits
+
+
+def test_a_third_row_that_cannot_be_trusted_is_left_out_as_on_the_board(study, add):
+    before = explain([study], "gated", "independent", FAST)
+    p = fake_predictions(5)
+    p["test_cells"] = p["test_cells"][::-1].copy()
+    for seed in (0, 1):
+        add(study, fake_trial(seed, fusion="rogue"), predictions=p)
+    found = explain([study], "gated", "independent", FAST)
+    assert found.lead == before.lead
+    assert found.comparisons == before.comparisons
+    assert len(found.refused) == 2
+    assert all("other test cells" in reason for reason in found.refused)
+    assert str(study.root) not in " ".join(found.refused)
+    assert "Left out of this board:" in found.lines()
+    with pytest.raises(ComparabilityError, match="other test cells"):
+        explain([study], "gated", "rogue", FAST)

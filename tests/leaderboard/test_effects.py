@@ -16,6 +16,7 @@ from wbcbench.leaderboard.effects import Effects, effects
 from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.published import publish
 from wbcbench.records.store import Store
+from wbcbench.spec import Component
 from wbcbench.testing.records import fake_predictions, fake_trial
 
 FAST = Options(resamples=300, verify="files")
@@ -125,6 +126,25 @@ def test_levels_of_one_distiller_are_told_apart_by_who_teaches(store: Store, add
     assert len(names) == 3
     assert all(n.startswith("logits (") for n in names)
     assert [e.blocks for e in board.effects] == [1, 1, 1]
+
+
+def test_a_bare_name_means_the_setting_that_most_blocks_have(store: Store, add: Callable[..., Any]) -> None:
+    """A search's winner with a setting of its own does not take the name away."""
+
+    def trial(seed: int, rho: float, kd: str | None = None) -> Any:
+        fusion = Component(name="gated", params={"rho": rho})
+        plain = fake_trial(seed, fusion="gated", kd=kd)
+        return plain.model_copy(update={"method": plain.method.model_copy(update={"fusion": fusion})})
+
+    for seed in (0, 1):
+        add(store, fake_trial(seed, fusion="early"))
+        add(store, fake_trial(seed, fusion="early", kd="dkd"))
+        add(store, trial(seed, 0.5))
+        add(store, trial(seed, 0.5, "dkd"))
+        add(store, trial(seed, 0.1234567))
+    (board,) = effects([store], "fusion", FAST, "gated")
+    assert board.against == "gated (rho=0.5)"
+    assert {e.level: e.blocks for e in board.effects} == {"early": 2, "gated (rho=0.123457)": 1}
 
 
 def test_words_and_errors(matrix: Store, invoke: Invoke) -> None:

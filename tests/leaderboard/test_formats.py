@@ -12,12 +12,16 @@ import pytest
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.columns import COLUMNS, count
+from wbcbench.leaderboard.columns import COLUMNS, HEADERS
 from wbcbench.leaderboard.formats import FORMATS, View, render
+from wbcbench.leaderboard.formats.html.libraries import asset
+from wbcbench.leaderboard.formats.html.page import without_libraries
 from wbcbench.leaderboard.formats.json_document import schema
-from wbcbench.leaderboard.model import Report
+from wbcbench.leaderboard.model import METRIC_NAMES, Across, Report
+from wbcbench.leaderboard.numbers import count, two_digits
 from wbcbench.leaderboard.text import clean, latex, markdown, spreadsheet
 from wbcbench.records.store import Store
+from wbcbench.spec import Component, Method, Trial
 from wbcbench.testing.records import fake_record, fake_trial
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,17 +34,45 @@ def masked(text):
     return re.sub(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{16}\b|(?<=#)[0-9a-f]{6}\b", "ID", text)
 
 
-@pytest.mark.parametrize("name", SUFFIX)
-def test_golden(shared_report, name):
-    text = masked(render(shared_report, name).decode())
-    path = GOLDEN / f"board.{SUFFIX[name]}"
+def check_golden(file, text):
+    path = GOLDEN / file
     if os.environ.get("WBCBENCH_WRITE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text()
 
 
-def test_every_format_has_a_golden_file_or_a_test_of_its_own():
-    assert set(FORMATS) - set(SUFFIX) <= {"parquet", "html"}
+@pytest.mark.parametrize("name", SUFFIX)
+def test_golden(shared_report, name):
+    check_golden(f"board.{SUFFIX[name]}", masked(render(shared_report, name).decode()))
+
+
+def test_golden_page(shared_report):
+    """What stands on the page, without libraries, style and script, which are other files, and the downloads."""
+    html = without_libraries(render(shared_report, "html", View(title="Cells")).decode())
+    assert "plotly.js v" not in html
+    for name in ("page.css", "page.js"):
+        assert asset(name) in html
+        html = html.replace(asset(name), name)
+    html = re.sub(r"(?<=;base64,)[A-Za-z0-9+/=]+", "...", html)
+    check_golden("board.html", masked(html).replace('{"', '\n{"'))
+
+
+def test_golden_parquet(shared_report):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(pa.BufferReader(render(shared_report, "parquet")))
+    document = {
+        "columns": {f.name: str(f.type) for f in table.schema},
+        "keys": json.loads(table.schema.metadata[b"wbcbench.keys"]),
+        "rows": table.to_pylist(),
+    }
+    check_golden("board.parquet.json", masked(json.dumps(document, indent=1, ensure_ascii=False)) + "\n")
+
+
+def test_every_format_has_a_golden_file():
+    files = {p.name for p in GOLDEN.iterdir()}
+    assert files == {f"board.{s}" for s in (*SUFFIX.values(), "html", "parquet.json")}
+    assert set(FORMATS) == {*SUFFIX, "html", "parquet"}
 
 
 def test_json_follows_the_published_schema(shared_report):
@@ -171,6 +203,69 @@ def test_what_all_rows_share_is_said_once(shared_report):
     assert "All rows: backbone tiny." in text  # and gated is a stranger's
     assert "backbone" not in text.splitlines()[2]
     assert "backbone" in render(Report(boards=(board,)), "plain").decode().splitlines()[2]
+
+
+@pytest.mark.parametrize("name", ["terminal", "plain", "markdown", "latex", "html"])
+def test_what_a_lower_rank_says_is_told_in_every_format(shared_report, name):
+    text = " ".join(render(shared_report, name, View(width=100)).decode().split())
+    assert "worse than the best of the group above, not than every row there" in text
+
+
+def test_backbones_of_other_sizes_are_not_said_to_be_shared(store):
+    for fusion, width in (("early", 8), ("late", 8), ("gmu", 64)):
+        method = Method(
+            fusion=Component(name=fusion), backbone=Component(name="tiny", params={"width": width, "d": 1})
+        )
+        fake_record(store, Trial(protocol=fake_trial(0).protocol, method=method), 3)
+    found = report([store], Options(resamples=100, verify="files"))
+    assert {r.name: r.backbone_differs for r in found.boards[0].rows} == {
+        "early": "width=8", "late": "width=8", "gmu": "width=64"
+    }  # fmt: skip
+    text = render(found, "plain").decode()
+    assert "All rows: no component" in text
+    assert text.count("tiny (width=8)") == 2
+    assert text.count("tiny (width=64)") == 1
+    assert "<dt>backbone</dt>" not in render(found, "html").decode()
+    rows = list(csv.DictReader(io.StringIO(render(found, "csv").decode())))
+    assert {(r["name"], r["backbone"], r["backbone_differs"]) for r in rows} >= {("gmu", "tiny", "width=64")}
+
+
+def test_every_metric_has_its_interval_in_a_wide_table(shared_report):
+    header, row = (render(shared_report, "plain", View(wide=True)).decode().splitlines()[i] for i in (2, 4))
+    for metric in METRIC_NAMES:
+        assert f"{HEADERS[metric]} 95%" in header
+    e = shared_report.boards[0].rows[0].metrics["nll"]
+    assert f"{e.low:.3f}..{e.high:.3f}" in row
+
+
+def over(sets, methods, cd):
+    names = tuple(f"m{i}" for i in range(methods))
+    ranks = tuple(float(i + 1) for i in range(methods))
+    return Across(
+        methods=names, boards=tuple(map(str, range(sets))), by="macro_f1", mean_ranks=ranks, friedman_chi2=1.0,
+        friedman_p=0.1, iman_davenport_p=0.1, critical_difference=cd, groups=(names,), improvement=(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("cd", "hopeless"), [(2.34, True), (1.99, False), (2.0, False)])
+def test_data_sets_that_are_too_few_to_show_anything(cd, hopeless):
+    found = Report(boards=(), across=(over(2, 3, cd),))
+    for name in ("plain", "terminal", "markdown", "html"):
+        text = " ".join(render(found, name).decode().split())
+        assert ("So few data sets could show nothing" in text) == hopeless, name
+        assert ("these data sets cannot tell them apart" in text) == (name == "html" and not hopeless)
+
+
+def test_a_page_has_the_title_of_its_board(shared_report):
+    text = render(shared_report, "html", View(title="Cells & <dyes>")).decode()
+    assert "<title>Cells &amp; &lt;dyes&gt;</title>" in text
+    assert "<h1>Cells &amp; &lt;dyes&gt;</h1>" in text
+
+
+def test_timings_have_two_digits():
+    numbers = (0.0234, 0.975, 0.996, 1.25, 9.96, 9.94, 12.6, 99.6, 123.4, 4321)
+    shown = ["0.023", "0.97", "1.0", "1.2", "10", "9.9", "13", "100", "120", "4300"]
+    assert [two_digits(x) for x in numbers] == shown
 
 
 def test_counts():

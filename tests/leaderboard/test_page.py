@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.formats import render
 from wbcbench.leaderboard.model import Report
@@ -45,7 +46,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
         path = store.root / "evaluations" / f"{record.trial.id}.json"
         path.parent.mkdir(exist_ok=True)
         subsets = {"brightfield": {"macro_f1": 0.4}, f"brightfield+{HOSTILE}": {"macro_f1": 0.8}}
-        path.write_text(json.dumps({"version": 1, "digest": record.result.digest, "result": {"subsets": subsets}}))
+        path.write_text(
+            json.dumps(
+                {"version": EXAMINATION_VERSION, "digest": record.result.digest, "result": {"subsets": subsets}}
+            )
+        )
         add(fake_trial(seed, fusion="gated"), 2.0, params=9000)
     add(fake_trial(0, fusion=HOSTILE, kd=HOSTILE), 2.5)
     add(fake_trial(0, fusion=QUOTED, backbone=QUOTED), 2.4)

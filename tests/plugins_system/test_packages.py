@@ -10,6 +10,7 @@ import site
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -20,6 +21,20 @@ from wbcbench.testing.cells import write_cells
 
 PACKAGES = Path(__file__).parent / "packages"
 MISSING = [name for name in ("pip", "setuptools") if importlib.util.find_spec(name) is None]
+
+
+def test_every_package_is_installed() -> None:
+    """The list in pyproject.toml is explicit: what it lacks is there in a checkout and in no wheel."""
+    root = Path(__file__).parents[2]
+    told = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        str(folder.parent.relative_to(root)).replace("/", ".")
+        for top in ("wbcbench", "plugins")
+        for folder in (root / top).rglob("__init__.py")
+        if "templates" not in folder.parts
+    }
+    assert set(told) == {name.replace("plugins", "wbcbench_plugins", 1) if name.startswith("plugins") else name
+                         for name in found}  # fmt: skip
 
 
 class Environment:

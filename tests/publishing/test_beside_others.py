@@ -167,3 +167,38 @@ def test_a_sealed_record_is_no_submission(
     judge = verify(tmp_path / "sealed.zip", store)
     assert blamed(judge) == {"record.schema"}
     assert "sealed" in said(judge, "record.schema")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "part"),
+    [
+        (None, np.zeros(30, dtype=np.int64), "only the first says which group"),
+        (np.arange(30) // 3, None, "only the second says which group"),
+        (np.arange(30) // 3, np.arange(30) // 15, "27 of 30 test cells are of another group"),
+        (np.arange(30) // 3, np.arange(30) // 3, ""),
+    ],
+)
+def test_other_groups_of_the_test_cells(
+    store: Store, tmp_path: Path, verify: Verify, theirs: Any, mine: Any, part: str
+) -> None:
+    """Whoever chooses what is resampled decides how wide every row's interval is."""
+    fake_record(
+        store, fake_trial(0), predictions=fake_predictions(0) | ({} if theirs is None else {"test_groups": theirs})
+    )
+    own = fake_predictions(5) | ({} if mine is None else {"test_groups": mine})
+    order = np.random.default_rng(0).permutation(30)
+    own = {n: a[order] if n.startswith("test_") else a for n, a in own.items()}
+    judge = verify(submission(tmp_path, fake_trial(5), own), store)
+    assert blamed(judge) == ({"reference.labels"} if part else set())
+    assert part in said(judge, "reference.labels")
+
+
+def test_records_of_a_pack_agree_on_groups(store: Store, tmp_path: Path, verify: Verify) -> None:
+    records = [fake_record(store, fake_trial(5), 5)]
+    records.append(
+        fake_record(
+            store, fake_trial(6), predictions=fake_predictions(6) | {"test_groups": np.zeros(30, np.int64)}
+        )
+    )
+    write_pack(records, tmp_path / "two.zip")
+    assert blamed(verify(tmp_path / "two.zip")) == {"pack.labels"}

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.publishing.pack import find_record, write_pack
+from wbcbench.publishing.pack import find_records, write_pack
 from wbcbench.publishing.verdict import CHECKS
 from wbcbench.records.store import Store
 from wbcbench.testing.packs import blamed, rezip, taught, unzip
@@ -46,17 +46,17 @@ def test_no_pack_without_the_teacher(store, student, tmp_path):
 
 
 def test_a_record_is_found_by_folder_or_beginning(store, student):
-    assert find_record(str(student.path), store.root).trial.id == student.trial.id
-    assert find_record(student.trial.id[:6], store.root).trial.id == student.trial.id
+    for name in (str(student.path), student.trial.id[:6]):
+        assert [r.trial.id for r in find_records(name, store.root)] == [student.trial.id]
     for name in ("", "zz", "../store", student.trial.id + "0"):
         with pytest.raises(UsageError, match="trial id"):
-            find_record(name, store.root)
+            find_records(name, store.root)
 
 
 def test_a_damaged_record_is_not_packed(store, student):
     (student.path / "history.csv").write_text("epoch\n")
     with pytest.raises(RecordError, match=r"history\.csv"):
-        find_record(student.trial.id, store.root)
+        find_records(student.trial.id, store.root)
 
 
 @pytest.mark.parametrize("weights", [False, True])
@@ -67,7 +67,7 @@ def test_an_honest_pack_is_accepted(store, student, tmp_path, verify, weights):
     assert {f.check for f in judge.findings} == ({"record.weights"} if weights else set())
     assert judge.verdict == ("needs a look" if weights else "accept")
     assert judge.exit_code == 0
-    assert {n for n in CHECKS if judge.state(n) == "not made"} == {"rerun"} | (
+    assert {n for n in CHECKS if judge.state(n) == "not made"} == {"rerun", "pack.searches", "pack.components"} | (
         set() if weights else {"record.weights"}
     )
 
@@ -105,7 +105,10 @@ def test_the_verbs(invoke, store, tmp_path):
     assert json.loads(out)["submitted"] == [student.trial.id]
     code, out, _ = invoke("leaderboard", "verify", pack, "--against", str(store.root))
     assert code == 0
-    assert out.endswith(": accept\n")
+    assert out.endswith(": needs a look\n")
+    assert {line.split(",")[0] for line in out.splitlines() if line.startswith("look: ")} == {
+        "look: pack.components"
+    }, "fake records do not know the digests of wbcbench's files"
     assert all(name in out for name in CHECKS)
     rezip(tmp_path / "p.zip", {**unzip(tmp_path / "p.zip"), "evil.pkl": b"x"})
     code, out, _ = invoke("leaderboard", "verify", pack, "--json")
@@ -116,3 +119,19 @@ def test_the_verbs(invoke, store, tmp_path):
     code, _, err = invoke("leaderboard", "verify", str(tmp_path / "none.zip"))
     assert code == 2
     assert "wbcbench submit" in err
+
+
+def test_a_methods_name_means_all_its_seeds(invoke, store, tmp_path):
+    for seed in (2, 0, 1):
+        taught(store, seed)
+    fake_record(store, fake_trial(0), 3)
+    pack = tmp_path / "p.zip"
+    words = ("submit", "--store", str(store.root), "-o", str(pack))
+    code, out, err = invoke(*words, "independent + logits")
+    assert code == 0, err
+    assert "independent + logits: seeds 0, 1, 2\n" in out
+    assert "3 records and 1 of their teachers" in out
+    code, out, _ = invoke(*words, "independent + logits", fake_trial(0).id, "--json")
+    assert len(json.loads(out)["submitted"]) == 4
+    code, out, _ = invoke(*words, fake_trial(0).id)
+    assert "independent: seed 0\n" in out

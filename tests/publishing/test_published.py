@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from markupsafe import escape
 
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.leaderboard.formats.html.libraries import asset, plotly, policy, tables
-from wbcbench.publishing.asked import Asked
+from wbcbench.publishing.asked import Asked, read_asked
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import write_pack
@@ -20,7 +22,7 @@ from wbcbench.publishing.proof import Checked, check, check_all
 from wbcbench.publishing.published import publish
 from wbcbench.records.store import Store
 from wbcbench.testing.packs import taught
-from wbcbench.testing.records import fake_record, fake_trial
+from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 ASKED = Asked(title="Cells", resamples=100)
 Invoke = Callable[..., tuple[int, str, str]]
@@ -58,6 +60,7 @@ def test_equal_records_give_equal_bytes_and_need_no_store(store: Store, board: P
     assert set(content(board)) == {
         "README.md", "board.csv", "board.json", "index.html", "protocol.json", "records.txt", "records.zip",
     }  # fmt: skip
+    assert "<h1>Cells</h1>" in (board / "index.html").read_text()
     publish(tmp_path / "again" / "cells", [store.root], ASKED)
     assert content(tmp_path / "again" / "cells") == content(board)
     shutil.rmtree(store.root)
@@ -148,7 +151,10 @@ def test_a_strangers_pack_joins_the_board(store: Store, board: Path, tmp_path: P
     pack = tmp_path / "mine.zip"
     write_pack([record], pack)
     done = publish(board, [], ASKED, (pack,))
-    assert done.told == []
+    (told,) = done.told
+    assert "mine" in told
+    assert "lacks seed 1 of board" in told
+    assert done.sources == {"mine.zip": ["mine"]}
     assert record.trial.id in done.manifest.submitted
     assert check(board).problems == []
     assert {r.fusion for r in read_report(board).boards[0].rows} >= {"gated", "mine"}
@@ -158,6 +164,83 @@ def test_a_strangers_pack_joins_the_board(store: Store, board: Path, tmp_path: P
     with pytest.raises(ComparabilityError, match=r"reference\.duplicates"):
         publish(board, [], ASKED, (pack,))
     assert content(board) == before
+
+
+def strangers(tmp_path: Path, seeds: range, *fusions: str) -> Path:
+    """A pack of rows that have these seeds."""
+    strange = Store(tmp_path / "strange")
+    records = [
+        fake_record(strange, fake_trial(seed, fusion=f), 10 * seed + len(f)) for f in fusions for seed in seeds
+    ]
+    write_pack(records, tmp_path / "mine.zip")
+    return tmp_path / "mine.zip"
+
+
+def test_a_board_keeps_the_seeds_that_it_was_published_with(board: Path, tmp_path: Path, invoke: Invoke) -> None:
+    """A stranger with more seeds, or many strangers, leave nobody else unranked."""
+    before = {r.fusion: (r.status, r.seeds) for r in read_report(board).boards[0].rows if r.status == "ranked"}
+    pack = strangers(tmp_path, range(4), "mine", "second", "number three")
+    code, out, _ = invoke("leaderboard", "verify", str(pack), "--against", str(board))
+    assert code == 0
+    assert out.count("has seeds 2, 3 too, which board") == 3
+    to = ("--to", str(board.parent), "--name", "cells")
+    code, _, err = invoke("leaderboard", "publish", *to, "--pack", str(pack))
+    assert code == 0, err
+    assert "with --seeds 0,1,2,3 counts those" in err, "its keeper may want them"
+    (made,) = read_report(board).boards
+    assert made.seeds == (0, 1)
+    ranked = {r.fusion: (r.status, r.seeds) for r in made.rows if r.status == "ranked"}
+    assert ranked == before | dict.fromkeys(("mine", "second", "number three"), ("ranked", (0, 1)))
+    assert check(board).problems == []
+    publish(board, [], ASKED.model_copy(update={"seeds": (0, 1, 2, 3)}), (pack,))
+    (asked,) = read_report(board).boards
+    assert {r.fusion for r in asked.rows if r.status == "ranked"} == {"mine", "second", "number three"}
+    assert check(board).problems == []
+
+
+def test_a_board_of_an_older_release_keeps_its_seeds_too(board: Path, tmp_path: Path) -> None:
+    protocol = json.loads((board / "protocol.json").read_text())
+    assert list(protocol.pop("board_seeds").values()) == [[0, 1]]
+    (board / "protocol.json").write_text(json.dumps(protocol))
+    assert read_asked(board).board_seeds == {}
+    pack = strangers(tmp_path, range(4), "mine", "second", "number three")
+    publish(board, [], read_asked(board), (pack,))
+    assert read_report(board).boards[0].seeds == (0, 1)
+
+
+def test_a_store_says_what_would_become_of_its_boards_seeds(store: Store, tmp_path: Path, invoke: Invoke) -> None:
+    pack = strangers(tmp_path, range(3), "mine", "second", "number three")
+    _, out, _ = invoke("leaderboard", "verify", str(pack), "--against", str(store.root))
+    assert "would count seeds 0, 1, 2 instead of seeds 0, 1, and 2 of its 2 rows would lack one" in out
+
+
+def test_a_pack_is_judged_beside_the_store_that_it_comes_with(store: Store, tmp_path: Path) -> None:
+    predictions = fake_predictions(5) | {"test_groups": np.zeros(30, dtype=np.int64)}
+    record = fake_record(Store(tmp_path / "strange"), fake_trial(0, fusion="mine"), predictions=predictions)
+    write_pack([record], tmp_path / "mine.zip")
+    with pytest.raises(ComparabilityError, match=r"reference\.labels"):
+        publish(tmp_path / "new" / "cells", [store.root], ASKED, (tmp_path / "mine.zip",))
+
+
+def test_a_store_is_read_only_where_it_is_named(
+    board: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who takes in a pack does not publish what lies in the default store."""
+    monkeypatch.chdir(tmp_path)
+    fake_record(Store(tmp_path / "wbcbench-store"), fake_trial(0, fusion="secret"), 60)
+    pack = strangers(tmp_path, range(2), "mine")
+    publishing = ("leaderboard", "publish", "--to", str(board.parent), "--resamples", "100", "--name")
+    for name in ("cells", "new"):
+        code, out, err = invoke(*publishing, name, "--pack", str(pack))
+        assert code == 0, err
+        assert "Not read: wbcbench-store" in err
+        assert "New from mine.zip: mine\n" in out
+        assert "secret" not in {r.fusion for r in read_report(board.parent / name).boards[0].rows}
+    monkeypatch.setenv("WBCBENCH_STORE", "wbcbench-store")
+    code, out, err = invoke(*publishing, "cells")
+    assert (code, "Not read" in err, "New from" in out) == (0, True, False)
+    assert "New from wbcbench-store: secret\n" in invoke(*publishing, "cells", "--store", "wbcbench-store")[1]
+    assert "New from wbcbench-store: secret\n" in invoke(*publishing, "first")[1], "there is nothing else"
 
 
 def test_what_vanished_is_named(store: Store, board: Path, tmp_path: Path) -> None:
@@ -232,7 +315,7 @@ def test_a_new_seed_and_a_new_row_are_told(store: Store, board: Path) -> None:
     old = read_report(board)
     fake_record(store, fake_trial(2, fusion="gated"), 50)
     fake_record(store, fake_trial(0, fusion="other"), 51)
-    publish(board, [store.root], ASKED)
+    publish(board, [store.root], ASKED.model_copy(update={"seeds": (0, 1, 2)}))
     moved = {c.row: c for c in changes(old, read_report(board))}
     assert "new seeds: 2" in moved["gated"].why
     assert moved["other"].what.startswith("is new")
@@ -262,4 +345,6 @@ def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> No
     for reference in (str(store.root), board):
         code, out, _ = invoke("leaderboard", "verify", pack, "--against", reference)
         assert code == 0
-        assert out.splitlines()[-1] == f"{pack}: accept"
+        assert out.splitlines()[-1] == f"{pack}: needs a look"
+        assert "fusion gated is said to be wbcbench's" in out
+        assert out.count("\nlook: ") == out.count("\nlook: pack.components, ")

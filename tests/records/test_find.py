@@ -6,7 +6,7 @@ import pytest
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, build
-from wbcbench.records.find import find_record
+from wbcbench.records.find import find_record, find_records
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial
 
@@ -53,6 +53,15 @@ def test_what_tables_show_is_a_name(tmp_path: Path) -> None:
     assert find_record("early + logits", store).trial == trials["early[dapi] + logits"]
     with pytest.raises(UsageError, match="Several methods"):
         find_record("late_prob", store)
+
+
+def test_a_name_may_mean_every_seed_and_an_id_means_one(store: Store) -> None:
+    assert [r.result.seed for r in find_records("early", store)] == [0, 1]
+    one = find_record("early", store)
+    for text in (one.trial.id, one.path):
+        assert [r.trial.id for r in find_records(text, store)] == [one.trial.id]
+    with pytest.raises(UsageError, match="So begin"):
+        find_records("late", store)
 
 
 @pytest.mark.parametrize(

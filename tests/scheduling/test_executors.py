@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from wbcbench.errors import UsageError
+from wbcbench.helpers import helpers
 from wbcbench.plugins import load_plugins
-from wbcbench.scheduling.executors import GUESSED_SPEED, RAY_START, for_one_process, worth_ray
+from wbcbench.records.store import Store
+from wbcbench.scheduling import executors
+from wbcbench.scheduling.estimate import GUESSED_SPEED
+from wbcbench.scheduling.executors import RAY_START, for_one_process, worth_ray
 from wbcbench.scheduling.messages import EndMessage, EpochMessage, kind_of_error, pack, unpack
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.scheduling.ray_source import reason_of
+from wbcbench.scheduling.ray_worker import gpu_is_full
 from wbcbench.scheduling.shares import Share, check_feasible, share_of, slots
 from wbcbench.spec.load import load_request
 from wbcbench.spec.request import Request
@@ -38,6 +44,64 @@ def test_unknown_speed_is_judged_by_cell_views() -> None:
     assert worth_ray(2, [(None, views), (None, views)])
     assert not worth_ray(2, [(None, views // 10), (None, views // 10)])
     assert not worth_ray(2, [(1.0, views), (1.0, views)]), "a measured time beats the guess"
+
+
+def test_how_many_threads_a_trial_has_does_not_depend_on_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that Ray began and a few trials end inline: one thread in both, or the bits differ."""
+    monkeypatch.setattr(executors, "machine", lambda: (4, 0))
+    registry = load_plugins()[0]
+    few, many = request(seeds=(0,), budget={"epochs": 1}), request(seeds=tuple(range(40)), budget={"epochs": 30})
+    assert executors.threads_of(few, make_plan(few, registry)) is None
+    plan = make_plan(many, registry)
+    assert executors.threads_of(many, plan) == 1
+    store = Store(tmp_path)
+    assert executors.choose(many, plan, store) == "ray"
+    monkeypatch.setattr(Store, "has", lambda self, trial_id: trial_id != plan.trials[-1].trial.id)
+    assert executors.choose(many, plan, store) == "inline", "one is left"
+    assert executors.threads_of(many, plan) == 1
+    for given in ({"cpus_per_trial": 3}, {"threads": 3}, {"executor": "inline", "threads": 3}):
+        asked = many.model_copy(update=given)
+        assert executors.threads_of(asked, plan) == 3
+    assert executors.threads_of(many.model_copy(update={"executor": "inline"}), plan) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_how_pytorch_says_that_a_gpu_is_full(error: Exception, full: bool) -> None:
+    assert gpu_is_full(error) == full
+
+
+def test_a_helper_beside_a_plugin_belongs_to_its_code(tmp_path: Path) -> None:
+    from wbcbench.registry import Component
+
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "_shared.py").write_text("A = 1")
+    component = Component("fusion", "mine", f"{tmp_path / 'mine.py'}::Mine")
+    before = helpers(component)
+    assert before
+    (tmp_path / "other.py").write_text("of another plugin")
+    assert helpers(component) == before
+    (tmp_path / "_shared.py").write_text("A = 2")
+    assert helpers(component) != before
+    assert helpers(Component("fusion", "mine", "no.such.module:Mine")) == ""
+    folder = tmp_path / "whole"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    whole = Component("fusion", "whole", f"{folder / '__init__.py'}::Whole")
+    assert helpers(whole) == ""
+    (folder / "deep" / "part.py").write_text("B = 1")
+    assert helpers(whole)
 
 
 def test_gpus_by_number_belong_to_one_process() -> None:

@@ -40,6 +40,18 @@ def test_known_answers() -> None:
     assert three["fusion:single", "distiller:logits"] == ""
 
 
+def test_policies_need_what_fusions_offer() -> None:
+    two, five = reasons(), reasons(modalities=5)
+    assert "no other shares" in two["fusion:independent", "policy:contrastive"]
+    assert "meet in some parameters" in two["fusion:late_prob", "policy:mmpareto"]
+    assert "belong to one modality" in two["fusion:early", "policy:agm"]
+    assert "takes 2 or more modalities" in two["fusion:single", "policy:cml"]
+    assert two["fusion:concat", "policy:ogm_ge"] == ""
+    assert "every subset of at most 4" in five["fusion:gmu", "policy:agm"]
+    assert five["fusion:late_prob", "policy:agm"] == ""
+    assert "teacher's classifier" in two["distiller:simkd", "policy:tmc"]
+
+
 def test_on_the_command_line(invoke: Invoke) -> None:
     code, out, _ = invoke("list", "--matrix", "--json")
     document = json.loads(out)

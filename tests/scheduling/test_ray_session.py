@@ -17,10 +17,10 @@ from wbcbench.scheduling import ray_session
 SCRIPT = """
 import json, os, sys
 import ray, ray.tune  # imported before: whoever uses wbcbench as a library may have done so
-from wbcbench.scheduling.ray_session import PREFIX, session
+from wbcbench.scheduling.ray_session import PREFIX, own_prefix, session
 
 def processes():
-    mine, found = f"{PREFIX}{os.getpid()}-", []
+    mine, found = own_prefix(), []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             found += [int(pid)] if mine in open(f"/proc/{pid}/cmdline").read() else []
@@ -109,10 +109,12 @@ def test_folders_of_dead_drivers_are_swept_and_others_stay(
 ) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = tmp_path / f"{ray_session.PREFIX}{ended.pid}-abc"
-    alive = tmp_path / f"{ray_session.PREFIX}{os.getpid()}-abc"
-    other = tmp_path / f"{ray_session.PREFIX}notes-abc"
-    for folder in (dead, alive, other):
+    here = ray_session.own_prefix().removesuffix(f"{os.getpid()}-")
+    dead = tmp_path / f"{here}{ended.pid}-abc"
+    alive = tmp_path / f"{here}{os.getpid()}-abc"
+    other = tmp_path / f"{here}notes-abc"
+    elsewhere = tmp_path / f"{ray_session.PREFIX}012345-{ended.pid}-abc"
+    for folder in (dead, alive, other, elsewhere):
         folder.mkdir()
         (folder / "file").write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -120,6 +122,7 @@ def test_folders_of_dead_drivers_are_swept_and_others_stay(
     assert not dead.exists()
     assert alive.exists()
     assert other.exists()
+    assert elsewhere.exists(), "of another machine or container, where that number means another process"
 
 
 def test_a_kill_by_the_memory_monitor_is_a_dead_worker_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,3 +278,18 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert again["best"] == whole["best"]
     digests = [{r.trial.id: r.result.digest for r in Store(tmp_path / s).scan()[0]} for s in ("s", "whole")]
     assert digests[0] == digests[1]
+
+
+def test_two_commands_do_not_search_one_study_at_once(
+    search: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would count the other's proposals as its own, and a winner's budget would be wrong."""
+    from wbcbench.search import execute
+
+    monkeypatch.setattr(execute, "PATIENCE", 0.1)
+    args = ("--fusion", "early", "--kd", "none", "--trials", "1", "--name", "mine")
+    with Store(tmp_path / "s").lock("search-mine"):
+        assert "Expected to have search mine alone" in search(*args, code=1)
+    assert not (tmp_path / "s" / "searches" / "mine" / "proposals").exists()
+    (found,) = search(*args)
+    assert found["budget"]["trials"] == 1

@@ -162,6 +162,37 @@ def test_the_smoke_study_runs_part_by_part_and_goes_on(tmp_path: Path, invoke: I
     assert all(part["done"] == part["trials"] == before["parts"][name]["trials"] for name, part in after.items())
 
 
+def test_students_are_examined_where_that_is_asked_for(tmp_path: Path, invoke: Invoke) -> None:
+    common = {
+        "dataset": {"name": "synthetic", "cells": 120, "image_size": 16},
+        "budget": {"epochs": 1},
+        "modalities": ["brightfield", "nucleus"],
+        "backbone": {"name": "cellnet", "width": 4},
+        "store": str(tmp_path / "store"),
+    }
+    parts = {
+        "plain": {"fusion": "early", "kd": "none"},
+        "searched": {"fusion": "late", "kd": "none", "search": {"trials": 1, "winner_seeds": [0]}},
+    }
+    study = write(tmp_path / "study.yaml", {"common": common, "parts": parts})
+    args = ("study", str(study), "--device", "cpu", "--executor", "inline", "--set", "threads=1", "--json")
+    code, out, err = invoke(*args)
+    assert code == 0, err
+    assert "evaluations" not in json.loads(out)["parts"][0]
+    assert not (tmp_path / "store" / "evaluations").exists()
+    for _ in range(2):  # trained already; the second time examined already, too
+        code, out, err = invoke(*args, "--evaluate", "full")
+        assert code == 0, err
+        found = {p["name"]: p["evaluations"] for p in json.loads(out)["parts"]}
+        ids = {e["trial_id"] for entries in found.values() for e in entries}
+        assert {name: [e["method"] for e in entries] for name, entries in found.items()} == {
+            "plain": ["early"], "searched": ["late_prob"],
+        }  # fmt: skip
+        assert {p.stem for p in (tmp_path / "store" / "evaluations").glob("*.json")} == ids
+    code, out, err = invoke(*args[:-1], "--evaluate", "full")
+    assert "worst subset" in out
+
+
 def test_a_failed_part_does_not_stop_the_others(tmp_path: Path, invoke: Invoke) -> None:
     common = {"dataset": {"name": "synthetic", "cells": 120, "image_size": 16}, "budget": {"epochs": 1}}
     small = {"backbone": {"name": "cellnet", "width": 4}, "fusion": "early", "store": str(tmp_path / "store")}

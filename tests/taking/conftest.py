@@ -69,6 +69,21 @@ def train(folder: Path, *args: str, cells: int = 96) -> Winners:
     return Winners(folder / "store", path, ids)
 
 
+def train_on(folder: Path, *args: str) -> tuple[Path, str]:
+    """`wbcbench run` of one small network for an epoch; returns its store and its id."""
+    run = ["run", "--kd", "none", "--store", str(folder / "store"), "--json", *SMALL[:-4], *args]
+    done = click.testing.CliRunner().invoke(cli, run, catch_exceptions=False)
+    (record,) = json.loads(done.stdout)["records"]
+    assert record["error"] is None
+    return folder / "store", record["trial_id"]
+
+
+@pytest.fixture(scope="session")
+def training_on() -> Callable[..., tuple[Path, str]]:
+    """`train_on`, for other data sets."""
+    return train_on
+
+
 @pytest.fixture(scope="session")
 def winners(tmp_path_factory: pytest.TempPathFactory) -> Winners:
     folder = tmp_path_factory.mktemp("winners")

@@ -105,6 +105,25 @@ def test_a_graph_agrees(fusion: str, winners: Any, tmp_path: Path) -> None:
     assert agreement.stored <= 1e-4
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_a_combiner_is_compared_with_what_its_record_holds(
+    older: bool, winners: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded validation predictions are cross-fitted, those of older records the combiner's own."""
+    stacking = winners.rebuilt("stacking")
+    before = {k: v.clone() for k, v in stacking.fusion.state_dict().items()}
+    _, expected, stored, kind = checking._cells(stacking)
+    own, recorded = expected["probabilities"], stacking.record.predictions["val_probabilities"]
+    assert kind == "validation cells"
+    assert np.abs(own - recorded[: len(own)]).max() > 1e-3, "else there is nothing to see here"
+    if older:
+        monkeypatch.setitem(stacking.record.predictions, "val_probabilities", own)
+        stored = checking._cells(stacking)[2]
+    assert stored is not None
+    assert stored <= 1e-4
+    assert all(torch.equal(v, before[k]) for k, v in stacking.fusion.state_dict().items())
+
+
 @pytest.mark.slow
 def test_a_torch_program_needs_torch_alone(winners: Any, invoke: Invoke, tmp_path: Path) -> None:
     code, out, err = invoke(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,8 @@ def test_csv_holds_no_formula(invoke: Invoke, winners: Any, tree: Path, tmp_path
 def test_a_fusion_that_cannot_do_without_refuses(winners: Any, tree: Path, monkeypatch: Any) -> None:
     from wbcbench.errors import IncompatibleError
     from wbcbench.inference.classify import classify
-    from wbcbench.inference.source import Wanted, open_cells
+    from wbcbench.inference.opening import open_cells
+    from wbcbench.inference.source import Wanted
 
     found = winners.rebuilt("early")
     monkeypatch.setattr(type(found.fusion), "missing", "refuse")
@@ -162,20 +165,97 @@ def test_outside_means_more_than_a_width_beyond() -> None:
         (lambda t: Image.fromarray(np.zeros((16, 16), np.uint16)).save(t / "u/a/0.png"), "has 16 bits"),
         (lambda t: Image.new("RGB", (16, 16)).save(t / "u/a/0.png"), "in colour"),
         (lambda t: (t / "u/a/0.png").write_bytes(b"no image"), "is no readable"),
-        (lambda t: (t / "manifest.csv").write_text("u,v\n,nan\n"), "have none"),
-        (lambda t: (t / "manifest.csv").write_text("image,label\nx.png,a\n"), "columns of image paths named u, v"),
-        (lambda t: (t / "manifest.csv").write_text("u,label\nx.png,a\n"), "x.png does not exist"),
+        (lambda t: (t / "u/a/0.png").write_bytes((t / "u/a/0.png").read_bytes()[:80]), "cannot be decoded"),
+        (lambda t: (t / "u/a/0.png").unlink() or (t / "u/a/0.png").mkdir(), ""),
     ],
 )
-def test_what_the_network_cannot_read_is_said(
+def test_a_cell_that_cannot_be_read_costs_no_other(
     spoil: Callable[[Path], Any], says: str, invoke: Invoke, winners: Any, tree: Path, tmp_path: Path
 ) -> None:
+    """Whether its header tells, or only its pixels; with batches of 5 the others of its batch are answered too."""
+    args = ("predict", winners.ids["independent"], "--store", str(winners.root), str(tree), "--batch", "5", "-o")
+    assert invoke(*args, str(tmp_path / "whole.parquet"))[0] == 0
     spoil(tree)
+    code, out, err = invoke(*args, str(tmp_path / "out.parquet"), "--json")
+    assert code == 0, err
+    whole, frame = (pd.read_parquet(tmp_path / f"{name}.parquet").set_index("cell") for name in ("whole", "out"))
+    if not says:  # no file is called so any more: the cell is one that lacks a modality
+        assert frame.loc["a/0", "missing"] == "u"
+        return
+    assert says in frame.loc["a/0", "error"]
+    assert "u/a/0.png" in frame.loc["a/0", "error"]
+    assert frame.loc["a/0", "predicted"] == ""
+    assert np.isnan(frame.loc["a/0", "confidence"])
+    assert frame.loc["a/0", [f"{p}:{c}" for p in ("probability", "u", "v") for c in "abc"]].isna().all()
+    others = frame.drop("a/0")
+    assert (others["error"] == "").all()
+    for prefix in ("probability", "v"):
+        np.testing.assert_allclose(
+            probabilities(others, prefix), probabilities(whole.drop("a/0"), prefix), atol=1e-6
+        )
+    document = json.loads(out)
+    assert document["errors"]["cells"] == 1
+    assert document["labelled"] == document["cells"] - 1 == sum(document["predicted"].values())
+    code, out, err = invoke(*args, str(tmp_path / "out.csv"))
+    assert code == 0
+    assert "1 of 12 cells could not be read" in err
+    assert says in err
+    assert next(csv.DictReader((tmp_path / "out.csv").open()))["probability:a"] == ""
+
+
+def test_broken_rows_of_a_manifest_cost_their_cells(predict: Any, tree: Path) -> None:
+    rows = ["id,u,v", "one,u/a/0.png,v/a/0.png", "two,,", "three,u/a/0.png", "four,x.png,", f"five,{os.devnull},"]
+    (tree / "manifest.csv").write_text("\n".join(rows))
+    frame, document = predict("independent", str(tree))
+    assert list(frame["error"]) == [
+        "", "has no image of u or v", "line 4 has 2 fields, but the header has 3", "x.png does not exist",
+        f"{os.devnull} cannot be read (it is a device or a pipe, and may never end)",
+    ]  # fmt: skip
+    assert document["errors"]["first"][1]["cell"] == "line 4"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("u,v\n,nan\n", "none of 1 can be read"),
+        ("image,label\nx.png,a\n", "images of u, v in"),
+        ("u,label\nx.png,a\n", "x.png does not exist\nDo the paths start in another folder"),
+    ],
+)
+def test_what_has_no_cell_for_the_network_is_refused(
+    content: str, says: str, invoke: Invoke, winners: Any, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "manifest.csv").write_text(content)
     args = ("predict", winners.ids["early"], "--store", str(winners.root), str(tree))
     code, _, err = invoke(*args, "-o", str(tmp_path / "out.csv"))
     assert code == 2
     assert says in err
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_zip_and_a_manifest_that_starts_in_one_are_the_folder(predict: Any, tree: Path, tmp_path: Path) -> None:
+    whole, _ = predict("independent", str(tree))
+    for inside in ("", "cells/"):  # as many a zip has it
+        path = tmp_path / f"zip{len(inside)}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(tree.rglob("*.png")):
+                archive.write(file, f"{inside}{file.relative_to(tree)}")
+        frame, document = predict("independent", str(path))
+        pd.testing.assert_frame_equal(frame.drop(columns="source"), whole.drop(columns="source"))
+        assert document["missing"] == 1
+    (tmp_path / "list.csv").write_text("u,v\nu/a/0.png,v/a/0.png\n")
+    frame, _ = predict("independent", str(tmp_path / "list.csv"), "--root", str(tmp_path / "zip0.zip"))
+    np.testing.assert_allclose(probabilities(frame)[0], probabilities(whole[whole["cell"] == "a/0"])[0], atol=1e-6)
+
+
+def test_who_answered_is_said(invoke: Invoke, winners: Any, tree: Path, tmp_path: Path) -> None:
+    args = ("--store", str(winners.root), str(tree), "-o", str(tmp_path / "out.csv"))
+    code, out, _ = invoke("predict", "independent", *args)
+    assert code == 0
+    assert out.startswith(f"Answered by independent, seed 0 (record {winners.ids['independent']}).")
+    document = json.loads(invoke("predict", "independent", *args, "--json")[1])
+    assert document["seed"] == 0
+    assert document["trial_id"] == winners.ids["independent"]
 
 
 def test_other_arrays_are_refused(invoke: Invoke, winners: Any, tmp_path: Path) -> None:

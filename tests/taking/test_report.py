@@ -94,13 +94,17 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
         assert f'id="figure-{name}"' in text
     assert f"{entry['result']['shapley']['u']:.3f}" in text
     assert "Not examined" not in text
+    for subset, cost in entry["result"]["subset_cost"].items():
+        assert f'<th scope="row">{subset.replace("+", " + ")}</th>' in text
+        assert f'<td class="number">{cost["params"]:,}</td><td class="number">{cost["macs"]:,}</td>' in text
+    assert "filled in and read like the others" in text, "stacking imputes"
     path = winners.root / "evaluations" / f"{found.record.trial.id}.json"
     assert examination(found.record) == (entry["result"], "")
     for written, result, remark in (
         (entry, entry["result"], "Made before examinations had a checksum"),
         (checksummed(entry) | {"seed": 99}, None, f"evaluations/{path.name} is damaged"),
         (checksummed(entry | {"digest": "0" * 64}), None, "is of another record"),
-        (checksummed(entry | {"version": 2}), None, "has version 2"),
+        (checksummed(entry | {"version": 99}), None, "has version 99"),
         ([], None, "no JSON object"),
     ):
         path.write_text(json.dumps(written))
@@ -109,8 +113,9 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
         text = html("stacking")
         assert why in text
         assert ('id="figure-missing"' in text) == (result is not None)
-    assert examined(found.record, found.bench) == entry, "made anew over what cannot be trusted"
-    assert examination(found.record) == (entry["result"], "")
+    again = examined(found.record, found.bench)
+    assert again["result"]["subsets"] == entry["result"]["subsets"], "made anew over what cannot be trusted"
+    assert examination(found.record) == (again["result"], "")
 
 
 def test_nothing_of_a_stranger_is_markup(tmp_path: Path, winners: Any) -> None:

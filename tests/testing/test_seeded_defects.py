@@ -120,6 +120,12 @@ DEFECTS = {
          (FORWARD, f"self.steps += self.training\n        h = h * (1 + 0.1 * self.steps)\n        {FORWARD}")),
         "state_survives", r"saved and loaded.*register_buffer",
     ),
+    "fusion, deployed only for all modalities": Defect(
+        "fusion",
+        ((FUSION_END, "    def deploy(self, present=None):\n        from wbcbench.contracts import Deployed\n\n"
+          f"        return Deployed(self)\n\n{FUSION_END}"),),
+        "deployed_for_some", r"asks for '\w'.*`Deployed\(fusion, present\)`",
+    ),
     "distiller, unregistered parameter in a list": Defect(
         "distiller",
         (("    def terms", SETUP.format(argument="pair", body="self.scale = [nn.Parameter(torch.ones(1))]")
@@ -263,6 +269,16 @@ DEFECTS = {
     "dataset, wrong shape": Defect(
         "dataset", ((".astype(np.uint8)\n", ".astype(np.uint8).transpose(0, 2, 3, 1)\n"),),
         "types", r"\[N=300, C, S, S\]",
+    ),
+    "dataset, new cells become other modalities than training's": Defect(
+        "dataset",
+        (("    def _fingerprint(self)", "    def preparation(self, modalities):\n"
+          "        from wbcbench.contracts import Preparation\n\n"
+          "        made_of = {m: ('photo',) for m in modalities}\n"
+          "        derive = lambda raw: {m: raw['photo'] for m in modalities}\n"
+          "        return Preparation({'photo': 3}, derive=derive, made_of=made_of)\n\n"
+          "    def _fingerprint(self)"),),
+        "new_cells", r"`preparation` makes .*nucleus.*`load` gives .*one function",
     ),
     "dataset, a fingerprint that changes": Defect(
         "dataset", (('content_digest(self.name, 1,', 'content_digest(np.random.default_rng().random(),'),),

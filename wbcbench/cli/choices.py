@@ -53,7 +53,7 @@ def choice_options(seeds: str) -> Callable[[F], F]:
         option("--fusion", metavar="NAME[,NAME]", help="Fusion schemes; default: independent."),
         option("--kd", metavar="NAME[,NAME]", help="Distillers, or none (default)."),
         option("--routing", metavar="NAME", help="Who teaches whom; default: matched."),
-        option("--policy", metavar="NAME[,NAME]", help="Training policies, applied together in this order."),
+        option("--policy", metavar="NAME[,NAME]", help="Training policies, applied together in a fixed order."),
         option(
             "--backbone", metavar="NAME[,NAME]", help="Student backbones: cellnet (default) or any timm model."
         ),

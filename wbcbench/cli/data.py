@@ -26,5 +26,6 @@ def command() -> None:
     """Your own cells: look at them, bring them in, and check the split for leaks.
 
     PATH is a folder with a folder per class (or per modality and class, split and class, ...; also in a zip), a
-    CSV with a path of an image per modality, or an .npz. With --dataset it is read by that data set instead.
+    CSV with a path of an image per modality, an .npz, or what `data import` wrote: its folder, or the dataset.yaml
+    in it. With --dataset it is read by that data set instead.
     """

@@ -47,7 +47,7 @@ def board_options(function: Any) -> Any:
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
                      help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable."),
         click.option("--by", default="macro_f1", show_default=True, metavar="METRIC", help="What ranks."),
-        click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: of the most complete."),
+        click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
                      help="Intervals, gains and ties; default: unless there are thousands of records."),
         click.option("--resamples", default=10_000, show_default=True, type=click.IntRange(100), metavar="N",

@@ -14,6 +14,9 @@ from wbcbench.cli.options import load, plugin_options
 if TYPE_CHECKING:
     from wbcbench.publishing.asked import Asked
 
+SHOWN = 8
+"""Names of new rows, at most."""
+
 
 @click.command("publish")
 @click.option("--name", metavar="NAME", help="Of the folder under --to; with --check, default: every board there.")
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
               help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable.")  # fmt: skip
 @click.option("--by", default="macro_f1", show_default=True, metavar="METRIC", help="What ranks.")
-@click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: of the most complete.")
+@click.option("--seeds", metavar="0,1,2",
+              help="Seeds a row needs; default: as it was published with, at first of most rows.")  # fmt: skip
 @click.option("--resamples", default=10_000, show_default=True, type=click.IntRange(100), metavar="N",
               help="Bootstrap resamples.")  # fmt: skip
 @plugin_options
@@ -42,8 +46,9 @@ def command(
 ) -> None:  # fmt: skip
     """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, protocol.json, and the records.
 
-    Published again, a board keeps its records and options, and adds what --store and --pack have. A record stops
-    counting only where leaderboards/invalid.yaml strikes it out with a reason. Equal records give equal bytes.
+    Published again, or with a --pack, a board keeps its records, options and seeds, and adds what --pack and a
+    --store that is named here have. A record stops counting only where leaderboards/invalid.yaml strikes it out
+    with a reason. Equal records give equal bytes.
     """
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.UsageError(f"Expected a plain folder name as --name, but got '{name}'.")
@@ -51,22 +56,29 @@ def command(
         ctx.exit(_check(to, name))
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
+    from wbcbench.leaderboard.text import clean
     from wbcbench.publishing.checking import solved_once_by
+    from wbcbench.publishing.own_code import installed_by
     from wbcbench.publishing.published import PACK, publish
 
     folder = to / name
     there = (folder / PACK).is_file()
     if rebuild and not there:
         raise click.UsageError(f"Expected a published board to --rebuild, but {folder} has no {PACK}.")
-    default = ctx.get_parameter_source("stores") is ParameterSource.DEFAULT
-    if rebuild or (default and (there or packs) and not any(s.is_dir() for s in stores)):
+    said = ctx.get_parameter_source("stores") is ParameterSource.COMMANDLINE
+    if rebuild or (not said and (there or packs)):
+        if not rebuild and (idle := [s for s in stores if s.is_dir()]):
+            click.echo(f"Not read: {', '.join(map(str, idle))}. --store adds a store's records.", err=True)
         stores = ()
     check_stores(stores)
     asked = _asked(ctx, folder, name, values)
     registry, _ = load(values["plugins"])
-    done = publish(folder, list(stores), asked, packs, solved_once_by(registry))
+    done = publish(folder, list(stores), asked, packs, solved_once_by(registry), installed_by(registry))
     for line in done.told:
         click.echo(line, err=True)
+    for origin, names in done.sources.items():
+        rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        click.echo(clean(f"New from {origin}: {'; '.join(names[:SHOWN]) or 'no row'}{rest}"))
     rows = sum(len(b.rows) for b in done.report.boards)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     boards, records = len(done.report.boards), len(done.manifest.records)
@@ -83,7 +95,7 @@ def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) 
             "where": options.where, "resamples": options.resamples}  # fmt: skip
     if (folder / PROTOCOL).is_file():
         quiet = (n for n in said if ctx.get_parameter_source(n) is ParameterSource.DEFAULT)
-        said |= read_asked(folder).model_dump(include=set(quiet))
+        said |= read_asked(folder).model_dump(include={*quiet, "board_seeds"})
     return Asked(**said)
 
 

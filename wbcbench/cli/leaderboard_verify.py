@@ -42,14 +42,22 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
 
     Exit status 0: accepted, or needs a look (read why); 3: refused.
     """
+    from wbcbench.publishing.asked import PROTOCOL, read_asked
     from wbcbench.publishing.checking import checked, solved_once_by
     from wbcbench.publishing.opened import reference_at
+    from wbcbench.publishing.own_code import installed_by
     from wbcbench.publishing.rerun import choose
 
     registry, _ = load(options["plugins"])
+    against = options["against"]
+    asked = read_asked(against) if against and (against / PROTOCOL).is_file() else None
     with (
-        reference_at(options["against"]) if options["against"] else nullcontext() as reference,
-        checked(pack, reference, solved_once_by(registry)) as (judge, records, submitted),
+        reference_at(against) if against else nullcontext() as reference,
+        checked(pack, reference, solved_once_by(registry), asked=asked, installed=installed_by(registry)) as (
+            judge,
+            records,
+            submitted,
+        ),
     ):
         if options["rerun"] and judge.verdict != "refuse":
             _rerun(choose(records, submitted, options["trial"]), judge, registry, options)

@@ -86,10 +86,14 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             low, high = declared.arity
             row |= {"emits": list(declared.emits), "arity": [low, high], "missing": declared.missing}
             row["solves"] = list(declared.solves)
+            row["offers"] = None if declared.offers is None else list(declared.offers)
         elif component.kind == "distiller":
             needs = declared.needs
             row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}
             row |= {"replayable": needs.replayable}
+        elif component.kind == "policy":
+            row |= {"acts_on": declared.acts_on, "arity": list(declared.arity), "wants": list(declared.wants)}
+            row["needs_routes"] = declared.attributes.get("needs_routes", "any")
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":
@@ -107,6 +111,9 @@ def _notes(entry: dict[str, Any]) -> str:
         low, high = entry["arity"]
         takes = str(low) if low == high else f"{low}+" if high is None else f"{low}-{high}"
         notes += ["+".join(entry["emits"]), f"takes {takes}", f"missing: {entry['missing']}"]
+    if "acts_on" in entry:
+        notes.append(f"acts on {entry['acts_on']}")
+        notes += [f"wants {', '.join(entry['wants'])}"] if entry["wants"] else []
     if "needs" in entry:
         needs = entry["needs"]
         flags = ("labels", "index", "schedule", "teacher_head", "draws", "head", "trainable")

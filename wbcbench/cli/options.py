@@ -78,6 +78,17 @@ def executor_options(function: F) -> F:
     return function
 
 
+def evaluate_option(function: F) -> F:
+    """Add `--evaluate`."""
+    option = click.option(
+        "--evaluate",
+        type=click.Choice(["standard", "full"]),
+        default="standard",
+        help="full: also every subset of modalities, corruptions, reliance, diversity (evaluations/ID.json).",
+    )
+    return option(function)
+
+
 def json_option(function: F) -> F:
     """Add `--json`; the handler gets `as_json`."""
     option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from wbcbench.inference.source import Source
     from wbcbench.plugins import PluginOptions
 
+SHOWN = 5
 EPILOG = """\b
 PATH is one of:
   a manifest (.csv) with a column of image paths per modality; label and id optional
-  a folder with a manifest.csv, or with a subfolder of images per modality
+  a folder with a manifest.csv, or with a subfolder of images per modality; also in a zip
   an .npz with an array per modality, or laid out as in training
-  a folder of images or one image, where the network reads one modality
+  a folder of images, a zip of them or one image, where the network reads one modality
+  what `wbcbench data import` wrote: its folder, or the dataset.yaml in it
+  files named or stored as those of the data set of training (imaging_flow, bsccm)
+
+Where the data set of training computes its modalities from other images, as `stains`
+does from an RGB image, those images are given instead, and computed from in the same way.
 """
 
 
@@ -35,18 +41,24 @@ PATH is one of:
     "--explain", type=(click.IntRange(1), click.Path(path_type=Path)), default=None, metavar="N DIR",
     help="For N of the cells, write where in each modality the network looked (PNG) to a new folder.",
 )  # fmt: skip
+@click.option(
+    "--root", type=click.Path(path_type=Path, exists=True), default=None,
+    help="Folder or zip that the paths in a manifest start from; default: the manifest's folder.",
+)  # fmt: skip
 @json_option
 @plugin_options
 def command(record: str, store: Path, sets: tuple[str, ...], plugins: PluginOptions, **options: Any) -> None:
     """Classify the cells of every PATH with the network of RECORD: class, probabilities, answers per route.
 
-    Cells may lack a modality where the fusion can do without. Images that are unlike the training cells are named.
-    Where labels are known, metrics are printed; cells that the network was trained on flatter them.
+    Cells may lack a modality where the fusion can do without. Cells that cannot be read get no answer, and the
+    reason in the column `error`. Images that are unlike the training cells are named. Where labels are known,
+    metrics are printed; cells that the network was trained on flatter them.
     """
     from wbcbench.errors import UsageError
     from wbcbench.inference.classify import classify
+    from wbcbench.inference.opening import open_cells
     from wbcbench.inference.rebuild import rebuilt
-    from wbcbench.inference.source import Wanted, open_cells
+    from wbcbench.inference.source import Wanted
     from wbcbench.inference.table import check_name, table, write
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
@@ -59,7 +71,7 @@ def command(record: str, store: Path, sets: tuple[str, ...], plugins: PluginOpti
     registry, _ = load(plugins)
     found = rebuilt(find_record(record, Store(store)), Store(store), registry, sets)
     device = pick_device(options["device"])
-    sources = [open_cells(path, Wanted.of(found)) for path in options["paths"]]
+    sources = [open_cells(path, Wanted.of(found), options["root"]) for path in options["paths"]]
     answers = [_classify(classify, found, source, device, options["batch"]) for source in sources]
     frame = table(answers, found.task.classes, found.network.modalities)
     write(frame, output)
@@ -104,8 +116,14 @@ def _document(found: Rebuilt, answers: list[Answers], frame: Any, output: Path) 
     return {
         "trial_id": found.record.trial.id,
         "method": found.record.result.label,
+        "kd": found.record.result.kd,
+        "seed": found.record.result.seed,
         "output": str(output),
         "cells": len(frame),
+        "errors": {
+            "cells": int((frame["error"] != "").sum()),
+            "first": [{"cell": str(c), "why": str(w)} for c, w in _broken(frame)],
+        },
         "predicted": {c: int(counts.get(c, 0)) for c in classes},
         "missing": int((frame["missing"] != "").sum()),
         "unlike_training": {
@@ -120,14 +138,30 @@ def _document(found: Rebuilt, answers: list[Answers], frame: Any, output: Path) 
     }
 
 
+def _broken(frame: Any) -> list[list[str]]:
+    """The first few cells without an answer, and why."""
+    found: list[list[str]] = frame.loc[frame["error"] != "", ["cell", "error"]].head(SHOWN).to_numpy().tolist()
+    return found
+
+
 def _print(document: dict[str, Any]) -> None:
     from wbcbench.cli.output import print_table
     from wbcbench.leaderboard.text import clean
 
+    method = document["method"] + ("" if document["kd"] == "none" else f" + {document['kd']}")
+    click.echo(f"Answered by {clean(method)}, seed {document['seed']} (record {document['trial_id']}).")
     click.echo(f"{document['output']}: {document['cells']} cells")
     print_table(["predicted", "cells"], [[clean(c), n] for c, n in document["predicted"].items()])
     if document["missing"]:
         click.echo(f"{document['missing']} cells lack a modality.")
+    if document["errors"]["cells"]:
+        click.echo(
+            f"Warning: {document['errors']['cells']} of {document['cells']} cells could not be read and have no "
+            "answer; the column `error` says why:",
+            err=True,
+        )
+        for broken in document["errors"]["first"]:
+            click.echo(f"  {clean(broken['cell'])}: {clean(broken['why'])}", err=True)
     unlike = document["unlike_training"]
     if unlike["cells"]:
         kinds = ", ".join(f"{n} {clean(kind)}" for kind, n in unlike["kinds"].items())

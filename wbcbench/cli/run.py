@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.choices import choice_options, given
-from wbcbench.cli.options import json_option, load, plugin_options
+from wbcbench.cli.options import evaluate_option, json_option, load, plugin_options
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,12 +32,7 @@ Examples:
 
 @click.command("run", epilog=EPILOG)
 @choice_options(seeds="One trial per seed; default: 0.")
-@click.option(
-    "--evaluate",
-    type=click.Choice(["standard", "full"]),
-    default="standard",
-    help="full: also every subset of modalities, corruptions, reliance, diversity (evaluations/ID.json).",
-)
+@evaluate_option
 @click.option("--dry-run", is_flag=True, help="Show the trials, which are done, and stop.")
 @json_option
 @plugin_options
@@ -62,7 +57,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     from wbcbench.cli.output import print_json, print_table
     from wbcbench.records.store import Store
-    from wbcbench.scheduling.estimate import estimate
+    from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate
     from wbcbench.spec.trial import method_name
 
     rows = estimate(plan, Store(Path(request.store)))
@@ -77,11 +72,14 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
     left = [r for r in rows if not r["done"]]
     known = [r["estimated_seconds"] for r in left if r["estimated_seconds"] is not None]
-    cost = (
-        f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"
-        if known
-        else ("no earlier run in this store to judge their time by")
-    )
+    guess = sum(r["cell_views"] for r in left if r["estimated_seconds"] is None) / GUESSED_SPEED
+    told = [f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"] if known else []
+    if guess:
+        told.append(
+            f"{'the others' if known else 'no earlier run in this store tells how long; they'} would take about "
+            f"{guess:.0f} s of one core at {GUESSED_SPEED:,.0f} cells a second, which a small network may reach"
+        )
+    cost = "; ".join(told)
     click.echo(f"{len(rows) - len(left)} done, {len(left)} to run" + (f": {cost}." if left else "."))
 
 

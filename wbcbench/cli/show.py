@@ -73,7 +73,7 @@ def _print(document: dict[str, Any]) -> None:
     if rest:
         click.echo(f"\n{rest}")
     click.echo()
-    facts = "aliases source emits arity missing solves pairing matches replayable preset sheet"
+    facts = "aliases source emits arity missing solves offers wants pairing matches replayable preset sheet"
     for key in facts.split():
         value = document.get(key)
         if value or value is False:
@@ -83,6 +83,12 @@ def _print(document: dict[str, Any]) -> None:
         from wbcbench.spec.imputers import IMPUTERS
 
         click.echo(f"{'impute:':12}{'; '.join(f'{name}: {what}' for name, what in IMPUTERS.items())}")
+    if "acts_on" in document:
+        from wbcbench.contracts.needs import POLICY_ORDER
+
+        click.echo(f"{'acts on:':12}{document['acts_on']} (of several: {' -> '.join(POLICY_ORDER)}, then by name)")
+        if document["needs_routes"] != "any":
+            click.echo(f"{'routes:':12}{document['needs_routes']}")
     if "needs" in document:
         stated = {k: v for k, v in document["needs"].items() if k != "replayable" and v}
         parts = [f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()]

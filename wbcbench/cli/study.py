@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.cli.options import executor_options, json_option, load, plugin_options
+from wbcbench.cli.options import evaluate_option, executor_options, json_option, load, plugin_options
 
 if TYPE_CHECKING:
     from wbcbench.study.run import Done, Planned
@@ -17,6 +17,7 @@ Examples:
   wbcbench study configs/studies/smoke.yaml --dry-run       parts, trials, what is done, what the rest will cost
   wbcbench study configs/studies/smoke.yaml
   wbcbench study study.yaml --only label_free,searches --executor ray --jobs 2
+  wbcbench study study.yaml --evaluate full               + what networks do without some modalities, spoilt images
 Run the same command again: it goes on where it stopped.
 """
 
@@ -32,6 +33,7 @@ _FLAGS = ("store", "device", "executor", "jobs", "cpus_per_trial", "gpus_per_tri
 @click.option("--device", metavar="NAME", envvar="WBCBENCH_DEVICE", help="auto (default), cpu, cuda, cuda:1, mps.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any parameter, for every part.")
 @click.option("--dry-run", is_flag=True, help="Show the parts and what is left to do, and stop.")
+@evaluate_option
 @executor_options
 @json_option
 @plugin_options
@@ -45,6 +47,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     from wbcbench.cli.output import print_json
     from wbcbench.cli.screens import screens
+    from wbcbench.cli.summary import print_examinations
     from wbcbench.errors import ExitCode
     from wbcbench.study.file import read_study
     from wbcbench.study.run import plan_part, run_part
@@ -58,7 +61,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _dry_run(plans, options["as_json"])
         return
     _say_notes(plans)
-    done = []
+    done, full = [], options["evaluate"] == "full"
     for number, planned in enumerate(plans):
         part = planned.part
         click.echo(f"Part {number + 1} of {len(plans)}: {part.name}", err=True)
@@ -66,10 +69,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         def shown(cells: int | None, store: str = part.request.store) -> Any:
             return screens(None, Path(store), cells)
 
-        done.append(run_part(planned, registry, options["plugins"], report.observers, shown))
+        done.append(run_part(planned, registry, options["plugins"], report.observers, shown, full))
         click.echo(_line(done[-1]), err=options["as_json"])
+        if not options["as_json"]:
+            print_examinations(done[-1].examinations)
     if options["as_json"]:
-        print_json({"parts": [_document(d) for d in done], "notes": _notes(plans)})
+        print_json({"parts": [_document(d, full) for d in done], "notes": _notes(plans)})
     else:
         click.echo(f"Next: wbcbench leaderboard --store {parts[0].request.store}")
     ctx.exit(ExitCode.SOME_FAILED if any(d.failed or d.failures for d in done) else ExitCode.OK)
@@ -119,10 +124,11 @@ def _line(done: Done) -> str:
     return text + "." + "".join(first) + "".join(f"\n  {f}" for f in done.failures)
 
 
-def _document(done: Done) -> dict[str, Any]:
+def _document(done: Done, full: bool) -> dict[str, Any]:
     from wbcbench.cli.summary import rows
 
-    return {"name": done.part.name, "records": rows(done.outcomes), "failures": done.failures}
+    document = {"name": done.part.name, "records": rows(done.outcomes), "failures": done.failures}
+    return document | ({"evaluations": done.examinations} if full else {})
 
 
 __all__ = ["command"]

@@ -20,21 +20,33 @@ from wbcbench.cli.options import json_option, store_option
 @click.option("--weights", is_flag=True, help="Pack the trained weights too.")
 @json_option
 def command(records: tuple[str, ...], store: Path, output: Path, weights: bool, as_json: bool) -> None:
-    """Pack records (folders, or trial ids of a store) and the records of their teachers into one zip.
+    """Pack records and the records of their teachers into one zip.
+
+    A RECORD is a folder, a trial id of the store (or the beginning of one), or a method's name, which means all of
+    its seeds.
 
     It holds documents and arrays: no pickle, no code. Every metric is recomputed first. Whoever gets it says
     `wbcbench leaderboard verify PACK`.
     """
     from wbcbench.cli.output import print_json
-    from wbcbench.publishing.pack import find_record, write_pack
+    from wbcbench.publishing.pack import find_records, write_pack
 
-    found = [find_record(name, store) for name in records]
+    found = list({r.trial.id: r for name in records for r in find_records(name, store)}.values())
     manifest = write_pack(found, output, weights=weights)
     parts = [c for r in found for c in r.result.components if c.provider != "wbcbench"]
     foreign = sorted({f"{c.kind} {c.name} ({c.provider})" for c in parts})
     if as_json:
         print_json({"pack": str(output), "code_not_packed": foreign, **manifest.model_dump(mode="json")})
         return
+    rows: dict[tuple[str, str], list[int]] = {}
+    for record in found:
+        r = record.result
+        rows.setdefault((r.method_id, r.label + ("" if r.kd == "none" else f" + {r.kd}")), []).append(r.seed)
+    for (_, name), seeds in rows.items():
+        click.echo(f"{name}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}")
+    searches = [file.split("/")[1] for file in manifest.files if file.startswith("searches/")]
+    if searches:
+        click.echo(f"What was spent before: search {', '.join(searches)}")
     teachers = len(manifest.records) - len(manifest.submitted)
     size = output.stat().st_size
     click.echo(

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+RETOLD = 0.005
+"""Seconds. An epoch that ends sooner after the one before was not trained now: a resumed trial tells of it."""
+
 
 @dataclass
 class _Running:
@@ -48,12 +51,16 @@ class Tally:
         self._running[key] = _Running(heard=self._clock())
 
     def epoch(self, key: str, epoch: int, epochs: int, score: float | None) -> None:
-        """A trial has ended its epoch `epoch` (from 0) of `epochs`."""
+        """A trial has ended its epoch `epoch` (from 0) of `epochs`; a resumed one tells its earlier ones again."""
         running = self._running.setdefault(key, _Running(heard=self._clock()))
         now = self._clock()
+        told_again = now - running.heard < RETOLD
         if running.epoch < 0 and not self._work:
             self._begun = running.heard  # what came before the first trial does not repeat
-        if self._cells is not None and now > running.heard:
+        if told_again:
+            running.epoch, running.epochs = epoch, epochs
+            return
+        if self._cells is not None:
             running.speed = self._cells / (now - running.heard)
         # A resumed trial begins late; only what was trained here tells how long the rest takes.
         self._work += 1 / epochs

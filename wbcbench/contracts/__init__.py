@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
     from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
+    from wbcbench.contracts.deploy import Deployed, PerModality, without
     from wbcbench.contracts.distiller import Distiller, PairShapes
-    from wbcbench.contracts.fusion import JOINT, Deployed, Fusion, route_names
+    from wbcbench.contracts.fusion import JOINT, Fusion, route_names
     from wbcbench.contracts.needs import Needs
-    from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task
+    from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
+    from wbcbench.contracts.preparation import Preparation, middle_square
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
-    "JOINT": "fusion", "Deployed": "fusion", "Fusion": "fusion", "route_names": "fusion",
+    "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
+    "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion",
     "Needs": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
-    "Outputs": "output", "Progress": "output", "Task": "output",
+    "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "Policy": "policy",
+    "Preparation": "preparation", "middle_square": "preparation",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
 }  # fmt: skip
 
@@ -60,15 +64,20 @@ __all__ = [
     "Outputs",
     "PairShapes",
     "Parameters",
+    "PerModality",
     "Policy",
+    "Preparation",
     "Progress",
     "Routing",
     "Task",
     "content_digest",
     "each_teacher",
+    "masked_mean",
     "mean_teacher",
+    "middle_square",
     "param",
     "route_names",
     "stage_shapes",
     "weighted",
+    "without",
 ]  # fmt: skip

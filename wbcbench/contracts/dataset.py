@@ -9,12 +9,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts.params import Parameters
+from wbcbench.contracts.preparation import Preparation
 from wbcbench.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -39,9 +41,14 @@ class Description:
     split_sizes: dict[str, int] | None = None
     """Cells per official split, or None where the protocol has to make one."""
     groups: bool = False
+    group_count: int | None = None
+    """How many: a split that cannot be made of so few is refused before images are read. None: not counted."""
     pseudo_multimodal: bool = False
     """True when modalities are computed from one image: no new light was measured."""
     licence: str = "unknown"
+    incomplete: tuple[str, ...] | None = None
+    """Modalities that some cells lack, in canonical order; empty: every cell has all. None: not known without
+    loading."""
 
 
 @dataclass
@@ -69,6 +76,9 @@ class Cells:
     licence: str = "unknown"
     notes: list[str] = field(default_factory=list)
     """What a reader must know: cells left out, images resized, duplicates found."""
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """Parameters that were left open and whose value came of the cells, as the side of the largest image: name ->
+    number or text. Records keep them, for new cells are prepared by them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,6 +87,13 @@ class Cells:
     def modalities(self) -> dict[str, int]:
         """Modality -> channels."""
         return {name: int(array.shape[1]) for name, array in self.images.items()}
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Modalities that some cells lack."""
+        if self.present is None:
+            return ()
+        return tuple(m for m, here in zip(self.images, self.present.T, strict=True) if not here.all())
 
     def check(self) -> Cells:
         """Raise `DataError` unless every promise of this class holds; return self."""
@@ -109,6 +126,9 @@ class Cells:
         for name, column in (("groups", self.groups), ("split", self.split)):
             if column is not None and column.shape != (n,):
                 raise DataError(f"Expected `{name}` [N={n}], but got {list(column.shape)}.")
+        for name, value in self.resolved.items():
+            if not isinstance(value, str | int | float):
+                raise DataError(f"Expected `resolved` of numbers and text, but {name} is {type(value).__name__}.")
         if self.split is not None and not set(np.unique(self.split)) <= set(SPLITS):
             raise DataError(f"Expected splits {SPLITS}, but got {sorted(set(np.unique(self.split)))}.")
         return self
@@ -143,6 +163,22 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """Return all cells at side `image_size` (None: native). Deterministic. Raises `DataError`."""
+
+    def preparation(self, modalities: Mapping[str, int]) -> Preparation:
+        """How images of new cells become these modalities (name -> channels) of a network. Reads no file.
+
+        Override where `load` does more than cut images to their middle square and resize them. `params` are those
+        of training, with `Cells.resolved` filled in and without locations.
+
+        Raises:
+            DataError: something has to be known that neither says, as in records older than `resolved`.
+        """
+        return Preparation(dict(modalities))
+
+    def reads(self, path: Path) -> bool:
+        """Whether what lies at `path` is in a form that this class alone reads; `predict` then loads it with the
+        parameter `path` set to it. Not meant for images in folders, manifests and .npz files."""
+        return False
 
 
 def content_digest(*parts: object) -> str:

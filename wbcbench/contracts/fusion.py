@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wbcbench.contracts.backbone import BackboneFactory
+from wbcbench.contracts.deploy import Deployed, without
+from wbcbench.contracts.needs import Offer
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
+from wbcbench.errors import IncompatibleError
 from wbcbench.spec.lessons import JOINT, route_names
 
 
@@ -49,6 +52,10 @@ class Fusion(nn.Module):
     """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
     fusion is refused at plan time with a backbone that cannot be scaled."""
 
+    offers: ClassVar[tuple[Offer, ...] | None] = None
+    """What training policies find in it (`wbcbench.contracts.needs.Offer`); what follows from `emits` need not be
+    said. None: not said, and policies find out when training starts instead of while planning."""
+
     trained: ClassVar[Literal["gradient", "once"]] = "gradient"
     """`once`: the core calls `features` on every training cell and then `solve`, instead of the training
     loop. Such a fusion takes neither distillers nor policies."""
@@ -70,7 +77,9 @@ class Fusion(nn.Module):
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Decide which cell each modality shows (set `batch.rows`). Called in training only.
 
-        `forward` must never do this by asking `self.training`. Default: the same cell everywhere.
+        `forward` must never do this by asking `self.training`. What it must know of each row goes into
+        `batch.extras[self.name]` as a mapping of tensors [R, ...]; keep `batch.extras` itself, since a policy may
+        call this again to add rows. Default: the same cell everywhere.
         """
         return batch
 
@@ -87,7 +96,8 @@ class Fusion(nn.Module):
     def task_terms(self, outputs: Outputs, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Named per-sample task losses [R], before class weights. Default: cross-entropy per route.
 
-        Every route is supervised with the label of the cell that it was shown (`Output.labels`).
+        Every route is supervised with the label of the cell that it was shown (`Output.labels`). Of a term [R]
+        that is named after a route, the core leaves out the rows that had no image for it (`Output.shown`).
         """
         return {
             route: F.cross_entropy(
@@ -115,18 +125,48 @@ class Fusion(nn.Module):
         seen = torch.where(seen.sum(0, keepdim=True) > 0, seen, torch.ones_like(seen))
         return (probs * seen[..., None]).sum(0) / seen.sum(0)[:, None]
 
+    def modality_logits(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Modality -> logits [R, K] of what that modality alone says. Default: of its route, if it has one.
+
+        Override it where one joint head adds up what the modalities say, so that these add up to its logits, and
+        declare `logits` among `offers`. Empty where the parameters chosen do not allow it.
+        """
+        return {m: outputs[m].logits for m in self.task.modalities if m in outputs}
+
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
         """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing.
 
-        They are of the validation cells that have every modality, where each class has such cells.
+        They are of the validation cells that have every modality, where each class has such cells. The core calls
+        it several times, each time from the state before the first: on all folds of the cells but one, to predict
+        that one for the validation metrics, and at last on all of them, for the test. A fold may lack a class.
         """
+
+    @property
+    def combines(self) -> bool:
+        """Whether there is a combiner to fit."""
+        return type(self).fit_combiner is not Fusion.fit_combiner
 
     def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
         """What inference runs when only the modalities `present` are given; its cost is counted.
 
-        The module maps `images` (a dict) to probabilities [B, K]. Default: this fusion whole.
+        The module maps images (a dict) of just those modalities to probabilities [B, K]: what `predict` says of
+        cells that have no others. Default: this fusion; where it is `native`, without the entries of
+        `PerModality` that belong to absent modalities. One that imputes reads the images that are filled in for
+        it, and so costs what it costs with everything there.
+
+        Raises:
+            IncompatibleError: some are absent, and this fusion refuses that.
         """
-        return Deployed(self)
+        names = self.task.modalities
+        given = names if present is None else tuple(m for m in names if m in present)
+        if not given or not set(present or ()) <= set(names):
+            raise ValueError(f"Expected some of the modalities {names}, but got {present}.")
+        if given == names:
+            return Deployed(self)
+        if self.missing == "refuse":
+            raise IncompatibleError(f"Fusion '{self.name}' needs all of {', '.join(names)}; give them all.")
+        native = self.missing == "native"
+        return Deployed(without(self, frozenset(names) - set(given)) if native else self, given)
 
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
         """[B, F]: what `solve` is given of each training cell. For `trained = "once"` only."""
@@ -145,17 +185,6 @@ class Fusion(nn.Module):
     def head_params(self) -> dict[str, list[nn.Parameter]]:
         """Route -> the parameters that only this route uses. For policies that modulate gradients."""
         return {}
-
-
-class Deployed(nn.Module):
-    """A fusion as inference runs it: images in, probabilities out."""
-
-    def __init__(self, fusion: Fusion) -> None:
-        super().__init__()
-        self.fusion = fusion
-
-    def forward(self, images: dict[str, Tensor]) -> Tensor:
-        return self.fusion.predict(self.fusion(images))
 
 
 def _labels(out: Output) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a distiller needs, readable without building a model (imports no torch)."""
+"""What distillers and policies need, readable without building a model (imports no torch)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ from typing import Any, Literal
 
 Tap = Literal["logits", "embedding", "maps"]
 TaughtBy = Literal["teacher", "self", "peers", "average"]
+
+Stage = Literal["rows", "images", "losses", "weights", "gradients"]
+POLICY_ORDER: tuple[Stage, ...] = ("rows", "images", "losses", "weights", "gradients")
+"""In which order policies act, whatever the order in which they are given; within a stage, by name.
+
+`rows`: which cells and modalities the rows show; `images`: what the images look like, with the losses that follow
+from it; `losses`: losses added or put in place of others; `weights`: factors on losses; `gradients`: what becomes
+of them.
+"""
+
+Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses"]
+"""What a policy may find in a fusion.
+
+`logits`: each modality has logits, of a route or by `Fusion.modality_logits`. `embedding`: each modality has an
+embedding, of its route or its own backbone; `own_embedding`: and no two have the same. `own_parameters`: each has
+parameters that nothing else uses (an `nn.ModuleDict` by modality, or `head_params`). `meeting_losses`: the losses
+of several routes reach the same parameters.
+"""
+Want = Offer | Literal["incomplete", "trained_logits"]
+"""`incomplete`: cells without some modality are taken. `trained_logits`: labels train the routes' logits."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class Output:
     """[B] int64 stable cell ids; filled by the core."""
     head: Callable[[Tensor], Tensor] | None = None
     """embedding [B, D] -> logits [B, K]: the classifier, for distillers that call it."""
+    shown: Tensor | None = None
+    """[B] bool: whether the row had an image of any modality that the route reads; filled by the core. None: all
+    had. A row that had none is neither supervised nor taught on this route."""
 
     def float(self) -> Output:
         """The same output in float32, in which every loss is computed."""
@@ -87,11 +90,19 @@ class Output:
         """The output re-ordered so that row i belongs to cell `rows[i]` of the batch."""
         if rows is None:
             return self
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
         return replace(
             self,
             logits=self.logits[rows],
-            embedding=None if self.embedding is None else self.embedding[rows],
+            embedding=pick(self.embedding),
             maps=tuple(m[rows] for m in self.maps),
+            rows=pick(self.rows),
+            labels=pick(self.labels),
+            index=pick(self.index),
+            shown=pick(self.shown),
         )
 
 
@@ -121,7 +132,10 @@ class Batch:
     class_weights: Tensor | None = None
     """[K], mean 1 over the training cells; filled by the core, None outside of training."""
     extras: dict[str, Any] = field(default_factory=dict)
-    """Policy name -> what that policy carries from one hook of the step to the next."""
+    """Policy name -> what that policy carries from one hook of the step to the next. Fusion name -> what the
+    fusion notes of each row in `assemble`, a mapping of tensors [R, ...]; a policy that adds rows adds to it."""
+    modalities: tuple[str, ...] = ()
+    """The columns of `present`; filled by the core. Empty: those of `images`, in their order."""
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -139,6 +153,23 @@ class Batch:
         if self.class_weights is None:
             return torch.ones(labels.shape, device=labels.device)
         return self.class_weights[labels]
+
+    def shown(self, reads: frozenset[str]) -> Tensor | None:
+        """[R] bool: which rows have an image of any of these modalities; None: all have."""
+        return shown_in(self.present, reads, self.modalities or tuple(self.images))
+
+
+def shown_in(present: Tensor | None, reads: frozenset[str], modalities: tuple[str, ...]) -> Tensor | None:
+    """[B] bool: which rows of `present` [B, M] have any of the modalities `reads`; None where nothing lacks."""
+    if present is None:
+        return None
+    return torch.stack([present[:, i] for i, m in enumerate(modalities) if m in reads]).any(0)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """[R] values times mask, scaled so that its mean is the mean over the masked rows; zero without any."""
+    weight = mask.to(values.dtype)
+    return torch.where(mask, values, 0.0) / weight.mean().clamp(min=1.0 / max(1, len(weight)))
 
 
 class Draw:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from wbcbench.contracts.fusion import Fusion
+from wbcbench.contracts.needs import Offer, Stage, Want
 from wbcbench.contracts.output import Batch, Draw, Outputs, Progress
 from wbcbench.contracts.params import Parameters
 
@@ -18,11 +19,11 @@ Run = Callable[[dict[str, Tensor], Tensor | None], Outputs]
 class Policy(nn.Module):
     """Hooks around a fusion's training step. Every hook has a default that does nothing.
 
-    Several policies are applied in the order given, hook by hook, always after the fusion's own `assemble`
-    and `task_terms`: a later policy sees what an earlier one made. Put what changes the rows first
-    (batch_repetition), then what changes images, then losses, then gradients. No hook runs at evaluation, so
-    no policy changes what a given network predicts. Parameters and buffers join the optimiser and the
-    checkpoint by themselves; a policy that needs the fusion later keeps it as `self.fusion`, which `setup`
+    Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
+    names, always after the fusion's own `assemble` and `task_terms`: a later policy sees what an earlier one made.
+    The planner sorts them, so that the order in which they are given is no part of a method. No hook runs at
+    evaluation, so no policy changes what a given network predicts. Parameters and buffers join the optimiser and
+    the checkpoint by themselves; a policy that needs the fusion later keeps it as `self.fusion`, which `setup`
     stores without making it a submodule.
 
     Within a step: assemble, images, (forward), after_forward, task_terms, backward, after_backward.
@@ -32,9 +33,25 @@ class Policy(nn.Module):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+    acts_on: ClassVar[Stage] = "losses"
+    """The stage of a step that it changes (`wbcbench.contracts.needs.POLICY_ORDER`), which is its place among
+    other policies. A policy with hooks of several stages names the one whose place it needs: dropped modalities
+    (`rows`) are masked in the losses before others replace them."""
+    arity: ClassVar[tuple[int, int | None]] = (1, None)
+    """How many modalities the fusion must read."""
     needs_routes: ClassVar[Literal["any", "several", "modality", "joint", "both"]] = "any"
     """Which routes the fusion must have: at least two of any kind, at least two of single modalities, a joint
-    one, or two of single modalities and a joint one. Necessary only; `setup` may refuse for other reasons."""
+    one, or two of single modalities and a joint one."""
+    wants: ClassVar[tuple[Want, ...]] = ()
+    """What it must find in the fusion, or in what another policy `offers`. Checked while planning where the fusion
+    says what it offers; `setup` refuses the rest."""
+    offers: ClassVar[tuple[Offer, ...]] = ()
+    """What it adds for other policies: a loss per modality that meets those of the routes, say."""
+    subsets: ClassVar[int] = 0
+    """The most modalities of which it asks a fusion without a route for each for every subset (2^M forward
+    passes); 0: it does not."""
+    waits: ClassVar[str] = ""
+    """Name of the parameter that counts the epochs before it changes anything: a budget of no more is refused."""
     blends_cells: ClassVar[bool] = False
     """Whether an image may show parts of several cells. Recorded teachers know nothing of such images, and
     losses that take hard labels do not either."""
@@ -90,7 +107,9 @@ class Policy(nn.Module):
         """Re-weight, add or drop task terms (each [R], or a scalar).
 
         The core multiplies a term that is named after a route by the class weights of the route's labels, and
-        no other; a policy that adds a term of labels under another name uses `batch.weights_of`.
+        no other; a policy that adds a term of labels under another name uses `batch.weights_of`. Rows that a route
+        was shown nothing of are zero in the term that is handed in, and its mean is over the others; a policy that
+        makes a term anew leaves them out by `masked_mean(term, out.shown)`.
         """
         return terms
 

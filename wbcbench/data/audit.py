@@ -121,6 +121,8 @@ def run_commands(survey: Survey, flags: Sequence[str] = ()) -> list[str]:
     Args:
         flags: what the user said of the source on the command line, for `data import`.
     """
+    if survey.config is not None and not flags:
+        return [shlex.join(["wbcbench", "run", "--config", str(survey.config)])]
     size = [] if survey.side else ["--image-size", str(suggested_side(survey))]
     if not survey.dataset:
         bring = ["wbcbench", "data", "import", str(survey.path), "-o", "my_cells", *flags]

@@ -32,7 +32,8 @@ def step_draw(seed: int, epoch: int, step: int, device: torch.device) -> Draw:
 
 def draw_batch(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Batch:
     """A batch of the given cells, before the fusion has assembled it (no images yet)."""
-    return Batch(cells=ids, labels=cells.labels[ids], present=cells.present(ids, modalities))
+    present = cells.present(ids, modalities)
+    return Batch(cells=ids, labels=cells.labels[ids], present=present, modalities=modalities)
 
 
 def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) -> Batch:

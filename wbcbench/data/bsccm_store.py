@@ -203,4 +203,4 @@ def _open(path: Path) -> Any:
         ) from error
 
 
-__all__ = ["GATES", "BsccmStore", "Channels", "gate_of"]
+__all__ = ["GATES", "INDEX", "BsccmStore", "Channels", "gate_of"]

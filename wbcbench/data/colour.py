@@ -27,6 +27,16 @@ WINDOWS: dict[Space, dict[str, tuple[float, float]]] = {
 }
 """Space -> modality -> the values that become 0 and 255, in canonical order."""
 
+_FUNCTIONS: dict[Space, str] = {"hed": "rgb2hed", "hsv": "rgb2hsv", "lab": "rgb2lab", "rgb": ""}
+RECIPES: dict[Space, str] = {
+    space: (f"skimage.color.{function} of " if function else "")
+    + "RGB / 255 (/ 65535 for 16 bits), each channel cut to its window ("
+    + ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in WINDOWS[space].items())
+    + "), scaled to 0 .. 255 and rounded."
+    for space, function in _FUNCTIONS.items()
+}
+"""Space -> what `convert` does, for people who have to do it elsewhere."""
+
 _CHUNK = 256
 
 

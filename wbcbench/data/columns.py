@@ -93,7 +93,7 @@ def recognise(file: ManifestFile, asked: Asked) -> tuple[Columns, list[tuple[str
     if asked.modalities:
         modalities = dict(asked.modalities)
     else:
-        columns = [n for n in free if n not in roles.values() and n not in asked.leave_out and _is_image(file, n)]
+        columns = [n for n in free if n not in roles.values() and n not in asked.leave_out and image_like(file, n)]
         if not columns:
             raise DataError(
                 f"Expected a column of image paths in {where} ({', '.join(SUFFIXES)}), but found none among "
@@ -124,7 +124,8 @@ def mend_split(file: ManifestFile, column: str | None) -> list[str]:
     return [f"{written!r} of {column!r} was taken for {side}" for written, side in changed.items()]
 
 
-def _is_image(file: ManifestFile, name: str) -> bool:
+def image_like(file: ManifestFile, name: str) -> bool:
+    """Whether every value of a column is the name of an image file."""
     at = file.header.index(name)
     values = [row[at].strip().lower() for _, row in file.rows if at < len(row) and not is_missing(row[at])]
     return bool(values) and all(value.endswith(SUFFIXES) for value in values)

@@ -60,8 +60,11 @@ class FolderSource(FileSource):
 
     def read(self, name: str) -> bytes:
         """See `FileSource.read`."""
+        path = self._root / name
         try:
-            return (self._root / name).read_bytes()
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise OSError("it is a device or a pipe, and may never end")
+            return path.read_bytes()
         except ValueError as error:  # no file can be called so: there is a null byte in it
             raise FileNotFoundError(name) from error
 

@@ -13,13 +13,14 @@ import yaml
 from numpy.typing import NDArray
 
 from wbcbench.data.audit import suggested_side
+from wbcbench.data.described import CONFIG
 from wbcbench.data.file_source import FileSource, open_source
 from wbcbench.data.labels import encode_labels
 from wbcbench.data.survey import Survey
 from wbcbench.errors import DataError
 from wbcbench.records.atomic import atomic_folder, json_text, write_synced
 
-MANIFEST, ARRAYS, CONFIG, REPORT = "manifest.csv", "cells.npz", "dataset.yaml", "import.json"
+MANIFEST, ARRAYS, REPORT = "manifest.csv", "cells.npz", "import.json"
 _RESERVED = ("label", "group", "split", "id")
 
 

@@ -58,6 +58,10 @@ class ListedImages(ABC, Generic[P]):
         """What images are decoded to, where it is not what their headers say."""
         return index
 
+    def _resolved(self, index: ImageIndex) -> dict[str, Any]:
+        """See `Cells.resolved`."""
+        return {}
+
     def _side(self, index: ImageIndex) -> int | None:
         """The native side in pixels, or None if there is none."""
         return index.side
@@ -89,7 +93,9 @@ class ListedImages(ABC, Generic[P]):
             image_size=self._side(index),
             split_sizes=split_sizes(manifest.split),
             groups=manifest.groups is not None,
+            group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
+            incomplete=tuple(m for m, paths in manifest.paths.items() if not all(paths)),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -121,6 +127,7 @@ class ListedImages(ABC, Generic[P]):
             ids=tuple(manifest.ids),
             licence=self.licence,
             notes=manifest.notes + self._notes(manifest, index, side),
+            resolved=self._resolved(index),
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:

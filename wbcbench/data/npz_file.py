@@ -36,7 +36,13 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:  # no file can be called so
+            raise DataError(
+                f"Expected an .npz file, but {str(path)!r}: {error.strerror}. Set dataset.path."
+            ) from error
+        if not there:
             what = "a folder" if path.is_dir() else "not there"
             raise DataError(f"Expected an .npz file, but {str(path)!r} is {what}. Set dataset.path to one.")
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
-from wbcbench.data.cache import file_stamp, recall, remember
+from wbcbench.data.cache import file_digest, file_stamp, recall, remember
 from wbcbench.errors import DataError
 
 _SHELF = "md5"
@@ -23,14 +24,25 @@ def check_md5(path: Path, stated: str, publisher: str, advice: str) -> None:
     Raises:
         DataError: the digests differ, or the file cannot be read.
     """
+    _compare("MD5", _md5, path, stated, publisher, advice)
+
+
+def check_sha256(path: Path, stated: str, publisher: str, advice: str) -> None:
+    """The same of a file's SHA-256, 64 hex digits."""
+    _compare("SHA-256", file_digest, path, stated, publisher, advice)
+
+
+def _compare(
+    kind: str, digest: Callable[[Path], str], path: Path, stated: str, publisher: str, advice: str
+) -> None:
     try:
-        found = _md5(path.resolve())
+        found = digest(path.resolve())
     except OSError as error:
         raise DataError(f"Expected to read {path}, but: {error.strerror}.") from error
     if found != stated:
         raise DataError(
-            f"Expected {path} as {publisher} published it (MD5 {stated}), but its MD5 is {found}: the download "
-            f"is damaged, or the file is another version. Fetch it again. {advice}"
+            f"Expected {path} as {publisher} published it ({kind} {stated}), but its {kind} is {found}: the "
+            f"download is damaged, or the file is another version. Fetch it again. {advice}"
         )
 
 

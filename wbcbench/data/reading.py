@@ -1,9 +1,10 @@
-"""From a path to a survey: a tree of folders, a CSV manifest or an .npz, recognised and put into words."""
+"""From a path to a survey: a tree of folders, a CSV manifest, an .npz, or what a `dataset.yaml` speaks of."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 
 from wbcbench.contracts.dataset import Dataset, Progress
 from wbcbench.data.columns import NONE, Asked, mend_split, recognise, recognise_name
+from wbcbench.data.described import CONFIG, Described, described, instead
 from wbcbench.data.file_source import open_source
 from wbcbench.data.labels import encode_labels
 from wbcbench.data.manifest import Columns, Manifest, ManifestFile
 from wbcbench.data.npz_file import NpzFile
 from wbcbench.data.problems import Problems
-from wbcbench.data.survey import Survey, survey_cells, survey_listing
-from wbcbench.data.tree import read_tree
+from wbcbench.data.survey import Survey, survey_cells, survey_dataset, survey_listing
+from wbcbench.data.tree import image_files, read_tree
 from wbcbench.errors import DataError
 
 Open = Callable[[str, dict[str, Any]], Dataset]
@@ -32,6 +34,9 @@ def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | Non
     Raises:
         DataError: nothing is there, or what is there can be read in two ways and `asked` does not say which.
     """
+    said = described(path) if asked.levels is None else None
+    if said is not None:
+        return _described(said, asked, opener, progress)
     if path.is_dir():
         if (path / BSCCM).is_file():
             raise DataError(f"{path} is BSCCM as published ({BSCCM}). Say --dataset bsccm.")
@@ -39,7 +44,7 @@ def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | Non
             return _manifest(path / "manifest.csv", asked, progress)
         return _tree(path, asked, progress)
     if not path.is_file():
-        raise DataError(f"Expected a folder, a .csv or an .npz, but there is nothing at {path}.")
+        raise DataError(f"Expected a folder, a .csv, an .npz or a {CONFIG}, but there is nothing at {path}.")
     if path.suffix.lower() == ".npz":
         return _npz(path, asked, opener, progress)
     if zipfile.is_zipfile(path):
@@ -47,8 +52,44 @@ def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | Non
     return _manifest(path, asked, progress)
 
 
+def _described(said: Described, asked: Asked, opener: Open, progress: Progress | None) -> Survey:
+    """What a config file speaks of; what the user said of columns and arrays wins."""
+    dataset, params = opener(said.name, said.params), said.params
+    place = Path(str(params.get("path") or "")).expanduser()
+    if dataset.name == "folder":
+        params = dataset.params.model_dump(mode="json")
+        manifest = place / "manifest.csv" if place.is_dir() else place
+        survey = _manifest(manifest, _as_folder_reads(ManifestFile(manifest), params, asked), progress)
+    elif dataset.name == "npz":
+        survey = _npz_as(place, params | _npz_settings(asked), [], opener, progress)
+    elif asked != Asked():
+        raise DataError(
+            f"Expected no options on columns, since {said.config} is read by the data set {said.name}."
+        )
+    else:
+        survey = survey_dataset(said.name, dataset, params, progress)
+    survey.config = said.config
+    return survey
+
+
+def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: Asked) -> Asked:
+    """The parameters of the data set `folder` in the user's words."""
+    named = {what: str(params[what]) for what in ("label", "group", "split", "id")}
+    found = {what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()}
+    taken = [*named.values(), *found.values(), *params["leave_out"]]
+    root = Path(params["root"]).expanduser() if params["root"] else None
+    return replace(
+        asked, **found, root=asked.root or root, leave_out=asked.leave_out or params["leave_out"],
+        modalities=asked.modalities or params["modalities"] or file.image_columns(taken),
+    )  # fmt: skip
+
+
 def _tree(path: Path, asked: Asked, progress: Progress | None) -> Survey:
     with open_source(path) as source:
+        if path.is_dir() and not image_files(source):
+            given = instead(path)
+            advice = f" Give what is in it: {given}." if given else ""
+            raise DataError(f"Expected folders of images in {path}, but it has none.{advice}")
         tree = read_tree(source, asked.levels, str(path))
     taken = [(f"folder level {i + 1}", word) for i, word in enumerate(tree.levels.split("/"))]
     survey = _listed(tree.listing, path, path, progress)
@@ -135,11 +176,26 @@ def _npz(path: Path, asked: Asked, opener: Open, progress: Progress | None) -> S
         if pictures and pictures[0] != "image":
             settings["image"] = pictures[0]
     if asked.modalities:
+        settings["modalities"] = _npz_settings(asked)["modalities"]
+    return _npz_as(path, settings, taken, opener, progress)
+
+
+def _npz_settings(asked: Asked) -> dict[str, Any]:
+    """What the user said, as parameters of the data set `npz`."""
+    said = {what: getattr(asked, what) for what in ("label", "group", "split")}
+    settings: dict[str, Any] = {what: "" if name == NONE else name for what, name in said.items() if name}
+    if asked.modalities:
         settings["modalities"] = {m: _pick(text) for m, text in asked.modalities.items()}
+    return settings
+
+
+def _npz_as(
+    path: Path, settings: dict[str, Any], taken: list[tuple[str, str]], opener: Open, progress: Progress | None
+) -> Survey:
     dataset = opener("npz", settings)
     cells = dataset.load(None, progress) if dataset.describe().image_size else dataset.load(64, progress)
     said = {m: f"{a.shape[1]} channels" for m, a in cells.images.items()}
-    taken += [(f"image array, {what}", f"images of modality {m}") for m, what in said.items()]
+    taken = [*taken, *((f"image array, {what}", f"images of modality {m}") for m, what in said.items())]
     modalities, digests = survey_cells(cells)
     return Survey(
         path=path, kind="npz", labels=[cells.classes[c] for c in cells.labels], classes=cells.classes,

@@ -43,6 +43,8 @@ class ResidentCells:
         self.classes = cells.classes
         self.labels = torch.as_tensor(cells.labels, dtype=torch.int64, device=device)
         columns = {m: i for i, m in enumerate(cells.images)}
+        self.incomplete = frozenset(cells.incomplete)
+        """Modalities that some cells of the set lack."""
         self._present: dict[str, Tensor] | None = None
         if cells.present is not None:
             self._present = {

@@ -83,6 +83,27 @@ def assign_sides(
     return scheme, side
 
 
+def check_group_count(count: int, spec: SplitSpec) -> None:
+    """Refuse to divide so few groups, without their cells: the test side takes one of them at least.
+
+    Raises:
+        DataError: `assign_sides` would raise it of these groups, whatever their labels.
+    """
+    _enough_groups(count, spec.test)
+    _enough_groups(count - 1, spec.val / (1 - spec.test))
+
+
+def _enough_groups(count: int, share: float) -> int:
+    """The number of folds of which one is the share."""
+    folds = max(2, round(1 / share))
+    if count < folds:
+        raise DataError(
+            f"Expected at least {folds} groups to set {share:.0%} aside, but got {count}. "
+            "Add groups or raise the share."
+        )
+    return folds
+
+
 def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share: float, seed: int) -> Indices:
     """Draw about `share` of `pool`, stratified by label; whole groups if there are groups.
 
@@ -99,13 +120,8 @@ def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share:
         except ValueError as error:
             raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
         return np.asarray(pool[drawn])
-    folds = max(2, round(1 / share))
     groups = all_groups[pool]
-    if len(np.unique(groups)) < folds:
-        raise DataError(
-            f"Expected at least {folds} groups to set {share:.0%} aside, but got {len(np.unique(groups))}. "
-            "Add groups or raise the share."
-        )
+    folds = _enough_groups(len(np.unique(groups)), share)
     try:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         chosen = next(splitter.split(labels, labels, groups))[1]

@@ -66,6 +66,8 @@ class Survey:
     """Where those start."""
     cells: Cells | None = None
     """Pixels, where they are at hand."""
+    config: Path | None = None
+    """The config file that said how to read all this."""
 
     def __len__(self) -> int:
         return len(self.labels)

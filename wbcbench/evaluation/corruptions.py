@@ -28,17 +28,13 @@ def noise(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
 
 
 def blur(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Gaussian blur, sigma = strength x 1/16 of the side (4 px of 64)."""
-    return _depthwise(x, _gaussian(strength * x.shape[-1] / 16, x))
+    """Gaussian blur, sigma = 0.2 px (which changes next to nothing) + strength x 1/16 of the side (4 px of 64)."""
+    return _depthwise(x, _gaussian(0.2 + strength * x.shape[-1] / 16, x))
 
 
 def defocus(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Out of focus: a disk of radius strength x 1/12 of the side."""
-    radius = max(0.5, strength * x.shape[-1] / 12)
-    reach = math.ceil(radius)
-    at = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
-    disk = ((at[:, None] ** 2 + at[None] ** 2).sqrt() <= radius).to(x.dtype)
-    return _depthwise(x, disk / disk.sum())
+    """Out of focus: a disk of radius 0.5 px (which changes nothing) + strength x 1/12 of the side."""
+    return _depthwise(x, _disk(0.5 + strength * x.shape[-1] / 12, x))
 
 
 def illumination(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
@@ -80,11 +76,20 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def _gaussian(sigma: float, like: Tensor) -> Tensor:
+    # Integrated over pixels: taken at their centres, a narrow Gaussian is a single pixel.
     reach = max(1, math.ceil(3 * sigma))
-    at = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
-    line = torch.exp(-(at**2) / (2 * sigma**2))
+    edge = torch.arange(-reach, reach + 2, device=like.device, dtype=like.dtype) - 0.5
+    line = torch.erf(edge / (sigma * math.sqrt(2))).diff()
     line = line / line.sum()
     return line[:, None] * line[None]
+
+
+def _disk(radius: float, like: Tensor) -> Tensor:
+    # The rim's pixels count by how much of them is inside, so that every radius is another disk.
+    reach = math.ceil(radius)
+    at = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
+    disk = (radius + 0.5 - (at[:, None] ** 2 + at[None] ** 2).sqrt()).clamp(0, 1)
+    return disk / disk.sum()
 
 
 def _depthwise(x: Tensor, kernel: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from wbcbench.evaluation.timing import alone, least_seconds
 
 Images = dict[str, Tensor]
 """Modality -> [B, C_m, S, S]."""
@@ -41,9 +41,11 @@ def latency(
     images_fn: Callable[[int], Images],
     device: torch.device | str = "cpu",
     *,
-    seconds: float = 0.1,
+    seconds: float = 0.2,
 ) -> dict[str, Any]:
-    """Time forward passes; about twice `seconds` altogether.
+    """Time forward passes in short bursts, of which the least disturbed counts; see `timing`.
+
+    At most about twice `seconds` altogether, and a wait for other measurements on this machine.
 
     Args:
         module: maps images to probabilities [B, K]; moved to `device`.
@@ -52,14 +54,14 @@ def latency(
         seconds: time for each of the two measurements, after a warm-up of at least two passes.
 
     Returns:
-        `latency_ms` (median at batch 1), `throughput` (images per second at batch 32, from the
-        median), `device` (its name) and `threads`. Compare only within one device and thread count.
+        `latency_ms` (at batch 1) and `throughput` (images per second at batch 32), each from the least of the
+        bursts' medians; `device` (its name) and `threads`. Compare only within one device and thread count.
     """
     device = torch.device(device)
     module.to(device)
-    with _evaluating(module):
-        single = _median_seconds(module, images_fn(1), device, seconds)
-        batch = _median_seconds(module, images_fn(32), device, seconds)
+    with _evaluating(module), alone():
+        single = _seconds(module, images_fn(1), device, seconds)
+        batch = _seconds(module, images_fn(32), device, seconds)
     return {
         "latency_ms": single * 1e3,
         "throughput": 32 / batch,
@@ -92,21 +94,13 @@ class _evaluating:
             module.training = training
 
 
-def _median_seconds(module: nn.Module, images: Images, device: torch.device, seconds: float) -> float:
-    def once() -> float:
-        start = time.perf_counter()
+def _seconds(module: nn.Module, images: Images, device: torch.device, seconds: float) -> float:
+    def once() -> None:
         module(images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - start
 
-    once(), once()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    # At least three, so that a median exists; at most 100, so that a tiny network does not spin.
-    while len(times) < 3 or (time.perf_counter() < end and len(times) < 100):
-        times.append(once())
-    return statistics.median(times)
+    return least_seconds(once, seconds)
 
 
 __all__ = ["device_name", "latency", "macs", "parameters"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs
+from wbcbench.contracts.output import shown_in
 from wbcbench.data.resident import ResidentCells
 
 EVAL_BATCH = 256
@@ -27,11 +28,17 @@ class Predictions:
     """[n, K], the fusion's prediction."""
     routes: dict[str, NDArray[np.float32]]
     """Route -> [n, K] probabilities."""
+    shown: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Route -> [n], which cells it was shown something of; without an entry, all."""
 
     def losses(self) -> dict[str, float]:
-        """Route -> mean cross-entropy, without class weights."""
-        own = {r: np.take_along_axis(p, self.labels[:, None], 1) for r, p in self.routes.items()}
-        return {r: float(-np.log(np.clip(p, 1e-12, 1)).mean()) for r, p in own.items()}
+        """Route -> mean cross-entropy over the cells that it was shown, without class weights; 0 without any."""
+        found = {}
+        for route, p in self.routes.items():
+            own = np.take_along_axis(p, self.labels[:, None], 1)[:, 0]
+            own = own[self.shown[route]] if route in self.shown else own
+            found[route] = float(-np.log(np.clip(own, 1e-12, 1)).mean()) if len(own) else 0.0
+        return found
 
 
 @torch.no_grad()
@@ -50,10 +57,12 @@ def forward_all(
         images = {m: cells.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in modalities}
         present = cells.present(chunk, modalities)
         outputs = {route: out.float() for route, out in fusion(images, present).items()}
+        for out in outputs.values():
+            out.shown = shown_in(present, out.reads, modalities)
         probs.append(fusion.predict(outputs, present).float())
         parts.append(outputs)
     fusion.train(was_training)
-    return {route: _join([p[route] for p in parts]) for route in parts[0]}, torch.cat(probs)
+    return {route: joined([p[route] for p in parts]) for route in parts[0]}, torch.cat(probs)
 
 
 def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
@@ -64,6 +73,7 @@ def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple
         labels=cells.labels[ids].cpu().numpy(),
         probabilities=probs.cpu().numpy(),
         routes={r: o.logits.softmax(1).cpu().numpy() for r, o in outputs.items()},
+        shown={r: o.shown.cpu().numpy() for r, o in outputs.items() if o.shown is not None},
     )
 
 
@@ -76,10 +86,13 @@ def complete(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> 
     return whole if set(cells.labels[whole].tolist()) == set(cells.labels[ids].tolist()) else ids
 
 
-def _join(parts: list[Output]) -> Output:
+def joined(parts: list[Output]) -> Output:
+    """One route's outputs for several batches as one, without maps."""
     embeddings = [p.embedding for p in parts if p.embedding is not None]
+    shown = [p.shown for p in parts if p.shown is not None]
     return Output(
         logits=torch.cat([p.logits for p in parts]),
         embedding=torch.cat(embeddings) if len(embeddings) == len(parts) else None,
         reads=parts[0].reads,
+        shown=torch.cat(shown) if len(shown) == len(parts) else None,
     )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from wbcbench import __version__
-from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.contracts import Preparation
+from wbcbench.errors import DataError, UsageError, did_you_mean
 from wbcbench.exporting.card import model_card
 from wbcbench.exporting.check import TOLERANCE, Agreement, check, made_up
 from wbcbench.exporting.formats import FORMATS, need
@@ -94,8 +95,7 @@ def document(
         "record_digest": result.digest,
         "method": result.label,
         "inputs": inputs,
-        "resize": f"Pixels as stored, {side} x {side}. Cut other images to their middle square and resize them "
-        "with Pillow's bicubic filter (antialiased), as training did. Normalisation is part of the model.",
+        **_prepared(rebuilt),
         "outputs": [{"name": name, "shape": ["batch", len(classes)]} for name in outputs],
         "classes": classes,
         "missing_modalities": "every input is needed; `wbcbench predict` knows what to do about missing ones",
@@ -108,6 +108,24 @@ def document(
             "statistics_from": rebuilt.statistics_from,
         },
     }
+
+
+def _prepared(rebuilt: Rebuilt) -> dict[str, Any]:
+    """How images become inputs, as the data set of training says it."""
+    side = rebuilt.task.image_size
+    try:
+        found = rebuilt.preparation()
+        words = found.words
+    except DataError as error:  # the network is sound without it, and an old record may not know
+        found, words = Preparation(rebuilt.task.channels), f"How images were prepared is not known here: {error}"
+    document: dict[str, Any] = {
+        "resize": f"Pixels as stored, {side} x {side}. {words} Normalisation is part of the model."
+    }
+    if found.derive is not None:
+        document["derived_from"] = {
+            m: {name: found.raw[name] for name in found.parts(m)} for m in rebuilt.statistics
+        }
+    return document
 
 
 def _outputs(rebuilt: Rebuilt, network: Network) -> tuple[str, ...]:

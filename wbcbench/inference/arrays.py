@@ -1,19 +1,20 @@
-"""Cells in an .npz file."""
+"""Cells in an .npz file, or in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wbcbench.contracts import Cells
 from wbcbench.data.channels import find_layout
 from wbcbench.data.npz_file import NpzFile, open_npz
 from wbcbench.data.pixels import to_integers
-from wbcbench.data.resize import resize_stack
 from wbcbench.errors import DataError
-from wbcbench.inference.source import Array, Wanted
+from wbcbench.inference.source import Array, NothingFoundError, Order
 
 
 @dataclass(frozen=True)
@@ -23,75 +24,109 @@ class _Pick:
     axis: int
 
 
-class NpzCells:
-    """One array a modality, named after it, or the channels that the modality had in training. See `Source`.
+class ArrayCells:
+    """Stacks of images, all of one side. See `Source`."""
 
-    Labels are optional; the split is not looked at: every row is a cell.
-    """
-
-    def __init__(self, path: Path, wanted: Wanted) -> None:
-        """Reads the arrays whole. Raises `DataError`."""
-        params = wanted.params if wanted.dataset == "npz" else {}
-        image, label = str(params.get("image", "image")), str(params.get("label", "label"))
-        file = open_npz(path, image, label, str(params.get("split", "split")))
-        self.where, self._wanted, self.notes = str(path), wanted, list[str]()
-        picks = {m: p for m in wanted.modalities if (p := _pick(file, m, wanted, params, image)) is not None}
-        if not picks:
-            raise DataError(
-                f"Expected arrays named {', '.join(wanted.modalities)} in {path}, or '{image}' with their "
-                f"channels, but it has {', '.join(sorted(file.headers))}."
-            )
-        raw = {name: self._array(file, name) for name in dict.fromkeys(p.array for p in picks.values())}
-        count = {len(a) for a in raw.values()}
+    def __init__(
+        self, where: str, order: Order, stacks: Mapping[str, Array], labels: tuple[str, ...] | None,
+        names: tuple[str, ...] | None = None, present: Array | None = None,
+    ) -> None:  # fmt: skip
+        """`stacks`: image -> [N, C, S, S]; `present` [N, M]. Raises `DataError` for other channels or depths."""
+        count = {len(a) for a in stacks.values()}
         if len(count) != 1:
-            raise DataError(f"Expected as many images of every modality in {path}, but got {sorted(count)}.")
+            raise DataError(f"Expected as many images of every modality in {where}, but got {sorted(count)}.")
         (n,) = count
-        self._images = {m: _take(raw[p.array], p) for m, p in picks.items()}
-        for m, stack in self._images.items():
+        self.where, self._order, self._stacks = where, order, dict(stacks)
+        self.notes: list[str] = []
+        self.errors: dict[int, str] = {}
+        self.names = names or tuple(f"row {i}" for i in range(n))
+        self.labels = labels
+        there = np.array([[m in stacks for m in order.names]] * n, dtype=np.bool_)
+        self.present = there if present is None else there & present
+        for m, stack in stacks.items():
             self._fit(m, stack)
-        self.names = tuple(f"row {i}" for i in range(n))
-        self.labels = _labels(file, label, n)
-        self.present = np.array([[m in picks for m in wanted.modalities]] * n, dtype=np.bool_)
 
     def read(self, start: int, stop: int) -> dict[str, Array]:
         """See `Source.read`."""
-        out = self._wanted.blank(stop - start)
-        for m, stack in self._images.items():
-            out[m][:] = resize_stack(stack[start:stop], self._wanted.side)
+        side, out = self._order.side, self._order.blank(stop - start)
+        for m, stack in self._stacks.items():
+            part = stack[start:stop]
+            # Of the network's side: prepared already, as `inputs.json` tells people to.
+            whole = part if part.shape[2] == side else [self._order.square(image, side) for image in part]
+            out[m] = np.ascontiguousarray(whole)
         return out
 
-    def _array(self, file: NpzFile, name: str) -> Array:
-        array, note = to_integers(file.read(name, "images"), f"array {name!r}")
-        self.notes += [note] if note else []
-        return array
-
-    def _fit(self, modality: str, stack: Array) -> None:
-        wanted = self._wanted
-        if stack.shape[1] != wanted.channels(modality):
+    def _fit(self, name: str, stack: Array) -> None:
+        kind = self._order.kinds[name]
+        if stack.shape[1] != kind.channels:
             raise DataError(
-                f"Expected {modality} with {wanted.channels(modality)} channels in {self.where}, but got "
-                f"{stack.shape[1]}."
+                f"Expected {name} with {kind.channels} channels in {self.where}, but got {stack.shape[1]}."
             )
-        if stack.dtype != wanted.dtype(modality):
+        if stack.dtype.itemsize * 8 not in kind.bits:
             raise DataError(
-                f"Expected {modality} as {np.dtype(wanted.dtype(modality))}, as in training, but {self.where} has "
+                f"Expected {name} as {np.dtype(kind.dtype)}, as in training, but {self.where} has "
                 f"{stack.dtype}. Convert it with the window that the training images were converted with."
             )
-        if stack.shape[2] != wanted.side:
-            self.notes.append(f"{modality}: {stack.shape[2]} pixels were resized to {wanted.side}.")
+        if stack.shape[2] != self._order.side:
+            self.notes.append(f"{name}: {stack.shape[2]} pixels were resized to {self._order.side}.")
 
 
-def _pick(file: NpzFile, modality: str, wanted: Wanted, params: Any, image: str) -> _Pick | None:
-    said = params.get("modalities", {}).get(modality)
-    array = modality if modality in file.headers else said if isinstance(said, str) else image
+def npz_cells(path: Path, order: Order, called: Mapping[str, Any]) -> ArrayCells:
+    """One array an image, named after it, or the channels that it had in training.
+
+    Labels are optional; the split is not looked at: every row is a cell.
+
+    Args:
+        called: what the arrays are called, as parameters of the data set `npz`.
+
+    Raises:
+        NothingFoundError: no array is called like an image.
+        DataError: the file is broken, or has other channels or depths.
+    """
+    image, label = str(called.get("image", "image")), str(called.get("label", "label"))
+    file = open_npz(path, image, label, str(called.get("split", "split")))
+    picks = {m: p for m in order.names if (p := _pick(file, m, order, called, image)) is not None}
+    if not picks:
+        raise NothingFoundError(f"arrays {', '.join(sorted(file.headers))}")
+    notes, raw = [], {}
+    for name in dict.fromkeys(p.array for p in picks.values()):
+        raw[name], note = to_integers(file.read(name, "images"), f"array {name!r}")
+        notes += [note] if note else []
+    count = len(next(iter(raw.values())))
+    stacks = {m: _take(raw[p.array], p) for m, p in picks.items()}
+    cells = ArrayCells(str(path), order, stacks, _labels(file, label, count, order))
+    cells.notes[:0] = notes
+    return cells
+
+
+def loaded_cells(where: str, cells: Cells, order: Order) -> ArrayCells:
+    """Cells that a data set loaded at the network's side. Raises `NothingFoundError`."""
+    stacks = {m: cells.images[m] for m in order.names if m in cells.images}
+    if not stacks:
+        raise NothingFoundError(f"modalities {', '.join(cells.images)}")
+    present = None
+    if cells.present is not None:
+        columns = {m: i for i, m in enumerate(cells.images)}
+        present = np.stack([cells.present[:, columns[m]] if m in columns else np.zeros(len(cells), bool)
+                            for m in order.names], axis=1)  # fmt: skip
+    labels = tuple(cells.classes[c] for c in cells.labels)
+    found = ArrayCells(where, order, stacks, labels, cells.ids, present)
+    found.notes += cells.notes
+    return found
+
+
+def _pick(file: NpzFile, name: str, order: Order, called: Mapping[str, Any], image: str) -> _Pick | None:
+    said = called.get("modalities", {}).get(name)
+    said = said if isinstance(said, list) or said in file.headers else None
+    array = name if name in file.headers else said if isinstance(said, str) else image
     if array not in file.headers:
         return None
-    header = file.header(array, f"modality {modality!r}")
-    axis, count, _ = find_layout(header.shape, params.get("layout", "auto"), f"in array {array!r}")
-    named = array == modality or isinstance(said, str)
-    if named or (said is None and count == wanted.channels(modality) and len(wanted.modalities) == 1):
+    header = file.header(array, f"modality {name!r}")
+    axis, count, _ = find_layout(header.shape, called.get("layout", "auto"), f"in array {array!r}")
+    named = array == name or isinstance(said, str)
+    if named or (said is None and count == order.kinds[name].channels and order.alone):
         return _Pick(array, tuple(range(count)), axis)
-    if said is None or max(said) >= count:
+    if not said or min(said) < 0 or max(said) >= count:
         return None
     return _Pick(array, tuple(said), axis)
 
@@ -101,16 +136,19 @@ def _take(array: Array, pick: _Pick) -> Array:
     return stack[:, list(pick.channels)]
 
 
-def _labels(file: NpzFile, name: str, count: int) -> tuple[str, ...] | None:
+def _labels(file: NpzFile, name: str, count: int, order: Order) -> tuple[str, ...] | None:
     if name not in file.headers:
         return None
     raw = file.read(name, "labels").reshape(-1)
     if len(raw) != count:
         raise DataError(f"Expected {count} labels in {file.path}, one a cell, but got {len(raw)}.")
-    if raw.dtype.kind in "US" or "classes" not in file.headers:
+    if raw.dtype.kind not in "US" and "classes" in file.headers:
+        classes = tuple(map(str, file.read("classes", "class names").astype(str).reshape(-1)))
+    elif raw.dtype.kind not in "US" and order.preparation.numbered:
+        classes = order.classes
+    else:
         return tuple(str(v).strip() for v in raw.tolist())
-    classes = file.read("classes", "class names").astype(str).reshape(-1)
-    return tuple(str(classes[int(v)]) if 0 <= int(v) < len(classes) else "" for v in raw.tolist())
+    return tuple(classes[int(v)] if 0 <= int(v) < len(classes) else "" for v in raw.tolist())
 
 
-__all__ = ["NpzCells"]
+__all__ = ["ArrayCells", "loaded_cells", "npz_cells"]

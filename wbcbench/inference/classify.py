@@ -14,7 +14,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import Scores, score
 from wbcbench.inference.network import PROBABILITIES, ROUTE
 from wbcbench.inference.rebuild import Rebuilt
-from wbcbench.inference.source import Source
+from wbcbench.inference.source import Source, refuse_if_all_broken
 from wbcbench.inference.unlike import unlike
 
 BATCH = 256
@@ -28,24 +28,32 @@ class Answers:
 
     source: Source
     probabilities: NDArray[np.float32]
-    """[N, K]."""
+    """[N, K]; NaN in the rows of `source.errors`."""
     routes: dict[str, NDArray[np.float32]]
-    """Route -> [N, K]; NaN in the rows whose modality is absent."""
+    """Route -> [N, K]; NaN also in the rows whose modality is absent."""
     odd: list[list[str]] = field(default_factory=list)
     """[N], what is unlike the training cells; see `unlike`."""
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """[N], the cells that could be read."""
+        found = np.ones(len(self.source.names), dtype=np.bool_)
+        found[list(self.source.errors)] = False
+        return found
 
 
 def classify(
     rebuilt: Rebuilt, source: Source, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
 ) -> Answers:
-    """Ask the network about every cell.
+    """Ask the network about every cell. One that cannot be read is left without an answer: see `Source.errors`.
 
     Raises:
         IncompatibleError: a cell lacks a modality and the fusion cannot do without.
-        DataError: an image cannot be read.
+        DataError: no cell can be read.
     """
     network, modalities = rebuilt.network.to(device), rebuilt.network.modalities
-    lacking = ~source.present.all(1)
+    lacking: NDArray[np.bool_] = np.logical_not(source.present.all(1))
+    lacking[list(source.errors)] = False
     if lacking.any() and rebuilt.fusion.missing == "refuse":
         absent = [m for column, m in enumerate(modalities) if not source.present[:, column].all()]
         raise IncompatibleError(
@@ -53,20 +61,26 @@ def classify(
             f"{int(lacking.sum())} cells of {source.where} lack {' or '.join(absent)}. Add the images, leave "
             "those cells out, or take a network whose fusion does without."
         )
-    parts: list[dict[str, NDArray[Any]]] = []
-    odd: list[list[str]] = []
-    total = len(source.names)
+    total, joined = len(source.names), dict[str, NDArray[Any]]()
+    odd: list[list[str]] = [[] for _ in range(total)]
     for start in range(0, total, batch):
         stop = min(total, start + batch)
-        images, here = source.read(start, stop), source.present[start:stop]
-        odd += unlike(images, here, rebuilt.statistics)
-        tensors = {m: torch.from_numpy(x).to(device) for m, x in images.items()}
-        present = torch.from_numpy(np.ascontiguousarray(here)).to(device) if lacking.any() else None
-        with torch.no_grad():
-            answers = network(tensors, present)
-        parts.append({name: value.cpu().numpy() for name, value in answers.items()})
+        images = source.read(start, stop)
+        rows = np.array([row for row in range(start, stop) if row not in source.errors], dtype=np.int64)
+        if len(rows):
+            images = {m: np.ascontiguousarray(x[rows - start]) for m, x in images.items()}
+            here = np.ascontiguousarray(source.present[rows])
+            for row, found in zip(rows, unlike(images, here, rebuilt.statistics), strict=True):
+                odd[row] = found
+            tensors = {m: torch.from_numpy(x).to(device) for m, x in images.items()}
+            present = torch.from_numpy(here).to(device) if lacking.any() else None
+            with torch.no_grad():
+                answers = network(tensors, present)
+            for name, value in answers.items():
+                whole = joined.setdefault(name, np.full((total, *value.shape[1:]), np.nan, np.float32))
+                whole[rows] = value.cpu().numpy()
         done(stop, total)
-    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    refuse_if_all_broken(source, modalities)
     routes = {n.removeprefix(ROUTE): p for n, p in joined.items() if n != PROBABILITIES}
     for column, m in enumerate(modalities):
         if m in routes:
@@ -78,11 +92,11 @@ def scores_of(answers: list[Answers], classes: tuple[str, ...]) -> tuple[Scores 
     """Metrics over the cells whose label is one of the classes, how many those are, and the other labels met."""
     probabilities, labels, strange = [], [], set()
     for a in answers:
-        for text, p in zip(a.source.labels or (), a.probabilities, strict=False):
-            if text in classes:
+        for text, p, answered in zip(a.source.labels or (), a.probabilities, a.answered, strict=False):
+            if text in classes and answered:
                 probabilities.append(p)
                 labels.append(classes.index(text))
-            elif text:
+            elif text and text not in classes:
                 strange.add(text)
     if not labels:
         return None, 0, sorted(strange)

@@ -56,9 +56,10 @@ def overlaid(image: NDArray[Any], heat: NDArray[Any], top: float, side: int = TI
 def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, folder: Path) -> int:
     """Write a PNG for each of a sample of cells, and `explained.csv`; returns how many there are.
 
-    The sample is spread evenly over the cells that have every modality, so that it does not depend on chance.
+    The sample is spread evenly over the cells that have every modality and an answer, so that it does not depend
+    on chance.
     """
-    places = [(a, row) for a in answers for row in np.flatnonzero(a.source.present.all(1)).tolist()]
+    places = [(a, row) for a in answers for row in np.flatnonzero(a.source.present.all(1) & a.answered).tolist()]
     if len(places) > count:
         places = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
     network, classes = rebuilt.network.cpu(), rebuilt.task.classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from wbcbench.leaderboard.matching import matched
 from wbcbench.leaderboard.model import Across, Board, Improvement, Row
 from wbcbench.leaderboard.statistics import (
     critical_difference,
@@ -17,38 +18,37 @@ from wbcbench.leaderboard.statistics import (
 def across(boards: Sequence[Board], by: str) -> list[Across]:
     """One comparison of the methods that are ranked on every data set; empty where they are too few.
 
-    Methods are matched by what they are made of, since a method's id holds its protocol. Needs two data sets and
-    three methods. Of several boards of one data set the largest counts.
+    Needs two data sets and three methods; `matching` says which rows are one method. Of several boards of one data
+    set the largest counts.
     """
     firsts: dict[str, Board] = {}
     for board in boards:
         firsts.setdefault(board.key.fingerprint, board)
-    tables = [(b, _ranked(b)) for b in firsts.values()]
+    tables = list(firsts.values())
     if len(tables) < 2:
         return []
-    common = [m for m in tables[0][1] if all(m in rows for _, rows in tables)]
-    if len(common) < 3:
+    methods, notes = matched([_ranked(b) for b in tables])
+    if len(methods) < 3:
         return []
-    sign = 1.0 if tables[0][0].higher_is_better else -1.0
-    scores = [[sign * _mean(rows[m], by) for m in common] for _, rows in tables]
+    every = list(methods)
+    sign = 1.0 if tables[0].higher_is_better else -1.0
+    scores = [[sign * _mean(methods[m][i], by) for m in every] for i in range(len(tables))]
     found = friedman(scores)
-    cd = critical_difference(len(common), len(tables))
-    order = sorted(range(len(common)), key=lambda i: (found.mean_ranks[i], common[i]))
+    cd = critical_difference(len(every), len(tables))
+    order = sorted(range(len(every)), key=lambda i: (found.mean_ranks[i], every[i]))
     ranks = [found.mean_ranks[i] for i in order]
-    names = [_title(tables[0][1][common[i]]) for i in order]
-    runs = {i: [_runs(rows[common[i]], by, sign) for _, rows in tables] for i in order}
+    names = [every[i] for i in order]
+    runs = {name: [_runs(row, by, sign) for row in methods[name]] for name in names}
     improvement = []
-    for (x, i), (y, j) in combinations(enumerate(order), 2):
-        value, low, high = probability_of_improvement(runs[i], runs[j])
+    for a, b in combinations(names, 2):
+        value, low, high = probability_of_improvement(runs[a], runs[b])
         improvement.append(
-            Improvement(
-                a=names[x], b=names[y], probability=round(value, 9), low=round(low, 9), high=round(high, 9)
-            )
+            Improvement(a=a, b=b, probability=round(value, 9), low=round(low, 9), high=round(high, 9))
         )
     return [
         Across(
             methods=tuple(names),
-            boards=tuple(b.digest for b, _ in tables),
+            boards=tuple(b.digest for b in tables),
             by=by,
             mean_ranks=tuple(ranks),
             friedman_chi2=round(found.chi2, 9),
@@ -57,28 +57,13 @@ def across(boards: Sequence[Board], by: str) -> list[Across]:
             critical_difference=round(cd, 9),
             groups=tuple(tuple(names[i] for i in group) for group in nemenyi_groups(ranks, cd)),
             improvement=tuple(improvement),
+            notes=notes,
         )
     ]
 
 
-Makeup = tuple[str, str, str, tuple[str, ...], tuple[str, ...], str]
-
-
-def _ranked(board: Board) -> dict[Makeup, Row]:
-    """Ranked rows by what they are made of; two rows that differ in parameters only cannot be matched."""
-    rows: dict[Makeup, list[Row]] = {}
-    for r in board.rows:
-        if r.status == "ranked" and r.metrics[board.by].mean is not None:
-            rows.setdefault(_makeup(r), []).append(r)
-    return {m: own[0] for m, own in rows.items() if len(own) == 1}
-
-
-def _makeup(r: Row) -> Makeup:
-    return r.fusion, r.kd, r.backbone, r.policies, r.teacher_backbones, r.routing or ""
-
-
-def _title(r: Row) -> str:
-    return " + ".join([r.fusion, *([r.kd] if r.kd != "none" else []), *r.policies]) + f" ({r.backbone})"
+def _ranked(board: Board) -> list[Row]:
+    return [r for r in board.rows if r.status == "ranked" and r.metrics[board.by].mean is not None]
 
 
 def _mean(row: Row, by: str) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wbcbench.evaluation.metrics import METRICS
@@ -12,9 +11,10 @@ from wbcbench.leaderboard.gains import Baselines
 from wbcbench.leaderboard.gather import Found, by_method
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.model import Board, Comparison, Estimate, Row
-from wbcbench.leaderboard.names import named
+from wbcbench.leaderboard.names import named, with_backbones
 from wbcbench.leaderboard.options import Options
 from wbcbench.leaderboard.rows import RowMaker
+from wbcbench.leaderboard.seeds import board_seeds
 from wbcbench.leaderboard.selection import Group
 from wbcbench.leaderboard.statistics import tie_groups
 
@@ -26,7 +26,7 @@ def make_board(
 ) -> tuple[Board, dict[str, str]]:
     """A board, and the records that were refused once their predictions were read (trial id -> reason)."""
     higher = METRICS[options.by].higher_is_better
-    seeds = board_seeds(by_method(group.own), options)
+    seeds = board_seeds(by_method(group.own), options, group.digest)
     methods = _methods(group, seeds)
     judge = None
     refused: dict[str, str] = {}
@@ -39,7 +39,7 @@ def make_board(
             kept = [f for f in group.own if f.entry.trial_id not in refused]
             group = Group(group.key, group.digest, kept,
                           [f for f in group.references if f.entry.trial_id not in refused])  # fmt: skip
-            seeds = board_seeds(by_method(kept), options)
+            seeds = board_seeds(by_method(kept), options, group.digest)
             methods = _methods(group, seeds)
             judge.save()
             judge = Judge(methods, options, _root(group), len(group.key.classes))
@@ -51,7 +51,7 @@ def make_board(
         missing = tuple(s for s in seeds if s not in {f.entry.seed for f in records})
         status = "reference" if method not in own else "incomplete" if missing else "ranked"
         rows.append(maker.row(records, status, missing if status == "incomplete" else ()))  # type: ignore[arg-type]
-    rows = named(rows)
+    rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
     names = {r.method_id: r.name for r in rows}
     comparisons: list[Comparison] = []
     if judge is not None:
@@ -65,6 +65,11 @@ def make_board(
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _notes(rows, seeds, options, judge is not None)
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
+    if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
+        notes.append(
+            f"The board counts seeds {_listed(seeds)}; seeds {_listed(beyond)}, which fewer rows have, are no "
+            "part of a complete row. --seeds chooses others."
+        )
     sign = -1 if higher else 1
 
     def place(r: Row) -> tuple[int, int, float, str, str]:
@@ -87,19 +92,6 @@ def make_board(
         notes=tuple(notes),
     )
     return board, refused
-
-
-def board_seeds(methods: Mapping[str, Sequence[Found]], options: Options) -> tuple[int, ...]:
-    """The seeds a row needs: those asked for, else those of the methods that have most.
-
-    Among sets of one size the most frequent counts, then the lowest.
-    """
-    if options.seeds is not None:
-        return tuple(sorted(set(options.seeds)))
-    sets = Counter(tuple(f.entry.seed for f in records) for records in methods.values())
-    if not sets:
-        return ()
-    return min(sets, key=lambda s: (-len(s), -sets[s], s))
 
 
 def _methods(group: Group, seeds: tuple[int, ...]) -> dict[str, list[Found]]:
@@ -174,6 +166,10 @@ def _ranked_by_mean(rows: list[Row], by: str, higher: bool) -> list[Row]:
         last = last if mean == last[0] else (mean, place)
         rows[i] = rows[i].model_copy(update={"rank": last[1]})
     return rows
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _lacks_single(row: Row, rows: Sequence[Row]) -> bool:

@@ -11,6 +11,7 @@ from wbcbench.leaderboard.extras import searches
 from wbcbench.leaderboard.gather import gather, refusal
 from wbcbench.leaderboard.model import Board, Report
 from wbcbench.leaderboard.options import LARGE, Options
+from wbcbench.leaderboard.over_splits import with_hints
 from wbcbench.leaderboard.rows import RowMaker
 from wbcbench.leaderboard.selection import groups
 from wbcbench.records.store import Store
@@ -49,6 +50,7 @@ def report(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) ->
         refused += [refusal(found.trials[t].root, t, reason) for t, reason in sorted(bad.items())]
         if board.rows:
             boards.append(board)
+    boards = with_hints(boards)
     return Report(
         boards=tuple(boards),
         across=tuple(across(boards, options.by)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.model import METRIC_NAMES, Board, Difference, Row
+from wbcbench.leaderboard.numbers import count, two_digits
 
 Cell = Callable[[Row, Board], str]
 
@@ -25,17 +26,6 @@ class Column:
     doc: str
     cell: Cell
     right: bool = False
-
-
-def count(value: float | None) -> str:
-    """1234567 -> `1.23M`, three digits; empty for None."""
-    if value is None:
-        return ""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * size:
-            digits = 2 - (value >= 9.995 * size) - (value >= 99.95 * size)
-            return f"{value / size:.{digits}f}{unit}"
-    return f"{value:.0f}"
 
 
 def _rank(row: Row, board: Board) -> str:
@@ -81,7 +71,7 @@ def _difference(pick: Callable[[Row], Difference | None], whole: bool) -> Cell:
 
 def _timing(row: Row, board: Board) -> str:
     t = row.timing
-    return "" if t.latency_ms is None else f"{t.latency_ms:.3g} ms"
+    return "" if t.latency_ms is None else f"{two_digits(t.latency_ms)} ms"
 
 
 def _throughput(row: Row, board: Board) -> str:
@@ -130,7 +120,7 @@ COLUMNS: dict[str, Column] = {
     "method": Column("method", "fusion + distiller, and what else tells rows apart", lambda r, b: r.name),
     "fusion": Column("fusion", "how modalities are joined", lambda r, b: r.method),
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
-    "backbone": Column("backbone", "of the student", lambda r, b: r.backbone),
+    "backbone": Column("backbone", "of the student; with what tells it from others", lambda r, b: r.backbone_text),
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
     "teachers": Column("teachers", "backbones of the teachers", lambda r, b: "+".join(r.teacher_backbones)),
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
@@ -161,7 +151,7 @@ COLUMNS: dict[str, Column] = {
     ),
     "params": Column("params", "parameters of the deployed network", lambda r, b: count(r.params), right=True),
     "macs": Column("MACs", "multiply-accumulates per cell", lambda r, b: count(r.macs), right=True),
-    "latency": Column("latency", "median, batch of one; compare within one device only", _timing, right=True),
+    "latency": Column("latency", "batch of one; compare within one device only", _timing, right=True),
     "throughput": Column("cells/s", "batches of 32; compare within one device only", _throughput, right=True),
     "device": Column("device", "where latency and throughput were measured", _device),
     "teacher_cost": Column("teacher cost", "training time of all teachers, MACs of one student's", _teaching),
@@ -188,7 +178,8 @@ FIRST_TO_GO = (
 """In which order columns of the default choice are left out where a terminal is too narrow for them."""
 
 WIDE = (
-    "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval", *METRIC_NAMES, "over_single_interval",
+    "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval",
+    *(name for m in METRIC_NAMES for name in (m, f"{m}_interval")), "over_single_interval",
     "over_no_kd_interval", "params", "macs", "latency", "throughput", "device", "teacher_cost", "search",
     "worst_subset", "pseudo", "provider",
 )  # fmt: skip
@@ -234,4 +225,16 @@ def shared(board: Board) -> dict[str, str]:
     return {name: values.pop() for name, values in cells.items() if len(values) == 1}
 
 
-__all__ = ["COLUMNS", "FIRST_TO_GO", "HEADERS", "NARROW", "SHARED", "WIDE", "Column", "chosen", "count", "shared"]
+__all__ = [
+    "COLUMNS",
+    "FIRST_TO_GO",
+    "HEADERS",
+    "NARROW",
+    "SHARED",
+    "WIDE",
+    "Column",
+    "chosen",
+    "count",
+    "shared",
+    "two_digits",
+]

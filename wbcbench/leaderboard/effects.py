@@ -17,11 +17,11 @@ from typing import Any, Literal, get_args
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
-from wbcbench.leaderboard.board import board_seeds
 from wbcbench.leaderboard.gather import Found, by_method, gather
 from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.names import distinct
 from wbcbench.leaderboard.options import Options
+from wbcbench.leaderboard.seeds import board_seeds
 from wbcbench.leaderboard.selection import Group, groups
 from wbcbench.leaderboard.statistics import holm
 from wbcbench.leaderboard.statistics.ties import ALPHA
@@ -80,7 +80,8 @@ def effects(
         stores: where the records are.
         of: what is varied.
         options: as for boards; only methods with all seeds of the board count.
-        against: the level that others are measured against; default `USUAL`.
+        against: the level that others are measured against; default `USUAL`. A component's bare name means,
+            where a board has it with several settings, the one that most blocks have.
 
     Raises:
         UsageError: no board has that level.
@@ -89,7 +90,7 @@ def effects(
     wanted = against or USUAL.get(of)
     made, seen = [], set[str]()
     for group in groups(found, options):
-        seeds = board_seeds(by_method(group.own), options)
+        seeds = board_seeds(by_method(group.own), options, group.digest)
         methods = {
             m: [f for f in records if f.entry.seed in seeds]
             for m, records in by_method(group.own).items()
@@ -97,13 +98,14 @@ def effects(
         }
         levels = _levels(methods, of)
         seen |= set(levels)
-        if wanted in levels and len(levels) > 1:
-            made.append(_judged(group, seeds, methods, levels, of, wanted, options))
+        base = _meant(wanted, levels)
+        if base is not None and len(levels) > 1:
+            made.append(_judged(group, seeds, methods, levels, of, base, options))
     if not made:
         if not seen:
             asked = f" {', '.join(map(str, options.seeds))}" if options.seeds else ""
             raise UsageError(f"Expected methods with all seeds{asked}, but there is none.")
-        if wanted is not None and wanted in seen:
+        if wanted is not None and _meant(wanted, {level: {} for level in seen}) in seen:
             raise UsageError(f"Expected a board with two {of}s or more, but '{wanted}' is the only one.")
         hint = did_you_mean(wanted, seen) if wanted else ""
         raise UsageError(
@@ -111,6 +113,13 @@ def effects(
             f"got {wanted or 'none'}.{hint}"
         )
     return made
+
+
+def _meant(name: str | None, levels: Mapping[str, Mapping[str, str]]) -> str | None:
+    if name is None or name in levels:
+        return name
+    often = sorted((-len(blocks), level) for level, blocks in levels.items() if level.startswith(f"{name} ("))
+    return often[0][1] if often else None
 
 
 def _judged(
@@ -218,7 +227,8 @@ def _names(parts: Iterable[tuple[Any, ...]]) -> dict[str, str]:
 def _settings(part: Iterable[Any]) -> Iterator[tuple[str, str]]:
     for c in part:
         if isinstance(c, Component):
-            yield from ((f"{c.name}.{k}", str(v)) for k, v in c.params.items())
+            for k, v in c.params.items():
+                yield f"{c.name}.{k}", f"{v:g}" if isinstance(v, float) else str(v)
         else:
             yield from c.items()
 

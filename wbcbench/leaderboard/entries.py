@@ -63,8 +63,6 @@ class Entry:
     device: str
     threads: int | None
     pseudo_multimodal: bool
-    test_to_train: float | None
-    """Test cells per training cell where the protocol made the split itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +166,6 @@ def _entry(mark: str, checked: Checked, result: Result, key: str, components: st
         device=cost.device,
         threads=cost.threads,
         pseudo_multimodal=result.pseudo_multimodal,
-        test_to_train=_test_to_train(spec["protocol"]),
     )
 
 
@@ -193,14 +190,6 @@ def _key(document: Any) -> tuple[str, ComparisonKey]:
 def _key_of(document: bytes) -> tuple[str, ComparisonKey]:
     key = ComparisonKey.model_validate_json(json.dumps(marshal.loads(document)))
     return key.digest, key
-
-
-def _test_to_train(protocol: dict[str, Any]) -> float | None:
-    split = protocol.get("split") or {}
-    if split.get("scheme") != "stratified":
-        return None
-    test, val = split.get("test"), split.get("val")
-    return None if test is None or val is None else float(test) / (1 - float(test) - float(val))
 
 
 __all__ = ["METRIC_ORDER", "Entry", "Read", "RecordError", "Sealed", "read", "stamp"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wbcbench.errors import RecordError, WbcbenchError
+from wbcbench.errors import WbcbenchError
 from wbcbench.leaderboard.entries import METRIC_ORDER
 from wbcbench.leaderboard.gather import Found
 from wbcbench.leaderboard.options import Options
-from wbcbench.leaderboard.statistics import Features, Uncertainty, bootstrap, features, seed_variance, uncertainty
+from wbcbench.leaderboard.samples import Sample, agreeing, clusters
+from wbcbench.leaderboard.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.leaderboard.statistics.uncertainty import Scale
-from wbcbench.records import verify as checks
 from wbcbench.records.atomic import atomic_write_bytes
-from wbcbench.records.verify import TOLERANCE
 from wbcbench.spec import digest
 
-STATISTICS_VERSION = 2
+STATISTICS_VERSION = 3
 """Raised, with `Kept.version`, when any number below would come out differently."""
 _BATCH = 100_000_000
 """Bytes of features and of resampled metrics held at a time."""
@@ -43,7 +40,7 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[2]
+    version: Literal[3]
     test_cells: int = Field(0, ge=0)
     clusters: int = Field(0, ge=0)
     grouped: bool = False
@@ -54,23 +51,6 @@ class Kept(BaseModel):
     pairs: dict[str, tuple[float, float, float]]
     """`a|b` -> value, se, df of a minus b."""
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class Sample:
-    """One record's test predictions."""
-
-    found: Found
-    probabilities: Array
-    """[N, K] float32."""
-    labels: Array
-    cells: Array
-    groups: Array | None
-
-    @property
-    def mark(self) -> bytes:
-        """Equal for the same cells with the same labels in the same order."""
-        return self.cells.tobytes() + b"|" + self.labels.tobytes()
 
 
 class Judge:
@@ -95,7 +75,7 @@ class Judge:
         self._changed = False
         kept = _load(self._path) if options.index else None
         if kept is None:
-            self.kept = Kept(version=2, refused={}, intervals={}, pairs={})
+            self.kept = Kept(version=3, refused={}, intervals={}, pairs={})
             self._resample()
         else:
             self.kept = kept
@@ -181,11 +161,14 @@ class Judge:
 
     def _resample(self) -> None:
         self._changed = True
-        samples = self._samples()
+        samples, self.kept.refused = agreeing(self.methods, self.classes)
+        self.methods = {m: [s.found for s in samples.get(m, ())] for m in self.methods}
         if not samples:
             return
-        clusters = self._clusters(samples)
-        if self.kept.clusters < 2:
+        found = clusters([s for own in samples.values() for s in own])
+        self.kept.test_cells, self.kept.clusters, self.kept.grouped = len(found.of), found.count, found.grouped
+        self.kept.notes = found.notes
+        if found.count < 2:
             return
         width = 8 * (self.kept.clusters * (3 * self.classes + 19) + len(self.metrics) * self.options.resamples)
         batch: list[tuple[str, list[Sample]]] = []
@@ -194,58 +177,10 @@ class Judge:
             batch.append((method, own))
             size += width * len(own)
             if size >= _BATCH:
-                self._judge(batch, clusters)
+                self._judge(batch, found.of)
                 batch, size = [], 0
         if batch:
-            self._judge(batch, clusters)
-
-    def _samples(self) -> dict[str, list[Sample]]:
-        """Predictions of every record that can be trusted; a method loses its records that cannot."""
-        samples: dict[str, list[Sample]] = {}
-        for method, records in self.methods.items():
-            for found in records:
-                try:
-                    samples.setdefault(method, []).append(load(found, self.classes))
-                except RecordError as error:
-                    self.kept.refused[found.entry.trial_id] = str(error)
-        marks = Counter(s.mark for own in samples.values() for s in own)
-        if len(marks) > 1:
-            usual = max(marks, key=lambda m: (marks[m], m))
-            for method in list(samples):
-                for s in samples[method]:
-                    if s.mark != usual:
-                        self.kept.refused[s.found.entry.trial_id] = (
-                            f"Record {s.found.path}: predictions.npz is of other test cells, or other labels, "
-                            "than those of the other records with this split. It is not counted."
-                        )
-                samples[method] = [s for s in samples[method] if s.mark == usual]
-        for method in list(samples):
-            self.methods[method] = [s.found for s in samples[method]]
-            if not samples[method]:
-                del samples[method]
-        return samples
-
-    def _clusters(self, samples: Mapping[str, Sequence[Sample]]) -> NDArray[np.intp]:
-        every = [s for own in samples.values() for s in own]
-        known = Counter(s.groups.tobytes() for s in every if s.groups is not None)
-        count = len(every[0].labels)
-        self.kept.test_cells = count
-        notes = []
-        if len(known) > 1:
-            notes.append("Records disagree about which donor a test cell is of; the most frequent answer is used.")
-        if known:
-            usual = max(known, key=lambda g: (known[g], g))
-            clusters = np.unique(np.frombuffer(usual, dtype=np.int64), return_inverse=True)[1].reshape(-1)
-            self.kept.grouped = True
-        else:
-            clusters = np.arange(count)
-        self.kept.clusters = int(clusters.max()) + 1
-        if self.kept.clusters < 2:
-            notes.append("All test cells are of one group, so nothing can be said of noise.")
-        elif self.kept.grouped and self.kept.clusters < 10:
-            notes.append(f"Only {self.kept.clusters} groups of test cells: intervals are wide and rough.")
-        self.kept.notes = tuple(notes)
-        return np.asarray(clusters, dtype=np.intp)
+            self._judge(batch, found.of)
 
     def _judge(self, batch: Sequence[tuple[str, Sequence[Sample]]], clusters: NDArray[np.intp]) -> None:
         tables = [features(s.probabilities, s.labels, clusters) for _, own in batch for s in own]
@@ -273,38 +208,6 @@ def scatter(values: Mapping[str, Array]) -> tuple[dict[str, float], float]:
     return dict(zip(values, map(float, found.rows), strict=True)), found.df
 
 
-def load(found: Found, classes: int) -> Sample:
-    """Test predictions of a record, once every metric that they give is the one that the record claims.
-
-    Raises:
-        RecordError: they are missing, malformed or another's.
-    """
-    folder, entry = found.path, found.entry
-    arrays = checks.read_predictions(folder)
-    try:
-        p, labels, cells = (arrays[f"test_{name}"] for name in ("probabilities", "labels", "cells"))
-    except KeyError as error:
-        raise checks.refuse(folder, "predictions.npz", f"has no array {error.args[0]}") from None
-    n = len(labels)
-    shapes_are_right = p.shape == (n, classes) and labels.shape == cells.shape == (n,) and n > 0
-    types_are_right = p.dtype == np.float32 and labels.dtype == cells.dtype == np.int64
-    if not shapes_are_right or not types_are_right or labels.min() < 0 or labels.max() >= classes:
-        raise checks.refuse(folder, "predictions.npz", "has test arrays of another shape, type or range")
-    if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
-        raise checks.refuse(folder, "predictions.npz", "has test probabilities that are none")
-    groups = arrays.get("test_groups")
-    if groups is not None and (groups.shape != labels.shape or groups.dtype != np.int64):
-        raise checks.refuse(folder, "predictions.npz", "has test_groups that are not int64 [N]")
-    whole: Features = features(p, labels, np.zeros(n, dtype=np.intp))
-    again = whole.metrics(whole.columns)
-    for name, said in zip(METRIC_ORDER, entry.test, strict=True):
-        if said is not None and not abs(said - again[name][0]) <= TOLERANCE:
-            raise checks.refuse(
-                folder, "result.json", f"has {name} = {said}, but its predictions give {again[name][0]:g}"
-            )
-    return Sample(found, p, labels, cells, groups)
-
-
 def _load(path: Path) -> Kept | None:
     try:
         return Kept.model_validate_json(path.read_bytes())
@@ -312,4 +215,4 @@ def _load(path: Path) -> Kept | None:
         return None
 
 
-__all__ = ["SCALES", "STATISTICS_VERSION", "Judge", "Kept", "Sample", "load", "scatter"]
+__all__ = ["SCALES", "STATISTICS_VERSION", "Judge", "Kept", "scatter"]

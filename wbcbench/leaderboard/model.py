@@ -180,6 +180,8 @@ class Row(Strict):
     fusion: str
     kd: str
     backbone: str
+    backbone_differs: str = ""
+    """`width=24`: the parameters that tell it from the board's other backbones of that name; empty: none do."""
     policies: tuple[str, ...]
     routing: str | None
     teacher_backbones: tuple[str, ...]
@@ -208,6 +210,11 @@ class Row(Strict):
     sources: tuple[Source, ...]
     """In the order of `seeds`."""
     details: Details | None = None
+
+    @property
+    def backbone_text(self) -> str:
+        """`cellnet`, or `cellnet (width=24)` where the board has others."""
+        return self.backbone + (f" ({self.backbone_differs})" if self.backbone_differs else "")
 
     @property
     def n(self) -> int:
@@ -278,6 +285,13 @@ class Across(Strict):
     """Bars of the critical-difference diagram."""
     improvement: tuple[Improvement, ...]
     """For every pair, the better mean rank first."""
+    notes: tuple[str, ...] = ()
+    """How rows were matched, where they differ."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so few data sets could show no difference at all, whatever the results."""
+        return self.critical_difference > len(self.methods) - 1
 
 
 class Refused(Strict):

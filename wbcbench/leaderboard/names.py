@@ -8,7 +8,7 @@ tells apart get a piece of their id, `#4caab3`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wbcbench.leaderboard.entries import Entry
@@ -50,6 +50,24 @@ def named(rows: Sequence[Row]) -> list[Row]:
     return [r.model_copy(update={"name": names[r.method_id]}) for r in rows]
 
 
+def with_backbones(rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:
+    """The rows, each with what tells its backbone from others of that name.
+
+    Args:
+        rows: of one board.
+        ids: method id -> digest of its backbone with every parameter.
+    """
+    found: dict[str, str] = {}
+    for name in {r.backbone for r in rows}:
+        own = {ids[r.method_id]: r for r in rows if r.backbone == name}
+        if len(own) > 1:
+            texts = distinct([_backbone(r) for r in own.values()])
+            found |= {id_: text[2:-1] for id_, text in zip(own, texts, strict=True)}
+            if len({found[id_] for id_ in own}) == 1:
+                found |= {id_: f"#{id_[:6]}" for id_ in own}
+    return [r.model_copy(update={"backbone_differs": found.get(ids[r.method_id], "")}) for r in rows]
+
+
 def distinct(settings: Sequence[Settings]) -> list[str]:
     """For each set of parameters, ` (name=value, ...)` with the fewest first parameters that tell them apart.
 
@@ -81,11 +99,21 @@ def _twins(rows: Sequence[Row], names: dict[str, str]) -> list[list[Row]]:
 
 def _settings(row: Row) -> Settings:
     """Every parameter of a row's method; empty where its specification cannot be read any more."""
+    return _read(row, lambda method: dict(_method("", method)))
+
+
+def _backbone(row: Row) -> Settings:
+    """Parameters of a row's backbone, without the model that names it."""
+    return _read(
+        row, lambda method: {k: _short(v) for k, v in method["backbone"]["params"].items() if k != "model"}
+    )
+
+
+def _read(row: Row, of: Callable[[dict[str, Any]], Settings]) -> Settings:
     path = row.sources[0].path
     try:
         assert path is not None
-        method = json.loads((path / "spec.json").read_bytes())["method"]
-        return dict(_method("", method))
+        return of(json.loads((path / "spec.json").read_bytes())["method"])
     except (OSError, *DOCUMENTS, KeyError, TypeError, AttributeError):
         return {}
 
@@ -121,4 +149,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-__all__ = ["SHOWN", "distinct", "label", "named"]
+__all__ = ["SHOWN", "distinct", "label", "named", "with_backbones"]

@@ -23,7 +23,9 @@ class Options:
     by: str = "macro_f1"
     """The metric that ranks."""
     seeds: tuple[int, ...] | None = None
-    """Which a row needs; None: those of the method with most seeds."""
+    """Which a row needs; None: those of `board_seeds`, else those that most methods have."""
+    board_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Digest of a board's key -> the seeds that it was published with."""
     keys: tuple[str, ...] = ()
     """Beginnings of key digests; empty: all boards."""
     where: dict[str, str] = field(default_factory=dict)

@@ -69,6 +69,8 @@ class Explanation(Strict):
     """Of the methods' specifications: `field: A's != B's`."""
     splits: str | None = None
     """Over several splits of the same data, where there are some."""
+    refused: tuple[str, ...] = ()
+    """Records of this board that were left out, and why."""
 
     def lines(self) -> list[str]:
         """In plain words, one paragraph a line. Not escaped."""
@@ -100,6 +102,8 @@ class Explanation(Strict):
         ]
         found += ["", "What differs in their specifications (A != B):"]
         found += [f"  {line}" for line in self.differences] or ["  nothing"]
+        if self.refused:
+            found += ["", "Left out of this board:", *(f"  {reason}" for reason in self.refused)]
         return found
 
     def _verdict(self) -> str:

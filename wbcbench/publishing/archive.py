@@ -31,7 +31,8 @@ class Limits:
     """Of the file itself."""
     total: int = 2 << 30
     """Of everything in it, unpacked."""
-    entries: int = 2001
+    entries: int = 50_001
+    """Files: ten thousand records. A zip of this kind has room for 65,535."""
     ratio: float = 100.0
     """Unpacked size over packed size, of files above 64 KiB."""
     arrays: int = 512 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tokenize
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,7 +84,7 @@ def _judge(
         yield "refuse", f"{name} claims {claimed:,} bytes, but {info.file_size - header:,} follow its header"
 
 
-def by_cell(arrays: dict[str, NDArray[Any]], side: str) -> NDArray[np.int64]:
+def by_cell(arrays: Mapping[str, NDArray[Any]], side: str) -> NDArray[np.int64]:
     """The order [N] in which a side's cells are sorted by id, so that a shuffled copy is found too."""
     return np.argsort(arrays[f"{side}_cells"], kind="stable")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard.invalid import read_invalid
+from wbcbench.leaderboard.model import Board
 from wbcbench.leaderboard.options import Options
 from wbcbench.records.schema import ComparisonKey, Strict
 
@@ -25,11 +27,19 @@ class Asked(Strict):
     keys: tuple[str, ...] = ()
     where: dict[str, str] = {}
     resamples: int = 10_000
+    board_seeds: dict[str, tuple[int, ...]] = {}
+    """Digest of a board's key -> the seeds that it was first published with, and keeps where `seeds` is None:
+    a row with more of them must not leave the others unranked."""
 
     def options(self, **more: object) -> Options:
         """The same as `Options` of `report`."""
-        return Options(by=self.by, seeds=self.seeds, keys=self.keys, where=self.where, resamples=self.resamples,
-                       verify="full", **more)  # type: ignore[arg-type]  # fmt: skip
+        return Options(by=self.by, seeds=self.seeds, board_seeds=self.board_seeds, keys=self.keys,
+                       where=self.where, resamples=self.resamples, verify="full", **more)  # type: ignore[arg-type]  # fmt: skip
+
+    def keeping(self, boards: Iterable[Board]) -> Asked:
+        """The same, with the seeds of these boards kept from now on, unless seeds were asked for."""
+        kept = {} if self.seeds is not None else {b.digest: b.seeds for b in boards} | self.board_seeds
+        return self.model_copy(update={"board_seeds": dict(sorted(kept.items()))})
 
 
 class Protocol(Asked):

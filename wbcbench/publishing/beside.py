@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from wbcbench.publishing.winners import joined
 from wbcbench.records.store import Record
 
 BESIDE = ("evaluations", "searches")
 
 
 def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> dict[str, bytes]:
-    """File of the board's folder -> content: from the stores, else as it was published.
+    """File of the board's folder -> content: from the stores, else as it was published; searches from all.
 
     Args:
         records: of the board.
@@ -21,6 +22,7 @@ def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> d
     """
     ids = {r.trial.id for r in records}
     found: dict[str, bytes] = {}
+    winners: dict[str, list[bytes]] = {}
     for root in (*stores, folder):
         for path in sorted(root.glob("evaluations/*.json")):
             if path.stem in ids:
@@ -28,8 +30,8 @@ def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> d
         for path in sorted(root.glob("searches/*/winner.json")):
             data = path.read_bytes()
             if ids & set(re.findall(r"\b[0-9a-f]{16}\b", data.decode(errors="replace"))):
-                found.setdefault(f"searches/{path.parent.name}/{path.name}", data)
-    return found
+                winners.setdefault(f"searches/{path.parent.name}/{path.name}", []).append(data)
+    return found | {name: joined(files) for name, files in winners.items()}
 
 
 __all__ = ["BESIDE", "beside"]

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
 from wbcbench.publishing.archive import Limits
+from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.duplicates import SolvedOnce
+from wbcbench.publishing.own_code import Installed, strange_code
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.reference_checks import check_against, check_among
+from wbcbench.publishing.seeds import told_of_seeds
 from wbcbench.publishing.unpack import PACK, unpack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store
@@ -24,7 +27,12 @@ NO_REFERENCE = "no reference store was given (--against DIR): labels, split, cop
 
 @contextmanager
 def checked(
-    path: Path, reference: Store | None, solved_once: SolvedOnce, limits: Limits | None = None
+    path: Path,
+    reference: Store | None,
+    solved_once: SolvedOnce,
+    limits: Limits | None = None,
+    asked: Asked | None = None,
+    installed: Installed | None = None,
 ) -> Iterator[tuple[Judge, list[Record], tuple[str, ...]]]:
     """Judge a pack. While the block runs, its records lie in a temporary folder.
 
@@ -33,6 +41,8 @@ def checked(
         reference: a store that is trusted, to compare with.
         solved_once: see `duplicates.SolvedOnce`.
         limits: of sizes; by default those of `Limits`.
+        asked: what the reference was published for, if it is a published board.
+        installed: wbcbench's own components here, to compare with what the pack says of its; None: not compared.
 
     Yields:
         The judge, the records that were not refused by themselves, and the trial ids that were submitted.
@@ -52,8 +62,12 @@ def checked(
                 record = check_record(Path(folder) / "records" / trial_id, manifest, judge, limits)
                 records += [] if record is None else [record]
             check_among(records, reference, judge, solved_once, PACK)
+            if installed is not None:
+                judge.run("pack.components", PACK, lambda: strange_code(records, installed))
             if reference is not None:
-                check_against(records, reference, judge, solved_once, PACK)
+                related = check_against(records, reference, judge, solved_once, PACK)
+                submitted = () if manifest is None else manifest.submitted
+                judge.consequences += told_of_seeds(records, submitted, related, asked)
             else:
                 # Labels that a stranger made up agree with themselves: without a reference nobody can tell.
                 judge.run("reference.labels", PACK, lambda: [("look", NO_REFERENCE)])

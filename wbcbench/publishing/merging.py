@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcbench.errors import UsageError
+from wbcbench.publishing.pack import WINNER
+from wbcbench.publishing.winners import joined
 from wbcbench.records import verify as checks
 from wbcbench.records.atomic import atomic_folder, atomic_write_bytes, storing
 from wbcbench.records.store import Record, Store
@@ -125,10 +127,14 @@ def _set_aside(records: list[Record], target: Store, aside: Path) -> str:
 
 
 def _beside(store: Path, into: Path, irreproducible: dict[str, str]) -> None:
-    """Examinations and studies; what is there already stays."""
+    """Examinations and studies; what is there already stays, and winners of one study are joined."""
     for source in [*store.glob("evaluations/*.json"), *(p for p in store.glob("searches/**/*") if p.is_file())]:
         place = into / source.relative_to(store)
-        if not place.exists() and source.stem not in irreproducible:
+        if place.name == WINNER and place.exists():
+            there = place.read_bytes()
+            if (whole := joined([there, source.read_bytes()])) != there:
+                atomic_write_bytes(place, whole)
+        elif not place.exists() and source.stem not in irreproducible:
             atomic_write_bytes(place, source.read_bytes())
 
 

@@ -2,6 +2,7 @@
 
     manifest.json                 schema version, wbcbench version, SHA-256 of every file, digests of the records
     records/<trial id>/<file>     as in a store; `model.safetensors` only if asked for
+    searches/<study>/winner.json  what a search had spent before it chose some of the trials
 
 Equal records give equal bytes: files in order of name, stored uncompressed (compressors differ between machines),
 and no clock.
@@ -10,24 +11,27 @@ and no clock.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
 from wbcbench import __version__
 from wbcbench.errors import RecordError, UsageError
+from wbcbench.publishing.winners import STUDY, joined, of_trials, retrained
 from wbcbench.records.atomic import TEMPORARY, storing
-from wbcbench.records.find import find_record as find
+from wbcbench.records.find import find_records as find
 from wbcbench.records.schema import FILES, Strict
 from wbcbench.records.store import Record, Store
 
 PACK_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+WINNER = "winner.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _MEBI = 1 << 20
@@ -39,6 +43,7 @@ SIZES = {
     "env.json": 1 * _MEBI,
     "predictions.npz": 520 * _MEBI,
     WEIGHTS: 1024 * _MEBI,
+    WINNER: 1 * _MEBI,
 }
 """Bytes that a file may have, unpacked."""
 
@@ -61,28 +66,30 @@ def allowed_size(name: str) -> int | None:
     """Bytes that a file of this name may have; None: no pack has it."""
     if name == MANIFEST:
         return SIZES[MANIFEST]
+    if re.fullmatch(f"searches/{STUDY}/{re.escape(WINNER)}", name):
+        return SIZES[WINNER]
     match = re.fullmatch(r"records/[0-9a-f]{16}/([a-z.]+)", name)
     return SIZES.get(match[1]) if match and match[1] in FILES else None
 
 
-def find_record(name: str, store: Path) -> Record:
-    """A record by its folder, or by its trial id (or the beginning of one) in a store; every metric recomputed.
+def find_records(name: str, store: Path) -> list[Record]:
+    """A record by its folder, or by its trial id (or the beginning of one) in a store; or every seed of a method
+    by its name. Every metric is recomputed.
 
     Raises:
-        UsageError: nothing, or more than one record, goes by that name, or it is a search's sealed trial.
-        RecordError: it is not what it claims.
+        UsageError: nothing, or more than one trial or method, goes by that name, or it is a search's sealed trial.
+        RecordError: a record is not what it claims.
     """
-    return _shown(find(name, Store(store), verify="full"))
-
-
-def _shown(record: Record) -> Record:
-    """The record, if boards show such records. Raises `UsageError`."""
-    if record.result.status == "sealed":
-        raise UsageError(
-            f"Expected a record that knows the test split, but {record.trial.id} is sealed: a search's proposal. "
-            "Submit the search's retrained winner instead (`wbcbench search report STUDY` names it)."
-        )
-    return record
+    found = find(name, Store(store), verify="full")
+    for record in found:
+        if record.result.status == "sealed":
+            won = ", ".join(retrained(record.path.parent.parent, record.trial.id))
+            raise UsageError(
+                f"Expected a record that knows the test split, but {record.trial.id} is sealed: a search's "
+                "proposal. "
+                + (f"It won, so submit its retrained trials: {won}." if won else "It did not win its search.")
+            )
+    return found
 
 
 def with_teachers(records: Iterable[Record], store_of: Callable[[Path], Store] = Store) -> list[Record]:
@@ -124,16 +131,38 @@ def write_pack(records: Iterable[Record], path: Path, *, weights: bool = False) 
         WbcbenchError: the file system refuses.
     """
     asked = list(records)
-    return write_records(with_teachers(asked), {r.trial.id for r in asked}, path, weights=weights)
+    whole = with_teachers(asked)
+    return write_records(whole, {r.trial.id for r in asked}, path, weights=weights, searches=_searches(whole))
+
+
+def _searches(records: Sequence[Record]) -> dict[str, bytes]:
+    """Study -> what it says of these records' trials, from the stores that they lie in."""
+    ids = {r.trial.id for r in records}
+    found: dict[str, list[bytes]] = {}
+    for root in dict.fromkeys(r.path.parent.parent for r in records):
+        for path in sorted(root.glob("searches/*/winner.json")):
+            own = of_trials(path.read_bytes(), ids)
+            if own is not None and re.fullmatch(STUDY, path.parent.name):
+                found.setdefault(path.parent.name, []).append(own)
+    return {study: joined(files) for study, files in found.items()}
 
 
 def write_records(
-    records: Sequence[Record], submitted: Set[str], path: Path, *, weights: bool = False
+    records: Sequence[Record],
+    submitted: Set[str],
+    path: Path,
+    *,
+    weights: bool = False,
+    searches: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Pack exactly these records, by id; `submitted` says which ones the pack is about. Raises as `write_pack`."""
+    """Pack exactly these records, by id; `submitted` says which ones the pack is about. Raises as `write_pack`.
+
+    `searches`: study -> `winner.json`.
+    """
     everything = sorted(records, key=lambda r: r.trial.id)
     names = [n for n in FILES if weights or n != WEIGHTS]
-    sources = {f"records/{r.trial.id}/{n}": r.path / n for r in everything for n in names}
+    sources: dict[str, Path | bytes] = {f"records/{r.trial.id}/{n}": r.path / n for r in everything for n in names}
+    sources |= {f"searches/{study}/{WINNER}": data for study, data in (searches or {}).items()}
     temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +176,7 @@ def write_records(
             with zipfile.ZipFile(temporary, "x") as archive:
                 archive.writestr(_info(MANIFEST), manifest.model_dump_json(indent=2) + "\n")
                 for name, source in sorted(sources.items()):
-                    with open(source, "rb") as data, archive.open(_info(name, source), "w") as member:
+                    with _opened(source) as data, archive.open(_info(name, source), "w") as member:
                         while piece := data.read(1 << 20):
                             member.write(piece)
             os.replace(temporary, path)
@@ -156,20 +185,25 @@ def write_records(
     return manifest
 
 
-def _info(name: str, source: Path | None = None) -> zipfile.ZipInfo:
+def _info(name: str, source: Path | bytes | None = None) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, date_time=_EPOCH)
     info.create_system = 3  # whatever the machine, so that the bytes are the same
     info.external_attr = 0o100644 << 16
-    info.file_size = source.stat().st_size if source else 0
+    info.file_size = source.stat().st_size if isinstance(source, Path) else len(source or b"")
     return info
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+def _sha256(source: Path | bytes) -> str:
+    with _opened(source) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _opened(source: Path | bytes) -> io.BufferedReader | io.BytesIO:
+    return open(source, "rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
 __all__ = [
-    "MANIFEST", "PACK_VERSION", "SIZES", "WEIGHTS", "Manifest", "allowed_size", "find_record", "with_teachers",
+    "MANIFEST", "PACK_VERSION", "SIZES", "WEIGHTS", "WINNER", "Manifest", "allowed_size", "find_records",
+    "with_teachers",
     "write_pack", "write_records",
 ]  # fmt: skip

@@ -14,11 +14,15 @@ from pathlib import Path
 from wbcbench.errors import ComparabilityError, RecordError, UsageError
 from wbcbench.leaderboard.build import report
 from wbcbench.leaderboard.options import Options
+from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.checking import checked
 from wbcbench.publishing.duplicates import SolvedOnce
 from wbcbench.publishing.opened import opened
-from wbcbench.publishing.pack import WEIGHTS, Manifest, with_teachers
+from wbcbench.publishing.own_code import Installed
+from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.unpack import Unpacked
+from wbcbench.publishing.winners import joined, of_trials
+from wbcbench.records.atomic import atomic_write_bytes
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Record, Store
 
@@ -37,7 +41,8 @@ class Pool:
     """What a person should know: records that were left out, findings about packs."""
     torn: dict[str, str] = field(default_factory=dict)
     """Trial id -> which sources disagree."""
-    _origins: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    """Trial id -> the store, the pack, or that it was published before."""
 
     def add(self, record: Record, origin: str) -> None:
         """Take a record in. One that is struck out by its digest gives way to another of the same trial."""
@@ -48,7 +53,7 @@ class Pool:
         if there is not None and there not in self.invalid:
             self.torn[trial] = (
                 f"{trial} ({record.trial.label}, kd {record.result.kd}, seed {record.trial.seed}): "
-                f"{self._origins[trial]} has {there[:12]}, {origin} has {digest[:12]}"
+                f"{self.origins[trial]} has {there[:12]}, {origin} has {digest[:12]}"
             )
             return
         target = self.store.record_path(trial)
@@ -57,7 +62,7 @@ class Pool:
         for name in FILES:
             if name != WEIGHTS:
                 shutil.copyfile(record.path / name, target / name)
-        self.digests[trial], self._origins[trial] = digest, origin
+        self.digests[trial], self.origins[trial] = digest, origin
 
     def add_board(self, pack: Path) -> Manifest:
         """Everything of a published board. Raises `RecordError` if it is not what it says."""
@@ -66,14 +71,17 @@ class Pool:
                 self.add(store.load(trial), "the published board")
         return manifest
 
-    def add_pack(self, pack: Path, reference: Store | None, solved_once: SolvedOnce) -> None:
-        """What a stranger sent, if no check refuses it.
+    def add_pack(
+        self, pack: Path, asked: Asked, solved_once: SolvedOnce, installed: Installed | None = None
+    ) -> None:
+        """What a stranger sent, if no check refuses it beside what is here already.
 
         Raises:
             ComparabilityError: it is refused.
             UsageError: there is no such file.
         """
-        with checked(pack, reference, solved_once) as (judge, records, _):
+        reference = Unpacked(self.store.root) if self.digests else None
+        with checked(pack, reference, solved_once, asked=asked, installed=installed) as (judge, records, _):
             bad = [f for f in judge.findings if f.level == "refuse"]
             if bad:
                 raise ComparabilityError(
@@ -81,20 +89,36 @@ class Pool:
                     "`wbcbench leaderboard verify` names every reason."
                 )
             self.told += [f"{pack.name}: look: {f.check}, {f.where}: {f.text}" for f in judge.findings]
+            self.told += [f"{pack.name}: {line}" for line in judge.consequences]
+            new = {r.trial.id for r in records} - set(self.digests)
             for record in records:
                 self.add(record, pack.name)
+            for root in {r.path.parent.parent for r in records}:
+                self._add_searches(root, new)
 
-    def add_stores(self, stores: list[Path], options: Options, published: Mapping[str, str]) -> None:
+    def _add_searches(self, root: Path, new: set[str]) -> None:
+        """What a pack says of searches, but of trials that it brought: nobody speaks for others."""
+        for path in sorted(root.glob(f"searches/*/{WINNER}")):
+            own = of_trials(path.read_bytes(), new)
+            place = self.store.root / path.relative_to(root)
+            if own is not None:
+                atomic_write_bytes(place, joined([own, *([place.read_bytes()] if place.is_file() else [])]))
+                self.roots = list(dict.fromkeys([*self.roots, self.store.root]))
+
+    def add_stores(self, stores: list[Path], options: Options, published: Mapping[str, str], alone: bool) -> None:
         """The records of the boards that were asked for, with their teachers, and what stands beside them.
 
         A published trial of which a store has another record is torn, whether it is still asked for or not.
+
+        Raises:
+            UsageError: no board is like that, and records come from nowhere else (`alone`).
         """
         if not stores:
             return
         try:
             found = report(stores, options)
         except UsageError:
-            if not self.digests:
+            if alone:
                 raise
             return  # the boards asked for are in packs or were published; the stores have others
         self.told += [r.reason for r in found.refused]

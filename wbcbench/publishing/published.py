@@ -23,16 +23,18 @@ from pathlib import Path
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard.build import report
-from wbcbench.leaderboard.formats import FORMATS, render
+from wbcbench.leaderboard.formats import FORMATS, View, render
 from wbcbench.leaderboard.model import Report
 from wbcbench.publishing.asked import PROTOCOL, Asked, Protocol, invalid_beside
 from wbcbench.publishing.beside import BESIDE, beside
 from wbcbench.publishing.duplicates import SolvedOnce
 from wbcbench.publishing.ledger import LEDGER, Named, ledger_text, read_ledger
 from wbcbench.publishing.opened import opened
+from wbcbench.publishing.own_code import Installed
 from wbcbench.publishing.pack import Manifest, with_teachers, write_records
 from wbcbench.publishing.pool import Pool
 from wbcbench.publishing.readme import readme
+from wbcbench.publishing.seeds import outgrown
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.records.atomic import atomic_write_bytes
 
@@ -47,6 +49,8 @@ class Published:
     manifest: Manifest
     told: list[str]
     """What a person should know: records of the sources that were left out, findings about packs."""
+    sources: dict[str, list[str]]
+    """Store or pack that brought records which were not there -> names of the rows that they are in."""
 
 
 def publish(
@@ -55,6 +59,7 @@ def publish(
     asked: Asked,
     packs: tuple[Path, ...] = (),
     solved_once: SolvedOnce = lambda trial: False,
+    installed: Installed | None = None,
 ) -> Published:
     """Write a board's folder from stores, packs of strangers, and what was published there before.
 
@@ -62,8 +67,9 @@ def publish(
         folder: of the board; made if missing.
         stores: whose records stand on the boards that are asked for. None: the files are made again.
         asked: what to show.
-        packs: from `wbcbench submit`; judged against what was published before.
+        packs: from `wbcbench submit`; judged against what was published before and what the stores have.
         solved_once: see `duplicates.SolvedOnce`.
+        installed: see `checking.checked`.
 
     Raises:
         ComparabilityError: sources disagree about a trial, or a pack is refused.
@@ -76,9 +82,13 @@ def publish(
         pool = Pool(Unpacked(Path(name) / "pool"), invalid)
         old = pool.add_board(folder / PACK) if (folder / PACK).is_file() else None
         published = dict(pool.digests)
+        asked = _keeping(asked, pool)
+        if stores:
+            options = asked.options(statistics=False, details=False)
+            pool.add_stores(stores, options, published, alone=not published and not packs)
+            asked = _keeping(asked, pool)
         for pack in packs:
-            pool.add_pack(pack, Unpacked(pool.store.root) if published else None, solved_once)
-        pool.add_stores(stores, asked.options(statistics=False, details=False), published)
+            pool.add_pack(pack, asked, solved_once, installed)
         pool.whole()
         shown = report([pool.store], asked.options(statistics=False, details=False))
         ids = {s.trial_id for b in shown.boards for r in b.rows for s in r.sources}
@@ -90,6 +100,8 @@ def publish(
         if old is not None and old.model_copy(update={"wbcbench": manifest.wbcbench}) == manifest:
             manifest = old  # the same records, packed by an older wbcbench: no other file
             shutil.copyfile(folder / PACK, new / PACK)
+        anew = asked.model_copy(update={"board_seeds": {}}).options(statistics=False, details=False)
+        usual = report([pool.store, *stores], anew).boards
         for file, data in beside(records, pool.roots, folder).items():
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             (new / file).write_bytes(data)
@@ -103,7 +115,30 @@ def publish(
     for stale in [p for b in BESIDE for p in (folder / b).rglob("*.json")]:
         if stale.relative_to(folder).as_posix() not in made:
             stale.unlink()
-    return Published(found, manifest, pool.told)
+    return Published(
+        found, manifest, [*pool.told, *outgrown(found.boards, usual)], _sources(found, pool, published)
+    )
+
+
+def _sources(found: Report, pool: Pool, published: Mapping[str, str]) -> dict[str, list[str]]:
+    """Where records came from that were not here -> the rows of the boards that they are in."""
+    new = {t: pool.origins[t] for t, digest in pool.digests.items() if published.get(t) != digest}
+    sources: dict[str, list[str]] = {origin: [] for origin in new.values()}
+    for row in (r for b in found.boards for r in b.rows):
+        for origin in {new[s.trial_id] for s in row.sources if s.trial_id in new}:
+            sources[origin].append(row.name)
+    return {origin: list(dict.fromkeys(rows)) for origin, rows in sources.items()}
+
+
+def _keeping(asked: Asked, pool: Pool) -> Asked:
+    """What was asked, with the seeds of the boards that are there before anything else joins them."""
+    if not pool.digests:
+        return asked
+    try:
+        options = asked.options(statistics=False, details=False, invalid=pool.invalid)
+        return asked.keeping(report([pool.store], options).boards)
+    except UsageError:
+        return asked  # the boards that are asked for come with a pack
 
 
 def files(
@@ -127,7 +162,8 @@ def files(
                 shutil.copytree(folder / part, store.root / part)
         found = report([store], asked.options(statistics=True, details=True, invalid=invalid))
         known = ledger | set(manifest.records.items())
-        protocol = Protocol(**asked.model_dump(), boards={b.digest: b.key for b in found.boards})
+        kept = asked.keeping(found.boards)
+        protocol = Protocol(**kept.model_dump(), boards={b.digest: b.key for b in found.boards})
         made = {
             "board.csv": render(found, "csv"),
             "board.json": render(found, "json"),
@@ -136,7 +172,7 @@ def files(
             LEDGER: ledger_text(known),
         }
         if "html" in FORMATS:
-            made["index.html"] = render(found, "html")
+            made["index.html"] = render(found, "html", View(title=asked.title))
     return made, found
 
 

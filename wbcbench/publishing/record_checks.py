@@ -23,8 +23,9 @@ from wbcbench.records import verify as checks
 from wbcbench.records.environment import PACKAGES
 from wbcbench.records.schema import PAYLOAD, Result, content_digest
 from wbcbench.records.store import Record
+from wbcbench.registry import BUILTIN_PROVIDER
 
-OWN = "wbcbench"
+OWN = BUILTIN_PROVIDER
 
 
 def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits) -> Record | None:

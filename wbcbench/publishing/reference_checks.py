@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wbcbench.errors import RecordError
+from wbcbench.publishing.arrays import by_cell
 from wbcbench.publishing.duplicates import SolvedOnce, copies, named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records import verify as checks
@@ -31,8 +34,8 @@ def check_among(
 
 def check_against(
     records: Sequence[Record], reference: Store, judge: Judge, solved_once: SolvedOnce, where: str
-) -> None:
-    """Compare with the records of a trusted store that hold the same cells."""
+) -> list[Record]:
+    """Compare with the records of a trusted store that hold the same cells, and give these."""
     related, damaged = related_records(reference, records)
     theirs = " of the reference store"
     judge.notes += [f"A record of the reference store cannot be trusted and was left out: {d}" for d in damaged]
@@ -41,6 +44,7 @@ def check_against(
     judge.run("reference.duplicates", where, lambda: copies(records, related, solved_once, theirs))
     judge.run("reference.same_trial", where, lambda: _same_trial(records, related))
     judge.run("reference.jump", where, lambda: _jump(records, related))
+    return related
 
 
 def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Record], list[str]]:
@@ -110,13 +114,25 @@ def _labels(records: Sequence[Record], others: Sequence[Record], whose: str) -> 
 def _disagreement(a: Record, b: Record) -> str:
     for side, name in (("test", "test"), ("val", "validation")):
         mine, theirs = a.predictions, b.predictions
-        p, q = np.argsort(mine[f"{side}_cells"]), np.argsort(theirs[f"{side}_cells"])
+        p, q = by_cell(mine, side), by_cell(theirs, side)
         if not np.array_equal(mine[f"{side}_cells"][p], theirs[f"{side}_cells"][q]):
             return f"their {name} cells are not the same ({len(p)} and {len(q)} cells)"
         differ = int((mine[f"{side}_labels"][p] != theirs[f"{side}_labels"][q]).sum())
         if differ:
             return f"{differ} of {len(p)} {name} cells have another label"
-    return ""
+    return _other_groups(a.predictions, b.predictions)
+
+
+def _other_groups(mine: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> str:
+    """Groups are part of the data set, so one fingerprint has one answer; all rows' intervals hang on it."""
+    there = "test_groups" in mine, "test_groups" in theirs
+    if there == (False, False):
+        return ""
+    if there != (True, True):
+        return f"only the {'first' if there[0] else 'second'} says which group (donor, slide) a test cell is of"
+    p, q = by_cell(mine, "test"), by_cell(theirs, "test")
+    differ = int((mine["test_groups"][p] != theirs["test_groups"][q]).sum())
+    return f"{differ} of {len(p)} test cells are of another group" if differ else ""
 
 
 def _same_trial(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:

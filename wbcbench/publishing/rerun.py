@@ -19,8 +19,9 @@ from wbcbench.publishing.duplicates import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
-from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared
+from wbcbench.scheduling.fit import check_arity, check_fit, declared
 from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.scheduling.policies import check_policies, in_order
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import Component, Trial, canonical_json
 from wbcbench.spec.imputers import IMPUTE
@@ -136,9 +137,11 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
     try:
         check_arity(registry, m.fusion, protocol.modalities)
         check_fit(registry, m.fusion, m.backbone, m.distillers, description, protocol, m.recipe)
-        check_policies(registry, m.fusion, m.policies, m.distillers, protocol.modalities)
+        check_policies(registry, m.fusion, m.policies, m.distillers, protocol)
     except IncompatibleError as error:
         yield "refuse", f"cannot have been planned: {error}"
+    if in_order(registry, m.policies) != m.policies:
+        yield "refuse", "has its policies in an order in which no trial has them"
 
 
 def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Problem]:

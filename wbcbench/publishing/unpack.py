@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from wbcbench.publishing import archive as zips
 from wbcbench.publishing.archive import Limits
-from wbcbench.publishing.pack import MANIFEST, PACK_VERSION, WEIGHTS, Manifest, allowed_size
+from wbcbench.publishing.pack import MANIFEST, PACK_VERSION, WEIGHTS, WINNER, Manifest, allowed_size
 from wbcbench.publishing.verdict import Judge, Problem, shown
+from wbcbench.publishing.winners import check_winners, told_of_winners
 from wbcbench.records.schema import FILES, RESULT
 from wbcbench.records.store import Record, Store, Verify
 from wbcbench.records.verify import read_result, read_trial
@@ -53,6 +54,9 @@ def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | N
     if not judge.run("manifest.schema", MANIFEST, lambda: _manifest(into, digests, manifest)):
         return None
     judge.run("manifest.digests", MANIFEST, lambda: _digests(manifest[0], digests))
+    searches = sorted(into.glob(f"searches/*/{WINNER}"))
+    if searches and judge.run("pack.searches", PACK, lambda: _searches(searches, set(manifest[0].records))):
+        judge.notes += [line for path in searches for line in told_of_winners(path.read_bytes())]
     return manifest[0]
 
 
@@ -108,7 +112,7 @@ def _manifest(into: Path, digests: dict[str, str], found: list[Manifest]) -> Ite
     for what, names in (("lists", set(manifest.files) - there), ("does not list", there - set(manifest.files))):
         for name in sorted(names):
             yield "refuse", f"{what} {name}, which is {'not ' if what == 'lists' else ''}in the pack"
-    folders = {name.split("/")[1] for name in there}
+    folders = {name.split("/")[1] for name in there if name.startswith("records/")}
     if folders != set(manifest.records):
         yield "refuse", f"lists the records {sorted(manifest.records)}, but the pack has {sorted(folders)}"
     for folder in sorted(folders):
@@ -124,6 +128,10 @@ def _digests(manifest: Manifest, digests: dict[str, str]) -> Iterator[Problem]:
     for name, said in manifest.files.items():
         if digests.get(name) != said:
             yield "refuse", f"{name} has SHA-256 {digests.get(name)}, but the manifest says {shown(said, 64)}"
+
+
+def _searches(paths: list[Path], trials: set[str]) -> Iterator[Problem]:
+    yield from check_winners({p.parent.name: strict_json(p.read_bytes()) for p in paths}, trials)
 
 
 def strict_json(data: bytes) -> Any:

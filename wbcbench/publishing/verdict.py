@@ -21,6 +21,7 @@ CHECKS: dict[str, str] = {
     "archive.content": "every file can be read whole and has the checksum of the archive",
     "manifest.schema": "the manifest is read strictly and names every file and record once",
     "manifest.digests": "every file has the SHA-256 that the manifest says",
+    "pack.searches": "what a search had spent can be so, and is about trials of the pack",
     "record.json": "its documents are JSON without repeated keys, NaN or anything that a record does not have",
     "record.schema": "result.json and spec.json follow the schema of this version",
     "record.digests": "the digests in result.json are those of its files",
@@ -38,10 +39,11 @@ CHECKS: dict[str, str] = {
     "record.origin": "code that is not part of wbcbench is pointed out",
     "record.perfect": "a perfect score is pointed out",
     "pack.teachers": "every teacher's record is in the pack or in the reference store",
-    "pack.labels": "records of one split agree on the labels of its cells",
+    "pack.components": "what is said to be wbcbench's code is what is installed here",
+    "pack.labels": "records of one split agree on the labels and groups of its cells",
     "pack.duplicates": "no two trials have the same predictions",
     "reference.split": "same cells, same division: the split's hash is that of the reference store",
-    "reference.labels": "the labels of test and validation cells are those of the reference store, by cell",
+    "reference.labels": "the labels of test and validation cells, and the groups, are the reference's, by cell",
     "reference.duplicates": "no predictions that the reference store has under another trial",
     "reference.same_trial": "a trial that the reference store has too has the same predictions there",
     "reference.jump": "no score far above every reference method of the same comparison key",
@@ -68,6 +70,8 @@ class Judge:
     made: dict[str, None] = field(default_factory=dict)
     """Names of the checks that were made (in order; a set that keeps it)."""
     notes: list[str] = field(default_factory=list)
+    consequences: list[str] = field(default_factory=list)
+    """What would become of a board that took the pack in."""
 
     def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
         """Make a check, which yields problems or raises a `RecordError`.
@@ -111,7 +115,7 @@ class Judge:
             "verdict": self.verdict,
             "checks": {name: self.state(name) for name in CHECKS},
             "findings": [vars(f) for f in self.findings],
-            "notes": [shown(note) for note in self.notes],
+            "notes": [shown(note) for note in (*self.notes, *self.consequences)],
         }
 
 

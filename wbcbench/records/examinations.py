@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wbcbench.errors import RecordError
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.records.atomic import atomic_write_json
 from wbcbench.records.checksummed import checksummed, read_checksummed
 
-EXAMINATION_VERSION = 1
 AGAIN = "`wbcbench run ... --evaluate full` examines again."
 
 
@@ -27,9 +27,17 @@ class _Worst(_Form):
     macro_f1: float
 
 
+class _Cost(_Form):
+    params: int
+    macs: int
+
+
 class _Findings(_Form):
+    missing: str = ""
     clean: dict[str, float | None] = {}
     subsets: dict[str, dict[str, float | None]] = {}
+    subset_cells: dict[str, int] = {}
+    subset_cost: dict[str, _Cost] = {}
     worst_subset: _Worst | None = None
     shapley: dict[str, float] = {}
     permutation_drop: dict[str, float] = {}
@@ -85,7 +93,9 @@ def read_examination(path: Path, digest: str) -> Examination:
     name = f"{path.parent.name}/{path.name}"
     entry, checked = read_checksummed(path, name)
     if entry.get("version", EXAMINATION_VERSION) != EXAMINATION_VERSION:
-        raise RecordError(f"{name} has version {entry['version']}; this wbcbench reads {EXAMINATION_VERSION}.")
+        raise RecordError(
+            f"{name} has version {entry['version']}; this wbcbench reads {EXAMINATION_VERSION}. {AGAIN}"
+        )
     if entry.get("digest") != digest:
         raise RecordError(f"{name} is of another record of this trial (its digest differs). {AGAIN}")
     try:
@@ -102,4 +112,4 @@ def write_examination(path: Path, entry: dict[str, Any]) -> None:
     atomic_write_json(path, checksummed(entry))
 
 
-__all__ = ["EXAMINATION_VERSION", "Examination", "examination_path", "read_examination", "write_examination"]
+__all__ = ["Examination", "examination_path", "read_examination", "write_examination"]

@@ -1,4 +1,4 @@
-"""Which record a person means: an id or the beginning of one, a folder, or a method's name."""
+"""Which records a person means: an id or the beginning of one, a folder, or a method's name."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record
         UsageError: nothing is called so, or several things are.
         RecordError: the record is damaged.
     """
+    found = _trial(text, store, verify)
+    if found is None:
+        found = store.load(max(_by_name(str(text), store), key=_validation).trial_id, verify)
+    return found
+
+
+def find_records(text: str | Path, store: Store, verify: Verify = True) -> list[Record]:
+    """The finished records that `text` names: one of a trial's id or folder, all seeds of a method's name.
+
+    Takes and raises what `find_record` does.
+    """
+    found = _trial(text, store, verify)
+    if found is not None:
+        return [found]
+    named = sorted(_by_name(str(text), store), key=lambda r: r.seed)
+    return [store.load(r.trial_id, verify) for r in named]
+
+
+def _trial(text: str | Path, store: Store, verify: Verify) -> Record | None:
+    """The record of that folder or trial id; None: it may be a name."""
     path, text = Path(text), str(text)
     if text and (path / RESULT).is_file():
         return Store.load_folder(path.resolve(), verify)
@@ -34,10 +54,11 @@ def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record
         return store.load(text if text in found else found[0], verify)
     if len(found) > 1:
         raise UsageError(f"Expected the beginning of one record's id, but '{text}' begins {_listed(found)}.")
-    return store.load(_by_name(text, store), verify)
+    return None
 
 
-def _by_name(text: str, store: Store) -> str:
+def _by_name(text: str, store: Store) -> list[Result]:
+    """Every seed of the one method of that name."""
     results = [r.result for r in store.scan(verify=False)[0] if r.result.status == "done"]
     if not results:
         raise UsageError(
@@ -62,7 +83,7 @@ def _by_name(text: str, store: Store) -> str:
     if len({r.method_id for r in named}) > 1:
         ids = [r.trial_id for r in named]
         raise UsageError(f"Several methods or protocols are called '{text}': {_listed(ids)}. Give a trial id.")
-    return max(named, key=_validation).trial_id
+    return named
 
 
 def _plain(result: Result) -> str:
@@ -88,4 +109,4 @@ def _listed(ids: list[str]) -> str:
     return ", ".join(sorted(ids)[:6]) + (" ..." if len(ids) > 6 else "")
 
 
-__all__ = ["find_record"]
+__all__ = ["find_record", "find_records"]

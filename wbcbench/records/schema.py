@@ -94,9 +94,9 @@ class Cost(Strict):
     macs: int | None = None
     """Multiply-accumulates of one cell."""
     latency_ms: float | None = None
-    """Median, batch of one."""
+    """Batch of one: the least of several short bursts' medians (in older records one median)."""
     throughput: float | None = None
-    """Images per second, batch of 32."""
+    """Images per second, batch of 32; measured likewise."""
     train_seconds: float | None = None
     teacher_seconds: float | None = None
     """Computing teachers' answers that were not stored yet; no part of `train_seconds`. Live teachers' time
@@ -150,6 +150,8 @@ class Outcome(Strict):
     pseudo_multimodal: bool = False
     inputs: dict[str, InputStatistics] = {}
     """Modality -> how its images were. Empty in records that were made before this was written down."""
+    resolved: dict[str, bool | int | float | str] = {}
+    """Parameters of the data set that its cells decided; see `Cells.resolved`."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
@@ -157,10 +159,11 @@ class Outcome(Strict):
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Empty `inputs` are not written, so that an older record has the checksum that it had."""
+        """What came later is not written where empty, so that an older record has the checksum that it had."""
         document: dict[str, Any] = handler(self)
-        if not self.inputs:
-            document.pop("inputs", None)
+        for name in ("inputs", "resolved"):
+            if not getattr(self, name):
+                document.pop(name, None)
         return document
 
 

@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from wbcbench.errors import RecordError, UsageError, WbcbenchError
+from wbcbench.errors import RecordError, UsageError
 from wbcbench.records import verify as checks
 from wbcbench.records.atomic import (
     TEMPORARY,
@@ -40,6 +40,7 @@ from wbcbench.records.atomic import (
     storing,
     write_synced,
 )
+from wbcbench.records.locks import held
 from wbcbench.records.schema import RESULT, Outcome, Result
 from wbcbench.records.spoilt import ARRAYS
 from wbcbench.spec import Trial
@@ -204,33 +205,19 @@ class Store:
         return good, bad
 
     @contextmanager
-    def lock(self, trial_id: str, timeout: float = -1) -> Iterator[None]:
-        """Hold the trial for this process; the system lets go of it when the process dies.
+    def lock(self, trial_id: str, timeout: float = -1, what: str = "") -> Iterator[None]:
+        """Hold the trial for this process; a holder that dies lets go of it. See `records.locks.held`.
 
         Args:
-            trial_id: which trial.
+            trial_id: which trial, or `search-` and the id of a study.
             timeout: seconds to wait for another holder; negative: for ever.
+            what: for the error: what one wants to have alone; default: the trial.
 
         Raises:
             WbcbenchError: when another process still holds it after `timeout`.
         """
-        from filelock import FileLock, Timeout
-
-        path = self.root / "locks" / f"{_safe(trial_id)}.lock"
-        with storing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            try:
-                lock.acquire(timeout=timeout)
-            except Timeout:
-                raise WbcbenchError(
-                    f"Expected to run trial {trial_id}, but another process has held {path} for more than "
-                    f"{timeout:g} s. Wait for it, or end it."
-                ) from None
-        try:
+        with held(self.root / "locks" / f"{_safe(trial_id)}.lock", what or f"trial {trial_id}", timeout):
             yield
-        finally:
-            lock.release()
 
     def mark(self, make: bool = True) -> str:
         """A random word that belongs to this store, by which two machines see that they have the same one.

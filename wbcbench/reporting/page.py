@@ -78,6 +78,8 @@ def page(material: Material) -> str:
         routes=[(name, [_number(s.get(m)) for m in METRICS]) for name, s in result.routes.items()],
         metric_names=list(METRICS),
         examined=[drawn[n] for n in ("missing", "corruptions") if n in drawn],
+        subsets=_subsets(examination),
+        imputes=examination.get("missing") == "impute",
         reliance=_reliance(examination),
         remark=material.remark,
         mistakes=material.mistakes,
@@ -168,6 +170,21 @@ def _reliance(examination: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Per modality: Shapley value of balanced accuracy, macro-F1 lost when it shows other cells."""
     shapley, drop = examination.get("shapley") or {}, examination.get("permutation_drop") or {}
     return [(m, _number(shapley.get(m)), _number(drop.get(m))) for m in dict.fromkeys((*shapley, *drop))]
+
+
+def _subsets(examination: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Per subset of modalities: test cells that have it, macro-F1 on them, parameters and MACs deployed for it."""
+    costs, scores = examination.get("subset_cost") or {}, examination.get("subsets") or {}
+    counts = examination.get("subset_cells") or {}
+    return [
+        (
+            name.replace("+", " + "),
+            f"{counts.get(name, 0):,}",
+            _number((scores.get(name) or {}).get("macro_f1")),
+            *(f"{costs[name][what]:,}" for what in ("params", "macs")),
+        )
+        for name in sorted(costs, key=lambda s: (s.count("+"), s))
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -105,7 +105,7 @@ def missing(examination: Mapping[str, Any]) -> Drawing | None:
     )  # fmt: skip
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(range=[0, 1.001])
-    doc = "The same network on test cells with only these modalities there."
+    doc = "The same network with only these modalities there, on the test cells that have them."
     return Drawing(finish(figure, "modalities that are there", "macro-F1", 380), "With modalities missing", doc)
 
 

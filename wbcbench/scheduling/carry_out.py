@@ -45,12 +45,9 @@ def carry_out(
             outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
         if evaluate == "standard":
             return outcomes, []
-        from wbcbench.scheduling.inline import prepare
-        from wbcbench.training.examine import examined
+        from wbcbench.scheduling.examining import examine_students
 
-        bench = prepare(plan, request, registry, display.decoding)
-        students = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
-        return outcomes, [examined(record, bench) for record in students]
+        return outcomes, examine_students(outcomes, plan, request, registry, display.decoding)
 
 
 __all__ = ["Evaluate", "carry_out"]

@@ -13,6 +13,8 @@ from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
 from wbcbench.spec import Trial, digest
 
+GUESSED_SPEED = 1000.0
+"""Training cells per second where no earlier run tells: a small network on one core."""
 ENOUGH = 2000
 """Records that are asked how long they took."""
 

@@ -11,7 +11,7 @@ from wbcbench.observers import Observers
 from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.estimate import estimate
+from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate, train_cells
 from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
@@ -23,8 +23,6 @@ Name = Literal["inline", "ray"]
 
 RAY_START = 15.0
 """Seconds until Ray's workers train: its own start, and every worker's imports and data."""
-GUESSED_SPEED = 1000.0
-"""Training cells per second where no earlier run tells: a small network on one core."""
 
 
 def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
@@ -38,6 +36,8 @@ def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
     """
     if request.executor != "auto":
         return request.executor
+    if not request.ray_address and not for_several(request, plan, times):
+        return "inline"
     missing = []
     for row in estimate(plan, store):
         if times > 1 and row["role"] == "student":
@@ -54,6 +54,31 @@ def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
     at_once = min(slots(cpus, gpus, share_of(request, gpus)), request.jobs or len(missing))
     costs = [(row["estimated_seconds"], row["cell_views"]) for row in missing]
     return "ray" if worth_ray(at_once, costs) else "inline"
+
+
+def for_several(request: Request, plan: Plan, times: int = 1) -> bool:
+    """Whether a plan as a whole, done or not, is one for several trials at once, with one thread each.
+
+    A function of the command and the machine alone: a sweep that is started again finds the same answer, whatever
+    is done by then and however fast it was, and so the same number of threads.
+    """
+    cpus, gpus = machine()
+    views = [train_cells(plan, p.trial) * p.trial.protocol.budget.epochs for p in plan.trials]
+    again = [v for v, p in zip(views, plan.trials, strict=True) if p.role == "student"] * (times - 1)
+    costs: list[tuple[float | None, int]] = [(None, v) for v in (*views, *again)]
+    at_once = min(slots(cpus, gpus, share_of(request, gpus)), request.jobs or len(costs))
+    return not for_one_process(request.device) and worth_ray(at_once, costs)
+
+
+def threads_of(request: Request, plan: Plan, times: int = 1) -> int | None:
+    """Threads of a trial that runs in this process; None: PyTorch's own choice, all cores.
+
+    Where Ray would run the plan, or did so before, one: as there.
+    """
+    given = request.threads or request.cpus_per_trial
+    if given is not None or request.executor != "auto":
+        return given
+    return 1 if request.ray_address or for_several(request, plan, times) else None
 
 
 def worth_ray(at_once: int, costs: Sequence[tuple[float | None, int]]) -> bool:
@@ -83,6 +108,8 @@ def execute(
 ) -> list[Outcome]:
     """Run a source's trials with the executor that suits the plan; see `choose`, `make` and `Executor.run`."""
     name = choose(request, plan, Store(request.store), times)
+    if name == "inline" and (threads := threads_of(request, plan, times)) is not None:
+        request = request.model_copy(update={"threads": threads})
     return make(name, request, plan, registry, plugins, screen.decoding).run(source, screen, observers)
 
 

@@ -36,7 +36,7 @@ def check_fit(
             f"Fusion '{fusion.name}' scales its backbone ({factor} {fusion.params[factor]:g}), but backbone "
             f"'{backbone.name}' cannot be scaled. Choose a wider model, or --backbone cellnet."
         )
-    if distillers and _solved_once(registry, fusion):
+    if distillers and solved_once(registry, fusion):
         raise IncompatibleError(
             f"Fusion '{fusion.name}' is solved in one go and is not trained, so distiller "
             f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
@@ -75,88 +75,38 @@ def check_fit(
     _check_roles(registry, distillers)
 
 
+def check_complete(
+    registry: Registry, fusion: Component, modalities: tuple[str, ...], description: Description
+) -> None:
+    """Raises `IncompatibleError` for a fusion that refuses incomplete cells, where some are known to be."""
+    lacking = [m for m in modalities if m in (description.incomplete or ())]
+    if lacking and declared(registry, "fusion", fusion).missing == "refuse":
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' needs every modality of every cell, but some cells have no "
+            f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities), or choose a "
+            "fusion that takes incomplete cells (`wbcbench list fusions`)."
+        )
+
+
 def check_arity(registry: Registry, fusion: Component, modalities: tuple[str, ...]) -> None:
     """Raises `IncompatibleError` for a number of modalities that a fusion does not take."""
     low, high = declared(registry, "fusion", fusion).arity
     count = len(modalities)
     if count < low or (high is not None and count > high):
-        wants = f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
         raise IncompatibleError(
-            f"Fusion '{fusion.name}' takes {wants} modalities, but the protocol has {count} "
+            f"Fusion '{fusion.name}' takes {spelt(low, high)} modalities, but the protocol has {count} "
             f"({', '.join(modalities)}). Choose them with --modalities."
         )
 
 
-def check_policies(
-    registry: Registry,
-    fusion: Component | None,
-    policies: tuple[Component, ...],
-    distillers: tuple[Component, ...],
-    modalities: tuple[str, ...],
-) -> None:
-    """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
-    known = {p.name: declared(registry, "policy", p).attributes for p in policies}
-    if len(known) < len(policies):
-        names = [p.name for p in policies]
-        twice = next(n for n in names if names.count(n) > 1)
-        raise IncompatibleError(f"Policy '{twice}' was given twice. Give it once.")
-    if fusion is not None and policies and _solved_once(registry, fusion):
-        raise IncompatibleError(
-            f"Fusion '{fusion.name}' is solved in one go and is not trained, so policy '{policies[0].name}' has "
-            "nothing to change. Leave the policy out."
-        )
-    if fusion is not None:
-        emits = declared(registry, "fusion", fusion).emits
-        routes = route_names(emits, modalities)
-        single = sum(r in modalities for r in routes)
-        for name, attributes in known.items():
-            wanted = str(attributes.get("needs_routes", "any"))
-            there = {
-                "any": True,
-                "several": len(routes) > 1,
-                "modality": single > 1,
-                "joint": "joint" in routes,
-                "both": single > 1 and "joint" in routes,
-            }
-            if not there[wanted]:
-                raise IncompatibleError(
-                    f"Policy '{name}' needs {_ROUTES[wanted]}, "
-                    f"but fusion '{fusion.name}' has just {', '.join(routes)}."
-                )
-    blending = [n for n, a in known.items() if a.get("blends_cells")]
-    reading = [n for n, a in known.items() if a.get("reads_labels")]
-    combining = [n for n, a in known.items() if a.get("gradients", "none") == "combines"]
-    touching = [n for n, a in known.items() if a.get("gradients", "none") != "none"]
-    stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
-    if len(blending) > 1:
-        raise IncompatibleError(f"Only one policy can blend cells, but both {' and '.join(blending)} do.")
-    if blending and distillers:
-        raise IncompatibleError(
-            f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "
-            "Use it with --kd none."
-        )
-    if blending and reading:
-        raise IncompatibleError(
-            f"Policy '{reading[0]}' needs one label per image, but '{blending[0]}' blends cells."
-        )
-    if len(combining) > 1:
-        raise IncompatibleError(f"Only one policy can do the backward, but both {' and '.join(combining)} do.")
-    if touching and stepping:
-        raise IncompatibleError(
-            f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
-        )
+def spelt(low: int, high: int | None) -> str:
+    """An arity in words: `2`, `2 or more`, `1 to 4`."""
+    return f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
 
 
-def _solved_once(registry: Registry, fusion: Component) -> bool:
+def solved_once(registry: Registry, fusion: Component) -> bool:
+    """Whether a fusion has no training loop, so that nothing can change it."""
     return declared(registry, "fusion", fusion).attributes.get("trained") == "once"
-
-
-_ROUTES = {
-    "several": "at least two routes",
-    "modality": "heads of at least two modalities",
-    "joint": "a joint route",
-    "both": "a joint route and heads of at least two modalities",
-}
 
 
 def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from wbcbench.errors import DataError, TrialPruned, WbcbenchError
+from wbcbench.errors import DataError, IncompatibleError, TrialPruned, WbcbenchError
 from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.outcome import Outcome, lost_teacher
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Source
+from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
-from wbcbench.training.preflight import rehearse
+from wbcbench.training.preflight import construct, rehearse
 from wbcbench.training.slate import Slate
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
@@ -34,7 +35,8 @@ def prepare(
 ) -> Workbench:
     """Store, device and data set, ready for the plan.
 
-    Broken data is met here, before any training: a `DataError` concerns every trial alike.
+    Broken data is met here, before any training: a `DataError` concerns every trial alike. So are networks that
+    cannot be built of what was asked for, and distillers that cannot read them.
     """
     threads = request.threads or request.cpus_per_trial
     if threads is not None:
@@ -49,16 +51,30 @@ def prepare(
     )
     bench.add_dataset(plan.description.fingerprint, plan.dataset)
     missing = [p.trial for p in plan.trials if not bench.store.has(p.trial.id)]
+    _rehearse(missing, plan, request, registry)
     if missing:
         bench.split(missing[0])
+    return bench
+
+
+def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Registry) -> None:
+    """Build every network once and set every distiller up, before the data are read."""
+    channels, classes = plan.description.modalities, plan.description.classes
+    built: set[str] = set()
     rehearsed: set[str] = set()
     for trial in missing:
+        network = digest([trial.method.fusion, trial.method.backbone, trial.reads, trial.protocol.image_size])
+        if network not in built:
+            built.add(network)
+            try:
+                construct(trial, channels, classes, registry)
+            except IncompatibleError as error:
+                if request.incompatible == "refuse":
+                    raise
+                log.warning("%s It will fail; the other trials are run.", error)
         if trial.method.distillers and trial.method_id() not in rehearsed:
             rehearsed.add(trial.method_id())
-            cells = bench.cells(trial)
-            channels = {m: int(x.shape[1]) for m, x in cells.images.items()}
-            rehearse(trial, channels, cells.classes, registry)
-    return bench
+            rehearse(trial, channels, classes, registry)
 
 
 class InlineExecutor:

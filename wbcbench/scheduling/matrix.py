@@ -8,10 +8,13 @@ from wbcbench.contracts import Description
 from wbcbench.errors import IncompatibleError, WbcbenchError
 from wbcbench.registry import Component as Registered
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared, needs_of
-from wbcbench.spec import Component, Protocol, Recipe
+from wbcbench.scheduling.fit import check_arity, check_fit, declared, needs_of
+from wbcbench.scheduling.policies import check_policies
+from wbcbench.spec import Budget, Component, Protocol, Recipe
 
 NEUTRAL = ("none",)
+EPOCHS = 30
+"""A training of usual length: the table says nothing of budgets."""
 
 
 def compatibility(registry: Registry, modalities: int = 2, classes: int = 5) -> list[dict[str, str]]:
@@ -50,7 +53,13 @@ def _why_not(
         (chosen["distiller"],) if "distiller" in chosen and chosen["distiller"].name not in NEUTRAL else ()
     )
     policies = (chosen["policy"],) if "policy" in chosen else ()
-    protocol = Protocol(dataset=Component(name="any"), modalities=modalities, image_size=32, fingerprint="")
+    protocol = Protocol(
+        dataset=Component(name="any"),
+        modalities=modalities,
+        image_size=32,
+        fingerprint="",
+        budget=Budget(epochs=EPOCHS),
+    )
     backbone = _spec(registry, registry.resolve("backbone", "cellnet").component)
     optimiser = "sgd" if any(needs_of(registry, d).optimiser == "sgd" for d in distillers) else "adamw"
     recipe = Recipe(optimiser=optimiser)  # type: ignore[arg-type]
@@ -64,7 +73,7 @@ def _why_not(
                 protocol = protocol.model_copy(update={"modalities": modalities})
             check_arity(registry, fusion, modalities)
             check_fit(registry, fusion, backbone, whole, description, protocol, recipe)
-        check_policies(registry, fusion, policies, whole, modalities)
+        check_policies(registry, fusion, policies, whole, protocol)
     except IncompatibleError as error:
         return str(error)
     except WbcbenchError as error:  # a plugin that cannot be read goes with nothing

@@ -10,11 +10,13 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
+from wbcbench.data.splits import check_group_count
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.components import component
 from wbcbench.scheduling.exclude import Excluder
-from wbcbench.scheduling.fit import check_arity, check_fit, check_policies, declared, needs_of, together
+from wbcbench.scheduling.fit import check_arity, check_complete, check_fit, declared, needs_of, together
+from wbcbench.scheduling.policies import check_policies, in_order
 from wbcbench.scheduling.teachers import TeacherPool
 from wbcbench.spec import Component, Method, Protocol, Trial
 from wbcbench.spec.load import validate
@@ -50,10 +52,14 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     Raises:
         UsageError: unknown names or parameters, or components that cannot work together.
         PluginError: a component's plugin failed.
+        DataError: the cells cannot be read, or are of too few groups to be divided.
     """
     notes: list[str] = []
     dataset_spec, dataset = open_dataset(request, registry)
     description = dataset.describe()
+    made = request.split.scheme == "stratified" or description.split_sizes is None
+    if made and description.group_count is not None:
+        check_group_count(description.group_count, request.split)
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)
@@ -74,7 +80,10 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     )
     fusions = [component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
     backbones = [component(registry, "backbone", c, request, request.backbone) for c in request.backbone]
-    policies = tuple(component(registry, "policy", c, request, request.policy) for c in request.policy)
+    given = [component(registry, "policy", c, request, request.policy) for c in request.policy]
+    policies = in_order(registry, given)
+    if list(policies) != given:
+        notes.append(f"Policies act in a fixed order: {', '.join(p.name for p in policies)}.")
     everything = [c for combination in request.kd for c in combination]
     recipes = [
         tuple(component(registry, "distiller", c, request, everything, "kd") for c in combination)
@@ -105,11 +114,13 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         try:
             for protocol in _protocols(registry, fusion, base):
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
-                check_policies(registry, fusion, policies, distillers, protocol.modalities)
+                check_policies(registry, fusion, policies, distillers, protocol)
                 routing: Component | None = None
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
                     routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
+                for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
+                    check_complete(registry, by, read, description)
                 method = Method(
                     fusion=fusion,
                     backbone=backbone,

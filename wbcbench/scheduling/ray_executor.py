@@ -123,7 +123,7 @@ class RayExecutor:
 
         trainable = tune.with_resources(tune.with_parameters(train_one, setup=setup), resources)
         with (
-            tempfile.TemporaryDirectory(prefix=ray_session.PREFIX + f"{os.getpid()}-") as scratch,
+            tempfile.TemporaryDirectory(prefix=ray_session.own_prefix()) as scratch,
             _own_signals(),
         ):
             tune.Tuner(

@@ -7,6 +7,7 @@ we only join and leave it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from wbcbench.errors import UsageError
 log = logging.getLogger("wbcbench")
 
 PREFIX = "wbcray-"
-"""Session folders are called `wbcray-<pid of the driver>-<random>`."""
+"""Session folders are called `wbcray-<place>-<pid of the driver>-<random>`."""
 ROOM = 40
 """Longest session folder: Ray appends some 63 characters, and a socket's path may have 107."""
 OBJECT_STORE = 100_000_000
@@ -79,7 +81,7 @@ def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
 
 def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
     sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=short_folder()))
+    folder = Path(tempfile.mkdtemp(prefix=own_prefix(), dir=short_folder()))
     stack.callback(_remove, folder)
     token = folder / "token"
     with open(token, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
@@ -162,7 +164,7 @@ def short_folder() -> str:
         UsageError: there is none.
     """
     tried = dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"])
-    room = ROOM - len(f"/{PREFIX}{os.getpid()}-12345678")
+    room = ROOM - len(f"/{own_prefix()}12345678")
     for folder in tried:
         if len(folder) <= room and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return folder
@@ -172,11 +174,29 @@ def short_folder() -> str:
     )
 
 
+def own_prefix() -> str:
+    """How the names of this process's folders begin."""
+    return f"{PREFIX}{_place()}-{os.getpid()}-"
+
+
+@cache
+def _place() -> str:
+    """A word for where this process's number means anything: a machine since its start, or a container of it.
+
+    A temporary folder may be shared by several of them, and a driver that is alive elsewhere is not dead here.
+    """
+    told = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            told.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text())
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:6]
+
+
 def sweep() -> None:
     """Remove session folders whose driver is dead: one that was killed could not do it itself."""
     for base in dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]):
-        for folder in Path(base).glob(f"{PREFIX}*-*"):
-            pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        for folder in Path(base).glob(f"{PREFIX}{_place()}-*-*"):
+            pid = folder.name.removeprefix(f"{PREFIX}{_place()}-").partition("-")[0]
             with suppress(OSError):
                 if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _alive(int(pid)):
                     _remove(folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 from wbcbench import __version__
 from wbcbench.errors import DataError, PluginError, UsageError, WbcbenchError
+from wbcbench.helpers import helpers, kept_helpers
 from wbcbench.importing import source_file
 from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import Registry
@@ -110,8 +111,6 @@ class Worker:
 
     def run(self, config: dict[str, Any], done: Any) -> EndMessage:
         """Run one trial; never raises because of it."""
-        import torch
-
         from wbcbench.training.trial import run_trial
 
         try:
@@ -127,9 +126,9 @@ class Worker:
             return EndMessage("cached" if cached else "done")
         except (DataError, SourceChangedError) as error:
             return EndMessage("refused", str(error), kind_of_error(error))
-        except torch.OutOfMemoryError as error:
-            return EndMessage("no_memory", str(error))
         except Exception as error:
+            if gpu_is_full(error):
+                return EndMessage("no_memory", str(error))
             text = str(error) if isinstance(error, WbcbenchError) else traceback.format_exc()
             return EndMessage("failed", text, kind_of_error(error))
         finally:
@@ -160,15 +159,39 @@ def _worker(setup: WorkerSetup) -> Worker | _Refused:
             _known[setup.run] = Worker(setup)
         except WbcbenchError as error:
             _known[setup.run] = _Refused(EndMessage("refused", str(error), kind_of_error(error)))
+        except Exception as error:
+            if not gpu_is_full(error):
+                raise
+            return _Refused(EndMessage("no_memory", str(error)))  # not kept: the next try may find room
     return _known[setup.run]
 
 
-def source_digests(trial: Trial, registry: Registry) -> dict[str, str]:
-    """Every component of the trial and its teachers, `kind name`, and the SHA-256 of the file it is from.
+def gpu_is_full(error: Exception) -> bool:
+    """Whether a GPU had no memory left, in any of the ways in which PyTorch says so.
 
-    The digests are those of the moment when the registry was made.
+    The allocator has an error of its own; a context, cuBLAS and cuDNN that find no room raise plain ones.
     """
-    return {f"{kind} {name}": registry.get(kind, name).sha256 for kind, name in _components(trial)}
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        said in text
+        for said in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    )
+
+
+def source_digests(trial: Trial, registry: Registry) -> dict[str, str]:
+    """Every component of the trial and its teachers, `kind name`, and the digest of its code.
+
+    The files' digests are those of the moment when the registry was made, their helpers' of the first look.
+    """
+    found = {}
+    for kind, name in _components(trial):
+        component = registry.get(kind, name)
+        found[f"{kind} {name}"] = f"{component.sha256} {kept_helpers(component)}"
+    return found
 
 
 def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) -> None:
@@ -181,11 +204,12 @@ def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) ->
         component = registry.get(kind, name)
         path = source_file(component.target) if isinstance(component.target, str) else None
         there = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else component.sha256
-        planned = expected.get(f"{kind} {name}", "")
-        if not planned == component.sha256 == there:
+        planned, _, beside = expected.get(f"{kind} {name}", "").partition(" ")
+        if not planned == component.sha256 == there or beside != helpers(component):
+            found = there[:12] or "no file" if planned != there else "another helper beside it"
             raise SourceChangedError(
                 f"Expected {kind} '{name}' as it was when this run was planned (SHA-256 "
-                f"{planned[:12] or 'unknown'}), but a worker found {there[:12] or 'no file'} in "
+                f"{planned[:12] or 'unknown'}), but a worker found {found} in "
                 f"{component.origin}. Leave plugin files alone while a run goes on, and have the same ones on "
                 "all nodes; then start it again: what is done stays done."
             )

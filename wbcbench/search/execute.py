@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from wbcbench.errors import TrialFailedError
@@ -16,6 +17,9 @@ from wbcbench.search.files import Winner
 from wbcbench.search.search import Search
 from wbcbench.search.study import Study
 from wbcbench.search.winner import keep_winners, plan_winners
+
+PATIENCE = 5.0
+"""Seconds to wait for another process that has the study: one that was just ended is about to let go."""
 
 
 @dataclass
@@ -44,6 +48,8 @@ def run_search(
 
     Raises:
         TrialFailedError: a teacher failed, or no proposal finished.
+        WbcbenchError: another process searches the same study in the same store: each would count the other's
+            proposals as its own.
     """
 
     def execute(plan: Plan, source: Source, trials: int, times: int = 1) -> list[Outcome]:
@@ -53,6 +59,11 @@ def run_search(
                 search.request, plan, search.registry, options, source, screen, observers, times
             )
 
+    with search.store.lock(f"search-{search.folder.id}", timeout=PATIENCE, what=f"search {search.folder.id}"):
+        return _search(search, execute, retrain)
+
+
+def _search(search: Search, execute: Callable[..., list[Outcome]], retrain: bool) -> Found:
     study = search.study()
     source = search.source(study)
     outcomes: list[Outcome] = []

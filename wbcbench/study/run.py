@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wbcbench.errors import TrialFailedError
 from wbcbench.plugins import PluginOptions
@@ -22,6 +23,9 @@ from wbcbench.study.finalists import choose, plan_finalists
 
 if TYPE_CHECKING:
     from wbcbench.observers import Observers
+    from wbcbench.spec.request import Request
+
+log = logging.getLogger("wbcbench")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Done:
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """Searches that ended early, finalists that could not be chosen, and why."""
+    examinations: list[dict[str, Any]] = field(default_factory=list)
+    """What was found of the networks, where that was asked for."""
 
     @property
     def failed(self) -> list[Outcome]:
@@ -106,6 +112,7 @@ def run_part(
     plugins: PluginOptions,
     observers: Observers,
     screens: Callable[[int | None], Screens],
+    full: bool = False,
 ) -> Done:
     """Run what is missing of a part. A trial that fails does not stop the others.
 
@@ -115,6 +122,7 @@ def run_part(
         plugins: from which it was made.
         observers: are told of trials.
         screens: training cells -> displays.
+        full: also examine the students, of a search those that were retrained.
     """
     part = planned.part
     if planned.waits:  # by now the part that it waited for has run
@@ -134,6 +142,8 @@ def run_part(
                 ended = execute(request, plan, registry, plugins, source, display, observers)
                 outcomes = in_order(plan, ended)
         done.outcomes = outcomes
+        if full:
+            _examine(done, outcomes, plan, request, registry)
     for search in planned.searches:
         try:
             found = run_search(search, screens(train_cells(search.base)), observers, plugins)
@@ -141,7 +151,19 @@ def run_part(
             done.failures.append(f"{search.spec.title}: {error}")
             continue
         done.outcomes += found.retrained
+        if full:
+            _examine(done, found.retrained, search.base, search.request, registry)
     return done
+
+
+def _examine(done: Done, outcomes: list[Outcome], plan: Plan, request: Request, registry: Registry) -> None:
+    from wbcbench.scheduling.examining import examine_students
+
+    try:
+        done.examinations += examine_students(outcomes, plan, request, registry)
+    except Exception as error:  # what was trained stays, and the other parts want to be trained
+        log.debug("part %s could not be examined", done.part.name, exc_info=True)
+        done.failures.append(f"Its networks could not be examined: {error}")
 
 
 __all__ = ["Costs", "Done", "Planned", "costs", "plan_part", "run_part"]

@@ -59,7 +59,13 @@ class DatasetContract:
             "pseudo_multimodal": (said.pseudo_multimodal, cells.pseudo_multimodal),
             "groups": (said.groups, cells.groups is not None),
             "split_sizes": (stated, counts),
+            "group_count": (
+                said.group_count,
+                None if said.group_count is None or cells.groups is None else len(np.unique(cells.groups)),
+            ),
         }
+        if said.incomplete is not None:
+            pairs["incomplete"] = (said.incomplete, cells.incomplete)
         for name, (foretold, loaded) in pairs.items():
             promise(
                 foretold == loaded,
@@ -101,6 +107,37 @@ class DatasetContract:
             "`describe` says something else after `load`, or in a new instance.",
             "Let it depend on parameters and files alone.",
             "describe",
+        )
+
+    def test_new_cells_are_prepared_into_its_modalities(self, tmp_path: Path) -> None:
+        """`preparation` leads to the modalities that `load` gives: same names, channels and depth."""
+        dataset = self.dataset(tmp_path)
+        cells = dataset.load(self.side)
+        known = type(dataset)(dataset.Params(**{**dataset.params.model_dump(), **cells.resolved}))
+        told = known.preparation(cells.modalities)
+        depth = {8: np.uint8, 16: np.uint16}
+        raw = {
+            name: np.zeros(
+                (2, told.raw[name], self.side, self.side), depth[told.bits[0]] if told.bits else x.dtype
+            )
+            for m, x in cells.images.items()
+            for name in told.parts(m)
+        }
+        made = told.derive(raw) if told.derive else raw
+        wanted = {m: (x.shape[1:], x.dtype) for m, x in cells.images.items()}
+        got = {m: (x.shape[1:], x.dtype) for m, x in made.items() if m in wanted}
+        promise(
+            got == wanted and all(len(x) == 2 for x in made.values()),
+            f"`preparation` makes {got} of new cells, `load` gives {wanted}.",
+            "Let both use one function; say in `made_of` which raw images a modality is derived from.",
+            "preparation",
+        )
+        image = np.zeros((1, self.side + 3, self.side + 1), np.uint8)
+        promise(
+            told.square(image, self.side).shape == (1, self.side, self.side),
+            "`preparation().square` does not give a square of the side asked for.",
+            "It takes [C, H, W] and a side, and gives [C, side, side].",
+            "preparation",
         )
 
     def test_identity_shows_no_place(self, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import torch
 
 from wbcbench.contracts import Fusion, Outputs, Task, route_names
+from wbcbench.evaluation.cost import parameters
+from wbcbench.evaluation.shapley import subsets
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import fusion_types
-from wbcbench.testing.promise import promise
+from wbcbench.testing.promise import BrokenPromise, promise
 from wbcbench.testing.toys import build_toy, toy_batch, toy_task
 
 
@@ -167,6 +169,41 @@ class FusionAnswers:
             "Let `deploy` compute the same probabilities, or leave it out.",
             "deploy",
         )
+
+    def test_deployed_for_some_modalities_it_takes_their_images_only(self) -> None:
+        """Deployed for some modalities it takes just their images, and says of them what it says in evaluation."""
+        high = self.cls.arity[1]
+        fusion = self.build(toy_task(max(self.count(), min(3, high or 3)))).eval()
+        names, images = fusion.task.modalities, toy_batch(fusion.task).images
+        if fusion.missing == "refuse":
+            return
+        whole = parameters(fusion.deploy())
+        for given in subsets(names):
+            present = torch.tensor([m in given for m in names]).expand(8, -1)
+            shown = {m: x if m in given else torch.zeros_like(x) for m, x in images.items()}
+            deployed = fusion.deploy(given).eval()
+            what = f"Deployed for {' and '.join(given)} of {', '.join(names)}, it"
+            try:
+                probs = deployed({m: images[m] for m in given})
+            except KeyError as error:
+                raise BrokenPromise(
+                    f"{what} asks for {error}.",
+                    "Fill in absent images as `Deployed(fusion, present)` does, and loop over what is in a "
+                    "`PerModality`, not over `self.task.modalities`.",
+                    "deploy",
+                ) from error
+            promise(
+                torch.allclose(probs, fusion.predict(fusion(shown, present), present), atol=1e-5),
+                f"{what} predicts otherwise than `predict` of `forward` with the others absent.",
+                "Leave out by `PerModality` only what an absent modality has no part in, or leave `deploy` out.",
+                "deploy",
+            )
+            promise(
+                parameters(deployed) <= whole,
+                f"{what} has more parameters than deployed for all.",
+                "Let `deploy` leave out what is not needed.",
+                "deploy",
+            )
 
 
 def equal_logits(a: Outputs, b: Outputs) -> bool:

@@ -75,10 +75,11 @@ def fake_outcome(
     train_seconds: float = 1.0,
     provider: str = "wbcbench",
     pseudo_multimodal: bool = False,
+    split: str = "s" * 16,
 ) -> Outcome:
     """The outcome that these predictions would have had."""
     return Outcome(
-        key=ComparisonKey.of(trial, fingerprint=trial.protocol.fingerprint, split="s" * 16, classes=CLASSES),
+        key=ComparisonKey.of(trial, fingerprint=trial.protocol.fingerprint, split=split, classes=CLASSES),
         **evaluate(predictions, CLASSES),
         cost=Cost(params=params, macs=2 * params, train_seconds=train_seconds, epochs_run=1, device="cpu"),
         components=[

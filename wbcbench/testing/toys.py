@@ -42,6 +42,7 @@ def toy_batch(task: Task, cells: int = 8, seed: int = 0) -> Batch:
         cells=torch.arange(100, 100 + cells),
         labels=torch.arange(cells) % task.n_classes,
         images={m: torch.randn(cells, c, *shape, generator=generator) for m, c in task.channels.items()},
+        modalities=task.modalities,
     )
 
 

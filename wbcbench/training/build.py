@@ -52,7 +52,7 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
 
 
 def build_policies(trial: Trial, fusion: Fusion, registry: Registry) -> list[Policy]:
-    """The trial's policies, set up around the fusion, in the order given."""
+    """The trial's policies, set up around the fusion, in the trial's order."""
     policies: list[Policy] = [make(registry, "policy", p) for p in trial.method.policies]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(trial.seed, "init", "policies"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wbcbench.contracts import Batch, Distiller, Fusion, Output, Outputs, PairShapes, Progress, Routing
 from wbcbench.spec.lessons import Lesson
+from wbcbench.training.absent import counted, only_taught, taught_rows
 from wbcbench.training.average import Average
 from wbcbench.training.teachers import TeacherBank
 
@@ -91,7 +92,10 @@ class Distillation(nn.Module):
     def terms(
         self, outputs: Outputs, bank: TeacherBank | None, batch: Batch, progress: Progress, averaged: Outputs
     ) -> dict[str, Tensor]:
-        """Weighted scalar terms, named `distiller.term.route`. Losses in float32."""
+        """Weighted scalar terms, named `distiller.term.route`. Losses in float32.
+
+        Rows of which the student's route, or all who teach it, were shown nothing are left out.
+        """
         answers = [] if bank is None else bank.answers(batch.cells)
         terms: dict[str, Tensor] = {}
         for pairing in self.pairings:
@@ -99,16 +103,11 @@ class Distillation(nn.Module):
                 continue
             student = outputs[pairing.route]
             teachers = [self._said(s, student, pairing.route, outputs, answers, averaged) for s in pairing.sources]
-            if pairing.distiller in self.targets:
-                for j in self.carriers:
-                    carrier = self.of(pairing, j)[0] if pairing.taught else None
-                    if carrier is not None:
-                        student, teachers = carrier.transform(student), [carrier.transform(t) for t in teachers]
             distillers = self.of(pairing)
             if pairing.taught:
-                found = self.routing_of(pairing).teach(distillers, student, teachers, progress)
+                found = self._taught(pairing, student, teachers, progress)
             else:
-                each = [d.terms(student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
+                each = [_lesson(d, student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
                 found = {n: torch.stack([e[n].mean() for e in each]).mean() for n in each[0]}
             for term, value in found.items():
                 name = f"{self.names[pairing.distiller]}.{term}.{pairing.route}"
@@ -119,6 +118,19 @@ class Distillation(nn.Module):
         """Move the average after the student."""
         if self.average is not None:
             self.average.update(fusion)
+
+    def _taught(
+        self, pairing: Pairing, student: Output, teachers: list[Output], progress: Progress
+    ) -> dict[str, Tensor]:
+        """What trained teachers say, through the routing; transforms see the logits first."""
+        rows = taught_rows(student, teachers)
+        student, teachers = only_taught(student, rows), [only_taught(t, rows) for t in teachers]
+        if pairing.distiller in self.targets:
+            for j in self.carriers:
+                carrier = self.of(pairing, j)[0]
+                student, teachers = carrier.transform(student), [carrier.transform(t) for t in teachers]
+        found = self.routing_of(pairing).teach(self.of(pairing), student, teachers, progress)
+        return counted(found, rows)
 
     def _said(
         self, source: str, student: Output, route: str, outputs: Outputs, answers: list[Output], averaged: Outputs
@@ -152,8 +164,14 @@ def same_cells(peer: Output, student: Output) -> Output:
     at = place[wanted]
     found, own = at >= 0, student.detach()
     picked = peer.select(at.clamp_min(0))
+    logits = torch.where(found[:, None], picked.logits, own.logits)
+    return replace(picked, logits=logits, shown=None if picked.shown is None else picked.shown & found)
 
-    return replace(picked, logits=torch.where(found[:, None], picked.logits, own.logits))
+
+def _lesson(distiller: Distiller, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
+    """What the student itself, its average or another of its routes says."""
+    rows = taught_rows(student, [teacher])
+    return counted(distiller.terms(only_taught(student, rows), only_taught(teacher, rows), progress), rows)
 
 
 def _pairings(j: int, distiller: Distiller, lessons: tuple[Lesson, ...], routes: tuple[str, ...]) -> list[Pairing]:

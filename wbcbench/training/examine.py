@@ -7,13 +7,9 @@ from typing import Any
 import torch
 
 from wbcbench.errors import RecordError, UsageError
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.robustness import examine
-from wbcbench.records.examinations import (
-    EXAMINATION_VERSION,
-    examination_path,
-    read_examination,
-    write_examination,
-)
+from wbcbench.records.examinations import examination_path, read_examination, write_examination
 from wbcbench.records.store import Record
 from wbcbench.training.trial import load_fusion
 from wbcbench.training.workbench import Workbench

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from wbcbench.contracts import Backbone, Batch, Distiller, Draw, Fusion, Output, Outputs, PairShapes, Progress
+from wbcbench.contracts import (
+    Backbone,
+    Batch,
+    Distiller,
+    Draw,
+    Fusion,
+    Output,
+    Outputs,
+    PairShapes,
+    PerModality,
+    Progress,
+)
 from wbcbench.errors import IncompatibleError
 
 
@@ -23,8 +34,8 @@ class ReplacedHeads(Fusion):
         """`projectors` and `heads`: route -> distiller with `replaced_head`, and the teacher's classifier."""
         super().__init__(inner.task, _no_backbone, inner.params)
         self.inner = inner
-        self.projectors = nn.ModuleDict(projectors)
-        self.heads = nn.ModuleDict({r: copy.deepcopy(h).requires_grad_(False) for r, h in heads.items()})
+        self.projectors = PerModality(projectors)
+        self.heads = PerModality({r: copy.deepcopy(h).requires_grad_(False) for r, h in heads.items()})
         self.label_smoothing = inner.label_smoothing
 
     @property
@@ -42,6 +53,8 @@ class ReplacedHeads(Fusion):
         outputs: Outputs = self.inner(images, present, maps)
         for route, projector in self.projectors.items():
             assert isinstance(projector, Distiller)
+            if route not in outputs:
+                continue
             out = outputs[route]
             logits = projector.replaced_head(out, self.heads[route])
             outputs[route] = replace(out, logits=logits.detach() if self.training else logits)
@@ -52,6 +65,10 @@ class ReplacedHeads(Fusion):
 
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return self.inner.predict(outputs, present)
+
+    @property
+    def combines(self) -> bool:
+        return self.inner.combines
 
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
         self.inner.fit_combiner(val_outputs, labels)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ def forward(
     """The fusion's outputs in the recipe's precision, with the labels of the batch."""
     with autocast(job.device, job.trial.method.recipe.precision):
         outputs = job.fusion(images, present, maps)
-    return with_labels(outputs, batch)
+    return with_labels(outputs, replace(batch, present=present))
 
 
 def assemble(job: Job, ids: Tensor, draw: Draw) -> Batch:

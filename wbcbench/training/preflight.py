@@ -1,13 +1,14 @@
-"""A dress rehearsal: whether distillers can read what these networks give, before anything is trained."""
+"""A dress rehearsal: whether networks can be built, and distillers read them, before anything is trained."""
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import torch
 
 from wbcbench.contracts import Outputs, PairShapes, Task
-from wbcbench.errors import IncompatibleError
+from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial
 from wbcbench.spec.lessons import Lesson, pair
@@ -15,6 +16,34 @@ from wbcbench.training.build import build_distillers, build_fusion, build_routin
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import speak
+
+log = logging.getLogger("wbcbench")
+
+
+def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], registry: Registry) -> None:
+    """Build the network of a trial and throw it away: stages, widths and layers that its parts do not have.
+
+    Args:
+        trial: of any method; its policies and distillers are left alone.
+        channels: of every modality that it reads.
+        classes: their names.
+        registry: of the trial's components.
+
+    Raises:
+        IncompatibleError: names the method and its backbone, and says what does not fit. Code that breaks down in
+            another way is a matter of its own trial.
+    """
+    try:
+        build_fusion(trial, _task(trial, channels, classes), registry)
+    except UsageError as error:
+        model = trial.method.backbone.params.get("model", trial.method.backbone.name)
+        raise IncompatibleError(f"{trial.label} with backbone {model}: {error}") from error
+    except Exception:
+        log.debug("%s could not be built", trial.label, exc_info=True)
+
+
+def _task(trial: Trial, channels: dict[str, int], classes: tuple[str, ...]) -> Task:
+    return Task({m: channels[m] for m in trial.reads}, classes, trial.protocol.image_size)
 
 
 @torch.no_grad()
@@ -32,7 +61,7 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
         return
 
     def outputs(t: Trial) -> tuple[Outputs, object]:
-        task = Task({m: channels[m] for m in t.reads}, classes, t.protocol.image_size)
+        task = _task(t, channels, classes)
         fusion = build_fusion(t, task, registry).eval()
         size = task.image_size
         found: Outputs = fusion({m: torch.zeros(2, c, size, size) for m, c in task.channels.items()}, None, True)

@@ -51,6 +51,7 @@ def write_record(
         notes=notes,
         pseudo_multimodal=cells.pseudo_multimodal,
         inputs=statistics_of(job.cells, job.train, trial.reads),
+        resolved=dict(cells.resolved),
         selected_epoch=state.best_epoch,
         started=started.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,14 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Fusion, Output, Outputs, PairShapes, Policy, Progress
+from wbcbench.contracts import Batch, Fusion, Output, Outputs, PairShapes, Policy, Progress, masked_mean
 
 
 def with_labels(outputs: Outputs, batch: Batch) -> Outputs:
-    """Give every route the labels and cell ids of the cells that it was shown; cast to float32."""
+    """Give every route the labels and cell ids of the cells that it was shown; cast to float32.
+
+    `batch.present` is what the rows were really shown: [R, M], in the order of the images' rows.
+    """
     ready: Outputs = {}
     for route, out in outputs.items():
         out = out.float()
+        out.shown = batch.shown(out.reads)
+        if out.shown is not None and out.rows is not None and batch.rows is None:
+            out.shown = out.shown[out.rows]  # the fusion itself took rows of the batch in another order
         if out.rows is None and batch.rows is not None:
             out.rows = rows_of(batch.rows, out.reads)
         out.labels, out.index = batch.labels_of(out.rows), batch.cells_of(out.rows)
@@ -39,10 +45,15 @@ def task_loss(
 ) -> dict[str, Tensor]:
     """Scalar task terms, one per route (or as the fusion names them), class-weighted per route.
 
+    A route's term is the mean over the rows that it was shown something of: `Output.shown`.
+
     `weights`: [K], mean 1 over the training cells.
     """
     batch.class_weights = weights
     terms = fusion.task_terms(outputs, batch, progress)
+    for route, out in outputs.items():
+        if out.shown is not None and route in terms and terms[route].ndim:
+            terms[route] = masked_mean(terms[route], out.shown)
     for policy in policies:
         terms = policy.task_terms(terms, outputs, batch, progress)
     reduced = {}

@@ -176,9 +176,12 @@ class TeacherBank:
 
     def answers(self, cells: Tensor) -> list[Output]:
         """Per teacher, its output for the batch's cells [B], on the views of the current epoch."""
+        present = [self.views.cells.present(cells, t.reads) for t in self.teachers]
         if self.replays is not None:
             rows = self._row[cells]
             found = [a.select(rows).float() for a in self._answers]
-            return [replace(a, head=head) for a, head in zip(found, self.heads, strict=True)]
-        views = self.views.epoch(self._epoch)
-        return [t.answer(views, cells, self.views.cells.present(cells, t.reads), self.maps) for t in self.teachers]
+            found = [replace(a, head=head) for a, head in zip(found, self.heads, strict=True)]
+        else:
+            views = self.views.epoch(self._epoch)
+            found = [t.answer(views, cells, p, self.maps) for t, p in zip(self.teachers, present, strict=True)]
+        return [replace(a, shown=None if p is None else p.any(1)) for a, p in zip(found, present, strict=True)]

@@ -17,7 +17,7 @@ from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
-from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
+from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
@@ -29,6 +29,7 @@ from wbcbench.training.build import (
     build_routing,
     task_of,
 )
+from wbcbench.training.combiner import fit_combiner
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
 from wbcbench.training.imputer import Imputer
@@ -66,9 +67,11 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     cells, split = bench.resident(trial), bench.split(trial)
     train, val = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val))
     fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
-    if fusion.missing == "refuse" and cells.present(train[:1], trial.reads) is not None:
+    lacking = [m for m in trial.reads if m in cells.incomplete]
+    if fusion.missing == "refuse" and lacking:  # unknown to the plan where the data set does not tell
         raise IncompatibleError(
-            f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some are missing."
+            f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some cells have no "
+            f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities)."
         )
     if isinstance(imputer := getattr(fusion, "imputer", None), Imputer):
         imputer.measure(cells)
@@ -95,11 +98,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
-    told = state.best_predictions
-    if type(fusion).fit_combiner is not Fusion.fit_combiner:
-        judges = complete(cells, val, trial.reads)  # what a head says of an absent image tells nothing of the head
-        fusion.fit_combiner(forward_all(fusion, cells, judges, trial.reads)[0], cells.labels[judges])
-        told = None
+    told = fit_combiner(fusion, cells, val, trial.reads) if fusion.combines else state.best_predictions
     predictions: dict[str, Predictions] = {"val": told or predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)

@@ -327,7 +327,7 @@ def test_truncated_and_absent_files_are_refused(save: Any, tmp_path: Path) -> No
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match="cannot be read"):
             Npz(Npz.Params(path=str(path))).load()
-    for wrong in (tmp_path / "none.npz", tmp_path):
+    for wrong in (tmp_path / "none.npz", tmp_path, Path("x" * 5000)):
         with pytest.raises(DataError, match=r"dataset\.path"):
             Npz(Npz.Params(path=str(wrong))).describe()
 

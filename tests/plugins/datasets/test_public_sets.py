@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wbcbench_plugins.datasets import _medmnist
+from wbcbench_plugins.datasets import _medmnist, pbc
 from wbcbench_plugins.datasets.bsccm import Bsccm
 from wbcbench_plugins.datasets.imaging_flow import ImagingFlow
 from wbcbench_plugins.datasets.medmnist import MedMnistSet, SetName
-from wbcbench_plugins.datasets.pbc import Pbc
+from wbcbench_plugins.datasets.pbc import ARCHIVE, SHA256, Pbc
 from wbcbench_plugins.datasets.raabin_wbc import RaabinWbc
 
 from wbcbench.contracts import Dataset
@@ -146,7 +146,7 @@ def test_medmnist_knows_every_set_in_four_sizes() -> None:
     assert all(tuple(p.md5) == _medmnist.SIZES for p in _medmnist.SETS.values())
 
 
-def test_pbc_leaves_copies_out_and_says_so(tmp_path: Path) -> None:
+def test_pbc_leaves_copies_out_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made.pbc(tmp_path / "PBC_dataset_normal_DIB")
     cells = Pbc(Pbc.Params(path=str(folder))).load(16)
     assert len(cells) == 16  # one copy, and both of those under two labels
@@ -160,6 +160,14 @@ def test_pbc_leaves_copies_out_and_says_so(tmp_path: Path) -> None:
             archive.write(file, file.relative_to(tmp_path))
     zipped = Pbc(Pbc.Params(path=str(tmp_path / "pbc.zip"))).load(16)
     assert zipped.fingerprint == cells.fingerprint
+    own = (tmp_path / "pbc.zip").rename(tmp_path / ARCHIVE)
+    with pytest.raises(DataError, match=rf"{SHA256}.*check_digest=false"):
+        Pbc(Pbc.Params(path=str(own))).describe()
+    taken = Pbc(Pbc.Params(path=str(own), check_digest=False))
+    assert taken.load(16).fingerprint == cells.fingerprint
+    assert taken.public_params() == Pbc(Pbc.Params(path=str(folder))).public_params() == {"copies": "drop"}
+    monkeypatch.setattr(pbc, "SHA256", hashlib.sha256(own.read_bytes()).hexdigest())
+    assert Pbc(Pbc.Params(path=str(own))).describe().cells == 16
     (folder / "platelet").rename(folder / "thrombocyte")
     with pytest.raises(DataError, match="but platelet is missing"):
         Pbc(Pbc.Params(path=str(folder))).describe()

@@ -35,6 +35,8 @@ class View:
     width: int = 160
     """Of a terminal, in characters."""
     colour: bool = False
+    title: str | None = None
+    """Heading of a page; None: that of wbcbench."""
 
 
 def render(report: Report, name: str, view: View | None = None) -> bytes:

@@ -15,7 +15,8 @@ def flat(row: Row, board: Board) -> dict[str, Any]:
     values: dict[str, Any] = {
         "board": board.digest, "dataset": board.key.dataset, "rank": row.rank, "tie_group": row.tie_group,
         "status": row.status, "method": row.method, "method_id": row.method_id, "name": row.name,
-        "fusion": row.fusion, "kd": row.kd, "backbone": row.backbone, "policies": "+".join(row.policies),
+        "fusion": row.fusion, "kd": row.kd, "backbone": row.backbone,
+        "backbone_differs": row.backbone_differs, "policies": "+".join(row.policies),
         "teachers": "+".join(row.teacher_backbones), "routing": row.routing or "",
         "modalities": "+".join(row.modalities), "n": row.n, "seeds": _joined(row.seeds),
         "missing_seeds": _joined(row.missing_seeds),

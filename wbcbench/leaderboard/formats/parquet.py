@@ -16,8 +16,9 @@ _INTEGERS = frozenset({
 })  # fmt: skip
 _BOOLEANS = frozenset({"over_single_beyond_noise", "over_no_kd_beyond_noise", "pseudo_multimodal"})
 _TEXT = frozenset({
-    "board", "dataset", "status", "method", "method_id", "name", "fusion", "kd", "backbone", "policies",
-    "teachers", "routing", "modalities", "seeds", "missing_seeds", "over_single_against",
+    "board", "dataset", "status", "method", "method_id", "name", "fusion", "kd", "backbone",
+    "backbone_differs", "policies", "teachers", "routing", "modalities", "seeds", "missing_seeds",
+    "over_single_against",
     "over_single_against_name", "over_no_kd_against", "over_no_kd_against_name", "device", "search_study",
     "worst_subset", "provider", "components", "records", "digests",
 })  # fmt: skip

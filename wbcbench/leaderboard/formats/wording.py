@@ -54,7 +54,8 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
         lines.append(f"95 % intervals over {what} ({board.resamples} bootstrap resamples) and seeds.")
         if len(ranked) > 1:
             lines.append(
-                "Rows that share a rank (=) cannot be told from the best of them: paired test over cells and "
+                "Rows that share a rank (=) cannot be told from the best row of that rank; a lower rank means "
+                "worse than the best of the group above, not than every row there. Paired test over cells and "
                 "seeds, Holm over all pairs, alpha 0.05."
             )
     gains = []
@@ -82,11 +83,11 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
 
 def across_lines(across: Across) -> list[str]:
     """What holds over several data sets."""
-    p = across.friedman_p
     lines = [
         f"Over {len(across.boards)} data sets, {len(across.methods)} methods ranked by {HEADERS[across.by]}: "
-        f"Friedman p = {p:.3g}; mean ranks nearer than {across.critical_difference:.2f} cannot be told apart "
-        "(Nemenyi, alpha 0.05).",
+        f"Friedman p = {across.friedman_p:.3g}; mean ranks nearer than {across.critical_difference:.2f} cannot be "
+        "told apart (Nemenyi, alpha 0.05).",
+        *([nothing_could_show(across)] if across.hopeless else []),
         "Mean rank of each:",
     ]
     lines += [f"{rank:.2f}  {name}" for name, rank in zip(across.methods, across.mean_ranks, strict=True)]
@@ -96,4 +97,14 @@ def across_lines(across: Across) -> list[str]:
             f"Chance that a run of {across.methods[0]} beats one of another, on a data set drawn at random:"
         )
     lines += [f"{i.probability:.2f} ({i.low:.2f}..{i.high:.2f})  {i.b}" for i in best]
-    return lines
+    return [*lines, *across.notes]
+
+
+def nothing_could_show(across: Across) -> str:
+    """That the diagram would look the same whatever the results."""
+    most, sets = len(across.methods) - 1, len(across.boards)
+    return (
+        f"So few data sets could show nothing: mean ranks of {most + 1} methods differ by {most} at most, less "
+        f"than {across.critical_difference:.2f}. That none can be told apart is because there are {sets} data "
+        "sets, and says nothing of the methods."
+    )

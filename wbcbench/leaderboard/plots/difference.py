@@ -38,6 +38,8 @@ def critical_difference(across: Across) -> Figure:
         axes.plot([x, x], [0, 0.12], color="black", lw=1)
         axes.text(x, 0.16, str(x), ha="center", va="bottom", fontsize=8)
     title = f"mean rank by {HEADERS[across.by]} over {len(across.boards)} data sets (1 is best)"
+    if across.hopeless:
+        title += f"\nnothing could show: {len(ranks)} mean ranks differ by {len(ranks) - 1} at most"
     axes.text((low + high) / 2, 1.0, title, ha="center", va="bottom", fontsize=9)
     right = low + across.critical_difference
     axes.plot([low, right], [0.75, 0.75], color="black", lw=1.2, marker="|", ms=7)

@@ -16,9 +16,12 @@ from wbcbench.leaderboard.plots.canvas import canvas
 from wbcbench.leaderboard.plots.costs import COSTS, frontier
 from wbcbench.leaderboard.plots.difference import critical_difference
 from wbcbench.leaderboard.plots.palette import MARKERS, OKABE_ITO, styles
+from wbcbench.leaderboard.plots.students import students
 from wbcbench.leaderboard.text import clean
 
 Draw = Callable[[Report, str], Figure]
+FEW = 12
+"""Rows that a plot has room to name; of more, it names those that are not beaten."""
 
 
 def pareto(report: Report, cost: str) -> Figure:
@@ -41,19 +44,31 @@ def pareto(report: Report, cost: str) -> Figure:
         [float(price(r) or 0) for r in best], [_mean(r, board) for r in best], where="post", ls=":",
         color="#4D4D4D", label="not beaten at its cost",
     )  # fmt: skip
-    middle = (float(price(best[0]) or 1) * float(price(best[-1]) or 1)) ** 0.5
-    for r in best:
-        x = float(price(r) or 0)
-        right = x <= middle  # where there is room for the name
-        axes.annotate(
-            clean(r.name), (x, _mean(r, board)), xytext=(5 if right else -5, 4), textcoords="offset points",
-            ha="left" if right else "right", fontsize=8,
-        )  # fmt: skip
     _logarithmic(axes)
+    named = rows if len(rows) <= FEW else best
+    _names(axes, [(float(price(r) or 0), _mean(r, board), clean(r.name)) for r in named])
     axes.set_xlabel(title)
     axes.set_ylabel(HEADERS[board.by])
     axes.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _names(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside their points, on the side where there is room; those of neighbours below each other."""
+    line, near = 10.0, 90.0  # typographical points
+    middle = (min(x for x, *_ in points) * max(x for x, *_ in points)) ** 0.5
+    placed: list[tuple[bool, float, float]] = []
+    for x, y, name in sorted(points, key=lambda p: -p[1]):
+        across, up = axes.transData.transform((x, y)) * 72 / axes.figure.dpi
+        right, at = x <= middle, up + 4
+        for side, there, height in placed:
+            if side == right and abs(there - across) < near and abs(height - at) < line:
+                at = height - line
+        placed.append((right, across, at))
+        axes.annotate(
+            name, (x, y), xytext=(5 if right else -5, at - up), textcoords="offset points",
+            ha="left" if right else "right", fontsize=8,
+        )  # fmt: skip
 
 
 def bars(report: Report, cost: str) -> Figure:
@@ -74,13 +89,16 @@ def bars(report: Report, cost: str) -> Figure:
 
 
 def heatmap(report: Report, cost: str) -> Figure:
-    """Fusion x distiller; a cell holds the best row of that pair."""
+    """Fusion x distiller; a cell holds the best row of that pair, of one backbone."""
     board = _only(report)
-    rows = _shown(board)
+    rows, left = students(board)
     fusions = list(dict.fromkeys(r.method for r in rows))
     kds = sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))
     if len(fusions) < 2 or len(kds) < 2:
-        raise UsageError("A heat map needs at least two fusions and two distillers. --kind bars shows this board.")
+        raise UsageError(
+            "A heat map needs at least two fusions and two distillers on one backbone. "
+            "--kind bars shows this board."
+        )
     table = np.full((len(fusions), len(kds)), np.nan)
     pick = np.fmax if board.higher_is_better else np.fmin
     for r in rows:
@@ -98,6 +116,7 @@ def heatmap(report: Report, cost: str) -> Figure:
     axes.set_xticks(range(len(kds)), [clean(k) for k in kds], rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(fusions)), [clean(f) for f in fusions], fontsize=8)
     figure.colorbar(image, ax=axes, label=HEADERS[board.by])
+    axes.set_xlabel(clean(left), fontsize=7)
     axes.grid(False)
     return figure
 

@@ -42,6 +42,7 @@ class MyMethod(Dataset):
         images, labels, donors = self._read()
         if image_size not in (None, self.params.image_size):
             images = {m: resize_stack(x, image_size) for m, x in images.items()}
+        # Where this computes a modality from other images, override `preparation` too, for `wbcbench predict`.
         # `groups`: a donor never stands on two sides of a split. `split`: the official split, if there is one.
         # `check` says in plain words what is wrong with shapes or labels.
         return Cells(images, labels, CLASSES, self._fingerprint(), groups=donors, licence="unknown").check()

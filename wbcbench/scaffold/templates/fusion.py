@@ -21,6 +21,7 @@ class MyMethod(Fusion):
     source = ""  # paper and equation, shown by `wbcbench show`
     emits = ("joint",)  # routes: "joint", "modality" (one head each), or both
     missing = "impute"  # what to do about an absent modality: native, impute, refuse
+    offers = ("own_embedding", "own_parameters")  # what policies find in it; without this line they find out
     stage_maps = False  # True: every Output below carries `maps`, so distillers of stage maps go with it
     solves = ("redundant", "unique")  # toy problems that the contract tests hold it to; "xor" is the third
 

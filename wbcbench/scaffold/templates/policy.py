@@ -15,6 +15,7 @@ class MyMethod(Policy):
 
     name = "my_method"
     source = ""  # paper and section, shown by `wbcbench show`
+    acts_on = "images"  # its place among other policies: rows, images, losses, weights, gradients
     needs_routes = "any"  # which routes the fusion must have: any, several, modality, joint, both
 
     class Params(Parameters):

@@ -7,12 +7,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from wbcbench.leaderboard.columns import HEADERS, count
+from wbcbench.leaderboard.columns import HEADERS
 from wbcbench.leaderboard.formats.html.choices import Choice, Drawing
 from wbcbench.leaderboard.formats.html.looks import INK, SHADES, finish, label, short
+from wbcbench.leaderboard.formats.wording import nothing_could_show
 from wbcbench.leaderboard.model import Across, Board, Row
+from wbcbench.leaderboard.numbers import count, two_digits
 from wbcbench.leaderboard.plots.costs import COSTS, Cost, frontier
 from wbcbench.leaderboard.plots.palette import OKABE_ITO, styles
+from wbcbench.leaderboard.plots.students import students
 
 _SHORT = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
@@ -63,8 +66,8 @@ def pareto(board: Board) -> Drawing | None:
 
 
 def heatmap(board: Board) -> Drawing | None:
-    """Fusion x distiller; a cell holds the best row of that pair."""
-    rows = _shown(board)
+    """Fusion x distiller; a cell holds the best row of that pair, of one backbone."""
+    rows, left = students(board)
     fusions, kds = list(dict.fromkeys(r.method for r in rows)), sorted({r.kd for r in rows}, key=_none_first)
     if len(fusions) < 2 or len(kds) < 2:
         return None
@@ -83,6 +86,7 @@ def heatmap(board: Board) -> Drawing | None:
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     figure.update_xaxes(type="category", showgrid=False)
     doc = f"{HEADERS[board.by]} of the best row of each pair; deeper is better. Empty where no trial was run."
+    doc = f"{doc} {left}".strip()
     return Drawing(finish(figure, "distiller", "", 110 + 34 * len(fusions)), "Fusion × distiller", doc)
 
 
@@ -133,7 +137,9 @@ def critical_difference(across: Across) -> Drawing:
     return Drawing(
         finish(figure, f"mean rank by {HEADERS[across.by]} (1 is best)", "", 110 + 30 * len(ranks)),
         "Critical-difference diagram",
-        f"A bar at the left joins methods whose mean ranks are nearer than {across.critical_difference:.2f}: "
+        nothing_could_show(across)
+        if across.hopeless
+        else f"A bar at the left joins methods whose mean ranks are nearer than {across.critical_difference:.2f}: "
         "these data sets cannot tell them apart.",
         wide=True,
     )
@@ -163,7 +169,7 @@ def _sides(rows: Sequence[Row], cost: Cost) -> list[str]:
 def _hover(row: Row, board: Board) -> str:
     e = row.metrics[board.by]
     interval = "" if e.low is None or e.high is None else f" ({e.low:.3f}..{e.high:.3f})"
-    latency = "" if row.timing.latency_ms is None else f", {row.timing.latency_ms:.3g} ms"
+    latency = "" if row.timing.latency_ms is None else f", {two_digits(row.timing.latency_ms)} ms"
     return (
         f"<b>{label(row.name)}</b><br>{HEADERS[board.by]} {e.mean:.3f}{interval}<br>"
         f"{count(row.macs) or '?'} MACs, {count(row.params)} parameters{latency}"

@@ -31,7 +31,7 @@ _OVERVIEW = {"pareto": figures.pareto, "heatmap": figures.heatmap, "missing": fi
 _CLOSELY = {"classes": closely.classes, "confusion": closely.confusion, "calibration": closely.calibration}
 _ABSENT = {
     "pareto": "No plot of accuracy against cost: it needs two rows that say what they cost.",
-    "heatmap": "No heat map: it needs two fusions and two distillers.",
+    "heatmap": "No heat map: it needs two fusions and two distillers on one backbone.",
     "missing": "No curves with modalities missing: `wbcbench run ... --evaluate full` examines records for them.",
 }
 
@@ -56,7 +56,9 @@ def page(report: Report, view: View) -> str:
         report=report,
         boards=[_board(b, titles[b.digest], view) for b in large],
         alone=[ALONE, *alone] if alone else [],
-        across=[(across_lines(a)[0], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
+        title=view.title or "wbcbench leaderboard",
+        heading=view.title or "Which fusion, which distillation?",
+        across=[([across_lines(a)[0], *a.notes], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
                 for i, a in enumerate(report.across)],
         metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
         columns=[(c.header, c.doc) for n, c in COLUMNS.items() if n not in METRIC_NAMES and "interval" not in n],

@@ -1,0 +1,171 @@
+"""One trained fusion on fixed cells, asked what it says when images are left out, swapped or changed.
+
+A pass over the cells is what costs, so nothing is asked twice; and of networks that each read one modality a
+single pass tells what they say of any subset, and of cells shuffled in one modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Fusion, Output, Outputs
+from wbcbench.contracts.output import shown_in
+from wbcbench.data.counter import permutation
+from wbcbench.data.resident import ResidentCells
+from wbcbench.evaluation.metrics import score
+from wbcbench.evaluation.predict import joined
+from wbcbench.evaluation.shapley import Subset, subsets
+
+BATCH = 256
+PROBE = 32
+"""Cells on which it is tried out whether networks are separate."""
+CLOSE = 1e-3
+"""Larger differences are no rounding, also of accelerators in reduced precision."""
+
+Images = dict[str, Tensor]
+Change = Callable[[Images, Tensor | None, Tensor], tuple[Images, Tensor | None]]
+"""(normalised images of a batch, `present` or None, its cell ids) -> images and `present`."""
+
+
+@dataclass
+class Answer:
+    """What the fusion says of n cells."""
+
+    probabilities: Tensor
+    """[n, K]."""
+    outputs: Outputs
+    """Every route's, without maps."""
+    present: Tensor | None
+    """[n, M] bool: which modalities were there."""
+
+
+class Examination:
+    """One trained fusion on fixed cells; `passes` it took so far, and `saved`."""
+
+    def __init__(
+        self, fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...], seed: int
+    ) -> None:
+        self.fusion, self.cells, self.ids, self.modalities, self.seed = fusion.eval(), cells, ids, modalities, seed
+        self.labels = cells.labels[ids].cpu().numpy()
+        self.passes = self.saved = 0
+        self.plain = True  # no output has attributes of its own, which `predict` might read
+
+    @cached_property
+    def clean(self) -> Answer:
+        """Everything as it is."""
+        return self.ask(lambda images, present, _: (images, present))
+
+    def ask(self, change: Change) -> Answer:
+        """One pass."""
+        self.passes += 1
+        return self._answer(self.ids, change)
+
+    def kept(self, subset: Subset) -> Answer:
+        """With only these modalities there."""
+        whole = set(subset) == set(self.modalities)
+        if not whole and not self.separate:
+            return self.ask(self._keep(subset))
+        self.saved += 1
+        if whole:
+            return self.clean
+        present = self._here(self.clean.present, subset, len(self.ids))
+        return Answer(self.fusion.predict(self.clean.outputs, present).float(), self.clean.outputs, present)
+
+    def swapped(self, which: tuple[str, ...]) -> Answer:
+        """With other cells of the split in these modalities: a seeded permutation; what those lack is lacking."""
+        to = permutation(self.ids, self.seed, "permute", "+".join(which))
+        if not self.separate:
+            other = torch.zeros(int(self.ids.max()) + 1, dtype=torch.int64, device=self.ids.device)
+            other[self.ids] = to
+            return self.ask(lambda images, present, ids: self._shown_instead(which, images, present, other[ids]))
+        self.saved += 1
+        order = torch.argsort(self.ids)
+        rows = order[torch.searchsorted(self.ids[order], to)]  # ids[rows] is `to`
+        routes = self.clean.outputs.items()
+        outputs = {r: out.select(rows if min(out.reads) in which else None) for r, out in routes}
+        _, present = self._shown_instead(which, {}, self.clean.present, to)
+        return Answer(self.fusion.predict(outputs, present).float(), outputs, present)
+
+    def having(self, subset: Subset) -> Tensor | None:
+        """[n] bool: the cells that have all these modalities; None: all cells have."""
+        if self.clean.present is None:
+            return None
+        return torch.stack([self.clean.present[:, self.modalities.index(m)] for m in subset]).all(0)
+
+    def metrics(self, probabilities: Tensor, rows: Tensor | None = None) -> dict[str, float | None]:
+        """Of all cells, or of those in `rows` [n] bool, which are some."""
+        keep = slice(None) if rows is None else rows.cpu().numpy()
+        return score(probabilities.cpu().numpy()[keep], self.labels[keep], self.cells.classes).summary
+
+    @cached_property
+    def separate(self) -> bool:
+        """Whether every route answers by one modality's images alone, and `predict` heeds those that are there.
+
+        `Output.reads` does not tell: heads of one trunk follow one modality each and see all slots. So it is tried
+        out on a few cells that have everything, for every subset.
+        """
+        routes = self.clean.outputs.values()
+        if self.fusion.missing == "refuse" or not self.plain or any(len(out.reads) != 1 for out in routes):
+            return False
+        having = self.having(self.modalities)
+        every = torch.arange(len(self.ids), device=self.ids.device)
+        rows = (every if having is None else every[having])[:PROBE]
+        few = {r: out.select(rows) for r, out in self.clean.outputs.items()}
+        for subset in subsets(self.modalities)[:-1] if len(rows) else []:
+            asked = self._answer(self.ids[rows], self._keep(subset))
+            told = self.fusion.predict(few, asked.present)
+            mine = [r for r, out in few.items() if out.reads <= set(subset)]
+            pairs = [(told, asked.probabilities), *((few[r].logits, asked.outputs[r].logits) for r in mine)]
+            if not all(torch.allclose(a, b, rtol=CLOSE, atol=CLOSE) for a, b in pairs):
+                return False
+        return len(rows) > 0
+
+    @torch.no_grad()
+    def _answer(self, cells: Tensor, change: Change) -> Answer:
+        probs: list[Tensor] = []
+        parts: list[Outputs] = []
+        there: list[Tensor] = []
+        for chunk in torch.split(cells, BATCH):
+            plain = {m: self.cells.images(chunk, m) for m in self.modalities}
+            images, present = change(plain, self.cells.present(chunk, self.modalities), chunk)
+            images = {m: x.contiguous(memory_format=torch.channels_last) for m, x in images.items()}
+            outputs = {r: o.float() for r, o in self.fusion(images, present).items()}
+            for out in outputs.values():
+                out.shown = shown_in(present, out.reads, self.modalities)
+                self.plain = self.plain and type(out) is Output
+            probs.append(self.fusion.predict(outputs, present).float())
+            parts.append(outputs)
+            there += [] if present is None else [present]
+        routes = {r: joined([p[r] for p in parts]) for r in parts[0]}
+        return Answer(torch.cat(probs), routes, torch.cat(there) if there else None)
+
+    def _keep(self, subset: Subset) -> Change:
+        def change(images: Images, present: Tensor | None, ids: Tensor) -> tuple[Images, Tensor]:
+            # the one imputer: the training mean, which is zero after normalisation
+            images = {m: x if m in subset else torch.zeros_like(x) for m, x in images.items()}
+            return images, self._here(present, subset, len(ids))
+
+        return change
+
+    def _here(self, present: Tensor | None, subset: Subset, rows: int) -> Tensor:
+        here = torch.tensor([m in subset for m in self.modalities], device=self.ids.device).expand(rows, -1)
+        return here if present is None else present & here
+
+    def _shown_instead(
+        self, which: tuple[str, ...], images: Images, present: Tensor | None, ids: Tensor
+    ) -> tuple[Images, Tensor | None]:
+        """Cells `ids` [B] in the modalities `which`, with what they have of them."""
+        images = {m: self.cells.images(ids, m) if m in which else x for m, x in images.items()}
+        theirs = self.cells.present(ids, self.modalities)
+        if present is None or theirs is None:
+            return images, present
+        mine = torch.tensor([m in which for m in self.modalities], device=ids.device)
+        return images, torch.where(mine, theirs, present)
+
+
+__all__ = ["Answer", "Change", "Examination", "Images"]

@@ -1,0 +1,43 @@
+"""The code that stands beside a component's own file: what else of its folder can change what it does."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from wbcbench.importing import source_file
+from wbcbench.registry import Component
+
+
+def helpers(component: Component) -> str:
+    """Digest of the files that a component may import from beside it, as they are now; empty if there are none.
+
+    For a plugin that is a folder, all of its files; for a file, the folder's helpers (`_x.py`).
+    """
+    try:
+        path = source_file(component.target) if isinstance(component.target, str) else None
+    except ValueError:
+        path = None
+    if path is None or not path.is_file():
+        return ""
+    folder = path.name == "__init__.py"
+    found = path.parent.rglob("*.py") if folder else path.parent.glob("_*.py")
+    files = sorted(p for p in found if p != path and (folder or p.name != "__init__.py"))
+    return _digest(files) if files else ""
+
+
+@cache
+def kept_helpers(component: Component) -> str:
+    """`helpers` as this process found them first."""
+    return helpers(component)
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+__all__ = ["helpers", "kept_helpers"]

@@ -1,0 +1,86 @@
+"""Combiners (weights, temperatures, stackers) fitted on validation cells, and what they say of other cells.
+
+Validation metrics drive searches and choose finalists. A combiner judged by the very cells that it was fitted on
+would look better than it is, the more so the more numbers it has; so each validation cell is judged by a combiner
+that was fitted on the others. The network is the same throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Fusion
+from wbcbench.data.counter import counter_hash
+from wbcbench.data.resident import ResidentCells
+from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
+
+FOLDS = 5
+
+
+def folds(ids: Tensor, labels: Tensor, count: int = FOLDS) -> Tensor:
+    """[n] fold of each cell, 0 .. count - 1; sizes differ by at most one, over all and within a class.
+
+    A function of the cells alone: every method and seed has the same ones.
+
+    Args:
+        ids: [n] cell ids.
+        labels: [n].
+        count: how many folds.
+    """
+    hashed = counter_hash("combiner", ids)
+    assert isinstance(hashed, Tensor)
+    order = torch.argsort(hashed, stable=True)
+    order = order[torch.argsort(labels[order], stable=True)]
+    found = torch.empty_like(ids)
+    found[order] = torch.arange(len(ids), device=ids.device) % count
+    return found
+
+
+def fit_combiner(fusion: Fusion, cells: ResidentCells, val: Tensor, modalities: tuple[str, ...]) -> Predictions:
+    """Fit the combiner on the validation cells `val` [n]; returns cross-fitted predictions of them.
+
+    Fold by fold, the combiner starts from where it was, is fitted on the other folds' complete cells and predicts
+    the fold; then it is fitted on all of them, and stays so. Costs two passes over the validation cells.
+    """
+    before = {name: value.clone() for name, value in fusion.state_dict().items()}
+    judges = complete(cells, val, modalities)  # what a head says of an absent image tells nothing of the head
+    outputs = forward_all(fusion, cells, judges, modalities)[0]
+    labels = cells.labels[judges]
+    fold = folds(val, cells.labels[val])
+    fold_of_cell = torch.zeros_like(cells.labels)
+    fold_of_cell[val] = fold
+    parts, places = [], []
+    for k in range(FOLDS if len(val) > 1 else 0):
+        mine, others = (fold == k).nonzero()[:, 0], (fold_of_cell[judges] != k).nonzero()[:, 0]
+        if not len(mine):
+            continue
+        if len(others):
+            fusion.fit_combiner({r: out.select(others) for r, out in outputs.items()}, labels[others])
+        parts.append(predict(fusion, cells, val[mine], modalities))
+        places.append(mine.cpu().numpy())
+        fusion.load_state_dict(before)
+    fusion.fit_combiner(outputs, labels)
+    return _joined(parts, np.concatenate(places)) if parts else predict(fusion, cells, val, modalities)
+
+
+def _joined(parts: Sequence[Predictions], place: np.ndarray) -> Predictions:
+    """Predictions of all folds; row i of their concatenation belongs to `place[i]`."""
+    order = np.argsort(place)
+
+    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(arrays))[order]
+
+    return Predictions(
+        cells=join([p.cells for p in parts]),
+        labels=join([p.labels for p in parts]),
+        probabilities=join([p.probabilities for p in parts]),
+        routes={r: join([p.routes[r] for p in parts]) for r in parts[0].routes},
+        shown={r: join([p.shown[r] for p in parts]) for r in parts[0].shown},
+    )
+
+
+__all__ = ["FOLDS", "fit_combiner", "folds"]
