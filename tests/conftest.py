@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,59 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
         return int(code), out, err
 
     return call
+
+
+class Unprivileged:
+    """Somebody whom permissions bind, also where the tests run as root, who may read and write everything."""
+
+    NOBODY = 65534
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        """Theirs; pytest's own folders are closed to others."""
+
+    def copy(self, source: Path) -> Path:
+        """A copy of a folder that is theirs."""
+        target = self.folder / source.name
+        shutil.copytree(source, target)
+        for path in (target, *target.rglob("*")) if os.geteuid() == 0 else ():
+            os.chown(path, self.NOBODY, self.NOBODY)
+        return target
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call the function as them: in a fork, if we are root. What it imports must be imported before."""
+        if os.geteuid() != 0:
+            function()
+            return
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setgid(self.NOBODY)
+                os.setuid(self.NOBODY)
+                function()
+            except BaseException:
+                os.write(writer, traceback.format_exc()[-60_000:].encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        if said:
+            pytest.fail(said, pytrace=False)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Unprivileged]:
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has other permissions")
+    folder = Path(tempfile.mkdtemp(prefix="wbcbench-nobody-"))
+    if os.geteuid() == 0:
+        os.chown(folder, Unprivileged.NOBODY, Unprivileged.NOBODY)
+    yield Unprivileged(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "leaderboard", "load_record", "load_records", "run", "search"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'wbcbench' has no attribute {name!r}")

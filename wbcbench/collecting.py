@@ -14,7 +14,7 @@ import pluggy
 from wbcbench import hookspecs
 from wbcbench.errors import did_you_mean
 from wbcbench.hookspecs import HOOK_API
-from wbcbench.importing import file_target, source_file
+from wbcbench.importing import file_of, file_target
 from wbcbench.registry import KINDS, Component, plural
 from wbcbench.scan import scan
 
@@ -81,7 +81,7 @@ def _register(kind: str, provider: str, version: str, builtin: bool, into: list[
             origin=origin or f"{caller.f_code.co_filename}:{caller.f_lineno}",
             aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
             builtin=builtin,
-            sha256=_sha256(_file_of(target)),
+            sha256=_sha256(file_of(target)),
         )
         component.check()  # here, so that the traceback ends at the plugin's own line
         into.append(component)
@@ -112,16 +112,6 @@ def scanned_components(path: Path, provider: str) -> list[Component]:
             "`name = 'mine'`, but found neither; start the file's name with '_' if it is only a helper"
         )
     return components
-
-
-def _file_of(target: str | type) -> Path | None:
-    if isinstance(target, str):
-        try:
-            return source_file(target)
-        except ValueError:
-            return None  # `check` says what is wrong with it
-    file = getattr(sys.modules.get(getattr(target, "__module__", "")), "__file__", None)
-    return Path(file) if file else None
 
 
 def _sha256(path: Path | None) -> str:

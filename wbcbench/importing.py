@@ -44,6 +44,17 @@ def source_file(target: str) -> Path | None:
     return Path(origin) if origin and origin.endswith(".py") else None
 
 
+def file_of(target: str | type) -> Path | None:
+    """As `source_file`, for a class as well; None also for what is no target."""
+    if isinstance(target, str):
+        try:
+            return source_file(target)
+        except ValueError:
+            return None
+    file = getattr(sys.modules.get(getattr(target, "__module__", "")), "__file__", None)
+    return Path(file) if file else None
+
+
 def import_target(target: str) -> object:
     """Import the module and return the attribute. Whatever the module raises passes through."""
     where, attribute = split_target(target)

@@ -159,7 +159,7 @@ class Registry:
 
     def clashes(self) -> list[str]:
         """One sentence per name that more than one provider offers."""
-        return [_clash(k, n, cs) for (k, n), cs in sorted(self._by_name.items()) if len(cs) > 1]
+        return [clash_sentence(k, n, cs) for (k, n), cs in sorted(self._by_name.items()) if len(cs) > 1]
 
     def get(self, kind: str, name: str) -> Component:
         """As `resolve`, for callers that need no preset parameters."""
@@ -178,7 +178,7 @@ class Registry:
         if slash:
             offered = [c for c in offered if c.provider == provider]
         if len(offered) > 1:
-            raise NameClashError(_clash(kind, bare, offered))
+            raise NameClashError(clash_sentence(kind, bare, offered))
         if offered:
             return Resolved(offered[0])
         self._explain_missing(kind, provider, bare)
@@ -261,7 +261,8 @@ class Registry:
                 )
 
 
-def _clash(kind: str, name: str, components: Iterable[Component]) -> str:
+def clash_sentence(kind: str, name: str, components: Iterable[Component]) -> str:
+    """Who offers the name, and what to write instead."""
     offers = " and by ".join(
         f"{c.provider}{f' {c.provider_version}' if c.provider_version else ''} ({c.origin})" for c in components
     )

@@ -84,6 +84,31 @@ def test_results_show_themselves(done: Run) -> None:
     assert done.records[0].trial.id in html
 
 
+def test_a_record_shows_itself_in_a_few_short_lines(done: Run) -> None:
+    record = next(r for r in done.records if r.result.kd == "logits" and r.result.fusion == "early")
+    title, *metrics, path = repr(record).splitlines()
+    assert title.startswith("early + logits, seed ")
+    assert record.trial.id in title
+    assert [line.split()[:3:2] for line in metrics] == [
+        [side, f"{record.result.metrics[side]['macro_f1']:.3f},"] for side in record.result.metrics
+    ]
+    assert path.strip() == str(record.path)
+    assert max(map(len, [title, *metrics])) < 160
+
+
+def test_the_full_evaluation_is_that_of_the_command(done: Run) -> None:
+    words: dict[str, Any] = {
+        "fusion": "early", "dataset": dataset(done.store.parent / "cells.npz"), "store": done.store,
+        "set": {"batch_size": 16, "threads": 1},
+    }  # fmt: skip
+    assert wbcbench.run(**words, kd="none", **TINY).examinations == []
+    (entry,) = wbcbench.run(**words, kd="none", evaluate="full", **TINY).examinations
+    assert set(entry["result"]["subsets"]) >= {"u", "v"}
+    assert (done.store / "evaluations" / f"{entry['trial_id']}.json").is_file()
+    with pytest.raises(UsageError, match="'full'"):
+        wbcbench.run(**words, evaluate="ful", **TINY)
+
+
 def test_boards_are_those_of_the_command(
     done: Run, invoke: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -174,7 +199,9 @@ def test_packages_of_the_same_name_are_the_functions_too(before: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_importing_wbcbench_imports_nothing_heavy() -> None:
-    code = "import sys, wbcbench; print([m for m in ('torch', 'pandas', 'ray', 'optuna') if m in sys.modules])"
+def test_importing_wbcbench_imports_nothing_heavy_and_lists_its_names() -> None:
+    assert {"run", "search", "leaderboard", "load_record", "load_records", "__version__"} <= set(dir(wbcbench))
+    code = "import sys, wbcbench; dir(wbcbench); "
+    code += "print([m for m in ('torch', 'pandas', 'ray', 'optuna') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

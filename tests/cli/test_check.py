@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import wbcbench_plugins
 
-from wbcbench.scaffold import write_file
+from wbcbench.scaffold import write_file, write_package
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -79,6 +80,44 @@ def test_a_name_a_qualified_name_and_a_package_folder(plugin: Path, invoke: Invo
         assert "2 of 2 promises kept." in out
 
 
+def test_a_promise_that_no_contract_has_can_be_meant(plugin: Path, invoke: Invoke) -> None:
+    for words in ("its name", "Its NAME is"):
+        code, out, err = invoke("check", str(plugin), "--only", words)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[1:] == ["  ok    Its name is its own.", "1 of 1 promises kept."]
+
+
+def test_the_package_that_new_wrote_and_a_file_of_it(tmp_path: Path, plugin: Path, invoke: Invoke) -> None:
+    write_package("distiller", "gated", Path())
+    for place in (
+        "wbcbench-gated",
+        "wbcbench-gated/src/wbcbench_gated",
+        "wbcbench-gated/src/wbcbench_gated/__init__.py",
+        "wbcbench-gated/src/wbcbench_gated/gated.py",
+    ):
+        code, out, err = invoke("check", place, "--only", "does not train")
+        assert code == 0, (place, out + err)
+        assert out.startswith("distiller local.wbcbench_gated/gated (wbcbench-gated/src/wbcbench_gated/")
+        assert "2 of 2 promises kept." in out
+    # a clash with somebody else's stays one
+    write_file("distiller", "gated", Path("plugins"))
+    code, out, _ = invoke("check", "wbcbench-gated", "--plugins-dir", "plugins", "--only", "its name")
+    assert code == 1
+    assert "offered by local.gated" in out
+    # what is no plugin says what would be one
+    Path("wbcbench-gated/pyproject.toml").write_text("[project]\nname = 'x'\n")
+    code, _, err = invoke("check", "wbcbench-gated")
+    assert code == 2
+    assert "entry points of wbcbench" in err
+
+
+def test_a_file_that_is_installed_in_place_goes_by_its_own_name(invoke: Invoke) -> None:
+    dkd = Path(wbcbench_plugins.__file__).parent / "distillers" / "dkd.py"
+    code, out, err = invoke("check", str(dkd), "--only", "its name")
+    assert code == 0, out + err
+    assert out.startswith("distiller dkd (")
+
+
 def test_parameters_to_test_with(plugin: Path, invoke: Invoke) -> None:
     change(plugin, "        return {", "        assert self.params.temperature != 7\n        return {")
     assert invoke("check", str(plugin), "--only", "each loss")[0] == 0
@@ -106,7 +145,7 @@ def test_a_taken_name_is_a_broken_promise(plugin: Path, invoke: Invoke) -> None:
         (("plugins/test_mine.py",), 2, "helper or a test"),
         (("mean",), 2, "Say which: --kind fusion"),
         (("plugins/mine.py", "--kind", "fusion"), 2, "Expected a fusion in plugins/mine.py"),
-        (("plugins/mine.py", "--only", "colour"), 2, "'colour' is in none of: Each loss"),
+        (("plugins/mine.py", "--only", "colour"), 2, "'colour' is in none of: Its name is its own."),
         (("mine", "--kind", "fusoin"), 2, "Did you mean 'fusion'"),
     ],
 )

@@ -40,6 +40,11 @@ def offered(*words: str) -> set[str]:
         (("show", "dis"), {"distiller"}),
         (("show", "fusion", "earl"), {"early"}),
         (("show", "nothing", "earl"), set()),
+        (("list", "fu"), {"fusions"}),
+        (("new", "fu"), {"fusion"}),
+        (("check", "--kind", "dis"), {"distiller"}),
+        (("data", "inspect", "cells", "--dataset", "bs"), {"bsccm"}),
+        (("data", "audit", "cells", "--dataset", "bs"), {"bsccm"}),
     ],
 )
 def test_names(words: tuple[str, ...], expected: set[str]) -> None:
@@ -48,8 +53,17 @@ def test_names(words: tuple[str, ...], expected: set[str]) -> None:
 
 def test_records_of_the_store(tmp_path: Path) -> None:
     record = fake_record(Store(tmp_path / "store"), fake_trial(0))
-    assert offered("submit", "--store", str(tmp_path / "store"), record.trial.id[:3]) == {record.trial.id}
+    for verb in ("submit", "report", "export", "predict"):
+        assert offered(verb, "--store", str(tmp_path / "store"), record.trial.id[:3]) == {record.trial.id}
     assert offered("submit", "--store", str(tmp_path / "nowhere"), "") == set()
+
+
+def test_check_takes_names_of_every_kind_and_files() -> None:
+    assert {"mean", "mean_teacher"} <= offered("check", "mea")
+    assert "mean_teacher" in offered("check", "--kind", "distiller", "mea")
+    assert "mid_concat" not in offered("check", "--kind", "distiller", "mi")
+    complete = BashComplete(cli, {}, "wbcbench", "_WBCBENCH_COMPLETE")
+    assert [i.type for i in complete.get_completions(["check"], "plugins/m")] == ["file"]
 
 
 def test_plugins_of_a_folder(tmp_path: Path) -> None:

@@ -81,8 +81,7 @@ def test_times_are_spelt_for_people() -> None:
 
 
 def planned(seed: int) -> Any:
-    method = SimpleNamespace(kd="none")
-    trial = SimpleNamespace(id=f"id{seed}", method=method, label="single[nucleus]", seed=seed)
+    trial = SimpleNamespace(id=f"id{seed}", title="single[nucleus]", seed=seed)
     return SimpleNamespace(trial=trial, role="student")
 
 

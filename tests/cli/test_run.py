@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from wbcbench.cli.summary import print_examinations
+
 Invoke = Callable[..., tuple[int, str, str]]
 
 
@@ -76,6 +78,32 @@ def test_the_summary_names_what_a_newcomer_needs(invoke: Invoke, cells_file: Pat
     code, out, _ = invoke(*base, "--kd", "logits")
     assert code == 0
     assert "Nothing left to do" in out
+
+
+def test_policies_are_part_of_what_a_method_is_called(invoke: Invoke, cells_file: Path, tmp_path: Path) -> None:
+    base = [*arguments(cells_file, tmp_path / "s"), "--fusion", "concat", "--kd", "none"]
+    base += ["--policy", "modality_dropout"]
+    code, out, _ = invoke(*base, "--dry-run")
+    assert code == 0
+    assert "concat + modality_dropout" in out
+    code, out, err = invoke(*base)
+    assert code == 0
+    assert "concat + modality_dropout" in out
+    assert "student concat + modality_dropout, seed 0" in err
+    code, out, _ = invoke(*base, "--json")
+    assert json.loads(out)["records"][0]["policies"] == ["modality_dropout"]
+    code, out, _ = invoke("leaderboard", "--store", str(tmp_path / "s"))
+    assert "concat + modality_dropout" in out
+
+
+def test_what_a_network_relies_on_has_one_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {"method": "early", "kd": "none", "seed": 0, "policies": ["cutmix"]}
+    for drop, shown in ((0.25, "(-0.250)"), (-0.01, "(+0.010)")):
+        result = {"clean": {"macro_f1": 0.5}, "permutation_drop": {"u": drop}, "retained": {"noise": {"u": 0.5}}}
+        print_examinations([entry | {"result": result}])
+        out = capsys.readouterr().out
+        assert f"u {shown}" in out
+        assert "early + cutmix" in out
 
 
 def test_environment_variables_stand_between_file_and_flags(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
+import wbcbench
 from wbcbench.doctor import examine, installation, machine, storage
 from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
@@ -72,6 +75,24 @@ def test_every_problem_has_a_remedy(invoke: Invoke, tmp_path: Path, monkeypatch:
     assert "broken" in texts["plugins"]
 
 
+def test_a_flipped_bit_is_found_unless_it_is_to_be_quick(invoke: Invoke, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for seed, name in enumerate(("predictions.npz", "model.safetensors")):
+        path = fake_record(store, fake_trial(seed)).path / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    code, out, _ = invoke("doctor", "--store", str(store.root))
+    assert code == 1
+    assert "predictions.npz" in out
+    assert "model.safetensors" in out
+    assert "digests checked in" in out
+    code, out, _ = invoke("doctor", "--store", str(store.root), "--quick")
+    assert code == 0
+    assert "2 records" in out
+    assert "digests not checked (--quick)" in out
+
+
 def test_packages_that_are_missing_old_or_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     have = {"click": "7.0", "rich": None, "numpy": "2.0"}
     monkeypatch.setattr(
@@ -88,8 +109,32 @@ def test_packages_that_are_missing_old_or_do_not_load(monkeypatch: pytest.Monkey
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", absent)
+    monkeypatch.setattr(metadata, "distribution", absent)
+    monkeypatch.chdir(Path(wbcbench.__file__).parents[1])
     (found_one,) = installation.packages()
     assert found_one.fix == "pip install -e ."
+
+
+def test_every_remedy_installs_wbcbench_from_where_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["click>=8", *(f"{name}>=1; extra == '{name}'" for name in ("bsccm", "export", "explain"))]
+    monkeypatch.setattr(metadata, "requires", lambda name: wanted)
+    monkeypatch.setattr(installation, "version_of", lambda name: "99" if name in ("click", "wbcbench") else None)
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    for url, extras, whole in (
+        ({"url": tmp_path.as_uri(), "dir_info": {"editable": True}},
+         f"-e '{tmp_path}[bsccm,explain,export]'", f"-e {tmp_path}"),
+        ({"url": tmp_path.as_uri(), "dir_info": {}}, f"'{tmp_path}[bsccm,explain,export]'", f"{tmp_path}"),
+        ({}, "'wbcbench[bsccm,explain,export]'", "wbcbench"),
+    ):  # fmt: skip
+        given = SimpleNamespace(read_text=lambda name, url=url: json.dumps(url) if url else None)
+        monkeypatch.setattr(metadata, "distribution", lambda name, given=given: given)
+        (found,) = installation.extras()
+        assert found.fix == f"pip install {extras}", "all that are missing, not one of them"
+        (found,) = installation.python()
+        assert found.fix == f"python3 -m venv .venv && .venv/bin/pip install {whole}"
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,38 @@ import numpy as np
 from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
 from PIL import Image
 
+from wbcbench.cli.summary import print_examinations
 from wbcbench.contracts import Dataset
 from wbcbench.data.columns import Asked
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header
 from wbcbench.data.reading import survey_path
 from wbcbench.errors import WbcbenchError
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.inference.opening import open_cells
 from wbcbench.inference.source import Wanted
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.invalid import read_invalid
 from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.publishing.asked import read_asked
+from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.checking import checked
 from wbcbench.publishing.ledger import ledger_text, read_ledger
 from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import write_pack
+from wbcbench.records.checksummed import CHECKSUM, checksummed
+from wbcbench.records.examinations import examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.reporting.material import examination
+from wbcbench.reporting.page import Material, page
 from wbcbench.search.dimension import Dimension, parse_range
 from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
 from wbcbench.search.objective import Objective
+from wbcbench.search.report import overview
 from wbcbench.search.settings import load_settings
 from wbcbench.spec.load import load_request, validate
+from wbcbench.study.file import read_study
 from wbcbench.testing.cells import write_cells
 from wbcbench.testing.packs import forge, reforged, rezip, taught, unzip
 
@@ -57,6 +66,17 @@ exclude: [{fusion: early, kd: logits}]
 seeds: 0,1
 search: {trials: 5, sampler: random}
 space: {training.lr: "log(1e-4,1e-2)"}
+"""
+STUDY = """\
+common:
+  dataset: {name: synthetic, cells: 200}
+  teacher: {backbone: {name: cellnet, width: 6}}
+  budget: {epochs: 1, batch_size: 64}
+  store: s
+parts:
+  matrix: {fusion: [early, independent], kd: [none, logits], seeds: [0, 1]}
+  best: {finalists: {of: matrix, count: 1, always: [early]}, backbone: {name: cellnet, width: 4}}
+  search: {fusion: [early], search: {each: true, trials: 2}, space: {training.lr: "log(1e-3,1e-2)"}}
 """
 MANIFEST = """\
 u,v,label,group,split,id
@@ -85,6 +105,7 @@ class Mine(Fusion):
         return None
 '''
 SPACES = b"log(1,20)\nuniform(0,0.5)\nint(1,8)\nlogint(1,64)\nchoice(a,b,2,true)\nfixed(0.5)\n1e-3\n"
+FAST = Options(resamples=100, verify="files", statistics=False)
 SETS = b"training.lr=1e-3\nfusion.rho=0.5\nbudget.epochs=3\ndataset.modalities.u=[0]\nsplit.val=0.1\nepochs=2\n"
 
 
@@ -147,7 +168,13 @@ def targets(folder: Path) -> list[Target]:
         *records(folder, store),
         *packs(folder, pack, store),
         *studies(folder, store),
-    ]
+        Target("study file", STUDY.encode(), YAML, lambda data: read_study(put(folder / "study.yaml", data))),
+        *examinations(folder, store),
+        Target(
+            "board.json to compare", report([store.root], FAST).model_dump_json().encode(), JSON,
+            lambda data: moved(store, put(folder / "compared.json", data)),
+        ),
+    ]  # fmt: skip
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -182,13 +209,13 @@ def invalid(trial: str) -> bytes:
 
 
 def index_of(store: Store) -> bytes:
-    report([store.root], Options(resamples=100, verify="files", statistics=False))
+    report([store.root], FAST)
     return (store.root / "index" / "records.json").read_bytes()
 
 
 def indexed(store: Store, data: bytes) -> None:
     """An index is a cache: whatever it says, the boards are those of the records."""
-    options = Options(resamples=100, verify="files", statistics=False)
+    options = FAST
     expected = report([store.root], Options(resamples=100, verify="files", statistics=False, index=False))
     put(store.root / "index" / "records.json", data)
     assert report([store.root], options).model_dump_json() == expected.model_dump_json()
@@ -333,7 +360,7 @@ def use(store: Store, trial: str) -> None:
         good, bad = store.scan(how)  # type: ignore[arg-type]
         assert len(good) + len(bad) == 2
         assert trial in {r.path.name for r in good} | {p.name for p, _ in bad}
-    found = report([store.root], Options(resamples=100, verify="files", statistics=False))
+    found = report([store.root], FAST)
     assert all(r.record == trial for r in found.refused), "another record was refused"
     record = None
     with suppress(WbcbenchError):
@@ -363,6 +390,54 @@ def packs(folder: Path, pack: Path, store: Store) -> list[Target]:
         kinds = {".json": JSON, ".npz": ARCHIVE}.get(Path(name).suffix, BYTES)
         found.append(Target(f"pack: {name}", files[at], kinds, read))
     return found
+
+
+def moved(store: Store, path: Path) -> None:
+    """`leaderboard diff` in both directions."""
+    mine, theirs = report([store.root], FAST), read_report(path)
+    for before, after in ((mine, theirs), (theirs, mine)):
+        for change in changes(before, after):
+            json.dumps(asdict(change))
+
+
+def examinations(folder: Path, store: Store) -> list[Target]:
+    """What `--evaluate full` keeps in the store: as damage leaves it, and with a checksum that a forger made."""
+    record = next(r for r in store.scan()[0] if r.trial.method.teachers)
+    m = record.trial.reads
+    entry = {
+        "version": EXAMINATION_VERSION, "trial_id": record.trial.id, "digest": record.result.digest,
+        "method": "x", "kd": "logits", "policies": ["cutmix"], "seed": 0, "modalities": list(m),
+        "result": {
+            "missing": "impute", "subset_cells": {m[0]: 30}, "subset_cost": {m[0]: {"params": 5, "macs": 9}},
+            "clean": {"macro_f1": 0.7}, "subsets": {m[0]: {"macro_f1": 0.5}, "+".join(m): {"macro_f1": 0.7}},
+            "worst_subset": {"modalities": [m[0]], "macro_f1": 0.5}, "shapley": dict.fromkeys(m, 0.1),
+            "permutation_drop": dict.fromkeys(m, 0.2), "corruptions": {x: {"noise": [0.6, 0.5]} for x in m},
+            "retained": {x: {"noise": 0.8} for x in m},
+        },
+    }  # fmt: skip
+    copy = fresh(store, folder / "examined")
+    path = examination_path(copy.root, record.trial.id)
+    known = copy.load(record.trial.id)
+
+    def read(data: bytes) -> None:
+        put(path, data)
+        report([copy.root], FAST)
+        result, why = examination(known)
+        assert (result is None) <= bool(why)
+        page(Material(known, result, None, remark=why))
+        with suppress(WbcbenchError):
+            found = read_examination(path, record.result.digest)
+            if found.whole:
+                with redirect_stdout(io.StringIO()):
+                    print_examinations([found.entry])
+
+    def signed(data: bytes) -> None:
+        with suppress(Exception):  # what cannot be signed is left as it is
+            data = json.dumps(checksummed(json.loads(data))).encode()
+        read(data)
+
+    valid = json.dumps(checksummed(entry), indent=2).encode()
+    return [Target("examination", valid, JSON, read), Target("examination, signed", valid, JSON, signed)]
 
 
 def studies(folder: Path, store: Store) -> list[Target]:
@@ -410,10 +485,13 @@ def studies(folder: Path, store: Store) -> list[Target]:
         ) -> None:
             path.write_bytes(data)
             try:
-                report([store.root], Options(resamples=100, verify="files", statistics=False))
+                report([store.root], FAST)
                 read()
+                overview(store)
             finally:
                 path.write_bytes(valid)
 
-        found.append(Target(f"study: {name}", path.read_bytes(), JSON, attempt))
+        # as before such files had a checksum, so that the reader behind it is met
+        bare = {k: v for k, v in json.loads(path.read_bytes()).items() if k != CHECKSUM}
+        found.append(Target(f"study: {name}", json.dumps(bare, indent=2).encode(), JSON, attempt))
     return found

@@ -92,6 +92,10 @@ NAMES = (
     "study: spec.json",
     "study: proposals/00000.json",
     "study: winner.json",
+    "study file",
+    "examination",
+    "examination, signed",
+    "board.json to compare",
 )
 
 

@@ -13,6 +13,7 @@ from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.names import distinct
 from wbcbench.leaderboard.seeds import usual_seeds
+from wbcbench.records.examinations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, Component, Method
 from wbcbench.spec.trial import Recipe, Trial
@@ -197,8 +198,24 @@ def test_searches_and_examinations(study, examined):
     assert (row.search.study, row.search.trials) == ("s1", 20)
     assert row.missing_modalities.worst == ("dapi",)
     assert row.missing_modalities.worst_macro_f1 == pytest.approx(0.3)
-    examined(study, records[1], {"dapi": 0.4}, digest="another record's")
-    assert build([study], FAST)[0].rows[0].missing_modalities is None
+    board = build([study], FAST)[0]
+    assert (
+        "2 examinations in evaluations/ cannot be checked: made before examinations had a checksum." in board.notes
+    )
+    path = examination_path(study.root, records[1].trial.id)
+    write_examination(path, json.loads(path.read_text()))
+    board = build([study], FAST)[0]
+    assert board.rows[0].missing_modalities is not None
+    assert any(note.startswith("1 examination in evaluations/ cannot") for note in board.notes)
+    for spoilt, why in (
+        (path.read_text().replace("0.4", "0.9"), "does not have its checksum"),
+        (path.read_text()[:-9], "is damaged"),
+        ("{}", "is of another record"),
+    ):
+        path.write_text(spoilt)
+        board = build([study], FAST)[0]
+        assert board.rows[0].missing_modalities is None
+        assert any(f"evaluations/{path.name}" in note and why in note for note in board.notes), board.notes
 
 
 def test_sealed_records_are_counted_and_left_out(study):
@@ -256,6 +273,16 @@ def test_methods_of_one_name_are_told_apart_by_what_differs(store):
     }  # fmt: skip
     with pytest.raises(UsageError, match=r"independent \(rho=1, width=8\)"):
         explain([store], "independent", "gated", FAST)
+
+
+def test_a_policy_is_part_of_the_name_also_where_no_twin_has_none(store):
+    teacher = fake_trial(7, fusion="single", modalities=("dapi",))
+    fake_record(store, teacher)
+    fake_record(store, fake_trial(0, fusion="concat", policies=("modality_dropout", "cutmix")))
+    fake_record(store, fake_trial(0, kd="logits", teachers=(teacher,), policies=("cutmix",)))
+    board = next(b for b in build([store], FAST) if len(b.key.modalities) == 2)
+    names = {r.name for r in board.rows if r.status == "ranked"}
+    assert names == {"concat + modality_dropout + cutmix", "independent + logits + cutmix"}
 
 
 def test_names_say_no_more_than_is_needed():

@@ -93,6 +93,10 @@ def test_packages_in_an_environment_of_their_own(tmp_path: Path) -> None:
     assert student["status"] == "done"
     assert "softer/softer" in json.dumps(student)
 
+    # The source of an installed copy is no rival of it.
+    checked = env.wbcbench("check", str(PACKAGES / "wbcbench-softer"), "--only", "its name")
+    assert checked.stdout.startswith("distiller local.wbcbench_softer/softer (")
+
     # Blocked by the entry point's or the distribution's name: absent, said so, never imported.
     for args, more in (
         (["--no-plugins=softer"], {}),

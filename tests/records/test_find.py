@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from wbcbench.errors import UsageError
+from wbcbench.leaderboard import Options, build
 from wbcbench.records.find import find_record, find_records
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial
@@ -32,6 +33,26 @@ def test_of_several_seeds_the_best_on_validation_is_meant(store: Store) -> None:
     }
     assert len(scores) == 2
     assert find_record("early", store).trial.id == max(scores, key=lambda i: scores[i] or 0)
+
+
+def test_what_tables_show_is_a_name(tmp_path: Path) -> None:
+    """One modality, policies, and what boards add where two rows would share a name."""
+    store = Store(tmp_path)
+    trials = {
+        "early[dapi] + logits": fake_trial(kd="logits", fusion="early", modalities=("dapi",)),
+        "gated + cutmix": fake_trial(fusion="gated", policies=("cutmix",)),
+        "late_prob (tiny)": fake_trial(fusion="late_prob"),
+        "late_prob (large)": fake_trial(fusion="late_prob", backbone="large"),
+    }
+    for trial in trials.values():
+        fake_record(store, trial)
+    shown = {r.name for board in build([store], Options(resamples=100)) for r in board.rows}
+    assert shown == set(trials)
+    for name, trial in trials.items():
+        assert find_record(name, store).trial == trial, name
+    assert find_record("early + logits", store).trial == trials["early[dapi] + logits"]
+    with pytest.raises(UsageError, match="Several methods"):
+        find_record("late_prob", store)
 
 
 def test_a_name_may_mean_every_seed_and_an_id_means_one(store: Store) -> None:

@@ -165,12 +165,20 @@ def test_finished_trials_leave_nothing_behind(store):
     }  # fmt: skip
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_store(store):
-    store.root.mkdir()
-    store.root.chmod(0o500)
-    with pytest.raises(WbcbenchError, match="refused"):
+def test_read_only_store(unprivileged):
+    store = Store(unprivileged.folder / "store")
+
+    def check() -> None:
         fake_record(store)
+        for folder in (store.root / "records", store.root):
+            folder.chmod(0o500)
+        with pytest.raises(WbcbenchError, match="refused"):
+            fake_record(store, seed=1)
+        assert [r.trial for r in store.scan()[0]] == [fake_trial()]
+        store.root.chmod(0o700)
+
+    fake_record(Store(unprivileged.folder / "warm"))  # imports what it takes
+    unprivileged.run(check)
 
 
 def test_store_below_a_file(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
-from wbcbench.leaderboard import Options, build
+from wbcbench.leaderboard import Options, build, report
 from wbcbench.records.store import Store
 from wbcbench.search.files import find_study, search_budgets
 from wbcbench.search.study import Study
@@ -72,6 +73,22 @@ def test_a_search_ends_in_a_winner_with_fresh_seeds_and_its_budget(
     code, out, _ = invoke("search", "list", "--store", str(tmp_path / "s"), "--json")
     assert code == 0
     assert json.loads(out)["searches"][0]["complete"] == 3
+    # one that is damaged hides no other
+    copy = tmp_path / "s" / "searches" / "copy"
+    shutil.copytree(tmp_path / "s" / "searches" / found["study"], copy)
+    (copy / "spec.json").unlink()
+    code, out, err = invoke("search", "list", "--store", str(tmp_path / "s"), "--json")
+    assert code == 0
+    assert [r["study"] for r in json.loads(out)["searches"]] == [found["study"]]
+    assert list(json.loads(out)["damaged"]) == ["copy"]
+    assert err.startswith("refused: study copy: ")
+    shutil.rmtree(copy)
+    # what a search had spent is not made up
+    winner = tmp_path / "s" / "searches" / found["study"] / "winner.json"
+    winner.write_text(winner.read_text().replace('"trials": 3', '"trials": 1'))
+    boards = report([store], BOARD)
+    assert [r.search for b in boards.boards for r in b.rows if r.status == "ranked"] == [None]
+    assert any(f"searches/{found['study']}/winner.json is damaged" in note for note in boards.notes)
 
 
 def test_seeds_of_winners_differ_from_the_search_s() -> None:

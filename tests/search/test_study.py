@@ -97,7 +97,7 @@ def test_values_come_from_records_and_from_nowhere_else(search_of: Make, run: Ru
     study, _ = run(search)
     for path in search.folder.path.rglob("*.json"):
         if path.parent.name == "proposals":
-            assert set(json.loads(path.read_text())) == {"number", "params", "trial_id", "error"}
+            assert set(json.loads(path.read_text())) == {"number", "params", "trial_id", "error", "checksum"}
     for trial in study.optuna.trials:
         record = search.store.load(study.asked[trial.number].proposal.trial_id)
         assert trial.values == [record.result.metrics["val"]["macro_f1"]]

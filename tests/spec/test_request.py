@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from wbcbench.contracts.params import Parameters
 from wbcbench.errors import UsageError
-from wbcbench.spec.load import load_request
+from wbcbench.spec.load import load_request, validate
 from wbcbench.spec.request import Choice, parse_value, split_list
 
 
@@ -86,6 +87,14 @@ def test_errors_say_where_and_what(flags: dict[str, str], sets: tuple[str, ...],
     for part in parts:
         assert part in str(error.value)
     assert error.value.exit_code == 2
+
+
+def test_what_takes_no_parameters_says_so() -> None:
+    class Bare(Parameters):
+        pass
+
+    with pytest.raises(UsageError, match=r"^fusion early: 'stem' is not a known key. It takes no parameters\.$"):
+        validate(Bare, {"stem": 2}, "fusion early")
 
 
 def test_config_files_that_cannot_be_read(tmp_path: Path) -> None:

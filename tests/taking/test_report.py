@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from wbcbench.leaderboard.formats.html.libraries import policy
+from wbcbench.records.checksummed import checksummed
 from wbcbench.records.store import Store
 from wbcbench.reporting.intervals import metric_intervals, other_seeds
 from wbcbench.reporting.material import examination, gather
@@ -98,8 +99,23 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
         assert f'<td class="number">{cost["params"]:,}</td><td class="number">{cost["macs"]:,}</td>' in text
     assert "filled in and read like the others" in text, "stacking imputes"
     path = winners.root / "evaluations" / f"{found.record.trial.id}.json"
-    path.write_text(json.dumps(entry | {"digest": "of another record"}))
-    assert examination(found.record) is None
+    assert examination(found.record) == (entry["result"], "")
+    for written, result, remark in (
+        (entry, entry["result"], "Made before examinations had a checksum"),
+        (checksummed(entry) | {"seed": 99}, None, f"evaluations/{path.name} is damaged"),
+        (checksummed(entry | {"digest": "0" * 64}), None, "is of another record"),
+        (checksummed(entry | {"version": 99}), None, "has version 99"),
+        ([], None, "no JSON object"),
+    ):
+        path.write_text(json.dumps(written))
+        shown, why = examination(found.record)
+        assert (shown, remark in why) == (result, True), why
+        text = html("stacking")
+        assert why in text
+        assert ('id="figure-missing"' in text) == (result is not None)
+    again = examined(found.record, found.bench)
+    assert again["result"]["subsets"] == entry["result"]["subsets"], "made anew over what cannot be trusted"
+    assert examination(found.record) == (again["result"], "")
 
 
 def test_nothing_of_a_stranger_is_markup(tmp_path: Path, winners: Any) -> None:

@@ -97,7 +97,7 @@ DEFECTS = {
     ),
     "fusion, wrong shape": Defect(
         "fusion", ((FORWARD, FORWARD.replace("self.head(h)", "self.head(h)[:, None]")),),
-        "shapes_and_reads", r"logits \[5, 1, 3\] for 5 cells and 3 classes.*\[B, K\]",
+        "types", r"logits \[8, 1, 3\] for 8 cells and 3 classes.*\[B, K\]",
     ),
     "fusion, modalities of different cells under one label": Defect(
         "fusion", ((FUSION_END, ASSEMBLE.format(salt="m") + FUSION_END),),
@@ -268,7 +268,7 @@ DEFECTS = {
     ),
     "dataset, wrong shape": Defect(
         "dataset", ((".astype(np.uint8)\n", ".astype(np.uint8).transpose(0, 2, 3, 1)\n"),),
-        "what_it_says", r"\[N=300, C, S, S\]",
+        "types", r"\[N=300, C, S, S\]",
     ),
     "dataset, new cells become other modalities than training's": Defect(
         "dataset",
@@ -283,6 +283,120 @@ DEFECTS = {
     "dataset, a fingerprint that changes": Defect(
         "dataset", (('content_digest(self.name, 1,', 'content_digest(np.random.default_rng().random(),'),),
         "loading_twice", r"Two loads.*addresses",
+    ),
+}  # fmt: skip
+
+FUSION_RETURN = FORWARD + " reads=frozenset(self.task.modalities), head=self.head)}"
+TERMS_RETURN = 'return {"distance": softened_distance(student.logits, teacher.logits, self.params.temperature)}'
+SUPER = "super().__init__(task, backbone, params)"
+
+
+@dataclass(frozen=True)
+class Slip:
+    """A mistake that leaves nothing to test: one promise must tell it, and no other repeat it."""
+
+    kind: str
+    old: str
+    new: str
+    says: str
+    """Regular expression that what is found, and how to mend it, must match."""
+    line: str
+    """What the line that it points at must contain."""
+
+
+SLIPS = {
+    "fusion, a bare tensor": Slip(
+        "fusion", FUSION_RETURN, "return self.head(h)",
+        r"`forward` returned a tensor of shape \[8, 3\].*dict of route -> Output.*Return a dict with one Output\(",
+        "return self.head(h)",
+    ),
+    "fusion, a tensor as the route": Slip(
+        "fusion", FUSION_RETURN, 'return {"joint": self.head(h)}',
+        r"Route 'joint' is a tensor of shape .* where an Output was expected.*Wrap it: Output\(",
+        'return {"joint"',
+    ),
+    "fusion, no return": Slip(
+        "fusion", FUSION_RETURN, FUSION_RETURN.removeprefix("return "),
+        r"`forward` returned None.*Add the `return` that is missing", "def forward",
+    ),
+    "fusion, the loss by .item()": Slip(
+        "fusion", FUSION_END, "    def task_terms(self, *given):\n"
+        "        return {k: v.mean().item() for k, v in super().task_terms(*given).items()}\n\n" + FUSION_END,
+        r"Loss 'joint' is a float where a tensor was expected.*without \.item\(\)", "return {k: v.mean().item()",
+    ),
+    "fusion, no super().__init__": Slip(
+        "fusion", SUPER, "self.task, self.params = task, params",
+        r"`__init__` does not get through `super\(\).__init__\(task, backbone, params\)`.*its first line",
+        "def __init__",
+    ),
+    "fusion, super().__init__ without arguments": Slip(
+        "fusion", SUPER, "super().__init__()", r"does not get through.*Write `super\(\)", "def __init__",
+    ),
+    "fusion, no forward": Slip(
+        "fusion", "    def forward(", "    def predict_all(", r"`MyMethod`|`Mine` lacks `forward`", "class Mine",
+    ),
+    "fusion, reads as a list": Slip(
+        "fusion", "reads=frozenset(self.task.modalities)", "reads=list(self.task.modalities)",
+        r"`reads` of route 'joint' is a list.*reads=frozenset", 'return {"joint"',
+    ),
+    "distiller, a bare tensor": Slip(
+        "distiller", TERMS_RETURN, TERMS_RETURN.replace('{"distance": ', "").replace("}", ""),
+        r"`terms` returned a tensor of shape \[6\] where a dict of name -> loss.*\{\"distance\": loss\}",
+        "return softened",
+    ),
+    "distiller, no return": Slip(
+        "distiller", TERMS_RETURN, TERMS_RETURN.removeprefix("return "),
+        r"`terms` returned None.*`return` that is missing", "def terms",
+    ),
+    "distiller, the loss by .item()": Slip(
+        "distiller", "temperature)}", "temperature).mean().item()}",
+        r"Loss 'distance' is a float where a tensor was expected.*without \.item\(\)", ".item()",
+    ),
+    "distiller, no super().__init__": Slip(
+        "distiller", "    def terms",
+        "    def __init__(self, params):\n        self.layer = F.softmax\n\n    def terms",
+        r"does not get through `super\(\).__init__\(params\)`", "def __init__",
+    ),
+    "distiller, outputs for logits": Slip(
+        "distiller", "student.logits, teacher.logits", "student, teacher",
+        r"TypeError.*are Outputs: read student\.logits", "softmax",
+    ),
+    "backbone, a bare tensor": Slip(
+        "backbone", "return Features(embedding=x.mean((2, 3)), maps=tuple(kept) if maps else ())",
+        "return x.mean((2, 3))", r"`forward` returned a tensor .* a Features", "return x.mean",
+    ),
+    "backbone, no dim": Slip(
+        "backbone", "        self.dim =", "        self.width =",
+        r"`self\.dim` is None.*Set `self\.dim`", "def __init__",
+    ),
+    "backbone, no super().__init__": Slip(
+        "backbone", "super().__init__(in_chans, image_size, params, width)", "self.params = params",
+        r"does not get through `super\(\).__init__\(in_chans, image_size, params, width\)`", "def __init__",
+    ),
+    "policy, a batch that is not returned": Slip(
+        "policy", "        return batch\n", "", r"`images` returned None.*`return` that is missing", "def images",
+    ),
+    "policy, losses that are not returned": Slip(
+        "policy", POLICY_TERMS, POLICY_TERMS.replace("return ", ""),
+        r"`task_terms` returned None", "def task_terms",
+    ),
+    "policy, no super().setup": Slip(
+        "policy", "    def images", SETUP.format(argument="fusion", body="self.count = len(self.fusion.routes)")
+        + "    def images", r"does not call `super\(\)\.setup\(fusion\)`", "def setup",
+    ),
+    "routing, a bare tensor": Slip(
+        "routing", "        return weighted(", "        return sum(each[0].values())  # ",
+        r"`teach` returned a tensor .* dict of name -> loss", "return sum",
+    ),
+    "routing, no return": Slip(
+        "routing", "        return weighted(", "        weighted(", r"`teach` returned None", "def teach",
+    ),
+    "dataset, no return": Slip(
+        "dataset", "        return Cells(", "        Cells(", r"`load` returned None", "def load",
+    ),
+    "dataset, labels in a list": Slip(
+        "dataset", "return images, labels, donors", "return images, labels.tolist(), donors",
+        r"Expected labels as a numpy array, but got a list", "return Cells",
     ),
 }  # fmt: skip
 
@@ -324,3 +438,25 @@ def test_the_defect_is_caught_and_named(name: str, tmp_path: Path, invoke: Invok
     if "unregistered" in name and defect.kind in ("fusion", "backbone"):
         assert re.search(r"self\.\w+ = ", shown), shown
     assert shown.strip()
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_beginner_s_slip_is_told_once_with_line_and_mend(name: str, tmp_path: Path, invoke: Invoke) -> None:
+    slip = SLIPS[name]
+    plugin, _ = write_file(slip.kind, "mine", tmp_path).files
+    text = plugin.read_text()
+    assert slip.old in text, f"the template has no {slip.old!r} any more"
+    text = text.replace(slip.old, slip.new)
+    plugin.write_text(text)
+    document = check(invoke, plugin, 1)
+    (told,) = [p for p in document["promises"] if not p["ok"]]
+    assert told["test"] == "test_types"
+    said = f"{told['found']} {told['mend']}"
+    assert re.search(slip.says, said, re.DOTALL), said
+    file, _, line = told["where"].rpartition(":")
+    assert Path(file) == plugin
+    assert slip.line in text.splitlines()[int(line) - 1]
+    assert len(document["waiting"]) > 5
+    _, out, _ = invoke("check", str(plugin), "--only", document["waiting"][0])  # the first is tried all the same
+    assert f"mine.py:{line}: {told['found']}" in out
+    assert "1 more rest on the broken one, and wait." in out

@@ -25,6 +25,8 @@ class Run(Shown):
     store: Path
     planning: list[str] = field(default_factory=list)
     """What the planner had to say: aliases that were resolved, defaults that were taken."""
+    examinations: list[dict[str, Any]] = field(default_factory=list)
+    """With `evaluate="full"`, of each student: subsets of modalities, corruptions, reliance."""
 
     @property
     def records(self) -> list[Record]:
@@ -54,13 +56,21 @@ class Run(Shown):
         for outcome in self.outcomes:
             row = {"role": outcome.planned.role, "status": outcome.status}
             trial = outcome.planned.trial
-            told = {"method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id}
+            told = {
+                "method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id,
+                "policies": "+".join(p.name for p in trial.method.policies),
+            }  # fmt: skip
             rows.append(row | (told if outcome.record is None else flat(outcome.record)))
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """Method, distiller, seed, test macro-F1, parameters, state."""
-        frame = self.frame().reindex(
+        """Method (with its policies), distiller, seed, test macro-F1, parameters, state."""
+        from wbcbench.spec.trial import method_name
+
+        frame = self.frame()
+        pairs = zip(frame["method"], frame["policies"], strict=True)
+        frame["method"] = [method_name(m, "none", p.split("+") if p else ()) for m, p in pairs]
+        frame = frame.reindex(
             columns=["role", "method", "kd", "seed", "test_macro_f1", "cost_params", "status", "trial_id"]
         )
         return frame.rename(columns={"test_macro_f1": "macro-F1", "cost_params": "params", "status": "state"})
@@ -96,6 +106,7 @@ def run(
     set: Mapping[str, Any] | None = None,
     plugins_dir: str | Path | Sequence[str | Path] = (),
     track: str | Sequence[str] | None = None,
+    evaluate: Literal["standard", "full"] = "standard",
     progress: bool = True,
     check: bool = True,
 ) -> Run:
@@ -110,6 +121,7 @@ def run(
         set: any parameter by its dotted name, `{"training.lr": 1e-3}`; wins over all else.
         plugins_dir: folders of plugin files.
         track: trackers, as `--track` takes them: "tensorboard", "mlflow", "wandb".
+        evaluate: "full": also every subset of modalities, corruptions and reliance; `examinations` has them.
         progress: show it on stderr.
         check: raise when a trial failed; without it, `failed` of the result has them.
 
@@ -118,24 +130,19 @@ def run(
         TrialFailedError: trials failed; the others ran, and are in the store.
     """
     from wbcbench.api.choices import displays, plugins
-    from wbcbench.errors import TrialFailedError
-    from wbcbench.records.store import Store
+    from wbcbench.errors import TrialFailedError, UsageError
+    from wbcbench.scheduling.carry_out import carry_out
     from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.scheduling.executors import execute
-    from wbcbench.scheduling.outcome import all_cached, in_order
     from wbcbench.scheduling.plan import make_plan
-    from wbcbench.scheduling.source import PlanSource
 
     request = request_of(locals())
+    if evaluate not in ("standard", "full"):
+        raise UsageError(f"Expected evaluate='standard' or 'full', but got {evaluate!r}.")
     options, registry, report = plugins(plugins_dir)
     plan = make_plan(request, registry)
-    outcomes = all_cached(plan, Store(request.store))
-    if outcomes is None:
-        with displays(track, progress, request.store, train_cells(plan))(len(plan.trials)) as display:
-            source = PlanSource(plan.trials)
-            ended = execute(request, plan, registry, options, source, display, report.observers)
-            outcomes = in_order(plan, ended)
-    done = Run(outcomes, Path(request.store), list(plan.notes))
+    screens = displays(track, progress, request.store, train_cells(plan))
+    outcomes, examinations = carry_out(plan, request, registry, options, screens, report.observers, evaluate)
+    done = Run(outcomes, Path(request.store), list(plan.notes), examinations)
     if check and done.failed:
         raise TrialFailedError(
             f"{len(done.failed)} of {len(outcomes)} trials failed; the others are in {request.store}. The first, "

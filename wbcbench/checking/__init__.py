@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from wbcbench.checking.run import check_component
 from wbcbench.checking.subjects import find_subjects
-from wbcbench.checking.verdict import Verdict
+from wbcbench.checking.verdict import Findings, Verdict
 
-__all__ = ["Verdict", "check_component", "find_subjects"]
+__all__ = ["Findings", "Verdict", "check_component", "find_subjects"]

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 import wbcbench.testing
-from wbcbench.checking.verdict import Verdict, broken
+from wbcbench.checking.verdict import Findings, Verdict, broken
 from wbcbench.errors import UsageError
 
+FIRST = "test_types"
+"""The test of the promise that all others of a contract rest on: where it is broken, they are not tried."""
 _FILE = "contract"
 _OPTIONS = (
     "--assert=plain", "--capture=sys", "--import-mode=importlib",
@@ -25,16 +27,23 @@ _OPTIONS = (
 
 
 def check_component(
-    kind: str, cls: type, params: dict[str, Any], done: Callable[[Verdict], None] = lambda _: None, only: str = ""
-) -> list[Verdict]:
-    """Every promise of the kind's contract, in the contract's order.
+    kind: str,
+    cls: type,
+    params: dict[str, Any],
+    done: Callable[[Verdict], None] = lambda _: None,
+    only: str = "",
+    known: tuple[Verdict, ...] = (),
+) -> Findings:
+    """Every promise of the kind's contract, in the contract's order; the first alone if it is broken.
 
     Args:
         kind: of the component.
         cls: its class.
         params: for its `Params`, where not the defaults.
         done: called with each verdict as soon as it stands.
-        only: check only the promises that these words are part of (or of the name of their test).
+        only: check only the promises that these words are part of (or of the name of their test). The first is
+            tried even so, and told where it is broken.
+        known: verdicts that the caller has already, which the words may be meant for.
 
     Raises:
         UsageError: the words are part of none.
@@ -57,7 +66,10 @@ def check_component(
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if code == pytest.ExitCode.NO_TESTS_COLLECTED and only:
-        raise UsageError(f"Expected words of a promise, but '{only}' is in none of: {' '.join(recorder.promises)}")
+        if any(_meant(only, v.test, v.promise) for v in known):
+            return Findings()
+        promises = dict.fromkeys([*(v.promise for v in known), *recorder.promises.values()])
+        raise UsageError(f"Expected words of a promise, but '{only}' is in none of: {' '.join(promises)}")
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest ended with {code!r}")
     return recorder.finish()
@@ -68,7 +80,9 @@ class _Recorder:
 
     def __init__(self, case: type, cls: type, done: Callable[[Verdict], None], only: str) -> None:
         self.case, self.cls, self.done, self.only = case, cls, done, only
-        self.promises: dict[str, None] = {}
+        self.promises: dict[str, str] = {}
+        """Test -> what it promises."""
+        self.chosen: list[str] = []
         self.verdicts: dict[str, Verdict] = {}
         self.running = ""
 
@@ -82,9 +96,13 @@ class _Recorder:
         return module
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self.promises = {self._said(_test(item)): None for item in items}
-        words = self.only.lower()
-        items[:] = [i for i in items if words in _test(i) or words in self._said(_test(i)).lower()]
+        self.promises = {_test(item): self._said(_test(item)) for item in items}
+        self.chosen = [t for t, said in self.promises.items() if _meant(self.only, t, said)]
+        tried = {FIRST, *self.chosen} if self.chosen else set()
+        items[:] = sorted((i for i in items if _test(i) in tried), key=lambda i: _test(i) != FIRST)
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        return True if self._first_is_broken() and _test(item) != FIRST else None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -97,28 +115,42 @@ class _Recorder:
         self.running = test
         known = self.verdicts.get(test)
         if known is None or known.ok:  # a test with several parameters: the first failure counts
-            self.verdicts[test] = Verdict(test, self._said(test), True)
+            self.verdicts[test] = Verdict(test, self.promises[test], True)
             if call.excinfo is not None and not report.skipped:
-                self.verdicts[test] = broken(test, self._said(test), call.excinfo.value, self.cls)
+                self.verdicts[test] = broken(test, self.promises[test], call.excinfo.value, self.cls)
         return report
 
-    def finish(self) -> list[Verdict]:
+    def finish(self) -> Findings:
         if self.running:
             self._tell(self.running)
-        return list(self.verdicts.values())
+        waiting = [t for t in self.chosen if t not in self.verdicts]
+        return Findings(
+            tuple(v for t, v in self.verdicts.items() if self._told(t)), tuple(self.promises[t] for t in waiting)
+        )
+
+    def _first_is_broken(self) -> bool:
+        return FIRST in self.verdicts and not self.verdicts[FIRST].ok
 
     def _said(self, test: str) -> str:
         """The promise: the first line of the test's docstring."""
         doc = getattr(self.case, test).__doc__ or test.removeprefix("test_").replace("_", " ")
         return str(doc).strip().splitlines()[0]
 
+    def _told(self, test: str) -> bool:
+        return test in self.chosen or not self.verdicts[test].ok
+
     def _tell(self, test: str) -> None:
-        self.done(self.verdicts[test])
+        if self._told(test):
+            self.done(self.verdicts[test])
 
 
 def _test(item: pytest.Item) -> str:
     """The test's name without parameters."""
     return getattr(item, "originalname", None) or item.name
+
+
+def _meant(words: str, test: str, promise: str) -> bool:
+    return words.lower() in test or words.lower() in promise.lower()
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from wbcbench.checking.places import Place, find_places
 from wbcbench.errors import NameClashError, PluginError, UnknownNameError, UsageError, did_you_mean
-from wbcbench.importing import plugin_stem
-from wbcbench.plugins import PluginOptions, is_plugin_file, load_plugins
-from wbcbench.registry import KINDS, Registry, Resolved
+from wbcbench.importing import file_of, plugin_stem
+from wbcbench.plugins import PluginOptions, load_plugins
+from wbcbench.registry import KINDS, Component, Registry, Resolved, clash_sentence
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Subject:
 
 
 def find_subjects(which: str, options: PluginOptions, kind: str = "") -> list[Subject]:
-    """The components in a plugin file or package folder, or the one of a name.
+    """The components in a plugin file, a package's folder or the folder that it is built from, or that of a name.
 
     Args:
-        which: `plugins/gated.py`, `plugins/gated/`, `gated` or `provider/gated`.
+        which: `plugins/gated.py`, `plugins/gated/`, `wbcbench-gated/`, `gated` or `provider/gated`.
         options: which other plugins to load.
         kind: look at this kind only; empty for all.
 
@@ -33,40 +33,52 @@ def find_subjects(which: str, options: PluginOptions, kind: str = "") -> list[Su
         UsageError: nothing, or nothing unambiguous, is meant.
         PluginError: the plugin failed to load.
     """
-    path = Path(which).expanduser()
-    if path.suffix == ".py" or (path / "__init__.py").is_file():
-        found = _in_file(path.resolve(), options)
-        if kind:
-            found = [s for s in found if s.resolved.component.kind == kind]
-        if not found:
-            raise UsageError(f"Expected a {kind or 'component'} in {which}, but there is none.")
-        return found
-    return [_named(which, options, kind)]
+    places = find_places(which)
+    if not places:
+        return [_named(which, options, kind)]
+    found = [s for place in places for s in _in_place(place, options)]
+    if kind:
+        found = [s for s in found if s.resolved.component.kind == kind]
+    if not found:
+        raise UsageError(f"Expected a {kind or 'component'} in {which}, but there is none.")
+    return found
 
 
-def _in_file(path: Path, options: PluginOptions) -> list[Subject]:
-    file = path / "__init__.py" if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(f"Expected a plugin file, but {path} does not exist.")
-    if not is_plugin_file(file):
-        raise UsageError(
-            f"Expected a plugin file, but {path.name} is a helper or a test by its name, which is never loaded. "
-            "Name the plugin itself; run tests with pytest."
-        )
-    folder = file.parent.parent if path.is_dir() else file.parent
-    folders = (folder, *(f for f in options.folders if f != folder))
-    registry, report = load_plugins(replace(options, folders=folders, block_all=False, blocked=frozenset()))
-    provider, origin = f"local.{plugin_stem(file)}", str(file)
-    status = next(p for p in report.plugins if p.provider == provider and p.origin == origin)
+def _in_place(place: Place, options: PluginOptions) -> list[Subject]:
+    options = replace(options, block_all=False, blocked=frozenset())
+    if place.in_package:  # built in, or installed so that edits count: it has a name and a provider already
+        registry, _ = load_plugins(options)
+        known = [c for c in registry.components() if place.holds(file_of(c.target))]
+        if known:
+            return [Subject(registry, Resolved(c), _clashes(registry, c)) for c in known]
+    folders = (place.folder, *(f for f in options.folders if f != place.folder))
+    registry, report = load_plugins(replace(options, folders=folders))
+    provider = f"local.{plugin_stem(place.plugin)}"
+    status = next(p for p in report.plugins if p.provider == provider and p.origin == str(place.plugin))
     if status.status != "ok":
         raise PluginError(
-            f"Expected to load {path}, but it failed: {status.reason}. Mend that first.\n\n"
+            f"Expected to load {place.plugin}, but it failed: {status.reason}. Mend that first.\n\n"
             f"{status.traceback}".rstrip()
         )
-    return [
-        Subject(registry, Resolved(c), tuple(x for x in report.clashes if f"{provider}/{c.name}'" in x))
-        for c in registry.components(provider=provider)
-    ]
+    offered = [c for c in registry.components(provider=provider) if place.holds(file_of(c.target))]
+    return [Subject(registry, Resolved(c), _clashes(registry, c, place.installed_as)) for c in offered]
+
+
+def _clashes(registry: Registry, component: Component, own: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """One sentence per name that another component has too.
+
+    Neither the same file found in two ways is another, nor what a provider in `own` offers: an installed copy.
+    """
+    sentences = []
+    for name in component.names:
+        others = [
+            c for c in registry.components(component.kind)
+            if c is not component and name in c.names and c.provider not in own
+            and file_of(c.target) != file_of(component.target)
+        ]  # fmt: skip
+        if others:
+            sentences.append(clash_sentence(component.kind, name, [*others, component]))
+    return tuple(sentences)
 
 
 def _named(name: str, options: PluginOptions, kind: str) -> Subject:
@@ -93,7 +105,8 @@ def _named(name: str, options: PluginOptions, kind: str) -> Subject:
         raise UnknownNameError(kind, name, registry.names(kind))
     known = {n for k in KINDS for n in registry.names(k)}
     raise UsageError(
-        f"Expected the path of a plugin file (ending in .py) or the name of a component, but got '{name}'."
+        f"Expected the path of a plugin file (ending in .py), of a package's folder (with an __init__.py, or a "
+        f"pyproject.toml with entry points of wbcbench), or the name of a component, but got '{name}'."
         f"{did_you_mean(name, known)} `wbcbench list` shows names; --plugins-dir adds a folder."
     )
 

@@ -30,17 +30,25 @@ class Verdict:
     traceback: str = ""
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What became of the promises of a contract."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    waiting: tuple[str, ...] = ()
+    """Promises that were not tried, because the one that they rest on is broken."""
+
+
 def broken(test: str, promise: str, error: BaseException, cls: type) -> Verdict:
     """The verdict on a test of component `cls` that raised."""
-    found, mend, method = f"It raised {type(error).__name__}: {_short(error)}", "", ""
+    found, mend, method, line = f"It raised {type(error).__name__}: {_short(error)}", "", "", ""
     if isinstance(error, BrokenPromise):
-        found, mend, method = error.found, error.mend, error.method
+        found, mend, method, line = error.found, error.mend, error.method, error.line
     elif isinstance(error, AssertionError):
         found = _short(error)
     trace = "".join(traceback.format_exception(error))
-    return Verdict(
-        test, promise, False, found, mend, _raised_at(error, cls) or _defined_at(cls, method, found), trace
-    )
+    where = _raised_at(error, cls) or _defined_at(cls, method, found, line)
+    return Verdict(test, promise, False, found, mend, where, trace)
 
 
 def _short(error: BaseException) -> str:
@@ -69,28 +77,30 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield from _causes(error.__cause__)
 
 
-def _defined_at(cls: type, method: str, found: str) -> str:
+def _defined_at(cls: type, method: str, found: str, last: str) -> str:
     """Where the class's method is written, or the class where the method is inherited from the contract.
 
-    Within the method, the line that assigns the attribute that `found` names, if it names one.
+    Within the method, the last line that the pattern `last` matches, or the line that assigns the attribute that
+    `found` names, if there is one.
     """
     named = re.search(r"`self\.(\w+)", found)
+    assigns = rf"\bself\.{named[1]}\s*[:=]" if named else ""
     for owner in cls.__mro__ if method else ():
         if method in vars(owner) and not owner.__module__.startswith(("wbcbench.contracts", "torch", "builtins")):
             member = vars(owner)[method]
             member = member.fget if isinstance(member, property) else member
-            return _line(member, rf"\bself\.{named[1]}\s*[:=]" if named else "")
+            return _line(member, -1, last) if last else _line(member, 0, assigns)
     return _line(cls)
 
 
-def _line(thing: object, pattern: str = "") -> str:
+def _line(thing: object, hit: int = 0, pattern: str = "") -> str:
     try:
         lines, first = inspect.getsourcelines(thing)  # type: ignore[arg-type]
         file = inspect.getsourcefile(thing)  # type: ignore[arg-type]
     except (OSError, TypeError):
         return ""
-    hit = next((i for i, line in enumerate(lines) if re.search(pattern, line)), 0) if pattern else 0
-    return f"{file}:{first + hit}"
+    hits = [i for i, line in enumerate(lines) if pattern and re.search(pattern, line)]
+    return f"{file}:{first + (hits[hit] if hits else 0)}"
 
 
 def _home(cls: type) -> Path | None:
@@ -101,4 +111,4 @@ def _home(cls: type) -> Path | None:
     return Path(file) if file else None
 
 
-__all__ = ["Verdict", "broken"]
+__all__ = ["Findings", "Verdict", "broken"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.cli.complete import anything, kinds
 from wbcbench.cli.options import json_option, plugin_options
 from wbcbench.cli.output import print_json
 
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@click.argument("plugin", metavar="PLUGIN_OR_NAME")
-@click.option("--kind", help="What the name is, where it could be several things: fusion, distiller, ...")
+@click.argument("plugin", metavar="PLUGIN_OR_NAME", shell_complete=anything)
+@click.option(
+    "--kind",
+    shell_complete=kinds,
+    help="What the name is, where it could be several things: fusion, distiller, ...",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter to test with.")
-@click.option("--only", default="", metavar="WORDS", help="Check only promises with these words.")
+@click.option("--only", default="", metavar="WORDS", help="Check only promises that these words are in.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each promise that is broken.")
 @json_option
 @plugin_options
@@ -83,16 +88,19 @@ def _check(subject: Subject, settings: tuple[str, ...], only: str, verbose: bool
     ] or [Verdict("name", "Its name is its own.", True)]
     for verdict in verdicts:
         tell(verdict)
-    verdicts += check_component(component.kind, cls, params, tell, only)
+    findings = check_component(component.kind, cls, params, tell, only, tuple(verdicts))
+    verdicts += findings.verdicts
     kept = sum(v.ok for v in verdicts)
     if talk:
-        click.echo(f"{kept} of {len(verdicts)} promises kept.", file=out)
+        waits = f" {len(findings.waiting)} more rest on the broken one, and wait." if findings.waiting else ""
+        click.echo(f"{kept} of {len(verdicts)} promises kept.{waits}", file=out)
     return {
         "kind": component.kind,
         "name": component.name,
         "qualified_name": qualified_name(component),
         "origin": component.origin,
         "ok": kept == len(verdicts),
+        "waiting": findings.waiting,
         "promises": [asdict(v) if verbose else {**asdict(v), "traceback": ""} for v in verdicts],
     }
 

@@ -37,6 +37,22 @@ def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     return [CompletionItem(k) for k in KINDS if k.startswith(incomplete)]
 
 
+def plurals(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """`fusions`, `distillers`, and so on."""
+    from wbcbench.registry import KINDS, plural
+
+    return [CompletionItem(plural(k)) for k in KINDS if plural(k).startswith(incomplete)]
+
+
+def anything(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of every kind (or of `--kind`), and files."""
+    from wbcbench.registry import KINDS
+
+    kind = ctx.params.get("kind")
+    items = [i for k in ([kind] if kind in KINDS else KINDS) for i in components(k)(ctx, param, incomplete)]
+    return [CompletionItem(incomplete, type="file"), *items]
+
+
 def named(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the kind that stands before."""
     from wbcbench.registry import KINDS
@@ -67,4 +83,4 @@ def _last(incomplete: str) -> tuple[str, str]:
     return incomplete[: match.start()], match[0]
 
 
-__all__ = ["components", "kinds", "named", "records", "trackers"]
+__all__ = ["anything", "components", "kinds", "named", "plurals", "records", "trackers"]

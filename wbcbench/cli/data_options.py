@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.cli.complete import components
 from wbcbench.cli.options import F, load, plugin_options
 
 if TYPE_CHECKING:
@@ -96,7 +97,12 @@ def source_options(function: F) -> F:
     @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Where a CSV's paths start.")
     @click.option("--levels", metavar="A/B", help="What folders are: class, modality/class, split/class ...")
     @click.option("--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows to leave out; repeatable.")
-    @click.option("--dataset", metavar="NAME", help="Read PATH by this data set (bsccm, medmnist, pbc ...).")
+    @click.option(
+        "--dataset",
+        metavar="NAME",
+        shell_complete=components("dataset"),
+        help="Read PATH by this data set (bsccm, medmnist, pbc ...).",
+    )
     @click.option(
         "--set",
         "settings",

@@ -17,10 +17,11 @@ _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 @click.command("doctor")
 @store_option("Which store to look into.")
+@click.option("--quick", is_flag=True, help="Do not read every file of the store to check its digest.")
 @json_option
 @plugin_options
 @click.pass_context
-def command(ctx: click.Context, store: Path, as_json: bool, plugins: PluginOptions) -> None:
+def command(ctx: click.Context, store: Path, quick: bool, as_json: bool, plugins: PluginOptions) -> None:
     """Look at versions, devices, plugins, store and disk; name every problem with what mends it.
 
     Changes nothing. Exit code 1 if there is a problem.
@@ -28,7 +29,9 @@ def command(ctx: click.Context, store: Path, as_json: bool, plugins: PluginOptio
     from wbcbench.cli.output import print_json
     from wbcbench.doctor import examine
 
-    found = examine(store, plugins)
+    if not quick:
+        _announce(store)
+    found = examine(store, plugins, digests=not quick)
     problems = sum(f.state == "problem" for f in found)
     if as_json:
         print_json({"problems": problems, "findings": [f.as_dict() for f in found]})
@@ -41,6 +44,18 @@ def command(ctx: click.Context, store: Path, as_json: bool, plugins: PluginOptio
                 )
         click.echo("No problems." if not problems else f"{problems} problem{'s' * (problems > 1)}.")
     ctx.exit(int(problems > 0))
+
+
+def _announce(store: Path) -> None:
+    """Say how long it will take, where that is a wait: about 2 ms a record and 2 s a GiB."""
+    files = [path.stat().st_size for path in store.glob("records/*/*") if path.is_file()]
+    gib = sum(files) / 2**30
+    seconds = len(files) / 3000 + 2 * gib
+    if seconds > 5:
+        text = (
+            f"Checking digests of {len(files)} files, {gib:.1f} GiB: about {seconds:.0f} s. --quick leaves it out."
+        )
+        click.echo(text, err=True)
 
 
 __all__ = ["command"]

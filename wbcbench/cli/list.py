@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.cli.complete import plurals
 from wbcbench.cli.options import json_option, load, plugin_options
 from wbcbench.cli.output import print_json, print_table
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("list")
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=plurals)
 @click.option("--matrix", is_flag=True, help="Which fusion goes with which distiller and policy, and why not.")
 @click.option("--modalities", type=click.IntRange(1, 6), default=2, help="With --matrix: how many modalities.")
 @click.option("--classes", type=click.IntRange(2), default=5, help="With --matrix: how many classes.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wbcbench.cli.complete import kinds
 from wbcbench.cli.options import json_option
 from wbcbench.cli.output import print_json
 
@@ -22,7 +23,7 @@ Examples:
 
 
 @click.command("new", epilog=EPILOG)
-@click.argument("kind")
+@click.argument("kind", shell_complete=kinds)
 @click.argument("name")
 @click.option(
     "--package", is_flag=True, help="Write an installable package, ./wbcbench-NAME, instead of one file."

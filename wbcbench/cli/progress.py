@@ -129,5 +129,4 @@ class RunDisplay:
 def name_of(planned: PlannedTrial) -> str:
     """`student independent + logits, seed 0`."""
     trial = planned.trial
-    taught = "" if trial.method.kd == "none" else f" + {trial.method.kd}"
-    return f"{planned.role} {trial.label}{taught}, seed {trial.seed}"
+    return f"{planned.role} {trial.title}, seed {trial.seed}"

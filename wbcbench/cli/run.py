@@ -11,9 +11,12 @@ from wbcbench.cli.choices import choice_options, given
 from wbcbench.cli.options import evaluate_option, json_option, load, plugin_options
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport, PluginOptions
+    from contextlib import AbstractContextManager
+
+    from wbcbench.plugins import LoadReport
     from wbcbench.registry import Registry
     from wbcbench.scheduling.plan import Plan
+    from wbcbench.scheduling.source import Screen
     from wbcbench.spec.request import Request
 
 EPILOG = """\b
@@ -48,14 +51,14 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["dry_run"]:
         _dry_run(plan, request, options["as_json"])
         return
-    full = options["evaluate"] == "full"
-    ctx.exit(_run(plan, request, registry, report, options["plugins"], options["as_json"], full, options["track"]))
+    ctx.exit(_run(plan, request, registry, report, options))
 
 
 def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     from wbcbench.cli.output import print_json, print_table
     from wbcbench.records.store import Store
     from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate
+    from wbcbench.spec.trial import method_name
 
     rows = estimate(plan, Store(Path(request.store)))
     if as_json:
@@ -64,7 +67,8 @@ def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
     for note in plan.notes:
         click.echo(note, err=True)
     columns = ["role", "method", "kd", "backbone", "seed", "trial_id", "state", "cell_views", "seconds"]
-    shown = [{**r, "state": "done" if r["done"] else "to run", "seconds": _about(r)} for r in rows]
+    shown = [{**r, "method": method_name(r["method"], "none", r["policies"]), "seconds": _about(r)} for r in rows]
+    shown = [{**r, "state": "done" if r["done"] else "to run"} for r in shown]
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
     left = [r for r in rows if not r["done"]]
     known = [r["estimated_seconds"] for r in left if r["estimated_seconds"] is not None]
@@ -84,41 +88,23 @@ def _about(row: dict[str, Any]) -> str:
     return "" if row["done"] else "?" if seconds is None else f"~{seconds:.0f}"
 
 
-def _run(
-    plan: Plan,
-    request: Request,
-    registry: Registry,
-    report: LoadReport,
-    plugins: PluginOptions,
-    as_json: bool,
-    full: bool,
-    track: str | None,
-) -> int:
+def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, options: dict[str, Any]) -> int:
     from wbcbench.cli.output import print_json
     from wbcbench.cli.summary import document, print_examinations, print_summary
-    from wbcbench.records.store import Store
-    from wbcbench.scheduling.outcome import all_cached, exit_code, in_order
+    from wbcbench.scheduling.carry_out import carry_out
+    from wbcbench.scheduling.outcome import exit_code
 
-    store = Store(Path(request.store))
-    outcomes = all_cached(plan, store)
-    examinations: list[dict[str, Any]] = []
-    if outcomes is None or full:
+    def shown(trials: int) -> AbstractContextManager[Screen]:
         from wbcbench.cli.screens import screens
         from wbcbench.scheduling.estimate import train_cells
-        from wbcbench.scheduling.executors import execute
-        from wbcbench.scheduling.source import PlanSource
 
-        with screens(track, store.root, train_cells(plan))(len(plan.trials)) as display:
-            if outcomes is None:
-                source = PlanSource(plan.trials)
-                ended = execute(request, plan, registry, plugins, source, display, report.observers)
-                outcomes = in_order(plan, ended)
-            if full:
-                from wbcbench.scheduling.examining import examine_students
+        return screens(options["track"], Path(request.store), train_cells(plan))(trials)
 
-                examinations = examine_students(outcomes, plan, request, registry, display.decoding)
-    if as_json:
-        extra = {"evaluations": examinations} if full else {}
+    outcomes, examinations = carry_out(
+        plan, request, registry, options["plugins"], shown, report.observers, options["evaluate"]
+    )
+    if options["as_json"]:
+        extra = {"evaluations": examinations} if options["evaluate"] == "full" else {}
         print_json(document(outcomes, plan) | extra)
     else:
         print_summary(outcomes, plan, request.store)

@@ -220,9 +220,13 @@ def list_command(store: Path, as_json: bool) -> None:
     from wbcbench.records.store import Store
     from wbcbench.search.report import overview
 
-    rows = overview(Store(store))
+    rows, damaged = overview(Store(store))
+    for study, reason in damaged.items():
+        click.echo(f"refused: study {study}: {reason}", err=True)
     if as_json:
-        print_json({"searches": rows})
+        print_json({"searches": rows, "damaged": damaged})
+    elif damaged and not rows:
+        click.echo(f"No search in {store} can be read.")
     elif not rows:
         click.echo(f"No searches in {store}. `wbcbench search` makes one; `wbcbench search --help` shows how.")
     else:

@@ -8,6 +8,7 @@ import click
 
 from wbcbench.cli.output import print_table
 from wbcbench.records.schema import backbone_name
+from wbcbench.spec.trial import method_name
 
 if TYPE_CHECKING:
     from wbcbench.scheduling.outcome import Outcome
@@ -35,6 +36,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "method": trial.label,
         "fusion": trial.method.fusion.name,
         "kd": trial.method.kd,
+        "policies": [p.name for p in trial.method.policies],
         "backbone": backbone_name(trial.method.backbone),
         "modalities": list(trial.reads),
         "seed": trial.seed,
@@ -80,8 +82,8 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
         click.echo(", ".join(parts) + ".")
     for outcome in outcomes:
         if outcome.status == "failed":
-            name = f"{outcome.planned.trial.label}, kd {outcome.planned.trial.method.kd}"
-            click.echo(f"\nFailed: {name}, seed {outcome.planned.trial.seed}:\n{outcome.error.rstrip()}", err=True)
+            trial = outcome.planned.trial
+            click.echo(f"\nFailed: {trial.title}, seed {trial.seed}:\n{outcome.error.rstrip()}", err=True)
     student = next((o for o in outcomes if o.planned.role == "student" and o.record is not None), None)
     if student is not None and student.record is not None:
         click.echo(f"Records: {student.record.path.parent}")
@@ -92,7 +94,8 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
 def _cells(outcome: Outcome) -> list[str]:
     trial = outcome.planned.trial
     state = {"done": "trained", "cached": "cached", "failed": "FAILED"}[outcome.status]
-    head = [outcome.planned.role, trial.label, trial.method.kd, str(trial.seed)]
+    method = method_name(trial.label, "none", [p.name for p in trial.method.policies])  # kd has its own column
+    head = [outcome.planned.role, method, trial.method.kd, str(trial.seed)]
     if outcome.record is None:
         return [*head, "", "", "", "", "", state]
     test, cost = outcome.record.result.metrics["test"], outcome.record.result.cost
@@ -140,12 +143,12 @@ def print_examinations(found: list[dict[str, Any]]) -> None:
         kept = [v for kinds in result["retained"].values() for v in kinds.values()]
         rows.append(
             [
-                entry["method"],
+                method_name(entry["method"], "none", entry.get("policies", [])),
                 entry["kd"],
                 str(entry["seed"]),
                 f"{result['clean']['macro_f1']:.3f}",
                 f"{worst['macro_f1']:.3f} with {'+'.join(worst['modalities'])}" if worst else "",
-                f"{relied} (-{drops[relied]:.3f})",
+                f"{relied} ({-drops[relied]:+.3f})",
                 f"{sum(kept) / len(kept):.0%}",
             ]
         )

@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
+from wbcbench.cli.complete import records
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def record_options(function: F) -> F:
     """Add the argument RECORD, `--store` and `--set`; the handler gets `record`, `store` and `sets`."""
     options = [
-        click.argument("record", metavar="RECORD"),
+        click.argument("record", metavar="RECORD", shell_complete=records),
         click.option(
             "--store", envvar="WBCBENCH_STORE", type=click.Path(path_type=Path, file_okay=False),
             default=Path("wbcbench-store"), metavar="DIR", help="Where records are kept; default: wbcbench-store.",

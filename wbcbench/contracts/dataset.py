@@ -100,6 +100,12 @@ class Cells:
         n = len(self.labels)
         if not self.images:
             raise DataError("Expected at least one modality, but the data set has none.")
+        arrays = {f"{name} images": array for name, array in self.images.items()} | {"labels": self.labels}
+        for name in ("groups", "split", "present"):
+            arrays |= {f"`{name}`": getattr(self, name)} if getattr(self, name) is not None else {}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise DataError(f"Expected {name} as a numpy array, but got a {type(array).__name__}.")
         for name, array in self.images.items():
             if array.ndim != 4 or array.shape[0] != n or array.shape[2] != array.shape[3]:
                 raise DataError(f"Expected {name} images [N={n}, C, S, S], but got {list(array.shape)}.")

@@ -32,12 +32,13 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def examine(store: Path, plugins: PluginOptions) -> list[Finding]:
+def examine(store: Path, plugins: PluginOptions, digests: bool = True) -> list[Finding]:
     """Look at everything.
 
     Args:
         store: which store to look into; it need not exist.
         plugins: which plugins to load.
+        digests: whether to read every file of the store's records.
     """
     from wbcbench.doctor import installation, machine, storage
 
@@ -51,7 +52,7 @@ def examine(store: Path, plugins: PluginOptions) -> list[Finding]:
         ("GPU", machine.gpu),
         ("memory", machine.memory),
         ("Ray", machine.ray_needs),
-        ("store", lambda: storage.store(store)),
+        ("store", lambda: storage.store(store, digests)),
         ("cache", storage.cache),
     ]
     found: list[Finding] = []

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import Requirement
 
+import wbcbench
 from wbcbench.doctor.examination import Finding, Findings
 from wbcbench.errors import did_you_mean
 from wbcbench.records.environment import version_of
@@ -31,7 +36,7 @@ def python() -> Findings:
     if own:
         yield Finding("Python", "ok", text)
     else:
-        fix = "python3 -m venv .venv && .venv/bin/pip install wbcbench"
+        fix = f"python3 -m venv .venv && .venv/bin/pip install {_requirement()}"
         yield Finding("Python", "note", f"{text}, not in an environment of its own", fix)
 
 
@@ -40,9 +45,8 @@ def packages() -> Findings:
     try:
         needed = [Requirement(text) for text in metadata.requires("wbcbench") or []]
     except metadata.PackageNotFoundError:
-        yield Finding(
-            "packages", "problem", "wbcbench runs from a folder and is not installed", "pip install -e ."
-        )
+        text = "wbcbench runs from a folder and is not installed"
+        yield Finding("packages", "problem", text, f"pip install {_requirement()}")
         return
     wrong = False
     for one in needed:
@@ -85,7 +89,22 @@ def extras() -> Findings:
     text = f"installed: {', '.join(there) or 'none'}"
     if missing:
         text += f"; not installed: {', '.join(missing)}"
-    yield Finding("extras", "ok", text, f"pip install 'wbcbench[{missing[0]}]'" if missing else "")
+    yield Finding("extras", "ok", text, f"pip install {_requirement(missing)}" if missing else "")
+
+
+def _requirement(extras: Sequence[str] = ()) -> str:
+    """What pip is told to install: wbcbench from where this one came, which need not be an index."""
+    named = f"[{','.join(extras)}]" if extras else ""
+    try:
+        origin = json.loads(metadata.distribution("wbcbench").read_text("direct_url.json") or "{}")
+        path = Path(unquote(urlsplit(str(origin.get("url", ""))).path)) if "dir_info" in origin else None
+        editable = bool(origin.get("dir_info", {}).get("editable"))
+    except metadata.PackageNotFoundError:
+        path, editable = Path(wbcbench.__file__).parents[1], True
+    if path is None or not path.is_dir():
+        return f"'wbcbench{named}'" if named else "wbcbench"
+    where = "." if path == Path.cwd() else str(path)
+    return ("-e " if editable else "") + (f"'{where}{named}'" if named or " " in where else where)
 
 
 def loaded(options: PluginOptions) -> Findings:

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wbcbench.doctor.examination import Finding, Findings
+
+if TYPE_CHECKING:
+    from wbcbench.records.store import Store
 
 GIB = 2**30
 LEAST = GIB
 """Free bytes below which a sweep may not end."""
 
 
-def store(root: Path) -> Findings:
-    """Records that are there, damaged ones by name, what failed, and what was interrupted."""
+def store(root: Path, digests: bool = True) -> Findings:
+    """Records that are there, damaged ones by name, what failed, and what was interrupted.
+
+    Args:
+        root: of the store.
+        digests: read every file of every record; else only their results and specifications.
+    """
     yield from _room("store", root)
     if not root.is_dir():
         yield Finding("store", "ok", f"{root} does not exist yet; the first run makes it")
         return
     from wbcbench.records.store import Store
 
-    good, bad = Store(root).scan(verify=False)
+    began = time.monotonic()
+    good, bad = Store(root).scan(verify=digests)
+    seconds = time.monotonic() - began
     for path, error in bad:
         fix = f"move {path} out of the store; the same command trains it again"
         yield Finding("store", "problem", str(error), fix)
+    yield from _beside(Store(root), {r.trial.id: r.result.digest for r in good})
     failures = sorted((root / "failures").glob("*")) if (root / "failures").is_dir() else []
     if failures:
         yield Finding("store", "note", f"{len(failures)} trials failed; why is in {root / 'failures'}",
@@ -34,7 +47,29 @@ def store(root: Path) -> Findings:
     if work:
         yield Finding("store", "note", f"{len(work)} trials were interrupted, or are running now",
                       "run the same command again: they go on from their last epoch")  # fmt: skip
-    yield Finding("store", "ok", f"{root}: {len(good)} records, {_size(root) / GIB:.1f} GiB")
+    checked = f"digests checked in {seconds:.1f} s" if digests else "digests not checked (--quick)"
+    yield Finding("store", "ok", f"{root}: {len(good)} records, {_size(root) / GIB:.1f} GiB, {checked}")
+
+
+def _beside(store: Store, digests: dict[str, str]) -> Findings:
+    """Examinations and studies that cannot be trusted; `digests` are those of sound records."""
+    from wbcbench.errors import RecordError
+    from wbcbench.records.examinations import read_examination
+    from wbcbench.search.files import studies
+
+    for path in sorted((store.root / "evaluations").glob("*.json")):
+        try:
+            if path.stem in digests:
+                read_examination(path, digests[path.stem])
+        except RecordError as error:
+            fix = f"delete {path}; the same command with --evaluate full makes it again"
+            yield Finding("store", "problem", str(error), fix)
+    for study in studies(store):
+        try:
+            study.check()
+        except RecordError as error:
+            fix = f"restore the file, or delete {study.path}; records stay"
+            yield Finding("store", "problem", str(error), fix)
 
 
 def cache() -> Findings:

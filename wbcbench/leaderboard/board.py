@@ -64,6 +64,7 @@ def make_board(
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _notes(rows, seeds, options, judge is not None)
+    notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
             f"The board counts seeds {_listed(seeds)}; seeds {_listed(beyond)}, which fewer rows have, are no "

@@ -33,9 +33,10 @@ def report(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) ->
     """Boards, comparisons across them, and what was left out; raises as `build` does."""
     found = gather([s if isinstance(s, Store) else Store(s) for s in stores], options)
     chosen = groups(found, options)
-    maker = RowMaker(found, searches(found.roots))
+    budgets, unread = searches(found.roots)
+    maker = RowMaker(found, budgets)
     size = sum(len(g.own) + len(g.references) for g in chosen)
-    notes = list(found.notes)
+    notes = [*found.notes, *unread]
     judged = options.statistics if options.statistics is not None else size <= LARGE
     detailed = options.details if options.details is not None else size <= LARGE
     if size > LARGE and options.statistics is None:

@@ -1,6 +1,6 @@
 """What stands beside records in a store: searches that led to them, and examinations of their networks.
 
-Both are optional and may be written by a newer wbcbench: what cannot be read is passed over.
+Both are optional. What is damaged, or of a newer wbcbench, is left out and named.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wbcbench.evaluation import EXAMINATION_VERSION
+from wbcbench.errors import RecordError
 from wbcbench.leaderboard.gather import Found
 from wbcbench.leaderboard.model import MissingModalities, Search
+from wbcbench.records.checksummed import read_checksummed
+from wbcbench.records.examinations import read_examination
 
 
 class _Lenient(BaseModel):
@@ -39,55 +41,90 @@ class _Winners(_Lenient):
     winners: tuple[_Winner, ...] = ()
 
 
-class _Metrics(_Lenient):
-    macro_f1: float | None = None
-
-
-class _Findings(_Lenient):
-    subsets: dict[str, _Metrics] = {}
-
-
-class _Examination(_Lenient):
-    version: int
-    digest: str
-    result: _Findings
-
-
-def searches(roots: Iterable[Path]) -> dict[str, Search]:
-    """Trial id of every retrained winner -> what its search had spent; the costliest, if several found it."""
+def searches(roots: Iterable[Path]) -> tuple[dict[str, Search], list[str]]:
+    """Trial id of every retrained winner -> what its search had spent (the costliest, if several found it); and a
+    sentence per file that cannot be trusted."""
     budgets: dict[str, Search] = {}
+    notes: list[str] = []
     for root in roots:
         for path in sorted(root.glob("searches/*/winner.json")):
-            for winner in _read(_Winners, path, _Winners()).winners:
+            name = path.relative_to(root).as_posix()
+            try:
+                winners = _parsed(_Winners, read_checksummed(path, name).content, name).winners
+            except RecordError as error:
+                notes.append(f"Refused: {error} What that search had spent is not shown.")
+                continue
+            for winner in winners:
                 found = Search(**winner.budget.model_dump())
                 for trial in winner.trial_ids:
                     known = budgets.get(trial)
                     if known is None or known.trials < found.trials:
                         budgets[trial] = found
-    return budgets
+    return budgets, notes
 
 
-def missing_modalities(records: Sequence[Found]) -> MissingModalities | None:
-    """Mean over seeds of macro-F1 per subset of modalities; None unless every record was examined."""
-    tables: list[dict[str, float]] = []
-    for record in records:
-        path = f"{record.root}/evaluations/{record.entry.trial_id}.json"
-        if not os.path.isfile(path):  # nearly always, so no Path is made for it
+class Examinations:
+    """Reads examinations of the records of one report, and keeps what has to be said of them."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+        """Trial id -> why what stands beside its record is not shown."""
+        self.unchecked: set[str] = set()
+        """Trial ids whose examination is older than checksums."""
+
+    def missing_modalities(self, records: Sequence[Found]) -> MissingModalities | None:
+        """Mean over seeds of macro-F1 per subset of modalities; None unless every record was examined."""
+        tables = []
+        for record in records:
+            path = f"{record.root}/evaluations/{record.entry.trial_id}.json"
+            if not os.path.isfile(path):  # nearly always, so no Path is made for it
+                return None
+            tables.append(self._table(Path(path), record))
+        if any(table is None for table in tables):
             return None
-        entry = _read(_Examination, Path(path), None)
-        if entry is None or entry.version != EXAMINATION_VERSION or entry.digest != record.entry.digest:
+        known = [table for table in tables if table is not None]
+        subsets = set.intersection(*(set(t) for t in known)) if known else set()
+        if not subsets:
             return None
-        tables.append({s: m.macro_f1 for s, m in entry.result.subsets.items() if m.macro_f1 is not None})
-    subsets = set.intersection(*(set(t) for t in tables)) if tables else set()
-    if not subsets:
-        return None
-    means = {s: sum(t[s] for t in tables) / len(tables) for s in sorted(subsets, key=lambda s: (s.count("+"), s))}
-    worst = min(means, key=lambda s: (means[s], s))
-    return MissingModalities(worst=tuple(worst.split("+")), worst_macro_f1=means[worst], subsets=means)
+        means = {
+            s: sum(t[s] for t in known) / len(known) for s in sorted(subsets, key=lambda s: (s.count("+"), s))
+        }
+        worst = min(means, key=lambda s: (means[s], s))
+        return MissingModalities(worst=tuple(worst.split("+")), worst_macro_f1=means[worst], subsets=means)
+
+    def notes(self, trials: Iterable[str]) -> list[str]:
+        """What a reader of a board of these trials must know."""
+        mine = sorted(set(trials))
+        notes = [
+            f"Refused: {self.refused[t]} Its row shows nothing of missing modalities."
+            for t in mine if t in self.refused
+        ]  # fmt: skip
+        old = sum(t in self.unchecked for t in mine)
+        if old:
+            notes.append(f"{old} examination{'s' * (old != 1)} in evaluations/ cannot be checked: made before "
+                         "examinations had a checksum.")  # fmt: skip
+        return notes
+
+    def _table(self, path: Path, record: Found) -> dict[str, float] | None:
+        """Subset -> macro-F1, where that is defined."""
+        try:
+            found = read_examination(path, record.entry.digest)
+        except RecordError as error:
+            self.refused[record.entry.trial_id] = str(error)
+            return None
+        if not found.checked:
+            self.unchecked.add(record.entry.trial_id)
+        metrics = {s: m.get("macro_f1") for s, m in found.result.get("subsets", {}).items()}
+        return {s: value for s, value in metrics.items() if value is not None}
 
 
-def _read(model: type[Any], path: Path, otherwise: Any) -> Any:
+def _parsed(model: type[Any], content: dict[str, Any], name: str) -> Any:
     try:
-        return model.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return otherwise
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{name} is damaged ({where}: {first['msg']}).") from error
+
+
+__all__ = ["Examinations", "searches"]

@@ -1,8 +1,8 @@
 """Names for people: unique on their board, and no longer than it takes to tell the rows apart.
 
-`gmu`, `independent + dkd`; where two rows would share a name, what differs is added: policies, backbone, teachers,
-then the parameters, as in `independent + dkd (weight=0.1)`. Only rows that nothing readable tells apart get a
-piece of their id, `#4caab3`.
+`gmu`, `independent + dkd`, `concat + modality_dropout`; where two rows would share a name, what differs is added:
+backbone, teachers, then the parameters, as in `independent + dkd (weight=0.1)`. Only rows that nothing readable
+tells apart get a piece of their id, `#4caab3`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from wbcbench.leaderboard.entries import Entry
 from wbcbench.leaderboard.model import Row
 from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.spec.trial import method_name
 
 SHOWN = 4
 """Parameters in one name, at most."""
 _LONGEST = 24
 """Characters of one parameter's value."""
 _EXTRAS: tuple[Callable[[Row], str], ...] = (
-    lambda r: "".join(f" + {p}" for p in r.policies),
     lambda r: f" ({r.backbone})",
     lambda r: f" < {'+'.join(r.teacher_backbones)}" if r.teacher_backbones else "",
     lambda r: f" [{r.routing}]" if r.routing else "",
@@ -37,7 +37,7 @@ def label(entry: Entry, modalities: tuple[str, ...]) -> str:
 
 def named(rows: Sequence[Row]) -> list[Row]:
     """The rows with their names. Reads the specifications of rows that differ in parameters only."""
-    names = {r.method_id: r.method + (f" + {r.kd}" if r.kd != "none" else "") for r in rows}
+    names = {r.method_id: method_name(r.method, r.kd, r.policies) for r in rows}
     for extra in _EXTRAS:
         for twins in _twins(rows, names):
             if len({extra(r) for r in twins}) > 1:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from wbcbench.leaderboard import extras
 from wbcbench.leaderboard.entries import METRIC_ORDER, Entry
+from wbcbench.leaderboard.extras import Examinations
 from wbcbench.leaderboard.gather import Found, Gathered
 from wbcbench.leaderboard.model import (
     METRIC_NAMES,
@@ -36,6 +36,7 @@ class RowMaker:
 
     found: Gathered
     searches: Mapping[str, Search]
+    examinations: Examinations = field(default_factory=Examinations)
 
     def row(self, records: Sequence[Found], status: Status, missing: tuple[int, ...]) -> Row:
         """The row of one method; `records` in the order of their seeds, at least one."""
@@ -65,7 +66,7 @@ class RowMaker:
             train_seconds=_mean([x.train_seconds for x in entries]),
             teaching=self._teaching(entries),
             search=self._search(entries),
-            missing_modalities=extras.missing_modalities(records),
+            missing_modalities=self.examinations.missing_modalities(records),
             pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
             parts=self._parts(entries),
             sources=tuple(map(_source, records)),

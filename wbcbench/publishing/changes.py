@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard.columns import HEADERS
-from wbcbench.leaderboard.model import Board, Report, Row
+from wbcbench.leaderboard.model import METRIC_NAMES, Board, Report, Row
 
 
 @dataclass
@@ -29,11 +27,16 @@ def read_report(path: Path) -> Report:
     """A published folder's, or a `board.json`'s, report. Raises `UsageError`."""
     file = path / "board.json" if path.is_dir() else path
     try:
-        return Report.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        report = Report.model_validate_json(file.read_bytes())
+        for board in report.boards:
+            for row in board.rows:
+                if lacks := {board.by, *METRIC_NAMES} - (set(row.metrics) & set(METRIC_NAMES)):
+                    raise ValueError(f"row {row.name!r} lacks the metric {min(lacks)!r}")
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"Expected a published board's folder or a file of --format json, but got {path} ({error})."
         ) from error
+    return report
 
 
 def changes(old: Report, new: Report) -> list[Change]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.records.schema import RESULT, Result
 from wbcbench.records.store import Record, Store, Verify
+from wbcbench.spec.trial import method_name
 
 
 def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record:
@@ -64,12 +65,16 @@ def _by_name(text: str, store: Store) -> list[Result]:
             f"Expected records in {store.root}, but there is none. Name a store with --store, or a record by its "
             "folder or trial id."
         )
-    named = [r for r in results if _name(r) == text]
-    begun = [r for r in results if text and _name(r).startswith(text)]
-    if not named and len({_name(r) for r in begun}) == 1:
+    called = [r for r in results if text in (r.title, _plain(r))]
+    begun = [r for r in results if text and r.title.startswith(text)]
+    named = [r for r in called if r.title == text] or called
+    if not named and len({r.title for r in begun}) == 1:
         named = begun
+    if len({r.method_id for r in named}) != 1:
+        shown = _on_boards(text, store)
+        named = [r for r in results if r.trial_id in shown] or named
     if not named:
-        names = {_name(r) for r in begun or results}
+        names = {r.title for r in begun or results}
         near = "" if begun else did_you_mean(text, names | {r.trial_id for r in results})
         raise UsageError(
             f"No record in {store.root} is '{text}'.{near} Expected a trial id, a method's name, the beginning of "
@@ -81,8 +86,17 @@ def _by_name(text: str, store: Store) -> list[Result]:
     return named
 
 
-def _name(result: Result) -> str:
-    return result.label + (f" + {result.kd}" if result.kd != "none" else "")
+def _plain(result: Result) -> str:
+    """The method's name without the modality that is read where there is one: `early + logits`."""
+    return method_name(result.fusion, result.kd, result.policies)
+
+
+def _on_boards(text: str, store: Store) -> set[str]:
+    """The trials of the rows that boards call so: with backbone or parameters, where two rows shared a name."""
+    from wbcbench.leaderboard import Options, report
+
+    found = report([store], Options(verify="quick", statistics=False, details=False, index=False))
+    return {s.trial_id for board in found.boards for row in board.rows if row.name == text for s in row.sources}
 
 
 def _validation(result: Result) -> float:

@@ -71,15 +71,27 @@ def history(record: Record) -> pd.DataFrame:
         raise refuse(record.path, "history.csv", f"cannot be read ({error})") from error
 
 
+def summary_text(record: Record) -> str:
+    """What a console shows: what the record is, a line of metrics per split, where it lies."""
+    lines = [_title(record)]
+    for side, summary in record.result.metrics.items():
+        metrics = ", ".join(f"{n} {'-' if v is None else format(v, '.3f')}" for n, v in summary.items())
+        lines.append(f"  {side:5}{metrics}")
+    return "\n".join([*lines, f"  {record.path}"])
+
+
+def _title(record: Record) -> str:
+    r = record.result
+    return f"{r.title}, seed {r.seed}, {r.dataset} ({r.trial_id})"
+
+
 def summary_html(record: Record) -> str:
     """What a notebook shows: what the record is, and its metrics."""
     import pandas as pd
 
     result = record.result
-    taught = "" if result.kd == "none" else f" + {result.kd}"
-    title = f"{result.label}{taught}, seed {result.seed}, {result.dataset} ({result.trial_id})"
     table = pd.DataFrame(result.metrics).T.to_html(float_format="{:.3f}".format, na_rep="-", border=0, escape=True)
-    return f"<p>{escape(title)}</p>{table}"
+    return f"<p>{escape(_title(record))}</p>{table}"
 
 
-__all__ = ["cells", "flat", "history", "summary_html"]
+__all__ = ["cells", "flat", "history", "summary_html", "summary_text"]

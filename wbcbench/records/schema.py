@@ -13,6 +13,7 @@ from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
 from wbcbench.spec import Component as SpecComponent
+from wbcbench.spec.trial import method_name
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -189,6 +190,11 @@ class Result(Outcome):
     """Of trial, predictions and weights: equal for two identical runs, however long each took."""
     checksum: str = ""
     """Of this document without this field, so that a damaged `result.json` is noticed too."""
+
+    @property
+    def title(self) -> str:
+        """The whole method for people, as tables show it: `concat + logits + modality_dropout`."""
+        return method_name(self.label, self.kd, self.policies)
 
     @classmethod
     def build(cls, trial: Trial, outcome: Outcome, files: dict[str, str]) -> Result:

@@ -94,6 +94,11 @@ class Record:
 
         return history(self)
 
+    def __repr__(self) -> str:
+        from wbcbench.records.frames import summary_text
+
+        return summary_text(self)
+
     def _repr_html_(self) -> str:
         from wbcbench.records.frames import summary_html
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from wbcbench.errors import WbcbenchError
+from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.inference.data import HINT, workbench
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.examinations import examination_path, read_examination
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.reporting.mistakes import mistakes
@@ -30,25 +30,27 @@ def gather(
     Raises:
         UsageError: the cells that `sets` names are not the record's.
     """
-    material = Material(record, examination(record), None)
+    found, remark = examination(record)
+    material = Material(record, found, None, remark=remark)
     try:
         cells = workbench(record, store, registry, sets, decoding=decoding).cells(record.trial)
     except WbcbenchError as error:
         if sets:
             raise  # the user named them
-        return Material(record, material.examination, None, f"{error} {HINT}")
-    return Material(record, material.examination, tuple(mistakes(record, cells, material.side)))
+        return replace(material, without=f"{error} {HINT}")
+    return replace(material, mistakes=tuple(mistakes(record, cells, material.side)))
 
 
-def examination(record: Record) -> dict[str, Any] | None:
-    """What `--evaluate full` wrote beside the records of this store; None: nothing, or of another record."""
-    path = record.path.parent.parent / "evaluations" / f"{record.trial.id}.json"
+def examination(record: Record) -> tuple[dict[str, Any] | None, str]:
+    """What `--evaluate full` wrote beside the record, if it can be trusted; and what has to be said of it."""
+    path = examination_path(record.path.parent.parent, record.trial.id)
+    if not path.is_file():
+        return None, ""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        found: dict[str, Any] = entry["result"]
-        return found if entry["digest"] == record.result.digest and isinstance(found, dict) else None
-    except (OSError, *DOCUMENTS, KeyError, TypeError):
-        return None
+        found = read_examination(path, record.result.digest)
+    except RecordError as error:
+        return None, f"An examination was refused: {error}"
+    return found.result, "" if found.checked else "Made before examinations had a checksum, so not checked."
 
 
 __all__ = ["examination", "gather"]

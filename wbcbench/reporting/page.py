@@ -41,6 +41,8 @@ class Material:
     mistakes: tuple[Mistake, ...] | None = None
     without: str = ""
     """Why there are no pictures; empty where there are."""
+    remark: str = ""
+    """What has to be said of the examination: why it was refused, or that it cannot be checked."""
 
     @property
     def side(self) -> str:
@@ -79,6 +81,7 @@ def page(material: Material) -> str:
         subsets=_subsets(examination),
         imputes=examination.get("missing") == "impute",
         reliance=_reliance(examination),
+        remark=material.remark,
         mistakes=material.mistakes,
         without=material.without,
         cost=_cost(record),

@@ -37,6 +37,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "method": trial.label,
                 "fusion": trial.method.fusion.name,
                 "kd": trial.method.kd,
+                "policies": [p.name for p in trial.method.policies],
                 "backbone": backbone_name(trial.method.backbone),
                 "seed": trial.seed,
                 "needs": list(planned.needs),

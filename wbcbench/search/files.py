@@ -10,14 +10,16 @@ A mark of pruning belongs to its study: another study may well train the same tr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from wbcbench.errors import RecordError, UsageError, did_you_mean
-from wbcbench.records.atomic import TEMPORARY, atomic_write_json
+from wbcbench.records.atomic import atomic_write_json
+from wbcbench.records.checksummed import checksummed, read_checksummed
 from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Store
 from wbcbench.search.dimension import Dimension
@@ -57,7 +59,7 @@ class Proposal(Frozen):
     number: int
     params: dict[str, Any]
     """Dimension -> value, without fixed ones."""
-    trial_id: str = ""
+    trial_id: str = Field("", pattern="^([0-9a-f]{16})?$")
     """Of the sealed trial; empty if these parameters cannot be planned."""
     error: str = ""
 
@@ -104,6 +106,7 @@ class Winners(Frozen):
     winners: tuple[Winner, ...] = ()
 
 
+ADVICE = "Restore the file, or delete the study's folder: records stay and are used again."
 M = TypeVar("M", bound=Frozen)
 
 
@@ -121,7 +124,7 @@ class StudyFolder:
     def open(self, spec: StudySpec) -> None:
         """Begin the study, or go on with it. Raises `UsageError` if the folder holds another study."""
         if not (self.path / "spec.json").is_file():
-            atomic_write_json(self.path / "spec.json", spec.model_dump(mode="json"))
+            _write(self.path / "spec.json", spec)
             return
         there = self.spec()
         if there.digest != spec.digest:
@@ -134,7 +137,7 @@ class StudyFolder:
 
     def proposals(self) -> list[Proposal]:
         """All of them, by number. Raises `RecordError` if one is missing or damaged."""
-        paths = sorted(p for p in (self.path / "proposals").glob("*.json") if not p.name.startswith(TEMPORARY))
+        paths = sorted(p for p in (self.path / "proposals").glob("*.json") if p.stem.isdecimal())
         found = [_read(Proposal, path) for path in paths]
         for expected, proposal in enumerate(found):
             if proposal.number != expected:
@@ -146,20 +149,30 @@ class StudyFolder:
 
     def propose(self, proposal: Proposal) -> None:
         """Keep a proposal, before anything is spent on it."""
-        atomic_write_json(
-            self.path / "proposals" / f"{proposal.number:05d}.json", proposal.model_dump(mode="json")
-        )
+        _write(self.proposal_path(proposal.number), proposal)
+
+    def proposal_path(self, number: int) -> Path:
+        """Where a proposal is, or would be."""
+        return self.path / "proposals" / f"{number:05d}.json"
 
     def prune(self, trial_id: str, epoch: int, history: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Mark a trial as stopped early."""
         rows = tuple({k: float(v) for k, v in row.items() if _finite(v)} for row in history)
         mark = PrunedMark(trial_id=trial_id, epoch=epoch, history=rows, seconds=seconds)
-        atomic_write_json(self.path / "pruned" / f"{trial_id}.json", mark.model_dump(mode="json"))
+        _write(self.path / "pruned" / f"{trial_id}.json", mark)
 
     def pruned(self, trial_id: str) -> PrunedMark | None:
         """The mark of a trial, if this study stopped it."""
         path = self.path / "pruned" / f"{trial_id}.json"
         return _read(PrunedMark, path) if path.is_file() else None
+
+    def check(self) -> None:
+        """Read every file of the study. Raises `RecordError` for the first that is missing or damaged."""
+        self.spec()
+        self.proposals()
+        self.winners()
+        for path in sorted((self.path / "pruned").glob("*.json")):
+            _read(PrunedMark, path)
 
     def winners(self) -> tuple[Winner, ...]:
         """Every winner so far, the latest last."""
@@ -170,13 +183,13 @@ class StudyFolder:
         """Keep the winners of a search; those of a shorter one stay, with the budget that found them."""
         added = {w.trial_ids for w in winners}
         kept = [w for w in self.winners() if w.trial_ids not in added]
-        document = Winners(winners=(*kept, *winners))
-        atomic_write_json(self.path / "winner.json", document.model_dump(mode="json"))
+        _write(self.path / "winner.json", Winners(winners=(*kept, *winners)))
 
 
 def studies(store: Store) -> list[StudyFolder]:
-    """Every study in the store, by id."""
-    return [StudyFolder(store, p.parent.name) for p in sorted(store.root.glob("searches/*/spec.json"))]
+    """Every study in the store, by id; also one that has lost its `spec.json`."""
+    found = {p.parent.name for what in ("spec.json", "proposals") for p in store.root.glob(f"searches/*/{what}")}
+    return [StudyFolder(store, name) for name in sorted(found)]
 
 
 def find_study(store: Store, name: str | None) -> StudyFolder:
@@ -210,18 +223,21 @@ def _finite(value: Any) -> bool:
 
 def _read(model: type[M], path: Path) -> M:
     try:
-        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise RecordError(f"Expected {path}, but it cannot be read: {error.strerror}.") from error
+        return model.model_validate(read_checksummed(path).content)
+    except RecordError as error:
+        raise RecordError(f"{error} {ADVICE}") from error
     except DOCUMENTS as error:
         reason = str(error).splitlines()[0]
         raise RecordError(
-            f"Expected a {model.__name__} in {path}, but it is damaged ({reason}). Restore the file, or delete "
-            "the study's folder: records stay and are used again."
+            f"Expected a {model.__name__} in {path}, but it is damaged ({reason}). {ADVICE}"
         ) from error
 
 
+def _write(path: Path, model: Frozen) -> None:
+    atomic_write_json(path, checksummed(model.model_dump(mode="json")))
+
+
 __all__ = [
-    "Proposal", "PrunedMark", "SearchBudget", "StudyFolder", "StudySpec", "Winner", "find_study",
+    "ADVICE", "Proposal", "PrunedMark", "SearchBudget", "StudyFolder", "StudySpec", "Winner", "find_study",
     "search_budgets", "studies",
 ]  # fmt: skip

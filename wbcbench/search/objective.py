@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.records.store import Record
@@ -15,10 +17,18 @@ COSTS = {"params": False, "macs": False, "latency_ms": False, "throughput": True
 _ALIASES = {"latency": "latency_ms", "flops": "macs", "f1": "macro_f1", "balanced_acc": "balanced_accuracy"}
 
 
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    from wbcbench.evaluation.metrics import METRICS
+
+    if not names or not set(names) <= {*METRICS, *COSTS} or len(set(names)) < len(names):
+        raise ValueError("expected one or more different metrics or costs")
+    return names
+
+
 class Objective(Frozen):
     """One or several quantities, each with its direction."""
 
-    names: tuple[str, ...] = ("macro_f1",)
+    names: Annotated[tuple[str, ...], AfterValidator(_known)] = ("macro_f1",)
 
     @classmethod
     def parse(cls, text: str) -> Objective:

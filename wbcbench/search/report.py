@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from wbcbench.errors import RecordError
 from wbcbench.records.atomic import atomic_write_bytes, atomic_write_text
 from wbcbench.records.store import Store
 from wbcbench.search.files import StudyFolder, studies
@@ -32,21 +33,27 @@ Draw = Callable[[ModuleType], Any]
 """Takes `optuna.visualization` or its matplotlib twin and gives a figure (or axes)."""
 
 
-def overview(store: Store) -> list[dict[str, Any]]:
-    """One JSON-able row per study of the store. Raises `RecordError` for a damaged one."""
-    rows = []
+def overview(store: Store) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """One JSON-able row per study of the store; and for each damaged one, what is wrong with it."""
+    rows: list[dict[str, Any]] = []
+    damaged: dict[str, str] = {}
     for folder in studies(store):
-        study = Study(folder.spec(), folder, store)
-        best = ranking(study)[:1]
-        spec = study.spec
-        rows.append(
-            {
-                "study": folder.id, "title": spec.title, "objective": ",".join(spec.objective.names),
-                "sampler": spec.sampler, "pruner": spec.pruner, **study.counts(),
-                "best": ", ".join(f"{v:.4g}" for t in best for v in t.values), "winners": len(folder.winners()),
-            }
-        )  # fmt: skip
-    return rows
+        try:
+            rows.append(_row(folder, store))
+        except RecordError as error:
+            damaged[folder.id] = str(error)
+    return rows, damaged
+
+
+def _row(folder: StudyFolder, store: Store) -> dict[str, Any]:
+    study = Study(folder.spec(), folder, store)
+    best = ranking(study)[:1]
+    spec = study.spec
+    return {
+        "study": folder.id, "title": spec.title, "objective": ",".join(spec.objective.names),
+        "sampler": spec.sampler, "pruner": spec.pruner, **study.counts(),
+        "best": ", ".join(f"{v:.4g}" for t in best for v in t.values), "winners": len(folder.winners()),
+    }  # fmt: skip
 
 
 def write_report(folder: StudyFolder, store: Store, target: Path) -> list[Path]:

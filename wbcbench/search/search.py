@@ -157,6 +157,8 @@ def _base(space: Space, planner: Any) -> tuple[Plan, list[str]]:
 def _title(request: Request) -> str:
     kd = ["+".join(map(label, combination)) for combination in request.kd]
     parts = [",".join(map(label, request.fusion)), f"kd {','.join(kd)}"]
+    if request.policy:
+        parts.append("+".join(map(label, request.policy)))
     if any(b.name != "cellnet" for b in request.backbone) or len(request.backbone) > 1:
         parts.append(",".join(map(label, request.backbone)))
     return ", ".join(parts)

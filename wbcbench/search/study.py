@@ -16,10 +16,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from wbcbench.errors import RecordError
 from wbcbench.records.history import read_history
 from wbcbench.records.store import Store
 from wbcbench.search.dimension import suggest_all
-from wbcbench.search.files import Proposal, StudyFolder, StudySpec
+from wbcbench.search.files import ADVICE, Proposal, StudyFolder, StudySpec
 from wbcbench.search.strategy import REMEMBERS, make_pruner, make_sampler, quiet
 
 
@@ -159,7 +160,13 @@ class Study:
         inner = make_sampler(self.spec.sampler, self.spec.seed, proposal.number)
         self.optuna.sampler = Recorded(inner, proposal.params, self.spec.sampler in REMEMBERS)
         trial = self.optuna.ask()
-        suggest_all(self.spec.dimensions, trial)
+        try:
+            suggest_all(self.spec.dimensions, trial)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            path = self.folder.proposal_path(proposal.number)
+            raise RecordError(
+                f"Expected parameters of the study's space in {path}, but got another's ({error}). {ADVICE}"
+            ) from error
         asked = Asked(proposal, trial)
         self.asked.append(asked)
         fate = self.fate(proposal)

@@ -133,6 +133,8 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     key = ".".join(path) or "(top level)"
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
+        if not known:
+            return f"'{key}' is not a known key." + ("" if path[:-1] else " It takes no parameters.")
         return f"'{key}' is not a known key.{did_you_mean(path[-1], known)} Known here: {', '.join(known)}."
     message = error["msg"].removeprefix("Value error, ")
     got = error.get("input")

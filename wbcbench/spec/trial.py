@@ -6,6 +6,7 @@ fields; nothing that leaves the result alone (device, store, progress display) i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -213,9 +214,19 @@ class Trial(Frozen):
         fusion = f"{fusion}:{IMPUTE}={imputer}" if isinstance(imputer, str) else fusion
         return f"{fusion}[{self.reads[0]}]" if len(self.reads) == 1 else fusion
 
+    @property
+    def title(self) -> str:
+        """The whole method for people, as tables show it: `concat + logits + modality_dropout`."""
+        return method_name(self.label, self.method.kd, [p.name for p in self.method.policies])
+
     def method_id(self) -> str:
         """Identity of everything but the seed: rows of a leaderboard are grouped by it."""
         return digest({"protocol": self.protocol, "method": self.method})
+
+
+def method_name(label: str, kd: str, policies: Iterable[str] = ()) -> str:
+    """What people call a method: `concat`, `concat + logits`, `concat + logits + modality_dropout`."""
+    return " + ".join([label, *([] if kd == "none" else [kd]), *policies])
 
 
 Method.model_rebuild()

@@ -56,11 +56,8 @@ def read_study(
             "Expected: common, parts. A single run is `wbcbench run --config`."
         )
     common, parts = tree.get("common") or {}, tree.get("parts") or {}
-    for key, section in (
-        ("common", common),
-        ("parts", parts),
-        *((f"parts.{n}", p or {}) for n, p in parts.items()),
-    ):
+    own_words = parts.items() if isinstance(parts, dict) else ()
+    for key, section in (("common", common), ("parts", parts), *((f"parts.{n}", p or {}) for n, p in own_words)):
         if not isinstance(section, dict):
             raise UsageError(f"{path}: expected key: value pairs in '{key}', but got {section!r}.")
     if not parts:

@@ -8,9 +8,11 @@ import torch
 
 from wbcbench.contracts import Backbone
 from wbcbench.testing.components import component_class
+from wbcbench.testing.first_promise import backbone_types
 from wbcbench.testing.graph import check_registered
 from wbcbench.testing.promise import promise
 from wbcbench.testing.reads import no_reads
+from wbcbench.testing.returned import made
 
 
 class BackboneContract:
@@ -27,7 +29,12 @@ class BackboneContract:
     def build(self, in_chans: int, size: int, width: float = 1.0) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return self.cls(in_chans, size, self.cls.Params(**self.params), width)
+            given = (in_chans, size, self.cls.Params(**self.params), width)
+            return made(self.cls, "in_chans, image_size, params, width", *given)  # type: ignore[no-any-return]
+
+    def test_types(self) -> None:
+        """It sets `dim`, and its methods return what they should: `forward` a Features."""
+        backbone_types(self.build(2, self.sizes[0]).eval(), 2, self.sizes[0])
 
     def test_embedding_and_maps(self) -> None:
         """Any number of channels and any side give an embedding of width `dim`, and maps where asked for."""

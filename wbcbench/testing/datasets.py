@@ -11,7 +11,9 @@ import numpy as np
 from wbcbench.contracts import Dataset
 from wbcbench.errors import DataError
 from wbcbench.testing.components import component_class
+from wbcbench.testing.first_promise import dataset_types
 from wbcbench.testing.promise import BrokenPromise, promise
+from wbcbench.testing.returned import made
 
 
 class DatasetContract:
@@ -29,7 +31,11 @@ class DatasetContract:
         if self.component is None:
             raise AssertionError("Set `component`, or override `dataset` to return the data set under test.")
         cls = component_class("dataset", self.component)
-        return cls(cls.Params(**self.params))  # type: ignore[no-any-return]
+        return made(cls, "params", cls.Params(**self.params))  # type: ignore[no-any-return]
+
+    def test_types(self, tmp_path: Path) -> None:
+        """Its methods return what they should: `describe` a Description, `load` a Cells of arrays."""
+        dataset_types(self.dataset(tmp_path), self.side)
 
     def test_what_it_says_is_what_it_loads(self, tmp_path: Path) -> None:
         """Images, labels and splits have the promised form, and `describe` foretells them."""

@@ -13,10 +13,12 @@ from torch import Tensor
 from wbcbench.contracts import Distiller, Output, Progress
 from wbcbench.testing.alternatives import alternatives
 from wbcbench.testing.components import component_class
+from wbcbench.testing.first_promise import distiller_types
 from wbcbench.testing.graph import check_registered
 from wbcbench.testing.losses import START, evaluate_distiller, shapes_of
 from wbcbench.testing.promise import BrokenPromise, promise
 from wbcbench.testing.reads import no_reads
+from wbcbench.testing.returned import made
 
 EPOCHS = (Progress(0, 100, 0, 1), Progress(5, 100, 0, 1), Progress(50, 100, 0, 1))
 """A warm-up may make the loss zero at first."""
@@ -57,9 +59,14 @@ class DistillerContract:
     def build(self, student: Output, teacher: Output, **changed: Any) -> Distiller:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            distiller = self.cls(self.cls.Params(**{**self.params, **changed}))
+            distiller: Distiller = made(self.cls, "params", self.cls.Params(**{**self.params, **changed}))
             distiller.setup(shapes_of(student, teacher))
         return distiller
+
+    def test_types(self) -> None:
+        """Its methods return what they should: `terms` a dict name -> loss."""
+        student, teacher = self.outputs()
+        distiller_types(lambda: self.build(student, teacher), student, teacher)
 
     def test_terms_are_named_finite_and_per_sample_or_scalar(self) -> None:
         """Each loss has a name, is finite, and is one number per cell or one in all."""

@@ -10,6 +10,7 @@ from wbcbench.contracts import Fusion, Outputs, Task, route_names
 from wbcbench.evaluation.cost import parameters
 from wbcbench.evaluation.shapley import subsets
 from wbcbench.testing.components import component_class
+from wbcbench.testing.first_promise import fusion_types
 from wbcbench.testing.promise import BrokenPromise, promise
 from wbcbench.testing.toys import build_toy, toy_batch, toy_task
 
@@ -36,6 +37,11 @@ class FusionAnswers:
     def build(self, task: Task | None = None, seed: int = 0) -> Fusion:
         return build_toy(self.cls, task or self.task(), seed, **self.params)
 
+    def test_types(self) -> None:
+        """Its methods return what they should: `forward` a dict route -> Output, `task_terms` one name -> loss."""
+        with torch.random.fork_rng(devices=[]):
+            fusion_types(self.cls, self.task(), self.params)
+
     def test_routes_are_those_declared(self) -> None:
         """It answers on the routes that `emits` declares."""
         fusion = self.build()
@@ -49,16 +55,10 @@ class FusionAnswers:
         )
 
     def test_shapes_and_reads(self) -> None:
-        """Logits, embeddings and probabilities have the right shape, and each route says what it reads."""
+        """Embeddings and probabilities have the right shape, and each route says what it reads."""
         fusion = self.build()
         batch, classes = toy_batch(fusion.task, cells=5), fusion.task.n_classes
         for route, out in fusion(batch.images, maps=True).items():
-            promise(
-                out.logits.shape == (5, classes),
-                f"Route '{route}' has logits {list(out.logits.shape)} for 5 cells and {classes} classes.",
-                f"Logits are [B, K], here [5, {classes}]: one row a cell, one column a class.",
-                "forward",
-            )
             promise(
                 out.reads and out.reads <= set(fusion.task.modalities),
                 f"Route '{route}' says that it reads {sorted(out.reads)}.",

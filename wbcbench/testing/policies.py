@@ -12,9 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from wbcbench.contracts import Fusion, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
 from wbcbench.testing.components import component_class
+from wbcbench.testing.first_promise import policy_types
 from wbcbench.testing.graph import check_registered
 from wbcbench.testing.promise import BrokenPromise, promise
 from wbcbench.testing.reads import no_reads
+from wbcbench.testing.returned import made
 from wbcbench.testing.steps import policy_step
 from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, toy_batch, toy_draw, toy_task
 from wbcbench.training.supervision import total
@@ -31,12 +33,15 @@ class PolicyContract:
     def cls(self) -> type[Policy]:
         return component_class("policy", self.policy)  # type: ignore[no-any-return]
 
+    def build(self) -> Policy:
+        return made(self.cls, "params", self.cls.Params(**self.params))  # type: ignore[no-any-return]
+
     def accepted(self, task: Task) -> list[tuple[Fusion, Policy]]:
         """Fresh fusions in training mode, each with this policy set up; those that it refuses are left out."""
         found = []
         for name in self.fusions:
             fusion = build_toy(component_class("fusion", name), task).train()
-            policy = self.cls(self.cls.Params(**self.params))
+            policy = self.build()
             try:
                 policy.setup(fusion)
                 policy.setup_cells(200)
@@ -60,6 +65,16 @@ class PolicyContract:
             "setup",
         )
         return found
+
+    def test_types(self) -> None:
+        """Its hooks return what they should: a batch, a dict of losses, whether the backward pass is done."""
+        task = toy_task(2)
+        for name in self.fusions:
+            try:
+                policy_types(self.build(), build_toy(component_class("fusion", name), task).train(), task)
+            except IncompatibleError:
+                continue
+            return
 
     @pytest.mark.parametrize("modalities", [2, 3])
     def test_steps_around_every_fusion(self, modalities: int) -> None:
@@ -184,7 +199,7 @@ class PolicyContract:
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             policy.on_epoch(fusion, Progress(0, 3, 0, 1), dict.fromkeys(fusion.routes, 0.5))
-            again = self.cls(self.cls.Params(**self.params))
+            again = self.build()
             twin = build_toy(type(fusion), task).train()
             again.setup(twin)
             again.setup_cells(200)
@@ -214,7 +229,7 @@ class PolicyContract:
         for taken, _ in self.accepted(task):
             with FakeTensorMode():
                 fusion = build_toy(type(taken), task).train()
-                policy = self.cls(self.cls.Params(**self.params))
+                policy = self.build()
                 policy.setup(fusion)
                 policy.setup_cells(200)
                 for epoch in range(2):

@@ -10,11 +10,12 @@ class BrokenPromise(AssertionError):
         found: what the test saw.
         mend: what the author of the component can do.
         method: the method of the component's class to look at; empty for the class.
+        line: regular expression of the method's line to look at (the last such); empty for its first.
     """
 
-    def __init__(self, found: str, mend: str, method: str = "") -> None:
+    def __init__(self, found: str, mend: str, method: str = "", line: str = "") -> None:
         super().__init__(f"{found} {mend}")
-        self.found, self.mend, self.method = found, mend, method
+        self.found, self.mend, self.method, self.line = found, mend, method, line
 
 
 def promise(holds: object, found: str, mend: str, method: str = "") -> None:

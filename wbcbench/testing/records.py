@@ -22,6 +22,7 @@ def fake_trial(
     modalities: tuple[str, ...] = ("brightfield", "dapi"),
     teachers: tuple[Trial, ...] = (),
     kd: str | None = None,
+    policies: tuple[str, ...] = (),
     **protocol: Any,
 ) -> Trial:
     """A trial that no registry has to know; `protocol` overrides fields of its protocol."""
@@ -34,6 +35,7 @@ def fake_trial(
         method=Method(
             fusion=Component(name=fusion),
             backbone=Component(name=backbone),
+            policies=tuple(Component(name=p) for p in policies),
             distillers=(Component(name=kd),) if kd else (),
             routing=Component(name="matched") if kd else None,
             teachers=teachers,

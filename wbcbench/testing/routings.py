@@ -12,6 +12,7 @@ from wbcbench.testing.components import component_class
 from wbcbench.testing.graph import check_registered
 from wbcbench.testing.promise import promise
 from wbcbench.testing.reads import no_reads
+from wbcbench.testing.returned import made, returned_terms
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
 
@@ -27,7 +28,7 @@ class RoutingContract:
         return component_class("routing", self.routing)  # type: ignore[no-any-return]
 
     def build(self, teachers: int = 3, classes: int = 3) -> Routing:
-        routing: Routing = self.cls(self.cls.Params(**self.params))
+        routing: Routing = made(self.cls, "params", self.cls.Params(**self.params))
         pairs = [
             PairShapes(n_classes=classes, n_cells=5, max_index=4, key=f"0/joint/{i}") for i in range(teachers)
         ]
@@ -37,6 +38,11 @@ class RoutingContract:
     def distiller(self) -> Distiller:
         cls = component_class("distiller", "logits")
         return cls(cls.Params())  # type: ignore[no-any-return]
+
+    def test_types(self) -> None:
+        """Its methods return what they should: `teach` a dict name -> loss."""
+        student, teachers = answers(3)
+        returned_terms(self.teach(self.build(), student, teachers), "teach")
 
     def test_every_route_is_taught(self) -> None:
         """Every route of the student is taught by some teacher."""

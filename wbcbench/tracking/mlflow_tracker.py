@@ -28,9 +28,7 @@ class MLflow:
 
     def started(self, planned: PlannedTrial, config: dict[str, Any]) -> None:
         trial = planned.trial
-        run = self._client.create_run(
-            self._experiment, run_name=f"{trial.label} + {trial.method.kd}, {trial.seed}"
-        )
+        run = self._client.create_run(self._experiment, run_name=f"{trial.title}, seed {trial.seed}")
         self._runs[trial.id] = run.info.run_id
         params = [Param(k, str(v)[:LONGEST]) for k, v in config.items()]
         for i in range(0, len(params), 100):  # the protocol's limit for one request

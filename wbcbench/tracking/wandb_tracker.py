@@ -23,7 +23,7 @@ class WandB:
         trial = planned.trial
         self._runs[trial.id] = wandb.init(
             project=self._project, dir=str(self._folder), config=config, reinit="create_new",
-            group=trial.label, job_type=planned.role, name=f"{trial.label} + {trial.method.kd}, seed {trial.seed}",
+            group=trial.label, job_type=planned.role, name=f"{trial.title}, seed {trial.seed}",
         )  # fmt: skip
 
     def epoch(self, trial_id: str, epoch: int, values: dict[str, float]) -> None:

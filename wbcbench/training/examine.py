@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
-from wbcbench.errors import UsageError
+from wbcbench.errors import RecordError, UsageError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.robustness import examine
-from wbcbench.records.atomic import atomic_write_json
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.examinations import examination_path, read_examination, write_examination
 from wbcbench.records.store import Record
 from wbcbench.training.trial import load_fusion
 from wbcbench.training.workbench import Workbench
@@ -27,31 +25,27 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
             f"Trial {record.trial.id} was proposed by a search and must not see the test split. Examine the "
             "winner, which is retrained."
         )
-    path = bench.store.root / "evaluations" / f"{record.trial.id}.json"
+    path = examination_path(bench.store.root, record.trial.id)
     if path.is_file():
         try:
-            entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, *DOCUMENTS):
-            entry = {}
-        if (
-            isinstance(entry, dict)
-            and entry.get("version") == EXAMINATION_VERSION
-            and entry.get("digest") == record.result.digest
-        ):
-            return entry
+            found = read_examination(path, record.result.digest)
+            if found.whole:
+                return found.entry
+        except RecordError:
+            pass  # made anew, over what cannot be trusted
     trial = record.trial
     cells, split = bench.resident(trial), bench.split(trial)
     test = torch.as_tensor(split.test, device=bench.device)
-    entry = {
+    entry: dict[str, Any] = {
         "version": EXAMINATION_VERSION,
         "trial_id": trial.id,
         "digest": record.result.digest,
         "method": trial.label,
         "kd": trial.method.kd,
+        "policies": [p.name for p in trial.method.policies],
         "seed": trial.seed,
         "modalities": list(trial.reads),
         "result": examine(load_fusion(record, cells, bench), cells, test, trial.reads),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path, entry)
+    write_examination(path, entry)
     return entry

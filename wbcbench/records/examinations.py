@@ -1,0 +1,115 @@
+"""`evaluations/<trial>.json`: what `--evaluate full` found out about a record's network, beside the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wbcbench.errors import RecordError
+from wbcbench.evaluation import EXAMINATION_VERSION
+from wbcbench.records.atomic import atomic_write_json
+from wbcbench.records.checksummed import checksummed, read_checksummed
+
+AGAIN = "`wbcbench run ... --evaluate full` examines again."
+
+
+class _Form(BaseModel):
+    """What is read of such a file; whatever else is in it is left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Worst(_Form):
+    modalities: list[str]
+    macro_f1: float
+
+
+class _Cost(_Form):
+    params: int
+    macs: int
+
+
+class _Findings(_Form):
+    missing: str = ""
+    clean: dict[str, float | None] = {}
+    subsets: dict[str, dict[str, float | None]] = {}
+    subset_cells: dict[str, int] = {}
+    subset_cost: dict[str, _Cost] = {}
+    worst_subset: _Worst | None = None
+    shapley: dict[str, float] = {}
+    permutation_drop: dict[str, float] = {}
+    corruptions: dict[str, dict[str, list[float]]] = {}
+    retained: dict[str, dict[str, float]] = {}
+
+
+class _Entry(_Form):
+    method: str = ""
+    kd: str = ""
+    policies: list[str] = []
+    seed: int = 0
+    result: _Findings
+
+
+@dataclass(frozen=True)
+class Examination:
+    """One file of `evaluations/`."""
+
+    entry: dict[str, Any]
+    """Everything in it; `result` is what was found."""
+    checked: bool
+    """False: written before examinations had a checksum."""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.entry["result"]
+        return found
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is there that `wbcbench run` shows of it."""
+        found = self.result
+        return (
+            {"method", "kd", "seed"} <= set(self.entry)
+            and found.get("clean", {}).get("macro_f1") is not None
+            and bool(found.get("permutation_drop"))
+            and any(found.get("retained", {}).values())
+        )
+
+
+def examination_path(root: Path, trial_id: str) -> Path:
+    """Where the trial's examination is, or would be."""
+    return root / "evaluations" / f"{trial_id}.json"
+
+
+def read_examination(path: Path, digest: str) -> Examination:
+    """The examination of the record with this digest.
+
+    Raises:
+        RecordError: the file is damaged, of another version, or of another record; starts with its name.
+    """
+    name = f"{path.parent.name}/{path.name}"
+    entry, checked = read_checksummed(path, name)
+    if entry.get("version", EXAMINATION_VERSION) != EXAMINATION_VERSION:
+        raise RecordError(
+            f"{name} has version {entry['version']}; this wbcbench reads {EXAMINATION_VERSION}. {AGAIN}"
+        )
+    if entry.get("digest") != digest:
+        raise RecordError(f"{name} is of another record of this trial (its digest differs). {AGAIN}")
+    try:
+        _Entry.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{name} is damaged ({where}: {first['msg']}). {AGAIN}") from error
+    return Examination(entry, checked)
+
+
+def write_examination(path: Path, entry: dict[str, Any]) -> None:
+    """Store what was found, with its checksum. Raises `WbcbenchError` when the file system refuses."""
+    atomic_write_json(path, checksummed(entry))
+
+
+__all__ = ["Examination", "examination_path", "read_examination", "write_examination"]
