@@ -14,7 +14,7 @@ from wbcbench.publishing.published import PACK, files
 
 GIVES = f"is not what {PACK} gives"
 """How a problem ends that making the files again would mend."""
-_OWN = frozenset({"FINDINGS.md", "figures"})
+_OWN = frozenset({"FINDINGS.md", "figures", "data"})
 """What people write, and draw, beside a board."""
 
 

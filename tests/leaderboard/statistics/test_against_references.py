@@ -24,6 +24,7 @@ from wbcbench.leaderboard.statistics import (
     tie_groups,
     uncertainty,
 )
+from wbcbench.leaderboard.statistics.uncertainty import Uncertainty
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -88,6 +89,15 @@ def test_bootstrap_error_of_accuracy_is_the_binomial_one():
     low, high = u.interval()
     half = stats.t.ppf(0.975, 299) * u.se
     assert (low, high) == pytest.approx((share - half, share + half))
+
+
+def test_an_error_larger_than_the_value_is_no_matter_of_logarithms() -> None:
+    """The calibration error of a row that is nearly perfect: on a log scale, from 0 to a trillion."""
+    u = Uncertainty(1e-3, 1e-2, 2.0)
+    half = 4.302652729911275 * 1e-2  # Student's t, 2 degrees of freedom
+    assert u.interval(scale="log") == pytest.approx((0.0, 1e-3 + half))
+    low, high = Uncertainty(0.5, 0.01, 2.0).interval(scale="log")
+    assert (low, high) == pytest.approx((0.5 * np.exp(-2 * half), 0.5 * np.exp(2 * half)))
 
 
 def test_auroc_effects_are_delongs():

@@ -44,7 +44,8 @@ class Uncertainty(NamedTuple):
             level: share of intervals that cover.
             scale: on which the error is taken as symmetric. `linear` for differences; `logit` for metrics within
                 0 .. 1 and `log` for those above 0, whose intervals then stay within that range and cover better
-                near its ends (delta method).
+                near its ends (delta method). Where the error exceeds the value itself, a logarithm says nothing
+                any more: such an interval is symmetric, from 0 on.
         """
         half = float(student.ppf(0.5 + level / 2, self.df)) * self.se if self.se > 0 else 0.0
         v = self.value
@@ -53,6 +54,8 @@ class Uncertainty(NamedTuple):
         if scale == "logit" and 0 < v < 1:
             half /= v * (1 - v)
             return float(expit(logit(v) - half)), float(expit(logit(v) + half))
+        if scale == "log" and 0 < v < half:
+            return 0.0, v + half
         if scale == "log" and v > 0:
             return v * math.exp(-half / v), v * math.exp(half / v)
         return v - half, v + half
