@@ -32,10 +32,10 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.peaks: dict[tuple[str, int], float] = defaultdict(float)
         self.all = 0.0
-        self._every, self._stop = every, threading.Event()
+        self._every, self._ended = every, threading.Event()
 
     def run(self) -> None:
-        while not self._stop.wait(self._every):
+        while not self._ended.wait(self._every):
             total = 0.0
             for process in psutil.Process().children(recursive=True):
                 try:
@@ -49,7 +49,7 @@ class Watch(threading.Thread):
 
     def stop(self) -> list[dict[str, Any]]:
         """A row per kind of process."""
-        self._stop.set()
+        self._ended.set()
         self.join()
         kinds: dict[str, list[float]] = defaultdict(list)
         for (kind, _), peak in self.peaks.items():

@@ -60,7 +60,7 @@ def asked(name: str) -> tuple[str, ...]:
     return ("--kd", name)
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(distillers()))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(distillers())))
 def test_with_basic_fusions(train: Run, number: int, name: str) -> None:
     """One of three each, in turn: `test_pairs` takes a step with every fusion; `independent` is resumed below."""
     fusions: tuple[str, ...] = (("single", "late_prob", "early")[number % 3],)

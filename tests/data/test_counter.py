@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wbcbench.data.batches import epoch_order
+from wbcbench.data.batches import EpochDraws, epoch_order
 from wbcbench.data.counter import counter_hash, derive_seed, permutation, uniform
 
 
@@ -42,3 +42,24 @@ def test_an_epoch_draws_every_cell_once_in_even_steps() -> None:
     assert sorted(torch.cat(steps).tolist()) == train.tolist()
     assert torch.cat(steps).tolist() != torch.cat(epoch_order(train, 3, 0, 1)).tolist()
     assert [len(s) for s in epoch_order(train, 100, 0, 0)] == [7]
+
+
+def test_a_step_s_numbers_depend_on_the_step_and_the_purpose_alone() -> None:
+    draws = EpochDraws(seed=3, epoch=2, steps=5, device=torch.device("cpu"))
+    few = draws.step(4).uniform(3, "rows")  # before any other, and fewer than are asked for later
+    for step in range(5):
+        there = uniform(3, "assemble", 2, step, "rows", torch.arange(7))
+        assert torch.equal(draws.step(step).uniform(7, "rows"), there)
+    assert torch.equal(few, draws.step(4).uniform(7, "rows")[:3])
+    assert not torch.equal(draws.step(0).uniform(7, "rows"), draws.step(0).uniform(7, "slot:a"))
+    assert not torch.equal(
+        draws.step(0).uniform(7, "rows"), EpochDraws(3, 1, 5, few.device).step(0).uniform(7, "rows")
+    )
+
+
+def test_a_step_s_numbers_are_the_caller_s_to_change() -> None:
+    draw = EpochDraws(0, 0, 1, torch.device("cpu")).step(0)
+    first = draw.uniform(4, "x")
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(draw.uniform(4, "x"), kept)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from wbcbench.contracts import Cells
+from wbcbench.contracts import Batch, Cells
+from wbcbench.data.batches import fill_images
 from wbcbench.data.resident import ResidentCells, moments
 from wbcbench.data.views import Views, affine, erase, pixel_places, sampling_grid
 from wbcbench.spec import Augmentation
@@ -152,3 +153,17 @@ def test_shifts_without_interpolation_are_whole_pixels() -> None:
 def test_zoom_needs_interpolation() -> None:
     with pytest.raises(ValueError, match="set scale to 0"):
         Augmentation(scale=0.1, interpolate=False)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("rows", [[2, 0, 1, 3], [1, 1, 0, 0, 2, 3, 2, 3], [3]])
+def test_a_row_shows_the_view_of_its_cell(rows: list[int], keeps: bool) -> None:
+    """However many rows there are, and whether or not the views are kept for a teacher."""
+    views = Views(resident(present=True), TURNED, seed=0)
+    views.keeps = keeps
+    ids = torch.tensor([5, 0, 7, 2])
+    epoch = views.epoch(1)
+    batch = Batch(cells=ids, labels=ids, rows={"a": torch.tensor(rows)}, modalities=("a", "b"))
+    fill_images(batch, epoch, ("a", "b"))
+    assert torch.equal(batch.images["a"], epoch("a", ids)[rows])
+    assert torch.equal(batch.images["b"], epoch("b", ids))

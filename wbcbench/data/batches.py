@@ -21,13 +21,28 @@ def epoch_order(train: Tensor, batch_size: int, seed: int, epoch: int) -> tuple[
     return torch.tensor_split(permutation(train, seed, "order", epoch), steps)
 
 
-def step_draw(seed: int, epoch: int, step: int, device: torch.device) -> Draw:
-    """The random numbers that `assemble` may ask for in one step."""
+class EpochDraws:
+    """The random numbers that a fusion or a policy may ask for in the steps of one epoch.
 
-    def key(salt: str, n: int) -> Tensor:
-        return uniform(seed, "assemble", epoch, step, salt, torch.arange(n, device=device))
+    They are drawn for all steps at the first step that asks: a hash is some forty operations however long its
+    tensor, and three or four purposes a step of them would cost a small network 3% of its time.
+    """
 
-    return Draw(key)
+    def __init__(self, seed: int, epoch: int, steps: int, device: torch.device) -> None:
+        self._counters = (seed, "assemble", epoch, torch.arange(steps, device=device)[:, None])
+        self._known: dict[str, Tensor] = {}
+
+    def step(self, step: int) -> Draw:
+        """The random numbers of one step, a function of (seed, epoch, step, purpose)."""
+
+        def key(salt: str, n: int) -> Tensor:
+            known = self._known.get(salt)
+            if known is None or known.shape[1] < n:
+                places = torch.arange(n, device=self._counters[3].device)
+                known = self._known[salt] = uniform(*self._counters, salt, places)
+            return known[step, :n].clone()
+
+        return Draw(key)
 
 
 def draw_batch(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Batch:
@@ -40,8 +55,11 @@ def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) ->
     """Make the images that each row shows: [R, C, S, S] per modality, channels last in memory."""
     for m in modalities:
         rows = None if batch.rows is None else batch.rows.get(m)
-        images = views(m, batch.cells)
-        if rows is not None:
-            images = images[rows]
+        if rows is None:
+            images = views(m, batch.cells)
+        elif views.keeps or len(rows) > len(batch.cells):  # made once, however many rows show it
+            images = views(m, batch.cells)[rows]
+        else:
+            images = views(m, batch.cells[rows])
         batch.images[m] = images.contiguous(memory_format=torch.channels_last)
     return batch

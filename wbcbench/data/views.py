@@ -103,6 +103,11 @@ class EpochViews:
         self._kept_for: Tensor | None = None
         self._kept: dict[str, Tensor] = {}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the latest cells' views are kept for a second caller."""
+        return self._views.keeps
+
     def __call__(self, modality: str, cells: Tensor) -> Tensor:
         """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch; the caller's own to change."""
         if not self._views.keeps:

@@ -19,7 +19,7 @@ from wbcbench.contracts import (
     Parameters,
     Task,
 )
-from wbcbench.data.batches import step_draw
+from wbcbench.data.batches import EpochDraws
 
 CLASSES = ("a", "b", "c")
 
@@ -48,7 +48,7 @@ def toy_batch(task: Task, cells: int = 8, seed: int = 0) -> Batch:
 
 def toy_draw(seed: int = 0, step: int = 0) -> Draw:
     """The random numbers of one training step."""
-    return step_draw(seed, 0, step, torch.device("cpu"))
+    return EpochDraws(seed, 0, step + 1, torch.device("cpu")).step(step)
 
 
 class ToyBackbone(Backbone):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Policy, Progress
-from wbcbench.data.batches import draw_batch, epoch_order, fill_images, step_draw
+from wbcbench.data.batches import EpochDraws, draw_batch, epoch_order, fill_images
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
@@ -128,6 +128,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     kd = job.distillation
     views = job.views.epoch(epoch)
     order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
+    draws = EpochDraws(trial.seed, epoch, len(order), device)
     params = [p for group in state.optimiser.param_groups for p in group["params"]]
     torch.manual_seed(derive_seed(trial.seed, "epoch", epoch))  # dropout and the like
     state.modules.train()
@@ -137,7 +138,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     for step, ids in enumerate(order):
         rate = learning_rate(recipe, epoch * len(order) + step, len(order), budget.epochs)
         set_learning_rate(state.optimiser, rate)
-        draw = step_draw(trial.seed, epoch, step, device)
+        draw = draws.step(step)
         progress = Progress(epoch, budget.epochs, step, len(order), draw)
 
         batch = assemble(job, ids, draw)

@@ -18,6 +18,7 @@ from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, predict
+from wbcbench.helpers import kept_helpers
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
@@ -78,7 +79,8 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         if imputer.prefix == "token" and cells.present(train, trial.reads) is None and not trial.method.policies:
             log.warning("%s: no training cell lacks a modality, so the token stays at the mean.", trial.label)
     views = Views(cells, trial.protocol.augmentation, trial.seed)
-    classes = cells.classes
+    classes, find = cells.classes, bench.registry.get
+    used = used_components(trial, bench.registry)
     job = Job(
         trial=trial,
         cells=cells,
@@ -89,7 +91,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         policies=build_policies(trial, fusion, bench.registry),
         score=lambda p: score(p.probabilities, p.labels, classes).summary,
         checkpoints=bench.store.work(trial.id),
-        code=digest([c.sha256 for c in used_components(trial, bench.registry)]),
+        code=digest([[c.sha256, kept_helpers(find(c.kind, c.name))] for c in used]),
     )
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
