@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 
 def benchmarks() -> dict[str, Callable[[Any], Any]]:
     """Name -> the benchmark; each takes `Options` and gives a `Part`."""
+    from allocator import allocator_part
     from gpu import gpu_part
     from loading import loading_part
     from loop import loop_part, rival_part
@@ -37,6 +38,7 @@ def benchmarks() -> dict[str, Callable[[Any], Any]]:
     return {
         "startup": startup_part,
         "loading": loading_part,
+        "allocator": allocator_part,
         "loop": loop_part,
         "rival": rival_part,
         "rival-still": lambda options: rival_part(options, still=True),

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from wbcbench.training.allocator import keep_freed_memory
+
 HERE = Path(__file__).parent
 
 
@@ -39,7 +41,7 @@ def test_document_and_page_of_every_benchmark(
     parts = {p["name"]: p for p in document["parts"]}
     absent = {
         "rival": find_spec("torchdistill") is None, "rival, still images": find_spec("torchdistill") is None,
-        "gpu": not torch.cuda.is_available(),
+        "gpu": not torch.cuda.is_available(), "allocator": not keep_freed_memory(),
     }  # fmt: skip
     assert len(parts) == len(document["parts"]) == len(suite.benchmarks())
     assert document["failed"] == []

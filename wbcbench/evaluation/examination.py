@@ -18,10 +18,9 @@ from wbcbench.contracts.output import shown_in
 from wbcbench.data.counter import permutation
 from wbcbench.data.resident import ResidentCells
 from wbcbench.evaluation.metrics import score
-from wbcbench.evaluation.predict import joined
+from wbcbench.evaluation.predict import eval_batch, joined
 from wbcbench.evaluation.shapley import Subset, subsets
 
-BATCH = 256
 PROBE = 32
 """Cells on which it is tried out whether networks are separate."""
 CLOSE = 1e-3
@@ -130,7 +129,7 @@ class Examination:
         probs: list[Tensor] = []
         parts: list[Outputs] = []
         there: list[Tensor] = []
-        for chunk in torch.split(cells, BATCH):
+        for chunk in torch.split(cells, eval_batch(cells.device)):
             plain = {m: self.cells.images(chunk, m) for m in self.modalities}
             images, present = change(plain, self.cells.present(chunk, self.modalities), chunk)
             images = {m: x.contiguous(memory_format=torch.channels_last) for m, x in images.items()}

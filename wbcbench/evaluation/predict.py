@@ -13,7 +13,10 @@ from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.contracts.output import shown_in
 from wbcbench.data.resident import ResidentCells
 
-EVAL_BATCH = 256
+
+def eval_batch(device: torch.device) -> int:
+    """Cells per forward pass without gradients: on a CPU as many as keep a layer's activations in its cache."""
+    return 64 if device.type == "cpu" else 256
 
 
 @dataclass
@@ -53,7 +56,7 @@ def forward_all(
     fusion.eval()
     parts: list[Outputs] = []
     probs: list[Tensor] = []
-    for chunk in torch.split(ids, EVAL_BATCH):
+    for chunk in torch.split(ids, eval_batch(ids.device)):
         images = {m: cells.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in modalities}
         present = cells.present(chunk, modalities)
         outputs = {route: out.float() for route, out in fusion(images, present).items()}

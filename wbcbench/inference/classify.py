@@ -17,7 +17,7 @@ from wbcbench.inference.rebuild import Rebuilt
 from wbcbench.inference.source import Source, refuse_if_all_broken
 from wbcbench.inference.unlike import unlike
 
-BATCH = 256
+BATCH = 64
 Done = Callable[[int, int], None]
 """Called as `done(cells so far, of how many)`."""
 

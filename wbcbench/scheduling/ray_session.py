@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcbench.errors import UsageError
+from wbcbench.training import allocator
 
 log = logging.getLogger("wbcbench")
 
@@ -66,7 +67,7 @@ def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
         UsageError: no cluster answers at the address.
     """
     with ExitStack() as stack:
-        stack.enter_context(_environment(_QUIET))
+        stack.enter_context(_environment({**_QUIET, **allocator.environment()}))
         stack.enter_context(_silent_loggers())
         if address:
             _join(address)

@@ -21,9 +21,9 @@ from torch import Tensor
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views
 from wbcbench.errors import DataError
+from wbcbench.evaluation.predict import eval_batch
 from wbcbench.records.atomic import TEMPORARY, atomic_write_bytes
 
-EVAL_BATCH = 512
 HALF = 65504.0  # the largest number that half precision holds
 
 
@@ -112,7 +112,7 @@ class Replay:
         self._tidy()
         views = self.views.epoch(epoch)
         parts: dict[str, list[Tensor]] = {kind: [] for kind in (*self.kinds, *self.maps)}
-        for cells in torch.split(self.train, EVAL_BATCH):
+        for cells in torch.split(self.train, eval_batch(self.train.device)):
             present = self.views.cells.present(cells, self.teacher.reads)
             out = self.teacher.answer(views, cells, present, maps=bool(self.maps))
             parts["logits"].append(out.logits)

@@ -15,6 +15,7 @@ from wbcbench.errors import DataError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.spec import SplitSpec, Trial
+from wbcbench.training.allocator import keep_freed_memory
 
 log = logging.getLogger("wbcbench")
 
@@ -57,6 +58,8 @@ class Workbench:
         replay_maps_gb: float = 2.0,
         decoding: Callable[[int, int, str], None] | None = None,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.store = store
         self.registry = registry
         self.device = device
