@@ -10,7 +10,7 @@ import pytest
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.formats.html import figures
-from wbcbench.leaderboard.model import Across, Report
+from wbcbench.leaderboard.model import Across, Report, Search
 from wbcbench.leaderboard.plots import KINDS, save
 from wbcbench.leaderboard.plots.costs import frontier
 from wbcbench.leaderboard.plots.students import students
@@ -120,6 +120,16 @@ def test_a_heat_map_sets_students_of_one_backbone_side_by_side(teachers: Report,
 def test_a_board_of_one_backbone_leaves_nothing_out(found: Report) -> None:
     rows, left = students(found.boards[0])
     assert (len(rows), left) == (4, "")
+
+
+def test_the_winner_of_a_search_is_not_set_beside_methods_as_they_come(found: Report) -> None:
+    board = found.boards[0]
+    search = Search(study="s", trials=8)
+    searched = [r.model_copy(update={"search": search}) for r in board.rows]
+    mixed = board.model_copy(update={"rows": [searched[0], *board.rows[1:]]})
+    assert students(mixed) == ([*board.rows[1:]], "Left out: 1 winner of a search.")
+    alike = board.model_copy(update={"rows": searched})
+    assert students(alike) == (searched, "")
 
 
 def test_a_diagram_that_could_show_nothing_says_so(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
     key, method = result.key, record.trial.method
     licence = _licence(rebuilt)
     lines = [
-        f"# {markdown(result.label)}: {', '.join(map(markdown, key.classes))}",
+        f"# {markdown(result.title)}: {', '.join(map(markdown, key.classes))}",
         "",
         f"A classifier of cell images, trained and judged with wbcbench (trial `{result.trial_id}`, record "
         f"`{result.digest[:16]}`). `{inputs['model']}` holds the network with its preprocessing; `inputs.json` "

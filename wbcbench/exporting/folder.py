@@ -93,7 +93,7 @@ def document(
         "sha256": sha256,
         "trial_id": result.trial_id,
         "record_digest": result.digest,
-        "method": result.label,
+        "method": result.title,
         "inputs": inputs,
         **_prepared(rebuilt),
         "outputs": [{"name": name, "shape": ["batch", len(classes)]} for name in outputs],

@@ -106,7 +106,7 @@ def read_history(record: Record) -> list[dict[str, float]]:
 def _facts(record: Record) -> Facts:
     r, k = record.result, record.result.key
     facts = [
-        ("method", r.label + ("" if r.kd == "none" else f" + {r.kd}")),
+        ("method", r.title),
         ("backbone", r.backbone),
         ("policies", ", ".join(r.policies)),
         ("routing", r.routing or ""),
