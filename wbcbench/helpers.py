@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from wbcbench.importing import source_file
 from wbcbench.registry import Component
+from wbcbench.spec import Trial
+
+
+def components_of(trial: Trial) -> Iterator[tuple[str, str]]:
+    """Kind and name, as it was asked for, of all that takes part in a trial, its teachers aside."""
+    method = trial.method
+    yield "dataset", trial.protocol.dataset.name
+    yield "fusion", method.fusion.name
+    yield "backbone", method.backbone.name
+    if method.routing is not None:
+        yield "routing", method.routing.name
+    yield from (("policy", p.name) for p in method.policies)
+    yield from (("distiller", d.name) for d in method.distillers)
 
 
 def helpers(component: Component) -> str:
@@ -40,4 +54,4 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["helpers", "kept_helpers"]
+__all__ = ["components_of", "helpers", "kept_helpers"]

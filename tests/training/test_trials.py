@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbcbench.errors import WbcbenchError
+from wbcbench.helpers import kept_helpers
 from wbcbench.records.store import Store
+from wbcbench.training.loop import Job
 
 Train = Callable[..., dict[str, Any]]
 
@@ -225,3 +228,37 @@ def test_a_plugin_changed_after_an_interruption_starts_over(
     (student,) = by_role(train(*args, store="s"), "student")
     (afresh,) = by_role(train(*args, store="fresh"), "student")
     assert student["digest"] == afresh["digest"]
+
+
+MINE = (
+    '"""Early."""\nfrom wbcbench_plugins.fusions.early import Early\n\nfrom wbcbench.contracts import Fusion\n\n\n'
+    'class Mine(Early, Fusion):\n    """Early."""\n\n    name = "mine"\n'
+)
+
+
+def test_two_plugins_of_one_name_train_under_their_providers(train: Train, tmp_path: Path) -> None:
+    for file in ("one", "two"):
+        (tmp_path / f"{file}.py").write_text(f"{MINE}\n# {file}\n")
+    more = ("--plugins-dir", str(tmp_path), "--fusion", "local.one/mine,local.two/mine", "--epochs", "1")
+    one, two = by_role(train(*more), "student")
+    assert one["trial_id"] != two["trial_id"]
+    assert [r["method"] for r in (one, two)] == ["local.one/mine", "local.two/mine"]
+
+
+def test_a_checkpoint_is_of_the_code_and_of_the_code_beside_it(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = []
+
+    def stop(job: Job, done: object = None) -> None:
+        stamps.append(job.stamp)
+        raise WbcbenchError("stopped")
+
+    monkeypatch.setattr("wbcbench.training.trial.fit", stop)
+    for plugin, helper in ((MINE, "A = 1"), (MINE, "A = 1"), (MINE, "A = 2"), (f"{MINE}# changed\n", "A = 2")):
+        kept_helpers.cache_clear()
+        (tmp_path / "mine.py").write_text(plugin)
+        (tmp_path / "_beside.py").write_text(helper)
+        train("--plugins-dir", str(tmp_path), "--fusion", "mine", code=1)
+    assert stamps[0] == stamps[1]
+    assert len(set(stamps)) == 3

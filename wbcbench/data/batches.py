@@ -25,7 +25,7 @@ class EpochDraws:
     """The random numbers that a fusion or a policy may ask for in the steps of one epoch.
 
     They are drawn for all steps at the first step that asks: a hash is some forty operations however long its
-    tensor, and three or four purposes a step of them would cost a small network 3% of its time.
+    tensor, and a small network would notice those of every purpose in every step.
     """
 
     def __init__(self, seed: int, epoch: int, steps: int, device: torch.device) -> None:

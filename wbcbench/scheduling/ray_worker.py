@@ -15,7 +15,7 @@ from typing import Any
 
 from wbcbench import __version__
 from wbcbench.errors import DataError, PluginError, UsageError, WbcbenchError
-from wbcbench.helpers import helpers, kept_helpers
+from wbcbench.helpers import components_of, helpers, kept_helpers
 from wbcbench.importing import source_file
 from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import Registry
@@ -216,15 +216,8 @@ def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) ->
 
 
 def _components(trial: Trial) -> Iterator[tuple[str, str]]:
-    method = trial.method
-    yield "dataset", trial.protocol.dataset.name
-    yield "fusion", method.fusion.name
-    yield "backbone", method.backbone.name
-    if method.routing is not None:
-        yield "routing", method.routing.name
-    yield from (("policy", p.name) for p in method.policies)
-    yield from (("distiller", d.name) for d in method.distillers)
-    for teacher in method.teachers:
+    yield from components_of(trial)
+    for teacher in trial.method.teachers:
         yield from _components(teacher)
 
 

@@ -15,12 +15,13 @@ from wbcbench.data.splits import Split
 from wbcbench.evaluation.cost import latency, macs, parameters
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
+from wbcbench.helpers import components_of
 from wbcbench.inference.statistics import statistics_of
 from wbcbench.records.environment import capture
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
-from wbcbench.spec import Component, Trial
+from wbcbench.spec import Trial
 from wbcbench.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -117,20 +118,9 @@ def cost_of(job: Job, state: TrainState) -> Cost:
 
 def used_components(trial: Trial, registry: Registry) -> list[Used]:
     """Every component of the trial, with provider, version and the digest of its file."""
-    method = trial.method
-    named: list[tuple[str, Component | None]] = [
-        ("dataset", trial.protocol.dataset),
-        ("fusion", method.fusion),
-        ("backbone", method.backbone),
-        ("routing", method.routing),
-        *(("policy", p) for p in method.policies),
-        *(("distiller", d) for d in method.distillers),
-    ]
     used = []
-    for kind, spec in named:
-        if spec is None:
-            continue
-        component = registry.resolve(kind, spec.name).component
+    for kind, name in components_of(trial):
+        component = registry.get(kind, name)
         used.append(
             Used(
                 kind=kind,

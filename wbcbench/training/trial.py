@@ -18,7 +18,7 @@ from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, predict
-from wbcbench.helpers import kept_helpers
+from wbcbench.helpers import components_of, kept_helpers
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
@@ -36,7 +36,7 @@ from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_cl
 from wbcbench.training.imputer import Imputer
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.once import fit_once
-from wbcbench.training.report import used_components, write_record
+from wbcbench.training.report import write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
@@ -79,8 +79,8 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         if imputer.prefix == "token" and cells.present(train, trial.reads) is None and not trial.method.policies:
             log.warning("%s: no training cell lacks a modality, so the token stays at the mean.", trial.label)
     views = Views(cells, trial.protocol.augmentation, trial.seed)
-    classes, find = cells.classes, bench.registry.get
-    used = used_components(trial, bench.registry)
+    classes = cells.classes
+    used = [bench.registry.get(kind, name) for kind, name in components_of(trial)]
     job = Job(
         trial=trial,
         cells=cells,
@@ -91,7 +91,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         policies=build_policies(trial, fusion, bench.registry),
         score=lambda p: score(p.probabilities, p.labels, classes).summary,
         checkpoints=bench.store.work(trial.id),
-        code=digest([[c.sha256, kept_helpers(find(c.kind, c.name))] for c in used]),
+        code=digest([[c.sha256, kept_helpers(c)] for c in used]),
     )
     if trial.method.distillers:
         _add_distillers(job, teachers, bench, split.hash)
