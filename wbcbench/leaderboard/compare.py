@@ -117,7 +117,10 @@ def _find(boards: Sequence[Board], a: str, b: str) -> tuple[Board, Row, Row]:
     if not shared:
         first = next(board for board, x, _ in hits if x)
         second = next(board for board, _, y in hits if y)
-        raise mixed([(first.digest, first.key), (second.digest, second.key)])
+        near = [r.name for r in first.rows if r.name.startswith(b)][:10]
+        beside = f" Beside '{a}' there is: {'; '.join(near)}." if near else ""
+        remedy = f"Only rows of one table can be compared.{beside}"
+        raise mixed([(first.digest, first.key), (second.digest, second.key)], remedy)
     # boards that differ in the split only are one question; the largest comes first
     if len(shared) > 1 and [len(own) for own in families([board for board, _, _ in shared])] != [len(shared)]:
         keys = ", ".join(f"{board.digest} ({board.key.dataset})" for board, _, _ in shared)

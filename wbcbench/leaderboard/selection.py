@@ -66,7 +66,10 @@ def groups(found: Gathered, options: Options) -> list[Group]:
     return chosen
 
 
-def mixed(keys: list[tuple[str, ComparisonKey]]) -> ComparabilityError:
+ONE_TABLE = "Choose one with --key or --where, or leave out --together to get one table per key."
+
+
+def mixed(keys: list[tuple[str, ComparisonKey]], remedy: str = ONE_TABLE) -> ComparabilityError:
     """The refusal to put different keys into one table; says in which fields they differ."""
     (first, mine), *others = keys
     lines = [f"Expected records of one comparison key for one table, but there are {len(keys)}:"]
@@ -75,7 +78,7 @@ def mixed(keys: list[tuple[str, ComparisonKey]]) -> ComparabilityError:
         lines += [f"    {line}" for line in mine.diff(theirs)]
     if len(others) > 10:
         lines.append(f"  and {len(others) - 10} more")
-    lines.append("Choose one with --key or --where, or leave out --together to get one table per key.")
+    lines.append(remedy)
     return ComparabilityError("\n".join(lines))
 
 
