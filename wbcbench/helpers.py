@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from wbcbench.importing import source_file
+from wbcbench.importing import file_of
 from wbcbench.registry import Component
 from wbcbench.spec import Trial
 
@@ -29,10 +29,7 @@ def helpers(component: Component) -> str:
 
     For a plugin that is a folder, all of its files; for a file, the folder's helpers (`_x.py`).
     """
-    try:
-        path = source_file(component.target) if isinstance(component.target, str) else None
-    except ValueError:
-        path = None
+    path = file_of(component.target) if isinstance(component.target, str) else None
     if path is None or not path.is_file():
         return ""
     folder = path.name == "__init__.py"

@@ -117,6 +117,7 @@ def _document(found: Rebuilt, answers: list[Answers], frame: Any, output: Path) 
         "trial_id": found.record.trial.id,
         "method": found.record.result.label,
         "kd": found.record.result.kd,
+        "policies": list(found.record.result.policies),
         "seed": found.record.result.seed,
         "output": str(output),
         "cells": len(frame),
@@ -147,8 +148,9 @@ def _broken(frame: Any) -> list[list[str]]:
 def _print(document: dict[str, Any]) -> None:
     from wbcbench.cli.output import print_table
     from wbcbench.leaderboard.text import clean
+    from wbcbench.spec.trial import method_name
 
-    method = document["method"] + ("" if document["kd"] == "none" else f" + {document['kd']}")
+    method = method_name(document["method"], document["kd"], document["policies"])
     click.echo(f"Answered by {clean(method)}, seed {document['seed']} (record {document['trial_id']}).")
     click.echo(f"{document['output']}: {document['cells']} cells")
     print_table(["predicted", "cells"], [[clean(c), n] for c, n in document["predicted"].items()])

@@ -41,7 +41,7 @@ def command(records: tuple[str, ...], store: Path, output: Path, weights: bool, 
     rows: dict[tuple[str, str], list[int]] = {}
     for record in found:
         r = record.result
-        rows.setdefault((r.method_id, r.label + ("" if r.kd == "none" else f" + {r.kd}")), []).append(r.seed)
+        rows.setdefault((r.method_id, r.title), []).append(r.seed)
     for (_, name), seeds in rows.items():
         click.echo(f"{name}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}")
     searches = [file.split("/")[1] for file in manifest.files if file.startswith("searches/")]

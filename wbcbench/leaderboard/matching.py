@@ -15,6 +15,7 @@ from wbcbench.leaderboard.model import Row
 from wbcbench.leaderboard.names import distinct
 from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.spec import digest
+from wbcbench.spec.trial import method_name
 
 T = TypeVar("T")
 SHOWN = 12
@@ -118,7 +119,7 @@ def _names(r: Row) -> str:
 
 
 def _title(r: Row) -> str:
-    return " + ".join([r.fusion, *([r.kd] if r.kd != "none" else []), *r.policies]) + f" ({r.backbone})"
+    return f"{method_name(r.fusion, r.kd, r.policies)} ({r.backbone})"
 
 
 def _candidate(r: Row) -> Candidate:

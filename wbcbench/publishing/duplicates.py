@@ -83,8 +83,7 @@ def _alike(
 def named(record: Record) -> str:
     """A record for people: `independent + logits, seed 1 (0123abcd)`."""
     r = record.result
-    kd = "" if r.kd == "none" else f" + {r.kd}"
-    return f"{r.label}{kd}, seed {r.seed} ({r.trial_id})"
+    return f"{r.title}, seed {r.seed} ({r.trial_id})"
 
 
 __all__ = ["SolvedOnce", "answers", "copies", "named", "predictions_digest"]

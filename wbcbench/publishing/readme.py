@@ -88,8 +88,7 @@ def _struck(
         method, seed, score = "?", "", ""
         if manifest.records.get(trial) == digest:
             result = store.load(trial).result
-            kd = "" if result.kd == "none" else f" + {result.kd}"
-            method, seed = f"~~{markdown(result.label + kd)}~~", str(result.seed)
+            method, seed = f"~~{markdown(result.title)}~~", str(result.seed)
             value = result.metrics["test"][by]
             score = "" if value is None else f"~~{value:.3f}~~"
         yield trial, f"| {method} | {seed} | `{trial}` `{digest[:12]}` | {score} | {markdown(reason)} |"
