@@ -15,8 +15,8 @@ from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import MIDDLE, Preparation
 from wbcbench.data.bsccm_store import INDEX, BsccmStore, Channels, gate_of
 from wbcbench.data.cache import cached_arrays
-from wbcbench.data.channels import check_names
-from wbcbench.data.resize import RESIZE_VERSION, resize_stack
+from wbcbench.data.decode import RESIZE_VERSION, resize_stack
+from wbcbench.data.labels import check_names
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]

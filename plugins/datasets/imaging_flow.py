@@ -14,15 +14,12 @@ import numpy as np
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import Preparation
-from wbcbench.data.channels import check_names
-from wbcbench.data.decode import decode_whole
+from wbcbench.data.csv_table import Manifest
+from wbcbench.data.decode import decode_whole, in_window, resize_image
 from wbcbench.data.file_source import FileSource
-from wbcbench.data.image_index import ImageIndex, decode_images
-from wbcbench.data.listed import ListedImages
-from wbcbench.data.manifest import Manifest
-from wbcbench.data.problems import Problems
-from wbcbench.data.resize import in_window, resize_image
-from wbcbench.data.tree import image_files
+from wbcbench.data.folders import image_files
+from wbcbench.data.image_files import ImageIndex, ListedImages, decode_images
+from wbcbench.data.labels import Problems, check_names
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]

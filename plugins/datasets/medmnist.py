@@ -14,7 +14,7 @@ from wbcbench_plugins.datasets.npz import Npz
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import Preparation
-from wbcbench.data.publisher import check_md5
+from wbcbench.data.cache import check_md5
 from wbcbench.errors import DataError
 
 _VERSION = "medmnist-1"

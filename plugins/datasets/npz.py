@@ -13,11 +13,18 @@ from numpy.typing import NDArray
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import Preparation
-from wbcbench.data.channels import Layout, check_names, distinct_names, find_layout
-from wbcbench.data.labels import encode_groups, encode_labels, kept_by_split, split_sizes
+from wbcbench.data.decode import resize_stack, to_integers
+from wbcbench.data.labels import (
+    Layout,
+    check_names,
+    distinct_names,
+    encode_groups,
+    encode_labels,
+    find_layout,
+    kept_by_split,
+    split_sizes,
+)
 from wbcbench.data.npz_file import NpzFile, open_npz
-from wbcbench.data.pixels import to_integers
-from wbcbench.data.resize import resize_stack
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.data.cache import check_sha256
+from wbcbench.data.csv_table import Manifest
 from wbcbench.data.file_source import FileSource
-from wbcbench.data.listed import ListedImages
-from wbcbench.data.manifest import Manifest
-from wbcbench.data.problems import Problems
-from wbcbench.data.publisher import check_sha256
-from wbcbench.data.tree import copied_files, find_folder, image_files
+from wbcbench.data.folders import copied_files, find_folder, image_files
+from wbcbench.data.image_files import ListedImages
+from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError
 
 CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")

@@ -9,11 +9,11 @@ import numpy as np
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
+from wbcbench.data.csv_table import Manifest
 from wbcbench.data.file_source import FileSource
-from wbcbench.data.listed import ListedImages
-from wbcbench.data.manifest import Manifest
-from wbcbench.data.problems import Problems
-from wbcbench.data.tree import find_folder, image_files
+from wbcbench.data.folders import find_folder, image_files
+from wbcbench.data.image_files import ListedImages
+from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError
 
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")

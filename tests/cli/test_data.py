@@ -16,8 +16,8 @@ from PIL import Image
 from wbcbench_plugins.datasets.folder import Folder
 from wbcbench_plugins.datasets.npz import Npz
 
-from wbcbench.data.audit import audit
-from wbcbench.data.columns import Asked
+from wbcbench.data.csv_table import Asked
+from wbcbench.data.intake import audit
 from wbcbench.data.reading import survey_path
 from wbcbench.data.splits import make_split
 from wbcbench.records.store import Store

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from wbcbench.contracts.dataset import Cells
-from wbcbench.data.leaks import Leaks
-from wbcbench.data.splits import Split, make_split
+from wbcbench.data.splits import Leaks, Split, make_split
 from wbcbench.errors import DataError, ExitCode, LeakError
 from wbcbench.scheduling.messages import EndMessage, kind_of_error, pack, unpack
 from wbcbench.spec.canonical import digest

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbcbench.data.columns import Asked, mend_split, recognise
-from wbcbench.data.decode import decode_whole
+from wbcbench.data.csv_table import Asked, ManifestFile, mend_split, recognise
+from wbcbench.data.decode import decode_whole, in_window
 from wbcbench.data.file_source import open_source
-from wbcbench.data.manifest import ManifestFile
-from wbcbench.data.resize import in_window
-from wbcbench.data.tree import Tree, read_tree
+from wbcbench.data.folders import Tree, read_tree
 from wbcbench.errors import DataError
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from wbcbench.cli.summary import print_examinations
 from wbcbench.contracts import Dataset
-from wbcbench.data.columns import Asked
+from wbcbench.data.csv_table import Asked
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header
 from wbcbench.data.reading import survey_path
 from wbcbench.errors import WbcbenchError

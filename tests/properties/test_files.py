@@ -14,10 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbcbench.data.columns import Asked, recognise
-from wbcbench.data.labels import is_missing
-from wbcbench.data.manifest import Columns, ManifestFile
-from wbcbench.data.problems import Problems
+from wbcbench.data.csv_table import Asked, Columns, ManifestFile, recognise
+from wbcbench.data.labels import Problems, is_missing
 from wbcbench.errors import UsageError, WbcbenchError
 from wbcbench.records.schema import Result
 from wbcbench.records.store import Store

@@ -30,7 +30,7 @@ def command(
     A run refuses the same, unless split.allow_leaks=true is set, which its comparison key then carries. Where
     groups are known, a split that wbcbench makes never has one on two sides.
     """
-    from wbcbench.data.audit import audit
+    from wbcbench.data.intake import audit
 
     spec = source.split(scheme=scheme)
     survey = source.survey()

@@ -28,8 +28,8 @@ def command(source: Source, dest: Path, copy: bool, copies: Literal["drop", "kee
     It says what each column was taken for, and what was dropped and why; import.json holds all of it. DEST appears
     whole or not at all.
     """
-    from wbcbench.data.described import CONFIG
     from wbcbench.data.intake import plan_intake, write_intake
+    from wbcbench.data.reading import CONFIG
     from wbcbench.errors import DataError
 
     if dest.exists():  # before hours of reading

@@ -21,7 +21,7 @@ SHOWN = 20
 @json_option
 def command(source: Source, sheet: Path | None, as_json: bool) -> None:
     """Say what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
-    from wbcbench.data.audit import facts, run_commands
+    from wbcbench.data.intake import facts, run_commands
     from wbcbench.data.sheet import TILE, contact_sheet
     from wbcbench.data.survey import sheet_cells
 

@@ -28,7 +28,7 @@ class Source:
 
     def survey(self) -> Survey:
         """Read everything, with progress on stderr. Raises `UsageError` (`DataError`)."""
-        from wbcbench.data.columns import Asked
+        from wbcbench.data.csv_table import Asked
         from wbcbench.data.reading import survey_path
         from wbcbench.data.survey import survey_dataset
         from wbcbench.spec.load import put

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from wbcbench.data.resize import centre_square, resize_image
+from wbcbench.data.decode import centre_square, resize_image
 
 Array = NDArray[Any]
 MIDDLE = "Cut images to their middle square and resize them as training did: Pillow's bicubic filter, antialiased."

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from wbcbench.contracts import Cells
-from wbcbench.data.channels import find_layout
+from wbcbench.data.decode import to_integers
+from wbcbench.data.labels import find_layout
 from wbcbench.data.npz_file import NpzFile, open_npz
-from wbcbench.data.pixels import to_integers
 from wbcbench.errors import DataError
 from wbcbench.inference.source import Array, NothingFoundError, Order
 

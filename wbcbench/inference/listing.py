@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wbcbench.data.columns import image_like
-from wbcbench.data.described import instead
+from wbcbench.data.csv_table import ManifestFile, image_like
 from wbcbench.data.file_source import FolderSource, open_source
+from wbcbench.data.folders import image_files
 from wbcbench.data.labels import is_missing
-from wbcbench.data.manifest import ManifestFile
-from wbcbench.data.tree import image_files
+from wbcbench.data.reading import instead
 from wbcbench.errors import DataError
 from wbcbench.inference.files import FileCells
 from wbcbench.inference.source import NothingFoundError, Order

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcbench.contracts import Dataset
-from wbcbench.data.described import Described, described
+from wbcbench.data.reading import Described, described
 from wbcbench.errors import DataError
 from wbcbench.inference.arrays import loaded_cells, npz_cells
 from wbcbench.inference.derived import DerivedCells

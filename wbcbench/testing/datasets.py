@@ -93,7 +93,7 @@ class DatasetContract:
         promise(
             sides == {(self.side, self.side)},
             f"Asked for {self.side} px, `load` gave {sorted(sides)}.",
-            "Resize to `image_size` where it is given: wbcbench.data.resize.resize_stack.",
+            "Resize to `image_size` where it is given: wbcbench.data.decode.resize_stack.",
             "load",
         )
 

@@ -13,7 +13,7 @@ from PIL import Image
 from wbcbench_plugins.datasets.folder import Folder
 
 from wbcbench.contracts.dataset import Cells
-from wbcbench.data import image_index
+from wbcbench.data import image_files
 from wbcbench.data.splits import make_split
 from wbcbench.errors import DataError
 from wbcbench.spec.trial import SplitSpec
@@ -397,8 +397,8 @@ def test_files_are_read_once_and_decoded_once(six: Cabinet, monkeypatch: pytest.
     seen: list[tuple[int, int, str]] = []
     six.open().load(6, lambda *step: seen.append(step))
     assert seen[-1] == (12, 12, "images decoded")
-    monkeypatch.setattr(image_index, "read_header", lambda *_: pytest.fail("header read again"))
-    monkeypatch.setattr(image_index, "decode_square", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_files, "read_header", lambda *_: pytest.fail("header read again"))
+    monkeypatch.setattr(image_files, "decode_square", lambda *_: pytest.fail("decoded again"))
     assert six.open().describe().image_size == 8
     assert isinstance(six.open().load(6).images["bf"], np.memmap)
 
@@ -418,14 +418,14 @@ def test_a_damaged_cache_gives_the_same_images(
 def test_images_that_change_while_they_are_read_are_not_cached(
     six: Cabinet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = image_index.decode_square
+    original = image_files.decode_square
 
     def rewrite(data: bytes, channels: int, side: int | None) -> np.ndarray:
         six.image("fl/5.png", noise(8, 8, seed=99))
         return original(data, channels, side)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_index, "decode_square", rewrite)
+        patch.setattr(image_files, "decode_square", rewrite)
         with pytest.raises(DataError, match="changed while"):
             six.open().load()
     np.testing.assert_array_equal(six.open().load().images["fl"][5, 0], noise(8, 8, seed=99))

@@ -13,10 +13,9 @@ import numpy as np
 
 from wbcbench.contracts.dataset import content_digest
 from wbcbench.data.cache import recall, remember
-from wbcbench.data.channels import distinct_names
-from wbcbench.data.columns import SIDES
+from wbcbench.data.csv_table import SIDES, SUFFIXES, Manifest
 from wbcbench.data.file_source import FileSource
-from wbcbench.data.manifest import SUFFIXES, Manifest
+from wbcbench.data.labels import distinct_names
 from wbcbench.errors import DataError
 
 _SHELF = "copies"
