@@ -22,10 +22,11 @@ from wbcbench.contracts import Dataset
 from wbcbench.data.csv_table import Asked
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header
 from wbcbench.data.reading import survey_path
+from wbcbench.deploy.cells import Wanted
+from wbcbench.deploy.open_cells import open_cells
+from wbcbench.deploy.report import Material, examination, page
 from wbcbench.errors import WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.inference.opening import open_cells
-from wbcbench.inference.source import Wanted
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.invalid import read_invalid
 from wbcbench.plugins import PluginOptions, load_plugins
@@ -40,8 +41,6 @@ from wbcbench.records.examinations import examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.reporting.material import examination
-from wbcbench.reporting.page import Material, page
 from wbcbench.search.dimension import Dimension, parse_range
 from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
 from wbcbench.search.objective import Objective

@@ -52,8 +52,8 @@ def command(
     What was written is run and compared with the trained network, on validation cells if they are at hand
     (--set dataset.path=...), else on made-up ones; if they differ nothing is left, exit 1.
     """
-    from wbcbench.exporting.folder import export
-    from wbcbench.inference.rebuild import rebuilt
+    from wbcbench.deploy.export import export
+    from wbcbench.deploy.network import rebuilt
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
 

@@ -11,9 +11,9 @@ from wbcbench.cli.options import json_option, load, plugin_options
 from wbcbench.cli.take import record_options
 
 if TYPE_CHECKING:
-    from wbcbench.inference.classify import Answers
-    from wbcbench.inference.rebuild import Rebuilt
-    from wbcbench.inference.source import Source
+    from wbcbench.deploy.cells import Source
+    from wbcbench.deploy.network import Rebuilt
+    from wbcbench.deploy.predict import Answers
     from wbcbench.plugins import PluginOptions
 
 SHOWN = 5
@@ -54,12 +54,11 @@ def command(record: str, store: Path, sets: tuple[str, ...], plugins: PluginOpti
     reason in the column `error`. Images that are unlike the training cells are named. Where labels are known,
     metrics are printed; cells that the network was trained on flatter them.
     """
+    from wbcbench.deploy.cells import Wanted
+    from wbcbench.deploy.network import rebuilt
+    from wbcbench.deploy.open_cells import open_cells
+    from wbcbench.deploy.predict import check_name, classify, table, write
     from wbcbench.errors import UsageError
-    from wbcbench.inference.classify import classify
-    from wbcbench.inference.opening import open_cells
-    from wbcbench.inference.rebuild import rebuilt
-    from wbcbench.inference.source import Wanted
-    from wbcbench.inference.table import check_name, table, write
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
     from wbcbench.training.workbench import pick_device
@@ -76,7 +75,7 @@ def command(record: str, store: Path, sets: tuple[str, ...], plugins: PluginOpti
     frame = table(answers, found.task.classes, found.network.modalities)
     write(frame, output)
     if explain is not None:
-        from wbcbench.inference.pictures import explain_cells
+        from wbcbench.deploy.explain import explain_cells
 
         count = explain_cells(found, answers, *explain)
         click.echo(f"{explain[1]}: {count} cells explained.", err=True)
@@ -105,7 +104,7 @@ def _classify(classify: Any, found: Rebuilt, source: Source, device: Any, batch:
 
 
 def _document(found: Rebuilt, answers: list[Answers], frame: Any, output: Path) -> dict[str, Any]:
-    from wbcbench.inference.classify import scores_of
+    from wbcbench.deploy.predict import scores_of
 
     classes = found.task.classes
     scores, labelled, strange = scores_of(answers, classes)

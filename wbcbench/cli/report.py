@@ -27,11 +27,10 @@ def command(record: str, store: Path, sets: tuple[str, ...], output: Path, plugi
     worst mistakes as pictures where the cells are at hand (--set dataset.path=...); missing modalities and spoilt
     images where the record was examined (wbcbench run --evaluate full).
     """
+    from wbcbench.deploy.report import gather, page
     from wbcbench.records.atomic import atomic_write_text
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
-    from wbcbench.reporting.material import gather
-    from wbcbench.reporting.page import page
 
     registry, _ = load(plugins)
     at = Store(store)

@@ -13,10 +13,10 @@ from torch import Tensor
 from wbcbench import __version__
 from wbcbench.data.splits import Split
 from wbcbench.evaluation.cost import latency, macs, parameters
+from wbcbench.evaluation.input_statistics import statistics_of
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
 from wbcbench.helpers import components_of
-from wbcbench.inference.statistics import statistics_of
 from wbcbench.records.environment import capture
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
 from wbcbench.records.store import Record

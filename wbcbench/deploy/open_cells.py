@@ -1,4 +1,4 @@
-"""From a path to a source of cells: whatever lies there, and whatever it is called."""
+"""From a path to the cells to be classified, whatever lies there, with derived modalities computed as in training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,57 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wbcbench.contracts import Dataset
+import numpy as np
+
+from wbcbench.contracts import Dataset, Preparation
 from wbcbench.data.reading import Described, described
+from wbcbench.deploy.cell_files import manifest_cells, single_cell, tree_cells
+from wbcbench.deploy.cells import (
+    Array,
+    Kind,
+    NothingFoundError,
+    Order,
+    Source,
+    Wanted,
+    loaded_cells,
+    npz_cells,
+    refuse_if_all_broken,
+)
 from wbcbench.errors import DataError
-from wbcbench.inference.arrays import loaded_cells, npz_cells
-from wbcbench.inference.derived import DerivedCells
-from wbcbench.inference.listing import manifest_cells, single_cell, tree_cells
-from wbcbench.inference.source import NothingFoundError, Order, Source, Wanted, refuse_if_all_broken
 from wbcbench.spec.load import merged, validate
+
+
+class DerivedCells:
+    """Cells of another source, seen as the network's modalities. See `Source`."""
+
+    def __init__(self, raw: Source, given: Order, wanted: Order) -> None:
+        """`raw` has the images of `given`; `wanted` are those of the network."""
+        preparation: Preparation = wanted.preparation
+        assert preparation.derive is not None
+        self._raw, self._derive, self._wanted = raw, preparation.derive, wanted
+        self.where, self.names, self.labels, self.errors = raw.where, raw.names, raw.labels, raw.errors
+        columns = [[given.names.index(name) for name in preparation.parts(m)] for m in wanted.names]
+        self.present = np.stack([raw.present[:, c].all(1) for c in columns], axis=1)
+        self.notes = raw.notes
+        self.notes.append(f"{', '.join(wanted.names)} were computed from {', '.join(given.names)}.")
+
+    def read(self, start: int, stop: int) -> dict[str, Array]:
+        """See `Source.read`."""
+        made = self._derive(self._raw.read(start, stop))
+        here = self.present[start:stop]
+        return {
+            m: np.where(here[:, i, None, None, None], self._checked(m, made[m], kind), 0).astype(kind.dtype)
+            for i, (m, kind) in enumerate(self._wanted.kinds.items())
+        }
+
+    def _checked(self, modality: str, images: Array, kind: Kind) -> Array:
+        if images.dtype != kind.dtype or images.shape[1] != kind.channels:
+            raise DataError(
+                f"Expected {modality} with {kind.channels} channels of {np.dtype(kind.dtype)}, as in training, "
+                f"but from {self.where} it becomes {images.shape[1]} of {images.dtype}. Convert the images first."
+            )
+        return images
+
 
 MANIFEST = "manifest.csv"
 TABLES = (".csv", ".tsv", ".txt")
@@ -104,4 +147,4 @@ def _loaded(where: Path, dataset: Dataset) -> Callable[[Order], Source]:
     return lambda order: loaded_cells(str(where), load(order.side), order)
 
 
-__all__ = ["TABLES", "open_cells"]
+__all__ = ["TABLES", "DerivedCells", "open_cells"]

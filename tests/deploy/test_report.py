@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbcbench.deploy.report import examination, gather, metric_intervals, other_seeds, page, worst
 from wbcbench.leaderboard.formats.html.libraries import policy
 from wbcbench.records.checksummed import checksummed
 from wbcbench.records.store import Store
-from wbcbench.reporting.intervals import metric_intervals, other_seeds
-from wbcbench.reporting.material import examination, gather
-from wbcbench.reporting.mistakes import worst
-from wbcbench.reporting.page import page
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 from wbcbench.training.examine import examined
 

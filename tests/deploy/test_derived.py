@@ -241,7 +241,7 @@ def load_cells(path: Path, window: str) -> Any:
 def test_an_old_record_of_flow_cells_asks_for_the_training_cells(
     training_on: Any, predict: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wbcbench.inference import rebuild
+    from wbcbench.deploy import network
 
     cells = flow_set(made_module(), tmp_path / "cells")
     store, record = training_on(
@@ -249,13 +249,13 @@ def test_an_old_record_of_flow_cells_asks_for_the_training_cells(
         "--set", "dataset.levels=group/class", "--fusion", "independent", "--set", "split.allow_leaks=true",
     )  # fmt: skip
     whole, _ = predict(store, record, str(cells))
-    real = rebuild.rebuilt
+    real = network.rebuilt
 
     def older(record: Any, *args: Any) -> Any:
         result = record.result.model_copy(update={"resolved": {}})
         return real(type(record)(**{**vars(record), "result": result}), *args)
 
-    monkeypatch.setattr(rebuild, "rebuilt", older)
+    monkeypatch.setattr(network, "rebuilt", older)
     out = ("-o", str(tmp_path / "o.parquet"))
     code, _, err = invoke("predict", record, "--store", str(store), str(cells), *out)
     assert code == 2

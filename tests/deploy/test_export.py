@@ -15,15 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from wbcbench.deploy import export as checking
+from wbcbench.deploy.card import run_lines
+from wbcbench.deploy.export import Disagrees, check, export
+from wbcbench.deploy.formats import NotExportable, load_network, trace
+from wbcbench.deploy.network import Network, dataset_of
 from wbcbench.errors import UsageError
-from wbcbench.exporting import check as checking
-from wbcbench.exporting.card import run_lines
-from wbcbench.exporting.check import Disagrees, check
-from wbcbench.exporting.folder import export
-from wbcbench.exporting.formats import NotExportable, trace
-from wbcbench.exporting.weights import load_network
-from wbcbench.inference.data import dataset_of
-from wbcbench.inference.network import Network
 from wbcbench.plugins import load_plugins
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import make_plan

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wbcbench.errors import IncompatibleError
+from wbcbench.deploy.cells import Source, refuse_if_all_broken
+from wbcbench.deploy.network import PROBABILITIES, ROUTE, Rebuilt
+from wbcbench.errors import IncompatibleError, UsageError
+from wbcbench.evaluation.input_statistics import unusual_images
 from wbcbench.evaluation.metrics import Scores, score
-from wbcbench.inference.network import PROBABILITIES, ROUTE
-from wbcbench.inference.rebuild import Rebuilt
-from wbcbench.inference.source import Source, refuse_if_all_broken
-from wbcbench.inference.unlike import unlike
+from wbcbench.leaderboard.text import clean, spreadsheet
+from wbcbench.records.atomic import atomic_write_bytes
 
 BATCH = 64
 Done = Callable[[int, int], None]
@@ -32,7 +35,7 @@ class Answers:
     routes: dict[str, NDArray[np.float32]]
     """Route -> [N, K]; NaN also in the rows whose modality is absent."""
     odd: list[list[str]] = field(default_factory=list)
-    """[N], what is unlike the training cells; see `unlike`."""
+    """[N], what is unlike the training cells; see `unusual_images`."""
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -70,7 +73,7 @@ def classify(
         if len(rows):
             images = {m: np.ascontiguousarray(x[rows - start]) for m, x in images.items()}
             here = np.ascontiguousarray(source.present[rows])
-            for row, found in zip(rows, unlike(images, here, rebuilt.statistics), strict=True):
+            for row, found in zip(rows, unusual_images(images, here, rebuilt.statistics), strict=True):
                 odd[row] = found
             tensors = {m: torch.from_numpy(x).to(device) for m, x in images.items()}
             present = torch.from_numpy(here).to(device) if lacking.any() else None
@@ -104,4 +107,58 @@ def scores_of(answers: list[Answers], classes: tuple[str, ...]) -> tuple[Scores 
     return found, len(labels), sorted(strange)
 
 
-__all__ = ["BATCH", "Answers", "Done", "classify", "scores_of"]
+SUFFIXES = (".csv", ".parquet")
+
+
+def check_name(path: Path) -> None:
+    """Raise `UsageError` for a file that is neither."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"Expected a file that ends in .csv or .parquet, but got {path}.")
+
+
+def table(answers: list[Answers], classes: tuple[str, ...], modalities: tuple[str, ...]) -> Any:
+    """A pandas frame.
+
+    Columns: `source`, `cell`, `label` (where one is known), `predicted`, `confidence`, `probability:<class>`,
+    `<route>:<class>` for every route (empty where its modality is absent), `missing` and `unlike_training`, both
+    separated by `; `, and `error`: why a cell could not be read and has no answer.
+    """
+    import pandas as pd
+
+    frames = []
+    for a in answers:
+        n = len(a.source.names)
+        answered = a.answered
+        best = a.probabilities.argmax(1)
+        columns: dict[str, Any] = {"source": [a.source.where] * n, "cell": list(a.source.names)}
+        if any(b.source.labels is not None for b in answers):
+            columns["label"] = list(a.source.labels or [""] * n)
+        columns["predicted"] = [classes[k] if ok else "" for k, ok in zip(best, answered, strict=True)]
+        columns["confidence"] = a.probabilities[np.arange(n), best]
+        for prefix, p in (("probability", a.probabilities), *a.routes.items()):
+            columns |= {f"{prefix}:{clean(c)}": p[:, k] for k, c in enumerate(classes)}
+        lacking = [[m for m, here in zip(modalities, row, strict=True) if not here] for row in a.source.present]
+        columns["missing"] = ["; ".join(names) if ok else "" for names, ok in zip(lacking, answered, strict=True)]
+        columns["unlike_training"] = ["; ".join(found) for found in a.odd]
+        columns["error"] = [a.source.errors.get(row, "") for row in range(n)]
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def write(frame: Any, path: Path) -> None:
+    """Write the frame, whole or not at all; in CSV no text is a formula to a spreadsheet."""
+    check_name(path)
+    if path.suffix.lower() == ".parquet":
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        atomic_write_bytes(path, buffer.getvalue())
+        return
+    text = frame.copy()
+    for name in ("source", "cell", "label", "predicted", "error"):
+        if name in text:
+            text[name] = [spreadsheet(str(v)) for v in text[name]]
+    text.columns = [spreadsheet(str(c)) for c in text.columns]
+    atomic_write_bytes(path, text.to_csv(index=False, lineterminator="\n").encode())
+
+
+__all__ = ["BATCH", "SUFFIXES", "Answers", "Done", "check_name", "classify", "scores_of", "table", "write"]

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wbcbench.inference.explain import explain, own_layer
-from wbcbench.inference.unlike import outside
+from wbcbench.deploy.explain import explain, own_layer
+from wbcbench.evaluation.input_statistics import outside
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -115,10 +115,10 @@ def test_csv_holds_no_formula(invoke: Invoke, winners: Any, tree: Path, tmp_path
 
 
 def test_a_fusion_that_cannot_do_without_refuses(winners: Any, tree: Path, monkeypatch: Any) -> None:
+    from wbcbench.deploy.cells import Wanted
+    from wbcbench.deploy.open_cells import open_cells
+    from wbcbench.deploy.predict import classify
     from wbcbench.errors import IncompatibleError
-    from wbcbench.inference.classify import classify
-    from wbcbench.inference.opening import open_cells
-    from wbcbench.inference.source import Wanted
 
     found = winners.rebuilt("early")
     monkeypatch.setattr(type(found.fusion), "missing", "refuse")

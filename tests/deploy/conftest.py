@@ -13,7 +13,7 @@ import click.testing
 import pytest
 
 from wbcbench.cli.group import cli
-from wbcbench.inference.rebuild import Rebuilt, rebuilt
+from wbcbench.deploy.network import Rebuilt, rebuilt
 from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry

@@ -1,30 +1,206 @@
-"""The page: what goes into the template."""
+"""How sure the metrics of one record are: intervals over its test cells, and the same method on other seeds."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from wbcbench.errors import RecordError
+from wbcbench.contracts import Cells
+from wbcbench.deploy import report_figures as figures
+from wbcbench.deploy.explain import tile
+from wbcbench.deploy.network import HINT, workbench
+from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.formats.html.choices import Drawing
 from wbcbench.leaderboard.formats.html.libraries import asset as board_asset
 from wbcbench.leaderboard.formats.html.libraries import plotly, policy
+from wbcbench.leaderboard.statistics.features import features
+from wbcbench.leaderboard.statistics.resampling import bootstrap
 from wbcbench.leaderboard.text import clean
+from wbcbench.records.examinations import examination_path, read_examination
 from wbcbench.records.spoilt import DOCUMENTS
-from wbcbench.records.store import Record
-from wbcbench.reporting import record_figures as figures
-from wbcbench.reporting.intervals import metric_intervals
-from wbcbench.reporting.mistakes import Mistake
+from wbcbench.records.store import Record, Store
+from wbcbench.registry import Registry
 from wbcbench.spec import Trial
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric of the test cells."""
+
+    value: float | None
+    """None: undefined."""
+    low: float | None = None
+    """The percentile bootstrap's 2.5 %; None where the value is."""
+    high: float | None = None
+
+    def text(self) -> str:
+        """`0.753 (0.726 to 0.780)`."""
+        if self.value is None:
+            return "undefined"
+        return f"{self.value:.3f}" + ("" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The same method and protocol, on every seed that a store has."""
+
+    seeds: tuple[int, ...]
+    mean: float
+    """Of test macro-F1."""
+    sd: float | None
+    """None with one seed."""
+
+
+def metric_intervals(record: Record, resamples: int = RESAMPLES) -> dict[str, Interval]:
+    """Metric -> value on the test cells with its 95 % interval; empty for a sealed record.
+
+    Test cells are drawn with replacement, whole groups (donors) where the record knows them. It covers the
+    choice of cells, not of the seed. Equal records give equal numbers.
+    """
+    arrays = record.predictions
+    if "test_probabilities" not in arrays:
+        return {}
+    labels = arrays["test_labels"]
+    groups = arrays.get("test_groups", np.arange(len(labels)))
+    clusters = np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.intp)
+    values = record.result.metrics["test"]
+    if clusters.max() == 0:  # one donor: nothing can be drawn
+        return {name: Interval(values[name]) for name in METRICS}
+    table = features(arrays["test_probabilities"], labels, clusters)
+    drawn = bootstrap([table], list(METRICS), resamples)[0]
+    found = {}
+    for name, row in zip(METRICS, drawn, strict=True):
+        if values[name] is None or not np.isfinite(row).all():
+            found[name] = Interval(values[name])
+            continue
+        low, high = np.quantile(row, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        bound = METRICS[name].range
+        found[name] = Interval(values[name], float(np.clip(low, *bound)), float(np.clip(high, *bound)))
+    return found
+
+
+def other_seeds(record: Record, store: Store | None) -> Seeds | None:
+    """The record and its siblings in the store; None where it is alone."""
+    if store is None or record.result.status == "sealed":
+        return None
+    method = record.result.method_id
+    records = [
+        r for r in store.scan(verify=False)[0] if r.result.method_id == method and r.result.status == "done"
+    ]
+    scores = {r.result.seed: r.result.metrics["test"]["macro_f1"] or 0.0 for r in records}
+    scores[record.result.seed] = record.result.metrics["test"]["macro_f1"] or 0.0
+    if len(scores) < 2:
+        return None
+    return Seeds(tuple(sorted(scores)), statistics.fmean(scores.values()), statistics.stdev(scores.values()))
+
+
+SHOWN = 24
+_SIDE = 112
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One cell."""
+
+    name: str
+    true: str
+    predicted: str
+    confidence: float
+    """Of the predicted class."""
+    given: float
+    """The probability that the true class was given."""
+    pictures: tuple[tuple[str, str], ...]
+    """(modality, `data:` address of a PNG), of the modalities that the cell has."""
+
+
+def worst(record: Record, side: str, count: int = SHOWN) -> list[int]:
+    """Rows of the `test` or `val` predictions that are wrong, the least probable truth first."""
+    p, labels = record.predictions[f"{side}_probabilities"], record.predictions[f"{side}_labels"]
+    wrong = np.flatnonzero(p.argmax(1) != labels)
+    truth = p[wrong, labels[wrong]]
+    return [int(row) for row in wrong[np.lexsort((wrong, truth))][:count]]
+
+
+def mistakes(record: Record, cells: Cells, side: str, count: int = SHOWN) -> list[Mistake]:
+    """The worst mistakes with their images."""
+    arrays, classes = record.predictions, record.result.key.classes
+    columns = {m: i for i, m in enumerate(cells.images)}
+    found = []
+    for row in worst(record, side, count):
+        cell, label = int(arrays[f"{side}_cells"][row]), int(arrays[f"{side}_labels"][row])
+        p = arrays[f"{side}_probabilities"][row]
+        here = [m for m in record.trial.reads if cells.present is None or cells.present[cell, columns[m]]]
+        found.append(
+            Mistake(
+                name=cells.ids[cell] if cells.ids else f"cell {cell}",
+                true=classes[label],
+                predicted=classes[int(p.argmax())],
+                confidence=float(p.max()),
+                given=float(p[label]),
+                pictures=tuple((m, _png(cells, m, cell)) for m in here),
+            )
+        )
+    return found
+
+
+def _png(cells: Cells, modality: str, cell: int) -> str:
+    buffer = io.BytesIO()
+    tile(np.asarray(cells.images[modality][cell]), _SIDE).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def gather(
+    record: Record,
+    store: Store,
+    registry: Registry,
+    sets: Sequence[str] = (),
+    decoding: Callable[[int, int, str], None] | None = None,
+) -> Material:
+    """Everything that is at hand; without the cells there are no pictures, and the page says why.
+
+    Args:
+        sets: where the cells lie, as in `dataset.path=cells.npz`.
+
+    Raises:
+        UsageError: the cells that `sets` names are not the record's.
+    """
+    found, remark = examination(record)
+    material = Material(record, found, None, remark=remark)
+    try:
+        cells = workbench(record, store, registry, sets, decoding=decoding).cells(record.trial)
+    except WbcbenchError as error:
+        if sets:
+            raise  # the user named them
+        return replace(material, without=f"{error} {HINT}")
+    return replace(material, mistakes=tuple(mistakes(record, cells, material.side)))
+
+
+def examination(record: Record) -> tuple[dict[str, Any] | None, str]:
+    """What `--evaluate full` wrote beside the record, if it can be trusted; and what has to be said of it."""
+    path = examination_path(record.path.parent.parent, record.trial.id)
+    if not path.is_file():
+        return None, ""
+    try:
+        found = read_examination(path, record.result.digest)
+    except RecordError as error:
+        return None, f"An examination was refused: {error}"
+    return found.result, "" if found.checked else "Made before examinations had a checksum, so not checked."
+
 
 Facts = list[tuple[str, str]]
 _NOT_SHOWN = ("host",)
@@ -65,8 +241,8 @@ def page(material: Material) -> str:
         "corruptions": figures.corruptions(examination),
     }
     drawn = {name: _figure(d, name) for name, d in drawings.items() if d is not None}
-    scripts = [("text/javascript", plotly()), ("module", _asset("page.js"))]
-    return environment.from_string(_asset("page.html.j2")).render(
+    scripts = [("text/javascript", plotly()), ("module", _asset("report.js"))]
+    return environment.from_string(_asset("report.html.j2")).render(
         result=result,
         side={"test": "test", "val": "validation"}[material.side],
         facts=_facts(record),
@@ -87,7 +263,7 @@ def page(material: Material) -> str:
         cost=_cost(record),
         environment=_environment(record),
         teachers=list(_teachers(record.trial, 0)),
-        css=Markup(board_asset("page.css") + _asset("page.css")),
+        css=Markup(board_asset("page.css") + _asset("report.css")),
         libraries=[(kind, Markup(text)) for kind, text in scripts[:-1]],
         script=Markup(scripts[-1][1]),
         policy=policy(text for _, text in scripts),
@@ -207,7 +383,23 @@ def _figure(drawing: Drawing, id_: str) -> dict[str, Any]:
 
 
 def _asset(name: str) -> str:
-    return resources.files("wbcbench.reporting").joinpath(name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-__all__ = ["Material", "page", "read_history"]
+__all__ = [
+    "LEVEL",
+    "RESAMPLES",
+    "SHOWN",
+    "Interval",
+    "Material",
+    "Mistake",
+    "Seeds",
+    "examination",
+    "gather",
+    "metric_intervals",
+    "mistakes",
+    "other_seeds",
+    "page",
+    "read_history",
+    "worst",
+]

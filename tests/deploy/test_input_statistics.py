@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from wbcbench.deploy.network import Normaliser, rebuilt
 from wbcbench.errors import UsageError
-from wbcbench.inference.network import Normaliser
-from wbcbench.inference.rebuild import rebuilt
 from wbcbench.records.schema import InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record
@@ -47,7 +46,7 @@ def test_an_older_record_keeps_its_checksum_and_needs_the_cells(winners: Any, tm
 def test_pixels_are_normalised_as_in_training(bits: int) -> None:
     from wbcbench.contracts import Cells
     from wbcbench.data.resident import ResidentCells
-    from wbcbench.inference.statistics import statistics_of
+    from wbcbench.evaluation.input_statistics import statistics_of
 
     rng = np.random.default_rng(0)
     kind = np.uint16 if bits == 16 else np.uint8

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from wbcbench.deploy.network import Rebuilt
+from wbcbench.deploy.report import metric_intervals, other_seeds
 from wbcbench.evaluation.metrics import METRICS
-from wbcbench.inference.rebuild import Rebuilt
 from wbcbench.leaderboard.text import markdown
 from wbcbench.records.store import Store
-from wbcbench.reporting.intervals import metric_intervals, other_seeds
 
 MISSING = {
     "native": "the fusion leaves an absent modality out by itself",
@@ -42,7 +42,7 @@ print([spec["classes"][k] for k in probabilities.argmax(1)])""",
     "safetensors": """import json
 import numpy as np
 import torch
-from wbcbench.exporting.weights import load_network
+from wbcbench.deploy.formats import load_network
 
 spec = json.load(open("inputs.json", encoding="utf-8"))
 network = load_network(".")

@@ -1,0 +1,234 @@
+"""A trained network made again from its record: images as stored in, probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wbcbench.contracts import Dataset, Deployed, Fusion, Preparation, Task
+from wbcbench.errors import DataError, UsageError, WbcbenchError
+from wbcbench.evaluation.input_statistics import statistics_of
+from wbcbench.records.schema import InputStatistics
+from wbcbench.records.store import Record, Store
+from wbcbench.registry import Registry
+from wbcbench.spec import Trial, canonical_json
+from wbcbench.spec.load import load_request, merged, validate
+from wbcbench.training.trial import stored_fusion
+from wbcbench.training.workbench import Workbench, pick_device
+
+PROBABILITIES = "probabilities"
+ROUTE = "route_"
+"""What the outputs' names of routes begin with."""
+
+
+class Normaliser(nn.Module):
+    """Raw pixels to mean 0 and sd 1 over the training cells, as `data.resident` does it, bit for bit."""
+
+    def __init__(self, statistics: Mapping[str, InputStatistics]) -> None:
+        super().__init__()
+        self.shifts = {m: 32768.0 if s.bits == 16 else 0.0 for m, s in statistics.items()}
+        for m, s in statistics.items():
+            scale = 1.0 / torch.tensor(s.std)
+            self.register_buffer(f"scale_{m}", scale[:, None, None])
+            self.register_buffer(f"offset_{m}", ((self.shifts[m] - torch.tensor(s.mean)) * scale)[:, None, None])
+
+    def forward(self, modality: str, image: Tensor) -> Tensor:
+        """[B, C, S, S] uint8 or uint16 -> float32."""
+        x = image.to(torch.float32) - self.shifts[modality] if self.shifts[modality] else image.to(torch.float32)
+        scale, offset = (getattr(self, f"{what}_{modality}") for what in ("scale", "offset"))
+        return torch.addcmul(offset, x, scale)
+
+
+class Network(nn.Module):
+    """What somebody with cells and without wbcbench needs of a trial."""
+
+    def __init__(self, body: nn.Module, statistics: Mapping[str, InputStatistics]) -> None:
+        """`body`: a trained fusion, or what its `deploy` gave."""
+        super().__init__()
+        self.body = body
+        self.normaliser = Normaliser(statistics)
+        self.modalities = tuple(statistics)
+
+    def forward(self, images: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
+        """`probabilities` [B, K], and `route_<name>` [B, K] of every route that the fusion has.
+
+        Args:
+            images: modality -> [B, C, S, S] uint8 or uint16, in any order.
+            present: [B, M] bool in the order of `modalities`; an absent image may hold anything. None: all there.
+        """
+        seen = {m: self.normaliser(m, images[m]) for m in self.modalities}
+        if present is not None:
+            # The training mean, which is zero after normalisation, as training and evaluation have it.
+            seen = {
+                m: torch.where(present[:, i, None, None, None], x, 0.0) for i, (m, x) in enumerate(seen.items())
+            }
+        return self.answer(seen, present)
+
+    def answer(self, seen: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
+        """The same from normalised images."""
+        if not isinstance(self.body, Fusion):
+            return {PROBABILITIES: self.body(seen)}
+        outputs = {route: out.float() for route, out in self.body(seen, present).items()}
+        routes = {f"{ROUTE}{route}": out.logits.softmax(1) for route, out in outputs.items()}
+        return {PROBABILITIES: self.body.predict(outputs, present).float(), **routes}
+
+
+def deployed(fusion: Fusion) -> nn.Module:
+    """What inference runs of a fusion: the fusion, cut down to what it uses, where `deploy` keeps it one."""
+    module = fusion.deploy()
+    return module.fusion if isinstance(module, Deployed) else module
+
+
+HINT = "Say where the cells lie, as in --set dataset.path=cells.npz."
+
+
+def workbench(
+    record: Record,
+    store: Store,
+    registry: Registry,
+    sets: Sequence[str],
+    device: str = "cpu",
+    decoding: Callable[[int, int, str], None] | None = None,
+) -> Workbench:
+    """A workbench that has the record's cells.
+
+    Args:
+        sets: `dataset.path=...` and the like: records do not say where files lie.
+
+    Raises:
+        UsageError: the cells are not at hand, or are others than the record's.
+    """
+    dataset = dataset_of(record.trial, registry, sets)
+    bench = Workbench(store, registry, pick_device(device), decoding=decoding)
+    bench.add_dataset(record.trial.protocol.fingerprint, dataset)
+    return bench
+
+
+def dataset_of(trial: Trial, registry: Registry, sets: Sequence[str]) -> Dataset:
+    """The trial's data set, with the cells that it was trained on. Raises as `workbench` does."""
+    for setting in sets:
+        if not setting.startswith("dataset."):
+            raise UsageError(f"Expected --set with dataset.* only, but got '{setting}': the record says the rest.")
+    overrides = load_request(None, {}, tuple(sets)).overrides
+    spec = trial.protocol.dataset
+    cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
+    places = overrides.get("dataset", {})
+    dataset: Dataset = cls(validate(cls.Params, merged(spec.params, places), f"dataset {spec.name}"))
+    public = dataset.public_params()
+    if canonical_json(public) != canonical_json(spec.params):
+        # by their effect, not by name: a place may lie within another data set's parameters, as those of stains do
+        if changed := [name for name in places if public.get(name) != spec.params.get(name)]:
+            raise UsageError(
+                f"--set dataset.{changed[0]}: the record says everything of its cells but where they lie, "
+                "as in dataset.path."
+            )
+        raise DataError(f"The record's data set '{spec.name}' has other parameters in this version of wbcbench.")
+    fingerprint = dataset.describe().fingerprint
+    if fingerprint != trial.protocol.fingerprint:
+        raise DataError(
+            f"Expected the cells that the record was made from (fingerprint {trial.protocol.fingerprint[:12]}), "
+            f"but those at hand have {fingerprint[:12]}. {HINT}"
+        )
+    return dataset
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A record's network on the CPU, in eval mode."""
+
+    record: Record
+    task: Task
+    fusion: Fusion
+    network: Network
+    statistics: Mapping[str, InputStatistics]
+    statistics_from: str
+    """`the record` or `the training cells`."""
+    bench: Workbench | None
+    """None where the cells that it was trained on are not at hand."""
+    without: str
+    """Why they are not; empty where they are."""
+    registry: Registry
+
+    def dataset(self) -> Dataset | None:
+        """The data set that it was trained on, without its files; None where its plugin is not at hand.
+
+        Parameters that its cells decided are filled in. Raises `DataError` where nobody knows them any more.
+        """
+        spec, resolved = self.record.trial.protocol.dataset, self.record.result.resolved
+        try:
+            found = self.open_dataset(spec.name, {**spec.params, **resolved})
+        except WbcbenchError:
+            return None
+        try:
+            found.preparation(self.task.channels)
+        except DataError:
+            if self.bench is None:
+                raise
+            decided = self.bench.cells(self.record.trial).resolved
+            return self.open_dataset(spec.name, {**spec.params, **decided})
+        return found
+
+    def preparation(self) -> Preparation:
+        """How images of new cells become what the network reads. Raises `DataError` as `dataset` does."""
+        dataset = self.dataset()
+        return Preparation(self.task.channels) if dataset is None else dataset.preparation(self.task.channels)
+
+    def open_dataset(self, name: str, params: dict[str, Any]) -> Dataset:
+        """Make a data set. Raises `UsageError` or `PluginError`."""
+        resolved = self.registry.resolve("dataset", name)
+        cls: Any = self.registry.load(resolved.component)
+        made: Dataset = cls(validate(cls.Params, {**resolved.params, **params}, f"dataset {name}"))
+        return made
+
+
+def rebuilt(record: Record, store: Store, registry: Registry, sets: Sequence[str] = ()) -> Rebuilt:
+    """Build the network of a record and load its weights.
+
+    Args:
+        sets: where the cells lie, as in `dataset.path=cells.npz`.
+
+    Raises:
+        UsageError: neither the record nor cells at hand say how its images were normalised.
+    """
+    bench, without = None, ""
+    try:
+        bench = workbench(record, store, registry, sets)
+    except WbcbenchError as error:
+        if sets:
+            raise  # the user named them
+        without = str(error)
+    trial = record.trial
+    statistics, whence = dict(record.result.inputs), "the record"
+    if bench is not None and not statistics:
+        cells = bench.resident(trial)
+        train = torch.as_tensor(bench.split(trial).train)
+        statistics, whence = statistics_of(cells, train, trial.reads), "the training cells"
+    if not statistics:
+        raise UsageError(
+            f"Record {trial.id} is older than records that say how their images were normalised, so the cells it "
+            f"was trained on are needed, but: {without} {HINT}"
+        )
+    statistics = {m: statistics[m] for m in trial.reads}
+    channels = {m: len(s.mean) for m, s in statistics.items()}
+    task = Task(channels, record.result.key.classes, trial.protocol.image_size)
+    fusion = stored_fusion(record, task, registry).eval().requires_grad_(False)
+    network = Network(fusion, statistics).eval()
+    return Rebuilt(record, task, fusion, network, statistics, whence, bench, without, registry)
+
+
+__all__ = [
+    "HINT",
+    "PROBABILITIES",
+    "ROUTE",
+    "Network",
+    "Normaliser",
+    "Rebuilt",
+    "dataset_of",
+    "deployed",
+    "rebuilt",
+    "workbench",
+]

@@ -1,1 +1,0 @@
-"""One record, explained: intervals of its metrics, and a page of curves, mistakes and provenance."""
