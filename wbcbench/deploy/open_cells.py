@@ -1,4 +1,4 @@
-"""From a path to the cells to be classified, whatever lies there; derived modalities are computed as in training."""
+"""From a path to the cells to be classified, whatever lies there; derived modalities are made as in training."""
 
 from __future__ import annotations
 
