@@ -12,8 +12,8 @@ from wbcbench.spec.lessons import Lesson
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.steps import policy_step
 from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.training.build import ReplacedHeads, teacher_classifier
 from wbcbench.training.distillation import Distillation
-from wbcbench.training.heads import ReplacedHeads, teacher_classifier
 from wbcbench.training.supervision import pair_shapes, total, with_labels
 
 ROWS = compatibility(registry(), modalities=2, classes=5)

@@ -17,8 +17,8 @@ from wbcbench.errors import IncompatibleError, PluginError
 from wbcbench.publishing.rerun import misfits
 from wbcbench.registry import Component as Registered
 from wbcbench.registry import Registry
+from wbcbench.scheduling.compatibility import in_order
 from wbcbench.scheduling.plan import make_plan
-from wbcbench.scheduling.policies import in_order
 from wbcbench.spec import Component, Trial
 from wbcbench.spec.request import Request
 from wbcbench.testing.components import component_class, registry

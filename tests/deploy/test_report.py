@@ -14,10 +14,10 @@ import pytest
 
 from wbcbench.deploy.report import examination, gather, metric_intervals, other_seeds, page, worst
 from wbcbench.leaderboard.formats.html.libraries import policy
-from wbcbench.records.checksummed import checksummed
+from wbcbench.records.evaluations import checksummed
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
-from wbcbench.training.examine import examined
+from wbcbench.training.evaluate import examined
 
 Invoke = Callable[..., tuple[int, str, str]]
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=document.title='owned'>{{7*7}}"

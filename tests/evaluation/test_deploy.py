@@ -13,8 +13,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.cost import macs, parameters
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy, toy_batch, toy_task
-from wbcbench.training.heads import ReplacedHeads
-from wbcbench.training.imputer import impute
+from wbcbench.training.build import ReplacedHeads, impute
 
 ONE_TRUNK = {"independent", "mixmo", "marker_excite"}
 """Native, but a single trunk reads every slot: an absent one is filled with zeros and costs what it costs."""

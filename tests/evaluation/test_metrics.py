@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from wbcbench.evaluation.calibration import ece, reliability
-from wbcbench.evaluation.metrics import METRICS, score
+from wbcbench.evaluation.metrics import METRICS, ece, reliability, score
 
 ABC = ("a", "b", "c")
 

@@ -13,10 +13,8 @@ from torch import Tensor
 from wbcbench.contracts import Cells, Fusion, Output, Outputs, Task
 from wbcbench.data.resident import ResidentCells
 from wbcbench.evaluation import robustness
-from wbcbench.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from wbcbench.evaluation.examination import Examination
-from wbcbench.evaluation.robustness import diversity, examine, kl
-from wbcbench.evaluation.shapley import shapley, subsets
+from wbcbench.evaluation.ablation import Examination, shapley, subsets
+from wbcbench.evaluation.robustness import CORRUPTIONS, SEVERITIES, diversity, examine, kl
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy
 

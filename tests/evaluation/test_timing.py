@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.evaluation import timing
-from wbcbench.evaluation.timing import BURST, BURSTS, alone, least_seconds
+from wbcbench.evaluation import cost
+from wbcbench.evaluation.cost import BURST, BURSTS, alone, least_seconds
 
 
 class Machine:
@@ -69,6 +69,6 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) ->
 
 def test_the_lock_is_the_machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever the store or the working folder: trials of two studies share the processor."""
-    monkeypatch.setattr(timing.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(cost.tempfile, "gettempdir", lambda: str(tmp_path))
     with alone(), alone(wait=0.0) as second:
         assert not second

@@ -14,13 +14,13 @@ from wbcbench.doctor import storage
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.model import Report
-from wbcbench.records.examinations import examination_path, write_examination
+from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Store
-from wbcbench.search.dimension import Dimension, parse_range
 from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
-from wbcbench.search.objective import Objective
 from wbcbench.search.report import overview
+from wbcbench.search.settings import Objective
+from wbcbench.search.space import Dimension, parse_range
 from wbcbench.testing.packs import taught
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 

@@ -36,18 +36,16 @@ from wbcbench.publishing.checking import checked
 from wbcbench.publishing.ledger import ledger_text, read_ledger
 from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import write_pack
-from wbcbench.records.checksummed import CHECKSUM, checksummed
-from wbcbench.records.examinations import examination_path, read_examination
+from wbcbench.records.evaluations import CHECKSUM, checksummed, examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.search.dimension import Dimension, parse_range
 from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
-from wbcbench.search.objective import Objective
 from wbcbench.search.report import overview
-from wbcbench.search.settings import load_settings
+from wbcbench.search.settings import Objective, load_settings
+from wbcbench.search.space import Dimension, parse_range
+from wbcbench.search.study_file import read_study
 from wbcbench.spec.load import load_request, validate
-from wbcbench.study.file import read_study
 from wbcbench.testing.cells import write_cells
 from wbcbench.testing.packs import forge, reforged, rezip, taught, unzip
 

@@ -13,7 +13,7 @@ from wbcbench.leaderboard.judge import Judge
 from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.names import distinct
 from wbcbench.leaderboard.seeds import usual_seeds
-from wbcbench.records.examinations import examination_path, write_examination
+from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, Component, Method
 from wbcbench.spec.trial import Recipe, Trial

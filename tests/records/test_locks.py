@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from wbcbench.errors import WbcbenchError
-from wbcbench.records import locks
-from wbcbench.records.locks import held
+from wbcbench.records import files
+from wbcbench.records.files import held
 
 
 def _no_locks(*_: Any) -> None:
@@ -25,7 +25,7 @@ def _no_locks(*_: Any) -> None:
 def _hold(path: Path, without: bool, ready: Any) -> None:
     if without:
         fcntl.flock = _no_locks  # type: ignore[assignment]
-        locks.LEASE = 1.0
+        files.LEASE = 1.0
     with held(path, "it"):
         ready.set()
         time.sleep(60)
@@ -38,7 +38,7 @@ def test_one_holder_at_a_time_and_a_dead_one_lets_go(
     path = tmp_path / "locks" / "x.lock"
     if without:
         monkeypatch.setattr(fcntl, "flock", _no_locks)
-        monkeypatch.setattr(locks, "LEASE", 1.0)
+        monkeypatch.setattr(files, "LEASE", 1.0)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(path, without, ready))

@@ -15,7 +15,7 @@ from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.records import store as store_module
 from wbcbench.records.schema import FILES, Result
 from wbcbench.records.store import Store, predictions_bytes
-from wbcbench.scheduling.outcome import all_cached
+from wbcbench.scheduling.source import all_cached
 from wbcbench.testing.records import fake_outcome, fake_predictions, fake_record, fake_trial
 
 

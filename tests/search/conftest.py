@@ -13,12 +13,12 @@ from wbcbench.plugins import load_plugins
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.outcome import Outcome as TrialOutcome
 from wbcbench.scheduling.plan import PlannedTrial
+from wbcbench.scheduling.source import Outcome as TrialOutcome
+from wbcbench.search.optuna_study import Study
 from wbcbench.search.search import Search, prepare_search
 from wbcbench.search.settings import SearchSettings
 from wbcbench.search.source import SearchSource
-from wbcbench.search.study import Study
 from wbcbench.spec import Trial
 from wbcbench.spec.load import load_request
 from wbcbench.spec.request import Request

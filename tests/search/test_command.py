@@ -17,9 +17,9 @@ import pytest
 
 from wbcbench.leaderboard import Options, build, report
 from wbcbench.records.store import Store
+from wbcbench.search.execute import fresh_seeds
 from wbcbench.search.files import find_study, search_budgets
-from wbcbench.search.study import Study
-from wbcbench.search.winner import fresh_seeds
+from wbcbench.search.optuna_study import Study
 
 Invoke = Callable[..., tuple[int, str, str]]
 BOARD = Options(resamples=100, index=False)

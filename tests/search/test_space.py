@@ -15,9 +15,9 @@ from wbcbench.errors import UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.search.declared import build_space
-from wbcbench.search.dimension import Dimension, Range, parse_range
 from wbcbench.search.search import each_method
 from wbcbench.search.settings import SearchSettings
+from wbcbench.search.space import Dimension, Range, parse_range
 from wbcbench.spec.request import Request
 
 Make = Callable[..., Request]

@@ -14,9 +14,9 @@ from wbcbench.errors import UsageError
 from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import make_plan
+from wbcbench.search.study_file import read_study
+from wbcbench.search.study_run import plan_part
 from wbcbench.spec.load import load_request
-from wbcbench.study.file import read_study
-from wbcbench.study.run import plan_part
 
 Invoke = Callable[..., tuple[int, str, str]]
 SMOKE = Path(__file__).parents[2] / "configs" / "studies" / "smoke.yaml"

@@ -18,7 +18,7 @@ from wbcbench.evaluation.predict import predict
 from wbcbench.records.store import Store
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy
-from wbcbench.training.combiner import FOLDS, fit_combiner, folds
+from wbcbench.training.fitted import FOLDS, fit_combiner, folds
 
 COUNT = 200
 CLASSES = ("x", "y", "z", "w")

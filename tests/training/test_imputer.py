@@ -18,7 +18,7 @@ from wbcbench.records.store import Store
 from wbcbench.scheduling.components import component
 from wbcbench.spec.request import Choice, Request
 from wbcbench.testing.toys import build_toy, toy_batch, toy_task
-from wbcbench.training.imputer import Imputer, impute
+from wbcbench.training.build import Imputer, impute
 
 Train = Callable[..., dict[str, Any]]
 

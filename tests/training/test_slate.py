@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wbcbench.training.slate import Slate
+from wbcbench.training.isolation import Slate
 
 VANDAL = '''
 """Leaves the process in disorder."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wbcbench.records.store import Record
-    from wbcbench.scheduling.outcome import Outcome
+    from wbcbench.scheduling.source import Outcome
 
 
 @dataclass(repr=False)
@@ -131,8 +131,8 @@ def run(
     """
     from wbcbench.api.choices import displays, plugins
     from wbcbench.errors import TrialFailedError, UsageError
-    from wbcbench.scheduling.carry_out import carry_out
     from wbcbench.scheduling.estimate import train_cells
+    from wbcbench.scheduling.execute import carry_out
     from wbcbench.scheduling.plan import make_plan
 
     request = request_of(locals())

@@ -32,7 +32,7 @@ class Searches(Shown):
         """One row per finished proposal, best first: study, number, values, a column per parameter."""
         import pandas as pd
 
-        from wbcbench.search.winner import proposal_of, ranking
+        from wbcbench.search.execute import proposal_of, ranking
 
         rows = []
         for one in self.found:
@@ -49,7 +49,7 @@ class Searches(Shown):
 
     def notes(self) -> list[str]:
         """What was spent, and what the winners score on the test cells."""
-        from wbcbench.search.winner import budget
+        from wbcbench.search.execute import budget
 
         lines = []
         for one in self.found:

@@ -143,7 +143,7 @@ def command(
     from wbcbench.leaderboard.build import report
     from wbcbench.leaderboard.columns import chosen
     from wbcbench.leaderboard.formats import BINARY, View, render
-    from wbcbench.records.atomic import atomic_write_bytes
+    from wbcbench.records.files import atomic_write_bytes
 
     terminal = sys.stdout.isatty() and output is None
     style = "json" if as_document else style or ("terminal" if terminal else "plain")

@@ -14,8 +14,8 @@ from rich.text import Text
 from wbcbench.cli.tally import Tally
 
 if TYPE_CHECKING:
-    from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import PlannedTrial
+    from wbcbench.scheduling.source import Outcome
 
 QUIET_SECONDS = 10.0
 """Plain lines say how a running trial does, and how all of them do, at most so often."""

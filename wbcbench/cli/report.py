@@ -28,7 +28,7 @@ def command(record: str, store: Path, sets: tuple[str, ...], output: Path, plugi
     images where the record was examined (wbcbench run --evaluate full).
     """
     from wbcbench.deploy.report import gather, page
-    from wbcbench.records.atomic import atomic_write_text
+    from wbcbench.records.files import atomic_write_text
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
 

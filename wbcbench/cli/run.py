@@ -91,8 +91,8 @@ def _about(row: dict[str, Any]) -> str:
 def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, options: dict[str, Any]) -> int:
     from wbcbench.cli.output import print_json
     from wbcbench.cli.summary import document, print_examinations, print_summary
-    from wbcbench.scheduling.carry_out import carry_out
-    from wbcbench.scheduling.outcome import exit_code
+    from wbcbench.scheduling.execute import carry_out
+    from wbcbench.scheduling.source import exit_code
 
     def shown(trials: int) -> AbstractContextManager[Screen]:
         from wbcbench.cli.screens import screens

@@ -203,8 +203,8 @@ def report_command(study: str | None, store: Path, output: Path | None, as_json:
 def export_command(study: str | None, store: Path, target: str) -> None:
     """Copy STUDY to an Optuna journal file or database, which optuna-dashboard opens."""
     from wbcbench.records.store import Store
-    from wbcbench.search.export import export
     from wbcbench.search.files import find_study
+    from wbcbench.search.report import export
 
     folder = find_study(Store(store), study)
     count = export(folder, Store(store), target)

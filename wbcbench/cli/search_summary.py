@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.output import print_table
-from wbcbench.search.winner import budget, proposal_of, ranking
+from wbcbench.search.execute import budget, proposal_of, ranking
 
 if TYPE_CHECKING:
     from wbcbench.search.execute import Found

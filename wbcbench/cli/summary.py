@@ -11,8 +11,8 @@ from wbcbench.records.schema import backbone_name
 from wbcbench.spec.trial import method_name
 
 if TYPE_CHECKING:
-    from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import Plan
+    from wbcbench.scheduling.source import Outcome
 
 _COST = ("params", "macs", "train_seconds", "train_images_per_second", "teacher_replayed")
 

@@ -21,7 +21,7 @@ import platformdirs
 from filelock import FileLock
 
 from wbcbench.errors import DataError, WbcbenchError
-from wbcbench.records.atomic import atomic_folder, atomic_write_text
+from wbcbench.records.files import atomic_folder, atomic_write_text
 
 log = logging.getLogger(__name__)
 

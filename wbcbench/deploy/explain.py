@@ -23,7 +23,7 @@ from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.deploy.predict import Answers
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard.text import clean, spreadsheet
-from wbcbench.records.atomic import atomic_folder, write_synced
+from wbcbench.records.files import atomic_folder, write_synced
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -21,7 +21,7 @@ from wbcbench.deploy.card import model_card
 from wbcbench.deploy.formats import FORMATS, Arrays, Runner, need
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Network, Rebuilt, deployed
 from wbcbench.errors import DataError, UsageError, WbcbenchError, did_you_mean
-from wbcbench.records.atomic import atomic_folder, json_text, write_synced
+from wbcbench.records.files import atomic_folder, json_text, write_synced
 from wbcbench.records.store import Store
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _from_record(rebuilt: Rebuilt, found: Predictions) -> float:
 
     if not rebuilt.fusion.combines:
         return apart(found)
-    from wbcbench.training.combiner import fit_combiner
+    from wbcbench.training.fitted import fit_combiner
 
     assert rebuilt.bench is not None
     trial, bench = rebuilt.record.trial, rebuilt.bench

@@ -18,7 +18,7 @@ from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.input_statistics import unusual_images
 from wbcbench.evaluation.metrics import Scores, score
 from wbcbench.leaderboard.text import clean, spreadsheet
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.files import atomic_write_bytes
 
 BATCH = 64
 Done = Callable[[int, int], None]

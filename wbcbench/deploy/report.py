@@ -28,8 +28,8 @@ from wbcbench.leaderboard.formats.html.libraries import plotly, policy
 from wbcbench.leaderboard.statistics.features import features
 from wbcbench.leaderboard.statistics.resampling import bootstrap
 from wbcbench.leaderboard.text import clean
-from wbcbench.records.examinations import examination_path, read_examination
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.evaluations import examination_path, read_examination
+from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial

@@ -8,8 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from wbcbench.evaluation.calibration import reliability
-from wbcbench.evaluation.metrics import METRICS, score
+from wbcbench.evaluation.metrics import METRICS, reliability, score
 from wbcbench.leaderboard.columns import HEADERS
 from wbcbench.leaderboard.formats.html import closely
 from wbcbench.leaderboard.formats.html.choices import Choice, Drawing

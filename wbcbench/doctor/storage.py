@@ -54,7 +54,7 @@ def store(root: Path, digests: bool = True) -> Findings:
 def _beside(store: Store, digests: dict[str, str]) -> Findings:
     """Examinations and studies that cannot be trusted; `digests` are those of sound records."""
     from wbcbench.errors import RecordError
-    from wbcbench.records.examinations import read_examination
+    from wbcbench.records.evaluations import read_examination
     from wbcbench.search.files import studies
 
     for path in sorted((store.root / "evaluations").glob("*.json")):

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from wbcbench.errors import RecordError
-from wbcbench.evaluation.calibration import reliability
+from wbcbench.evaluation.metrics import reliability
 from wbcbench.leaderboard.model import ClassScore, Details, ReliabilityBin, Row
 from wbcbench.records import verify as checks
 

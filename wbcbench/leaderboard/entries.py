@@ -15,8 +15,8 @@ from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.leaderboard.options import Checked
 from wbcbench.records import verify as checks
+from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.schema import FILES, ComparisonKey, Result, Used
-from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Store
 from wbcbench.spec import digest
 

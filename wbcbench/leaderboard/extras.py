@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from wbcbench.errors import RecordError
 from wbcbench.leaderboard.gather import Found
 from wbcbench.leaderboard.model import MissingModalities, Search
-from wbcbench.records.checksummed import read_checksummed
-from wbcbench.records.examinations import read_examination
+from wbcbench.records.evaluations import read_checksummed, read_examination
 
 
 class _Lenient(BaseModel):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.leaderboard.entries import Entry, Read, Sealed, read, stamp
 from wbcbench.leaderboard.options import Checked
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.files import atomic_write_bytes
 from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
 

@@ -19,7 +19,7 @@ from wbcbench.leaderboard.options import Options
 from wbcbench.leaderboard.samples import Sample, agreeing, clusters
 from wbcbench.leaderboard.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.leaderboard.statistics.uncertainty import Scale
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.files import atomic_write_bytes
 from wbcbench.spec import digest
 
 STATISTICS_VERSION = 3

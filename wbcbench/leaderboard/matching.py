@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from wbcbench.leaderboard.model import Row
 from wbcbench.leaderboard.names import distinct
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.files import DOCUMENTS
 from wbcbench.spec import digest
 from wbcbench.spec.trial import method_name
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from wbcbench.leaderboard.entries import Entry
 from wbcbench.leaderboard.model import Row
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.files import DOCUMENTS
 from wbcbench.spec.trial import method_name
 
 SHOWN = 4

@@ -19,7 +19,7 @@ from wbcbench.publishing.unpack import PACK, unpack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.fit import declared
+from wbcbench.scheduling.compatibility import declared
 from wbcbench.spec import Trial
 
 NO_REFERENCE = "no reference store was given (--against DIR): labels, split, copies and jumps were not compared"

@@ -15,7 +15,7 @@ from wbcbench.errors import UsageError
 from wbcbench.publishing.pack import WINNER
 from wbcbench.publishing.winners import joined
 from wbcbench.records import verify as checks
-from wbcbench.records.atomic import atomic_folder, atomic_write_bytes, storing
+from wbcbench.records.files import atomic_folder, atomic_write_bytes, storing
 from wbcbench.records.store import Record, Store
 
 ASIDE = "irreproducible"

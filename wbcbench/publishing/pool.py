@@ -22,7 +22,7 @@ from wbcbench.publishing.own_code import Installed
 from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.publishing.winners import joined, of_trials
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.files import atomic_write_bytes
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Record, Store
 

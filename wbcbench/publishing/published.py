@@ -36,7 +36,7 @@ from wbcbench.publishing.pool import Pool
 from wbcbench.publishing.readme import readme
 from wbcbench.publishing.seeds import outgrown
 from wbcbench.publishing.unpack import Unpacked
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.files import atomic_write_bytes
 
 PACK = "records.zip"
 

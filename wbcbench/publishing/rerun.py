@@ -19,9 +19,8 @@ from wbcbench.publishing.duplicates import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
-from wbcbench.scheduling.fit import check_arity, check_fit, declared
+from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, in_order
 from wbcbench.scheduling.plan import Plan, PlannedTrial
-from wbcbench.scheduling.policies import check_policies, in_order
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import Component, Trial, canonical_json
 from wbcbench.spec.imputers import IMPUTE

@@ -16,9 +16,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from wbcbench.publishing.verdict import Problem, shown
-from wbcbench.records.atomic import json_text
+from wbcbench.records.files import DOCUMENTS, json_text
 from wbcbench.records.schema import Strict
-from wbcbench.records.spoilt import DOCUMENTS
 
 STUDY = r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}"
 """A study's id, which names its folder."""

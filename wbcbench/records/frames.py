@@ -1,8 +1,10 @@
-"""Records as pandas frames."""
+"""Records and their epoch histories as pandas frames."""
 
 from __future__ import annotations
 
+import csv
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import UsageError
@@ -12,6 +14,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wbcbench.records.store import Record
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a record's folder, by epoch; values that are missing or no numbers are left out.
+
+    Raises:
+        OSError: there is no such file. (A verified record has one.)
+    """
+    with open(folder / "history.csv", encoding="utf-8", newline="") as file:
+        return [_numbers(row) for row in csv.DictReader(file)]
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    found = {}
+    for name, text in row.items():
+        try:
+            found[name] = float(text)
+        except (TypeError, ValueError):
+            continue
+    return found
+
 
 _PLAIN = ("trial_id", "method_id", "label", "fusion", "kd", "backbone", "routing", "seed", "dataset", "status",
           "pseudo_multimodal", "selected_epoch", "started", "ended")  # fmt: skip
@@ -92,6 +115,3 @@ def summary_html(record: Record) -> str:
     result = record.result
     table = pd.DataFrame(result.metrics).T.to_html(float_format="{:.3f}".format, na_rep="-", border=0, escape=True)
     return f"<p>{escape(_title(record))}</p>{table}"
-
-
-__all__ = ["cells", "flat", "history", "summary_html", "summary_text"]

@@ -31,18 +31,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.records import verify as checks
-from wbcbench.records.atomic import (
+from wbcbench.records.files import (
+    ARRAYS,
     TEMPORARY,
     atomic_folder,
     atomic_write_bytes,
     atomic_write_json,
+    held,
     json_text,
     storing,
     write_synced,
 )
-from wbcbench.records.locks import held
 from wbcbench.records.schema import RESULT, Outcome, Result
-from wbcbench.records.spoilt import ARRAYS
 from wbcbench.spec import Trial
 
 if TYPE_CHECKING:

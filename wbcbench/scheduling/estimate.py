@@ -7,8 +7,8 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.schema import backbone_name
-from wbcbench.records.spoilt import DOCUMENTS
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
 from wbcbench.spec import Trial, digest

@@ -12,11 +12,10 @@ from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate, train_cells
-from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
-from wbcbench.scheduling.shares import check_feasible, share_of, slots
-from wbcbench.scheduling.source import Executor, Screen, Source
+from wbcbench.scheduling.resources import check_feasible, share_of, slots
+from wbcbench.scheduling.source import Executor, Outcome, Screen, Source
 from wbcbench.spec.request import Request
 
 Name = Literal["inline", "ray"]

@@ -14,13 +14,12 @@ from wbcbench.errors import DataError, IncompatibleError, TrialPruned, WbcbenchE
 from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.outcome import Outcome, lost_teacher
 from wbcbench.scheduling.plan import Plan, PlannedTrial
-from wbcbench.scheduling.source import Display, Source
+from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
+from wbcbench.training.isolation import Slate
 from wbcbench.training.preflight import construct, rehearse
-from wbcbench.training.slate import Slate
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 

@@ -8,8 +8,7 @@ from wbcbench.contracts import Description
 from wbcbench.errors import IncompatibleError, WbcbenchError
 from wbcbench.registry import Component as Registered
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.fit import check_arity, check_fit, declared, needs_of
-from wbcbench.scheduling.policies import check_policies
+from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, needs_of
 from wbcbench.spec import Budget, Component, Protocol, Recipe
 
 NEUTRAL = ("none",)

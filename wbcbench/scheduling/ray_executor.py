@@ -21,10 +21,9 @@ from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling import ray_session
-from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.ray_worker import VARIABLES, WorkerSetup, train_one
-from wbcbench.scheduling.shares import Share, check_feasible, share_of
-from wbcbench.scheduling.source import Display, Source
+from wbcbench.scheduling.resources import Share, check_feasible, share_of
+from wbcbench.scheduling.source import Display, Outcome, Source
 from wbcbench.spec.request import Request
 
 RETRIES = 2

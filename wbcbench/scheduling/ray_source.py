@@ -23,11 +23,9 @@ from wbcbench.errors import DataError, WbcbenchError
 from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling.messages import EndMessage, EpochMessage, unpack
-from wbcbench.scheduling.outcome import Outcome, lost_teacher
 from wbcbench.scheduling.plan import PlannedTrial
-from wbcbench.scheduling.ray_worker import source_digests
-from wbcbench.scheduling.source import Display, Source, Wait
+from wbcbench.scheduling.ray_worker import EndMessage, EpochMessage, source_digests, unpack
+from wbcbench.scheduling.source import Display, Outcome, Source, Wait, lost_teacher
 
 log = logging.getLogger("wbcbench")
 T = TypeVar("T")

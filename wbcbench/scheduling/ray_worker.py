@@ -1,26 +1,87 @@
-"""What runs in a worker process of Ray: one trial after another, on one workbench.
+"""What a worker process tells the driver, as one JSON text per message.
 
-The record goes into the store and the driver reads it there; only losses and texts travel through Ray.
+Text, because Tune flattens, copies and logs mappings; a text passes through untouched. Imports neither
+torch nor ray.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from wbcbench import __version__
-from wbcbench.errors import DataError, PluginError, UsageError, WbcbenchError
+from wbcbench.errors import DataError, LeakError, PluginError, UsageError, WbcbenchError
 from wbcbench.helpers import components_of, helpers, kept_helpers
 from wbcbench.importing import source_file
 from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import Registry
-from wbcbench.scheduling.messages import EndMessage, EpochMessage, kind_of_error, pack
 from wbcbench.spec import Trial
+
+KEY = "wbcbench"
+"""The one key of a reported result."""
+
+Kind = Literal["", "leak", "data", "plugin", "usage", "other"]
+_CLASSES: dict[str, type[WbcbenchError]] = {
+    "leak": LeakError, "data": DataError, "plugin": PluginError, "usage": UsageError, "other": WbcbenchError,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EpochMessage:
+    """One epoch is over and its checkpoint is written."""
+
+    epoch: int
+    epochs: int
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EndMessage:
+    """A trial is over; its record, if there is one, is in the store."""
+
+    status: Literal["done", "cached", "failed", "no_memory", "refused"]
+    """`no_memory`: the GPU was full. `refused`: what is wrong concerns every trial alike."""
+    error: str = ""
+    kind: Kind = ""
+    """Which class of error it was, for the exit code."""
+
+    def exception(self) -> WbcbenchError | None:
+        """An error of the class that the worker met, with its text; None where it was not one of ours."""
+        return _CLASSES[self.kind](self.error) if self.kind else None
+
+
+def kind_of_error(error: BaseException) -> Kind:
+    """The class of error that an exit code depends on."""
+    if isinstance(error, LeakError):
+        return "leak"
+    if isinstance(error, DataError):
+        return "data"
+    if isinstance(error, PluginError):
+        return "plugin"
+    if isinstance(error, UsageError):
+        return "usage"
+    return "other" if isinstance(error, WbcbenchError) else ""
+
+
+def pack(message: EpochMessage | EndMessage) -> dict[str, str]:
+    """The result to report."""
+    name = "epoch" if isinstance(message, EpochMessage) else "end"
+    return {KEY: json.dumps({name: asdict(message)})}
+
+
+def unpack(result: dict[str, Any] | None) -> EpochMessage | EndMessage | None:
+    """The message in a result, or None if there is none."""
+    if not result or not isinstance(result.get(KEY), str):
+        return None
+    tree = json.loads(result[KEY])
+    return EpochMessage(**tree["epoch"]) if "epoch" in tree else EndMessage(**tree["end"])
+
 
 VARIABLES = "WBCBENCH_"
 """Environment variables that begin so travel to the workers: cache, data, plugin folders."""
@@ -94,7 +155,7 @@ class Worker:
         torch.set_num_threads(setup.threads)
         from wbcbench.scheduling.plan import open_dataset
         from wbcbench.spec.request import Request
-        from wbcbench.training.slate import Slate
+        from wbcbench.training.isolation import Slate
         from wbcbench.training.workbench import Workbench, pick_device
 
         request = Request.model_validate_json(setup.request)

@@ -18,13 +18,11 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from wbcbench.errors import RecordError, UsageError, did_you_mean
-from wbcbench.records.atomic import atomic_write_json
-from wbcbench.records.checksummed import checksummed, read_checksummed
-from wbcbench.records.spoilt import DOCUMENTS
+from wbcbench.records.evaluations import checksummed, read_checksummed
+from wbcbench.records.files import DOCUMENTS, atomic_write_json
 from wbcbench.records.store import Store
-from wbcbench.search.dimension import Dimension
-from wbcbench.search.objective import Objective
-from wbcbench.search.strategy import PrunerName, SamplerName
+from wbcbench.search.settings import Objective, PrunerName, SamplerName
+from wbcbench.search.space import Dimension
 from wbcbench.spec import digest
 from wbcbench.spec.trial import Frozen
 

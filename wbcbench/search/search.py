@@ -15,12 +15,10 @@ from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
 from wbcbench.search.declared import build_space, known_ranges, written_out
 from wbcbench.search.files import StudyFolder, StudySpec
-from wbcbench.search.objective import Objective
-from wbcbench.search.settings import SearchSettings
+from wbcbench.search.optuna_study import Study
+from wbcbench.search.settings import Objective, SearchSettings, check_strategy
 from wbcbench.search.source import SearchSource, sealed
 from wbcbench.search.space import Space, label
-from wbcbench.search.strategy import check_strategy
-from wbcbench.search.study import Study
 from wbcbench.spec.request import Request
 
 TRAINING_SEED = 1000

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from wbcbench.errors import UsageError
-from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import Plan, PlannedTrial
-from wbcbench.scheduling.source import Wait
+from wbcbench.scheduling.source import Outcome, Wait
+from wbcbench.search.optuna_study import Asked, Fate, Study
 from wbcbench.search.space import Space
-from wbcbench.search.study import Asked, Fate, Study
 from wbcbench.spec import Trial
 from wbcbench.spec.request import Request
 

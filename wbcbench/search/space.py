@@ -1,18 +1,175 @@
-"""The search space: one object that Optuna, a stored proposal and a reader of results all understand."""
+"""The search space, and the words for its ranges: `log(1,20)`, `choice(a,b)`, `fixed(0.5)`."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from wbcbench.search.dimension import Dimension, suggest_all
+from pydantic import AfterValidator
+
+from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import Choice, Request
-from wbcbench.spec.trial import Recipe
+from wbcbench.spec.request import Choice, Request, parse_value, split_list
+from wbcbench.spec.trial import Frozen, Recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
+
+
+WORDS = ("uniform", "log", "int", "logint", "choice", "fixed")
+_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+
+
+def _plain(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for value in values:
+        if not isinstance(value, bool | int | float | str | None):
+            raise ValueError(f"expected numbers, words, true or false, but got {value!r}")
+    return values
+
+
+class Range(Frozen):
+    """Where a search may look: between two numbers, among choices, or at one value only."""
+
+    kind: Literal["float", "int", "choice", "fixed"]
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: Annotated[tuple[Any, ...], AfterValidator(_plain)] = ()
+    """The alternatives; for `fixed` the one value."""
+
+    def __str__(self) -> str:
+        if self.kind in ("choice", "fixed"):
+            return f"{self.kind}({', '.join(map(str, self.choices))})"
+        word = ("logint" if self.log else "int") if self.kind == "int" else ("log" if self.log else "uniform")
+        return f"{word}({_exact(self.low)}, {_exact(self.high)})"
+
+
+class Dimension(Frozen):
+    """A named range, what it sets, and for which choices of method it exists."""
+
+    name: str
+    """As shown to people and known to Optuna: `training.lr`, `distiller.dkd.beta`, `fusion`."""
+    section: str
+    """`training`, `fusion`, `backbone`, `distiller`, `policy` or `routing`."""
+    component: str = ""
+    """Which of the section's components; empty for `training` and for a choice of method."""
+    parameter: str = ""
+    """Empty: the dimension chooses among methods."""
+    range: Range
+    when: dict[str, tuple[str, ...]] = {}
+    """Choice of method -> labels for which this dimension exists; all must hold."""
+
+    def active(self, chosen: dict[str, Any]) -> bool:
+        """Whether the dimension exists once these were suggested."""
+        return all(chosen.get(name) in labels for name, labels in self.when.items())
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        """The trial's value."""
+        r = self.range
+        if r.kind == "fixed":
+            return r.choices[0]
+        if r.kind == "choice":
+            return trial.suggest_categorical(self.name, list(r.choices))
+        if r.kind == "int":
+            return trial.suggest_int(self.name, int(r.low), int(r.high), log=r.log)
+        return trial.suggest_float(self.name, r.low, r.high, log=r.log)
+
+    def distribution(self) -> BaseDistribution:
+        """Optuna's name for the range (a fixed one has none and is refused)."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        r = self.range
+        if r.kind == "choice":
+            return CategoricalDistribution(list(r.choices))
+        if r.kind == "int":
+            return IntDistribution(int(r.low), int(r.high), log=r.log)
+        if r.kind == "float":
+            return FloatDistribution(r.low, r.high, log=r.log)
+        raise ValueError(f"{self.name} is fixed")
+
+
+def suggest_all(dimensions: Sequence[Dimension], trial: BaseTrial) -> dict[str, Any]:
+    """Dimension -> value, fixed ones included, without those that the chosen method does not have."""
+    values: dict[str, Any] = {}
+    for dimension in dimensions:
+        if dimension.active(values):
+            values[dimension.name] = dimension.suggest(trial)
+    return values
+
+
+def _exact(number: float) -> str:
+    """As short as it can be without being another number: what is shown can be asked for again."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
+def parse_range(name: str, value: Any, whole: bool = False) -> Range:
+    """Read `log(1,20)`, `uniform(0,1)`, `int(1,8)`, `logint(1,64)`, `choice(a,b)`, `fixed(v)`, a list or a value.
+
+    Args:
+        name: of the parameter, for messages.
+        value: text or, from a file, a list (choices) or a number (fixed).
+        whole: the parameter takes whole numbers only, so `uniform` and `log` draw such.
+
+    Raises:
+        UsageError: not one of these forms, or a range that is empty.
+    """
+    if isinstance(value, list | tuple):
+        return _choices(name, value)
+    call = _CALL.fullmatch(value) if isinstance(value, str) else None
+    if call is None:
+        return Range(
+            kind="fixed", choices=(_checked(name, parse_value(value) if isinstance(value, str) else value),)
+        )
+    word, inner = call[1].lower(), call[2]
+    arguments = [parse_value(part) for part in split_list(inner)]
+    if word not in WORDS:
+        raise UsageError(f"{name}: no range is called '{word}'.{did_you_mean(word, WORDS)} {_FORMS}")
+    if word == "choice":
+        return _choices(name, arguments)
+    if word == "fixed":
+        if len(arguments) != 1:
+            raise UsageError(f"{name}: expected one value in fixed(...), but got {len(arguments)}.")
+        return Range(kind="fixed", choices=(_checked(name, arguments[0]),))
+    numbers = [float(a) for a in arguments if isinstance(a, int | float) and not isinstance(a, bool)]
+    if len(arguments) != 2 or len(numbers) != 2 or not all(map(math.isfinite, numbers)):
+        raise UsageError(f"{name}: expected two numbers, as in {word}(1,20), but got {word}({inner}).")
+    whole = whole or word in ("int", "logint")
+    return interval(name, *numbers, log=word in ("log", "logint"), whole=whole)
+
+
+def interval(name: str, low: float, high: float, *, log: bool = False, whole: bool = False) -> Range:
+    """A range of numbers. Raises `UsageError` if it is empty, or logarithmic and not above 0."""
+    if not low < high:
+        raise UsageError(f"{name}: expected a range from low to high, but got {low:g} to {high:g}.")
+    if log and low <= 0:
+        raise UsageError(f"{name}: a logarithmic range must begin above 0, but this one begins at {low:g}.")
+    if whole and (low != int(low) or high != int(high)):
+        raise UsageError(f"{name}: takes whole numbers, but the range is {low:g} to {high:g}.")
+    return Range(kind="int" if whole else "float", low=low, high=high, log=log)
+
+
+def _choices(name: str, values: Any) -> Range:
+    unique = tuple(dict.fromkeys(_checked(name, v) for v in values))
+    if not unique:
+        raise UsageError(f"{name}: expected at least one choice, but got none.")
+    if len(unique) == 1:
+        return Range(kind="fixed", choices=unique)
+    return Range(kind="choice", choices=unique)
+
+
+def _checked(name: str, value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str | None):
+        raise UsageError(f"{name}: expected a number, a word, true or false, but got {value!r}. {_FORMS}")
+    return value
+
+
+_FORMS = "Ranges are uniform(a,b), log(a,b), int(a,b), logint(a,b), choice(a,b,...), fixed(v) or a plain value."
+
 
 METHOD = {"fusion": "fusion", "backbone": "backbone", "kd": "kd"}
 """Choices of method: name of the dimension -> key of the request."""

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 
 from wbcbench.contracts import Fusion, Outputs, Task, route_names
+from wbcbench.evaluation.ablation import subsets
 from wbcbench.evaluation.cost import parameters
-from wbcbench.evaluation.shapley import subsets
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import fusion_types
 from wbcbench.testing.promise import BrokenPromise, promise

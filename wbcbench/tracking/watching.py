@@ -11,9 +11,8 @@ from wbcbench.spec.canonical import flat
 from wbcbench.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import PlannedTrial
-    from wbcbench.scheduling.source import Screen
+    from wbcbench.scheduling.source import Outcome, Screen
 
 log = logging.getLogger(__name__)
 

@@ -1,22 +1,87 @@
-"""Distillers at work: for every student route, what its teachers (or the student itself) have to say.
-
-A distiller states where its teacher comes from (`Needs.taught_by`); each pair of a route and a source has
-a distiller of its own, so that adapters, banks and temperatures are never shared.
-"""
+"""Distillers at work: for every student route, what its teachers (or the student itself) have to say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Batch, Distiller, Fusion, Output, Outputs, PairShapes, Progress, Routing
+from wbcbench.contracts import (
+    Batch,
+    Distiller,
+    Fusion,
+    Output,
+    Outputs,
+    PairShapes,
+    Progress,
+    Routing,
+    masked_mean,
+)
 from wbcbench.spec.lessons import Lesson
-from wbcbench.training.absent import counted, only_taught, taught_rows
-from wbcbench.training.average import Average
 from wbcbench.training.teachers import TeacherBank
+
+
+def taught_rows(student: Output, teachers: Sequence[Output]) -> Tensor | None:
+    """[B] bool: rows of which the student and at least one teacher were shown something; None: all."""
+    masks = [t.shown for t in teachers if t.shown is not None]
+    some = torch.stack(masks).any(0) if masks and len(masks) == len(teachers) else None
+    if student.shown is None or some is None:
+        return some if student.shown is None else student.shown
+    return student.shown & some
+
+
+def only_taught(out: Output, taught: Tensor | None) -> Output:
+    """The output with rows that are taught, in turn, in the places of those that are not; as it is without any."""
+    if taught is None:
+        return out
+    place = torch.arange(len(taught), device=taught.device)
+    first = torch.argsort(taught.logical_not().to(torch.int8), stable=True)  # the taught ones, then the others
+    count = taught.sum()
+    return out.select(torch.where(taught | (count == 0), place, first[place % count.clamp(min=1)]))
+
+
+def counted(terms: dict[str, Tensor], taught: Tensor | None) -> dict[str, Tensor]:
+    """Terms [B], or scalars, of which only taught rows count: the mean is over them; 0 where there are none."""
+    if taught is None:
+        return terms
+    some = taught.any()
+    return {n: masked_mean(v, taught) if v.ndim else torch.where(some, v, 0.0) for n, v in terms.items()}
+
+
+class Average(nn.Module):
+    """A copy of a fusion whose weights follow exponentially. It runs in training mode, as the authors' code does.
+
+    Averaged weights under the student's own batch-norm statistics are no network at all: on 40-pixel cells the
+    average then taught noise. So it normalises by each batch and keeps running statistics of its own. Its
+    state is saved with the training, so that a resumed run goes on with the same average.
+    """
+
+    def __init__(self, fusion: Fusion, decay: float) -> None:
+        """`decay`: share of the old average kept per step, in [0, 1)."""
+        super().__init__()
+        self.copy = copy.deepcopy(fusion).requires_grad_(False)
+        self.decay = decay
+        self.register_buffer("steps", torch.zeros(()))
+        self.steps: Tensor
+
+    @torch.no_grad()
+    def update(self, fusion: Fusion) -> None:
+        """One step: early on the average forgets faster, min(decay, 1 - 1 / (steps + 1))."""
+        self.steps += 1
+        keep = (1 - 1 / (self.steps + 1)).clamp(max=self.decay)
+        for mine, theirs in zip(self.copy.parameters(), fusion.parameters(), strict=True):
+            mine.mul_(keep).add_(theirs * (1 - keep))
+
+    @torch.no_grad()
+    def forward(self, images: dict[str, Tensor], present: Tensor | None) -> Outputs:
+        """What the average says of a batch."""
+        self.copy.train()
+        outputs: Outputs = self.copy(images, present)
+        return outputs
+
 
 AVERAGE, SELF = "average", "self"
 

@@ -24,18 +24,20 @@ from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.lessons import Lesson, pair
 from wbcbench.training.build import (
+    Imputer,
+    ReplacedHeads,
     build_distillers,
     build_fusion,
     build_policies,
     build_routing,
+    rebuild,
+    replaces,
     task_of,
+    teacher_classifier,
 )
-from wbcbench.training.combiner import fit_combiner
 from wbcbench.training.distillation import Distillation
-from wbcbench.training.heads import ReplacedHeads, rebuild, replaces, teacher_classifier
-from wbcbench.training.imputer import Imputer
+from wbcbench.training.fitted import fit_combiner, fit_once
 from wbcbench.training.loop import EpochDone, Job, fit
-from wbcbench.training.once import fit_once
 from wbcbench.training.report import write_record
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank

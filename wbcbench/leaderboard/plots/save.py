@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard.model import Report
 from wbcbench.leaderboard.plots.drawings import KINDS
-from wbcbench.records.atomic import atomic_write_bytes
+from wbcbench.records.files import atomic_write_bytes
 
 SUFFIXES = ("pdf", "svg", "png")
 _METADATA: dict[str, dict[str, Any]] = {

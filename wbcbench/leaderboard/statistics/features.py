@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from wbcbench.evaluation.calibration import BINS, bin_of
+from wbcbench.evaluation.metrics import BINS, bin_of
 
 Floats = NDArray[np.float64]
 COUNTED = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})

@@ -1,14 +1,12 @@
-"""One trained fusion on fixed cells, asked what it says when images are left out, swapped or changed.
-
-A pass over the cells is what costs, so nothing is asked twice; and of networks that each read one modality a
-single pass tells what they say of any subset, and of cells shuffled in one modality.
-"""
+"""A trained fusion with images left out, swapped or changed; what each modality brings (Shapley values)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, combinations
+from math import factorial
 
 import torch
 from torch import Tensor
@@ -19,7 +17,41 @@ from wbcbench.data.counter import permutation
 from wbcbench.data.resident import ResidentCells
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import eval_batch, joined
-from wbcbench.evaluation.shapley import Subset, subsets
+
+Subset = tuple[str, ...]
+
+
+def subsets(modalities: Sequence[str]) -> list[Subset]:
+    """All non-empty subsets, smaller ones first, each in the order of `modalities`; 2^M - 1 of them."""
+    sizes = range(1, len(modalities) + 1)
+    return list(chain.from_iterable(combinations(modalities, n) for n in sizes))
+
+
+def shapley(values: Mapping[Subset, float], empty: float) -> dict[str, float]:
+    """phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! [v(S + m) - v(S)].
+
+    Args:
+        values: v of every non-empty subset.
+        empty: v of no modality at all: what guessing reaches.
+
+    Returns:
+        One value per modality; they add up to v(all) - empty.
+
+    Source: Shapley 1953; exact, 2^M terms.
+    """
+    modalities = max(values, key=len)
+    count = len(modalities)
+    worth = {frozenset(s): v for s, v in values.items()} | {frozenset(): empty}
+    found = {}
+    for m in modalities:
+        others = [x for x in modalities if x != m]
+        total = 0.0
+        for s in [(), *subsets(others)]:
+            weight = factorial(len(s)) * factorial(count - len(s) - 1) / factorial(count)
+            total += weight * (worth[frozenset((*s, m))] - worth[frozenset(s)])
+        found[m] = total
+    return found
+
 
 PROBE = 32
 """Cells on which it is tried out whether networks are separate."""
@@ -165,6 +197,3 @@ class Examination:
             return images, present
         mine = torch.tensor([m in which for m in self.modalities], device=ids.device)
         return images, torch.where(mine, theirs, present)
-
-
-__all__ = ["Answer", "Change", "Examination", "Images"]

@@ -1,20 +1,33 @@
-"""Files and folders that appear whole or not at all.
-
-Everything is built beside its destination (same file system), flushed to disk, then renamed.
-"""
+"""Files and folders that appear whole or not at all, and locks: one process at a time."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wbcbench.errors import WbcbenchError
+
+ARRAYS = (
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, OSError, EOFError, ValueError,
+    KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError, RuntimeError, SystemError,
+    MemoryError,
+)  # fmt: skip
+"""Of `numpy.load` and `zipfile`: an array's header is parsed as a Python literal, and its dtype built from it."""
+
+DOCUMENTS = (ValueError, RecursionError)
+"""Of `json.loads`: no JSON, no UTF-8, too long a number, nested too deeply. Pydantic's errors are ValueErrors."""
+
 
 TEMPORARY = ".tmp-"
 """Names that begin so are unfinished and are never read."""
@@ -110,7 +123,64 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
+LEASE = 60.0
+"""Seconds after which a holder that no longer renews its lease has lost it."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def held(path: Path, what: str, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file for this process.
+
+    The system lets go of it when the process dies. On a file system without locks (some network ones) the holder
+    keeps renewing a lease instead, and one that died, on whichever machine, loses it after `LEASE` seconds.
+
+    Args:
+        path: of the lock file; its folder is made.
+        what: for the error: what one wanted to have alone.
+        timeout: seconds to wait for another holder; negative: for ever.
+
+    Raises:
+        WbcbenchError: when another process still holds it after `timeout`.
+    """
+    from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+        try:
+            try:
+                lock.acquire(timeout=timeout)
+            except Timeout:
+                raise
+            except (NotImplementedError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                    raise
+                lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=LEASE)
+                lock.acquire(timeout=timeout)
+        except Timeout:
+            raise WbcbenchError(
+                f"Expected to have {what} alone, but another process has held {path} for more than "
+                f"{timeout:g} s. Wait for it, or end it."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 __all__ = [
-    "TEMPORARY", "atomic_folder", "atomic_write_bytes", "atomic_write_json", "atomic_write_text",
-    "json_text", "storing", "sync_folder", "write_synced",
-]  # fmt: skip
+    "ARRAYS",
+    "DOCUMENTS",
+    "LEASE",
+    "TEMPORARY",
+    "atomic_folder",
+    "atomic_write_bytes",
+    "atomic_write_json",
+    "atomic_write_text",
+    "held",
+    "json_text",
+    "storing",
+    "sync_folder",
+    "write_synced",
+]

@@ -13,17 +13,16 @@ from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.estimate import estimate, train_cells
 from wbcbench.scheduling.executors import execute
-from wbcbench.scheduling.outcome import Outcome, all_cached, in_order
 from wbcbench.scheduling.plan import Plan, make_plan
-from wbcbench.scheduling.source import PlanSource, Screens
+from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order
 from wbcbench.search.execute import run_search
 from wbcbench.search.search import Search, prepare_searches
-from wbcbench.study.file import Part
-from wbcbench.study.finalists import choose, plan_finalists
+from wbcbench.search.study_file import Part, choose, plan_finalists
 
 if TYPE_CHECKING:
     from wbcbench.observers import Observers
     from wbcbench.spec.request import Request
+
 
 log = logging.getLogger("wbcbench")
 
@@ -157,7 +156,7 @@ def run_part(
 
 
 def _examine(done: Done, outcomes: list[Outcome], plan: Plan, request: Request, registry: Registry) -> None:
-    from wbcbench.scheduling.examining import examine_students
+    from wbcbench.scheduling.execute import examine_students
 
     try:
         done.examinations += examine_students(outcomes, plan, request, registry)

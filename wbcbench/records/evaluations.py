@@ -1,17 +1,60 @@
-"""`evaluations/<trial>.json`: what `--evaluate full` found out about a record's network, beside the records."""
+"""`evaluations/<trial>.json`, what `--evaluate full` found, and other checksummed documents beside records."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wbcbench.errors import RecordError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.records.atomic import atomic_write_json
-from wbcbench.records.checksummed import checksummed, read_checksummed
+from wbcbench.records.files import DOCUMENTS, atomic_write_json
+from wbcbench.spec import digest
+
+CHECKSUM = "checksum"
+
+
+class Document(NamedTuple):
+    """What a file says."""
+
+    content: dict[str, Any]
+    checked: bool
+    """False: written before such files had a checksum."""
+
+
+def checksummed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with 64 hex digits over it, as it is written."""
+    body = {name: value for name, value in content.items() if name != CHECKSUM}
+    return {**body, CHECKSUM: digest(body, length=64)}
+
+
+def read_checksummed(path: Path, name: str = "") -> Document:
+    """Read a file that `checksummed` was written to, or an older one without checksum.
+
+    Args:
+        path: of the file.
+        name: what it is called in errors, where these go to other machines; else the path.
+
+    Raises:
+        RecordError: it cannot be read, is no JSON object, or is not what was written.
+    """
+    name = name or str(path)
+    try:
+        content = json.loads(path.read_bytes())
+        intact = isinstance(content, dict) and content.get(CHECKSUM, "") in ("", checksummed(content)[CHECKSUM])
+    except OSError as error:
+        raise RecordError(f"{name} cannot be read ({error.strerror or error}).") from error
+    except DOCUMENTS as error:
+        raise RecordError(f"{name} is damaged ({str(error).splitlines()[0]}).") from error
+    if not intact:
+        reason = "its content does not have its checksum" if isinstance(content, dict) else "it is no JSON object"
+        raise RecordError(f"{name} is damaged ({reason}).")
+    checked = bool(content.pop(CHECKSUM, ""))
+    return Document(content, checked)
+
 
 AGAIN = "`wbcbench run ... --evaluate full` examines again."
 
@@ -112,4 +155,13 @@ def write_examination(path: Path, entry: dict[str, Any]) -> None:
     atomic_write_json(path, checksummed(entry))
 
 
-__all__ = ["Examination", "examination_path", "read_examination", "write_examination"]
+__all__ = [
+    "CHECKSUM",
+    "Document",
+    "Examination",
+    "checksummed",
+    "examination_path",
+    "read_checksummed",
+    "read_examination",
+    "write_examination",
+]

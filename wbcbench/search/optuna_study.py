@@ -17,11 +17,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from wbcbench.errors import RecordError
-from wbcbench.records.history import read_history
+from wbcbench.records.frames import read_history
 from wbcbench.records.store import Store
-from wbcbench.search.dimension import suggest_all
 from wbcbench.search.files import ADVICE, Proposal, StudyFolder, StudySpec
-from wbcbench.search.strategy import REMEMBERS, make_pruner, make_sampler, quiet
+from wbcbench.search.settings import REMEMBERS, make_pruner, make_sampler, quiet
+from wbcbench.search.space import suggest_all
 
 
 @dataclass(frozen=True)

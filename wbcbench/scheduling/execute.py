@@ -1,21 +1,50 @@
-"""A plan carried out: what is missing is trained, and on request the students' networks are examined."""
+"""Execute a plan: train what is missing, then evaluate the students in full if `--evaluate full` asks for it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.records.store import Store
-from wbcbench.scheduling.outcome import all_cached, in_order
+from wbcbench.registry import Registry
+from wbcbench.scheduling.inline import prepare
+from wbcbench.scheduling.plan import Plan
+from wbcbench.scheduling.source import Outcome, all_cached, in_order
+from wbcbench.spec.request import Request
+from wbcbench.training.evaluate import examined
 
 if TYPE_CHECKING:
     from wbcbench.observers import Observers
     from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Registry
-    from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import Plan
-    from wbcbench.scheduling.source import Screens
+    from wbcbench.scheduling.source import Outcome, Screens
     from wbcbench.spec.request import Request
+
+
+def examine_students(
+    outcomes: Sequence[Outcome],
+    plan: Plan,
+    request: Request,
+    registry: Registry,
+    decoding: Callable[[int, int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """What is found of every student that has a record, in this process; read back where it was found before.
+
+    Args:
+        outcomes: of trials on the plan's data set.
+        plan: its trials are left alone.
+        request: for its store and device.
+        registry: as planned with.
+        decoding: is told of progress in reading images.
+    """
+    records = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
+    if not records:
+        return []
+    bench = prepare(Plan([], plan.dataset, plan.description), request, registry, decoding)
+    return [examined(record, bench) for record in records]
+
 
 Evaluate = Literal["standard", "full"]
 
@@ -45,9 +74,7 @@ def carry_out(
             outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
         if evaluate == "standard":
             return outcomes, []
-        from wbcbench.scheduling.examining import examine_students
-
         return outcomes, examine_students(outcomes, plan, request, registry, display.decoding)
 
 
-__all__ = ["Evaluate", "carry_out"]
+__all__ = ["Evaluate", "carry_out", "examine_students"]

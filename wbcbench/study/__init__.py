@@ -1,1 +1,0 @@
-"""Several runs and searches as one study, from one file into one store."""
