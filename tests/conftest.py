@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 # Workers share the cores: more threads than one each would only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

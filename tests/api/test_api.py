@@ -15,7 +15,7 @@ import pytest
 import wbcbench
 from wbcbench.api import Run
 from wbcbench.errors import RecordError, TrialFailedError, UsageError
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 TINY: dict[str, Any] = {
     "backbone": "cellnet:width=4", "teacher": {"name": "cellnet", "width": 6}, "epochs": 2, "device": "cpu",

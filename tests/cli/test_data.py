@@ -22,7 +22,7 @@ from wbcbench.data.reading import survey_path
 from wbcbench.data.splits import make_split
 from wbcbench.records.store import Store
 from wbcbench.spec import SplitSpec
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 Invoke = Callable[..., tuple[int, str, str]]
 TINY = ("--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1", "--epochs", "1",

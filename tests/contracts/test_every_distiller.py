@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wbcbench.testing.cells import write_cells
 from wbcbench.testing.components import registry
+from wbcbench.testing.records import write_cells
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,7 @@ from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.spec.lessons import Lesson
 from wbcbench.testing.components import component_class, registry
-from wbcbench.testing.steps import policy_step
-from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, policy_step, toy_batch, toy_draw, toy_task
 from wbcbench.training.build import ReplacedHeads, teacher_classifier
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.supervision import pair_shapes, total, with_labels

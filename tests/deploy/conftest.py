@@ -17,7 +17,7 @@ from wbcbench.deploy.network import Rebuilt, rebuilt
 from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 SMALL = (
     "--backbone", "cellnet:width=4", "--teacher", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",

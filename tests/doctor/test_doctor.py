@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import wbcbench
-from wbcbench.doctor import examine, installation, machine, storage
+from wbcbench import doctor
+from wbcbench.doctor import examine
 from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial
@@ -28,7 +29,7 @@ def _plain_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("WBCBENCH_") and n != "WBCBENCH_CACHE"]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(metadata, "requires", lambda name: ["click>=8", "onnx>=1; extra == 'export'"])
-    monkeypatch.setattr(installation, "version_of", lambda name: None if name == "onnx" else "99")
+    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "onnx" else "99")
 
 
 def test_a_sound_place_has_no_problem(invoke: Invoke, tmp_path: Path) -> None:
@@ -98,9 +99,9 @@ def test_packages_that_are_missing_old_or_do_not_load(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         metadata, "requires", lambda name: ["click>=8", "rich>=13", "numpy>=1.26", "x; extra == 't'"]
     )
-    monkeypatch.setattr(installation, "version_of", lambda name: have.get(name, "1"))
-    monkeypatch.setattr(installation, "IMPORTED", ("no_such_module_of_torch",))
-    found = [f for f in installation.packages() if f.state == "problem"]
+    monkeypatch.setattr(doctor, "version_of", lambda name: have.get(name, "1"))
+    monkeypatch.setattr(doctor, "IMPORTED", ("no_such_module_of_torch",))
+    found = [f for f in doctor.packages() if f.state == "problem"]
     assert [f.fix for f in found[:2]] == ["pip install 'click>=8'", "pip install 'rich>=13'"]
     assert "does not load" in found[2].text
     assert len(found) == 3
@@ -111,7 +112,7 @@ def test_packages_that_are_missing_old_or_do_not_load(monkeypatch: pytest.Monkey
     monkeypatch.setattr(metadata, "requires", absent)
     monkeypatch.setattr(metadata, "distribution", absent)
     monkeypatch.chdir(Path(wbcbench.__file__).parents[1])
-    (found_one,) = installation.packages()
+    (found_one,) = doctor.packages()
     assert found_one.fix == "pip install -e ."
 
 
@@ -120,7 +121,7 @@ def test_every_remedy_installs_wbcbench_from_where_it_came(
 ) -> None:
     wanted = ["click>=8", *(f"{name}>=1; extra == '{name}'" for name in ("bsccm", "export", "explain"))]
     monkeypatch.setattr(metadata, "requires", lambda name: wanted)
-    monkeypatch.setattr(installation, "version_of", lambda name: "99" if name in ("click", "wbcbench") else None)
+    monkeypatch.setattr(doctor, "version_of", lambda name: "99" if name in ("click", "wbcbench") else None)
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
     for url, extras, whole in (
@@ -131,9 +132,9 @@ def test_every_remedy_installs_wbcbench_from_where_it_came(
     ):  # fmt: skip
         given = SimpleNamespace(read_text=lambda name, url=url: json.dumps(url) if url else None)
         monkeypatch.setattr(metadata, "distribution", lambda name, given=given: given)
-        (found,) = installation.extras()
+        (found,) = doctor.extras()
         assert found.fix == f"pip install {extras}", "all that are missing, not one of them"
-        (found,) = installation.python()
+        (found,) = doctor.python()
         assert found.fix == f"python3 -m venv .venv && .venv/bin/pip install {whole}"
 
 
@@ -144,10 +145,10 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    (found,) = machine.gpu()
+    (found,) = doctor.gpu()
     assert "sees no GPU" in found.text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (found,) = machine.gpu()
+    (found,) = doctor.gpu()
     assert found.fix == "unset CUDA_VISIBLE_DEVICES"
 
 
@@ -159,15 +160,15 @@ class Usage(NamedTuple):
 
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 9, 2**20))
-    found = list(storage.store(tmp_path / "store"))
+    found = list(doctor.stored_records(tmp_path / "store"))
     assert [f.state for f in found] == ["problem", "ok"]
     assert "1 MiB" in found[0].text
-    assert any("shared memory" in f.text for f in machine.ray_needs()) or not Path("/dev/shm").is_dir()
+    assert any("shared memory" in f.text for f in doctor.ray_needs()) or not Path("/dev/shm").is_dir()
 
 
 def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    found = list(storage.store(tmp_path / "file" / "store"))
+    found = list(doctor.stored_records(tmp_path / "file" / "store"))
     assert found[0].state == "problem"
     assert "is a file" in found[0].text
 
@@ -177,7 +178,7 @@ def test_what_was_interrupted_or_failed_is_told(tmp_path: Path) -> None:
     for name in ("work/0123456789abcdef", "failures"):
         (root / name).mkdir(parents=True)
     (root / "failures" / "0123456789abcdef.json").write_text("{}")
-    found = [f for f in storage.store(root) if f.state == "note"]
+    found = [f for f in doctor.stored_records(root) if f.state == "note"]
     assert len(found) == 2
     assert all("again" in f.fix for f in found)
 
@@ -186,6 +187,6 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_p
     def broken(*args: Any) -> Any:
         raise ZeroDivisionError("broken on purpose")
 
-    monkeypatch.setattr(machine, "memory", broken)
+    monkeypatch.setattr(doctor, "memory", broken)
     found = examine(tmp_path / "store", PluginOptions())
     assert any(f.state == "problem" and "broken on purpose" in f.text for f in found)

@@ -33,7 +33,7 @@ import psutil
 from wbcbench.records.files import TEMPORARY
 from wbcbench.records.schema import PAYLOAD, Result
 from wbcbench.records.store import Store
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 FUSIONS, KD = ("early", "independent"), ("none", "logits")
 TEACHERS = 2

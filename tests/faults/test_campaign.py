@@ -13,7 +13,7 @@ import forked
 import pytest
 
 from wbcbench.records.store import Store
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 TRIALS, EPOCHS = 6, 3
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from wbcbench import doctor
 from wbcbench.api import load_records
-from wbcbench.doctor import storage
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.model import Report
@@ -21,8 +21,7 @@ from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec
 from wbcbench.search.report import overview
 from wbcbench.search.settings import Objective
 from wbcbench.search.space import Dimension, parse_range
-from wbcbench.testing.packs import taught
-from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+from wbcbench.testing.records import fake_predictions, fake_record, fake_trial, taught
 
 FAST = Options(resamples=100, verify="files", statistics=False)
 Invoke = Callable[..., tuple[int, str, str]]
@@ -119,7 +118,7 @@ def survey(whole: Store, damage: str, folder: Path, some: int | None = None) -> 
         see_records(root, file, ids, hurt)
         see_boards(root, file, boards, hurt, hurt == sealed, damage)
         see_searches(root, file, sealed, damage)
-        told = [f.text for f in storage.store(root) if f.state == "problem"]
+        told = [f.text for f in doctor.stored_records(root) if f.state == "problem"]
         needed = file.parts[0] in ("records", "evaluations", "searches") and damage != "duplicated"
         assert [file.name in text for text in told] == [True] * needed, f"doctor: {file} {damage} {told}"
         shutil.rmtree(root)

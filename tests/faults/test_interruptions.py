@@ -16,7 +16,7 @@ import pytest
 from forked import Forked
 
 from wbcbench.records.store import Store
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 pytestmark = pytest.mark.slow
 EPOCHS = 12

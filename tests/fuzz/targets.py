@@ -46,8 +46,7 @@ from wbcbench.search.settings import Objective, load_settings
 from wbcbench.search.space import Dimension, parse_range
 from wbcbench.search.study_file import read_study
 from wbcbench.spec.load import load_request, validate
-from wbcbench.testing.cells import write_cells
-from wbcbench.testing.packs import forge, reforged, rezip, taught, unzip
+from wbcbench.testing.records import forge, reforged, rezip, taught, unzip, write_cells
 
 CONFIG = """\
 dataset: {name: npz, path: cells.npz, modalities: {u: [0], v: [1]}}

@@ -1,7 +1,7 @@
 """Distillers of logits against values of other implementations, their identities, and their edge cases.
 
 Each golden row names the implementation that gave its value and sum of absolute gradients, on the closed
-forms of `wbcbench.testing.golden_inputs`. Loss as in the formula: no outer weight, no task loss.
+forms of `wbcbench.testing.losses`. Loss as in the formula: no outer weight, no task loss.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.testing import evaluate_distiller
 from wbcbench.testing.components import component_class
 from wbcbench.testing.distillers import shapes_of
-from wbcbench.testing.golden_inputs import closed_forms
+from wbcbench.testing.losses import closed_forms
 
 C = closed_forms()
 S, T, Y = C["z_s"], C["z_t"], C["y"]

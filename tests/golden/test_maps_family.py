@@ -1,6 +1,6 @@
 """Distillers of stage maps against values that public implementations agree on, and their invariants.
 
-Golden values: inputs of `wbcbench.testing.golden_inputs`, float64, sums of absolute gradients with respect to
+Golden values: inputs of `wbcbench.testing.losses`, float64, sums of absolute gradients with respect to
 the student's (first) map. The oracle of each is named beside it; RD = RepDistiller, MD = mdistiller,
 MR = MMRazor, TD = torchdistill, KZ = Knowledge-Distillation-Zoo.
 """
@@ -40,7 +40,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.testing import evaluate_distiller
 from wbcbench.testing.components import component_class
 from wbcbench.testing.distillers import START, shapes_of
-from wbcbench.testing.golden_inputs import closed_forms
+from wbcbench.testing.losses import closed_forms
 
 X = closed_forms()
 LATE = Progress(epoch=1, epochs=2, step=0, steps=1)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from wbcbench.scaffold import write_package
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 PACKAGES = Path(__file__).parent / "packages"
 MISSING = [name for name in ("pip", "setuptools") if importlib.util.find_spec(name) is None]

@@ -13,7 +13,7 @@ from wbcbench.publishing.checking import checked
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.packs import taught
+from wbcbench.testing.records import taught
 
 Verify = Callable[..., Judge]
 

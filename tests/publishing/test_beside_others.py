@@ -13,8 +13,7 @@ import pytest
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.packs import blamed, forge, rezip, said, unzip
-from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+from wbcbench.testing.records import blamed, fake_predictions, fake_record, fake_trial, forge, rezip, said, unzip
 
 Verify = Callable[..., Judge]
 Arrays = dict[str, Any]

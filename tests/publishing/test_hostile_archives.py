@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from wbcbench.publishing.archive import Limits
-from wbcbench.testing.packs import blamed, rezip, unzip
+from wbcbench.testing.records import blamed, rezip, unzip
 
 
 def refused_by(judge, check):

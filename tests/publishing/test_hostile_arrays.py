@@ -20,8 +20,7 @@ from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.packs import blamed, reforged, said, with_file
-from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+from wbcbench.testing.records import blamed, fake_predictions, fake_record, fake_trial, reforged, said, with_file
 
 Verify = Callable[..., Judge]
 Arrays = dict[str, Any]

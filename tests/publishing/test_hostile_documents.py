@@ -17,8 +17,18 @@ import pytest
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store, predictions_bytes
-from wbcbench.testing.packs import blamed, forge, reforged, rezip, said, unzip, with_file
-from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+from wbcbench.testing.records import (
+    blamed,
+    fake_predictions,
+    fake_record,
+    fake_trial,
+    forge,
+    reforged,
+    rezip,
+    said,
+    unzip,
+    with_file,
+)
 
 Verify = Callable[..., Judge]
 

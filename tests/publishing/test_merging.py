@@ -13,8 +13,7 @@ from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
 from wbcbench.publishing.merging import merge
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.packs import taught
-from wbcbench.testing.records import fake_record, fake_trial
+from wbcbench.testing.records import fake_record, fake_trial, taught
 
 Invoke = Callable[..., tuple[int, str, str]]
 SAME, TORN = fake_trial(0, fusion="gated"), fake_trial(1, fusion="gated")

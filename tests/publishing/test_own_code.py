@@ -17,8 +17,7 @@ from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.published import publish
 from wbcbench.records.schema import Used
 from wbcbench.records.store import Store
-from wbcbench.testing.packs import forge, rezip, unzip
-from wbcbench.testing.records import fake_record, fake_trial
+from wbcbench.testing.records import fake_record, fake_trial, forge, rezip, unzip
 
 SHA = "a" * 64
 

@@ -12,8 +12,7 @@ from wbcbench.errors import RecordError, UsageError
 from wbcbench.publishing.pack import find_records, write_pack
 from wbcbench.publishing.verdict import CHECKS
 from wbcbench.records.store import Store
-from wbcbench.testing.packs import blamed, rezip, taught, unzip
-from wbcbench.testing.records import fake_record, fake_trial
+from wbcbench.testing.records import blamed, fake_record, fake_trial, rezip, taught, unzip
 
 
 def test_equal_records_give_equal_bytes(student, tmp_path, monkeypatch):

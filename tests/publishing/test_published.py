@@ -21,8 +21,7 @@ from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.proof import Checked, check, check_all
 from wbcbench.publishing.published import publish
 from wbcbench.records.store import Store
-from wbcbench.testing.packs import taught
-from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+from wbcbench.testing.records import fake_predictions, fake_record, fake_trial, taught
 
 ASKED = Asked(title="Cells", resamples=100)
 Invoke = Callable[..., tuple[int, str, str]]

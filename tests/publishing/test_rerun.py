@@ -12,9 +12,7 @@ import pytest
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.publishing.pack import write_pack
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.cells import write_cells
-from wbcbench.testing.packs import unzip
-from wbcbench.testing.records import fake_outcome
+from wbcbench.testing.records import fake_outcome, unzip, write_cells
 
 Invoke = Callable[..., tuple[int, str, str]]
 

@@ -19,8 +19,7 @@ from wbcbench.publishing.published import publish
 from wbcbench.publishing.verdict import Judge
 from wbcbench.publishing.winners import joined
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.packs import blamed, rezip, said, unzip
-from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+from wbcbench.testing.records import blamed, fake_predictions, fake_record, fake_trial, rezip, said, unzip
 
 Verify = Callable[..., Judge]
 FAST = Options(resamples=100, verify="files", index=False)

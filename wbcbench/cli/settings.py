@@ -11,7 +11,7 @@ def given_params(cls: Any, preset: Mapping[str, Any], settings: Iterable[str]) -
     import pydantic
 
     from wbcbench.errors import UsageError, did_you_mean
-    from wbcbench.spec.yaml_text import load_yaml
+    from wbcbench.spec.request import load_yaml
 
     values: dict[str, Any] = dict(preset)
     for setting in settings:

@@ -80,7 +80,7 @@ def _print(document: dict[str, Any]) -> None:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
             click.echo(f"{key + ':':12}{text}")
     if document.get("missing") == "impute":
-        from wbcbench.spec.imputers import IMPUTERS
+        from wbcbench.spec.trial import IMPUTERS
 
         click.echo(f"{'impute:':12}{'; '.join(f'{name}: {what}' for name, what in IMPUTERS.items())}")
     if "acts_on" in document:

@@ -39,7 +39,7 @@ class Fusion(nn.Module):
     (zero after normalisation); or such cells are refused at plan time."""
 
     solves: ClassVar[tuple[Literal["redundant", "unique", "xor"], ...]] = ("redundant", "unique")
-    """Which two-modality problems it can express (`wbcbench.testing.synthetic_sets`): either modality is
+    """Which two-modality problems it can express (`wbcbench.testing.fusions`): either modality is
     enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
     them."""
 

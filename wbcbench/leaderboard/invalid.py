@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from wbcbench.errors import UsageError
 from wbcbench.records.schema import Strict
-from wbcbench.spec.yaml_text import load_yaml
+from wbcbench.spec.request import load_yaml
 
 
 class Invalid(Strict):

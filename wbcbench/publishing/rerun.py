@@ -23,9 +23,9 @@ from wbcbench.scheduling.compatibility import check_arity, check_fit, check_poli
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import Component, Trial, canonical_json
-from wbcbench.spec.imputers import IMPUTE
 from wbcbench.spec.load import load_request, merged, validate
 from wbcbench.spec.request import Request
+from wbcbench.spec.trial import IMPUTE
 
 _METRIC = "macro_f1"
 _SAME_MACHINE = ("machine", "cpus", "packages", "cuda", "cudnn", "device")

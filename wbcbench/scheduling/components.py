@@ -14,10 +14,10 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import needs_of
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
-from wbcbench.spec.imputers import IMPUTE, chosen_imputer
 from wbcbench.spec.lessons import pair, route_names
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.trial import IMPUTE, chosen_imputer
 
 
 def component(

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from wbcbench.errors import UsageError, did_you_mean
-from wbcbench.spec.request import Request, parse_value
-from wbcbench.spec.yaml_text import load_yaml
+from wbcbench.spec.request import Request, load_yaml, parse_value
 
 COMPONENT_SECTIONS = ("dataset", "fusion", "kd", "backbone", "routing", "policy")
 SEARCH_SECTIONS = ("space", "search")

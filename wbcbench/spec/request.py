@@ -1,8 +1,4 @@
-"""What a user asks for: a grid of methods, in the words of the command line and the config file.
-
-A request is resolved into trials by the planner. It also holds what does not belong to any trial's
-identity: where to store, on which device to compute.
-"""
+"""YAML from people: one kind of error for all that can be wrong with it, and a limit to what aliases unfold to."""
 
 from __future__ import annotations
 
@@ -11,7 +7,36 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
-from wbcbench.spec.yaml_text import load_yaml
+
+LARGEST = 100_000
+"""Values in one document, those behind aliases counted each time: ten lines of them make a thousand million."""
+
+
+def load_yaml(text: str) -> Any:
+    """The document's value.
+
+    Raises:
+        ValueError: no YAML, a date or number that cannot be, nested too deeply, or too large.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    left, seen = [value], 0
+    while left:
+        inner = left.pop()
+        seen += 1
+        if seen > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} values (behind aliases each one counts every time)")
+        if isinstance(inner, dict):
+            left += [*inner.keys(), *inner.values()]
+        elif isinstance(inner, list | tuple | set):
+            left += inner
+    return value
 
 
 class Choice(Frozen):

@@ -1,8 +1,4 @@
-"""Protocol, method, trial: what must be equal, what is compared, and one run of it.
-
-All frozen and strict: an unknown key is an error. A trial's identity is the hash of exactly these
-fields; nothing that leaves the result alone (device, store, progress display) is in here.
-"""
+"""Protocol, method, trial: what must be equal, what is compared, and one run of it."""
 
 from __future__ import annotations
 
@@ -13,8 +9,35 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from wbcbench.contracts.params import param
+from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.spec.canonical import digest
-from wbcbench.spec.imputers import IMPUTE
+
+IMPUTE = "impute"
+MEAN = "mean"
+IMPUTERS = {
+    MEAN: "the training mean, which is zero after normalisation",
+    "zero": "black pixels",
+    "token": "an image per modality, learned from training cells that lack it",
+}
+
+
+def chosen_imputer(given: dict[str, Any], fusion: str, missing: str) -> dict[str, str]:
+    """Take `impute` out of the given parameters; what of it belongs to the identity: nothing for the mean.
+
+    Raises:
+        UsageError: no such imputer, or a fusion that does not impute.
+    """
+    how = given.pop(IMPUTE, MEAN)
+    if how not in IMPUTERS:
+        known = "; ".join(f"{name}: {what}" for name, what in IMPUTERS.items())
+        raise UsageError(
+            f"fusion {fusion}: no imputer is called '{how}'.{did_you_mean(str(how), IMPUTERS)} {known}."
+        )
+    if how != MEAN and missing != "impute":
+        does = "leaves absent modalities out by itself" if missing == "native" else "takes complete cells only"
+        raise UsageError(f"fusion {fusion}: impute={how} was asked for, but it {does}. Leave impute out.")
+    return {} if how == MEAN else {IMPUTE: how}
+
 
 METRICS_VERSION = 1
 """Raised when any stored metric's definition changes."""

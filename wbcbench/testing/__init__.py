@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from wbcbench.testing.datasets import DatasetContract
     from wbcbench.testing.distillers import DistillerContract
     from wbcbench.testing.fusions import FusionContract
-    from wbcbench.testing.golden_inputs import closed_forms
-    from wbcbench.testing.losses import evaluate_distiller
+    from wbcbench.testing.losses import closed_forms, evaluate_distiller
     from wbcbench.testing.policies import PolicyContract
     from wbcbench.testing.records import fake_record
     from wbcbench.testing.routings import RoutingContract
@@ -31,7 +30,7 @@ _WHERE = {
     "FusionContract": "fusions",
     "PolicyContract": "policies",
     "RoutingContract": "routings",
-    "closed_forms": "golden_inputs",
+    "closed_forms": "losses",
     "evaluate_distiller": "losses",
     "fake_record": "records",
 }

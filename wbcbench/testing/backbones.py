@@ -9,10 +9,7 @@ import torch
 from wbcbench.contracts import Backbone
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import backbone_types
-from wbcbench.testing.graph import check_registered
-from wbcbench.testing.promise import promise
-from wbcbench.testing.reads import no_reads
-from wbcbench.testing.returned import made
+from wbcbench.testing.promise import check_registered, made, no_reads, promise
 
 
 class BackboneContract:

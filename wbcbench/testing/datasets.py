@@ -12,8 +12,7 @@ from wbcbench.contracts import Dataset
 from wbcbench.errors import DataError
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import dataset_types
-from wbcbench.testing.promise import BrokenPromise, promise
-from wbcbench.testing.returned import made
+from wbcbench.testing.promise import BrokenPromise, made, promise
 
 
 class DatasetContract:

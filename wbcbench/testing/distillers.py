@@ -11,14 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, Progress
-from wbcbench.testing.alternatives import alternatives
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import distiller_types
-from wbcbench.testing.graph import check_registered
-from wbcbench.testing.losses import START, evaluate_distiller, shapes_of
-from wbcbench.testing.promise import BrokenPromise, promise
-from wbcbench.testing.reads import no_reads
-from wbcbench.testing.returned import made
+from wbcbench.testing.losses import START, alternatives, evaluate_distiller, shapes_of
+from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 
 EPOCHS = (Progress(0, 100, 0, 1), Progress(5, 100, 0, 1), Progress(50, 100, 0, 1))
 """A warm-up may make the loss zero at first."""

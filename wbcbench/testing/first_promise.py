@@ -27,10 +27,8 @@ from wbcbench.contracts import (
     Task,
 )
 from wbcbench.errors import DataError
-from wbcbench.testing.promise import BrokenPromise, promise
-from wbcbench.testing.returned import TENSORS, held, made, returned, returned_terms
-from wbcbench.testing.steps import policy_step
-from wbcbench.testing.toys import toy_batch, toy_draw, toy_factory
+from wbcbench.testing.promise import TENSORS, BrokenPromise, held, made, promise, returned, returned_terms
+from wbcbench.testing.toys import policy_step, toy_batch, toy_draw, toy_factory
 from wbcbench.training.supervision import with_labels
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)

@@ -1,4 +1,4 @@
-"""A distiller's loss on given tensors: the one door for golden values."""
+"""A distiller's loss on given tensors, and inputs that anyone can recompute: how golden values are checked."""
 
 from __future__ import annotations
 
@@ -8,10 +8,80 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress
+from wbcbench.contracts.params import describe_params
 from wbcbench.testing.components import component_class
+
+
+def alternatives(params: type[BaseModel], given: dict[str, Any]) -> dict[str, list[Any]]:
+    """For every parameter, valid values other than its default, from its search space or its type."""
+    found: dict[str, list[Any]] = {}
+    for row in describe_params(params):
+        name, default, search = row["name"], given.get(row["name"], row["default"]), row["search"]
+        options: list[Any] = []
+        if search and "choices" in search:
+            options = list(search["choices"])
+        elif search:
+            low, high = search["low"], search["high"]
+            options = [(low * high) ** 0.5 if search["log"] else (low + high) / 2, low, high]
+        if isinstance(default, bool):
+            options = [not default]
+        elif isinstance(default, int | float):
+            options = [type(default)(v) for v in [*options, default * 2 + 1, default / 2, 2, 1]]
+        found[name] = [v for v in options if v != default and _valid(params, {**given, name: v})]
+    return {name: values for name, values in found.items() if values}
+
+
+def _valid(params: type[BaseModel], values: dict[str, Any]) -> bool:
+    try:
+        params(**values)
+    except ValidationError:
+        return False
+    return True
+
+
+def grid(*shape: int) -> list[Tensor]:
+    """Index tensors of a shape, float64: one per axis."""
+    axes = [torch.arange(n, dtype=torch.float64) for n in shape]
+    return list(torch.meshgrid(*axes, indexing="ij"))
+
+
+def closed_forms() -> dict[str, Tensor]:
+    """All inputs by name; `z` logits, `f` embeddings, `F` maps, `_s` student, `_t` teacher."""
+    i, j = grid(4, 5)
+    n, k = grid(4, 6)
+    b, c, h, w = grid(4, 3, 4, 4)
+    head_row, head_column = grid(5, 6)
+    bank, dim = grid(8, 6)
+    f_t = torch.cos(0.8 * n - 0.7 * k)
+    mem_t = F.normalize(torch.cos(0.7 * bank - 0.8 * dim + 0.13 * bank * dim), dim=1)
+    return {
+        "y": torch.tensor([0, 2, 4, 1]),
+        "z_s": torch.sin(1.7 * i + 0.9 * j),
+        "z_t": 2 * torch.cos(0.6 * i - 1.3 * j),
+        "z_t2": 2 * torch.cos(0.9 * i + 0.7 * j),
+        "z_t3": 1.5 * torch.sin(0.4 * i - 1.1 * j + 0.5),
+        "f_s": torch.sin(0.5 * n + 1.1 * k),
+        "f_t": f_t,
+        "f_t2": torch.cos(0.3 * n + 0.9 * k),
+        "f_t3": torch.sin(1.2 * n - 0.5 * k + 0.4),
+        "F_s": torch.sin(0.3 * b + 0.7 * c + 1.1 * h + 0.5 * w),
+        "F_t": torch.cos(0.9 * b - 0.4 * c + 0.6 * h - 1.2 * w),
+        "F2_s": torch.sin(0.2 * b - 0.5 * c + 0.4 * h + 0.9 * w),
+        "F2_t": torch.cos(0.1 * b + 0.8 * c - 0.3 * h + 0.7 * w),
+        **{f"W{m}": 0.5 * torch.cos(0.6 * head_row + 0.4 * head_column + 0.8 * m) for m in (1, 2, 3)},
+        "mem_s": F.normalize(torch.sin(0.9 * bank + 0.6 * dim + 0.11 * bank * dim), dim=1),
+        "mem_t": mem_t,
+        "crd_idx": torch.tensor([[0, 1, 2, 3], [5, 0, 7, 4], [2, 6, 1, 0], [7, 3, 5, 6]]),
+        "logvar": 0.3 * torch.sin(0.6 * n - 0.9 * k),
+        "bn_weight": torch.tensor([0.8, -1.2, 0.3], dtype=torch.float64),
+        "bn_bias": torch.tensor([0.1, -0.4, 1.5], dtype=torch.float64),
+        "queue": torch.cat([F.normalize(f_t, dim=1), mem_t[:4]]),
+    }
+
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
 
@@ -86,6 +156,3 @@ def _output(value: Output | Mapping[str, Any], labels: Tensor | None) -> Output:
     if out.index is None:
         out.index = torch.arange(len(out.logits))
     return out
-
-
-__all__ = ["START", "evaluate_distiller", "shapes_of"]

@@ -13,12 +13,8 @@ from wbcbench.contracts import Fusion, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import policy_types
-from wbcbench.testing.graph import check_registered
-from wbcbench.testing.promise import BrokenPromise, promise
-from wbcbench.testing.reads import no_reads
-from wbcbench.testing.returned import made
-from wbcbench.testing.steps import policy_step
-from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
+from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, policy_step, toy_batch, toy_draw, toy_task
 from wbcbench.training.supervision import total
 
 

@@ -9,10 +9,7 @@ import torch
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress, Routing
 from wbcbench.spec.lessons import pair
 from wbcbench.testing.components import component_class
-from wbcbench.testing.graph import check_registered
-from wbcbench.testing.promise import promise
-from wbcbench.testing.reads import no_reads
-from wbcbench.testing.returned import made, returned_terms
+from wbcbench.testing.promise import check_registered, made, no_reads, promise, returned_terms
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
 

@@ -6,7 +6,6 @@ A tracker hears from the process that was started, whichever executor trains, so
 One that fails is named once and left out; the trials go on.
 """
 
-from wbcbench.tracking.tracker import TRACKERS, Tracker, start_trackers
-from wbcbench.tracking.watching import tracked
+from wbcbench.tracking.tracker import TRACKERS, Tracker, start_trackers, tracked
 
 __all__ = ["TRACKERS", "Tracker", "start_trackers", "tracked"]

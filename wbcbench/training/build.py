@@ -30,7 +30,7 @@ from wbcbench.data.resident import ResidentCells
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.spec import Component, Trial
-from wbcbench.spec.imputers import IMPUTE, MEAN
+from wbcbench.spec.trial import IMPUTE, MEAN
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -12,7 +12,7 @@ from wbcbench_plugins.datasets.stains import Stains
 
 from wbcbench.contracts import Dataset
 from wbcbench.testing import DatasetContract
-from wbcbench.testing.cells import write_cells
+from wbcbench.testing.records import write_cells
 
 
 class TestNpz(DatasetContract):
