@@ -280,7 +280,7 @@ def _beside(store: Store, digests: dict[str, str]) -> Findings:
     """Examinations and studies that cannot be trusted; `digests` are those of sound records."""
     from wbcbench.errors import RecordError
     from wbcbench.records.evaluations import read_examination
-    from wbcbench.search.files import studies
+    from wbcbench.searches.files import studies
 
     for path in sorted((store.root / "evaluations").glob("*.json")):
         try:

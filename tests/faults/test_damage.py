@@ -17,10 +17,10 @@ from wbcbench.leaderboard.model import Report
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Store
-from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
-from wbcbench.search.report import overview
-from wbcbench.search.settings import Objective
-from wbcbench.search.space import Dimension, parse_range
+from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
+from wbcbench.searches.report import overview
+from wbcbench.searches.settings import Objective
+from wbcbench.searches.space import Dimension, parse_range
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial, taught
 
 FAST = Options(resamples=100, verify="files", statistics=False)

@@ -40,11 +40,11 @@ from wbcbench.records.evaluations import CHECKSUM, checksummed, examination_path
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.search.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
-from wbcbench.search.report import overview
-from wbcbench.search.settings import Objective, load_settings
-from wbcbench.search.space import Dimension, parse_range
-from wbcbench.search.study_file import read_study
+from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
+from wbcbench.searches.report import overview
+from wbcbench.searches.settings import Objective, load_settings
+from wbcbench.searches.space import Dimension, parse_range
+from wbcbench.searches.study_file import read_study
 from wbcbench.spec.load import load_request, validate
 from wbcbench.testing.records import forge, reforged, rezip, taught, unzip, write_cells
 

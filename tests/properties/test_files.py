@@ -19,7 +19,7 @@ from wbcbench.data.labels import Problems, is_missing
 from wbcbench.errors import UsageError, WbcbenchError
 from wbcbench.records.schema import Result
 from wbcbench.records.store import Store
-from wbcbench.search.space import Range, parse_range
+from wbcbench.searches.space import Range, parse_range
 from wbcbench.testing.records import CLASSES, fake_predictions, fake_record, fake_trial
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wbcbench.records.store import Record
-    from wbcbench.search.execute import Found
+    from wbcbench.searches.execute import Found
 
 
 @dataclass(repr=False)
@@ -32,7 +32,7 @@ class Searches(Shown):
         """One row per finished proposal, best first: study, number, values, a column per parameter."""
         import pandas as pd
 
-        from wbcbench.search.execute import proposal_of, ranking
+        from wbcbench.searches.execute import proposal_of, ranking
 
         rows = []
         for one in self.found:
@@ -49,7 +49,7 @@ class Searches(Shown):
 
     def notes(self) -> list[str]:
         """What was spent, and what the winners score on the test cells."""
-        from wbcbench.search.execute import budget
+        from wbcbench.searches.execute import budget
 
         lines = []
         for one in self.found:
@@ -117,9 +117,9 @@ def search(
     """
     from wbcbench.api.choices import displays, plugins
     from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.search.execute import run_search
-    from wbcbench.search.search import prepare_searches
-    from wbcbench.search.settings import load_settings
+    from wbcbench.searches.execute import run_search
+    from wbcbench.searches.search import prepare_searches
+    from wbcbench.searches.settings import load_settings
 
     given = locals()
     request = request_of(given)

@@ -12,7 +12,7 @@ from wbcbench.cli.options import json_option, load, plugin_options, store_option
 
 if TYPE_CHECKING:
     from wbcbench.plugins import LoadReport, PluginOptions
-    from wbcbench.search.search import Search
+    from wbcbench.searches.search import Search
 
 EPILOG = """\b
 Examples:
@@ -69,8 +69,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from wbcbench.search.search import prepare_searches
-    from wbcbench.search.settings import load_settings
+    from wbcbench.searches.search import prepare_searches
+    from wbcbench.searches.settings import load_settings
     from wbcbench.spec.load import load_request
 
     request = load_request(options["config"], given(options), options["sets"])
@@ -145,7 +145,7 @@ def _run(
     from wbcbench.cli.search_summary import document, print_comparison, print_found
     from wbcbench.errors import ExitCode, TrialFailedError
     from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.search.execute import run_search
+    from wbcbench.searches.execute import run_search
 
     found, code = [], ExitCode.OK
     for search in searches:
@@ -184,8 +184,8 @@ def report_command(study: str | None, store: Path, output: Path | None, as_json:
     """Write history, importances, slices and Pareto front of STUDY as HTML and PNG."""
     from wbcbench.cli.output import print_json
     from wbcbench.records.store import Store
-    from wbcbench.search.files import find_study
-    from wbcbench.search.report import write_report
+    from wbcbench.searches.files import find_study
+    from wbcbench.searches.report import write_report
 
     folder = find_study(Store(store), study)
     written = write_report(folder, Store(store), output or folder.path / "report")
@@ -203,8 +203,8 @@ def report_command(study: str | None, store: Path, output: Path | None, as_json:
 def export_command(study: str | None, store: Path, target: str) -> None:
     """Copy STUDY to an Optuna journal file or database, which optuna-dashboard opens."""
     from wbcbench.records.store import Store
-    from wbcbench.search.files import find_study
-    from wbcbench.search.report import export
+    from wbcbench.searches.files import find_study
+    from wbcbench.searches.report import export
 
     folder = find_study(Store(store), study)
     count = export(folder, Store(store), target)
@@ -218,7 +218,7 @@ def list_command(store: Path, as_json: bool) -> None:
     """List the studies in a store."""
     from wbcbench.cli.output import print_json, print_table
     from wbcbench.records.store import Store
-    from wbcbench.search.report import overview
+    from wbcbench.searches.report import overview
 
     rows, damaged = overview(Store(store))
     for study, reason in damaged.items():

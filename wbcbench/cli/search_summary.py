@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.output import print_table
-from wbcbench.search.execute import budget, proposal_of, ranking
+from wbcbench.searches.execute import budget, proposal_of, ranking
 
 if TYPE_CHECKING:
-    from wbcbench.search.execute import Found
-    from wbcbench.search.files import Winner
+    from wbcbench.searches.execute import Found
+    from wbcbench.searches.files import Winner
 
 SHOWN = 5
 """Proposals in the table."""

@@ -10,7 +10,7 @@ import click
 from wbcbench.cli.options import evaluate_option, executor_options, json_option, load, plugin_options
 
 if TYPE_CHECKING:
-    from wbcbench.search.study_run import Done, Planned
+    from wbcbench.searches.study_run import Done, Planned
 
 EPILOG = """\b
 Examples:
@@ -49,8 +49,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from wbcbench.cli.screens import screens
     from wbcbench.cli.summary import print_examinations
     from wbcbench.errors import ExitCode
-    from wbcbench.search.study_file import read_study
-    from wbcbench.search.study_run import plan_part, run_part
+    from wbcbench.searches.study_file import read_study
+    from wbcbench.searches.study_run import plan_part, run_part
 
     flags = {name: options[name] for name in _FLAGS if options.get(name) is not None}
     only = [name.strip() for name in (options["only"] or "").split(",") if name.strip()]
@@ -94,7 +94,7 @@ def _dry_run(plans: list[Planned], as_json: bool) -> None:
     from dataclasses import asdict
 
     from wbcbench.cli.output import print_json, print_table
-    from wbcbench.search.study_run import costs
+    from wbcbench.searches.study_run import costs
 
     found = {p.part.name: costs(p) for p in plans}
     if as_json:

@@ -2,7 +2,7 @@
 
     <root>/records/<trial id>/   one complete record each; appears by one atomic rename
     <root>/failures/<id>.json    the last error of a trial; never counted as done
-    <root>/searches/<study>/     proposals, and which of them were pruned; see `wbcbench.search.files`
+    <root>/searches/<study>/     proposals, and which of them were pruned; see `wbcbench.searches.files`
     <root>/work/<id>/            checkpoints; may be deleted at any time
     <root>/replay/<key>/         teachers' stored outputs; may be deleted at any time
     <root>/locks/<id>.lock       held by the process that runs the trial

@@ -12,10 +12,10 @@ import pytest
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.scheduling.source import Outcome
-from wbcbench.search.files import search_budgets
-from wbcbench.search.optuna_study import Study
-from wbcbench.search.report import write_report
-from wbcbench.search.search import Search
+from wbcbench.searches.files import search_budgets
+from wbcbench.searches.optuna_study import Study
+from wbcbench.searches.report import write_report
+from wbcbench.searches.search import Search
 from wbcbench.spec import Trial
 
 Make = Callable[..., Search]
@@ -142,7 +142,7 @@ def test_a_failed_trial_counts_as_failed_now_and_later(search_of: Make, run: Run
 
 
 def test_an_undefined_value_is_a_failure(search_of: Make, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    from wbcbench.search.settings import Objective
+    from wbcbench.searches.settings import Objective
 
     monkeypatch.setattr(Objective, "values", lambda self, record: None)
     study, _ = run(search_of(trials=3))

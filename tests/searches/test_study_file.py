@@ -14,8 +14,8 @@ from wbcbench.errors import UsageError
 from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import make_plan
-from wbcbench.search.study_file import read_study
-from wbcbench.search.study_run import plan_part
+from wbcbench.searches.study_file import read_study
+from wbcbench.searches.study_run import plan_part
 from wbcbench.spec.load import load_request
 
 Invoke = Callable[..., tuple[int, str, str]]

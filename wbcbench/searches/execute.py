@@ -15,9 +15,9 @@ from wbcbench.plugins import PluginOptions
 from wbcbench.scheduling import executors
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Outcome, PlanSource, Screens, Source, all_cached
-from wbcbench.search.files import Proposal, SearchBudget, Winner
-from wbcbench.search.optuna_study import Study
-from wbcbench.search.search import Search
+from wbcbench.searches.files import Proposal, SearchBudget, Winner
+from wbcbench.searches.optuna_study import Study
+from wbcbench.searches.search import Search
 
 
 def ranking(study: Study) -> list[FrozenTrial]:

@@ -17,9 +17,9 @@ import pytest
 
 from wbcbench.leaderboard import Options, build, report
 from wbcbench.records.store import Store
-from wbcbench.search.execute import fresh_seeds
-from wbcbench.search.files import find_study, search_budgets
-from wbcbench.search.optuna_study import Study
+from wbcbench.searches.execute import fresh_seeds
+from wbcbench.searches.files import find_study, search_budgets
+from wbcbench.searches.optuna_study import Study
 
 Invoke = Callable[..., tuple[int, str, str]]
 BOARD = Options(resamples=100, index=False)
@@ -284,7 +284,7 @@ def test_two_commands_do_not_search_one_study_at_once(
     search: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would count the other's proposals as its own, and a winner's budget would be wrong."""
-    from wbcbench.search import execute
+    from wbcbench.searches import execute
 
     monkeypatch.setattr(execute, "PATIENCE", 0.1)
     args = ("--fusion", "early", "--kd", "none", "--trials", "1", "--name", "mine")

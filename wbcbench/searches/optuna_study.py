@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from wbcbench.errors import RecordError
 from wbcbench.records.frames import read_history
 from wbcbench.records.store import Store
-from wbcbench.search.files import ADVICE, Proposal, StudyFolder, StudySpec
-from wbcbench.search.settings import REMEMBERS, make_pruner, make_sampler, quiet
-from wbcbench.search.space import suggest_all
+from wbcbench.searches.files import ADVICE, Proposal, StudyFolder, StudySpec
+from wbcbench.searches.settings import REMEMBERS, make_pruner, make_sampler, quiet
+from wbcbench.searches.space import suggest_all
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from wbcbench.scheduling.estimate import estimate, train_cells
 from wbcbench.scheduling.executors import execute
 from wbcbench.scheduling.plan import Plan, make_plan
 from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order
-from wbcbench.search.execute import run_search
-from wbcbench.search.search import Search, prepare_searches
-from wbcbench.search.study_file import Part, choose, plan_finalists
+from wbcbench.searches.execute import run_search
+from wbcbench.searches.search import Search, prepare_searches
+from wbcbench.searches.study_file import Part, choose, plan_finalists
 
 if TYPE_CHECKING:
     from wbcbench.observers import Observers

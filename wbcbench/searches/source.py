@@ -9,8 +9,8 @@ from typing import Any
 from wbcbench.errors import UsageError
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Outcome, Wait
-from wbcbench.search.optuna_study import Asked, Fate, Study
-from wbcbench.search.space import Space
+from wbcbench.searches.optuna_study import Asked, Fate, Study
+from wbcbench.searches.space import Space
 from wbcbench.spec import Trial
 from wbcbench.spec.request import Request
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.records.store import Record
-from wbcbench.search.space import Space
+from wbcbench.searches.space import Space
 from wbcbench.spec import digest
 from wbcbench.spec.load import read_yaml, validate
 from wbcbench.spec.request import Seeds, split_list

@@ -16,7 +16,7 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
-from wbcbench.search.settings import SearchSettings, settings_from
+from wbcbench.searches.settings import SearchSettings, settings_from
 from wbcbench.spec import Component, Trial
 from wbcbench.spec.load import SEARCH_SECTIONS, merged, read_yaml, request_from, validate
 from wbcbench.spec.request import Choice, Request

@@ -15,7 +15,7 @@ from wbcbench.leaderboard import Options, build
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.inline import prepare
-from wbcbench.search.search import Search
+from wbcbench.searches.search import Search
 from wbcbench.spec import Method, Trial
 from wbcbench.testing.records import fake_outcome, fake_predictions, fake_record, fake_trial
 from wbcbench.training import loop

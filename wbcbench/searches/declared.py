@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from wbcbench.contracts.params import SEARCH_KEY
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry
-from wbcbench.search.space import METHOD, Dimension, Range, Space, interval, labels, parse_range
+from wbcbench.searches.space import METHOD, Dimension, Range, Space, interval, labels, parse_range
 from wbcbench.spec.load import COMPONENT_SECTIONS
 from wbcbench.spec.request import Choice, Request
 from wbcbench.spec.trial import Recipe

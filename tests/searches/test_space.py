@@ -14,10 +14,10 @@ from optuna.trial import FixedTrial
 from wbcbench.errors import UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import make_plan
-from wbcbench.search.declared import build_space
-from wbcbench.search.search import each_method
-from wbcbench.search.settings import SearchSettings
-from wbcbench.search.space import Dimension, Range, parse_range
+from wbcbench.searches.declared import build_space
+from wbcbench.searches.search import each_method
+from wbcbench.searches.settings import SearchSettings
+from wbcbench.searches.space import Dimension, Range, parse_range
 from wbcbench.spec.request import Request
 
 Make = Callable[..., Request]

@@ -13,12 +13,12 @@ from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
-from wbcbench.search.declared import build_space, known_ranges, written_out
-from wbcbench.search.files import StudyFolder, StudySpec
-from wbcbench.search.optuna_study import Study
-from wbcbench.search.settings import Objective, SearchSettings, check_strategy
-from wbcbench.search.source import SearchSource, sealed
-from wbcbench.search.space import Space, label
+from wbcbench.searches.declared import build_space, known_ranges, written_out
+from wbcbench.searches.files import StudyFolder, StudySpec
+from wbcbench.searches.optuna_study import Study
+from wbcbench.searches.settings import Objective, SearchSettings, check_strategy
+from wbcbench.searches.source import SearchSource, sealed
+from wbcbench.searches.space import Space, label
 from wbcbench.spec.request import Request
 
 TRAINING_SEED = 1000

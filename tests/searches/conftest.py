@@ -15,10 +15,10 @@ from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import PlannedTrial
 from wbcbench.scheduling.source import Outcome as TrialOutcome
-from wbcbench.search.optuna_study import Study
-from wbcbench.search.search import Search, prepare_search
-from wbcbench.search.settings import SearchSettings
-from wbcbench.search.source import SearchSource
+from wbcbench.searches.optuna_study import Study
+from wbcbench.searches.search import Search, prepare_search
+from wbcbench.searches.settings import SearchSettings
+from wbcbench.searches.source import SearchSource
 from wbcbench.spec import Trial
 from wbcbench.spec.load import load_request
 from wbcbench.spec.request import Request

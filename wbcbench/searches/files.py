@@ -21,8 +21,8 @@ from wbcbench.errors import RecordError, UsageError, did_you_mean
 from wbcbench.records.evaluations import checksummed, read_checksummed
 from wbcbench.records.files import DOCUMENTS, atomic_write_json
 from wbcbench.records.store import Store
-from wbcbench.search.settings import Objective, PrunerName, SamplerName
-from wbcbench.search.space import Dimension
+from wbcbench.searches.settings import Objective, PrunerName, SamplerName
+from wbcbench.searches.space import Dimension
 from wbcbench.spec import digest
 from wbcbench.spec.trial import Frozen
 
