@@ -15,7 +15,7 @@ from wbcbench.contracts.needs import Offer
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
 from wbcbench.errors import IncompatibleError
-from wbcbench.spec.lessons import JOINT, route_names
+from wbcbench.spec.routes import JOINT, route_names
 
 
 class Fusion(nn.Module):

@@ -25,7 +25,7 @@ from wbcbench.plugins import load_plugins
 from wbcbench.records.schema import InputStatistics
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial
-from wbcbench.training.trial import fusion_of
+from wbcbench.training.build import fusion_of
 
 Arrays = dict[str, NDArray[Any]]
 Runner = Callable[[Arrays], Arrays]

@@ -11,7 +11,7 @@ from wbcbench.declaration import Declaration
 from wbcbench.errors import IncompatibleError, PluginError
 from wbcbench.registry import Registry
 from wbcbench.spec import Component, Protocol, Recipe
-from wbcbench.spec.lessons import JOINT, route_names
+from wbcbench.spec.routes import JOINT, route_names
 
 
 def declared(registry: Registry, kind: str, spec: Component) -> Declaration:

@@ -19,7 +19,7 @@ from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
 from wbcbench.training.isolation import Slate
-from wbcbench.training.preflight import construct, rehearse
+from wbcbench.training.rehearsal import construct, rehearse
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 

@@ -10,7 +10,7 @@ from wbcbench.errors import IncompatibleError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Lesson:
+class RouteTeachers:
     """One student route and the teachers (positions in the teacher list) that teach it."""
 
     route: str
@@ -26,12 +26,12 @@ def route_names(emits: Sequence[str], modalities: Sequence[str]) -> tuple[str, .
     return (*names, *modalities) if "modality" in emits else tuple(names)
 
 
-def pair(
+def assign_teachers(
     routes: Sequence[str],
     reads: Sequence[frozenset[str]],
     pairing: Literal["own", "all"],
     fallback: str = "",
-) -> tuple[Lesson, ...]:
+) -> tuple[RouteTeachers, ...]:
     """Assign teachers to routes.
 
     Args:
@@ -56,8 +56,8 @@ def pair(
                 f"routing.fallback names '{fallback}', but no teacher reads just that."
                 f"{did_you_mean(fallback, known)} Teachers read: {', '.join(known)}."
             )
-    lessons = []
+    found = []
     for route in routes:
         own = tuple(i for i in everyone if (len(reads[i]) > 1 if route == JOINT else reads[i] == {route}))
-        lessons.append(Lesson(route, everyone if pairing == "all" else (own or stand_in)))
-    return tuple(lessons)
+        found.append(RouteTeachers(route, everyone if pairing == "all" else (own or stand_in)))
+    return tuple(found)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 import torch
 
-from wbcbench.contracts import Outputs, PairShapes, Task
+from wbcbench.contracts import Fusion, Outputs, Task
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial
-from wbcbench.spec.lessons import Lesson, pair
-from wbcbench.training.build import build_distillers, build_fusion, build_routing
-from wbcbench.training.distillation import Distillation
-from wbcbench.training.supervision import pair_shapes
-from wbcbench.training.teachers import speak
+from wbcbench.training.build import build_fusion
+from wbcbench.training.teachers import teacher_output
+from wbcbench.training.wiring import reads_measured, shapes_of, wire, with_replaced_heads
 
 log = logging.getLogger("wbcbench")
 
@@ -56,41 +53,22 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
     Raises:
         IncompatibleError: names the distillers, the student's and the teachers' backbones, and what is missing.
     """
-    needs = [d.needs for d in build_distillers(trial, registry)]
-    if not any({"embedding", "maps"} & {*n.student, *n.teacher} for n in needs):
+    if not reads_measured(trial, registry):
         return
 
-    def outputs(t: Trial) -> tuple[Outputs, object]:
+    def probe(t: Trial) -> tuple[Fusion, Outputs]:
         task = _task(t, channels, classes)
         fusion = build_fusion(t, task, registry).eval()
         size = task.image_size
-        found: Outputs = fusion({m: torch.zeros(2, c, size, size) for m, c in task.channels.items()}, None, True)
-        return found, fusion
+        return fusion, fusion({m: torch.zeros(2, c, size, size) for m, c in task.channels.items()}, None, True)
 
-    student, _ = outputs(trial)
-    routing = build_routing(trial, registry) if trial.method.teachers else None
-    spoken = [outputs(t) for t in trial.method.teachers]
-    answers = [speak(fusion, found, None) for found, fusion in spoken]  # type: ignore[arg-type]
-    lessons: tuple[Lesson, ...] = ()
-    if routing is not None:
-        reads = [frozenset(t.reads) for t in trial.method.teachers]
-        lessons = pair(tuple(student), reads, routing.pairing, str(getattr(routing.params, "fallback", "")))
+    fusion, student = probe(trial)
+    answers = [teacher_output(*probe(t), None) for t in trial.method.teachers]
+    kd = wire(trial, tuple(student), registry)
     ids, labels = torch.arange(2), torch.zeros(2, dtype=torch.int64)
-
-    def shapes(route: str, source: str) -> PairShapes:
-        other = answers[int(source)] if source.isdigit() else student.get(source, student[route])
-        return pair_shapes(student[route], other, len(classes), ids, labels)
-
-    kd = Distillation(
-        partial(build_distillers, trial, registry),
-        partial(build_routing, trial, registry),
-        lessons,
-        tuple(student),
-    )
     try:
-        for pairing in kd.pairings:
-            for source, distiller in zip(pairing.sources, kd.of(pairing), strict=True):
-                distiller.setup(shapes(pairing.route, source))
+        kd.setup(fusion, shapes_of(student, answers, len(classes), ids, labels))
+        with_replaced_heads(fusion, kd, answers)
     except IncompatibleError as error:
         mine, theirs = trial.method.backbone, [t.method.backbone for t in trial.method.teachers]
         who = ", ".join(str(b.params.get("model", b.name)) for b in theirs)

@@ -7,7 +7,7 @@ import pytest
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import request_from
 from wbcbench.testing.components import registry
-from wbcbench.training.preflight import rehearse
+from wbcbench.training.rehearsal import rehearse
 
 FUSIONS = sorted(c.name for c in registry().components("fusion"))
 
