@@ -57,9 +57,9 @@ def command(
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
     from wbcbench.leaderboard.text import clean
+    from wbcbench.publishing.beside import PACK
     from wbcbench.publishing.checking import solved_once_by
     from wbcbench.publishing.own_code import installed_by
-    from wbcbench.publishing.beside import PACK
     from wbcbench.publishing.published import publish
 
     folder = to / name

@@ -1,4 +1,4 @@
-"""A pack or a published board as a store: unpacked into a temporary folder, every record in it checked by itself."""
+"""A pack or a published board as a store: unpacked into a temporary folder, every record checked by itself."""
 
 from __future__ import annotations
 
