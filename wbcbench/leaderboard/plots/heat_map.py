@@ -83,7 +83,7 @@ def heat_map(board: Board) -> HeatMap | None:
     made = {r.method_id: parts for r in kept.rows if (parts := _made(r, tuned)) is not None}
     kept.leave(lambda r: r.method_id not in made, "row", "whose specification cannot be read")
     recipe = _usual(m.recipe for m in made.values())
-    usual = _labels(m.recipe for m in made.values()).get(recipe, "")  # type: ignore[arg-type]
+    usual = "" if recipe is None else _labels(m.recipe for m in made.values())[recipe]
     kept.leave(lambda r: made[r.method_id].recipe != recipe, "row", f"of another recipe than the usual{usual}")
     often = Counter(made[r.method_id].cell for r in kept.rows)
     kept.leave(lambda r: often[made[r.method_id].cell] > 1, "row", "that would share a cell")
@@ -95,16 +95,17 @@ def heat_map(board: Board) -> HeatMap | None:
     there = {made[r.method_id].cell: r for r in kept.rows}
     lines, columns = _labels(f for f, _, _ in there), _labels(kd for _, kd, _ in there)
     panels = []
-    for teachers in arrangements or [None]:
+    shown: list[_Part | None] = [*arrangements] or [None]
+    for teachers in shown:
         own = {kd for _, kd, t in there if t in (None, teachers)}
         kds = sorted(own, key=lambda kd: (kd.name != NONE, columns[kd]))
         rows = tuple(tuple(there.get((f, kd, teachers if kd.taught else None)) for kd in kds) for f in lines)
         panels.append(
             Panel(
-                title=titles[teachers] if teachers is not None and len(arrangements) > 1 else "",
+                title=titles[teachers] if teachers is not None and len(shown) > 1 else "",
                 kds=tuple(columns[kd] for kd in kds),
                 rows=rows,
-                values=tuple(tuple(r and r.metrics[board.by].mean for r in line) for line in rows),
+                values=tuple(tuple(None if r is None else r.metrics[board.by].mean for r in x) for x in rows),
             )
         )
     if len(lines) < 2 or all(len(p.kds) < 2 for p in panels):
