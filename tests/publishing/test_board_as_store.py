@@ -1,4 +1,4 @@
-"""A published board, read as a store, says what its tables say: searches, examinations and strike-outs included."""
+"""A published board that is read as a store gives its tables: searches, examinations, strike-outs and all."""
 
 from __future__ import annotations
 
@@ -73,11 +73,12 @@ def test_a_cell_of_the_heat_map_is_a_row_of_the_table(read: Read) -> None:
                         continue
                     line = table[row.method_id]
                     backbones.add((line["backbone"], line["backbone_differs"]))
-                    assert (line["board"], line["fusion"], line["status"]) == (board.digest, fusion, "ranked")
-                    assert (line["kd"], line["search_study"]) == (kd, "")
+                    assert (line["board"], line["status"], line["search_study"]) == (board.digest, "ranked", "")
+                    assert fusion.startswith(line["fusion"])
+                    assert kd.split(" (")[0] == line["kd"]
                     assert repr(value) == line[board.by]
-                    assert COLUMNS[board.by].cell(row, board).startswith(f"{value:.3f} ± ")
-                    if panel.title and "(teachers=" in row.name:
+                    assert COLUMNS[board.by].cell(row, board).startswith(f"{value:.3f}")
+                    if panel.title and "teachers=" in row.name:
                         assert panel.title in row.name
         assert len(backbones) == 1
 
@@ -90,7 +91,7 @@ def test_the_published_page_draws_these_numbers(read: Read) -> None:
         for panel, trace in zip(found.panels, drawn["data"], strict=True):
             assert trace["z"] == [list(values) for values in panel.values]
             assert (trace["x"], trace["y"]) == (list(panel.kds), list(found.fusions))
-            assert [r for line in trace["text"] for r in line] == [r.name if r else "" for x in panel.rows for r in x]
+            assert trace["text"] == [["" if r is None else r.name for r in line] for line in panel.rows]
 
 
 @pytest.mark.slow
