@@ -9,13 +9,11 @@ import pytest
 
 from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.formats.html import figures
-from wbcbench.leaderboard.model import Across, Report, Search
+from wbcbench.leaderboard.model import Across, Report
 from wbcbench.leaderboard.plots import KINDS, save
 from wbcbench.leaderboard.plots.costs import frontier
-from wbcbench.leaderboard.plots.students import students
 from wbcbench.records.store import Store
-from wbcbench.spec import Component, Trial
+from wbcbench.spec import Component
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 NAMED = "a$^{2$_%&<b>"
@@ -77,59 +75,6 @@ def test_critical_difference_diagram(tmp_path: Path) -> None:
     assert text == (tmp_path / "two.svg").read_text()
     for shown in ("a$^{2$_%&amp;&lt;b&gt;  1.00", "2.50  c", "CD 2.34", "over 2 data sets"):
         assert shown in text
-
-
-@pytest.fixture
-def teachers(tmp_path: Path) -> Report:
-    """Students of one backbone; a larger network that is better, and a reference that is better still."""
-    store = Store(tmp_path / "teachers")
-
-    def add(fusion: str, kd: str | None, width: int, skill: float, modalities: tuple[str, ...] = ()) -> None:
-        base = fake_trial(0, fusion=fusion, kd=kd, modalities=modalities or ("brightfield", "dapi"))
-        backbone = Component(name="tiny", params={"width": width})
-        trial = Trial(protocol=base.protocol, method=base.method.model_copy(update={"backbone": backbone}))
-        fake_record(store, trial, predictions=fake_predictions(0, skill=skill, cells=40))
-
-    for fusion, skill in (("early", 1.0), ("late", 1.5)):
-        for kd in (None, "dkd"):
-            add(fusion, kd, 8, skill)
-    add("early", None, 64, 4.0)
-    add("single", None, 8, 5.0, ("dapi",))
-    return report([store], Options(resamples=200, verify="files"))
-
-
-def test_a_heat_map_sets_students_of_one_backbone_side_by_side(teachers: Report, tmp_path: Path) -> None:
-    (board,) = teachers.boards
-    rows, left = students(board)
-    assert {(r.fusion, r.kd, r.backbone_differs) for r in rows} == {
-        (f, k, "width=8") for f in ("early", "late") for k in ("none", "dkd")
-    }
-    assert left == "Left out: 1 reference row, 1 row of another backbone than tiny (width=8)."
-    drawn = figures.heatmap(board)
-    assert drawn is not None
-    assert left in drawn.doc
-    best = max(r.metrics["macro_f1"].mean or 0 for r in rows)
-    assert max(v for line in drawn.figure.data[0].z for v in line if v is not None) == best
-    assert "single" not in str(drawn.figure.data[0].y)
-    save(teachers, "heatmap", tmp_path / "x.svg")
-    text = (tmp_path / "x.svg").read_text()
-    assert left in text
-    assert "single" not in text
-
-
-def test_a_board_of_one_backbone_leaves_nothing_out(found: Report) -> None:
-    rows, left = students(found.boards[0])
-    assert (len(rows), left) == (4, "")
-
-
-def test_the_winner_of_a_search_is_not_set_beside_methods_as_they_come(found: Report) -> None:
-    board = found.boards[0]
-    search = Search(study="s", trials=8)
-    searched = [r.model_copy(update={"search": search}) for r in board.rows]
-    mixed = board.model_copy(update={"rows": [searched[0], *board.rows[1:]]})
-    assert students(mixed) == ([*board.rows[1:]], "Left out: 1 winner of a search.")
-    alike = board.model_copy(update={"rows": searched})
-    assert students(alike) == (searched, "")
 
 
 def test_a_diagram_that_could_show_nothing_says_so(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +93,7 @@ def leaderboard(
     """Boards of one store or several, as `wbcbench leaderboard` makes them.
 
     Args:
-        store: where records are.
+        store: where records are; a published board is read like a store.
         by: the metric that ranks.
         seeds: which a row needs; None: those of the method with most seeds.
         where: field of the protocol -> value, `{"dataset": "npz"}`.
@@ -107,6 +109,7 @@ def leaderboard(
     from wbcbench.leaderboard.build import report
     from wbcbench.leaderboard.options import Options
     from wbcbench.leaderboard.statistics import RESAMPLES
+    from wbcbench.publishing.opened import stores_at
 
     stores = [store] if isinstance(store, str | Path) else list(store)
     check_stores(stores)
@@ -115,7 +118,10 @@ def leaderboard(
         keys=(key,) if isinstance(key, str) else tuple(key), statistics=statistics,
         resamples=RESAMPLES if resamples is None else resamples,
     )  # fmt: skip
-    return Boards(report([Path(s) for s in stores], options))
+    with ExitStack() as stack:
+        boards = Boards(report(stack.enter_context(stores_at([Path(s) for s in stores])), options))
+        weakref.finalize(boards, stack.pop_all().close)  # a page reads records again when it is rendered
+    return boards
 
 
 __all__ = ["Boards", "leaderboard"]

@@ -102,13 +102,10 @@ def opened(stores: tuple[Path, ...]) -> list[Store]:
 
     Raises `click.UsageError` (exit 2) for what is neither, `RecordError` for a pack that is not what it says.
     """
-    from wbcbench.publishing.opened import reference_at
-    from wbcbench.records.store import Store
+    from wbcbench.publishing.opened import stores_at
 
     check_stores(stores)
-    resource = click.get_current_context().with_resource
-    published = [s for s in stores if not (s / "records").is_dir() and (s / "records.zip").is_file()]
-    return [resource(reference_at(s)) if s in published else Store(s) for s in stores]
+    return click.get_current_context().with_resource(stores_at(stores))
 
 
 @click.group(

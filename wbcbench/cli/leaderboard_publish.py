@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from wbcbench.cli.leaderboard import check_stores, options_from, store_option
+from wbcbench.cli.leaderboard import opened, options_from, store_option
 from wbcbench.cli.options import load, plugin_options
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ def command(
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
     from wbcbench.leaderboard.text import clean
+    from wbcbench.publishing.beside import PACK
     from wbcbench.publishing.checking import solved_once_by
     from wbcbench.publishing.own_code import installed_by
-    from wbcbench.publishing.published import PACK, publish
+    from wbcbench.publishing.published import publish
 
     folder = to / name
     there = (folder / PACK).is_file()
@@ -70,10 +71,9 @@ def command(
         if not rebuild and (idle := [s for s in stores if s.is_dir()]):
             click.echo(f"Not read: {', '.join(map(str, idle))}. --store adds a store's records.", err=True)
         stores = ()
-    check_stores(stores)
     asked = _asked(ctx, folder, name, values)
     registry, _ = load(values["plugins"])
-    done = publish(folder, list(stores), asked, packs, solved_once_by(registry), installed_by(registry))
+    done = publish(folder, opened(stores), asked, packs, solved_once_by(registry), installed_by(registry))
     for line in done.told:
         click.echo(line, err=True)
     for origin, names in done.sources.items():

@@ -12,14 +12,17 @@ from wbcbench.cli.options import json_option, store_option
 
 @click.command("submit", short_help="Pack records for a leaderboard that others keep.")
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...", shell_complete=found)
-@store_option("Where records named by trial id lie.")
+@store_option("Where records named by trial id lie: a folder with records, or a published board.")
 @click.option(
     "-o", "--output", default="submission.zip", show_default=True,
     type=click.Path(path_type=Path, dir_okay=False), help="The pack.",
 )  # fmt: skip
 @click.option("--weights", is_flag=True, help="Pack the trained weights too.")
 @json_option
-def command(records: tuple[str, ...], store: Path, output: Path, weights: bool, as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, records: tuple[str, ...], store: Path, output: Path, weights: bool, as_json: bool
+) -> None:
     """Pack records and the records of their teachers into one zip.
 
     A RECORD is a folder, a trial id of the store (or the beginning of one), or a method's name, which means all of
@@ -29,10 +32,15 @@ def command(records: tuple[str, ...], store: Path, output: Path, weights: bool, 
     `wbcbench leaderboard verify PACK`.
     """
     from wbcbench.cli.output import print_json
+    from wbcbench.publishing.opened import store_at
     from wbcbench.publishing.pack import find_records, write_pack
+    from wbcbench.records.store import Store
 
-    found = list({r.trial.id: r for name in records for r in find_records(name, store)}.values())
-    manifest = write_pack(found, output, weights=weights)
+    here = ctx.with_resource(store_at(store))
+    found = list({r.trial.id: r for name in records for r in find_records(name, here)}.values())
+    manifest = write_pack(
+        found, output, weights=weights, store_of=lambda root: here if root == here.root else Store(root)
+    )
     parts = [c for r in found for c in r.result.components if c.provider != "wbcbench"]
     foreign = sorted({f"{c.kind} {c.name} ({c.provider})" for c in parts})
     if as_json:

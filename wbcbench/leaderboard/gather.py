@@ -61,10 +61,11 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
         for entry in got.entries:
             digests.setdefault(entry.trial_id, set()).add(entry.digest)
             found.trials.setdefault(entry.trial_id, Found(entry, store.root))
+    invalid = {**options.invalid, **{record: why for s in stores for record, why in s.struck_out.items()}}
     struck = 0
     for trial in sorted(found.trials):
         e = found.trials[trial].entry
-        why = options.invalid.get(trial) or options.invalid.get(e.digest)
+        why = invalid.get(trial) or invalid.get(e.digest)
         if why is not None:
             del found.trials[trial], digests[trial]
             struck += 1

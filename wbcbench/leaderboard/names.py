@@ -8,7 +8,7 @@ tells apart get a piece of their id, `#4caab3`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wbcbench.leaderboard.entries import Entry
@@ -118,14 +118,15 @@ def _read(row: Row, of: Callable[[dict[str, Any]], Settings]) -> Settings:
         return {}
 
 
-def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    parts = [method["fusion"], *method["distillers"], *method["policies"], method["routing"], method["backbone"]]
+def parameters(parts: Iterable[dict[str, Any] | None], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`gmu.gate` -> value, of every parameter of some components."""
     for part in filter(None, parts):
         for name, value in part["params"].items():
             yield f"{prefix}{part['name']}.{name}", _short(value)
-    for name, value in method["recipe"].items():
-        yield f"{prefix}recipe.{name}", _short(value)
-    teachers = method["teachers"]
+
+
+def teaching(teachers: Sequence[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What tells the teachers of one method from those of another."""
     if teachers:
         yield f"{prefix}teachers", "+".join("+".join(t["protocol"]["modalities"]) for t in teachers)
     for teacher in teachers:
@@ -135,6 +136,14 @@ def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key, text in _method(f"{prefix}teacher ", teacher["method"]):
             head, _, tail = key.rpartition(".")
             yield (f"{head}.teacher {tail}" if head else key), text
+
+
+def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    parts = [method["fusion"], *method["distillers"], *method["policies"], method["routing"], method["backbone"]]
+    yield from parameters(parts, prefix)
+    for name, value in method["recipe"].items():
+        yield f"{prefix}recipe.{name}", _short(value)
+    yield from teaching(method["teachers"], prefix)
 
 
 def _short(value: Any) -> str:
@@ -149,4 +158,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-__all__ = ["SHOWN", "distinct", "label", "named", "with_backbones"]
+__all__ = ["SHOWN", "Settings", "distinct", "label", "named", "parameters", "teaching", "with_backbones"]

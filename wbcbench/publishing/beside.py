@@ -9,6 +9,8 @@ from pathlib import Path
 from wbcbench.publishing.winners import joined
 from wbcbench.records.store import Record
 
+PACK = "records.zip"
+"""A published board's records."""
 BESIDE = ("evaluations", "searches")
 
 
@@ -34,4 +36,4 @@ def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> d
     return found | {name: joined(files) for name, files in winners.items()}
 
 
-__all__ = ["BESIDE", "beside"]
+__all__ = ["BESIDE", "PACK", "beside"]

@@ -7,7 +7,7 @@ board grows by a pack or a store at a time, and nobody needs all stores at once.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +105,9 @@ class Pool:
                 atomic_write_bytes(place, joined([own, *([place.read_bytes()] if place.is_file() else [])]))
                 self.roots = list(dict.fromkeys([*self.roots, self.store.root]))
 
-    def add_stores(self, stores: list[Path], options: Options, published: Mapping[str, str], alone: bool) -> None:
+    def add_stores(
+        self, stores: Sequence[Store], options: Options, published: Mapping[str, str], alone: bool
+    ) -> None:
         """The records of the boards that were asked for, with their teachers, and what stands beside them.
 
         A published trial of which a store has another record is torn, whether it is still asked for or not.
@@ -124,21 +126,21 @@ class Pool:
         self.told += [r.reason for r in found.refused]
         rows = [row for board in found.boards for row in board.rows]
         sources = {s.trial_id: s.path for row in rows for s in row.sources if s.path is not None}
-        records = [Store(path.parent.parent).load(name, verify="full") for name, path in sorted(sources.items())]
-        for record in with_teachers(records):
-            self.add(record, str(record.path.parent.parent))
-        for root in stores:
-            store = Store(root)
+        at = {store.root: store for store in stores}
+        records = [at[path.parent.parent].load(name, verify="full") for name, path in sorted(sources.items())]
+        for record in with_teachers(records, at.__getitem__):
+            self.add(record, str(at[record.path.parent.parent].origin))
+        for store in stores:
             for trial in published:
                 if trial not in sources and store.has(trial):
                     try:
-                        self.add(store.load(trial, verify="full"), str(root))
+                        self.add(store.load(trial, verify="full"), str(store.origin))
                     except RecordError as error:
                         self.told.append(str(error))
-        stay = [t for t in published if t not in sources and not any(Store(root).has(t) for root in stores)]
+        stay = [t for t in published if t not in sources and not any(s.has(t) for s in stores)]
         if stay:
             self.told.append(f"{len(stay)} published records are in none of the given stores, and stay.")
-        self.roots += stores
+        self.roots += at
 
     def whole(self) -> None:
         """Raise `ComparabilityError` if sources disagree about a trial."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from wbcbench.errors import RecordError
 from wbcbench.publishing.asked import PROTOCOL, invalid_beside, read_asked
-from wbcbench.publishing.beside import BESIDE
+from wbcbench.publishing.beside import BESIDE, PACK
 from wbcbench.publishing.ledger import LEDGER, Named, once_published, read_ledger, vanished
 from wbcbench.publishing.opened import opened
-from wbcbench.publishing.published import PACK, files
+from wbcbench.publishing.published import files
 
 GIVES = f"is not what {PACK} gives"
 """How a problem ends that making the files again would mend."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from wbcbench.leaderboard.build import report
 from wbcbench.leaderboard.formats import FORMATS, View, render
 from wbcbench.leaderboard.model import Report
 from wbcbench.publishing.asked import PROTOCOL, Asked, Protocol, invalid_beside
-from wbcbench.publishing.beside import BESIDE, beside
+from wbcbench.publishing.beside import BESIDE, PACK, beside
 from wbcbench.publishing.duplicates import SolvedOnce
 from wbcbench.publishing.ledger import LEDGER, Named, ledger_text, read_ledger
 from wbcbench.publishing.opened import opened
@@ -39,6 +39,7 @@ from wbcbench.publishing.unpack import Unpacked
 from wbcbench.records.files import atomic_write_bytes
 
 PACK = "records.zip"
+from wbcbench.records.store import Store
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Published:
 
 def publish(
     folder: Path,
-    stores: list[Path],
+    stores: Sequence[Store | Path],
     asked: Asked,
     packs: tuple[Path, ...] = (),
     solved_once: SolvedOnce = lambda trial: False,
@@ -85,7 +86,8 @@ def publish(
         asked = _keeping(asked, pool)
         if stores:
             options = asked.options(statistics=False, details=False)
-            pool.add_stores(stores, options, published, alone=not published and not packs)
+            given = [s if isinstance(s, Store) else Store(s) for s in stores]
+            pool.add_stores(given, options, published, alone=not published and not packs)
             asked = _keeping(asked, pool)
         for pack in packs:
             pool.add_pack(pack, asked, solved_once, installed)
@@ -156,10 +158,7 @@ def files(
     Raises:
         RecordError: the pack is not what it says.
     """
-    with opened(folder / PACK) as (store, manifest):
-        for part in BESIDE:
-            if (folder / part).is_dir():
-                shutil.copytree(folder / part, store.root / part)
+    with opened(folder) as (store, manifest):
         found = report([store], asked.options(statistics=True, details=True, invalid=invalid))
         known = ledger | set(manifest.records.items())
         kept = asked.keeping(found.boards)
@@ -176,4 +175,4 @@ def files(
     return made, found
 
 
-__all__ = ["PACK", "Published", "files", "publish"]
+__all__ = ["Published", "files", "publish"]

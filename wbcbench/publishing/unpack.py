@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,6 +64,14 @@ class Unpacked(Store):
     """A store of records that were checked as they were unpacked, and that may lack their weights."""
 
     packed: ClassVar[bool] = True
+
+    def __init__(
+        self, root: Path | str, origin: Path | None = None, struck_out: Mapping[str, str] | None = None
+    ) -> None:
+        """Args: where it was unpacked; the pack or board that it was; see `Store.struck_out`."""
+        super().__init__(root)
+        self.origin = self.root if origin is None else origin
+        self.struck_out = {} if struck_out is None else struck_out
 
     def has(self, trial_id: str) -> bool:
         """Whether the record is there."""

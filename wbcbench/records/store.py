@@ -113,6 +113,10 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.origin = self.root
+        """What people call it: the published board where it was unpacked from one."""
+        self.struck_out: Mapping[str, str] = {}
+        """Trial id or digest -> why it does not count, as a published board says of its records."""
 
     def record_path(self, trial_id: str) -> Path:
         """Where the trial's record is, or would be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +16,8 @@ from wbcbench.leaderboard.model import Board, Report, Row
 from wbcbench.leaderboard.plots.canvas import canvas
 from wbcbench.leaderboard.plots.costs import COSTS, frontier
 from wbcbench.leaderboard.plots.difference import critical_difference
+from wbcbench.leaderboard.plots.heat_map import heat_map
 from wbcbench.leaderboard.plots.palette import MARKERS, OKABE_ITO, styles
-from wbcbench.leaderboard.plots.students import students
 from wbcbench.leaderboard.text import clean
 
 Draw = Callable[[Report, str], Figure]
@@ -89,35 +90,38 @@ def bars(report: Report, cost: str) -> Figure:
 
 
 def heatmap(report: Report, cost: str) -> Figure:
-    """Fusion x distiller; a cell holds the best row of that pair, of one backbone."""
+    """Fusion x distiller, one panel per arrangement of teachers; see `heat_map`."""
     board = _only(report)
-    rows, left = students(board)
-    fusions = list(dict.fromkeys(r.method for r in rows))
-    kds = sorted({r.kd for r in rows}, key=lambda k: (k != "none", k))
-    if len(fusions) < 2 or len(kds) < 2:
+    found = heat_map(board)
+    if found is None:
         raise UsageError(
             "A heat map needs at least two fusions and two distillers on one backbone. "
             "--kind bars shows this board."
         )
-    table = np.full((len(fusions), len(kds)), np.nan)
-    pick = np.fmax if board.higher_is_better else np.fmin
-    for r in rows:
-        place = fusions.index(r.method), kds.index(r.kd)
-        table[place] = pick(table[place], _mean(r, board))
-    figure, axes = canvas(1.8 + 0.62 * len(kds), 1.2 + 0.32 * len(fusions))
-    image = axes.imshow(table, cmap="cividis" if board.higher_is_better else "cividis_r", aspect="auto")
-    middle = (np.nanmin(table) + np.nanmax(table)) / 2
-    for (i, j), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            light = (value > middle) == board.higher_is_better
-            axes.text(
-                j, i, f"{value:.3f}", ha="center", va="center", fontsize=7, color="black" if light else "white"
-            )
-    axes.set_xticks(range(len(kds)), [clean(k) for k in kds], rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(len(fusions)), [clean(f) for f in fusions], fontsize=8)
-    figure.colorbar(image, ax=axes, label=HEADERS[board.by])
-    axes.set_xlabel(clean(left), fontsize=7)
-    axes.grid(False)
+    columns = [len(p.kds) for p in found.panels]
+    low, high = found.extent
+    figure = Figure(
+        figsize=(2.2 + 0.62 * sum(columns), max(2.2, 1.4 + 0.32 * len(found.fusions))), layout="constrained"
+    )
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False, width_ratios=columns)[0]
+    for panel, axes in zip(found.panels, panels, strict=True):
+        table = np.array(panel.values, dtype=float)
+        image = axes.imshow(
+            table, cmap="cividis" if board.higher_is_better else "cividis_r", aspect="auto", vmin=low, vmax=high
+        )
+        for (i, j), value in np.ndenumerate(table):
+            if np.isfinite(value):
+                light = (value > (low + high) / 2) == board.higher_is_better
+                axes.text(
+                    j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
+                    color="black" if light else "white",
+                )  # fmt: skip
+        axes.set_title(fill(clean(panel.title), 12 + 11 * len(panel.kds)), fontsize=8)
+        axes.set_xticks(range(len(panel.kds)), [clean(k) for k in panel.kds], rotation=40, ha="right", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(found.fusions)), [clean(f) for f in found.fusions], fontsize=8)
+    figure.colorbar(image, ax=list(panels), label=HEADERS[board.by])
+    figure.supxlabel(fill(clean(found.note), 20 + 11 * sum(columns)), fontsize=7)
     return figure
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from wbcbench.leaderboard.columns import HEADERS
 from wbcbench.leaderboard.formats.html.choices import Choice, Drawing
@@ -14,9 +15,11 @@ from wbcbench.leaderboard.formats.wording import nothing_could_show
 from wbcbench.leaderboard.model import Across, Board, Row
 from wbcbench.leaderboard.numbers import count, two_digits
 from wbcbench.leaderboard.plots.costs import COSTS, Cost, frontier
+from wbcbench.leaderboard.plots.heat_map import heat_map
 from wbcbench.leaderboard.plots.palette import OKABE_ITO, styles
-from wbcbench.leaderboard.plots.students import students
 
+_GAP = 110
+"""Pixels between the panels of a heat map: names of distillers, an axis title, the next panel's title."""
 _SHORT = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
@@ -66,28 +69,31 @@ def pareto(board: Board) -> Drawing | None:
 
 
 def heatmap(board: Board) -> Drawing | None:
-    """Fusion x distiller; a cell holds the best row of that pair, of one backbone."""
-    rows, left = students(board)
-    fusions, kds = list(dict.fromkeys(r.method for r in rows)), sorted({r.kd for r in rows}, key=_none_first)
-    if len(fusions) < 2 or len(kds) < 2:
+    """Fusion x distiller, one panel per arrangement of teachers; see `heat_map`."""
+    found = heat_map(board)
+    if found is None:
         return None
-    pick = max if board.higher_is_better else min
-    table: list[list[float | None]] = []
-    for f in fusions:
-        cells = [[r.metrics[board.by].mean or 0.0 for r in rows if (r.method, r.kd) == (f, k)] for k in kds]
-        table.append([pick(c) if c else None for c in cells])
-    figure = go.Figure(
-        go.Heatmap(
-            z=table, x=[label(k) for k in kds], y=[label(f) for f in fusions], colorscale=SHADES,
-            reversescale=not board.higher_is_better, hoverongaps=False, showscale=False, xgap=2, ygap=2,
-            texttemplate="%{z:.3f}", hovertemplate="%{y} + %{x}: %{z:.4f}<extra></extra>",
-        )
-    )  # fmt: skip
+    titles = [label(p.title) for p in found.panels]
+    height = 110 + 34 * len(found.fusions)
+    figure = make_subplots(rows=len(titles), subplot_titles=titles, vertical_spacing=_GAP / (len(titles) * height))
+    low, high = found.extent
+    for i, panel in enumerate(found.panels, start=1):
+        figure.add_heatmap(
+            z=panel.values, x=[label(k) for k in panel.kds], y=[label(f) for f in found.fusions],
+            text=[["" if r is None else label(r.name) for r in line] for line in panel.rows], zmin=low, zmax=high,
+            colorscale=SHADES, reversescale=not board.higher_is_better, hoverongaps=False, showscale=False,
+            xgap=2, ygap=2, texttemplate="%{z:.3f}", hovertemplate="%{text}: %{z:.4f}<extra></extra>",
+            row=i, col=1,
+        )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     figure.update_xaxes(type="category", showgrid=False)
-    doc = f"{HEADERS[board.by]} of the best row of each pair; deeper is better. Empty where no trial was run."
-    doc = f"{doc} {left}".strip()
-    return Drawing(finish(figure, "distiller", "", 110 + 34 * len(fusions)), "Fusion × distiller", doc)
+    doc = f"{HEADERS[board.by]}: each cell is one row of the table, and deeper is better."
+    figure = finish(figure, "distiller", "", len(titles) * height)
+    if len(titles) > 1:
+        figure.update_annotations(font_size=13)
+        figure.update_layout(margin_t=34)
+        doc += " One panel per arrangement of teachers; students without teachers stand in each."
+    return Drawing(figure, "Fusion × distiller", f"{doc} {found.note}".strip())
 
 
 def missing(board: Board) -> Drawing | None:
