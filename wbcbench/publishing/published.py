@@ -37,8 +37,6 @@ from wbcbench.publishing.readme import readme
 from wbcbench.publishing.seeds import outgrown
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.records.files import atomic_write_bytes
-
-PACK = "records.zip"
 from wbcbench.records.store import Store
 
 
