@@ -30,12 +30,11 @@ from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.invalid import read_invalid
 from wbcbench.plugins import PluginOptions, load_plugins
-from wbcbench.publishing.asked import read_asked
+from wbcbench.publishing.board_files import ledger_text, read_asked, read_ledger
 from wbcbench.publishing.changes import changes, read_report
-from wbcbench.publishing.checking import checked
-from wbcbench.publishing.ledger import ledger_text, read_ledger
-from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import write_pack
+from wbcbench.publishing.sources import opened
+from wbcbench.publishing.verify import checked
 from wbcbench.records.evaluations import CHECKSUM, checksummed, examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store

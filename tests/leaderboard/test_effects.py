@@ -13,8 +13,8 @@ from wbcbench.errors import UsageError
 from wbcbench.leaderboard import Options, build
 from wbcbench.leaderboard.compare import explain
 from wbcbench.leaderboard.effects import Effects, effects
-from wbcbench.publishing.asked import Asked
-from wbcbench.publishing.published import publish
+from wbcbench.publishing.board_files import Asked
+from wbcbench.publishing.publish import publish
 from wbcbench.records.store import Store
 from wbcbench.spec import Component
 from wbcbench.testing.records import fake_predictions, fake_trial

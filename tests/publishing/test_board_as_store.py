@@ -21,9 +21,9 @@ from wbcbench.leaderboard.formats import render
 from wbcbench.leaderboard.model import Board, Report, Row
 from wbcbench.leaderboard.plots import save
 from wbcbench.leaderboard.plots.heat_map import HeatMap, heat_map
-from wbcbench.publishing.asked import PROTOCOL, Asked, read_asked
-from wbcbench.publishing.opened import store_at
-from wbcbench.publishing.published import publish
+from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
+from wbcbench.publishing.publish import publish
+from wbcbench.publishing.sources import store_at
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial

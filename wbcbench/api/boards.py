@@ -109,7 +109,7 @@ def leaderboard(
     from wbcbench.leaderboard.build import report
     from wbcbench.leaderboard.options import Options
     from wbcbench.leaderboard.statistics import RESAMPLES
-    from wbcbench.publishing.opened import stores_at
+    from wbcbench.publishing.sources import stores_at
 
     stores = [store] if isinstance(store, str | Path) else list(store)
     check_stores(stores)

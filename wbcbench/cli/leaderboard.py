@@ -102,7 +102,7 @@ def opened(stores: tuple[Path, ...]) -> list[Store]:
 
     Raises `click.UsageError` (exit 2) for what is neither, `RecordError` for a pack that is not what it says.
     """
-    from wbcbench.publishing.opened import stores_at
+    from wbcbench.publishing.sources import stores_at
 
     check_stores(stores)
     return click.get_current_context().with_resource(stores_at(stores))

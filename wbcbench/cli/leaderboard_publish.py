@@ -12,7 +12,7 @@ from wbcbench.cli.leaderboard import opened, options_from, store_option
 from wbcbench.cli.options import load, plugin_options
 
 if TYPE_CHECKING:
-    from wbcbench.publishing.asked import Asked
+    from wbcbench.publishing.board_files import Asked
 
 SHOWN = 8
 """Names of new rows, at most."""
@@ -57,10 +57,9 @@ def command(
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
     from wbcbench.leaderboard.text import clean
-    from wbcbench.publishing.beside import PACK
-    from wbcbench.publishing.checking import solved_once_by
-    from wbcbench.publishing.own_code import installed_by
-    from wbcbench.publishing.published import publish
+    from wbcbench.publishing.publish import publish
+    from wbcbench.publishing.side_files import PACK
+    from wbcbench.publishing.verify import installed_by, solved_once_by
 
     folder = to / name
     there = (folder / PACK).is_file()
@@ -88,7 +87,7 @@ def command(
 
 def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
     """What the command line says; where it is silent, what the board was asked for before."""
-    from wbcbench.publishing.asked import PROTOCOL, Asked, read_asked
+    from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 
     options = options_from({"statistics": None, "verify": None, "invalid": None, "no_index": False, **values})
     said = {"title": values["title"] or name, "by": options.by, "seeds": options.seeds, "keys": options.keys,
@@ -100,7 +99,7 @@ def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) 
 
 
 def _check(to: Path, name: str | None) -> int:
-    from wbcbench.publishing.proof import GIVES, check, check_all
+    from wbcbench.publishing.publish import GIVES, check, check_all
 
     found = check_all(to) if name is None else {name: check(to / name)}
     for board, result in found.items():

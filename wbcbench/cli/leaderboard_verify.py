@@ -42,11 +42,10 @@ def command(ctx: click.Context, /, pack: Path, **options: Any) -> None:
 
     Exit status 0: accepted, or needs a look (read why); 3: refused.
     """
-    from wbcbench.publishing.asked import PROTOCOL, read_asked
-    from wbcbench.publishing.checking import checked, solved_once_by
-    from wbcbench.publishing.opened import reference_at
-    from wbcbench.publishing.own_code import installed_by
+    from wbcbench.publishing.board_files import PROTOCOL, read_asked
     from wbcbench.publishing.rerun import choose
+    from wbcbench.publishing.sources import reference_at
+    from wbcbench.publishing.verify import checked, installed_by, solved_once_by
 
     registry, _ = load(options["plugins"])
     against = options["against"]

@@ -32,8 +32,8 @@ def command(
     `wbcbench leaderboard verify PACK`.
     """
     from wbcbench.cli.output import print_json
-    from wbcbench.publishing.opened import store_at
     from wbcbench.publishing.pack import find_records, write_pack
+    from wbcbench.publishing.sources import store_at
     from wbcbench.records.store import Store
 
     here = ctx.with_resource(store_at(store))

@@ -22,7 +22,7 @@ from typing import Literal
 
 from wbcbench import __version__
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.publishing.winners import STUDY, joined, of_trials, retrained
+from wbcbench.publishing.side_files import STUDY, joined, of_trials, retrained
 from wbcbench.records.files import TEMPORARY, storing
 from wbcbench.records.find import find_records as find
 from wbcbench.records.schema import FILES, Strict

@@ -15,7 +15,7 @@ from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.observers import Observers
-from wbcbench.publishing.duplicates import named, predictions_digest
+from wbcbench.publishing.cross_checks import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry

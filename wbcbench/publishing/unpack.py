@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from wbcbench.publishing import archive as zips
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.pack import MANIFEST, PACK_VERSION, WEIGHTS, WINNER, Manifest, allowed_size
+from wbcbench.publishing.side_files import check_winners, told_of_winners
 from wbcbench.publishing.verdict import Judge, Problem, shown
-from wbcbench.publishing.winners import check_winners, told_of_winners
 from wbcbench.records.schema import FILES, RESULT
 from wbcbench.records.store import Record, Store, Verify
 from wbcbench.records.verify import read_result, read_trial

@@ -1,21 +1,129 @@
-"""The page that a visitor of a published board's folder reads first."""
+"""Files of a published board: `protocol.json` (options), `records.txt` (every record it ever had), `README.md`."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from pydantic import Field, ValidationError
+
+from wbcbench.errors import RecordError, UsageError
 from wbcbench.leaderboard.columns import HEADERS
 from wbcbench.leaderboard.formats import View, render
-from wbcbench.leaderboard.model import Report
+from wbcbench.leaderboard.invalid import read_invalid
+from wbcbench.leaderboard.model import Board, Report
+from wbcbench.leaderboard.options import Options
 from wbcbench.leaderboard.text import markdown
-from wbcbench.publishing.asked import Asked
-from wbcbench.publishing.ledger import Named
 from wbcbench.publishing.pack import Manifest
 from wbcbench.publishing.unpack import Unpacked
+from wbcbench.records.schema import ComparisonKey, Strict
 from wbcbench.spec.canonical import flat
+
+PROTOCOL, INVALID = "protocol.json", "invalid.yaml"
+
+
+class Asked(Strict):
+    """What a board was asked to show."""
+
+    schema_version: Literal[1] = 1
+    title: str = Field(min_length=1, max_length=200)
+    by: str = "macro_f1"
+    seeds: tuple[int, ...] | None = None
+    keys: tuple[str, ...] = ()
+    where: dict[str, str] = {}
+    resamples: int = 10_000
+    board_seeds: dict[str, tuple[int, ...]] = {}
+    """Digest of a board's key -> the seeds that it was first published with, and keeps where `seeds` is None:
+    a row with more of them must not leave the others unranked."""
+
+    def options(self, **more: object) -> Options:
+        """The same as `Options` of `report`."""
+        return Options(by=self.by, seeds=self.seeds, board_seeds=self.board_seeds, keys=self.keys,
+                       where=self.where, resamples=self.resamples, verify="full", **more)  # type: ignore[arg-type]  # fmt: skip
+
+    def keeping(self, boards: Iterable[Board]) -> Asked:
+        """The same, with the seeds of these boards kept from now on, unless seeds were asked for."""
+        kept = {} if self.seeds is not None else {b.digest: b.seeds for b in boards} | self.board_seeds
+        return self.model_copy(update={"board_seeds": dict(sorted(kept.items()))})
+
+
+class Protocol(Asked):
+    """`protocol.json`: what was asked for, and what its boards have in common by their keys."""
+
+    boards: dict[str, ComparisonKey] = {}
+    """By digest."""
+
+
+def read_asked(folder: Path) -> Asked:
+    """What a published board was asked to show. Raises `UsageError`."""
+    try:
+        protocol = Protocol.model_validate_json((folder / PROTOCOL).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(
+            f"Expected a published board in {folder}, but {PROTOCOL} cannot be read ({error}). "
+            "`wbcbench leaderboard publish --name NAME --store STORE` makes one."
+        ) from error
+    return Asked.model_validate(protocol.model_dump(exclude={"boards"}))
+
+
+def invalid_beside(folder: Path) -> dict[str, str]:
+    """What `invalid.yaml` beside a board's folder strikes out: trial id or digest -> reason."""
+    path = folder.parent / INVALID
+    return read_invalid(path) if path.is_file() else {}
+
+
+LEDGER = "records.txt"
+_HEAD = "# trial id, digest of its predictions and weights: every record that this board was made from\n"
+_LINE = re.compile(r"([0-9a-f]{16})  ([0-9a-f]{64})")
+
+Named = tuple[str, str]
+"""Trial id and digest."""
+
+
+def ledger_text(records: Iterable[Named]) -> bytes:
+    """The file with these records."""
+    return (_HEAD + "".join(f"{trial}  {digest}\n" for trial, digest in sorted(set(records)))).encode()
+
+
+def read_ledger(folder: Path) -> set[Named]:
+    """The lines of a board's ledger; none where it has no ledger yet. Raises `RecordError` for any other line."""
+    path = folder / LEDGER
+    if not path.is_file():
+        return set()
+    found = set()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.startswith("#"):
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise RecordError(f"{LEDGER} has a line that is no trial id and digest: {line[:80]!r}.")
+            found.add((match[1], match[2]))
+    return found
+
+
+def once_published(folder: Path) -> set[Named]:
+    """Lines that the ledgers in or under a folder ever had, by the history of the repository around it.
+
+    Empty where there is no git, no repository, or (in a shallow clone) no history.
+    """
+    command = ["git", "-C", str(folder), "log", "-m", "-p", "--format=", "--unified=0", "--no-ext-diff",
+               "--no-textconv", "--no-color", "--", f":(glob)**/{LEDGER}"]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    found = (_LINE.fullmatch(line[1:]) for line in done.stdout.splitlines() if line[:1] in ("+", "-"))
+    return {(m[1], m[2]) for m in found if m is not None}
+
+
+def vanished(ledger: Iterable[Named], there: Iterable[Named], invalid: Mapping[str, str]) -> list[Named]:
+    """Records that were published, are not there, and are not struck out either."""
+    known = set(there)
+    return sorted(r for r in set(ledger) - known if r[0] not in invalid and r[1] not in invalid)
 
 
 def readme(
@@ -137,4 +245,18 @@ def _made(asked: Asked, name: str, store: Unpacked, manifest: Manifest) -> list[
     return lines
 
 
-__all__ = ["readme"]
+__all__ = [
+    "INVALID",
+    "LEDGER",
+    "PROTOCOL",
+    "Asked",
+    "Named",
+    "Protocol",
+    "invalid_beside",
+    "ledger_text",
+    "once_published",
+    "read_asked",
+    "read_ledger",
+    "readme",
+    "vanished",
+]

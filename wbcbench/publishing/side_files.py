@@ -1,14 +1,10 @@
-"""`searches/<study>/winner.json`: which trials a search chose, and what it had spent before.
-
-Stores of several machines may have winners of one study each, and a pack has those of its trials: wherever files
-of one study meet, they are joined, never one taken for the other.
-"""
+"""What a board publishes beside its records: search winners (`searches/<study>/winner.json`) and evaluations."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from pydantic import Field, ValidationError
 from wbcbench.publishing.verdict import Problem, shown
 from wbcbench.records.files import DOCUMENTS, json_text
 from wbcbench.records.schema import Strict
+from wbcbench.records.store import Record
 
 STUDY = r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}"
 """A study's id, which names its folder."""
@@ -139,4 +136,42 @@ def _trials(winner: dict[str, Any]) -> int:
     return int(winner["budget"]["trials"])
 
 
-__all__ = ["STUDY", "Winners", "check_winners", "joined", "of_trials", "retrained", "told_of_winners"]
+PACK = "records.zip"
+"""A published board's records."""
+BESIDE = ("evaluations", "searches")
+
+
+def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> dict[str, bytes]:
+    """File of the board's folder -> content: from the stores, else as it was published; searches from all.
+
+    Args:
+        records: of the board.
+        stores: where to look.
+        folder: of the board, as it was published.
+    """
+    ids = {r.trial.id for r in records}
+    found: dict[str, bytes] = {}
+    winners: dict[str, list[bytes]] = {}
+    for root in (*stores, folder):
+        for path in sorted(root.glob("evaluations/*.json")):
+            if path.stem in ids:
+                found.setdefault(f"evaluations/{path.name}", path.read_bytes())
+        for path in sorted(root.glob("searches/*/winner.json")):
+            data = path.read_bytes()
+            if ids & set(re.findall(r"\b[0-9a-f]{16}\b", data.decode(errors="replace"))):
+                winners.setdefault(f"searches/{path.parent.name}/{path.name}", []).append(data)
+    return found | {name: joined(files) for name, files in winners.items()}
+
+
+__all__ = [
+    "BESIDE",
+    "PACK",
+    "STUDY",
+    "Winners",
+    "beside",
+    "check_winners",
+    "joined",
+    "of_trials",
+    "retrained",
+    "told_of_winners",
+]
