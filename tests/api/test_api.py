@@ -185,7 +185,7 @@ def test_what_fails_is_raised_or_returned(done: Run, tmp_path: Path) -> None:
         wbcbench.run(fusion="earyl", **TINY)
 
 
-@pytest.mark.parametrize("before", ["", "import wbcbench.searches.optuna_study, wbcbench.leaderboard.build;"])
+@pytest.mark.parametrize("before", ["", "import wbcbench.searches.optuna_study, wbcbench.boards.build;"])
 def test_packages_of_the_same_name_are_the_functions_too(before: str) -> None:
     code = (
         f"import sys, wbcbench; {before}\n"

@@ -17,6 +17,8 @@ import numpy as np
 from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
 from PIL import Image
 
+from wbcbench.boards import Options, report
+from wbcbench.boards.invalid import read_invalid
 from wbcbench.cli.summary import print_examinations
 from wbcbench.contracts import Dataset
 from wbcbench.data.csv_table import Asked
@@ -27,8 +29,6 @@ from wbcbench.deploy.open_cells import open_cells
 from wbcbench.deploy.report import Material, examination, page
 from wbcbench.errors import WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.invalid import read_invalid
 from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.publishing.board_files import ledger_text, read_asked, read_ledger
 from wbcbench.publishing.changes import changes, read_report

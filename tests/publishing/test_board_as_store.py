@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import pytest
 
 import wbcbench
-from wbcbench.leaderboard import report
-from wbcbench.leaderboard.columns import COLUMNS
-from wbcbench.leaderboard.formats import render
-from wbcbench.leaderboard.model import Board, Report, Row
-from wbcbench.leaderboard.plots import save
-from wbcbench.leaderboard.plots.heat_map import HeatMap, heat_map
+from wbcbench.boards import report
+from wbcbench.boards.columns import COLUMNS
+from wbcbench.boards.formats import render
+from wbcbench.boards.model import Board, Report, Row
+from wbcbench.boards.plots import save
+from wbcbench.boards.plots.heat_map import HeatMap, heat_map
 from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 from wbcbench.publishing.publish import publish
 from wbcbench.publishing.sources import store_at

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
+from wbcbench.boards.formats.html.libraries import asset, plotly, policy, tables
 from wbcbench.errors import ComparabilityError, UsageError
-from wbcbench.leaderboard.formats.html.libraries import asset, plotly, policy, tables
 from wbcbench.publishing.board_files import Asked, read_asked
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.pack import write_pack

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wbcbench.leaderboard import Options, build
+from wbcbench.boards import Options, build
 from wbcbench.publishing.board_files import Asked
 from wbcbench.publishing.changes import read_report
 from wbcbench.publishing.merging import merge

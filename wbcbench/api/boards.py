@@ -15,7 +15,7 @@ from wbcbench.api.showing import Shown
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wbcbench.leaderboard.model import Board, Report
+    from wbcbench.boards.model import Board, Report
 
 
 @dataclass(repr=False)
@@ -42,7 +42,7 @@ class Boards(Shown):
         """The columns of the terminal's table, of all boards."""
         import pandas as pd
 
-        from wbcbench.leaderboard.columns import chosen
+        from wbcbench.boards.columns import chosen
 
         tables = []
         for board in self.boards:
@@ -60,8 +60,8 @@ class Boards(Shown):
 
     def render(self, format: str = "markdown") -> bytes:
         """The boards as terminal, markdown, plain, csv, latex, json, parquet or html. Raises `UsageError`."""
+        from wbcbench.boards.formats import FORMATS, render
         from wbcbench.errors import UsageError, did_you_mean
-        from wbcbench.leaderboard.formats import FORMATS, render
 
         if format not in FORMATS:
             raise UsageError(
@@ -106,9 +106,9 @@ def leaderboard(
         UsageError: no such metric, key or store.
         ComparabilityError: one table was asked for, but protocols differ.
     """
-    from wbcbench.leaderboard.build import report
-    from wbcbench.leaderboard.options import Options
-    from wbcbench.leaderboard.statistics import RESAMPLES
+    from wbcbench.boards.build import report
+    from wbcbench.boards.options import Options
+    from wbcbench.boards.statistics import RESAMPLES
     from wbcbench.publishing.sources import stores_at
 
     stores = [store] if isinstance(store, str | Path) else list(store)

@@ -11,7 +11,7 @@ import click
 from wbcbench.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
-    from wbcbench.leaderboard.model import Report
+    from wbcbench.boards.model import Report
     from wbcbench.records.store import Store
 
 SUBCOMMANDS = {
@@ -27,7 +27,7 @@ SUBCOMMANDS = {
 """Name -> short help; the command is `command` in `wbcbench/cli/leaderboard_<name>.py`."""
 
 FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
-"""The names in `wbcbench.leaderboard.formats`, known without importing it."""
+"""The names in `wbcbench.boards.formats`, known without importing it."""
 
 
 def store_option(function: Any) -> Any:
@@ -64,9 +64,9 @@ def board_options(function: Any) -> Any:
 
 def options_from(values: dict[str, Any], **more: Any) -> Any:
     """`Options` from the arguments of `board_options`. Raises `UsageError`."""
+    from wbcbench.boards.invalid import read_invalid
+    from wbcbench.boards.options import Options
     from wbcbench.errors import UsageError
-    from wbcbench.leaderboard.invalid import read_invalid
-    from wbcbench.leaderboard.options import Options
 
     where = {}
     for item in values["where"]:
@@ -137,9 +137,9 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from wbcbench.leaderboard.build import report
-    from wbcbench.leaderboard.columns import chosen
-    from wbcbench.leaderboard.formats import BINARY, View, render
+    from wbcbench.boards.build import report
+    from wbcbench.boards.columns import chosen
+    from wbcbench.boards.formats import BINARY, View, render
     from wbcbench.records.files import atomic_write_bytes
 
     terminal = sys.stdout.isatty() and output is None
@@ -169,7 +169,7 @@ def command(
 
 
 def _warn(found: Report) -> None:
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.text import clean
 
     for refused in found.refused[:50]:
         where = f" ({refused.path})" if refused.path else ""

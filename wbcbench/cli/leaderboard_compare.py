@@ -22,9 +22,9 @@ def command(a: str, b: str, stores: tuple[Path, ...], as_json: bool, **values: A
 
     Each is a row's name as the table shows it, or the beginning of a method's or a trial's id.
     """
+    from wbcbench.boards.compare import explain
+    from wbcbench.boards.text import clean
     from wbcbench.cli.output import print_json
-    from wbcbench.leaderboard.compare import explain
-    from wbcbench.leaderboard.text import clean
 
     found = explain(opened(stores), a, b, options_from(values))
     if as_json:

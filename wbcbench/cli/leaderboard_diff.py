@@ -20,8 +20,8 @@ def command(old: Path, new: Path, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
+    from wbcbench.boards.text import clean
     from wbcbench.cli.output import print_json
-    from wbcbench.leaderboard.text import clean
     from wbcbench.publishing.changes import changes, read_report, title_of
 
     before, after = read_report(old), read_report(new)

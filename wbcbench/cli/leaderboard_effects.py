@@ -11,7 +11,7 @@ from wbcbench.cli.leaderboard import board_options, opened, options_from, store_
 from wbcbench.cli.options import json_option
 
 if TYPE_CHECKING:
-    from wbcbench.leaderboard.effects import Effects
+    from wbcbench.boards.effects import Effects
 
 
 @click.command("effects")
@@ -27,8 +27,8 @@ def command(of: Any, against: str | None, stores: tuple[Path, ...], as_json: boo
     A block is the same distiller, teachers, backbone, policies and recipe for --of fusion, and so on. `ahead` says
     in how many of the blocks the level leads. * is beyond noise after Holm's correction for the levels shown.
     """
+    from wbcbench.boards.effects import effects
     from wbcbench.cli.output import print_json
-    from wbcbench.leaderboard.effects import effects
 
     found = effects(opened(stores), of, options_from(values), against)
     if as_json:
@@ -43,8 +43,8 @@ def command(of: Any, against: str | None, stores: tuple[Path, ...], as_json: boo
 def _show(board: Effects) -> None:
     from tabulate import tabulate
 
-    from wbcbench.leaderboard.columns import HEADERS
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.columns import HEADERS
+    from wbcbench.boards.text import clean
 
     key = board.key
     click.echo(clean(f"{key.dataset}: {' + '.join(key.modalities)} (key {board.board})"))

@@ -25,8 +25,8 @@ def command(kind: str, target: Path, cost: str, stores: tuple[Path, ...], **valu
 
     Equal records give equal bytes.
     """
-    from wbcbench.leaderboard.build import report
-    from wbcbench.leaderboard.plots import save
+    from wbcbench.boards.build import report
+    from wbcbench.boards.plots import save
 
     save(report(opened(stores), options_from(values)), kind, target, cost)
     click.echo(target)

@@ -56,7 +56,7 @@ def command(
         ctx.exit(_check(to, name))
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.text import clean
     from wbcbench.publishing.publish import publish
     from wbcbench.publishing.side_files import PACK
     from wbcbench.publishing.verify import installed_by, solved_once_by

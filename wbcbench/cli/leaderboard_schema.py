@@ -8,7 +8,7 @@ import click
 @click.command("schema")
 def command() -> None:
     """Print the JSON schema of `wbcbench leaderboard --format json`."""
+    from wbcbench.boards.formats.json_document import schema
     from wbcbench.cli.output import print_json
-    from wbcbench.leaderboard.formats.json_document import schema
 
     print_json(schema())

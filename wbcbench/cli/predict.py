@@ -145,8 +145,8 @@ def _broken(frame: Any) -> list[list[str]]:
 
 
 def _print(document: dict[str, Any]) -> None:
+    from wbcbench.boards.text import clean
     from wbcbench.cli.output import print_table
-    from wbcbench.leaderboard.text import clean
     from wbcbench.spec.trial import method_name
 
     method = method_name(document["method"], document["kd"], document["policies"])

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.formats import View, render
+from wbcbench.boards.invalid import read_invalid
+from wbcbench.boards.model import Board, Report
+from wbcbench.boards.options import Options
+from wbcbench.boards.text import markdown
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.leaderboard.columns import HEADERS
-from wbcbench.leaderboard.formats import View, render
-from wbcbench.leaderboard.invalid import read_invalid
-from wbcbench.leaderboard.model import Board, Report
-from wbcbench.leaderboard.options import Options
-from wbcbench.leaderboard.text import markdown
 from wbcbench.publishing.pack import Manifest
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.records.schema import ComparisonKey, Strict

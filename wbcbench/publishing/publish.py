@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wbcbench.boards.build import report
+from wbcbench.boards.formats import FORMATS, View, render
+from wbcbench.boards.model import Report
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.leaderboard.build import report
-from wbcbench.leaderboard.formats import FORMATS, View, render
-from wbcbench.leaderboard.model import Report
 from wbcbench.publishing.board_files import (
     LEDGER,
     PROTOCOL,
@@ -252,7 +252,7 @@ def check_all(boards: Path) -> dict[str, Checked]:
 def _comparable(file: str, data: bytes) -> bytes:
     if file != "index.html":
         return data
-    from wbcbench.leaderboard.formats.html.page import without_libraries
+    from wbcbench.boards.formats.html.page import without_libraries
 
     return without_libraries(data.decode(errors="replace")).encode()
 
@@ -261,7 +261,7 @@ def _other_libraries(folder: Path) -> list[str]:
     page = folder / "index.html"
     if not page.is_file():
         return []
-    from wbcbench.leaderboard.formats.html.page import has_our_libraries
+    from wbcbench.boards.formats.html.page import has_our_libraries
 
     if has_our_libraries(page.read_text(encoding="utf-8", errors="replace")):
         return []

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wbcbench.boards.build import report
+from wbcbench.boards.options import Options
 from wbcbench.errors import ComparabilityError, RecordError, UsageError
-from wbcbench.leaderboard.build import report
-from wbcbench.leaderboard.options import Options
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.board_files import Asked, invalid_beside
 from wbcbench.publishing.cross_checks import SolvedOnce

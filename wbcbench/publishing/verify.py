@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from wbcbench.boards.model import Board
+from wbcbench.boards.seeds import Seeds, usual_seeds
 from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
-from wbcbench.leaderboard.model import Board
-from wbcbench.leaderboard.seeds import Seeds, usual_seeds
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.board_files import Asked
 from wbcbench.publishing.cross_checks import SolvedOnce, check_against, check_among

@@ -93,7 +93,7 @@ def _plain(result: Result) -> str:
 
 def _on_boards(text: str, store: Store) -> set[str]:
     """The trials of the rows that boards call so: with backbone or parameters, where two rows shared a name."""
-    from wbcbench.leaderboard import Options, report
+    from wbcbench.boards import Options, report
 
     found = report([store], Options(verify="quick", statistics=False, details=False, index=False))
     return {s.trial_id for board in found.boards for row in board.rows if row.name == text for s in row.sources}
