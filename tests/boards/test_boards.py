@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from wbcbench.boards import Options, build, report
+from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.compare import explain
 from wbcbench.boards.formats import render
-from wbcbench.boards.judge import Judge
+from wbcbench.boards.gather import usual_seeds
 from wbcbench.boards.model import Report
 from wbcbench.boards.names import distinct
-from wbcbench.boards.seeds import usual_seeds
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
@@ -382,7 +382,7 @@ def test_equal_bytes_and_statistics_are_kept(study, monkeypatch):
     afresh = report([study], replace(FAST, index=False))
     assert first.model_dump_json() == again.model_dump_json() == afresh.model_dump_json()
     assert str(study.root) not in first.model_dump_json()
-    monkeypatch.setattr(Judge, "_resample", lambda self: pytest.fail("was computed again"))
+    monkeypatch.setattr(BoardStatistics, "_resample", lambda self: pytest.fail("was computed again"))
     assert report([study], FAST).model_dump_json() == first.model_dump_json()
     with pytest.raises(pytest.fail.Exception):
         report([study], replace(FAST, resamples=300))

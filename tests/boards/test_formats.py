@@ -11,13 +11,12 @@ import jsonschema
 import pytest
 
 from wbcbench.boards import Options, report
-from wbcbench.boards.columns import COLUMNS, HEADERS
+from wbcbench.boards.columns import COLUMNS, HEADERS, count, two_digits
 from wbcbench.boards.formats import FORMATS, View, render
 from wbcbench.boards.formats.html.libraries import asset
 from wbcbench.boards.formats.html.page import without_libraries
 from wbcbench.boards.formats.json_document import schema
 from wbcbench.boards.model import METRIC_NAMES, Across, Report
-from wbcbench.boards.numbers import count, two_digits
 from wbcbench.boards.text import clean, latex, markdown, spreadsheet
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
@@ -78,7 +77,7 @@ def test_every_format_has_a_golden_file():
 def test_json_follows_the_published_schema(shared_report):
     document = json.loads(render(shared_report, "json"))
     jsonschema.validate(document, schema())
-    published = Path(__file__).parents[2] / "wbcbench" / "leaderboard" / "schema.json"
+    published = Path(__file__).parents[2] / "wbcbench" / "boards" / "schema.json"
     assert json.loads(published.read_text()) == schema(), "run `wbcbench leaderboard schema > " + str(published)
 
 

@@ -18,7 +18,7 @@ from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
 from PIL import Image
 
 from wbcbench.boards import Options, report
-from wbcbench.boards.invalid import read_invalid
+from wbcbench.boards.options import read_invalid
 from wbcbench.cli.summary import print_examinations
 from wbcbench.contracts import Dataset
 from wbcbench.data.csv_table import Asked

@@ -1,22 +1,94 @@
-"""One board: which seeds it needs, its rows, what they are measured against, their ranks."""
+"""One board: the seeds it needs, its rows, their gains over single modalities and no distillation, their ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from wbcbench.boards.details import details
-from wbcbench.boards.gains import Baselines
-from wbcbench.boards.gather import Found, by_method
-from wbcbench.boards.judge import Judge
-from wbcbench.boards.model import Board, Comparison, Estimate, Row
+from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.entries import METRIC_ORDER
+from wbcbench.boards.gather import Found, Group, board_seeds, by_method
+from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
 from wbcbench.boards.names import named, with_backbones
 from wbcbench.boards.options import Options
-from wbcbench.boards.rows import RowMaker
-from wbcbench.boards.seeds import board_seeds
-from wbcbench.boards.selection import Group
+from wbcbench.boards.rows import RowMaker, details
 from wbcbench.boards.statistics import tie_groups
+from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.evaluation.metrics import METRICS
+
+Methods = Mapping[str, Sequence[Found]]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Finds baselines among the methods of a board and measures against them."""
+
+    methods: Methods
+    """Method id -> records in order of seed, references included."""
+    by: str
+    higher_is_better: bool
+
+    def single(self, row: Row) -> str | None:
+        """Best single modality of the row's backbone with all its seeds: best by validation, never by test."""
+        mine = self.methods[row.method_id][0].entry
+        if mine.fusion == "single":
+            return None
+        at, sign = METRIC_ORDER.index(self.by), 1 if self.higher_is_better else -1
+        best: tuple[float, str] | None = None
+        for method, records in self.methods.items():
+            e = records[0].entry
+            if e.fusion != "single" or e.kd != "none" or e.policies or e.backbone_id != mine.backbone_id:
+                continue
+            own = [f.entry.val[at] for f in records if f.entry.seed in row.seeds]
+            values = [sign * v for v in own if v is not None]
+            if len(values) == len(row.seeds) and (best is None or sum(values) > best[0]):
+                best = sum(values), method
+        return None if best is None else best[1]
+
+    def no_kd(self, row: Row) -> tuple[str, bool] | None:
+        """The same student without distillation, and whether its recipe is the same too."""
+        mine = self.methods[row.method_id][0].entry
+        if mine.kd == "none":
+            return None
+        for exact in (True, False):
+            for method, records in self.methods.items():
+                e = records[0].entry
+                same = e.twin == mine.twin if exact else e.loose_twin == mine.loose_twin
+                if same and e.kd == "none" and e.key == mine.key and self._covers(records, row):
+                    return method, exact
+        return None
+
+    def difference(
+        self,
+        stats: BoardStatistics,
+        row: Row,
+        against: str | None,
+        names: Mapping[str, str],
+        exact: bool = True,
+    ) -> Difference | None:
+        """The row's lead over another method; positive is better."""
+        if against is None:
+            return None
+        u = stats.pair(row.method_id, against)
+        if not self.higher_is_better:
+            u = u._replace(value=-u.value)
+        low, high = u.interval()
+        return Difference(
+            against=against,
+            against_name=names[against],
+            value=round(u.value, 9),
+            low=round(low, 9),
+            high=round(high, 9),
+            p=round(u.p, 9),
+            beyond_noise=u.p < ALPHA,
+            exact=exact,
+        )
+
+    @staticmethod
+    def _covers(records: Sequence[Found], row: Row) -> bool:
+        return set(row.seeds) <= {f.entry.seed for f in records}
+
 
 _STATUS_ORDER = {"ranked": 0, "reference": 1, "incomplete": 2}
 
@@ -28,23 +100,23 @@ def make_board(
     higher = METRICS[options.by].higher_is_better
     seeds = board_seeds(by_method(group.own), options, group.digest)
     methods = _methods(group, seeds)
-    judge = None
+    stats = None
     refused: dict[str, str] = {}
     notes: list[str] = []
     if statistics:
-        judge = Judge(methods, options, _root(group), len(group.key.classes))
-        refused = judge.kept.refused
-        notes += judge.kept.notes
+        stats = BoardStatistics(methods, options, _root(group), len(group.key.classes))
+        refused = stats.kept.refused
+        notes += stats.kept.notes
         if refused:
             kept = [f for f in group.own if f.entry.trial_id not in refused]
             group = Group(group.key, group.digest, kept,
                           [f for f in group.references if f.entry.trial_id not in refused])  # fmt: skip
             seeds = board_seeds(by_method(kept), options, group.digest)
             methods = _methods(group, seeds)
-            judge.save()
-            judge = Judge(methods, options, _root(group), len(group.key.classes))
-        if judge.kept.clusters < 2:
-            judge = None
+            stats.save()
+            stats = BoardStatistics(methods, options, _root(group), len(group.key.classes))
+        if stats.kept.clusters < 2:
+            stats = None
     own = {f.entry.method_id for f in group.own}
     rows = []
     for method, records in methods.items():
@@ -54,16 +126,16 @@ def make_board(
     rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
     names = {r.method_id: r.name for r in rows}
     comparisons: list[Comparison] = []
-    if judge is not None:
+    if stats is not None:
         baselines = Baselines(methods, options.by, higher)
-        rows = [_measured(r, judge, baselines, names) for r in rows]
-        rows, comparisons = _ranked(rows, judge, options.by, higher)
-        judge.save()
+        rows = [_measured(r, stats, baselines, names) for r in rows]
+        rows, comparisons = _ranked(rows, stats, options.by, higher)
+        stats.save()
     else:
         rows = _ranked_by_mean(rows, options.by, higher)
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
-    notes += _notes(rows, seeds, options, judge is not None)
+    notes += _notes(rows, seeds, options, stats is not None)
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
@@ -83,10 +155,10 @@ def make_board(
         by=options.by,
         higher_is_better=higher,
         seeds=seeds,
-        test_cells=judge.kept.test_cells if judge else None,
-        clusters=judge.kept.clusters if judge else None,
-        grouped=judge.kept.grouped if judge else False,
-        resamples=options.resamples if judge else None,
+        test_cells=stats.kept.test_cells if stats else None,
+        clusters=stats.kept.clusters if stats else None,
+        grouped=stats.kept.grouped if stats else False,
+        resamples=options.resamples if stats else None,
         rows=tuple(sorted(rows, key=place)),
         comparisons=tuple(comparisons),
         notes=tuple(notes),
@@ -110,10 +182,10 @@ def _root(group: Group) -> Path:
     return group.own[0].root
 
 
-def _measured(row: Row, judge: Judge, baselines: Baselines, names: Mapping[str, str]) -> Row:
+def _measured(row: Row, stats: BoardStatistics, baselines: Baselines, names: Mapping[str, str]) -> Row:
     metrics: dict[str, Estimate] = {}
     for name, found in row.metrics.items():
-        limits = None if found.mean is None else judge.interval(row.method_id, name)
+        limits = None if found.mean is None else stats.interval(row.method_id, name)
         low, high = limits or (None, None)
         metrics[name] = Estimate(mean=found.mean, sd=found.sd, low=low, high=high)
     if metrics[baselines.by].mean is None:
@@ -122,8 +194,8 @@ def _measured(row: Row, judge: Judge, baselines: Baselines, names: Mapping[str, 
     return row.model_copy(
         update={
             "metrics": metrics,
-            "over_single": baselines.difference(judge, row, baselines.single(row), names),
-            "over_no_kd": None if no_kd is None else baselines.difference(judge, row, no_kd[0], names, no_kd[1]),
+            "over_single": baselines.difference(stats, row, baselines.single(row), names),
+            "over_no_kd": None if no_kd is None else baselines.difference(stats, row, no_kd[0], names, no_kd[1]),
         }
     )
 
@@ -134,15 +206,15 @@ def _order(rows: Sequence[Row], by: str, higher: bool) -> list[int]:
     return [i for i, m in sorted(known, key=lambda x: (-x[1] if higher else x[1], rows[x[0]].method_id))]
 
 
-def _ranked(rows: list[Row], judge: Judge, by: str, higher: bool) -> tuple[list[Row], list[Comparison]]:
+def _ranked(rows: list[Row], stats: BoardStatistics, by: str, higher: bool) -> tuple[list[Row], list[Comparison]]:
     """Rows of a tie group share the rank 1 + number of rows in better groups."""
-    groups = tie_groups(_order(rows, by, higher), lambda a, b: judge.pair(rows[a].method_id, rows[b].method_id).p)
+    groups = tie_groups(_order(rows, by, higher), lambda a, b: stats.pair(rows[a].method_id, rows[b].method_id).p)
     comparisons: list[Comparison] = []
     better = 0
     for number, group in enumerate(groups, start=1):
         leader = rows[group.leader].method_id
         for other, adjusted in group.adjusted.items():
-            u = judge.pair(leader, rows[other].method_id)
+            u = stats.pair(leader, rows[other].method_id)
             if not higher:
                 u = u._replace(value=-u.value)
             low, high = u.interval()

@@ -1,25 +1,60 @@
-"""One pair of methods, explained: how far apart, how sure, on which classes, at what cost, and why."""
+"""In what the specifications of two methods differ, line by line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from wbcbench.boards.build import report
-from wbcbench.boards.differences import spec_differences
-from wbcbench.boards.gather import gather, refusal
+from wbcbench.boards.build import families, over_splits, report
+from wbcbench.boards.gather import gather, mixed, refusal
 from wbcbench.boards.model import Board, Row
 from wbcbench.boards.options import Options
-from wbcbench.boards.over_splits import families, over_splits
-from wbcbench.boards.pair import Explanation, Ratio
-from wbcbench.boards.pairs import Pairs
+from wbcbench.boards.pairs import Explanation, Pairs, Ratio
 from wbcbench.boards.samples import Sample, agreeing
-from wbcbench.boards.selection import mixed
 from wbcbench.boards.statistics import holm
-from wbcbench.boards.statistics.ties import ALPHA
+from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
+from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
+
+
+def spec_differences(a: Row, b: Row) -> Iterator[str]:
+    """`field: a's != b's`; teachers are told by what they read and are made of."""
+    paths = [row.sources[0].path for row in (a, b)]
+    assert all(paths)
+    mine, theirs = (checks.read_trial(p).method.model_dump(mode="json") for p in paths if p is not None)
+    for method in (mine, theirs):
+        method["teachers"] = [
+            {"reads": t["protocol"]["modalities"], "seed": t["seed"],
+             **{k: t["method"][k] for k in ("fusion", "backbone", "recipe")}}
+            for t in method["teachers"]
+        ]  # fmt: skip
+    if a.modalities != b.modalities:
+        yield f"modalities: {'+'.join(a.modalities)} != {'+'.join(b.modalities)}"
+    yield from _differing("", mine, theirs)
+
+
+def _differing(path: str, mine: Any, theirs: Any) -> Iterator[str]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for name in dict.fromkeys([*mine, *theirs]):
+            yield from _differing(f"{path}.{name}" if path else name, mine.get(name), theirs.get(name))
+    elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
+        for i, (x, y) in enumerate(zip(mine, theirs, strict=True)):
+            yield from _differing(f"{path}[{i}]", x, y)
+    elif mine != theirs:
+        yield f"{path}: {_short(mine)} != {_short(theirs)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
+    if isinstance(value, dict) and "backbone" in value:
+        return f"{_short(value['backbone'])} on {'+'.join(value['reads'])}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_short, value)) + "]" if value else "none"
+    return "none" if value is None else str(value)
 
 
 def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Options) -> Explanation:

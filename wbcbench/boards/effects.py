@@ -15,14 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from wbcbench.boards.gather import Found, by_method, gather
-from wbcbench.boards.judge import Judge
+from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.gather import Found, Group, board_seeds, by_method, gather, groups
 from wbcbench.boards.names import distinct
 from wbcbench.boards.options import Options
-from wbcbench.boards.seeds import board_seeds
-from wbcbench.boards.selection import Group, groups
 from wbcbench.boards.statistics import holm
-from wbcbench.boards.statistics.ties import ALPHA
+from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
@@ -126,7 +124,7 @@ def _judged(
     group: Group, seeds: tuple[int, ...], methods: dict[str, list[Found]], levels: dict[str, dict[str, str]],
     of: Factor, against: str, options: Options,
 ) -> Effects:  # fmt: skip
-    judge = Judge(methods, options, group.own[0].root, len(group.key.classes), (options.by,))
+    stats = BoardStatistics(methods, options, group.own[0].root, len(group.key.classes), (options.by,))
     base = levels[against]
     sign = 1 if METRICS[options.by].higher_is_better else -1
     known, alone = [], []
@@ -138,11 +136,11 @@ def _judged(
             alone.append(level)
             continue
         able = [b for b in levels.values() if set(shared) <= set(b)]
-        u = judge.pooled(
+        u = stats.pooled(
             [blocks[s] for s in shared], [base[s] for s in shared], [[b[s] for s in shared] for b in able]
         )
         u = u._replace(value=sign * u.value)
-        ahead = sum(sign * judge.pair(blocks[s], base[s]).value > 0 for s in shared)
+        ahead = sum(sign * stats.pair(blocks[s], base[s]).value > 0 for s in shared)
         ratios = list(_macs(methods, blocks, base, shared))
         known.append((level, u, len(shared), ahead, sum(ratios) / len(ratios) if ratios else None))
     adjusted = holm([u.p for _, u, *_ in known])
@@ -156,7 +154,7 @@ def _judged(
                 macs=None if macs is None else round(macs, 4),
             )
         )  # fmt: skip
-    judge.save()
+    stats.save()
     return Effects(
         board=group.digest, key=group.key, by=options.by, of=of, against=against, seeds=seeds,
         effects=tuple(sorted(rows, key=lambda e: (-e.lead, e.level))), alone=tuple(sorted(alone)),

@@ -1,14 +1,19 @@
-"""What one may choose about boards."""
+"""What one may choose about boards, and which records are struck out (`leaderboards/invalid.yaml`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from wbcbench.boards.statistics import RESAMPLES, SEED
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
+from wbcbench.records.schema import Strict
+from wbcbench.spec.request import load_yaml
 
 LARGE = 2000
 """Records on the chosen boards above which statistics and details are made only when asked for."""
@@ -56,3 +61,28 @@ class Options:
             raise UsageError(f"Expected at least 100 resamples, but got {self.resamples}.")
         if self.seeds is not None and not self.seeds:
             raise UsageError("Expected at least one seed, as in --seeds 0,1,2, but got none.")
+
+
+class Invalid(Strict):
+    """One record that is struck out."""
+
+    record: str = Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$")
+    """Trial id (16 hex digits: every record of it), or a record's digest (64)."""
+    reason: str = Field(min_length=10, max_length=1000)
+
+
+def read_invalid(path: Path) -> dict[str, str]:
+    """Trial id or digest -> reason. Raises `UsageError` for a file that does not say that."""
+    try:
+        document = load_yaml(path.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Expected a YAML list in {path}, but it cannot be read ({error}).") from error
+    try:
+        entries = TypeAdapter(list[Invalid]).validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"Expected a list of `record:` (16 or 64 hex digits) and `reason:` (10 characters or more) in {path}, "
+            f"but {'.'.join(map(str, first['loc']))}: {first['msg']}. Put the digits into quotes."
+        ) from error
+    return {e.record: e.reason for e in entries}

@@ -64,8 +64,7 @@ def board_options(function: Any) -> Any:
 
 def options_from(values: dict[str, Any], **more: Any) -> Any:
     """`Options` from the arguments of `board_options`. Raises `UsageError`."""
-    from wbcbench.boards.invalid import read_invalid
-    from wbcbench.boards.options import Options
+    from wbcbench.boards.options import Options, read_invalid
     from wbcbench.errors import UsageError
 
     where = {}

@@ -19,8 +19,7 @@ from markupsafe import Markup
 from wbcbench.boards.formats.html.choices import Drawing
 from wbcbench.boards.formats.html.libraries import asset as board_asset
 from wbcbench.boards.formats.html.libraries import plotly, policy
-from wbcbench.boards.statistics.features import features
-from wbcbench.boards.statistics.resampling import bootstrap
+from wbcbench.boards.statistics.bootstrap import bootstrap, features
 from wbcbench.boards.text import clean
 from wbcbench.contracts import Cells
 from wbcbench.deploy import report_figures as figures

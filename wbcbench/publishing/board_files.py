@@ -14,9 +14,8 @@ from pydantic import Field, ValidationError
 
 from wbcbench.boards.columns import HEADERS
 from wbcbench.boards.formats import View, render
-from wbcbench.boards.invalid import read_invalid
 from wbcbench.boards.model import Board, Report
-from wbcbench.boards.options import Options
+from wbcbench.boards.options import Options, read_invalid
 from wbcbench.boards.text import markdown
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.publishing.pack import Manifest

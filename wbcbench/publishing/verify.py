@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from wbcbench.boards.gather import Seeds, usual_seeds
 from wbcbench.boards.model import Board
-from wbcbench.boards.seeds import Seeds, usual_seeds
 from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.board_files import Asked

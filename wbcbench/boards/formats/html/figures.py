@@ -8,12 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.columns import HEADERS, count, two_digits
 from wbcbench.boards.formats.html.choices import Choice, Drawing
 from wbcbench.boards.formats.html.looks import INK, SHADES, finish, label, short
 from wbcbench.boards.formats.wording import nothing_could_show
 from wbcbench.boards.model import Across, Board, Row
-from wbcbench.boards.numbers import count, two_digits
 from wbcbench.boards.plots.costs import COSTS, Cost, frontier
 from wbcbench.boards.plots.heat_map import heat_map
 from wbcbench.boards.plots.palette import OKABE_ITO, styles

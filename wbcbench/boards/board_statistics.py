@@ -1,4 +1,4 @@
-"""The statistics of one board, from its records' predictions; kept beside the index under what they are of."""
+"""The statistics of one board, from its records' predictions; cached beside the index by what they depend on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Kept(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-class Judge:
+class BoardStatistics:
     """Intervals of every method of a board, and the uncertainty of any paired difference.
 
     Predictions are read only for questions that were not answered before.
@@ -215,4 +215,4 @@ def _load(path: Path) -> Kept | None:
         return None
 
 
-__all__ = ["SCALES", "STATISTICS_VERSION", "Judge", "Kept", "scatter"]
+__all__ = ["SCALES", "STATISTICS_VERSION", "BoardStatistics", "Kept", "scatter"]
