@@ -28,7 +28,6 @@ from wbcbench.inference.opening import open_cells
 from wbcbench.inference.source import Wanted
 from wbcbench.leaderboard import Options, report
 from wbcbench.leaderboard.invalid import read_invalid
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.publishing.asked import read_asked
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.checking import checked
@@ -40,6 +39,7 @@ from wbcbench.records.examinations import examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.reporting.material import examination
 from wbcbench.reporting.page import Material, page
 from wbcbench.search.dimension import Dimension, parse_range

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from wbcbench.plugins import load_plugins
 from wbcbench.publishing.asked import Asked
 from wbcbench.publishing.checking import checked
 from wbcbench.publishing.own_code import installed_by, strange_code
@@ -17,6 +16,7 @@ from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.published import publish
 from wbcbench.records.schema import Used
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import load_plugins
 from wbcbench.testing.packs import forge, rezip, unzip
 from wbcbench.testing.records import fake_record, fake_trial
 

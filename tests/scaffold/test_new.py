@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import KINDS
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.scaffold.write import TRY, write_file, write_package
 
 ROOT = Path(__file__).parents[2]

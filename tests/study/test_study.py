@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from wbcbench.errors import UsageError
-from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import load_request
 from wbcbench.study.file import read_study

@@ -14,9 +14,9 @@ import pytest
 
 from wbcbench.cli.group import cli
 from wbcbench.inference.rebuild import Rebuilt, rebuilt
-from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.testing.cells import write_cells
 
 SMALL = (

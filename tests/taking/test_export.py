@@ -24,8 +24,8 @@ from wbcbench.exporting.formats import NotExportable, trace
 from wbcbench.exporting.weights import load_network
 from wbcbench.inference.data import dataset_of
 from wbcbench.inference.network import Network
-from wbcbench.plugins import load_plugins
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import load_request
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbcbench.errors import UsageError
-from wbcbench.plugins import ENTRY_POINT_GROUP, is_plugin_file
+from wbcbench.registry.loading import is_plugin_file
+from wbcbench.registry.provenance import ENTRY_POINT_GROUP
 
 _INIT = "__init__.py"
 

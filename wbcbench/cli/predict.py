@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wbcbench.inference.classify import Answers
     from wbcbench.inference.rebuild import Rebuilt
     from wbcbench.inference.source import Source
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 SHOWN = 5
 EPILOG = """\b

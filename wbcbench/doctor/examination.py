@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 State = Literal["ok", "note", "problem"]
 """note: worth knowing, nothing fails of it."""

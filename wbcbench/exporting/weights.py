@@ -9,9 +9,9 @@ from pathlib import Path
 from wbcbench.contracts import Task
 from wbcbench.errors import RecordError
 from wbcbench.inference.network import Network
-from wbcbench.plugins import load_plugins
 from wbcbench.records.schema import InputStatistics
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.spec import Trial
 from wbcbench.training.trial import fusion_of
 

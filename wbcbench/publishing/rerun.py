@@ -14,11 +14,11 @@ from typing import Any
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.params import DIGEST_KEY
 from wbcbench.errors import IncompatibleError, UsageError
-from wbcbench.observers import Observers
 from wbcbench.publishing.duplicates import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.fit import check_arity, check_fit, declared
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.policies import check_policies, in_order

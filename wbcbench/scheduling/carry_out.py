@@ -9,9 +9,8 @@ from wbcbench.records.store import Store
 from wbcbench.scheduling.outcome import all_cached, in_order
 
 if TYPE_CHECKING:
-    from wbcbench.observers import Observers
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import Observers, PluginOptions
     from wbcbench.scheduling.outcome import Outcome
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Screens

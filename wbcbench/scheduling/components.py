@@ -68,6 +68,4 @@ def _with_digests(params: BaseModel, where: str) -> BaseModel:
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
     """Whether another of the listed components has the parameter, so that this one may skip it."""
-    return any(
-        key in registry.declaration(registry.resolve(kind, s.name).component).params.model_fields for s in siblings
-    )
+    return any(key in registry.declared(kind, s.name).params.model_fields for s in siblings)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from wbcbench.contracts import Description, Needs
-from wbcbench.declaration import Declaration
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
+from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import Component, Protocol, Recipe
 from wbcbench.spec.lessons import route_names
 
 
 def declared(registry: Registry, kind: str, spec: Component) -> Declaration:
     """What a trial's component says of itself."""
-    return registry.declaration(registry.resolve(kind, spec.name).component)
+    return registry.declared(kind, spec.name)
 
 
 def needs_of(registry: Registry, distiller: Component) -> Needs:
@@ -106,7 +106,7 @@ def spelt(low: int, high: int | None) -> str:
 
 def solved_once(registry: Registry, fusion: Component) -> bool:
     """Whether a fusion has no training loop, so that nothing can change it."""
-    return declared(registry, "fusion", fusion).attributes.get("trained") == "once"
+    return declared(registry, "fusion", fusion).trained == "once"
 
 
 def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from wbcbench.observers import Observers
-from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling import ray_session
 from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.ray_worker import VARIABLES, WorkerSetup, train_one

@@ -20,9 +20,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from wbcbench.errors import DataError, WbcbenchError
-from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.messages import EndMessage, EpochMessage, unpack
 from wbcbench.scheduling.outcome import Outcome, lost_teacher
 from wbcbench.scheduling.plan import PlannedTrial

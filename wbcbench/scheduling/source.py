@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
-from wbcbench.observers import Observers
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.outcome import Outcome
 from wbcbench.scheduling.plan import PlannedTrial
 

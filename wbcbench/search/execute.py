@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from wbcbench.errors import TrialFailedError
-from wbcbench.observers import Observers
-from wbcbench.plugins import PluginOptions
+from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling import executors
 from wbcbench.scheduling.outcome import Outcome, all_cached
 from wbcbench.scheduling.plan import Plan

@@ -15,12 +15,12 @@ from wbcbench.data.splits import Split
 from wbcbench.evaluation.cost import latency, macs, parameters
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
-from wbcbench.helpers import components_of
 from wbcbench.inference.statistics import statistics_of
 from wbcbench.records.environment import capture
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
+from wbcbench.registry.provenance import components_of
 from wbcbench.spec import Trial
 from wbcbench.training.state import TrainState
 

@@ -18,9 +18,9 @@ from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, predict
-from wbcbench.helpers import components_of, kept_helpers
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
+from wbcbench.registry.provenance import components_of, kept_helpers
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.lessons import Lesson, pair
 from wbcbench.training.build import (
