@@ -249,7 +249,7 @@ def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, fo
 
 def test_a_closed_pipe_is_quiet(folder):
     rows = "\n".join(f"class C{i}(Fusion):\n    'S{'x' * 500}'\n    name = 'c{i}'" for i in range(300))
-    (folder / "many.py").write_text(rows)
+    (folder / "many.py").write_text(f"from wbcbench.contracts import Fusion\n{rows}")
     process = subprocess.Popen(
         [sys.executable, "-m", "wbcbench", "list", "--json", "--no-plugins=sad"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(folder),

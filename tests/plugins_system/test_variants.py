@@ -158,7 +158,7 @@ def test_a_class_that_is_left_out_is_named_with_the_reason(
 ) -> None:
     good = "from wbcbench.contracts import Fusion\nfrom wbcbench_plugins.fusions.mean import Mean\n"
     good += "class Good(Fusion):\n    name = 'good'\n"
-    registry, report = load(m=good + line)
+    _, report = load(m=good + line)
     status = next(p for p in report.plugins if p.provider == "local.m")
     assert (status.status, status.components) == ("ok", 1)
     (skipped,) = status.skipped
@@ -168,7 +168,7 @@ def test_a_class_that_is_left_out_is_named_with_the_reason(
     assert f"Warning: {skipped}." in invoke("list", "--plugins-dir", folder)[2]
     assert skipped in invoke("plugins", "--plugins-dir", folder)[1]
     assert invoke("list", "--no-plugins")[2] == ""
-    alone, report = load(m=good.partition("class")[0] + line)
+    _, report = load(m=good.partition("class")[0] + line)
     if "good" not in line:
         assert [p.provider for p in report.failed] == ["local.m"]
         assert "not offered" in report.failed[0].reason

@@ -86,6 +86,8 @@ def survey(source: Source) -> dict[str, Any]:
     files = {p: d for p, d in before.items() if p is not None}
     classes: set[type] = set()
     components = [_described(c, files, classes) for c in offered]
+    for told in components if source.how == "module" else ():
+        told["origin"] = short(Path(told["origin"]))
     if registering:
         left = [c for c in _own_classes(module) if "name" in vars(c) and c not in classes]
         skipped += [f"{_named(c)} is not offered: the plugin's hooks do not register it" for c in left]
@@ -208,7 +210,7 @@ def _described(component: Component, files: dict[Path, str], classes: set[type])
         "summary": summary,
         "target": target,
         "file": short(path) if path is not None else "",
-        "origin": short(Path(component.origin)),
+        "origin": component.origin,
         "declared": declared,
     }
 
