@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from wbcbench.contracts.needs import POLICY_ORDER
-from wbcbench.importing import split_target
 from wbcbench.registry import KINDS, kind_of, plural
+from wbcbench.registry.provenance import split_target
 
 if TYPE_CHECKING:
     from wbcbench.registry import Registry
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @cache
 def _registry() -> Registry:
-    from wbcbench.plugins import PluginOptions, load_plugins
+    from wbcbench.registry.loading import PluginOptions, load_plugins
 
     return load_plugins(PluginOptions(block_all=True))[0]
 

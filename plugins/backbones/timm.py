@@ -31,7 +31,7 @@ class Timm(Backbone):
 
     name = "timm"
     source = "Wightman, PyTorch Image Models (timm)"
-    family = "wbcbench_plugins.backbones.timm_names:timm_model_names"
+    family = "wbcbench_plugins.backbones._timm_names:timm_model_names"
     scalable = False
 
     class Params(Parameters):

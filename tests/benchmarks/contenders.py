@@ -24,7 +24,7 @@ from wbcbench.data.batches import epoch_order
 from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.evaluation.metrics import score
-from wbcbench.plugins import load_plugins
+from wbcbench.registry.loading import load_plugins
 from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial
 from wbcbench.spec.routes import assign_teachers
 from wbcbench.training.build import build_distillers, build_fusion, build_routing, task_of

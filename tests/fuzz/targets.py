@@ -29,7 +29,6 @@ from wbcbench.deploy.open_cells import open_cells
 from wbcbench.deploy.report import Material, examination, page
 from wbcbench.errors import WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.publishing.board_files import ledger_text, read_asked, read_ledger
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.pack import write_pack
@@ -39,6 +38,7 @@ from wbcbench.records.evaluations import CHECKSUM, checksummed, examination_path
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
 from wbcbench.searches.report import overview
 from wbcbench.searches.settings import Objective, load_settings

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.plugins import LoadReport, PluginOptions, load_plugins
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import LoadReport, PluginOptions, load_plugins
 
 Folder = Callable[..., Path]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from wbcbench.errors import UsageError
-from wbcbench.helpers import helpers
-from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import load_plugins
+from wbcbench.registry.provenance import helpers
 from wbcbench.scheduling import executors
 from wbcbench.scheduling.estimate import GUESSED_SPEED
 from wbcbench.scheduling.executors import RAY_START, for_one_process, worth_ray

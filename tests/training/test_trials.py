@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from wbcbench.errors import WbcbenchError
-from wbcbench.helpers import kept_helpers
 from wbcbench.records.store import Store
+from wbcbench.registry.provenance import kept_helpers
 from wbcbench.training.loop import Job
 
 Train = Callable[..., dict[str, Any]]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport, PluginOptions
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import LoadReport, PluginOptions
     from wbcbench.scheduling.source import Screens
     from wbcbench.spec.request import Request
 
@@ -43,7 +43,7 @@ def request_of(arguments: Mapping[str, Any]) -> Request:
 def plugins(folders: str | Path | Sequence[str | Path]) -> tuple[PluginOptions, Registry, LoadReport]:
     """Load plugins; those that fail are said in one line each on stderr, as the command does."""
     from wbcbench.cli.options import load
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
     several = [folders] if isinstance(folders, str | Path) else folders
     options = PluginOptions.from_environment([Path(f) for f in several])

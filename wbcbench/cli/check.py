@@ -17,7 +17,7 @@ from wbcbench.cli.output import print_json
 if TYPE_CHECKING:
     from wbcbench.checking import Verdict
     from wbcbench.checking.subjects import Subject
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 
 @click.command("check")

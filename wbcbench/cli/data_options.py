@@ -14,7 +14,7 @@ from wbcbench.cli.options import F, load, plugin_options
 
 if TYPE_CHECKING:
     from wbcbench.data.survey import Survey
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
     from wbcbench.spec.trial import SplitSpec
 
 

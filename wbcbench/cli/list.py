@@ -11,8 +11,8 @@ from wbcbench.cli.options import json_option, load, plugin_options
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Component, Registry
+    from wbcbench.registry.loading import PluginOptions
 
 
 @click.command("list")
@@ -93,7 +93,7 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row |= {"replayable": needs.replayable}
         elif component.kind == "policy":
             row |= {"acts_on": declared.acts_on, "arity": list(declared.arity), "wants": list(declared.wants)}
-            row["needs_routes"] = declared.attributes.get("needs_routes", "any")
+            row["needs_routes"] = declared.needs_routes
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":

@@ -59,7 +59,7 @@ def command(kind: str, name: str, package: bool, folder: Path | None, as_json: b
 
 def _known(folder: Path | None) -> Registry:
     """Everything that has a name: what is installed, and what lies in the plugin folder. Imports no component."""
-    from wbcbench.plugins import PluginOptions, load_plugins
+    from wbcbench.registry.loading import PluginOptions, load_plugins
 
     folders = [f for f in (folder, Path("plugins")) if f is not None and f.is_dir()]
     folders = [f for f in folders if not (f / "__init__.py").exists()]

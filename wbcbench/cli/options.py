@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport, PluginOptions
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import LoadReport, PluginOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ def plugin_options(function: F) -> F:
     )
     @functools.wraps(function)
     def wrapper(*args: Any, plugins_dir: tuple[Path, ...], no_plugins: tuple[str, ...], **kwargs: Any) -> Any:
-        from wbcbench.plugins import PluginOptions
+        from wbcbench.registry.loading import PluginOptions
 
         options = PluginOptions.from_environment(
             plugins_dir, block_all="*" in no_plugins, blocked=[n for n in no_plugins if n != "*"]
@@ -108,8 +108,8 @@ def store_option(help: str) -> Callable[[F], F]:
 
 
 def load(plugins: PluginOptions) -> tuple[Registry, LoadReport]:
-    """Load the plugins, and say in one line on stderr which ones could not be."""
-    from wbcbench.plugins import load_plugins
+    """Load the plugins, and say in one line each on stderr which ones, or which classes of them, are left out."""
+    from wbcbench.registry.loading import load_plugins
 
     registry, report = load_plugins(plugins)
     for plugin in report.failed:
@@ -118,4 +118,7 @@ def load(plugins: PluginOptions) -> tuple[Registry, LoadReport]:
             "(`wbcbench plugins --verbose` shows the traceback)",
             err=True,
         )
+    for plugin in report.plugins:
+        for skipped in plugin.skipped:
+            click.echo(f"Warning: {skipped}.", err=True)
     return registry, report

@@ -11,7 +11,7 @@ from wbcbench.cli.options import json_option, plugin_options
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 
 @click.command("plugins")
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @plugin_options
 def command(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
     """Show every plugin that was found: loaded, blocked or failed, and why."""
-    from wbcbench.plugins import load_plugins
+    from wbcbench.registry.loading import load_plugins
 
     _, report = load_plugins(plugins)
     if as_json:
@@ -33,6 +33,8 @@ def command(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
         ["plugin", "version", "status", "components", "origin", "reason"],
         [[p.provider, p.version, p.status, p.components, p.origin, p.reason] for p in report.plugins],
     )
+    for skipped in (s for p in report.plugins for s in p.skipped):
+        click.echo(f"\nLeft out: {skipped}")
     for clash in report.clashes:
         click.echo(f"\nName clash: {clash}")
     for plugin in report.failed if verbose else ():

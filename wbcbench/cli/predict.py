@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wbcbench.deploy.cells import Source
     from wbcbench.deploy.network import Rebuilt
     from wbcbench.deploy.predict import Answers
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 SHOWN = 5
 EPILOG = """\b

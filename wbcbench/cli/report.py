@@ -11,7 +11,7 @@ from wbcbench.cli.options import load, plugin_options
 from wbcbench.cli.take import record_options
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 
 @click.command("report")

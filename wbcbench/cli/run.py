@@ -13,8 +13,8 @@ from wbcbench.cli.options import evaluate_option, json_option, load, plugin_opti
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from wbcbench.plugins import LoadReport
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import LoadReport
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Screen
     from wbcbench.spec.request import Request

@@ -11,7 +11,7 @@ from wbcbench.cli.choices import choice_options, given
 from wbcbench.cli.options import json_option, load, plugin_options, store_option
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport, PluginOptions
+    from wbcbench.registry.loading import LoadReport, PluginOptions
     from wbcbench.searches.search import Search
 
 EPILOG = """\b

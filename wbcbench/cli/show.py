@@ -13,8 +13,8 @@ from wbcbench.cli.options import json_option, load, plugin_options
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Registry, Resolved
+    from wbcbench.registry.loading import PluginOptions
 
 
 @click.command("show")
@@ -51,15 +51,13 @@ def command(
 
 def describe(registry: Registry, resolved: Resolved) -> dict[str, Any]:
     """Everything that is known of a component without building it, JSON-able. Raises `PluginError`."""
-    from wbcbench.contracts.params import describe_params
-
     component = resolved.component
     declared = registry.declaration(component)
     return {
         "kind": component.kind,
         **entry(registry, component),
         "doc": declared.doc,
-        "params": describe_params(declared.params),
+        "params": declared.param_rows,
         "preset": resolved.params,
         "provider_version": component.provider_version,
         "origin": component.origin,

@@ -14,11 +14,11 @@ from typing import Any
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.errors import IncompatibleError, UsageError
-from wbcbench.observers import Observers
 from wbcbench.publishing.cross_checks import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, in_order
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource

@@ -193,7 +193,7 @@ def solved_once_by(registry: Registry) -> SolvedOnce:
 
     def answer(trial: Trial) -> bool:
         try:
-            return declared(registry, "fusion", trial.method.fusion).attributes.get("trained") == "once"
+            return declared(registry, "fusion", trial.method.fusion).trained == "once"
         except (UnknownNameError, WbcbenchError):
             return False
 

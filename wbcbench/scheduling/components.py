@@ -71,9 +71,7 @@ def _with_digests(params: BaseModel, where: str) -> BaseModel:
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
     """Whether another of the listed components has the parameter, so that this one may skip it."""
-    return any(
-        key in registry.declaration(registry.resolve(kind, s.name).component).params.model_fields for s in siblings
-    )
+    return any(key in registry.declared(kind, s.name).params.model_fields for s in siblings)
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,8 @@ class TeacherPool:
         """The routing, and those teachers that some route of the student really uses."""
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
-        declared = registry.declaration(registry.resolve("routing", routing.name).component)
-        emits = registry.declaration(registry.resolve("fusion", fusion.name).component).emits
+        declared = registry.declared("routing", routing.name)
+        emits = registry.declared("fusion", fusion.name).emits
         offers = self._offers(declared.chain)
         assigned = assign_teachers(
             route_names(emits, modalities),
@@ -134,7 +132,7 @@ class TeacherPool:
             )
         offers, seeds = [], self._request.teacher.seeds
         for fusion in self._fusions:
-            high = self._registry.declaration(self._registry.resolve("fusion", fusion.name).component).arity[1]
+            high = self._registry.declared("fusion", fusion.name).arity[1]
             groups = [(m,) for m in self._modalities] if high == 1 else [self._modalities]
             offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
         return offers

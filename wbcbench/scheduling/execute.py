@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling.inline import prepare
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.source import Outcome, all_cached, in_order
@@ -15,8 +16,6 @@ from wbcbench.spec.request import Request
 from wbcbench.training.evaluate import examined
 
 if TYPE_CHECKING:
-    from wbcbench.observers import Observers
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Registry
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome, Screens

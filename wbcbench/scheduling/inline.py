@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from wbcbench.errors import DataError, IncompatibleError, TrialPruned, WbcbenchError
-from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
 from wbcbench.spec import Trial, digest

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from wbcbench.observers import Observers
-from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling import ray_private, ray_session
 from wbcbench.scheduling.ray_worker import VARIABLES, WorkerSetup, train_one
 from wbcbench.scheduling.resources import Share, check_feasible, share_of

@@ -17,10 +17,9 @@ from typing import Any, Literal
 
 from wbcbench import __version__
 from wbcbench.errors import DataError, LeakError, PluginError, UsageError, WbcbenchError
-from wbcbench.helpers import components_of, helpers, kept_helpers
-from wbcbench.importing import source_file
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import PluginOptions, load_plugins
+from wbcbench.registry.provenance import components_of, helpers, kept_helpers, source_file
 from wbcbench.spec import Trial
 
 KEY = "wbcbench"

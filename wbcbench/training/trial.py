@@ -11,8 +11,8 @@ from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, predict
-from wbcbench.helpers import components_of, kept_helpers
 from wbcbench.records.store import Record
+from wbcbench.registry.provenance import components_of, kept_helpers
 from wbcbench.spec import Trial, digest
 from wbcbench.training.build import (
     Imputer,

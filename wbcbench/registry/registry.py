@@ -1,19 +1,17 @@
-"""Names to lazy components. Knows neither pluggy nor torch; imports a component only to `load` it."""
+"""Names to components. Knows neither pluggy nor torch; imports a component only to `load` it."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wbcbench.errors import NameClashError, PluginError, UnknownNameError, UsageError, did_you_mean
-from wbcbench.importing import import_target, split_target
-
-if TYPE_CHECKING:
-    from wbcbench.declaration import Declaration
+from wbcbench.registry.declaration import Declaration, describe, summary_of
+from wbcbench.registry.provenance import import_target, split_target
 
 KINDS = ("dataset", "backbone", "fusion", "policy", "distiller", "routing")
 BUILTIN_PROVIDER = "wbcbench"
@@ -41,8 +39,8 @@ class Component:
 
     kind: str
     name: str
-    target: str | type
-    """`package.module:Class`, `path/file.py::Class`, or the class itself."""
+    target: str | type | Callable[[], type]
+    """`package.module:Class`, `path/file.py::Class`, the class itself, or what gives it."""
     summary: str = ""
     provider: str = BUILTIN_PROVIDER
     provider_version: str = ""
@@ -52,6 +50,8 @@ class Component:
     builtin: bool = False
     sha256: str = ""
     """Of the file that holds the class; empty if there is no such file."""
+    declared: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What the index knows of the class; None: ask the class."""
 
     def check(self) -> None:
         """Raise `ValueError` if a plugin handed over something that cannot be a component."""
@@ -64,7 +64,7 @@ class Component:
                 )
         if isinstance(self.target, str):
             split_target(self.target)
-        elif not isinstance(self.target, type):
+        elif not callable(self.target):
             raise ValueError(
                 f"expected {self.kind} '{self.name}' as a class or 'package.module:Class', but got {self.target!r}"
             )
@@ -90,8 +90,7 @@ class Missing:
     reason: str
     traceback: str = ""
     blocked: bool = False
-    names: frozenset[tuple[str | None, str]] = frozenset()
-    """(kind, or None where it could not be told, name)."""
+    names: frozenset[str] = frozenset()
 
 
 def qualified_name(component: Component) -> str:
@@ -105,13 +104,42 @@ def contract(kind: str) -> type:
     return cls
 
 
+def load_class(component: Component) -> type:
+    """The real class, checked against its contract. Raises `PluginError`."""
+    who = f"{component.kind} '{qualified_name(component)}' ({component.origin or component.provider})"
+    target = component.target
+    try:
+        if isinstance(target, type):
+            cls: object = target
+        else:
+            cls = import_target(target) if isinstance(target, str) else target()
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"Expected to import {who}, but its code raised {type(error).__name__}: {error}. "
+            f"{_advice(component.provider)}\n\n{traceback.format_exc()}"
+        ) from error
+    expected = contract(component.kind)
+    if not isinstance(cls, type) or not issubclass(cls, expected):
+        raise PluginError(
+            f"Expected {who} to be a subclass of wbcbench.contracts.{expected.__name__}, but got {cls!r}."
+        )
+    return cls
+
+
+def _advice(provider: str) -> str:
+    if provider == BUILTIN_PROVIDER:
+        return "Undo what was changed in this file, or install wbcbench again."
+    return f"Fix it, or disable it with --no-plugins={provider}."
+
+
 class Registry:
     """All components that may be asked for by name."""
 
     def __init__(self) -> None:
         self._by_name: dict[tuple[str, str], list[Component]] = {}
         self._components: list[Component] = []
-        self._missing: dict[str, Missing] = {}
+        self._taken: dict[tuple[str, str, str], Component] = {}
+        self._missing: list[Missing] = []
         self._loaded: dict[int, type] = {}
         self._declared: dict[int, Declaration] = {}
         self._frozen = False
@@ -123,15 +151,17 @@ class Registry:
         """
         if self._frozen:
             raise RuntimeError("The registry is frozen: plugins may register only while they are loaded.")
-        taken = {(c.kind, c.provider, n): c for c in self._components for n in c.names}
+        new: dict[tuple[str, str, str], Component] = {}
         for component in components:
             component.check()
             for name in component.names:
-                first = taken.setdefault((component.kind, component.provider, name), component)
+                key = (component.kind, component.provider, name)
+                first = self._taken.get(key) or new.setdefault(key, component)
                 if first is not component:
                     raise ValueError(
                         f"{component.kind} '{name}' is registered twice: {first.origin} and {component.origin}"
                     )
+        self._taken |= new
         for component in components:
             self._components.append(component)
             for name in dict.fromkeys(component.names):
@@ -139,7 +169,7 @@ class Registry:
 
     def add_missing(self, missing: Missing) -> None:
         """Remember a blocked or failed provider, so that asking for its components says why."""
-        self._missing[missing.provider] = missing
+        self._missing.append(missing)
 
     def freeze(self) -> None:
         """Refuse further components."""
@@ -197,35 +227,35 @@ class Registry:
         aliases = [n for k, n in self._by_name if k == kind]
         raise UnknownNameError(kind, bare, {*self.names(kind), *aliases, *members})
 
-    def declaration(self, component: Component) -> Declaration:
-        """What the component says of itself; read from its source, without importing it where possible."""
-        from wbcbench.declaration import read_declaration
+    def declared(self, kind: str, name: str) -> Declaration:
+        """What the component of that name declares. Raises as `resolve` and `declaration` do."""
+        return self.declaration(self.resolve(kind, name).component)
 
-        if id(component) not in self._declared:
-            self._declared[id(component)] = read_declaration(component, self.load)
-        return self._declared[id(component)]
+    def declaration(self, component: Component) -> Declaration:
+        """What the component declares; known without importing it if it was found by `load_plugins`.
+
+        Raises `PluginError` if it cannot be imported, or declares what its contract does not know.
+        """
+        known = self._declared.get(id(component))
+        if known is None:
+            stored = component.declared
+            if stored is None:
+                who = f"{component.kind} '{qualified_name(component)}'"
+                stored = describe(self.load(component), component.kind, who)
+            if "error" in stored:
+                raise PluginError(stored["error"])
+            summary = component.summary or summary_of(stored["doc"])
+            known = Declaration(
+                component.kind, component.name, component.aliases, summary, stored, lambda: self.load(component)
+            )
+            self._declared[id(component)] = known
+        return known
 
     def load(self, component: Component) -> type:
         """The real class, imported once and checked against its contract. Raises `PluginError`."""
-        if id(component) in self._loaded:
-            return self._loaded[id(component)]
-        who = f"{component.kind} '{qualified_name(component)}' ({component.origin or component.provider})"
-        try:
-            target = component.target
-            cls = import_target(target) if isinstance(target, str) else target
-        except Exception as error:
-            raise PluginError(
-                f"Expected to import {who}, but its code raised "
-                f"{type(error).__name__}: {error}. "
-                f"Mend the plugin, or do without it.\n\n{traceback.format_exc()}"
-            ) from error
-        expected = contract(component.kind)
-        if not isinstance(cls, type) or not issubclass(cls, expected):
-            raise PluginError(
-                f"Expected {who} to be a subclass of wbcbench.contracts.{expected.__name__}, but got {cls!r}."
-            )
-        self._loaded[id(component)] = cls
-        return cls
+        if id(component) not in self._loaded:
+            self._loaded[id(component)] = load_class(component)
+        return self._loaded[id(component)]
 
     def _family(self, component: Component) -> list[str]:
         """Names of the models that a component stands for; empty for an ordinary component."""
@@ -246,9 +276,9 @@ class Registry:
             ) from error
 
     def _explain_missing(self, kind: str, provider: str, name: str) -> None:
-        for missing in self._missing.values():
+        for missing in self._missing:
             named = provider == missing.provider
-            offers = {(kind, name), (None, name)} & missing.names
+            offers = name in missing.names
             if missing.blocked and named:
                 raise UsageError(
                     f"Plugin '{provider}' is blocked ({missing.reason}), so its {kind} '{name}' "
@@ -257,7 +287,7 @@ class Registry:
             if not missing.blocked and (named or (offers and not provider)):
                 raise PluginError(
                     f"Expected {kind} '{name}' from plugin '{missing.provider}', but that plugin failed: "
-                    f"{missing.reason}. Mend or remove the plugin.\n\n{missing.traceback}".rstrip()
+                    f"{missing.reason}. {_advice(missing.provider)}\n\n{missing.traceback}".rstrip()
                 )
 
 
