@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.records.store import Store
-from wbcbench.registry import Registry
-from wbcbench.registry.loading import Observers, PluginOptions
-from wbcbench.scheduling.inline import prepare
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.source import Outcome, all_cached, in_order
-from wbcbench.spec.request import Request
-from wbcbench.training.evaluate import examined
 
 if TYPE_CHECKING:
     from wbcbench.registry import Registry
-    from wbcbench.scheduling.plan import Plan
-    from wbcbench.scheduling.source import Outcome, Screens
+    from wbcbench.registry.loading import Observers, PluginOptions
+    from wbcbench.scheduling.source import Screens
     from wbcbench.spec.request import Request
 
 
@@ -41,6 +36,9 @@ def examine_students(
     records = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
     if not records:
         return []
+    from wbcbench.scheduling.inline import prepare  # torch
+    from wbcbench.training.evaluate import examined
+
     bench = prepare(Plan([], plan.dataset, plan.description), request, registry, decoding)
     return [examined(record, bench) for record in records]
 
