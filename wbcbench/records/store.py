@@ -111,8 +111,15 @@ class Store:
     packed: ClassVar[bool] = False
     """Whether its records were checked as they were unpacked, and may lack their weights."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, said: Path | str | None = None) -> None:
+        """`said`: what the user calls the folder, in messages; None: `root`."""
         self.root = Path(root)
+        self.said = str(root if said is None else said)
+
+    @classmethod
+    def fixed(cls, said: Path | str) -> Store:
+        """A store that stays the same folder, wherever a plugin may take the process."""
+        return cls(Path(said).absolute(), said)
 
     def record_path(self, trial_id: str) -> Path:
         """Where the trial's record is, or would be."""
