@@ -6,7 +6,13 @@ In Python, with the words of the command line:
 
     done = wbcbench.run(fusion="early,independent", kd="none,logits", seeds=[0, 1, 2])
     found = wbcbench.search(fusion="independent", kd="dkd", trials=50)
+    whole = wbcbench.study("configs/studies/smoke.yaml")
     board = wbcbench.leaderboard()
+    wbcbench.compare("early", "independent + logits")
+    cells = wbcbench.predict("independent + logits", "new_cells/").frame()
+    wbcbench.export("independent + logits", "taken", format="onnx")
+    wbcbench.report("independent + logits", "page.html")
+    wbcbench.check("plugins/gated.py")
     record = wbcbench.load_record("3f9c5b02")
     every = wbcbench.load_records()          # all of a store, as a pandas frame: every.frame()
 
@@ -20,9 +26,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from wbcbench.api import leaderboard, load_record, load_records, run, search
+    from wbcbench.api import (
+        check,
+        compare,
+        export,
+        leaderboard,
+        load_record,
+        load_records,
+        predict,
+        report,
+        run,
+        search,
+        study,
+    )
 
-__all__ = ["__version__", "leaderboard", "load_record", "load_records", "run", "search"]
+__all__ = [
+    "__version__",
+    "check",
+    "compare",
+    "export",
+    "leaderboard",
+    "load_record",
+    "load_records",
+    "predict",
+    "report",
+    "run",
+    "search",
+    "study",
+]
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Pages on components, in Markdown, from what the registry knows of them. The site in `docs/` has them."""
+"""What the registry knows of components: documents for `wbcbench list` and `show`, Markdown pages for `docs/`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,61 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from wbcbench.contracts.needs import POLICY_ORDER
-from wbcbench.registry import KINDS, kind_of, plural
+from wbcbench.errors import PluginError
+from wbcbench.registry import KINDS, kind_of, plural, qualified_name
 from wbcbench.registry.provenance import split_target
 
 if TYPE_CHECKING:
-    from wbcbench.registry import Registry
+    from wbcbench.registry import Component, Registry, Resolved
+
+
+def entry(registry: Registry, component: Component) -> dict[str, Any]:
+    """One component as a JSON-able mapping. What cannot be read is said in `error`, not raised."""
+    row: dict[str, Any] = {
+        "name": component.name,
+        "qualified_name": qualified_name(component),
+        "summary": component.summary,
+        "provider": component.provider,
+        "aliases": list(component.aliases),
+    }
+    try:
+        declared = registry.declaration(component)
+        row |= {"summary": declared.summary, "source": declared.source}
+        if component.kind == "fusion":
+            low, high = declared.arity
+            row |= {"emits": list(declared.emits), "arity": [low, high], "missing": declared.missing}
+            row["solves"] = list(declared.solves)
+            row["offers"] = None if declared.offers is None else list(declared.offers)
+        elif component.kind == "distiller":
+            needs = declared.needs
+            row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}
+            row |= {"replayable": needs.replayable}
+        elif component.kind == "policy":
+            row |= {"acts_on": declared.acts_on, "arity": list(declared.arity), "wants": list(declared.wants)}
+            row["needs_routes"] = declared.needs_routes
+        elif component.kind == "routing":
+            row |= {"pairing": declared.pairing}
+        elif component.kind == "backbone":
+            row |= {"family": bool(declared.family), "scalable": declared.scalable}
+    except PluginError as error:
+        row["error"] = str(error).splitlines()[0]
+    return row
+
+
+def describe(registry: Registry, resolved: Resolved) -> dict[str, Any]:
+    """Everything that is known of a component without building it, JSON-able. Raises `PluginError`."""
+    component = resolved.component
+    declared = registry.declaration(component)
+    return {
+        "kind": component.kind,
+        **entry(registry, component),
+        "doc": declared.doc,
+        "params": declared.param_rows,
+        "preset": resolved.params,
+        "provider_version": component.provider_version,
+        "origin": component.origin,
+        "sha256": component.sha256,
+    }
 
 
 @cache
@@ -27,8 +77,6 @@ def kinds_and_components() -> dict[str, list[str]]:
 
 def described(kind: str, name: str) -> dict[str, Any]:
     """What `wbcbench show KIND NAME --json` says. `kind` may be in the plural."""
-    from wbcbench.cli.show import describe
-
     registry = _registry()
     return describe(registry, registry.resolve(kind_of(kind), name))
 

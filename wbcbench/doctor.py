@@ -156,9 +156,9 @@ def loaded(options: PluginOptions) -> Findings:
 
 def variables() -> Findings:
     """`WBCBENCH_*` variables: what they say, and those that nobody reads."""
-    from wbcbench.cli.choices import FLAGS
+    from wbcbench.spec.load import ARGUMENTS, variable
 
-    known = {*(f"WBCBENCH_{n.upper()}" for n in (*FLAGS, "track")), *(f"WBCBENCH_{n}" for n in _OWN_VARIABLES)}
+    known = {*map(variable, (*ARGUMENTS, "track")), *(f"WBCBENCH_{n}" for n in _OWN_VARIABLES)}
     given = sorted(n for n in os.environ if n.startswith("WBCBENCH_"))
     for name in given:
         if name not in known:

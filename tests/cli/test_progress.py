@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from wbcbench.cli.progress import RunDisplay
-from wbcbench.cli.tally import Tally, spell
+from wbcbench.progress import RunDisplay, Tally, spell
 
 
 class Clock:

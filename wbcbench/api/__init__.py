@@ -1,22 +1,73 @@
 """The verbs of the command line as functions, for notebooks and scripts.
 
 They take the same words (`fusion="early,independent"`, or a list), read the same config files, and return objects
-that show themselves as tables and open as pandas frames.
+that show themselves as tables and open as pandas frames. Each makes a request, which its command makes too.
+
+    run, search, study             train and record
+    load_record, load_records      open what was recorded
+    leaderboard, compare           tables of records
+    predict, export, report        take one trained network away
+    check                          test a plugin
+
+None changes what is global in the calling process: see `wbcbench.api.guest`.
 """
 
-from wbcbench.api.boards import Boards, leaderboard
-from wbcbench.api.opening import Records, load_record, load_records
-from wbcbench.api.running import Run, run
-from wbcbench.api.searching import Searches, search
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wbcbench.api.boards import Boards, Comparison, compare, leaderboard
+    from wbcbench.api.checking import Checked, check
+    from wbcbench.api.deploying import Exported, Predicted, RecordPage, export, predict, report
+    from wbcbench.api.records import Records, load_record, load_records
+    from wbcbench.api.running import Run, run
+    from wbcbench.api.searching import Searches, search
+    from wbcbench.api.studying import StudyRun, study
+
+_MODULES = {
+    "boards": ("Boards", "Comparison", "compare", "leaderboard"),
+    "checking": ("Checked", "check"),
+    "deploying": ("Exported", "Predicted", "RecordPage", "export", "predict", "report"),
+    "records": ("Records", "load_record", "load_records"),
+    "running": ("Run", "run"),
+    "searching": ("Searches", "search"),
+    "studying": ("StudyRun", "study"),
+}
+"""Module beside this one -> what it has; imported when it is asked for, so that `--help` stays quick."""
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Boards",
+    "Checked",
+    "Comparison",
+    "Exported",
+    "Predicted",
+    "RecordPage",
     "Records",
     "Run",
     "Searches",
+    "StudyRun",
+    "check",
+    "compare",
+    "export",
     "leaderboard",
     "load_record",
     "load_records",
+    "predict",
+    "report",
     "run",
     "search",
+    "study",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'wbcbench.api' has no attribute {name!r}")
+    return getattr(import_module(f"wbcbench.api.{_WHERE[name]}"), name)

@@ -1,21 +1,145 @@
-"""`wbcbench.leaderboard`: boards of the records in some stores."""
+"""`wbcbench.leaderboard` and `compare`: boards of the records in some stores, and one row against another."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from wbcbench.api.choices import check_stores
+from wbcbench.api.guest import guest
+from wbcbench.api.requests import STORE, Paths, Seeds, several
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wbcbench.boards.model import Board, Report
+    from wbcbench.boards.options import Options
+    from wbcbench.boards.pairs import Explanation
+    from wbcbench.records.store import Store
+
+Where = Mapping[str, str] | Sequence[str]
+"""Field of the protocol -> value, or `field=value` as text."""
+Verify = Literal["quick", "files", "full"]
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardRequest:
+    """What `wbcbench.leaderboard`, `wbcbench leaderboard` and those of its commands take that make boards."""
+
+    store: Paths = STORE
+    by: str = "macro_f1"
+    seeds: Seeds = None
+    where: Where = ()
+    key: str | Sequence[str] = ()
+    together: bool = False
+    resamples: int = RESAMPLES
+    statistics: bool | None = None
+    verify: Verify | None = None
+    invalid: str | Path | None = None
+    index: bool = True
+
+    def options(self) -> Options:
+        """For `report` and its like. Raises `UsageError`."""
+        from wbcbench.boards.options import Options, read_invalid
+
+        keys = (self.key,) if isinstance(self.key, str) else tuple(self.key)
+        return Options(
+            by=self.by, seeds=_seeds(self.seeds), keys=keys,
+            where=_where(self.where), together=self.together, statistics=self.statistics,
+            resamples=self.resamples, verify=self.verify, index=self.index,
+            invalid=read_invalid(Path(self.invalid)) if self.invalid else {},
+        )  # fmt: skip
+
+    @contextmanager
+    def stores(self) -> Iterator[list[Store]]:
+        """Folders with records, and published boards: unpacked and checked until the block ends.
+
+        Raises:
+            UsageError: one is neither.
+            RecordError: a published board is not what it says.
+        """
+        from wbcbench.publishing.sources import stores_at
+
+        paths = [Path(s) for s in several(self.store)]
+        check_stores(paths)
+        with stores_at(paths) as stores:
+            yield stores
+
+    def boards(self) -> Boards:
+        """The boards, and what was left out and why.
+
+        What was unpacked stays as long as they do: a page reads records again when it is rendered.
+
+        Raises:
+            UsageError: no such metric, key or store.
+            ComparabilityError: one table was asked for, but protocols differ.
+        """
+        from wbcbench.boards.build import report
+
+        options = self.options()
+        with ExitStack() as stack:
+            found = Boards(report(stack.enter_context(self.stores()), options))
+            weakref.finalize(found, stack.pop_all().close)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(BoardRequest):
+    """What `wbcbench.compare` and `wbcbench leaderboard compare` take."""
+
+    a: str
+    b: str
+
+    def explain(self) -> Explanation:
+        """Compare. Raises as `compare` does."""
+        from wbcbench.boards.compare import explain
+
+        options = self.options()
+        with self.stores() as stores:
+            return explain(stores, self.a, self.b, options)
+
+
+def check_stores(stores: Sequence[Path]) -> None:
+    """Raise `UsageError` for a store that is not there."""
+    from wbcbench.errors import UsageError
+
+    for store in stores:
+        if not store.is_dir():
+            raise UsageError(
+                f"Expected a store, but there is no folder {store}. Name another one (--store), or make one with "
+                "`wbcbench run`."
+            )
+
+
+def _seeds(seeds: Seeds) -> tuple[int, ...] | None:
+    from wbcbench.errors import UsageError
+
+    if seeds is None:
+        return None
+    items = seeds.split(",") if isinstance(seeds, str) else [seeds] if isinstance(seeds, int) else seeds
+    try:
+        return tuple(int(s) for s in items if str(s).strip())
+    except (TypeError, ValueError):
+        raise UsageError(f"Expected --seeds like 0,1,2, but got '{seeds}'.") from None
+
+
+def _where(where: Where) -> dict[str, str]:
+    from wbcbench.errors import UsageError
+
+    if isinstance(where, Mapping):
+        return {name: str(value) for name, value in where.items()}
+    found = {}
+    for item in where:
+        name, sep, value = item.partition("=")
+        if not sep:
+            raise UsageError(f"Expected --where FIELD=VALUE, as in dataset=npz, but got '{item}'.")
+        found[name.strip()] = value.strip()
+    return found
 
 
 @dataclass(repr=False)
@@ -79,49 +203,116 @@ class Boards(Shown):
         return target
 
 
+@dataclass(repr=False)
+class Comparison(Shown):
+    """Two methods of one board against each other."""
+
+    explanation: Explanation
+    """Everything that was computed."""
+
+    def frame(self) -> pd.DataFrame:
+        """F1 of every class, A minus B, with its 95 % interval and whether that is beyond noise."""
+        import pandas as pd
+
+        return pd.DataFrame([c.model_dump() for c in self.explanation.classes])
+
+    def summary(self) -> pd.DataFrame:
+        """Both means, the lead of A with its 95 % interval, and p corrected for all pairs of the board."""
+        import pandas as pd
+
+        e = self.explanation
+        row = {
+            "A": e.a, "B": e.b, "metric": e.by, "mean A": e.a_mean, "mean B": e.b_mean, "A - B": e.lead,
+            "low": e.low, "high": e.high, "p (Holm)": e.p_holm,
+        }  # fmt: skip
+        return pd.DataFrame([row])
+
+    def notes(self) -> list[str]:
+        """In plain words."""
+        from wbcbench.boards.text import clean
+
+        return [clean(line) for line in self.explanation.lines() if line]
+
+
+@guest()
 def leaderboard(
-    store: str | Path | Sequence[str | Path] = "wbcbench-store",
+    store: Paths = STORE,
     *,
     by: str = "macro_f1",
-    seeds: Sequence[int] | None = None,
-    where: Mapping[str, str] | None = None,
+    seeds: Seeds = None,
+    where: Where = (),
     key: str | Sequence[str] = (),
     together: bool = False,
-    resamples: int | None = None,
+    resamples: int = RESAMPLES,
     statistics: bool | None = None,
+    verify: Verify | None = None,
+    invalid: str | Path | None = None,
+    index: bool = True,
 ) -> Boards:
-    """Boards of one store or several, as `wbcbench leaderboard` makes them.
+    """Boards of one store or several: one per protocol, a row per method.
 
     Args:
-        store: where records are; a published board is read like a store.
+        store: folders of records, or published boards.
         by: the metric that ranks.
-        seeds: which a row needs; None: those of the method with most seeds.
-        where: field of the protocol -> value, `{"dataset": "npz"}`.
-        key: beginnings of board digests.
+        seeds: which a row needs; None: those that most rows have.
+        where: only boards whose protocol says so, `{"dataset": "npz", "budget.epochs": "30"}`.
+        key: only boards whose digest begins so.
         together: one table, refused where protocols differ.
         resamples: of the bootstrap.
-        statistics: None: unless there are very many records.
+        statistics: intervals, gains and ties; None: unless there are thousands of records.
+        verify: how closely new records are checked; None: as closely as their number allows.
+        invalid: YAML of records that are struck out, with reasons.
+        index: False reads everything anew and writes no `index/` into the stores.
+
+    Returns:
+        The boards, largest first.
 
     Raises:
         UsageError: no such metric, key or store.
         ComparabilityError: one table was asked for, but protocols differ.
     """
-    from wbcbench.boards.build import report
-    from wbcbench.boards.options import Options
-    from wbcbench.boards.statistics import RESAMPLES
-    from wbcbench.publishing.sources import stores_at
-
-    stores = [store] if isinstance(store, str | Path) else list(store)
-    check_stores(stores)
-    options = Options(
-        by=by, seeds=None if seeds is None else tuple(seeds), where=dict(where or {}), together=together,
-        keys=(key,) if isinstance(key, str) else tuple(key), statistics=statistics,
-        resamples=RESAMPLES if resamples is None else resamples,
+    wanted = BoardRequest(
+        store=store, by=by, seeds=seeds, where=where, key=key, together=together, resamples=resamples,
+        statistics=statistics, verify=verify, invalid=invalid, index=index,
     )  # fmt: skip
-    with ExitStack() as stack:
-        boards = Boards(report(stack.enter_context(stores_at([Path(s) for s in stores])), options))
-        weakref.finalize(boards, stack.pop_all().close)  # a page reads records again when it is rendered
-    return boards
+    return wanted.boards()
 
 
-__all__ = ["Boards", "leaderboard"]
+@guest()
+def compare(
+    a: str,
+    b: str,
+    store: Paths = STORE,
+    *,
+    by: str = "macro_f1",
+    seeds: Seeds = None,
+    where: Where = (),
+    key: str | Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    verify: Verify | None = None,
+    invalid: str | Path | None = None,
+    index: bool = True,
+) -> Comparison:
+    """Explain the difference between two methods of one board.
+
+    Args:
+        a: a row's name as the table shows it, or the beginning of a method's or a trial's id.
+        b: the same.
+        store, by, seeds, where, key, resamples, verify, invalid, index: as in `wbcbench.leaderboard`; `by` is the
+            metric that is compared.
+
+    Returns:
+        Means, paired difference with interval and p, classes, cost, and what differs in the specifications.
+
+    Raises:
+        UsageError: no such method or store, or several methods.
+        ComparabilityError: they stand on different boards, or share no seed that counts.
+    """
+    wanted = CompareRequest(
+        a=a, b=b, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples, verify=verify,
+        invalid=invalid, index=index,
+    )  # fmt: skip
+    return Comparison(wanted.explain())
+
+
+__all__ = ["BoardRequest", "Boards", "CompareRequest", "Comparison", "compare", "leaderboard"]

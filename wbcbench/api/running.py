@@ -5,16 +5,91 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from wbcbench.api.choices import Names, Seeds, request_of
+from wbcbench.api.guest import guest
+from wbcbench.api.requests import (
+    Choices,
+    Evaluate,
+    Executor,
+    Names,
+    Paths,
+    Seeds,
+    Settings,
+    check_evaluate,
+    load,
+    plugin_options,
+)
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wbcbench.records.store import Record
+    from wbcbench.registry import Registry
+    from wbcbench.registry.loading import Observers
+    from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome
+    from wbcbench.spec.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest(Choices):
+    """What `wbcbench.run` and `wbcbench run` take."""
+
+    evaluate: Evaluate = "standard"
+
+    def plan(self) -> PlannedRun:
+        """Resolve every name, and work out the trials. Imports no torch.
+
+        Raises:
+            UsageError: an unknown name, a value out of range, a pair that does not go together.
+        """
+        from wbcbench.scheduling.plan import make_plan
+
+        check_evaluate(self.evaluate)
+        request = self.request()
+        registry, report = load(self.plugins)
+        return PlannedRun(self, request, make_plan(request, registry), registry, report.observers)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """The trials of a request, ready to be run."""
+
+    wanted: RunRequest
+    request: Request
+    plan: Plan
+    registry: Registry
+    observers: Observers
+
+    def costs(self) -> list[dict[str, Any]]:
+        """One mapping per trial: what it is, whether it is done, seconds that it will take where that is known."""
+        from wbcbench.records.store import Store
+        from wbcbench.scheduling.estimate import estimate
+
+        return estimate(self.plan, Store(self.request.root))
+
+    def run(self, progress: bool = True) -> Run:
+        """Train what is missing. Trials that fail do not stop the others."""
+        from wbcbench.scheduling.estimate import train_cells
+        from wbcbench.scheduling.execute import carry_out
+
+        def screens(trials: int) -> Any:
+            from wbcbench.progress import displays  # only where something is left to do
+
+            return displays(progress, self.request.root, train_cells(self.plan), self.wanted.trackers)(trials)
+
+        outcomes, examinations = carry_out(
+            self.plan,
+            self.request,
+            self.registry,
+            self.wanted.plugins,
+            screens,
+            self.observers,
+            self.wanted.evaluate,
+        )
+        return Run(outcomes, self.request.root, list(self.plan.notes), examinations)
 
 
 @dataclass(repr=False)
@@ -50,37 +125,50 @@ class Run(Shown):
         """
         import pandas as pd
 
-        from wbcbench.records.frames import flat
-
-        rows = []
-        for outcome in self.outcomes:
-            row = {"role": outcome.planned.role, "status": outcome.status}
-            trial = outcome.planned.trial
-            told = {
-                "method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id,
-                "policies": "+".join(p.name for p in trial.method.policies),
-            }  # fmt: skip
-            rows.append(row | (told if outcome.record is None else flat(outcome.record)))
-        return pd.DataFrame(rows)
+        return pd.DataFrame([outcome_row(o) for o in self.outcomes])
 
     def summary(self) -> pd.DataFrame:
         """Method (with its policies), distiller, seed, test macro-F1, parameters, state."""
-        from wbcbench.spec.trial import method_name
-
-        frame = self.frame()
-        pairs = zip(frame["method"], frame["policies"], strict=True)
-        frame["method"] = [method_name(m, "none", p.split("+") if p else ()) for m, p in pairs]
-        frame = frame.reindex(
-            columns=["role", "method", "kd", "seed", "test_macro_f1", "cost_params", "status", "trial_id"]
-        )
-        return frame.rename(columns={"test_macro_f1": "macro-F1", "cost_params": "params", "status": "state"})
+        return outcome_summary(self.frame())
 
     def notes(self) -> list[str]:
         """What planning said, and the last line of each failure."""
-        lines = [(o.error.strip().splitlines() or ["no reason given"])[-1] for o in self.failed]
-        return [*self.planning, *(f"Failed: {line}" for line in lines)]
+        return [*self.planning, *(f"Failed: {reason(o)}" for o in self.failed)]
 
 
+def outcome_row(outcome: Outcome) -> dict[str, Any]:
+    """A trial with its metrics and costs, as `Run.frame` has it."""
+    from wbcbench.records.frames import flat
+
+    row = {"role": outcome.planned.role, "status": outcome.status}
+    if outcome.record is not None:
+        return row | flat(outcome.record)
+    trial = outcome.planned.trial
+    return row | {
+        "method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id,
+        "policies": "+".join(p.name for p in trial.method.policies),
+    }  # fmt: skip
+
+
+def outcome_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """A few columns of many rows; `part` is kept where there is one."""
+    from wbcbench.spec.trial import method_name
+
+    if frame.empty:
+        return frame
+    policies = [p.split("+") if p else () for p in frame["policies"]]
+    frame["method"] = [method_name(m, "none", p) for m, p in zip(frame["method"], policies, strict=True)]
+    columns = ["role", "method", "kd", "seed", "test_macro_f1", "cost_params", "status", "trial_id"]
+    frame = frame.reindex(columns=["part", *columns] if "part" in frame else columns)
+    return frame.rename(columns={"test_macro_f1": "macro-F1", "cost_params": "params", "status": "state"})
+
+
+def reason(outcome: Outcome) -> str:
+    """The last line of a failure."""
+    return (outcome.error.strip().splitlines() or ["no reason given"])[-1]
+
+
+@guest()
 def run(
     *,
     fusion: Names = None,
@@ -97,59 +185,81 @@ def run(
     image_size: int | None = None,
     device: str | None = None,
     store: str | Path | None = None,
-    executor: Literal["auto", "inline", "ray"] | None = None,
+    executor: Executor | None = None,
     jobs: int | None = None,
     cpus_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
     ray_address: str | None = None,
     config: str | Path | None = None,
-    set: Mapping[str, Any] | None = None,
-    plugins_dir: str | Path | Sequence[str | Path] = (),
+    set: Settings = (),
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
     track: str | Sequence[str] | None = None,
-    evaluate: Literal["standard", "full"] = "standard",
+    evaluate: Evaluate = "standard",
     progress: bool = True,
     check: bool = True,
 ) -> Run:
     """Train teachers once, then students, and record each; what is in the store already is not run again.
 
+    Several fusions, distillers, backbones and seeds make the cross product. Each is text (`"early,independent"`)
+    or a list; a component with parameters is `"independent:rho=0.2"` or `{"name": "independent", "rho": 0.2}`.
+    None: what `config` or a `WBCBENCH_*` variable says, else the default.
+
     Args:
-        fusion, kd, dataset, modalities, teacher_modalities, routing, policy, backbone, teacher, epochs, seeds,
-            image_size, device, store, executor, jobs, cpus_per_trial, gpus_per_trial, ray_address: as the flags
-            of `wbcbench run`, as text or lists. A component with parameters is `"independent:rho=0.2"` or
-            `{"name": "independent", "rho": 0.2}`.
+        fusion: fusion schemes; default: independent.
+        kd: distillers, several at once as `"lskd+dkd"`, or none, the default.
+        dataset: default: synthetic.
+        modalities: what the student reads; default: all that the data set has.
+        teacher_modalities: what teachers read; may be more than the student does.
+        routing: who teaches whom; default: matched.
+        policy: training policies, all applied together.
+        backbone: of the students: cellnet, the default, or any timm model.
+        teacher: backbone of the teachers; default: cellnet:width=32.
+        epochs: passes over the training cells.
+        seeds: one trial per seed; default: 0.
+        image_size: side in pixels; default: the data set's own.
+        device: auto, the default, cpu, cuda, cuda:1 or mps.
+        store: folder of the records; default: wbcbench-store.
+        executor: inline runs one trial after another in this process, ray several at once; auto, the default,
+            takes whichever is quicker.
+        jobs: at most so many trials at once.
+        cpus_per_trial: cores of a trial, and its threads. Without it (and `threads`, see `set`), a trial in this
+            process has as many threads as `torch.get_num_threads()` says.
+        gpus_per_trial: share of a GPU that a trial is given: 0.25 puts four on one.
+        ray_address: `host:port` of a running Ray cluster, or auto.
         config: a YAML file; arguments win over it.
         set: any parameter by its dotted name, `{"training.lr": 1e-3}`; wins over all else.
         plugins_dir: folders of plugin files.
-        track: trackers, as `--track` takes them: "tensorboard", "mlflow", "wandb".
+        no_plugins: True leaves out all third-party plugins; a name or several leave out those.
+        track: trackers to log to as well: tensorboard, mlflow, wandb.
         evaluate: "full": also every subset of modalities, corruptions and reliance; `examinations` has them.
         progress: show it on stderr.
         check: raise when a trial failed; without it, `failed` of the result has them.
+
+    Returns:
+        The outcome of every trial, teachers first.
 
     Raises:
         UsageError: an unknown name, a value out of range, a pair that does not go together.
         TrialFailedError: trials failed; the others ran, and are in the store.
     """
-    from wbcbench.api.choices import displays, plugins
-    from wbcbench.errors import TrialFailedError, UsageError
-    from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.scheduling.execute import carry_out
-    from wbcbench.scheduling.plan import make_plan
+    from wbcbench.errors import TrialFailedError
 
-    request = request_of(locals())
-    if evaluate not in ("standard", "full"):
-        raise UsageError(f"Expected evaluate='standard' or 'full', but got {evaluate!r}.")
-    options, registry, report = plugins(plugins_dir)
-    plan = make_plan(request, registry)
-    screens = displays(track, progress, request.store, train_cells(plan))
-    outcomes, examinations = carry_out(plan, request, registry, options, screens, report.observers, evaluate)
-    done = Run(outcomes, Path(request.store), list(plan.notes), examinations)
+    wanted = RunRequest(
+        fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
+        routing=routing, policy=policy, backbone=backbone, teacher=teacher, epochs=epochs, seeds=seeds,
+        image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
+        cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
+        settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, evaluate=evaluate,
+    )  # fmt: skip
+    done = wanted.plan().run(progress)
     if check and done.failed:
         raise TrialFailedError(
-            f"{len(done.failed)} of {len(outcomes)} trials failed; the others are in {request.store}. The first, "
-            f"{done.failed[0].planned.trial.label}:\n{done.failed[0].error.rstrip()}\n"
+            f"{len(done.failed)} of {len(done.outcomes)} trials failed; the others are in {done.store}. "
+            f"The first, {done.failed[0].planned.trial.label}:\n{done.failed[0].error.rstrip()}\n"
             "run(..., check=False) returns what there is."
         )
     return done
 
 
-__all__ = ["Run", "run"]
+__all__ = ["PlannedRun", "Run", "RunRequest", "run"]

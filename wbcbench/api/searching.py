@@ -2,19 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from wbcbench.api.choices import Names, Seeds, request_of
+from wbcbench.api.guest import guest
+from wbcbench.api.requests import (
+    Choices,
+    Executor,
+    Names,
+    Paths,
+    Seeds,
+    Settings,
+    load,
+    plugin_options,
+)
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from wbcbench.records.store import Record
+    from wbcbench.registry.loading import Observers
+    from wbcbench.scheduling.source import Outcome
     from wbcbench.searches.execute import Found
+    from wbcbench.searches.search import Search
+
+SETTINGS = (
+    "trials", "objective", "sampler", "pruner", "budget_seconds", "seed", "each", "winners", "winner_seeds",
+    "name",
+)  # fmt: skip
+"""Fields of a `SearchRequest` that are keys of the section `search`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest(Choices):
+    """What `wbcbench.search` and `wbcbench search` take. None: what the config file says, else the default."""
+
+    trials: int | None = None
+    objective: str | Sequence[str] | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    budget_seconds: float | None = None
+    space: Mapping[str, Any] | Sequence[str] = ()
+    """Parameter -> range, or `name=range` as text."""
+    seed: int | None = None
+    each: bool | None = None
+    winners: int | None = None
+    winner_seeds: Seeds = None
+    retrain: bool = True
+    name: str | None = None
+
+    def plan(self) -> PlannedSearches:
+        """Build the spaces, and plan every combination of methods. Imports no torch.
+
+        Raises:
+            UsageError: an unknown name or range, or a sampler or pruner that cannot do this.
+        """
+        from wbcbench.searches.search import prepare_searches
+        from wbcbench.searches.settings import load_settings
+
+        request = self.request()
+        given = {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
+        settings, ranges = load_settings(self.config_path, given, self.space)
+        registry, report = load(self.plugins)
+        return PlannedSearches(self, prepare_searches(request, registry, settings, ranges), report.observers)
+
+
+@dataclass(frozen=True)
+class PlannedSearches:
+    """One search, or with `each` one per method, ready to be run."""
+
+    wanted: SearchRequest
+    searches: list[Search]
+    observers: Observers
+
+    def run(self, progress: bool = True, say: Callable[[str], None] = lambda _: None) -> Searches:
+        """Propose and train until the budgets are spent, then retrain the winners.
+
+        Args:
+            progress: show it on stderr.
+            say: is told in a line which search begins, of several, and which failed.
+
+        Raises:
+            TrialFailedError: the only search failed. Of several, one that fails does not cost the others theirs.
+        """
+        from wbcbench.errors import TrialFailedError
+        from wbcbench.progress import displays
+        from wbcbench.scheduling.estimate import train_cells
+        from wbcbench.searches.execute import run_search
+
+        done = Searches([])
+        for one in self.searches:
+            if len(self.searches) > 1:
+                say(f"Search {one.folder.id}: {one.spec.title}")
+            screens = displays(progress, one.store.root, train_cells(one.base), self.wanted.trackers)
+            try:
+                found = run_search(one, screens, self.observers, self.wanted.plugins, self.wanted.retrain)
+            except TrialFailedError as error:
+                if len(self.searches) == 1:
+                    raise
+                done.failures.append(f"{one.spec.title}: {error}")
+                say(f"Failed: {done.failures[-1]}")
+                continue
+            done.found.append(found)
+        return done
 
 
 @dataclass(repr=False)
@@ -22,11 +116,18 @@ class Searches(Shown):
     """What one search came to, or with `each` one per method."""
 
     found: list[Found]
+    failures: list[str] = field(default_factory=list)
+    """Searches that ended without a winner, of several, and why."""
 
     @property
     def winners(self) -> list[Record]:
         """Records of the retrained winners, seed by seed."""
         return [o.record for f in self.found for o in f.retrained if o.record and o.planned.role == "student"]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Winners that could not be retrained; `error` says why."""
+        return [o for f in self.found for o in f.retrained if o.status == "failed"]
 
     def frame(self) -> pd.DataFrame:
         """One row per finished proposal, best first: study, number, values, a column per parameter."""
@@ -51,7 +152,7 @@ class Searches(Shown):
         """What was spent, and what the winners score on the test cells."""
         from wbcbench.searches.execute import budget
 
-        lines = []
+        lines = [f"Failed: {failure}" for failure in self.failures]
         for one in self.found:
             spent = budget(one.study)
             lines.append(
@@ -61,6 +162,7 @@ class Searches(Shown):
         return [*lines, f"Winners, test macro-F1: {', '.join(scores)}"] if scores else lines
 
 
+@guest()
 def search(
     *,
     fusion: Names = None,
@@ -77,65 +179,84 @@ def search(
     image_size: int | None = None,
     device: str | None = None,
     store: str | Path | None = None,
-    executor: Literal["auto", "inline", "ray"] | None = None,
+    executor: Executor | None = None,
     jobs: int | None = None,
     cpus_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
     ray_address: str | None = None,
     trials: int | None = None,
-    objective: str | None = None,
-    sampler: str | None = None,
-    pruner: str | None = None,
+    objective: str | Sequence[str] | None = None,
+    sampler: Literal["tpe", "nsga2", "gp", "random", "cmaes"] | None = None,
+    pruner: Literal["none", "asha", "hyperband", "median"] | None = None,
     budget_seconds: float | None = None,
-    space: Mapping[str, str] | None = None,
+    space: Mapping[str, str] | Sequence[str] = (),
     seed: int | None = None,
-    each: bool = False,
+    each: bool | None = None,
     winners: int | None = None,
     winner_seeds: Seeds = None,
     retrain: bool = True,
     name: str | None = None,
     config: str | Path | None = None,
-    set: Mapping[str, Any] | None = None,
-    plugins_dir: str | Path | Sequence[str | Path] = (),
+    set: Settings = (),
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
     track: str | Sequence[str] | None = None,
     progress: bool = True,
+    check: bool = True,
 ) -> Searches:
-    """Search on validation cells, then retrain the winners with fresh seeds. Call it again: it goes on.
+    """Search parameters and methods on validation cells, then retrain the winners with fresh seeds.
+
+    Called again with the same arguments, it resumes: `trials` counts earlier proposals too. The test split is
+    looked at only for retrained winners.
 
     Args:
-        fusion ... ray_address, config, set, plugins_dir, track, progress: as in `wbcbench.run`; `seeds` is the one
-            seed that proposals are trained with.
-        trials, objective, sampler, pruner, budget_seconds, seed, winners, winner_seeds, name: as the flags of
-            `wbcbench search`.
-        space: parameter -> range, `{"distiller.temperature": "log(1,20)"}`.
-        each: an equal search for every method.
+        fusion, kd, dataset, modalities, teacher_modalities, routing, policy, backbone, teacher, epochs,
+            image_size, device, store, executor, jobs, cpus_per_trial, gpus_per_trial, ray_address, config, set,
+            plugins_dir,
+            no_plugins, track: as in `wbcbench.run`. Several methods are searched too.
+        seeds: the one seed that proposals are trained with; default: 1000.
+        trials: proposals in all; default: 20.
+        objective: validation metrics or costs; several give a Pareto set; default: macro_f1.
+        sampler: default: tpe.
+        pruner: what stops poor proposals early; default: none.
+        budget_seconds: no proposal after so many seconds of training.
+        space: parameter -> range, `{"distiller.temperature": "log(1,20)"}`; default: what components declare.
+        seed: of the sampler; default: 0.
+        each: an equal search of its own for every method.
+        winners: how many are retrained; default: 1.
+        winner_seeds: fresh seeds for retraining; default: 0, 1, 2.
         retrain: False leaves the test split sealed.
+        name: of the study; default: a hash of what is searched and how.
+        progress: show it on stderr.
+        check: raise when one of several searches, or the training of a winner, failed; without it, `failures` and
+            `failed` of the result have them.
+
+    Returns:
+        Proposals with their values, and the records of the winners.
 
     Raises:
-        UsageError: an unknown name or range.
-        TrialFailedError: a teacher failed, or no proposal finished.
+        UsageError: an unknown name or range, or a sampler or pruner that cannot do this.
+        TrialFailedError: a teacher failed, no proposal finished, or see `check`.
     """
-    from wbcbench.api.choices import displays, plugins
-    from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.searches.execute import run_search
-    from wbcbench.searches.search import prepare_searches
-    from wbcbench.searches.settings import load_settings
+    from wbcbench.errors import TrialFailedError
 
-    given = locals()
-    request = request_of(given)
-    names = ("trials", "objective", "sampler", "pruner", "budget_seconds", "seed", "winners", "name")
-    flags = {n: given[n] for n in names if given[n] is not None} | ({"each": True} if each else {})
-    if winner_seeds is not None:
-        several = [winner_seeds] if isinstance(winner_seeds, int) else winner_seeds
-        flags["winner_seeds"] = several if isinstance(several, str) else ",".join(map(str, several))
-    ranges = tuple(f"{k}={v}" for k, v in (space or {}).items())
-    settings, found_ranges = load_settings(None if config is None else Path(config), flags, ranges)
-    options, registry, report = plugins(plugins_dir)
-    found = []
-    for one in prepare_searches(request, registry, settings, found_ranges):
-        screens = displays(track, progress, request.store, train_cells(one.base))
-        found.append(run_search(one, screens, report.observers, options, retrain))
-    return Searches(found)
+    wanted = SearchRequest(
+        fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
+        routing=routing, policy=policy, backbone=backbone, teacher=teacher, epochs=epochs, seeds=seeds,
+        image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
+        cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
+        settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, trials=trials,
+        objective=objective, sampler=sampler, pruner=pruner, budget_seconds=budget_seconds, space=space, seed=seed,
+        each=each, winners=winners, winner_seeds=winner_seeds, retrain=retrain, name=name,
+    )  # fmt: skip
+    done = wanted.plan().run(progress)
+    if check and (done.failures or done.failed):
+        first = done.failures[0] if done.failures else done.failed[0].error.rstrip()
+        raise TrialFailedError(
+            f"{len(done.failures)} searches and the training of {len(done.failed)} winners failed. The first:\n"
+            f"{first}\nsearch(..., check=False) returns what there is."
+        )
+    return done
 
 
-__all__ = ["Searches", "search"]
+__all__ = ["PlannedSearches", "SearchRequest", "Searches", "search"]

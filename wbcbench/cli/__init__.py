@@ -1,4 +1,4 @@
-"""The command line. Verbs are files beside this one and are imported only when they are used."""
+"""The command line: a coat over `wbcbench.api`. Modules are imported only when they are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ TRACEBACK_VARIABLE = "WBCBENCH_TRACEBACK"
 
 
 def main() -> None:
-    """Entry point of the command `wbcbench`."""
+    """Entry point of the command `wbcbench`, whose process is wbcbench's own."""
+    from wbcbench.training.allocator import claim_process
+
+    claim_process()
     sys.exit(execute(sys.argv[1:]))
 
 
@@ -24,7 +27,7 @@ def execute(args: Sequence[str]) -> int:
     from wbcbench.cli.group import cli
     from wbcbench.errors import ExitCode, WbcbenchError
 
-    args = [*args]  # not list(): the verb beside this file is a module of that name
+    args = list(args)
     show_traceback = "--traceback" in args or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
     # Taken out here, so that it may stand anywhere on the line.
     args = [a for a in args if a != "--traceback"]

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.cli.complete import anything, kinds
-from wbcbench.cli.options import json_option, plugin_options
+from wbcbench.cli.completion import anything, kinds
+from wbcbench.cli.options import json_option, plugins_options, set_option
 from wbcbench.cli.output import print_json
 
 if TYPE_CHECKING:
+    from wbcbench.api.checking import CheckedComponent
     from wbcbench.checking import Verdict
-    from wbcbench.checking.subjects import Subject
+    from wbcbench.registry import Component
     from wbcbench.registry.loading import PluginOptions
 
 
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     shell_complete=kinds,
     help="What the name is, where it could be several things: fusion, distiller, ...",
 )
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Parameter to test with.")
+@set_option("Parameter to test with.")
 @click.option("--only", default="", metavar="WORDS", help="Check only promises that these words are in.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each promise that is broken.")
 @json_option
-@plugin_options
-def command(
+@plugins_options
+def check(
     plugin: str,
     kind: str | None,
     settings: tuple[str, ...],
@@ -45,75 +46,43 @@ def command(
 
     Exit codes: 0 all promises kept, 1 some broken, 2 usage, 4 the plugin cannot be imported.
     """
-    from importlib.util import find_spec
-
-    from wbcbench.errors import ExitCode, UsageError
-    from wbcbench.registry import kind_of
-
-    if find_spec("pytest") is None:
-        raise UsageError(
-            "Expected pytest, which runs the contract tests, but it is not installed. Run: pip install pytest"
-        )
-    from wbcbench.checking import find_subjects
-
-    subjects = find_subjects(plugin, plugins, kind_of(kind) if kind else "")
-    documents = [_check(subject, settings, only, verbose, not as_json) for subject in subjects]
-    ok = all(d["ok"] for d in documents)
-    if as_json:
-        print_json({"ok": ok, "components": documents})
-    return ExitCode.OK if ok else ExitCode.SOME_FAILED
-
-
-def _check(subject: Subject, settings: tuple[str, ...], only: str, verbose: bool, talk: bool) -> dict[str, Any]:
-    from wbcbench.checking import Verdict, check_component
-    from wbcbench.cli.settings import given_params
+    from wbcbench.api.checking import CheckRequest
+    from wbcbench.errors import ExitCode
     from wbcbench.registry import qualified_name
 
-    component = subject.resolved.component
-    cls = _load(subject)
-    params = given_params(cls, subject.resolved.params, settings).model_dump(exclude_unset=True)
+    wanted = CheckRequest(plugin=plugin, kind=kind, settings=settings, only=only, plugins=plugins)
     out = sys.stdout  # pytest puts its own in place
-    heading = f"{component.kind} {qualified_name(component)} ({_near(component.origin)})"
     told: set[str] = set()
 
-    def tell(verdict: Verdict) -> None:
-        if talk:
-            click.echo(_lines(verdict, verbose, told), file=out)
+    def begins(component: Component) -> None:
+        told.clear()
+        click.echo(f"{component.kind} {qualified_name(component)} ({_near(component.origin)})", file=out)
 
-    if talk:
-        click.echo(heading, file=out)
-    verdicts = [
-        Verdict("name", "Its name is its own.", False, clash, "Choose another `name`.", component.origin)
-        for clash in subject.clashes
-    ] or [Verdict("name", "Its name is its own.", True)]
-    for verdict in verdicts:
-        tell(verdict)
-    findings = check_component(component.kind, cls, params, tell, only, tuple(verdicts))
-    verdicts += findings.verdicts
-    kept = sum(v.ok for v in verdicts)
-    if talk:
-        waits = f" {len(findings.waiting)} more rest on the broken one, and wait." if findings.waiting else ""
-        click.echo(f"{kept} of {len(verdicts)} promises kept.{waits}", file=out)
+    def stands(verdict: Verdict) -> None:
+        click.echo(_lines(verdict, verbose, told), file=out)
+
+    def ended(one: CheckedComponent) -> None:
+        waits = f" {len(one.waiting)} more rest on the broken one, and wait." if one.waiting else ""
+        click.echo(f"{one.kept} of {len(one.verdicts)} promises kept.{waits}", file=out)
+
+    done = wanted.check() if as_json else wanted.check(begins, stands, ended)
+    if as_json:
+        print_json({"ok": done.ok, "components": [_document(c, verbose) for c in done.components]})
+    return ExitCode.OK if done.ok else ExitCode.SOME_FAILED
+
+
+def _document(one: CheckedComponent, verbose: bool) -> dict[str, Any]:
+    from wbcbench.registry import qualified_name
+
     return {
-        "kind": component.kind,
-        "name": component.name,
-        "qualified_name": qualified_name(component),
-        "origin": component.origin,
-        "ok": kept == len(verdicts),
-        "waiting": findings.waiting,
-        "promises": [asdict(v) if verbose else {**asdict(v), "traceback": ""} for v in verdicts],
+        "kind": one.component.kind,
+        "name": one.component.name,
+        "qualified_name": qualified_name(one.component),
+        "origin": one.component.origin,
+        "ok": one.ok,
+        "waiting": one.waiting,
+        "promises": [asdict(v) if verbose else {**asdict(v), "traceback": ""} for v in one.verdicts],
     }
-
-
-def _load(subject: Subject) -> Any:
-    from wbcbench.errors import PluginError
-
-    try:
-        return subject.registry.load(subject.resolved.component)
-    except SystemExit as error:
-        raise PluginError(
-            f"Expected to import {subject.resolved.component.origin}, but its code called sys.exit({error.code})."
-        ) from error
 
 
 def _lines(verdict: Verdict, verbose: bool, told: set[str]) -> str:
@@ -126,7 +95,7 @@ def _lines(verdict: Verdict, verbose: bool, told: set[str]) -> str:
     told.add(verdict.found)
     lines.append(f"        {where}{verdict.found}")
     if verdict.mend:
-        lines.append(f"        Mend: {verdict.mend}")
+        lines.append(f"        Fix: {verdict.mend}")
     if verbose:
         lines += [f"        {line}" for line in verdict.traceback.rstrip().splitlines()]
     return "\n".join(lines)

@@ -2,30 +2,357 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
 import click
 
-from wbcbench.cli.lazy import LazyGroup
+from wbcbench.cli.completion import components
+from wbcbench.cli.group import LazyGroup
+from wbcbench.cli.options import F, json_option, load, plugins_options
+from wbcbench.cli.output import print_json, print_table
 
+if TYPE_CHECKING:
+    from wbcbench.data.survey import Survey
+    from wbcbench.registry.loading import PluginOptions
+    from wbcbench.spec.trial import SplitSpec
+
+SHOWN, SHOWN_LEAKS = 20, 50
 SUBCOMMANDS = {
-    "inspect": "What is there: classes, modalities, groups, copies, unreadable files; a contact sheet.",
-    "import": "Write the manifest and the config that a run reads, from folders, a CSV or an .npz.",
-    "audit": "Refuse a split with a donor or an image on two sides, or an image under two labels.",
+    "inspect": (
+        "data:inspect",
+        "What is there: classes, modalities, groups, copies, unreadable files; a contact sheet.",
+    ),
+    "import": (
+        "data:import_cells",
+        "Write the manifest and the config that a run reads, from folders, a CSV or an .npz.",
+    ),
+    "audit": (
+        "data:audit_split",
+        "Refuse a split with a donor or an image on two sides, or an image under two labels.",
+    ),
 }
-"""Name -> short help; the command is `command` in `wbcbench/cli/data_<name>.py`."""
+"""Name -> where it is, short help."""
 
 
 @click.group(
     "data",
     cls=LazyGroup,
-    names=SUBCOMMANDS,
-    modules="wbcbench.cli.data_{}",
+    lazily=SUBCOMMANDS,
     unknown="`data` has no command '{}'.",
     short_help="Look at your own cells, bring them in, check the split.",
 )
-def command() -> None:
+def data() -> None:
     """Your own cells: look at them, bring them in, and check the split for leaks.
 
     PATH is a folder with a folder per class (or per modality and class, split and class, ...; also in a zip), a
     CSV with a path of an image per modality, an .npz, or what `data import` wrote: its folder, or the dataset.yaml
     in it. With --dataset it is read by that data set instead.
     """
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path, and what the user said of it."""
+
+    path: Path
+    values: dict[str, Any]
+    plugins: PluginOptions
+
+    def survey(self) -> Survey:
+        """Read everything, with progress on stderr. Raises `UsageError` (`DataError`)."""
+        from wbcbench.data.csv_table import Asked
+        from wbcbench.data.reading import survey_path
+        from wbcbench.data.survey import survey_dataset
+        from wbcbench.spec.load import put
+        from wbcbench.spec.request import parse_value
+
+        v = self.values
+        if v["dataset"] is not None:
+            settings: dict[str, Any] = {"path": str(self.path)}
+            for key, text in self._settings(of_split=False):
+                put(settings, key.removeprefix("dataset."), parse_value(text))
+            return survey_dataset(v["dataset"], self._open(v["dataset"], settings), settings, _progress())
+        leave_out: dict[str, list[str]] = {}
+        for column, value in _pairs(v["leave_out"], "--leave-out"):
+            leave_out.setdefault(column, []).append(value)
+        asked = Asked(
+            label=v["label"], group=v["group"], split=v["split"], id=v["id"], root=v["root"], levels=v["levels"],
+            modalities=dict(_pairs(v["modality"], "--modality")), leave_out=leave_out,
+        )  # fmt: skip
+        return survey_path(self.path, asked, self._open, _progress())
+
+    def split(self, **flags: Any) -> SplitSpec:
+        """How a run would divide: flags, then `--set split.KEY=VALUE`. Raises `UsageError`."""
+        from wbcbench.spec.load import validate
+        from wbcbench.spec.request import parse_value
+        from wbcbench.spec.trial import SplitSpec
+
+        given = {key.removeprefix("split."): parse_value(text) for key, text in self._settings(of_split=True)}
+        return validate(SplitSpec, {**flags, **given}, "split")
+
+    def _settings(self, of_split: bool) -> list[tuple[str, str]]:
+        pairs = _pairs(self.values["settings"], "--set")
+        return [(key, text) for key, text in pairs if key.startswith("split.") == of_split]
+
+    def flags(self) -> list[str]:
+        """The options that were given, as words of a command line."""
+        words: list[str] = []
+        for name in ("label", "group", "split", "id", "root", "levels", "modality", "leave_out"):
+            value = self.values[name]
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
+        return words
+
+    def _open(self, name: str, settings: dict[str, Any]) -> Any:
+        from wbcbench.spec.load import validate
+
+        registry, _ = load(self.plugins)
+        resolved = registry.resolve("dataset", name)
+        cls: Any = registry.load(resolved.component)
+        return cls(validate(cls.Params, {**resolved.params, **settings}, f"dataset {name}"))
+
+
+def source_options(function: F) -> F:
+    """Add PATH and what says how it is read; the handler gets one argument `source`."""
+
+    @click.argument("path", type=click.Path(path_type=Path))
+    @click.option("--label", metavar="COLUMN", help="Column (or array) of labels; default: recognised by name.")
+    @click.option("--group", metavar="COLUMN", help="Of donors, slides or plates; - for none.")
+    @click.option("--split", metavar="COLUMN", help="Of train, val, test; - for none.")
+    @click.option("--id", metavar="COLUMN", help="Of names of cells; - for none.")
+    @click.option(
+        "--modality",
+        multiple=True,
+        metavar="NAME=COLUMN",
+        help="Images of a modality (.npz: array, or channels as 0,1); repeatable.",
+    )
+    @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Where a CSV's paths start.")
+    @click.option("--levels", metavar="A/B", help="What folders are: class, modality/class, split/class ...")
+    @click.option("--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows to leave out; repeatable.")
+    @click.option(
+        "--dataset",
+        metavar="NAME",
+        shell_complete=components("dataset"),
+        help="Read PATH by this data set (bsccm, medmnist, pbc ...).",
+    )
+    @click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Its parameters; audit: split.KEY=VALUE.",
+    )
+    @plugins_options
+    @functools.wraps(function)
+    def wrapper(path: Path, plugins: PluginOptions, **kwargs: Any) -> Any:
+        names = ["label", "group", "split", "id", "modality", "root", "levels", "leave_out", "dataset", "settings"]
+        values = {name: kwargs.pop(name) for name in names}
+        return function(source=Source(path, values, plugins), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _pairs(items: tuple[str, ...], option: str) -> list[tuple[str, str]]:
+    from wbcbench.errors import UsageError
+
+    for item in items:
+        if "=" not in item:
+            raise UsageError(f"Expected {option} NAME=VALUE, but got '{item}'.")
+    return [(a.strip(), b.strip()) for a, _, b in (item.partition("=") for item in items)]
+
+
+def _progress() -> Any:
+    """A line on stderr that counts, on a terminal; silence elsewhere."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int, what: str) -> None:
+        click.echo(f"\r{what}: {done}/{total}", err=True, nl=done == total)
+
+    return show
+
+
+@click.command("inspect")
+@source_options
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png",
+              help="Write a contact sheet: a few cells of each class, in each modality.")  # fmt: skip
+@json_option
+def inspect(source: Source, sheet: Path | None, as_json: bool) -> None:
+    """Say what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
+    from wbcbench.data.intake import facts, run_commands
+    from wbcbench.data.sheet import TILE, contact_sheet
+    from wbcbench.data.survey import sheet_cells
+
+    survey = source.survey()
+    document = facts(survey)
+    document["commands"] = run_commands(survey, source.flags())
+    if sheet is not None:
+        contact_sheet(sheet_cells(survey, 8, TILE), sheet)
+        document["sheet"] = str(sheet)
+    print_json(document) if as_json else _print_facts(document)
+
+
+def _print_facts(d: dict[str, Any]) -> None:
+    click.echo(f"{d['path']}: {d['cells']} cells, {len(d['classes'])} classes\n")
+    _print_taken(d["taken"])
+    print_table(["class", "cells", "share"], [[c["name"], c["cells"], f"{c['share']:.1%}"] for c in d["classes"]])
+    click.echo()
+    rows = [[m["name"], m["channels"], m["dtype"], _side(m), m["missing"] or ""] for m in d["modalities"]]
+    print_table(["modality", "channels", "dtype", "side", "cells without"], rows)
+    click.echo()
+    g = d["groups"]
+    counted = g and f"{g['count']} of {g['smallest']} to {g['largest']} cells (median {g['median']:g})"
+    click.echo(f"groups: {counted or 'none known: cells of one donor may stand on two sides of a split'}")
+    split = d["split"] and ", ".join(f"{side} {n}" for side, n in d["split"].items())
+    click.echo(f"split: {split or 'none: a run makes one'}")
+    _print_copies(d["copies"])
+    _print_list("cannot be used", d["unusable"])
+    for note in d["notes"]:
+        click.echo(f"note: {note}")
+    if "sheet" in d:
+        click.echo(f"contact sheet: {d['sheet']}")
+    click.echo("\nTo train on these cells:\n" + "\n".join(f"  {line}" for line in d["commands"]))
+
+
+def _print_taken(taken: list[dict[str, str]]) -> None:
+    """What each column, folder level or array was taken for."""
+    if taken:
+        print_table(["found", "taken for"], [[t["what"], t["for"]] for t in taken])
+        click.echo()
+
+
+def _print_list(what: str, rows: list[dict[str, str]], shown: int = SHOWN) -> None:
+    """`what: N`, then the first few with reasons."""
+    if rows:
+        click.echo(f"{what}: {len(rows)}")
+        for row in rows[:shown]:
+            click.echo(f"  {row['what']}: {row['why']}")
+        if len(rows) > shown:
+            click.echo(f"  ... and {len(rows) - shown} more")
+
+
+def _print_copies(c: dict[str, Any]) -> None:
+    if not c["images"]:
+        click.echo("copies: none")
+    else:
+        click.echo(
+            f"copies: {c['images']} images occur more than once, in {c['cells']} cells; on two sides of the "
+            f"official split: {c['across_official_split']}; under two labels: {c['of_two_labels']}"
+        )
+        for cells in c["examples"]:
+            click.echo(f"  {' = '.join(cells)}")
+    if c["groups_across_official_split"]:
+        click.echo(f"groups on two sides of the official split: {c['groups_across_official_split']}")
+    for modality, cells in c["of_one_modality_only"].items():
+        click.echo(f"copies in {modality} alone: {cells} cells share its image and differ in another modality")
+
+
+def _side(m: dict[str, Any]) -> str:
+    low, high = m["side"]
+    side = f"{low} px" if low == high else f"{low} to {high} px"
+    return f"{side}, {m['not_square']} not square" if m["not_square"] else side
+
+
+@click.command("import")
+@source_options
+@click.option("-o", "--output", "dest", required=True, type=click.Path(path_type=Path), metavar="DEST",
+              help="A folder that is not there yet.")  # fmt: skip
+@click.option("--copy", is_flag=True, help="Copy the images; else they are referred to where they lie.")
+@click.option("--copies", type=click.Choice(["drop", "keep"]), default="drop", show_default=True,
+              help="Of cells with equal pixels drop all but one (all if labels differ), or none.")  # fmt: skip
+@json_option
+def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop", "keep"], as_json: bool) -> None:
+    """Write DEST from PATH: dataset.yaml for `wbcbench run --config`, a manifest (or cells.npz), import.json.
+
+    It says what each column was taken for, and what was dropped and why; import.json holds all of it. DEST appears
+    whole or not at all.
+    """
+    from wbcbench.data.intake import plan_intake, write_intake
+    from wbcbench.data.reading import CONFIG
+    from wbcbench.errors import DataError
+
+    if dest.exists():  # before hours of reading
+        raise DataError(f"Expected a new folder, but {dest} is there. Choose another with -o, or remove it.")
+    survey = source.survey()
+    intake = plan_intake(survey, copies)
+    report = write_intake(survey, intake, dest, copy)
+    run = shlex.join(["wbcbench", "run", "--config", str(dest / CONFIG)])
+    if as_json:
+        print_json({**report, "dest": str(dest), "commands": [run]})
+        return
+    _print_taken(report["taken"])
+    for note in report["notes"]:
+        click.echo(f"note: {note}")
+    _print_list("dropped", report["dropped"])
+    click.echo(f"{dest}: {report['cells']} cells brought in, {len(report['dropped'])} dropped")
+    click.echo(f"\nTo train on these cells:\n  {run}")
+
+
+@click.command("audit")
+@source_options
+@click.option("--scheme", type=click.Choice(["official", "stratified"]), default="official", show_default=True,
+              help="official: the set's own split, if any; stratified: one that wbcbench makes.")  # fmt: skip
+@click.option("--allow-leaks", is_flag=True, help="Report, but exit 0.")
+@json_option
+@click.pass_context
+def audit_split(
+    ctx: click.Context, /, source: Source, scheme: Literal["official", "stratified"],
+    allow_leaks: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Exit 3 if a group or an image is on two sides of the split that a run would use, or an image has two labels.
+
+    A run refuses the same, unless split.allow_leaks=true is set, which its comparison key then carries. Where
+    groups are known, a split that wbcbench makes never has one on two sides.
+    """
+    from wbcbench.data.intake import audit
+    from wbcbench.errors import ExitCode
+
+    spec = source.split(scheme=scheme)
+    survey = source.survey()
+    found, allowed = audit(survey, spec), allow_leaks or spec.allow_leaks
+    document = {
+        "path": str(survey.path), "cells": len(survey), "groups": len(survey.group_names) or None,
+        **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found.leaks), "allowed": allowed,
+    }  # fmt: skip
+    print_json(document) if as_json else _print_audit(document)
+    ctx.exit(ExitCode.NOT_COMPARABLE if found.leaks and not allowed else ExitCode.OK)
+
+
+def _print_audit(d: dict[str, Any]) -> None:
+    sizes = ", ".join(f"{side} {n}" for side, n in d["sizes"].items())
+    click.echo(f"{d['path']}: {d['cells']} cells, {d['scheme']} split: {sizes}")
+    if d["groups"] is None:
+        click.echo("groups: none known, so nothing can be said of donors (--group COLUMN names them)")
+    for torn in _some(d["groups_on_two_sides"], "groups on two sides"):
+        sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
+        click.echo(f"  {torn['group']}: {sides}")
+    for cells in _some(d["images_on_two_sides"], "images on two sides"):
+        click.echo("  " + " = ".join(f"{c['cell']} ({c['side']})" for c in cells))
+    for cells in _some(d["images_of_two_labels"], "images under two labels"):
+        click.echo("  " + " = ".join(f"{c['cell']} ({c['label']})" for c in cells))
+    if d["unusable"]:
+        click.echo(f"not judged: {d['unusable']} files or rows that cannot be used (`data inspect` names them)")
+    if not d["leaks"]:
+        click.echo("No leak found.")
+    elif d["allowed"]:
+        click.echo("Leaks found, and allowed. A run needs --set split.allow_leaks=true, and its key says so.")
+    else:
+        click.echo(
+            "Leaks found: a run refuses this split. `wbcbench data import` drops copies; split.scheme=stratified "
+            "keeps groups whole; split.allow_leaks=true trains nevertheless, and the comparison key says so."
+        )
+
+
+def _some(found: list[Any], what: str) -> list[Any]:
+    """Print how many there are; return the first few."""
+    click.echo(f"{what}: {len(found) or 'none'}")
+    return found[:SHOWN_LEAKS]
+
+
+__all__ = ["audit_split", "data", "import_cells", "inspect"]

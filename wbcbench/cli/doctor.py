@@ -1,4 +1,4 @@
-"""`wbcbench doctor`: what is wrong here, and what mends it."""
+"""`wbcbench doctor`: diagnose the installation and suggest fixes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcbench.cli.options import json_option, plugin_options, store_option
+from wbcbench.cli.options import json_option, plugins_options, store_option
 
 if TYPE_CHECKING:
     from wbcbench.registry.loading import PluginOptions
@@ -19,10 +19,10 @@ _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 @store_option("Which store to look into.")
 @click.option("--quick", is_flag=True, help="Do not read every file of the store to check its digest.")
 @json_option
-@plugin_options
+@plugins_options
 @click.pass_context
-def command(ctx: click.Context, store: Path, quick: bool, as_json: bool, plugins: PluginOptions) -> None:
-    """Look at versions, devices, plugins, store and disk; name every problem with what mends it.
+def doctor(ctx: click.Context, store: Path, quick: bool, as_json: bool, plugins: PluginOptions) -> None:
+    """Diagnose versions, devices, plugins, store and disk, and suggest fixes.
 
     Changes nothing. Exit code 1 if there is a problem.
     """
@@ -40,7 +40,7 @@ def command(ctx: click.Context, store: Path, quick: bool, as_json: bool, plugins
             click.echo(f"{_MARKS[finding.state]:8} {finding.about}: {finding.text}")
             if finding.fix:
                 click.echo(
-                    f"{'':8}   {'to mend it' if finding.state == 'problem' else 'if need be'}: {finding.fix}"
+                    f"{'':8}   {'to fix it' if finding.state == 'problem' else 'if need be'}: {finding.fix}"
                 )
         click.echo("No problems." if not problems else f"{problems} problem{'s' * (problems > 1)}.")
     ctx.exit(int(problems > 0))
@@ -58,4 +58,4 @@ def _announce(store: Path) -> None:
         click.echo(text, err=True)
 
 
-__all__ = ["command"]
+__all__ = ["doctor"]

@@ -2,38 +2,102 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from wbcbench import __version__
-from wbcbench.cli.lazy import LazyGroup
+from wbcbench.errors import did_you_mean
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when that command is called, not before.
+
+    Args:
+        lazily: name of the command -> where it is, `module:attribute` beside this file, and its short help.
+        unknown: how an unknown command is refused, with `{}` for what was typed.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        lazily: Mapping[str, tuple[str, str]],
+        unknown: str = "No command is called '{}'.",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazily, self._unknown = lazily, unknown
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazily)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazily:
+            return None
+        module, _, attribute = self._lazily[cmd_name][0].partition(":")
+        found: click.Command = getattr(importlib.import_module(f"wbcbench.cli.{module}"), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in self._lazily.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # `--no-plugins` may stand alone. Click would then take the next word as its value, as in
+        # `wbcbench list --no-plugins fusions`; so only `=` gives it one.
+        end = args.index("--") if "--" in args else len(args)
+        args = [f"{a}=*" if a == "--no-plugins" and i < end else a for i, a in enumerate(args)]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self._lazily and not args[0].startswith("-"):
+            ctx.fail(f"{self._unknown.format(args[0])}{did_you_mean(args[0], self._lazily)}")
+        return super().resolve_command(ctx, args)
+
 
 VERBS = {
-    "run": "Train and evaluate methods; teachers are trained first where they are missing.",
-    "study": "Run every part of a study file into one store; run it again and it goes on.",
-    "search": "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
-    "list": "List what can be combined: data sets, backbones, fusions, distillers and so on.",
-    "show": "Show one component: its parameters, defaults, search space, source.",
-    "data": "Look at your own cells, bring them in, and check the split for leaks.",
-    "plugins": "Show which plugins were found, and why any was not loaded.",
-    "new": "Write a plugin to start from, with its test: one file, or a package.",
-    "check": "Test a plugin against the contract of its kind, and say how to mend it.",
-    "submit": "Pack records for a leaderboard that others keep.",
-    "export": "Write a trained network with its preprocessing: ONNX, torch.export or safetensors.",
-    "predict": "Classify cells of a folder, a manifest or an .npz with a trained network.",
-    "report": "One HTML page on one record: curves, confusion, mistakes, reliability, provenance.",
-    "leaderboard": "Build, check and compare tables of stored results.",
-    "doctor": "Look for what is wrong here, and say what mends it.",
-    "completion": "Print the script that completes verbs and component names in your shell.",
+    "run": ("run:run", "Train and evaluate methods; teachers are trained first where they are missing."),
+    "study": ("run:study", "Run every part of a study file into one store; run it again and it resumes."),
+    "search": (
+        "search:search",
+        "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
+    ),
+    "list": (
+        "components:list_components",
+        "List what can be combined: data sets, backbones, fusions, distillers and so on.",
+    ),
+    "show": ("components:show", "Show one component: its parameters, defaults, search space, source."),
+    "data": ("data:data", "Look at your own cells, bring them in, and check the split for leaks."),
+    "plugins": ("components:plugins", "Show which plugins were found, and why any was not loaded."),
+    "new": ("components:new", "Write a plugin to start from, with its test: one file, or a package."),
+    "check": ("check:check", "Test a plugin against the contract of its kind, and suggest fixes."),
+    "submit": ("publishing:submit", "Pack records for a leaderboard that others keep."),
+    "export": (
+        "deploying:export",
+        "Write a trained network with its preprocessing: ONNX, torch.export or safetensors.",
+    ),
+    "predict": ("deploying:predict", "Classify cells of a folder, a manifest or an .npz with a trained network."),
+    "report": (
+        "deploying:report",
+        "One HTML page on one record: curves, confusion, mistakes, reliability, provenance.",
+    ),
+    "leaderboard": ("leaderboard:leaderboard", "Build, check and compare tables of stored results."),
+    "doctor": ("doctor:doctor", "Diagnose the installation and suggest fixes."),
+    "completion": (
+        "completion:completion",
+        "Print the script that completes verbs and component names in your shell.",
+    ),
 }
-"""Verb -> short help; the command is `command` in `wbcbench/cli/<verb>.py`."""
+"""Verb -> where it is, short help."""
 
 
 @click.group(
     cls=LazyGroup,
-    names=VERBS,
-    modules="wbcbench.cli.{}",
+    lazily=VERBS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 some trials failed, 2 usage, 3 not comparable, 4 a plugin failed.",
 )

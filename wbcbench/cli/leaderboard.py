@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.cli.lazy import LazyGroup
+from wbcbench.api.boards import BoardRequest
+from wbcbench.api.requests import STORE
+from wbcbench.cli.group import LazyGroup
+from wbcbench.cli.options import added, json_option
+from wbcbench.cli.output import print_json
 
 if TYPE_CHECKING:
+    from wbcbench.boards.effects import Effects
     from wbcbench.boards.model import Report
-    from wbcbench.records.store import Store
 
 SUBCOMMANDS = {
-    "compare": "Explain the difference between two methods in plain words.",
-    "effects": "What a fusion, distiller, backbone or policy is worth on average, all else equal.",
-    "plot": "Draw a figure for a paper: pareto, cd, heatmap, bars, missing.",
-    "publish": "Write a board's folder under leaderboards/, or check that it is what its records give.",
-    "verify": "Judge a pack of records: accept, needs a look, or refuse.",
-    "merge": "Join stores of several machines.",
-    "diff": "What moved between two boards, and why.",
-    "schema": "Print the JSON schema of --format json.",
+    "compare": ("leaderboard:compare", "Explain the difference between two methods in plain words."),
+    "effects": (
+        "leaderboard:effects",
+        "What a fusion, distiller, backbone or policy is worth on average, all else equal.",
+    ),
+    "plot": ("leaderboard:plot", "Draw a figure for a paper: pareto, cd, heatmap, bars, missing."),
+    "publish": (
+        "publishing:publish",
+        "Write a board's folder under leaderboards/, or check that it is what its records give.",
+    ),
+    "verify": ("publishing:verify", "Judge a pack of records: accept, needs a look, or refuse."),
+    "merge": ("publishing:merge", "Join stores of several machines."),
+    "diff": ("leaderboard:diff", "What moved between two boards, and why."),
+    "schema": ("leaderboard:schema", "Print the JSON schema of --format json."),
 }
-"""Name -> short help; the command is `command` in `wbcbench/cli/leaderboard_<name>.py`."""
-
+"""Name -> where it is, short help."""
 FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
 """The names in `wbcbench.boards.formats`, known without importing it."""
+FIGURES = ("pareto", "cd", "heatmap", "bars", "missing")
 
 
-def store_option(function: Any) -> Any:
-    """Add `--store`, repeatable; the handler gets `stores`."""
+def stores_option(function: Any) -> Any:
+    """Add `--store`, repeatable; the handler gets `store`."""
     option = click.option(
-        "--store", "stores", multiple=True, default=("wbcbench-store",), envvar="WBCBENCH_STORE",
+        "--store", multiple=True, default=(STORE,), envvar="WBCBENCH_STORE",
         show_default=True, type=click.Path(path_type=Path),
         help="Folder with records, or a published board; repeatable.",
     )  # fmt: skip
@@ -41,82 +52,36 @@ def store_option(function: Any) -> Any:
 
 
 def board_options(function: Any) -> Any:
-    """Add what chooses and makes boards; `options_from` turns the handler's arguments into `Options`."""
-    for option in reversed([
-        click.option("--key", "keys", multiple=True, metavar="DIGEST", help="Only this board; repeatable."),
+    """Add what chooses and makes boards; names are those of `api.boards.BoardRequest`."""
+    return added([
+        click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable."),
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
                      help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable."),
-        click.option("--by", default="macro_f1", show_default=True, metavar="METRIC", help="What ranks."),
+        click.option("--by", default=BoardRequest.by, show_default=True, metavar="METRIC", help="What ranks."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
                      help="Intervals, gains and ties; default: unless there are thousands of records."),
-        click.option("--resamples", default=10_000, show_default=True, type=click.IntRange(100), metavar="N",
-                     help="Bootstrap resamples."),
+        click.option("--resamples", default=BoardRequest.resamples, show_default=True,
+                     type=click.IntRange(100), metavar="N", help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
                      help="How closely to check new records; default: as closely as their number allows."),
         click.option("--invalid", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
                      help="YAML of records that are struck out, with reasons (leaderboards/invalid.yaml)."),
-        click.option("--no-index", is_flag=True, help="Read everything anew and write no index/ into the store."),
-    ]):  # fmt: skip
-        function = option(function)
-    return function
-
-
-def options_from(values: dict[str, Any], **more: Any) -> Any:
-    """`Options` from the arguments of `board_options`. Raises `UsageError`."""
-    from wbcbench.boards.options import Options, read_invalid
-    from wbcbench.errors import UsageError
-
-    where = {}
-    for item in values["where"]:
-        name, sep, value = item.partition("=")
-        if not sep:
-            raise UsageError(f"Expected --where FIELD=VALUE, as in dataset=npz, but got '{item}'.")
-        where[name.strip()] = value.strip()
-    seeds = None
-    if values["seeds"] is not None:
-        try:
-            seeds = tuple(int(s) for s in values["seeds"].split(",") if s.strip())
-        except ValueError:
-            raise UsageError(f"Expected --seeds like 0,1,2, but got '{values['seeds']}'.") from None
-    return Options(
-        by=values["by"], seeds=seeds, keys=tuple(values["keys"]), where=where, statistics=values["statistics"],
-        resamples=values["resamples"], verify=values["verify"], index=not values["no_index"],
-        invalid=read_invalid(values["invalid"]) if values["invalid"] else {}, **more,
-    )  # fmt: skip
-
-
-def check_stores(stores: tuple[Path, ...]) -> None:
-    """Raise `click.UsageError` (exit 2) for a store that is not there."""
-    for store in stores:
-        if not store.is_dir():
-            raise click.UsageError(
-                f"Expected a store, but {store} is not a folder. Choose one with --store, or make one with "
-                "`wbcbench run`."
-            )
-
-
-def opened(stores: tuple[Path, ...]) -> list[Store]:
-    """Stores to read: folders with records, and published boards, unpacked and checked until the command ends.
-
-    Raises `click.UsageError` (exit 2) for what is neither, `RecordError` for a pack that is not what it says.
-    """
-    from wbcbench.publishing.sources import stores_at
-
-    check_stores(stores)
-    return click.get_current_context().with_resource(stores_at(stores))
+        click.option("--no-index", "index", flag_value=False, is_flag=True, default=True,
+                     help="Read everything anew and write no index/ into the store."),
+    ]
+    )(function)  # fmt: skip
 
 
 @click.group(
     "leaderboard",
     cls=LazyGroup,
-    names=SUBCOMMANDS,
-    modules="wbcbench.cli.leaderboard_{}",
+    lazily=SUBCOMMANDS,
     unknown="`leaderboard` has no command '{}'.",
     invoke_without_command=True,
     short_help="Show finished trials as tables.",
 )
-@store_option
+@stores_option
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Default: terminal there, else plain.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--columns", metavar="A,B,C", help="Which, in this order (terminal, plain, markdown, latex).")
@@ -125,9 +90,9 @@ def opened(stores: tuple[Path, ...]) -> list[Store]:
 @board_options
 @click.option("--json", "as_document", is_flag=True, help="The same as --format json.")
 @click.pass_context
-def command(
-    ctx: click.Context, /, stores: tuple[Path, ...], style: str | None, output: Path | None, columns: str | None,
-    wide: bool, together: bool, as_document: bool, **values: Any,
+def leaderboard(
+    ctx: click.Context, /, store: tuple[Path, ...], style: str | None, output: Path | None, columns: str | None,
+    wide: bool, as_document: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Show one table per comparison key: only trials that may be compared share one.
 
@@ -136,7 +101,6 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from wbcbench.boards.build import report
     from wbcbench.boards.columns import chosen
     from wbcbench.boards.formats import BINARY, View, render
     from wbcbench.records.files import atomic_write_bytes
@@ -146,13 +110,14 @@ def command(
     if style in BINARY and output is None:
         raise click.UsageError(f"Expected -o FILE, since {style} is no text.")
     wanted = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    found = report(opened(stores), options_from(values, together=together))
+    boards = BoardRequest(store=store, **values).boards()
+    found = boards.report
     _warn(found)
     if not found.boards and style not in ("json", "parquet"):
         for note in found.notes:
             click.echo(note, err=True)
         click.echo(
-            f"No finished trials in {', '.join(map(str, stores))}. `wbcbench run` makes some; "
+            f"No finished trials in {', '.join(map(str, store))}. `wbcbench run` makes some; "
             "`wbcbench run --help` shows how.",
             err=style == "csv",
         )
@@ -183,4 +148,144 @@ def _width() -> int:
     return max(80, shutil.get_terminal_size((160, 40)).columns)
 
 
-__all__ = ["SUBCOMMANDS", "board_options", "check_stores", "command", "opened", "options_from", "store_option"]
+@click.command("compare")
+@click.argument("a")
+@click.argument("b")
+@stores_option
+@board_options
+@json_option
+def compare(as_json: bool, **values: Any) -> None:
+    """Explain the difference between methods A and B.
+
+    Each is a row's name as the table shows it, or the beginning of a method's or a trial's id.
+    """
+    from wbcbench.api.boards import CompareRequest
+    from wbcbench.boards.text import clean
+
+    found = CompareRequest(**values).explain()
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    for line in found.lines():
+        indent = len(line) - len(line.lstrip())
+        click.echo(" " * indent + clean(line).lstrip())
+
+
+@click.command("effects")
+@click.option("--of", type=click.Choice(["fusion", "kd", "backbone", "policy"]), default="fusion",
+              show_default=True, help="What is varied; all else is equal.")  # fmt: skip
+@click.option("--against", metavar="LEVEL", help="What the others are measured against; default: early, or none.")
+@stores_option
+@board_options
+@json_option
+def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
+    """Average paired differences over every block in which both levels were run.
+
+    A block is the same distiller, teachers, backbone, policies and recipe for --of fusion, and so on. `ahead` says
+    in how many of the blocks the level leads. * is beyond noise after Holm's correction for the levels shown.
+    """
+    from wbcbench.boards import effects as module
+
+    wanted = BoardRequest(**values)
+    options = wanted.options()
+    with wanted.stores() as stores:
+        found = module.effects(stores, of, options, against)
+    if as_json:
+        print_json({"effects": [e.model_dump(mode="json") for e in found]})
+        return
+    for i, board in enumerate(found):
+        if i:
+            click.echo()
+        _show_effects(board)
+
+
+def _show_effects(board: Effects) -> None:
+    from tabulate import tabulate
+
+    from wbcbench.boards.columns import HEADERS
+    from wbcbench.boards.text import clean
+
+    key = board.key
+    click.echo(clean(f"{key.dataset}: {' + '.join(key.modalities)} (key {board.board})"))
+    seeds = ", ".join(map(str, board.seeds))
+    click.echo(clean(f"{HEADERS[board.by]} of each {board.of} minus {board.against}, seeds {seeds}"))
+    rows = [
+        (
+            clean(e.level),
+            f"{e.lead:+.3f}{'*' if e.beyond_noise else ' '}",
+            f"{e.low:+.3f} to {e.high:+.3f}",
+            f"{e.p_holm:.2g}" if e.p_holm >= 1e-4 else "< 0.0001",
+            f"{e.ahead} of {e.blocks}",
+            "" if e.macs is None else f"{e.macs:.2f}x",
+        )
+        for e in board.effects
+    ]
+    click.echo(
+        tabulate(
+            rows, headers=(board.of, "lead", "95 %", "p (Holm)", "ahead", "MACs"), disable_numparse=True,
+            colalign=("left", "right", "right", "right", "right", "right"),
+        )
+    )  # fmt: skip
+    if board.alone:
+        click.echo(clean(f"No block in common with {board.against}: {', '.join(board.alone)}"))
+
+
+@click.command("plot")
+@click.option("--kind", type=click.Choice(FIGURES), default="pareto", show_default=True)
+@click.option("--save", "target", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="File that ends in .pdf, .svg or .png.")  # fmt: skip
+@click.option("--cost", type=click.Choice(["macs", "params", "latency"]), default="macs", show_default=True,
+              help="Horizontal axis of pareto.")  # fmt: skip
+@stores_option
+@board_options
+def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
+    """Draw one board (cd: several data sets) as a vector figure with labelled axes and colour-blind-safe colours.
+
+    Equal records give equal bytes.
+    """
+    from wbcbench.boards.plots import save
+
+    boards = BoardRequest(**values).boards()
+    save(boards.report, kind, target, cost)
+    click.echo(target)
+
+
+@click.command("diff")
+@click.argument("old", type=click.Path(path_type=Path, exists=True))
+@click.argument("new", type=click.Path(path_type=Path, exists=True))
+@json_option
+def diff(old: Path, new: Path, as_json: bool) -> None:
+    """Show what moved from OLD to NEW, and why: new seeds, new rows, struck-out records, other code.
+
+    Each is a published folder, or a file that `wbcbench leaderboard --format json` wrote.
+    """
+    from wbcbench.boards.text import clean
+    from wbcbench.publishing.changes import changes, read_report, title_of
+
+    before, after = read_report(old), read_report(new)
+    found = changes(before, after)
+    if as_json:
+        print_json({"changes": [asdict(c) for c in found]})
+        return
+    titles = {b.digest: f"{title_of(b)} (key {b.digest})" for b in (*before.boards, *after.boards)}
+    heading = None
+    for change in found:
+        if change.board != heading:
+            heading = change.board
+            click.echo(clean(titles.get(heading, "All boards")))
+        click.echo(f"  {clean(change.row)}: {change.what}")
+        for why in change.why:
+            click.echo(f"      {clean(why)}")
+    if not found:
+        click.echo("Nothing moved.")
+
+
+@click.command("schema")
+def schema() -> None:
+    """Print the JSON schema of `wbcbench leaderboard --format json`."""
+    from wbcbench.boards.formats.json_document import schema as made
+
+    print_json(made())
+
+
+__all__ = ["compare", "diff", "effects", "leaderboard", "plot", "schema", "stores_option"]

@@ -1,22 +1,32 @@
-"""Options that several verbs share, and the loading of plugins on their behalf."""
+"""Options that several verbs share."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from wbcbench.registry import Registry
-    from wbcbench.registry.loading import LoadReport, PluginOptions
+from wbcbench.api.requests import STORE, load, plugin_options
+from wbcbench.cli.completion import components, records, trackers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def plugin_options(function: F) -> F:
+def added(options: Iterable[Callable[[Any], Any]]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order in which `--help` shows them."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(list(options)):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def plugins_options(function: F) -> F:
     """Add `--plugins-dir` and `--no-plugins[=NAME]`; the handler gets one argument `plugins`."""
 
     @click.option(
@@ -34,48 +44,89 @@ def plugin_options(function: F) -> F:
     )
     @functools.wraps(function)
     def wrapper(*args: Any, plugins_dir: tuple[Path, ...], no_plugins: tuple[str, ...], **kwargs: Any) -> Any:
-        from wbcbench.registry.loading import PluginOptions
-
-        options = PluginOptions.from_environment(
-            plugins_dir, block_all="*" in no_plugins, blocked=[n for n in no_plugins if n != "*"]
-        )
-        return function(*args, plugins=options, **kwargs)
+        return function(*args, plugins=plugin_options(plugins_dir, "*" in no_plugins or no_plugins), **kwargs)
 
     return wrapper  # type: ignore[return-value]
 
 
-def executor_options(function: F) -> F:
-    """Add `--executor`, `--jobs`, `--cpus-per-trial`, `--gpus-per-trial` and `--ray-address`."""
-    options = [
+executor_options = added([
+    click.option(
+        "--executor", type=click.Choice(["auto", "inline", "ray"]),
+        help="One trial after another (inline), several at once (ray), or whichever is quicker (auto).",
+    ),
+    click.option("--jobs", type=click.IntRange(1), help="At most N trials at once."),
+    click.option(
+        "--cpus-per-trial", type=click.IntRange(1), help="Cores of a trial, and its threads under either executor."
+    ),
+    click.option(
+        "--gpus-per-trial", type=click.FloatRange(0),
+        help="Share of a GPU that a trial is given: 0.25 puts four on one.",
+    ),
+    click.option(
+        "--ray-address", metavar="HOST:PORT",
+        help="A running Ray cluster (or auto); the store must be on a path that its nodes share.",
+    ),
+])  # fmt: skip
+"""`--executor`, `--jobs`, `--cpus-per-trial`, `--gpus-per-trial` and `--ray-address`."""
+
+
+def choice_options(seeds: str) -> Callable[[F], F]:
+    """Add what chooses data and methods, `--config`, `--set` (`settings`), `--track`, and `executor_options`.
+
+    Their names are those of `api.requests.Choices`. The variables `WBCBENCH_<NAME>` that stand in for flags are
+    read where a request is made, so that they count for `wbcbench.run` too.
+
+    Args:
+        seeds: help of `--seeds`, which means something else in a search.
+    """
+    return added([
+        click.option("--dataset", metavar="NAME", shell_complete=components("dataset"),
+                     help="Data set: synthetic (default), folder, npz, stains, ..."),
+        click.option("--modalities", metavar="A,B", help="What the student reads; default: all."),
+        click.option("--teacher-modalities", metavar="A,B",
+                     help="What teachers read; may be more than the student does."),
+        click.option("--fusion", metavar="NAME[,NAME]", shell_complete=components("fusion"),
+                     help="Fusion schemes; default: independent."),
+        click.option("--kd", metavar="NAME[,NAME]", shell_complete=components("distiller"),
+                     help="Distillers, or none (default)."),
+        click.option("--routing", metavar="NAME", shell_complete=components("routing"),
+                     help="Who teaches whom; default: matched."),
+        click.option("--policy", metavar="NAME[,NAME]", shell_complete=components("policy"),
+                     help="Training policies, applied together in a fixed order."),
+        click.option("--backbone", metavar="NAME[,NAME]", shell_complete=components("backbone"),
+                     help="Student backbones: cellnet (default) or any timm model."),
+        click.option("--teacher", metavar="NAME", shell_complete=components("backbone"),
+                     help="Teacher backbone; default: cellnet:width=32."),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the training cells."),
+        click.option("--seeds", metavar="0,1,2", help=seeds),
+        click.option("--image-size", type=click.IntRange(8, 1024),
+                     help="Side in pixels; default: the data set's own."),
+        click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps."),
+        click.option("--store", metavar="DIR", help=f"Where records are kept; default: {STORE}."),
+        click.option("--track", metavar="NAME[,NAME]", shell_complete=trackers,
+                     help="Log to trackers as well: tensorboard, mlflow, wandb."),
+        click.option("--config", type=click.Path(path_type=Path, dir_okay=False),
+                     help="YAML file; flags win over it."),
+        set_option("Any parameter: --set training.lr=1e-3"),
+        executor_options,
+    ])  # fmt: skip
+
+
+def set_option(help: str) -> Callable[[F], F]:
+    """Add `--set`, repeatable; the handler gets `settings`."""
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=help)
+
+
+def record_options(function: F) -> F:
+    """Add the argument RECORD, `--store` and `--set`; the handler gets `record`, `store` and `settings`."""
+    return added([
+        click.argument("record", metavar="RECORD", shell_complete=records),
         click.option(
-            "--executor",
-            envvar="WBCBENCH_EXECUTOR",
-            type=click.Choice(["auto", "inline", "ray"]),
-            help="One trial after another (inline), several at once (ray), or whichever is quicker (auto).",
+            "--store", envvar="WBCBENCH_STORE", type=click.Path(path_type=Path, file_okay=False),
+            default=Path(STORE), metavar="DIR", help=f"Where records are kept; default: {STORE}.",
         ),
-        click.option("--jobs", envvar="WBCBENCH_JOBS", type=click.IntRange(1), help="At most N trials at once."),
-        click.option(
-            "--cpus-per-trial",
-            envvar="WBCBENCH_CPUS_PER_TRIAL",
-            type=click.IntRange(1),
-            help="Cores of a trial, and its threads under either executor.",
-        ),
-        click.option(
-            "--gpus-per-trial",
-            envvar="WBCBENCH_GPUS_PER_TRIAL",
-            type=click.FloatRange(0),
-            help="Share of a GPU that a trial is given: 0.25 puts four on one.",
-        ),
-        click.option(
-            "--ray-address",
-            envvar="WBCBENCH_RAY_ADDRESS",
-            metavar="HOST:PORT",
-            help="A running Ray cluster (or auto); the store must be on a path that its nodes share.",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+        set_option("Where the cells of the record lie: --set dataset.path=cells.npz"),
+    ])(function)  # fmt: skip
 
 
 def evaluate_option(function: F) -> F:
@@ -99,7 +150,7 @@ def store_option(help: str) -> Callable[[F], F]:
     """Add `--store`, for verbs that only read it."""
     return click.option(
         "--store",
-        default="wbcbench-store",
+        default=STORE,
         envvar="WBCBENCH_STORE",
         show_default=True,
         type=click.Path(path_type=Path),
@@ -107,18 +158,16 @@ def store_option(help: str) -> Callable[[F], F]:
     )
 
 
-def load(plugins: PluginOptions) -> tuple[Registry, LoadReport]:
-    """Load the plugins, and say in one line each on stderr which ones, or which classes of them, are left out."""
-    from wbcbench.registry.loading import load_plugins
-
-    registry, report = load_plugins(plugins)
-    for plugin in report.failed:
-        click.echo(
-            f"Warning: plugin '{plugin.provider}' was not loaded: {plugin.reason} "
-            "(`wbcbench plugins --verbose` shows the traceback)",
-            err=True,
-        )
-    for plugin in report.plugins:
-        for skipped in plugin.skipped:
-            click.echo(f"Warning: {skipped}.", err=True)
-    return registry, report
+__all__ = [
+    "F",
+    "added",
+    "choice_options",
+    "evaluate_option",
+    "executor_options",
+    "json_option",
+    "load",
+    "plugins_options",
+    "record_options",
+    "set_option",
+    "store_option",
+]

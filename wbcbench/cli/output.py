@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pathlib import Path
+
+    from wbcbench.spec.request import Request
 
 
 def print_json(document: Any) -> None:
@@ -38,8 +41,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def log_console() -> Console:
-    """A rich console on stderr, for progress and logs."""
-    from rich.console import Console
+def as_typed(path: Path, request: Request) -> str:
+    """A path in the store, beginning with what the user called the store."""
+    return os.path.join(request.store, path.relative_to(request.root))
 
-    return Console(stderr=True)
+
+__all__ = ["as_typed", "print_json", "print_table"]

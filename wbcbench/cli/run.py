@@ -1,25 +1,29 @@
-"""`wbcbench run`: plan, train what is missing, show students beside their teachers."""
+"""`wbcbench run` and `wbcbench study`: train what is missing, show students beside their teachers."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.cli.choices import choice_options, given
-from wbcbench.cli.options import evaluate_option, json_option, load, plugin_options
+from wbcbench.cli.options import (
+    choice_options,
+    evaluate_option,
+    executor_options,
+    json_option,
+    plugins_options,
+    set_option,
+)
+from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from wbcbench.api.running import PlannedRun
+    from wbcbench.api.studying import PlannedStudy
+    from wbcbench.searches.study_run import Done
 
-    from wbcbench.registry import Registry
-    from wbcbench.registry.loading import LoadReport
-    from wbcbench.scheduling.plan import Plan
-    from wbcbench.scheduling.source import Screen
-    from wbcbench.spec.request import Request
-
-EPILOG = """\b
+RUN_EPILOG = """\b
 Examples:
   wbcbench run --fusion independent --kd logits
   wbcbench run --fusion single,early,late,independent --seeds 0,1,2
@@ -28,41 +32,54 @@ Examples:
   wbcbench run --config configs/jurkat_label_free.yaml
   wbcbench run --config configs/matrix_study.yaml --executor ray --jobs 8 --gpus-per-trial 0.25
 """
+STUDY_EPILOG = """\b
+Examples:
+  wbcbench study configs/studies/smoke.yaml --dry-run       parts, trials, what is done, what the rest will cost
+  wbcbench study configs/studies/smoke.yaml
+  wbcbench study study.yaml --only label_free,searches --executor ray --jobs 2
+  wbcbench study study.yaml --evaluate full               + networks without some modalities, on corrupted images
+Run the same command again: it resumes.
+"""
 
 
-@click.command("run", epilog=EPILOG)
+@click.command("run", epilog=RUN_EPILOG)
 @choice_options(seeds="One trial per seed; default: 0.")
 @evaluate_option
 @click.option("--dry-run", is_flag=True, help="Show the trials, which are done, and stop.")
 @json_option
-@plugin_options
+@plugins_options
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def run(ctx: click.Context, /, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Train teachers once, then students, and record each as one immutable record.
 
     Comma lists make the cross product. What is in the store already is not run again.
     """
-    from wbcbench.scheduling.plan import make_plan
-    from wbcbench.spec.load import load_request
+    from wbcbench.api.running import RunRequest
 
-    request = load_request(options["config"], given(options), options["sets"])
-    registry, report = load(options["plugins"])
-    plan = make_plan(request, registry)
-    if options["dry_run"]:
-        _dry_run(plan, request, options["as_json"])
+    planned = RunRequest(**given).plan()
+    if dry_run:
+        _dry_run(planned, as_json)
         return
-    ctx.exit(_run(plan, request, registry, report, options))
+    from wbcbench.cli.summary import print_examinations, print_summary, rows
+    from wbcbench.scheduling.source import exit_code
+
+    done = planned.run()
+    if as_json:
+        document = {"records": rows(done.outcomes, planned.request), "notes": done.planning}
+        print_json(document | ({"evaluations": done.examinations} if given["evaluate"] == "full" else {}))
+    else:
+        print_summary(done.outcomes, planned.plan, planned.request.store)
+        print_examinations(done.examinations)
+    ctx.exit(int(exit_code(done.outcomes)))
 
 
-def _dry_run(plan: Plan, request: Request, as_json: bool) -> None:
-    from wbcbench.cli.output import print_json, print_table
-    from wbcbench.records.store import Store
-    from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate
+def _dry_run(planned: PlannedRun, as_json: bool) -> None:
+    from wbcbench.scheduling.estimate import GUESSED_SPEED
     from wbcbench.spec.trial import method_name
 
-    rows = estimate(plan, Store(Path(request.store)))
+    rows, plan = planned.costs(), planned.plan
     if as_json:
-        print_json({"trials": rows, "notes": plan.notes, "store": request.store})
+        print_json({"trials": rows, "notes": plan.notes, "store": planned.request.store})
         return
     for note in plan.notes:
         click.echo(note, err=True)
@@ -88,25 +105,90 @@ def _about(row: dict[str, Any]) -> str:
     return "" if row["done"] else "?" if seconds is None else f"~{seconds:.0f}"
 
 
-def _run(plan: Plan, request: Request, registry: Registry, report: LoadReport, options: dict[str, Any]) -> int:
-    from wbcbench.cli.output import print_json
-    from wbcbench.cli.summary import document, print_examinations, print_summary
-    from wbcbench.scheduling.execute import carry_out
-    from wbcbench.scheduling.source import exit_code
+@click.command("study", epilog=STUDY_EPILOG)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--only", metavar="PART[,PART]", help="Some parts; default: all, in the file's order.")
+@click.option("--store", metavar="DIR", help="Where records are kept; default: the file's.")
+@click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps.")
+@set_option("Any parameter, for every part.")
+@click.option("--dry-run", is_flag=True, help="Show the parts and what is left to do, and stop.")
+@evaluate_option
+@executor_options
+@json_option
+@plugins_options
+@click.pass_context
+def study(ctx: click.Context, /, dry_run: bool, as_json: bool, only: str | None, **given: Any) -> None:
+    """Run every part of a study FILE: runs and searches, one after another, into one store.
 
-    def shown(trials: int) -> AbstractContextManager[Screen]:
-        from wbcbench.cli.screens import screens
-        from wbcbench.scheduling.estimate import train_cells
+    FILE has `common:` and `parts:`; each part is what `wbcbench run --config` (or, with `search:`, `wbcbench
+    search`) would make of the two together. One with `finalists: {of: PART, count: 4}` takes the best methods of
+    a part before it, by validation. A part that has failed trials does not stop the others.
+    """
+    from wbcbench.api.studying import StudyRequest
 
-        return screens(options["track"], Path(request.store), train_cells(plan))(trials)
+    planned = StudyRequest(only=only or (), **given).plan()
+    if dry_run:
+        _dry_study(planned, as_json)
+        return
+    from wbcbench.cli.summary import print_examinations, rows
+    from wbcbench.errors import ExitCode
 
-    outcomes, examinations = carry_out(
-        plan, request, registry, options["plugins"], shown, report.observers, options["evaluate"]
-    )
-    if options["as_json"]:
-        extra = {"evaluations": examinations} if options["evaluate"] == "full" else {}
-        print_json(document(outcomes, plan) | extra)
+    _say_notes(planned)
+
+    def begins(number: int, name: str) -> None:
+        click.echo(f"Part {number} of {len(planned.parts)}: {name}", err=True)
+
+    def ended(part: Done) -> None:
+        click.echo(_line(part), err=as_json)
+        if not as_json:
+            print_examinations(part.examinations)
+
+    done = planned.run(begins=begins, ended=ended)
+    if as_json:
+        parts = []
+        for part in done.parts:
+            more = {"evaluations": part.examinations} if given["evaluate"] == "full" else {}
+            records = rows(part.outcomes, part.part.request)
+            parts.append({"name": part.part.name, "records": records, "failures": part.failures} | more)
+        print_json({"parts": parts, "notes": planned.notes})
     else:
-        print_summary(outcomes, plan, request.store)
-        print_examinations(examinations)
-    return int(exit_code(outcomes))
+        click.echo(f"Next: wbcbench leaderboard --store {planned.parts[0].part.request.store}")
+    ctx.exit(ExitCode.SOME_FAILED if done.failed or done.failures else ExitCode.OK)
+
+
+def _say_notes(planned: PlannedStudy) -> None:
+    for name, notes in planned.notes.items():
+        for note in notes:
+            click.echo(f"{name}: {note}", err=True)
+
+
+def _dry_study(planned: PlannedStudy, as_json: bool) -> None:
+    found = planned.costs()
+    if as_json:
+        print_json({"parts": {name: asdict(c) for name, c in found.items()}, "notes": planned.notes})
+        return
+    rows = []
+    for one in planned.parts:
+        c = found[one.part.name]
+        time = "" if c.done == c.trials else "?" if c.seconds is None else f"~{c.seconds:.0f} s"
+        kind = "run" if one.plan is not None else f"search of {len(one.searches)}"
+        if one.waits:
+            assert one.part.source is not None
+            rows.append([one.part.name, f"best of {one.part.source.name}", "?", "", "chosen then", ""])
+            continue
+        rows.append([one.part.name, kind, str(c.trials), str(c.done), time, str(c.unknown or "")])
+    print_table(["part", "kind", "trials", "done", "left", "of unknown length"], rows)
+    _say_notes(planned)
+
+
+def _line(done: Done) -> str:
+    count = {s: sum(o.status == s for o in done.outcomes) for s in ("done", "cached", "failed")}
+    text = f"{done.part.name}: {count['done']} trained, {count['cached']} already in the store"
+    text += f", {count['failed']} FAILED" if count["failed"] else ""
+    first = [
+        f"\n  {o.planned.trial.label}: {o.error.rstrip().splitlines()[-1]}" for o in done.failed[:3] if o.error
+    ]
+    return text + "." + "".join(first) + "".join(f"\n  {f}" for f in done.failures)
+
+
+__all__ = ["run", "study"]

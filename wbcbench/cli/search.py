@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.cli.choices import choice_options, given
-from wbcbench.cli.options import json_option, load, plugin_options, store_option
+from wbcbench.cli.options import choice_options, json_option, plugins_options, store_option
+from wbcbench.cli.output import as_typed, print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.registry.loading import LoadReport, PluginOptions
+    from wbcbench.searches.execute import Found
+    from wbcbench.searches.files import Winner
     from wbcbench.searches.search import Search
 
+SHOWN = 5
+"""Proposals in the table."""
+_VAL = frozenset({"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "brier", "ece"})
 EPILOG = """\b
 Examples:
   wbcbench search --fusion independent --kd dkd --trials 50
@@ -24,12 +29,8 @@ Examples:
   wbcbench search --fusion independent --kd dkd --show-space
   wbcbench search report STUDY -o report/                           history, importances, slices, Pareto
   wbcbench search export STUDY --to sqlite:///study.db              for optuna-dashboard
-Run the same command again: it goes on where it stopped.
+Run the same command again: it resumes.
 """
-
-_SETTINGS = (
-    "trials", "objective", "sampler", "pruner", "budget_seconds", "seed", "winners", "winner_seeds", "name",
-)  # fmt: skip
 
 _store = store_option("Where the study is.")
 
@@ -45,23 +46,25 @@ _store = store_option("Where the study is.")
 )
 @click.option(
     "--space",
-    "spaces",
+    "space",
     multiple=True,
     metavar="NAME=RANGE",
     help="uniform(a,b), log(a,b), int(a,b), choice(a,b), or a value.",
 )
 @click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
 @click.option("--seed", type=click.IntRange(0), help="Of the sampler; default: 0.")
-@click.option("--each", is_flag=True, help="An equal search for every method, and a table of the winners.")
+@click.option(
+    "--each", is_flag=True, default=None, help="An equal search for every method, and a table of the winners."
+)
 @click.option("--winners", type=click.IntRange(1), help="How many are retrained; default: 1.")
 @click.option("--winner-seeds", metavar="0,1,2", help="Fresh seeds for retraining; default: 0,1,2.")
 @click.option("--no-winner", is_flag=True, help="Retrain nothing: the test split stays sealed.")
 @click.option("--name", metavar="NAME", help="Of the study; default: a hash of what is searched and how.")
 @click.option("--dry-run", is_flag=True, help="Show the space, what is done, what is left, and stop.")
 @json_option
-@plugin_options
+@plugins_options
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def search(ctx: click.Context, /, **options: Any) -> None:
     """Search parameters (and methods) on validation cells; then retrain the best with fresh seeds.
 
     What can be searched is declared by the components and listed by --show-space. The test split is looked at
@@ -69,35 +72,27 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from wbcbench.searches.search import prepare_searches
-    from wbcbench.searches.settings import load_settings
-    from wbcbench.spec.load import load_request
+    from wbcbench.api.searching import SearchRequest
 
-    request = load_request(options["config"], given(options), options["sets"])
-    flags = {name: options[name] for name in _SETTINGS if options[name] is not None}
-    flags |= {"each": True} if options["each"] else {}
-    settings, ranges = load_settings(options["config"], flags, options["spaces"])
-    registry, report = load(options["plugins"])
-    searches = prepare_searches(request, registry, settings, ranges)
-    if options["show_space"] or options["dry_run"]:
-        _show(searches, options["as_json"], options["dry_run"])
+    show, dry_run, as_json = (options.pop(name) for name in ("show_space", "dry_run", "as_json"))
+    planned = SearchRequest(retrain=not options.pop("no_winner"), **options).plan()
+    if show or dry_run:
+        _show(planned.searches, as_json, dry_run)
         return
-    ctx.exit(
-        _run(
-            searches,
-            report,
-            options["plugins"],
-            options["as_json"],
-            not options["no_winner"],
-            settings.each,
-            options["track"],
-        )
-    )
+    from wbcbench.errors import ExitCode
+
+    done = planned.run(say=lambda line: click.echo(line, err=True))
+    if as_json:
+        print_json({"searches": [_document(f) for f in done.found]})
+    else:
+        for one in done.found:
+            _print_found(one)
+        if any(one.settings.each for one in planned.searches):
+            _print_comparison(done.found)
+    ctx.exit(ExitCode.SOME_FAILED if done.failed or done.failures else ExitCode.OK)
 
 
 def _show(searches: list[Search], as_json: bool, dry_run: bool) -> None:
-    from wbcbench.cli.output import print_json, print_table
-
     documents = []
     for search in searches:
         document: dict[str, Any] = {
@@ -131,49 +126,104 @@ def _show(searches: list[Search], as_json: bool, dry_run: bool) -> None:
         click.echo()
 
 
-def _run(
-    searches: list[Search],
-    report: LoadReport,
-    plugins: PluginOptions,
-    as_json: bool,
-    retrain: bool,
-    each: bool,
-    track: str | None,
-) -> int:
-    from wbcbench.cli.output import print_json
-    from wbcbench.cli.screens import screens
-    from wbcbench.cli.search_summary import document, print_comparison, print_found
-    from wbcbench.errors import ExitCode, TrialFailedError
-    from wbcbench.scheduling.estimate import train_cells
-    from wbcbench.searches.execute import run_search
+def _document(found: Found) -> dict[str, Any]:
+    """The machine-readable result of one search."""
+    from wbcbench.searches.execute import budget, proposal_of, ranking
 
-    found, code = [], ExitCode.OK
-    for search in searches:
-        if len(searches) > 1:
-            click.echo(f"Search {search.folder.id}: {search.spec.title}", err=True)
-        try:
-            shown = screens(track, search.store.root, train_cells(search.base))
-            found.append(run_search(search, shown, report.observers, plugins, retrain))
-        except TrialFailedError as error:
-            if len(searches) == 1:
-                raise
-            # One method that cannot be trained must not cost the others their searches.
-            click.echo(f"Failed: {search.spec.title}: {error}", err=True)
-            code = ExitCode.SOME_FAILED
-            continue
-        if any(o.status == "failed" for o in found[-1].retrained):
-            code = ExitCode.SOME_FAILED
-    if as_json:
-        print_json({"searches": [document(f) for f in found]})
-    else:
-        for one in found:
-            print_found(one)
-        if each:
-            print_comparison(found)
-    return int(code)
+    study = found.study
+    names = study.spec.objective.names
+    return {
+        "study": found.search.folder.id,
+        "title": study.spec.title,
+        "path": as_typed(found.search.folder.path, found.search.request),
+        "budget": budget(study).model_dump(mode="json"),
+        "best": [
+            {
+                "number": t.number,
+                "trial_id": proposal_of(study, t).trial_id,
+                "values": dict(zip(names, t.values, strict=True)),
+                "params": t.params,
+            }
+            for t in ranking(study)
+        ],
+        "winners": [{**w.model_dump(mode="json"), "test": _test(found, w)} for w in found.winners],
+        "notes": found.search.base.notes,
+    }
 
 
-@command.command("report")
+def _print_found(found: Found) -> None:
+    """The best proposals by validation, what was spent, and what the retrained winners score on test."""
+    from wbcbench.searches.execute import budget, ranking
+
+    study, spent = found.study, budget(found.study)
+    best = ranking(study)
+    what = "Pareto set" if study.spec.objective.several else "best by validation"
+    click.echo(f"\nStudy {spent.study}: {study.spec.title} ({what})")
+    names = list(study.spec.objective.names)
+    rows = [
+        [t.number, *(f"{v:.4g}" for v in t.values), ", ".join(f"{k}={_short(v)}" for k, v in t.params.items())]
+        for t in (best if study.spec.objective.several else best[:SHOWN])
+    ]
+    print_table(["proposal", *(f"val {n}" if n in _VAL else n for n in names), "parameters"], rows)
+    parts = [f"{spent.complete} finished", f"{spent.pruned} pruned", f"{spent.failed} failed"]
+    click.echo(f"{spent.trials} proposals: {', '.join(parts)}; {spent.train_seconds:.0f} s of training.")
+    for winner in found.winners:
+        click.echo(
+            f"Winner: proposal {winner.number}, retrained with seeds {_seeds(winner)}; "
+            f"test macro-F1 {_scores(found, winner)}"
+        )
+    for outcome in found.retrained:
+        if outcome.status == "failed":
+            click.echo(f"Failed to retrain, seed {outcome.planned.trial.seed}: {outcome.error.rstrip()}", err=True)
+    where = "" if found.search.request.store == "wbcbench-store" else f" --store {found.search.request.store}"
+    click.echo(f"Next: wbcbench search report {spent.study}{where}")
+    click.echo(f"      wbcbench leaderboard{where}")
+
+
+def _print_comparison(found: list[Found]) -> None:
+    """One row per method: its winner, and the equal budget that found it."""
+    from wbcbench.searches.execute import budget
+
+    rows = []
+    for one in found:
+        spent = budget(one.study)
+        for winner in one.winners:
+            rows.append(
+                [
+                    one.study.spec.title, ", ".join(f"{v:.4g}" for v in winner.values), _scores(one, winner),
+                    spent.trials, f"{spent.train_seconds:.0f} s", spent.study,
+                ]
+            )  # fmt: skip
+    click.echo("\nEach method's own search, winners retrained with fresh seeds:")
+    print_table(["method", "val objective", "test macro-F1", "proposals", "trained", "study"], rows)
+
+
+def _test(found: Found, winner: Winner) -> dict[str, list[float]]:
+    records = {o.planned.trial.id: o.record for o in found.retrained}
+    scores: dict[str, list[float]] = {}
+    for trial_id in winner.trial_ids:
+        record = records[trial_id]
+        assert record is not None  # or it would be no winner
+        for name, value in record.result.metrics["test"].items():
+            if value is not None:
+                scores.setdefault(name, []).append(value)
+    return scores
+
+
+def _scores(found: Found, winner: Winner) -> str:
+    values = _test(found, winner)["macro_f1"]
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _seeds(winner: Winner) -> str:
+    return ", ".join(map(str, winner.seeds))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@search.command("report")
 @click.argument("study", required=False)
 @_store
 @click.option(
@@ -182,7 +232,6 @@ def _run(
 @json_option
 def report_command(study: str | None, store: Path, output: Path | None, as_json: bool) -> None:
     """Write history, importances, slices and Pareto front of STUDY as HTML and PNG."""
-    from wbcbench.cli.output import print_json
     from wbcbench.records.store import Store
     from wbcbench.searches.files import find_study
     from wbcbench.searches.report import write_report
@@ -196,7 +245,7 @@ def report_command(study: str | None, store: Path, output: Path | None, as_json:
             click.echo(path)
 
 
-@command.command("export")
+@search.command("export")
 @click.argument("study", required=False)
 @_store
 @click.option("--to", "target", required=True, metavar="FILE|URL", help="journal.log, or sqlite:///study.db")
@@ -211,12 +260,11 @@ def export_command(study: str | None, store: Path, target: str) -> None:
     click.echo(f"{count} trials of study {folder.id} written to {target}. Look at them: optuna-dashboard {target}")
 
 
-@command.command("list")
+@search.command("list")
 @_store
 @json_option
 def list_command(store: Path, as_json: bool) -> None:
     """List the studies in a store."""
-    from wbcbench.cli.output import print_json, print_table
     from wbcbench.records.store import Store
     from wbcbench.searches.report import overview
 
@@ -245,4 +293,4 @@ def list_command(store: Path, as_json: bool) -> None:
         print_table(columns, [[r[c] for c in columns] for r in rows])
 
 
-__all__ = ["command"]
+__all__ = ["search"]

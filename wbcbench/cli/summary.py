@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.cli.output import print_table
+from wbcbench.cli.output import as_typed, print_table
 from wbcbench.records.schema import backbone_name
 from wbcbench.spec.trial import method_name
 
 if TYPE_CHECKING:
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome
-
-_COST = ("params", "macs", "train_seconds", "train_images_per_second", "teacher_replayed")
-
-
-def document(outcomes: list[Outcome], plan: Plan) -> dict[str, Any]:
-    """The machine-readable result of `wbcbench run --json`."""
-    return {"records": rows(outcomes), "notes": plan.notes}
+    from wbcbench.spec.request import Request
 
 
-def rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def rows(outcomes: list[Outcome], request: Request) -> list[dict[str, Any]]:
     """One mapping a trial, as JSON documents have them."""
-    return [_row(o) for o in outcomes]
+    return [_row(o, request) for o in outcomes]
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
     trial = outcome.planned.trial
     row: dict[str, Any] = {
         "trial_id": trial.id,
@@ -52,7 +47,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         row |= {
             "metrics": result.metrics,
             "cost": cost,
-            "path": str(outcome.record.path),
+            "path": as_typed(outcome.record.path, request),
             "digest": result.digest,
             "pseudo_multimodal": result.pseudo_multimodal,
         }
@@ -78,15 +73,14 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
         if counts["failed"]:
             parts.append(f"{counts['failed']} FAILED")
         if replayed:
-            parts.append("teachers' answers computed once and replayed")
+            parts.append("teachers' outputs computed once and replayed")
         click.echo(", ".join(parts) + ".")
     for outcome in outcomes:
         if outcome.status == "failed":
             trial = outcome.planned.trial
             click.echo(f"\nFailed: {trial.title}, seed {trial.seed}:\n{outcome.error.rstrip()}", err=True)
-    student = next((o for o in outcomes if o.planned.role == "student" and o.record is not None), None)
-    if student is not None and student.record is not None:
-        click.echo(f"Records: {student.record.path.parent}")
+    if any(o.planned.role == "student" and o.record is not None for o in outcomes):
+        click.echo(f"Records: {Path(store) / 'records'}")
     for line in _next_steps(plan, store):
         click.echo(line)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from wbcbench.records.schema import InputStatistics
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, canonical_json
-from wbcbench.spec.load import load_request, merged, validate
+from wbcbench.spec.load import Settings, load_request, merged, pairs, validate
 from wbcbench.training.build import stored_fusion
 from wbcbench.training.workbench import Workbench, pick_device
 
@@ -90,30 +90,30 @@ def workbench(
     record: Record,
     store: Store,
     registry: Registry,
-    sets: Sequence[str],
+    settings: Settings,
     device: str = "cpu",
     decoding: Callable[[int, int, str], None] | None = None,
 ) -> Workbench:
     """A workbench that has the record's cells.
 
     Args:
-        sets: `dataset.path=...` and the like: records do not say where files lie.
+        settings: `dataset.path=...` and the like: records do not say where files lie.
 
     Raises:
         UsageError: the cells are not at hand, or are others than the record's.
     """
-    dataset = dataset_of(record.trial, registry, sets)
+    dataset = dataset_of(record.trial, registry, settings)
     bench = Workbench(store, registry, pick_device(device), decoding=decoding)
     bench.add_dataset(record.trial.protocol.fingerprint, dataset)
     return bench
 
 
-def dataset_of(trial: Trial, registry: Registry, sets: Sequence[str]) -> Dataset:
+def dataset_of(trial: Trial, registry: Registry, settings: Settings) -> Dataset:
     """The trial's data set, with the cells that it was trained on. Raises as `workbench` does."""
-    for setting in sets:
-        if not setting.startswith("dataset."):
-            raise UsageError(f"Expected --set with dataset.* only, but got '{setting}': the record says the rest.")
-    overrides = load_request(None, {}, tuple(sets)).overrides
+    for key, _ in pairs(settings):
+        if not key.startswith("dataset."):
+            raise UsageError(f"Expected --set with dataset.* only, but got '{key}': the record says the rest.")
+    overrides = load_request(None, {}, settings).overrides
     spec = trial.protocol.dataset
     cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
     places = overrides.get("dataset", {})
@@ -185,20 +185,20 @@ class Rebuilt:
         return made
 
 
-def rebuilt(record: Record, store: Store, registry: Registry, sets: Sequence[str] = ()) -> Rebuilt:
+def rebuilt(record: Record, store: Store, registry: Registry, settings: Settings = ()) -> Rebuilt:
     """Build the network of a record and load its weights.
 
     Args:
-        sets: where the cells lie, as in `dataset.path=cells.npz`.
+        settings: where the cells lie, as in `dataset.path=cells.npz`.
 
     Raises:
         UsageError: neither the record nor cells at hand say how its images were normalised.
     """
     bench, without = None, ""
     try:
-        bench = workbench(record, store, registry, sets)
+        bench = workbench(record, store, registry, settings)
     except WbcbenchError as error:
-        if sets:
+        if settings:
             raise  # the user named them
         without = str(error)
     trial = record.trial

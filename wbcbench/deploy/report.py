@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import Any
@@ -32,6 +32,7 @@ from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial
+from wbcbench.spec.load import Settings
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -167,23 +168,23 @@ def gather(
     record: Record,
     store: Store,
     registry: Registry,
-    sets: Sequence[str] = (),
+    settings: Settings = (),
     decoding: Callable[[int, int, str], None] | None = None,
 ) -> Material:
     """Everything that is at hand; without the cells there are no pictures, and the page says why.
 
     Args:
-        sets: where the cells lie, as in `dataset.path=cells.npz`.
+        settings: where the cells lie, as in `dataset.path=cells.npz`.
 
     Raises:
-        UsageError: the cells that `sets` names are not the record's.
+        UsageError: the cells that `settings` name are not the record's.
     """
     found, remark = examination(record)
     material = Material(record, found, None, remark=remark)
     try:
-        cells = workbench(record, store, registry, sets, decoding=decoding).cells(record.trial)
+        cells = workbench(record, store, registry, settings, decoding=decoding).cells(record.trial)
     except WbcbenchError as error:
-        if sets:
+        if settings:
             raise  # the user named them
         return replace(material, without=f"{error} {HINT}")
     return replace(material, mistakes=tuple(mistakes(record, cells, material.side)))

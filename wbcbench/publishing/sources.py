@@ -198,7 +198,7 @@ class Pool:
             for trial in published:
                 if trial not in sources and store.has(trial):
                     try:
-                        self.add(store.load(trial, verify="full"), str(store.origin))
+                        self.add(store.load(trial, verify="full"), store.shown)
                     except RecordError as error:
                         self.told.append(str(error))
         stay = [t for t in published if t not in sources and not any(s.has(t) for s in stores)]

@@ -69,8 +69,7 @@ class Unpacked(Store):
         self, root: Path | str, origin: Path | None = None, struck_out: Mapping[str, str] | None = None
     ) -> None:
         """Args: where it was unpacked; the pack or board that it was; see `Store.struck_out`."""
-        super().__init__(root)
-        self.origin = self.root if origin is None else origin
+        super().__init__(root, origin)
         self.struck_out = {} if struck_out is None else struck_out
 
     def has(self, trial_id: str) -> bool:

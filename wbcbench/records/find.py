@@ -62,7 +62,7 @@ def _by_name(text: str, store: Store) -> list[Result]:
     results = [r.result for r in store.scan(verify=False)[0] if r.result.status == "done"]
     if not results:
         raise UsageError(
-            f"Expected records in {store.origin}, but there is none. Name a store with --store, or a record by "
+            f"Expected records in {store.shown}, but there is none. Name a store with --store, or a record by "
             "its folder or trial id."
         )
     called = [r for r in results if text in (r.title, _plain(r))]
@@ -77,7 +77,7 @@ def _by_name(text: str, store: Store) -> list[Result]:
         names = {r.title for r in begun or results}
         near = "" if begun else did_you_mean(text, names | {r.trial_id for r in results})
         raise UsageError(
-            f"No record in {store.origin} is '{text}'.{near} Expected a trial id, a method's name, the beginning "
+            f"No record in {store.shown} is '{text}'.{near} Expected a trial id, a method's name, the beginning "
             f"of one of either, or a folder. {'So begin' if begun else 'Methods here'}: {_listed(sorted(names))}."
         )
     if len({r.method_id for r in named}) > 1:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
-from wbcbench.scheduling.source import Outcome, all_cached, in_order
+from wbcbench.scheduling.source import Outcome, PlanSource, all_cached, in_order
 
 if TYPE_CHECKING:
     from wbcbench.registry import Registry
     from wbcbench.registry.loading import Observers, PluginOptions
-    from wbcbench.scheduling.source import Screens
+    from wbcbench.scheduling.source import Outcome, Screens
     from wbcbench.spec.request import Request
 
 
@@ -33,11 +32,12 @@ def examine_students(
         registry: as planned with.
         decoding: is told of progress in reading images.
     """
+    from wbcbench.scheduling.inline import prepare
+    from wbcbench.training.evaluate import examined
+
     records = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
     if not records:
         return []
-    from wbcbench.scheduling.inline import prepare  # torch
-    from wbcbench.training.evaluate import examined
 
     bench = prepare(Plan([], plan.dataset, plan.description), request, registry, decoding)
     return [examined(record, bench) for record in records]
@@ -59,11 +59,10 @@ def carry_out(
 
     Imports no torch where nothing is left to do.
     """
-    outcomes = all_cached(plan, Store(Path(request.store)))
+    outcomes = all_cached(plan, Store(request.root))
     if outcomes is not None and evaluate == "standard":
         return outcomes, []
     from wbcbench.scheduling.executors import execute
-    from wbcbench.scheduling.source import PlanSource
 
     with screens(len(plan.trials)) as display:
         if outcomes is None:

@@ -105,7 +105,7 @@ def execute(
     times: int = 1,
 ) -> list[Outcome]:
     """Run a source's trials with the executor that suits the plan; see `choose`, `make` and `Executor.run`."""
-    name = choose(request, plan, Store(request.store), times)
+    name = choose(request, plan, Store(request.root), times)
     if name == "inline" and (threads := threads_of(request, plan, times)) is not None:
         request = request.model_copy(update={"threads": threads})
     return make(name, request, plan, registry, plugins, screen.decoding).run(source, screen, observers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
-from wbcbench.training.isolation import Slate
+from wbcbench.training.isolation import Settings, reset
 from wbcbench.training.rehearsal import construct, rehearse
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
@@ -41,7 +40,7 @@ def prepare(
     if threads is not None:
         torch.set_num_threads(threads)
     bench = Workbench(
-        Store(Path(request.store)),
+        Store(request.root),
         registry,
         pick_device(request.device),
         replay=request.replay == "auto",
@@ -81,7 +80,7 @@ class InlineExecutor:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
-        self._slate = Slate()
+        self._settings = Settings.current()
 
     def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
         """Run what is missing, one after another."""
@@ -109,7 +108,7 @@ class InlineExecutor:
                 raise TrialPruned(epoch)
 
         store = self.bench.store
-        self._slate.restore(planned.trial.seed)
+        reset(self._settings, planned.trial.seed)
         try:
             record, cached = run_trial(planned.trial, self.bench, done)
         except DataError:

@@ -65,7 +65,7 @@ class RayExecutor:
             WbcbenchError: the store cannot be written.
             KeyboardInterrupt: Ctrl-C; what is done is stored, what ran can go on.
         """
-        store = Store(self._request.store)
+        store = Store(self._request.root)
         mark = store.mark()
         joined = nullcontext() if ray_session.running() else self._session()
         with joined:

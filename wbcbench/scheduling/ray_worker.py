@@ -154,7 +154,7 @@ class Worker:
         torch.set_num_threads(setup.threads)
         from wbcbench.scheduling.plan import open_dataset
         from wbcbench.spec.request import Request
-        from wbcbench.training.isolation import Slate
+        from wbcbench.training.isolation import Settings
         from wbcbench.training.workbench import Workbench, pick_device
 
         request = Request.model_validate_json(setup.request)
@@ -167,10 +167,11 @@ class Worker:
             replay_maps_gb=request.replay_maps_gb,
         )
         self.bench.add_dataset(setup.fingerprint, open_dataset(request, self.registry)[1])
-        self.slate = Slate()
+        self.settings = Settings.current()
 
     def run(self, config: dict[str, Any], done: Any) -> EndMessage:
         """Run one trial; never raises because of it."""
+        from wbcbench.training.isolation import reset
         from wbcbench.training.trial import run_trial
 
         try:
@@ -181,7 +182,7 @@ class Worker:
                     "Install one version of wbcbench on all nodes."
                 )
             check_sources(trial, self.registry, config["sources"])
-            self.slate.restore(trial.seed)
+            reset(self.settings, trial.seed)
             _, cached = run_trial(trial, self.bench, done)
             return EndMessage("cached" if cached else "done")
         except (DataError, SourceChangedError) as error:

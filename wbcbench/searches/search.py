@@ -41,7 +41,7 @@ class Search:
 
     @property
     def store(self) -> Store:
-        return Store(self.request.store)
+        return Store(self.request.root)
 
     @property
     def request_seed(self) -> int:
@@ -88,7 +88,7 @@ def prepare_search(
         request=request.model_dump(mode="json"),
         versions={"wbcbench": __version__, "optuna": version("optuna")},
     )
-    folder = StudyFolder(Store(request.store), settings.name or spec.digest)
+    folder = StudyFolder(Store(request.root), settings.name or spec.digest)
     return Search(request, settings, space, spec, folder, registry, base)
 
 

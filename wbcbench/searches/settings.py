@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -194,7 +194,7 @@ class SearchSettings(Frozen):
 
 
 def load_settings(
-    config: Path | None, flags: dict[str, Any], spaces: tuple[str, ...]
+    config: Path | None, flags: dict[str, Any], spaces: Mapping[str, Any] | Sequence[str]
 ) -> tuple[SearchSettings, dict[str, Any]]:
     """Settings, and ranges by name: the file's `search` and `space`, then flags and `--space name=range`.
 
@@ -205,7 +205,10 @@ def load_settings(
 
 
 def settings_from(
-    tree: dict[str, Any], flags: dict[str, Any], spaces: tuple[str, ...] = (), config: Path | str | None = None
+    tree: dict[str, Any],
+    flags: dict[str, Any],
+    spaces: Mapping[str, Any] | Sequence[str] = (),
+    config: Path | str | None = None,
 ) -> tuple[SearchSettings, dict[str, Any]]:
     """The same of a document that was read already; `config` says where it is from. Raises as the other does."""
     search, space = (tree.get(key) or {} for key in ("search", "space"))
@@ -213,6 +216,9 @@ def settings_from(
         if not isinstance(section, dict):
             raise UsageError(f"{config}: expected key: value pairs in '{key}', but got {section!r}.")
     ranges = {str(k): v for k, v in space.items()}
+    if isinstance(spaces, Mapping):
+        ranges |= spaces
+        spaces = ()
     for item in spaces:
         name, found, text = item.partition("=")
         if not found or not name.strip():

@@ -18,7 +18,7 @@ from wbcbench.registry import Registry
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
 from wbcbench.searches.settings import SearchSettings, settings_from
 from wbcbench.spec import Component, Trial
-from wbcbench.spec.load import SEARCH_SECTIONS, merged, read_yaml, request_from, validate
+from wbcbench.spec.load import SEARCH_SECTIONS, Settings, merged, read_yaml, request_from, validate
 from wbcbench.spec.request import Choice, Request
 
 
@@ -111,7 +111,7 @@ class Part:
 
 
 def read_study(
-    path: Path, flags: dict[str, Any] | None = None, sets: tuple[str, ...] = (), only: Sequence[str] = ()
+    path: Path, flags: dict[str, Any] | None = None, settings: Settings = (), only: Sequence[str] = ()
 ) -> list[Part]:
     """The parts of a study file, in its order.
 
@@ -122,7 +122,7 @@ def read_study(
     Args:
         path: the file.
         flags: key of the request -> value, for every part; wins over the file.
-        sets: `key=value` as text, for every part; wins over both.
+        settings: any key, for every part; wins over both.
         only: names of the parts that are wanted; empty: all.
 
     Raises:
@@ -147,7 +147,9 @@ def read_study(
         )
     found: dict[str, Part] = {}
     for name, own in parts.items():
-        found[str(name)] = _part(str(name), _over(common, own or {}), flags or {}, sets, f"{path}: {name}", found)
+        found[str(name)] = _part(
+            str(name), _over(common, own or {}), flags or {}, settings, f"{path}: {name}", found
+        )
     return [part for name, part in found.items() if not only or name in only]
 
 
@@ -173,11 +175,11 @@ def _part(
     name: str,
     tree: dict[str, Any],
     flags: dict[str, Any],
-    sets: tuple[str, ...],
+    settings: Settings,
     where: str,
     before: dict[str, Part],
 ) -> Part:
-    settings: SearchSettings | None = None
+    search: SearchSettings | None = None
     ranges: dict[str, Any] = {}
     finalists = source = None
     if (words := tree.pop("finalists", None)) is not None:
@@ -192,10 +194,10 @@ def _part(
             )
         source = before[finalists.of]
     if tree.get("search") is not None:
-        settings, ranges = settings_from(tree, {}, (), where)
+        search, ranges = settings_from(tree, {}, (), where)
     elif tree.get("space") is not None:
         raise UsageError(f"{where}: expected `search:` beside `space:`; without it nothing is searched.")
-    return Part(name, request_from(tree, flags, sets, where=where), settings, ranges, finalists, source)
+    return Part(name, request_from(tree, flags, settings, where=where), search, ranges, finalists, source)
 
 
 __all__ = ["SEARCH_SECTIONS", "Finalists", "Part", "choose", "plan_finalists", "read_study"]

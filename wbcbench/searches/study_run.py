@@ -73,7 +73,7 @@ def plan_part(part: Part, registry: Registry) -> Planned:
     """Resolve a part. Raises as `make_plan` and `prepare_searches` do."""
     if part.finalists is not None:
         assert part.source is not None
-        chosen = choose(make_plan(part.source.request, registry), Store(part.source.request.store), part.finalists)
+        chosen = choose(make_plan(part.source.request, registry), Store(part.source.request.root), part.finalists)
         if isinstance(chosen, int):
             return Planned(part, None, waits=chosen)
         return Planned(part, plan_finalists(part.request, chosen, registry))
@@ -84,7 +84,7 @@ def plan_part(part: Part, registry: Registry) -> Planned:
 
 def costs(planned: Planned) -> Costs:
     """Trials, those done, and about how long the rest takes; of a search its proposals."""
-    store = Store(planned.part.request.store)
+    store = Store(planned.part.request.root)
     if planned.waits:
         rows, proposals, asked = [], 0, 0
     elif planned.plan is None:
@@ -134,7 +134,7 @@ def run_part(
         )
     if planned.plan is not None:
         plan, request = planned.plan, part.request
-        outcomes = all_cached(plan, Store(request.store))
+        outcomes = all_cached(plan, Store(request.root))
         if outcomes is None:
             with screens(train_cells(plan))(len(plan.trials)) as display:
                 source = PlanSource(plan.trials)

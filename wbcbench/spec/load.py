@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,34 +21,59 @@ _ALIASES = {
     "epochs": "budget.epochs",
     "batch_size": "budget.batch_size",
 }
+ARGUMENTS = {
+    "dataset": "dataset", "modalities": "modalities", "teacher_modalities": "teacher_modalities",
+    "fusion": "fusion", "kd": "kd", "routing": "routing", "policy": "policy", "backbone": "backbone",
+    "teacher": "teacher.backbone", "epochs": "epochs", "seeds": "seeds", "image_size": "image_size",
+    "device": "device", "store": "store",
+    "executor": "executor", "jobs": "jobs", "cpus_per_trial": "cpus_per_trial",
+    "gpus_per_trial": "gpus_per_trial", "ray_address": "ray_address",
+}  # fmt: skip
+"""Flag of the command line, which is also an argument of `wbcbench.run`, -> key of the request. The flag wins over
+the config file, `--set` wins over both."""
+
+Settings = Mapping[str, Any] | Sequence[str]
+"""`{"training.lr": 1e-3}`, or `key=value` as text, the way `--set` takes it."""
+
+
+def variable(name: str) -> str:
+    """The environment variable that stands in for a flag which is not given: `WBCBENCH_EPOCHS`."""
+    return f"WBCBENCH_{name.upper()}"
+
+
+def keys_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Key of the request -> value, for those `ARGUMENTS` that are not None or whose variable is set."""
+    found: dict[str, Any] = {}
+    for name, key in ARGUMENTS.items():
+        value = arguments.get(name)
+        if value is None and name in arguments:
+            value = os.environ.get(variable(name)) or None
+        if value is not None:
+            found[key] = str(value) if isinstance(value, Path) else value
+    return found
 
 
 def load_request(
-    config: Path | None = None,
-    flags: dict[str, Any] | None = None,
-    sets: tuple[str, ...] = (),
-    values: Mapping[str, Any] | None = None,
+    config: Path | None = None, flags: dict[str, Any] | None = None, settings: Settings = ()
 ) -> Request:
     """Merge a YAML file, flags (already without the ones not given) and `--set a.b=c` into a request.
 
     Args:
         config: a YAML file.
         flags: key of the request -> value.
-        sets: `key=value` as text; wins over both.
-        values: the same as Python values.
+        settings: any key; wins over both.
 
     Raises:
         UsageError: with file, key path and nearest name for anything unknown or out of range.
     """
     tree = read_yaml(config) if config is not None else {}
-    return request_from(tree, flags, sets, values, str(config) if config else "command line")
+    return request_from(tree, flags, settings, str(config) if config else "command line")
 
 
 def request_from(
     tree: dict[str, Any],
     flags: dict[str, Any] | None = None,
-    sets: tuple[str, ...] = (),
-    values: Mapping[str, Any] | None = None,
+    settings: Settings = (),
     where: str = "command line",
 ) -> Request:
     """The same of a document that was read already, which is changed; `where` it is from stands in errors."""
@@ -59,7 +85,7 @@ def request_from(
     for key, value in (flags or {}).items():
         put(tree, _ALIASES.get(key, key), value)
     overrides: dict[str, dict[str, Any]] = {}
-    for path, value in [*map(_pair, sets), *(values or {}).items()]:
+    for path, value in pairs(settings):
         section, _, rest = _ALIASES.get(path, path).partition(".")
         section = _ALIASES.get(section, section)
         if section in COMPONENT_SECTIONS and rest:
@@ -71,11 +97,34 @@ def request_from(
     return validate(Request, tree, where)
 
 
-def _pair(item: str) -> tuple[str, Any]:
-    path, sep, text = item.partition("=")
-    if not sep or not path.strip():
-        raise UsageError(f"Expected --set key=value, but got '{item}'. Example: --set training.lr=1e-3")
-    return path.strip(), parse_value(text)
+def pairs(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Key and value of each. Raises `UsageError`."""
+    if isinstance(settings, Mapping):
+        yield from settings.items()
+        return
+    for item in settings:
+        path, sep, text = item.partition("=")
+        if not sep or not path.strip():
+            raise UsageError(f"Expected --set KEY=VALUE, but got '{item}'. Example: --set training.lr=1e-3")
+        yield path.strip(), parse_value(text)
+
+
+def component_params(cls: Any, preset: Mapping[str, Any], settings: Settings) -> Any:
+    """A component's `Params` from what its name fixes and from settings without a prefix. Raises `UsageError`."""
+    values: dict[str, Any] = dict(preset)
+    for key, value in pairs(settings):
+        if key not in cls.Params.model_fields:
+            near = did_you_mean(key, cls.Params.model_fields)
+            raise UsageError(f"{cls.name} has no parameter '{key}'.{near}")
+        values[key] = value
+    try:
+        return cls.Params(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"Parameter '{where}' of {cls.name}: {first['msg']}, but got {first['input']!r}."
+        ) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

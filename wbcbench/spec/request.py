@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
 
@@ -236,3 +237,12 @@ class Request(Frozen):
     """Stage maps are replayed too (in half precision) where all epochs of a trial's teachers fit into this."""
     replay: Literal["auto", "never"] = "auto"
     """`never` runs teachers live at every step; same student to float tolerance, slower."""
+    _root: Path = PrivateAttr()
+
+    def model_post_init(self, _: Any) -> None:
+        self._root = Path(self.store).absolute()
+
+    @property
+    def root(self) -> Path:
+        """The store, wherever the process may have changed to since; `store` is what the user typed."""
+        return self._root

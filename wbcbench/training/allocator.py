@@ -2,7 +2,8 @@
 
 glibc returns every freed block of more than 32 MiB to the kernel at once, and the activations of one layer are
 soon that large: the next layer then waits for pages to be found and cleared. What is kept is at most what a step
-has used anyway. `tests/benchmarks/allocator.py` measures both ways. No number that is computed changes.
+has used anyway. This is for processes of our own, the command and Ray's workers: a notebook's is left alone.
+`tests/benchmarks/allocator.py` measures both ways. No number that is computed changes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,20 @@ LARGE = 1 << 30
 def is_set_by_user() -> bool:
     """Whether the environment says already how the allocator is to work, or that it is another one."""
     return any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
+
+
+_ours = False
+
+
+def claim_process() -> None:
+    """Say that this process is wbcbench's own, not a notebook's that calls it."""
+    global _ours
+    _ours = True
+
+
+def keep_freed_memory_if_ours() -> bool:
+    """`keep_freed_memory` in a process of our own."""
+    return _ours and keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
@@ -40,4 +55,11 @@ def environment() -> dict[str, str]:
     return {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "MALLOC_TRIM_THRESHOLD_": never, "MALLOC_ARENA_MAX": "1"}
 
 
-__all__ = ["LARGE", "environment", "is_set_by_user", "keep_freed_memory"]
+__all__ = [
+    "LARGE",
+    "claim_process",
+    "environment",
+    "is_set_by_user",
+    "keep_freed_memory",
+    "keep_freed_memory_if_ours",
+]

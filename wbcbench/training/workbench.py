@@ -15,7 +15,7 @@ from wbcbench.errors import DataError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.spec import SplitSpec, Trial
-from wbcbench.training.allocator import keep_freed_memory
+from wbcbench.training.allocator import keep_freed_memory_if_ours
 
 log = logging.getLogger("wbcbench")
 
@@ -59,7 +59,7 @@ class Workbench:
         decoding: Callable[[int, int, str], None] | None = None,
     ) -> None:
         if device.type == "cpu":
-            keep_freed_memory()
+            keep_freed_memory_if_ours()
         self.store = store
         self.registry = registry
         self.device = device

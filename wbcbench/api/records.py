@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from wbcbench.api.choices import check_stores
+from wbcbench.api.guest import guest
+from wbcbench.api.requests import STORE
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
@@ -16,12 +18,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(repr=False)
-class Records(Shown):
-    """The records of a store, by trial id."""
+class Records(Shown, Sequence["Record"]):
+    """The records of a store, by trial id: a sequence, a table and a frame."""
 
     records: list[Record]
     damaged: dict[str, str] = field(default_factory=dict)
     """Path -> what is wrong with it."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        return Records(self.records[index]) if isinstance(index, slice) else self.records[index]
 
     def frame(self) -> pd.DataFrame:
         """One row per record: what it is, metrics as `test_macro_f1`, costs as `cost_params`, its path."""
@@ -41,31 +53,47 @@ class Records(Shown):
         return [f"Left out: {path}: {reason}" for path, reason in self.damaged.items()]
 
 
-def load_record(record: str | Path, store: str | Path = "wbcbench-store") -> Record:
-    """One record, checked: by trial id, the beginning of one, the path of its folder, or a method's name.
+@guest()
+def load_record(record: str | Path, store: str | Path = STORE) -> Record:
+    """One record, checked.
 
-    Its `predictions`, `weights()`, `frame()` (cells with probabilities) and `history()` are read when asked for.
+    Args:
+        record: a trial's id, the beginning of one, the path of its folder, or a method's name as on a leaderboard,
+            of which the seed with the best validation score is taken.
+        store: where ids and names are looked up.
+
+    Returns:
+        The record. Its `predictions`, `weights()`, `frame()` (cells with probabilities) and `history()` are read
+        when asked for.
 
     Raises:
-        UsageError: nothing is called so, or several things are.
+        UsageError: no record matches, or several do.
         RecordError: it is not what it claims.
     """
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
 
-    return find_record(record, Store(store))
+    return find_record(record, Store.fixed(store))
 
 
-def load_records(store: str | Path = "wbcbench-store") -> Records:
+@guest()
+def load_records(store: str | Path = STORE) -> Records:
     """All records of a store, each checked; damaged ones are left out and named.
+
+    Args:
+        store: a folder of records.
+
+    Returns:
+        A sequence of records by trial id, with `frame()` for all of them.
 
     Raises:
         UsageError: there is no such store.
     """
+    from wbcbench.api.boards import check_stores
     from wbcbench.records.store import Store
 
-    check_stores([store])
-    good, bad = Store(store).scan()
+    check_stores([Path(store)])
+    good, bad = Store.fixed(store).scan()
     return Records(sorted(good, key=lambda r: r.trial.id), {str(path): str(error) for path, error in bad})
 
 

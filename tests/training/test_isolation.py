@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wbcbench.training.isolation import Slate
+from wbcbench.training.isolation import Settings, reset
 
 VANDAL = '''
 """Leaves the process in disorder."""
@@ -44,8 +44,8 @@ class Vandal(Fusion):
 
 
 def test_settings_and_random_states_are_put_back() -> None:
-    slate = Slate()
-    slate.restore(3)
+    settings = Settings.current()
+    reset(settings, 3)
     expected = (random.random(), float(np.random.rand()), float(torch.rand(())), torch.get_num_threads())
     try:
         torch.set_default_dtype(torch.float64)
@@ -54,13 +54,13 @@ def test_settings_and_random_states_are_put_back() -> None:
         torch.set_num_threads(torch.get_num_threads() + 1)
         torch.set_grad_enabled(False)
     finally:
-        slate.restore(3)
+        reset(settings, 3)
     assert torch.get_default_dtype() == torch.float32
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.is_grad_enabled()
     again = (random.random(), float(np.random.rand()), float(torch.rand(())), torch.get_num_threads())
     assert again == expected
-    slate.restore(4)
+    reset(settings, 4)
     assert random.random() != expected[0]
 
 

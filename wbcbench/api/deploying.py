@@ -1,0 +1,414 @@
+"""`wbcbench.predict`, `export` and `report`: what can be had of one record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wbcbench.api.guest import guest
+from wbcbench.api.requests import STORE, Paths, Settings, load, plugin_options, several
+from wbcbench.api.showing import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wbcbench.deploy.export import Agreement
+    from wbcbench.deploy.network import Rebuilt
+    from wbcbench.deploy.predict import Answers
+    from wbcbench.registry.loading import PluginOptions
+
+Format = Literal["safetensors", "onnx", "torch-export"]
+FIRST = 5
+"""Cells without an answer that are named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordRequest:
+    """Which record, in which store, and where its cells lie."""
+
+    record: str | Path
+    store: str | Path = STORE
+    settings: Settings = ()
+    plugins: PluginOptions = field(default_factory=plugin_options)
+
+    def rebuilt(self) -> Rebuilt:
+        """The record's network. Raises `UsageError` or `RecordError`."""
+        from wbcbench.deploy.network import rebuilt
+        from wbcbench.records.find import find_record
+        from wbcbench.records.store import Store
+
+        store = Store.fixed(self.store)
+        registry, _ = load(self.plugins)
+        return rebuilt(find_record(self.record, store), store, registry, self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(RecordRequest):
+    """What `wbcbench.export` and `wbcbench export` take."""
+
+    format: Format
+    output: str | Path
+    tolerance: float = 1e-4
+
+    def export(self) -> Exported:
+        """Write and check. Raises as `wbcbench.export` does."""
+        from wbcbench.deploy.export import export
+        from wbcbench.records.store import Store
+
+        store, folder = Store.fixed(self.store), Path(self.output).absolute()
+        found = self.rebuilt()
+        agreement = export(found, self.format, folder, store=store, tolerance=self.tolerance)
+        files = sorted(p.name for p in folder.iterdir())
+        return Exported(found.record.trial.id, self.format, Path(self.output), files, agreement, found.without)
+
+
+@dataclass(repr=False)
+class Exported(Shown):
+    """A network that was written, and checked against the trained one."""
+
+    trial_id: str
+    format: str
+    folder: Path
+    files: list[str]
+    agreement: Agreement
+    without: str = ""
+    """Why the cells that it was trained on were not at hand for the check; empty where they were."""
+
+    def summary(self) -> pd.DataFrame:
+        """What was written where, and the largest difference of a probability."""
+        import pandas as pd
+
+        a = self.agreement
+        row = {
+            "trial_id": self.trial_id, "format": self.format, "folder": str(self.folder),
+            "checked on": f"{a.cells} {a.kind}", "largest difference": f"{a.largest:.1e}",
+        }  # fmt: skip
+        return pd.DataFrame([row])
+
+    def notes(self) -> list[str]:
+        """The files, and why the cells were not at hand."""
+        lines = [f"Files: {', '.join(self.files)}"]
+        if self.without:
+            lines.append(f"The cells it was trained on were not at hand: {self.without}")
+        return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest(RecordRequest):
+    """What `wbcbench.predict` and `wbcbench predict` take."""
+
+    paths: Paths
+    output: str | Path | None = None
+    batch: int = 256
+    device: str = "auto"
+    explain: tuple[int, str | Path] | None = None
+    root: str | Path | None = None
+
+    def predict(self, progress: bool = True) -> Predicted:
+        """Classify. Raises as `wbcbench.predict` does."""
+        from wbcbench.deploy.cells import Wanted
+        from wbcbench.deploy.open_cells import open_cells
+        from wbcbench.deploy.predict import check_name, classify, table, write
+        from wbcbench.errors import UsageError
+        from wbcbench.progress import counting
+        from wbcbench.training.workbench import pick_device
+
+        output = None if self.output is None else Path(self.output)
+        if output is not None:
+            check_name(output)
+        folder = None if self.explain is None else Path(self.explain[1])
+        if folder is not None and folder.exists():
+            raise UsageError(f"Expected a new folder for --explain, but {folder} is there already.")
+        found = self.rebuilt()
+        device = pick_device(self.device)
+        root = None if self.root is None else Path(self.root)
+        answers = []
+        for source in [open_cells(Path(path), Wanted.of(found), root) for path in several(self.paths)]:
+            with counting(f"cells of {source.where}", len(source.names), progress) as done:
+                answers.append(classify(found, source, device, self.batch, done))
+        frame = table(answers, found.task.classes, found.network.modalities)
+        if output is not None:
+            write(frame, output)
+        explained = 0
+        if self.explain is not None and folder is not None:
+            from wbcbench.deploy.explain import explain_cells
+
+            explained = explain_cells(found, answers, self.explain[0], folder)
+        return Predicted(frame, _facts(found, answers, frame), output, explained)
+
+
+def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[str, Any]:
+    """The document of `wbcbench predict --json`, without the name of the file."""
+    from wbcbench.deploy.predict import scores_of
+
+    classes, result = found.task.classes, found.record.result
+    scores, labelled, other_labels = scores_of(answers, classes)
+    counts = frame["predicted"].value_counts()
+    kinds: dict[str, int] = {}
+    for odd in (kind for a in answers for cell in a.odd for kind in cell):
+        kinds[odd] = kinds.get(odd, 0) + 1
+    broken = frame.loc[frame["error"] != "", ["cell", "error"]]
+    return {
+        "trial_id": found.record.trial.id,
+        "method": result.label,
+        "kd": result.kd,
+        "policies": list(result.policies),
+        "seed": result.seed,
+        "cells": len(frame),
+        "errors": {
+            "cells": len(broken),
+            "first": [{"cell": str(c), "why": str(w)} for c, w in broken.head(FIRST).to_numpy().tolist()],
+        },
+        "predicted": {c: int(counts.get(c, 0)) for c in classes},
+        "missing": int((frame["missing"] != "").sum()),
+        "unlike_training": {
+            "cells": int((frame["unlike_training"] != "").sum()),
+            "kinds": dict(sorted(kinds.items())),
+            "statistics_from": found.statistics_from,
+        },
+        "notes": [note for a in answers for note in a.source.notes],
+        "labelled": labelled,
+        "other_labels": other_labels,
+        "metrics": None if scores is None else scores.summary,
+    }
+
+
+@dataclass(repr=False)
+class Predicted(Shown):
+    """A network's answers for new cells."""
+
+    cells: pd.DataFrame
+    """See `frame`."""
+    facts: dict[str, Any]
+    """Counts, warnings, and `metrics` where labels are known: the document of `wbcbench predict --json`."""
+    output: Path | None = None
+    """The file that was written."""
+    explained: int = 0
+    """Cells that were explained."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per cell.
+
+        Columns: `source`, `cell`, `label` (where one is known), `predicted`, `confidence`, `probability:<class>`,
+        `<route>:<class>` for every route, `missing`, `unlike_training` and `error`, each empty where there is
+        nothing to say.
+        """
+        return self.cells
+
+    def summary(self) -> pd.DataFrame:
+        """How many cells were given which class."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.facts["predicted"].items()), columns=["predicted", "cells"])
+
+    def warnings(self) -> list[str]:
+        """Why not to trust some answers."""
+        from wbcbench.boards.text import clean
+
+        facts, lines = self.facts, []
+        if facts["errors"]["cells"]:
+            lines.append(
+                f"{facts['errors']['cells']} of {facts['cells']} cells could not be read and have no answer; the "
+                "column `error` says why:"
+            )
+            lines += [f"  {clean(broken['cell'])}: {clean(broken['why'])}" for broken in facts["errors"]["first"]]
+        unlike = facts["unlike_training"]
+        if unlike["cells"]:
+            kinds = ", ".join(f"{n} {clean(kind)}" for kind, n in unlike["kinds"].items())
+            lines.append(
+                f"{unlike['cells']} of {facts['cells']} cells are unlike the training cells ({kinds}), judged by "
+                f"statistics from {unlike['statistics_from']}. Do not trust their answers without looking."
+            )
+        return lines
+
+    def remarks(self) -> list[str]:
+        """What was noticed while reading, and labels that could not be scored."""
+        from wbcbench.boards.text import clean
+
+        lines = [clean(note) for note in self.facts["notes"]]
+        if self.facts["other_labels"]:
+            shown = ", ".join(clean(v) for v in self.facts["other_labels"][:8])
+            lines.append(f"labels that are none of the classes were not scored: {shown}")
+        return lines
+
+    def notes(self) -> list[str]:
+        """Metrics where labels are known, warnings and remarks."""
+        lines = [*self.warnings(), *self.remarks()]
+        if self.facts["metrics"] is not None:
+            known = {n: v for n, v in self.facts["metrics"].items() if v is not None}
+            values = ", ".join(f"{name} {value:.3f}" for name, value in known.items())
+            lines.append(f"Over {self.facts['labelled']} labelled cells: {values}")
+        return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest(RecordRequest):
+    """What `wbcbench.report` and `wbcbench report` take."""
+
+    output: str | Path
+
+    def write(self) -> RecordPage:
+        """Write the page. Raises as `wbcbench.report` does."""
+        from wbcbench.deploy.report import gather, page
+        from wbcbench.records.files import atomic_write_text
+        from wbcbench.records.find import find_record
+        from wbcbench.records.store import Store
+
+        store, target = Store.fixed(self.store), Path(self.output).absolute()
+        registry, _ = load(self.plugins)
+        material = gather(find_record(self.record, store), store, registry, self.settings)
+        atomic_write_text(target, page(material))
+        return RecordPage(material.record.trial.id, Path(self.output), material.without)
+
+
+@dataclass(repr=False)
+class RecordPage(Shown):
+    """A page that was written."""
+
+    trial_id: str
+    path: Path
+    without: str = ""
+    """Why it has no pictures of mistakes; empty where it has."""
+
+    def summary(self) -> pd.DataFrame:
+        """Which record, and where the page is."""
+        import pandas as pd
+
+        return pd.DataFrame([{"trial_id": self.trial_id, "page": str(self.path)}])
+
+    def notes(self) -> list[str]:
+        """Why there are no pictures of mistakes."""
+        return [f"No pictures of mistakes: {self.without}"] if self.without else []
+
+
+@guest()
+def predict(
+    record: str | Path,
+    paths: Paths,
+    *,
+    store: str | Path = STORE,
+    output: str | Path | None = None,
+    batch: int = PredictRequest.batch,
+    device: str = PredictRequest.device,
+    explain: tuple[int, str | Path] | None = None,
+    root: str | Path | None = None,
+    set: Settings = (),
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
+    progress: bool = True,
+) -> Predicted:
+    """Classify new cells with the network of a record: class, probabilities, answers per route.
+
+    Args:
+        record: a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
+        paths: one or several of a manifest (.csv), a folder, a zip, an .npz, an image, or what `wbcbench data
+            import` wrote; see `wbcbench predict --help`.
+        store: where the record is.
+        output: .csv or .parquet to write `frame()` to.
+        batch: cells at a time.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        explain: so many cells, and a new folder for PNGs of where in each modality the network looked at them.
+        root: folder or zip that the paths in a manifest start from; default: the manifest's folder.
+        set: where the training cells lie, `{"dataset.path": "cells.npz"}`, if they are needed.
+        plugins_dir, no_plugins, progress: as in `wbcbench.run`.
+
+    Returns:
+        A row per cell in `frame()`. Cells that cannot be read get no answer, and the reason in the column `error`.
+
+    Raises:
+        UsageError: no record or file matches, or several records do.
+        IncompatibleError: a cell lacks a modality, and the fusion cannot do without.
+        DataError: no cell can be read.
+    """
+    wanted = PredictRequest(
+        record=record, paths=paths, store=store, output=output, batch=batch, device=device, explain=explain,
+        root=root, settings=set, plugins=plugin_options(plugins_dir, no_plugins),
+    )  # fmt: skip
+    return wanted.predict(progress)
+
+
+@guest()
+def export(
+    record: str | Path,
+    output: str | Path,
+    *,
+    format: Format,
+    store: str | Path = STORE,
+    tolerance: float = ExportRequest.tolerance,
+    set: Settings = (),
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
+) -> Exported:
+    """Write the network of a record with its preprocessing, a model card and a description of its inputs.
+
+    What was written is run and compared with the trained network, on validation cells if they are at hand, else on
+    made-up ones.
+
+    Args:
+        record: as in `wbcbench.predict`.
+        output: a new folder.
+        format: safetensors (weights and specification), onnx (a graph) or torch-export (a PyTorch program).
+        store: where the record is.
+        tolerance: largest difference of a probability between file and trained network.
+        set: where the training cells lie, `{"dataset.path": "cells.npz"}`.
+        plugins_dir, no_plugins: as in `wbcbench.run`.
+
+    Returns:
+        The files, and how closely they agree with the trained network.
+
+    Raises:
+        UsageError: no record matches, the folder is not new, or a package is missing.
+        WbcbenchError: the format cannot express the network, or the two disagree; nothing is left.
+    """
+    wanted = ExportRequest(
+        record=record, output=output, format=format, store=store, tolerance=tolerance, settings=set,
+        plugins=plugin_options(plugins_dir, no_plugins),
+    )  # fmt: skip
+    return wanted.export()
+
+
+@guest()
+def report(
+    record: str | Path,
+    output: str | Path,
+    *,
+    store: str | Path = STORE,
+    set: Settings = (),
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
+) -> RecordPage:
+    """Write one HTML page on a record that needs no network connection: equal records give equal bytes.
+
+    Args:
+        record: as in `wbcbench.predict`.
+        output: the file, page.html.
+        store: where the record is.
+        set: where the training cells lie, `{"dataset.path": "cells.npz"}`, for pictures of mistakes.
+        plugins_dir, no_plugins: as in `wbcbench.run`.
+
+    Returns:
+        Where the page is, and why it has no pictures, if so.
+
+    Raises:
+        UsageError: no record matches, or the cells that `set` names are not the record's.
+        RecordError: the record is damaged.
+    """
+    wanted = ReportRequest(
+        record=record, output=output, store=store, settings=set, plugins=plugin_options(plugins_dir, no_plugins)
+    )
+    return wanted.write()
+
+
+__all__ = [
+    "ExportRequest",
+    "Exported",
+    "PredictRequest",
+    "Predicted",
+    "RecordPage",
+    "ReportRequest",
+    "export",
+    "predict",
+    "report",
+]

@@ -1,0 +1,146 @@
+"""What the requests of several verbs share. A function and its command make the same request, so that a flag and
+an argument cannot mean different things."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from wbcbench.registry import Registry
+    from wbcbench.registry.loading import LoadReport, PluginOptions
+    from wbcbench.spec.request import Request
+
+Names = str | Sequence[Any] | Mapping[str, Any] | None
+"""`"a,b"`, `["a", "b"]`, or one component with parameters as a mapping."""
+Seeds = int | str | Sequence[int] | None
+Settings = Mapping[str, Any] | Sequence[str]
+"""`{"training.lr": 1e-3}`, or `["training.lr=1e-3"]` as `--set` takes it."""
+Paths = str | Path | Sequence[str | Path]
+Executor = Literal["auto", "inline", "ray"]
+Evaluate = Literal["standard", "full"]
+STORE = "wbcbench-store"
+
+
+def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[str] = False) -> PluginOptions:
+    """Which plugins to look for, beside what `WBCBENCH_PLUGIN_PATH` and `WBCBENCH_DISABLE_PLUGINS` say.
+
+    Args:
+        plugins_dir: folders of plugin files.
+        no_plugins: True leaves out all third-party plugins; a name or several leave out those.
+    """
+    from wbcbench.registry.loading import PluginOptions
+
+    blocked = [no_plugins] if isinstance(no_plugins, str) else [] if isinstance(no_plugins, bool) else no_plugins
+    return PluginOptions.from_environment(
+        [Path(p) for p in several(plugins_dir)], block_all=no_plugins is True, blocked=blocked
+    )
+
+
+def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
+    """Load the plugins, and say in one line each on stderr which ones, or which classes of them, are left out."""
+    from wbcbench.registry.loading import load_plugins
+
+    registry, report = load_plugins(options)
+    for plugin in report.failed:
+        print(
+            f"Warning: plugin '{plugin.provider}' was not loaded: {plugin.reason} "
+            "(`wbcbench plugins --verbose` shows the traceback)",
+            file=sys.stderr,
+        )
+    for skipped in (s for p in report.plugins for s in p.skipped):
+        print(f"Warning: {skipped}.", file=sys.stderr)
+    return registry, report
+
+
+def several(paths: Paths) -> list[str | Path]:
+    """One path as a list of one."""
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def check_evaluate(evaluate: str) -> None:
+    """Raise `UsageError` for a word that is neither."""
+    from wbcbench.errors import UsageError
+
+    if evaluate not in ("standard", "full"):
+        raise UsageError(f"Expected evaluate='standard' or 'full', but got {evaluate!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where to compute and to store. None: not given, so that a `WBCBENCH_*` variable, the config file or the
+    default decides."""
+
+    device: str | None = None
+    store: str | Path | None = None
+    executor: Executor | None = None
+    jobs: int | None = None
+    cpus_per_trial: int | None = None
+    gpus_per_trial: float | None = None
+    ray_address: str | None = None
+    settings: Settings = ()
+    """Any key of the request; wins over all else."""
+    plugins: PluginOptions = field(default_factory=plugin_options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(Compute):
+    """Data and methods as well: what `run` and `search` share."""
+
+    fusion: Names = None
+    kd: Names = None
+    dataset: str | Mapping[str, Any] | None = None
+    modalities: Names = None
+    teacher_modalities: Names = None
+    routing: str | None = None
+    policy: Names = None
+    backbone: Names = None
+    teacher: Names = None
+    epochs: int | None = None
+    seeds: Seeds = None
+    image_size: int | None = None
+    config: str | Path | None = None
+    """A YAML file; the above wins over it."""
+    track: str | Sequence[str] | None = None
+
+    def request(self) -> Request:
+        """With variables, config file and defaults filled in.
+
+        Raises:
+            UsageError: an unknown key, or a value out of range.
+        """
+        from wbcbench.spec.load import keys_of, load_request
+
+        return load_request(self.config_path, keys_of(vars(self)), self.settings)
+
+    @property
+    def trackers(self) -> str | Sequence[str] | None:
+        """Names of trackers, by the argument or its variable."""
+        from wbcbench.spec.load import variable
+
+        return self.track or os.environ.get(variable("track")) or None
+
+    @property
+    def config_path(self) -> Path | None:
+        return None if self.config is None else Path(self.config)
+
+
+__all__ = [
+    "STORE",
+    "Choices",
+    "Compute",
+    "Evaluate",
+    "Executor",
+    "Names",
+    "Paths",
+    "Seeds",
+    "Settings",
+    "check_evaluate",
+    "load",
+    "plugin_options",
+    "several",
+]

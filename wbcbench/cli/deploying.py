@@ -1,0 +1,137 @@
+"""`wbcbench export`, `predict` and `report`: what can be had of one record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wbcbench.api.deploying import ExportRequest, PredictRequest, ReportRequest
+from wbcbench.cli.options import json_option, plugins_options, record_options
+from wbcbench.cli.output import print_json, print_table
+
+EXPORT_EPILOG = """\b
+Examples:
+  wbcbench export 31678b71 --format onnx -o taken --set dataset.path=cells.npz
+  wbcbench export 'late_prob + logits' --format torch-export -o taken
+"""
+PREDICT_EPILOG = """\b
+PATH is one of:
+  a manifest (.csv) with a column of image paths per modality; label and id optional
+  a folder with a manifest.csv, or with a subfolder of images per modality; also in a zip
+  an .npz with an array per modality, or laid out as in training
+  a folder of images, a zip of them or one image, where the network reads one modality
+  what `wbcbench data import` wrote: its folder, or the dataset.yaml in it
+  files named or stored as those of the data set of training (imaging_flow, bsccm)
+
+Where the data set of training computes its modalities from other images, as `stains`
+does from an RGB image, those images are given instead, and computed from in the same way.
+"""
+
+
+@click.command("export", epilog=EXPORT_EPILOG)
+@record_options
+@click.option(
+    "--format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]),
+    help="Weights and specification, an ONNX graph, or a PyTorch program.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new folder."
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), default=ExportRequest.tolerance, show_default=True,
+    help="Largest difference of a probability between file and trained network.",
+)  # fmt: skip
+@json_option
+@plugins_options
+def export(as_json: bool, **given: Any) -> None:
+    """Write the network of RECORD with its preprocessing, a model card and a description of its inputs.
+
+    RECORD is a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
+
+    What was written is run and compared with the trained network, on validation cells if they are at hand
+    (--set dataset.path=...), else on made-up ones; if they differ nothing is left, exit 1.
+    """
+    done = ExportRequest(**given).export()
+    if as_json:
+        document = {"trial_id": done.trial_id, "format": done.format, "folder": str(done.folder)}
+        print_json(document | {"check": asdict(done.agreement)})
+        return
+    click.echo(f"{done.folder}: {', '.join(done.files)}")
+    click.echo(done.agreement.sentence())
+    if done.without:
+        click.echo(f"The cells it was trained on were not at hand: {done.without}", err=True)
+
+
+@click.command("predict", epilog=PREDICT_EPILOG)
+@record_options
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File: .csv or .parquet.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=PredictRequest.batch, show_default=True, help="Cells at a time."
+)
+@click.option("--device", default=PredictRequest.device, show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option(
+    "--explain", type=(click.IntRange(1), click.Path(path_type=Path)), default=None, metavar="N DIR",
+    help="For N of the cells, write where in each modality the network looked (PNG) to a new folder.",
+)  # fmt: skip
+@click.option(
+    "--root", type=click.Path(path_type=Path, exists=True), default=None,
+    help="Folder or zip that the paths in a manifest start from; default: the manifest's folder.",
+)  # fmt: skip
+@json_option
+@plugins_options
+def predict(as_json: bool, **given: Any) -> None:
+    """Classify the cells of every PATH with the network of RECORD: class, probabilities, answers per route.
+
+    Cells may lack a modality where the fusion can do without. Cells that cannot be read get no answer, and the
+    reason in the column `error`. Images that are unlike the training cells are named. Where labels are known,
+    metrics are printed; cells that the network was trained on flatter them.
+    """
+    done = PredictRequest(**given).predict()
+    if given["explain"] is not None:
+        click.echo(f"{given['explain'][1]}: {done.explained} cells explained.", err=True)
+    facts = done.facts
+    if as_json:
+        print_json({**facts, "output": str(given["output"])})
+        return
+    from wbcbench.boards.text import clean
+    from wbcbench.spec.trial import method_name
+
+    method = method_name(facts["method"], facts["kd"], facts["policies"])
+    click.echo(f"Answered by {clean(method)}, seed {facts['seed']} (record {facts['trial_id']}).")
+    click.echo(f"{given['output']}: {facts['cells']} cells")
+    print_table(["predicted", "cells"], [[clean(c), n] for c, n in facts["predicted"].items()])
+    if facts["missing"]:
+        click.echo(f"{facts['missing']} cells lack a modality.")
+    for line in done.warnings():
+        click.echo(line if line.startswith(" ") else f"Warning: {line}", err=True)
+    for line in done.remarks():
+        click.echo(f"Note: {line}", err=True)
+    if facts["metrics"] is not None:
+        rows = [[name, "undefined" if v is None else f"{v:.4f}"] for name, v in facts["metrics"].items()]
+        print_table(["metric", f"over {facts['labelled']} labelled cells"], rows)
+
+
+@click.command("report")
+@record_options
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File: page.html."
+)
+@plugins_options
+def report(**given: Any) -> None:
+    """Write one HTML page on RECORD that needs no network: equal records give equal bytes.
+
+    Metrics with intervals, confusion, reliability, classes, routes, curves, cost, environment and provenance;
+    worst mistakes as pictures where the cells are at hand (--set dataset.path=...); missing modalities and
+    corrupted images where the record was examined (wbcbench run --evaluate full).
+    """
+    done = ReportRequest(**given).write()
+    click.echo(done.path)
+    for line in done.notes():
+        click.echo(line, err=True)
+
+
+__all__ = ["export", "predict", "report"]

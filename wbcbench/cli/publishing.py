@@ -1,0 +1,304 @@
+"""`wbcbench submit`, `leaderboard publish`, `verify` and `merge`: records that go to others or come from them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from wbcbench.api.boards import BoardRequest, check_stores
+from wbcbench.cli.completion import records as known_records
+from wbcbench.cli.leaderboard import stores_option
+from wbcbench.cli.options import json_option, load, plugins_options, set_option, store_option
+from wbcbench.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from wbcbench.publishing.board_files import Asked
+    from wbcbench.publishing.verdict import Judge
+    from wbcbench.records.store import Record
+    from wbcbench.registry import Registry
+
+SHOWN = 8
+"""Names of new rows, at most."""
+
+
+@click.command("submit", short_help="Pack records for a leaderboard that others keep.")
+@click.argument("records", nargs=-1, required=True, metavar="RECORD...", shell_complete=known_records)
+@store_option("Where records named by trial id lie: a folder with records, or a published board.")
+@click.option(
+    "-o", "--output", default="submission.zip", show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False), help="The pack.",
+)  # fmt: skip
+@click.option("--weights", is_flag=True, help="Pack the trained weights too.")
+@json_option
+@click.pass_context
+def submit(
+    ctx: click.Context, /, records: tuple[str, ...], store: Path, output: Path, weights: bool, as_json: bool
+) -> None:
+    """Pack records and the records of their teachers into one zip.
+
+    A RECORD is a folder, a trial id of the store (or the beginning of one), or a method's name, which means all of
+    its seeds.
+
+    It holds documents and arrays: no pickle, no code. Every metric is recomputed first. Whoever gets it says
+    `wbcbench leaderboard verify PACK`.
+    """
+    from wbcbench.publishing.pack import find_records, write_pack
+    from wbcbench.publishing.sources import store_at
+    from wbcbench.records.store import Store
+
+    here = ctx.with_resource(store_at(store))
+    found = list({r.trial.id: r for name in records for r in find_records(name, here)}.values())
+    manifest = write_pack(
+        found, output, weights=weights, store_of=lambda root: here if root == here.root else Store(root)
+    )
+    parts = [c for r in found for c in r.result.components if c.provider != "wbcbench"]
+    foreign = sorted({f"{c.kind} {c.name} ({c.provider})" for c in parts})
+    if as_json:
+        print_json({"pack": str(output), "code_not_packed": foreign, **manifest.model_dump(mode="json")})
+        return
+    rows: dict[tuple[str, str], list[int]] = {}
+    for record in found:
+        r = record.result
+        rows.setdefault((r.method_id, r.title), []).append(r.seed)
+    for (_, name), seeds in rows.items():
+        click.echo(f"{name}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}")
+    searches = [file.split("/")[1] for file in manifest.files if file.startswith("searches/")]
+    if searches:
+        click.echo(f"What was spent before: search {', '.join(searches)}")
+    teachers = len(manifest.records) - len(manifest.submitted)
+    size = output.stat().st_size
+    click.echo(
+        f"{output}: {len(manifest.submitted)} records and {teachers} of their teachers, {size:,} bytes"
+        + ("" if weights else ", without weights (--weights adds them)")
+    )
+    for component in foreign:
+        click.echo(f"Code is not packed: say where {component} can be read.", err=True)
+
+
+@click.command("publish")
+@click.option("--name", metavar="NAME", help="Of the folder under --to; with --check, default: every board there.")
+@click.option("--to", default="leaderboards", show_default=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of all published boards, and of invalid.yaml.")  # fmt: skip
+@click.option("--check", "checking", is_flag=True,
+              help="Write nothing; exit 1 if a file is not what its records give, or one vanished.")  # fmt: skip
+@click.option("--rebuild", is_flag=True,
+              help="From what is published alone: after an upgrade, or a change of invalid.yaml.")  # fmt: skip
+@stores_option
+@click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="Also what a stranger submitted, if it is not refused; repeatable.")  # fmt: skip
+@click.option("--title", help="Heading of the board; default: its name.")
+@click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
+@click.option("--where", multiple=True, metavar="FIELD=VALUE",
+              help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable.")  # fmt: skip
+@click.option("--by", default=BoardRequest.by, show_default=True, metavar="METRIC", help="What ranks.")
+@click.option("--seeds", metavar="0,1,2",
+              help="Seeds a row needs; default: as it was published with, at first of most rows.")  # fmt: skip
+@click.option("--resamples", default=BoardRequest.resamples, show_default=True, type=click.IntRange(100),
+              metavar="N", help="Bootstrap resamples.")  # fmt: skip
+@plugins_options
+@click.pass_context
+def publish(
+    ctx: click.Context, /, name: str | None, to: Path, checking: bool, rebuild: bool, store: tuple[Path, ...],
+    packs: tuple[Path, ...], **values: Any,
+) -> None:  # fmt: skip
+    """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, protocol.json, and the records.
+
+    Published again, or with a --pack, a board keeps its records, options and seeds, and adds what --pack and a
+    --store that is named here have. A record stops counting only where leaderboards/invalid.yaml strikes it out
+    with a reason. Equal records give equal bytes.
+    """
+    if name is not None and (name.startswith(".") or Path(name).name != name):
+        raise click.UsageError(f"Expected a plain folder name as --name, but got '{name}'.")
+    if checking:
+        ctx.exit(_check(to, name))
+    if name is None:
+        raise click.UsageError("Expected --name NAME: the folder to write under --to.")
+    from wbcbench.boards.text import clean
+    from wbcbench.publishing.publish import PACK
+    from wbcbench.publishing.publish import publish as write
+    from wbcbench.publishing.sources import stores_at
+    from wbcbench.publishing.verify import installed_by, solved_once_by
+
+    folder = to / name
+    there = (folder / PACK).is_file()
+    if rebuild and not there:
+        raise click.UsageError(f"Expected a published board to --rebuild, but {folder} has no {PACK}.")
+    said = ctx.get_parameter_source("store") is ParameterSource.COMMANDLINE
+    if rebuild or (not said and (there or packs)):
+        if not rebuild and (idle := [s for s in store if s.is_dir()]):
+            click.echo(f"Not read: {', '.join(map(str, idle))}. --store adds a store's records.", err=True)
+        store = ()
+    check_stores(store)
+    asked = _asked(ctx, folder, name, values)
+    registry, _ = load(values["plugins"])
+    stores = ctx.with_resource(stores_at(store))
+    done = write(folder, stores, asked, packs, solved_once_by(registry), installed_by(registry))
+    for line in done.told:
+        click.echo(line, err=True)
+    for origin, names in done.sources.items():
+        rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        click.echo(clean(f"New from {origin}: {'; '.join(names[:SHOWN]) or 'no row'}{rest}"))
+    rows = sum(len(b.rows) for b in done.report.boards)
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
+    boards, records = len(done.report.boards), len(done.manifest.records)
+    click.echo(f"{folder}: {boards} boards, {rows} rows, {records} records, {size:.1f} MB")
+    click.echo(f"Check it: wbcbench leaderboard publish --check --to {to} --name {name}")
+
+
+def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
+    """What the command line says; where it is silent, what the board was asked for before."""
+    from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
+
+    chosen = {n: values[n] for n in ("by", "seeds", "key", "where", "resamples")}
+    options = BoardRequest(**chosen).options()
+    said: dict[str, Any] = {
+        "title": values["title"] or name, "by": options.by, "seeds": options.seeds, "keys": options.keys,
+        "where": options.where, "resamples": options.resamples,
+    }  # fmt: skip
+    if (folder / PROTOCOL).is_file():
+        flags = {n: "key" if n == "keys" else n for n in said}
+        quiet = (n for n, f in flags.items() if ctx.get_parameter_source(f) is ParameterSource.DEFAULT)
+        said |= read_asked(folder).model_dump(include={*quiet, "board_seeds"})
+    return Asked(**said)
+
+
+def _check(to: Path, name: str | None) -> int:
+    from wbcbench.publishing.publish import GIVES, check, check_all
+
+    found = check_all(to) if name is None else {name: check(to / name)}
+    for board, result in found.items():
+        for problem in result.problems:
+            click.echo(f"{to / board}: {problem}")
+        for note in result.notes:
+            click.echo(f"{to / board}: note: {note}")
+        if not result.problems:
+            click.echo(f"{to / board} is what its {result.records} records on boards give; none has vanished.")
+        if any(p.endswith(GIVES) for p in result.problems):
+            click.echo(f"    If that is meant: wbcbench leaderboard publish --rebuild --to {to} --name {board}")
+        if any("vanished" in p for p in result.problems):
+            click.echo("    Bring it back from an earlier commit, or strike it out in invalid.yaml and say why.")
+    if not found:
+        click.echo(f"No board is published in {to}.")
+    return int(any(result.problems for result in found.values()))
+
+
+@click.command("verify", short_help="Judge a pack of records: accept, needs a look, or refuse.")
+@click.argument("pack", type=click.Path(path_type=Path))
+@click.option(
+    "--against", type=click.Path(path_type=Path), metavar="STORE",
+    help="A store or a published board that is trusted: labels, splits, copies and jumps are compared with it.",
+)  # fmt: skip
+@click.option("--rerun", is_flag=True, help="If nothing was refused: train one seed again and compare.")
+@click.option("--trial", metavar="ID", help="Which submitted trial to train again; default: the first.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
+    help="How far macro-F1 of the rerun may be from the pack's.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="Where to train again: auto, cpu, cuda, ...")
+@set_option("Where the data lie, for --rerun: --set dataset.path=cells.npz")
+@json_option
+@plugins_options
+@click.pass_context
+def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
+    """Judge a pack that `wbcbench submit` made, or somebody else did.
+
+    Exit status 0: accepted, or needs a look (read why); 3: refused.
+    """
+    from wbcbench.publishing.board_files import PROTOCOL, read_asked
+    from wbcbench.publishing.rerun import choose
+    from wbcbench.publishing.sources import reference_at
+    from wbcbench.publishing.verify import checked, installed_by, solved_once_by
+
+    registry, _ = load(options["plugins"])
+    against = options["against"]
+    asked = read_asked(against) if against and (against / PROTOCOL).is_file() else None
+    with (
+        reference_at(against) if against else nullcontext() as reference,
+        checked(pack, reference, solved_once_by(registry), asked=asked, installed=installed_by(registry)) as (
+            judge,
+            records,
+            submitted,
+        ),
+    ):
+        if options["rerun"] and judge.verdict != "refuse":
+            _rerun(choose(records, submitted, options["trial"]), judge, registry, options)
+        elif options["rerun"]:
+            judge.notes.append("Nothing was trained again: the pack is refused without it.")
+    if options["as_json"]:
+        print_json({"pack": str(pack), **judge.document()})
+    else:
+        _print_verdict(pack, judge)
+    ctx.exit(int(judge.exit_code))
+
+
+def _rerun(record: Record, judge: Judge, registry: Registry, options: dict[str, Any]) -> None:
+    from wbcbench.progress import RunDisplay
+    from wbcbench.publishing.rerun import chain, rerun
+
+    trials = len(chain(record.trial))
+    click.echo(f"Training {record.trial.id} again: {trials} trials with its teachers.", err=True)
+    with TemporaryDirectory(prefix="wbcbench-rerun-") as folder, RunDisplay(trials) as display:
+        rerun(
+            record, judge, registry, display,
+            store=Path(folder), sets=options["settings"], tolerance=options["tolerance"], device=options["device"],
+        )  # fmt: skip
+
+
+def _print_verdict(pack: Path, judge: Judge) -> None:
+    from wbcbench.publishing.verdict import CHECKS
+
+    print_table(["check", "result", "what it asks"], [[n, judge.state(n), CHECKS[n]] for n in CHECKS])
+    click.echo()
+    for finding in judge.findings:
+        click.echo(f"{finding.level}: {finding.check}, {finding.where}: {finding.text}")
+    for note in judge.document()["notes"]:
+        click.echo(f"note: {note}")
+    click.echo(f"{pack}: {judge.verdict}")
+
+
+@click.command("merge")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
+@click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="The store to fill.")
+@json_option
+@click.pass_context
+def merge(ctx: click.Context, /, stores: tuple[Path, ...], into: Path, as_json: bool) -> None:
+    """Copy the records of STORE... into one store; every file's digest is checked, nothing is overwritten.
+
+    The same trial twice is one record if both agree. If they do not, it is reported as irreproducible (exit status
+    1), and all of its records are kept in INTO/irreproducible/TRIAL/DIGEST, where no board counts them. To settle
+    one, move the right DIGEST to INTO/records/TRIAL and delete INTO/irreproducible/TRIAL.
+    """
+    from wbcbench.publishing.merging import ASIDE
+    from wbcbench.publishing.merging import merge as join
+
+    merged = join(list(stores), into)
+    if as_json:
+        print_json(asdict(merged))
+        ctx.exit(int(not merged.fine))
+    for trial, told in merged.irreproducible.items():
+        click.echo(f"irreproducible: {trial} ({told})")
+    for reason in merged.refused:
+        click.echo(f"refused: {reason}")
+    for trial, teachers in merged.without_teacher.items():
+        click.echo(f"without its teacher: {trial} (needs {', '.join(teachers)})")
+    counts = f"{len(merged.copied)} records copied, {len(merged.same)} were in several stores and agree"
+    if not merged.fine:
+        counts += (
+            f", {len(merged.irreproducible)} irreproducible, {len(merged.refused)} refused, "
+            f"{len(merged.without_teacher)} without a teacher"
+        )
+    click.echo(f"{into}: {counts}")
+    if merged.irreproducible:
+        click.echo(
+            f"Irreproducible records are kept in {into / ASIDE}, uncounted; --help says how to settle them."
+        )
+    ctx.exit(int(not merged.fine))
+
+
+__all__ = ["merge", "publish", "submit", "verify"]

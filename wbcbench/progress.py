@@ -1,0 +1,276 @@
+"""Progress on stderr: one live table of all trials on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from wbcbench.tracking import start_trackers, tracked
+
+if TYPE_CHECKING:
+    from wbcbench.scheduling.plan import PlannedTrial
+    from wbcbench.scheduling.source import Outcome, Screen, Screens
+
+QUIET_SECONDS = 10.0
+"""Plain lines say how a running trial does, and how all of them do, at most so often."""
+RETOLD = 0.005
+"""Seconds. An epoch that ends sooner after the one before was not trained now: a resumed trial tells of it."""
+
+
+@dataclass
+class _Running:
+    epoch: int = -1
+    epochs: int = 0
+    heard: float = 0.0
+    speed: float = 0.0
+    """Training images per second, over the last epoch."""
+
+
+class Tally:
+    """What has become of how many trials.
+
+    Args:
+        total: how many there will be; None if nobody knows yet.
+        train_cells: training cells of a trial; None: unknown, and no speed is told.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, total: int | None, train_cells: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.total = total
+        self.counts: Counter[str] = Counter()
+        """Status of an outcome -> number of trials."""
+        self.best: tuple[float, str] | None = None
+        """Best validation macro-F1 of a finished trial, and that trial's name."""
+        self._cells, self._clock = train_cells, clock
+        self._running: dict[str, _Running] = {}
+        self._begun = clock()
+        self._work = 0.0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def started(self, key: str) -> None:
+        """A trial begins."""
+        self._running[key] = _Running(heard=self._clock())
+
+    def epoch(self, key: str, epoch: int, epochs: int, score: float | None) -> None:
+        """A trial has ended its epoch `epoch` (from 0) of `epochs`; a resumed one tells its earlier ones again."""
+        running = self._running.setdefault(key, _Running(heard=self._clock()))
+        now = self._clock()
+        told_again = now - running.heard < RETOLD
+        if running.epoch < 0 and not self._work:
+            self._begun = running.heard  # what came before the first trial does not repeat
+        if told_again:
+            running.epoch, running.epochs = epoch, epochs
+            return
+        if self._cells is not None:
+            running.speed = self._cells / (now - running.heard)
+        # A resumed trial begins late; only what was trained here tells how long the rest takes.
+        self._work += 1 / epochs
+        running.epoch, running.epochs, running.heard = epoch, epochs, now
+
+    def ended(self, key: str, status: str, name: str, score: float | None) -> None:
+        """A trial has its outcome; `score` is its validation macro-F1 if it has a record."""
+        self._running.pop(key, None)
+        self.counts[status] += 1
+        if score is not None and (self.best is None or score > self.best[0]):
+            self.best = (score, name)
+
+    def speed(self) -> float:
+        """Training images per second of all running trials together."""
+        return sum(r.speed for r in self._running.values())
+
+    def seconds_left(self) -> float | None:
+        """Seconds until all are done, if the rest goes as what was trained so far did; None: unknown."""
+        if self.total is None or not self._work:
+            return None
+        begun = sum((r.epoch + 1) / r.epochs for r in self._running.values() if r.epochs)
+        left = self.total - sum(self.counts.values()) - begun
+        return max(0.0, left) * (self._clock() - self._begun) / self._work
+
+    def line(self) -> str:
+        """One line on all trials."""
+        done = self.counts["done"] + self.counts["cached"]
+        parts = [f"{done} done" if self.total is None else f"{done}/{self.total} done"]
+        parts.append(f"{self.running} running")
+        if self.total is not None:
+            parts.append(f"{max(0, self.total - sum(self.counts.values()) - self.running)} waiting")
+        parts += [f"{self.counts[s]} {s}" for s in ("failed", "pruned") if self.counts[s]]
+        if self.best is not None:
+            parts.append(f"best {self.best[0]:.3f} {self.best[1]}")
+        if self.speed():
+            parts.append(f"{self.speed():,.0f} images/s")
+        left = self.seconds_left()
+        if left is not None and (self.running or left):
+            parts.append(f"about {spell(left)} left")
+        return ", ".join(parts)
+
+
+def spell(seconds: float) -> str:
+    """`42 s`, `7 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class RunDisplay:
+    """Shows every running trial with its epochs and validation score, and a line on all of them.
+
+    Args:
+        trials: how many there will be; None if nobody knows yet.
+        console: where to; stderr by default.
+        train_cells: training cells of a trial, from which images per second are reckoned; None: unknown.
+    """
+
+    def __init__(self, trials: int | None, console: Console | None = None, train_cells: int | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.tally = Tally(trials, train_cells)
+        self._spoke: dict[str, float] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._progress: Progress | None = None
+        self._live: Live | None = None
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+            )
+            self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4)
+
+    def __enter__(self) -> RunDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            for bar in self._bars.copy():
+                self._drop(bar)
+            self._live.stop()
+
+    def decoding(self, done: int, total: int, what: str) -> None:
+        """Progress of reading images."""
+        if self._progress is None:
+            if done == total or self._may_speak(what):
+                self._say(f"{what}: {done}/{total}")
+        else:
+            self._show(what, what, done, total, "")
+            if done == total:
+                self._drop(what)
+
+    def trial_started(self, planned: PlannedTrial) -> None:
+        """A trial begins, or was found in the store."""
+        self.tally.started(planned.trial.id)
+
+    def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None:
+        """A trial has one more epoch behind it."""
+        key, score = planned.trial.id, row.get("val_macro_f1")
+        self.tally.epoch(key, epoch, epochs, score)
+        note = "" if score is None else f"val macro-F1 {score:.3f}"
+        if self._progress is not None:
+            self._show(key, name_of(planned), epoch + 1, epochs, note)
+        elif epoch + 1 == epochs or self._may_speak(key):
+            self._say(f"{name_of(planned)}: epoch {epoch + 1}/{epochs}, {note}")
+
+    def trial_ended(self, outcome: Outcome) -> None:
+        """A trial has its outcome."""
+        key, name = outcome.planned.trial.id, name_of(outcome.planned)
+        self._drop(key)
+        score = None if outcome.record is None else outcome.record.result.metrics["val"]["macro_f1"]
+        self.tally.ended(key, outcome.status, name, score)
+        if outcome.status == "failed":
+            reason = (outcome.error.strip().splitlines() or ["no reason given"])[-1]
+            self._say(f"{name}: failed: {reason}")
+        elif self._progress is None and outcome.status == "cached":
+            self._say(f"{name}: already done")
+        elif self._progress is None and outcome.status == "pruned":
+            self._say(f"{name}: stopped early")
+        if self._progress is None and self.tally.total != 1 and outcome.status != "cached" and self._may_speak(""):
+            self._say(self.tally.line())
+
+    def _table(self) -> Group:
+        parts: list[Any] = [] if self._progress is None else [self._progress]
+        # Text, not a string: a method's label such as single[nucleus] must not be read as markup.
+        return Group(*parts, Text(self.tally.line()))
+
+    def _show(self, key: str, name: str, done: int, total: int, note: str) -> None:
+        assert self._progress is not None
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(name, total=total, note="")
+        self._progress.update(self._bars[key], completed=done, note=note)
+
+    def _drop(self, key: str) -> None:
+        bar = self._bars.pop(key, None)
+        if bar is not None and self._progress is not None:
+            self._progress.remove_task(bar)
+
+    def _may_speak(self, key: str) -> bool:
+        now = time.monotonic()
+        quiet = now - self._spoke.get(key, 0.0) <= QUIET_SECONDS
+        if not quiet:
+            self._spoke[key] = now
+        return not quiet
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def name_of(planned: PlannedTrial) -> str:
+    """`student independent + logits, seed 0`."""
+    trial = planned.trial
+    return f"{planned.role} {trial.title}, seed {trial.seed}"
+
+
+def displays(
+    shown: bool, store: Path, train_cells: int | None = None, track: str | Sequence[str] | None = None
+) -> Screens:
+    """Number of trials -> a display for them, which logs to trackers as well.
+
+    Args:
+        shown: whether anything is to be seen.
+        store: where trackers that write files put them.
+        train_cells: see `RunDisplay`.
+        track: names of trackers.
+
+    Raises:
+        UsageError: when a display is made: no tracker has that name, or its package is missing.
+    """
+
+    @contextmanager
+    def screen(trials: int) -> Iterator[Screen]:
+        console = Console(stderr=True, quiet=not shown)
+        with start_trackers(track, store) as trackers, RunDisplay(trials, console, train_cells) as display:
+            yield tracked(display, trackers)
+
+    return screen
+
+
+@contextmanager
+def counting(what: str, total: int, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal for `done(so far, of how many)`; nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done, total: progress.update(task, completed=done)
+
+
+__all__ = ["RunDisplay", "Tally", "counting", "displays", "name_of", "spell"]
