@@ -193,7 +193,7 @@ class Pool:
         at = {store.root: store for store in stores}
         records = [at[path.parent.parent].load(name, verify="full") for name, path in sorted(sources.items())]
         for record in with_teachers(records, at.__getitem__):
-            self.add(record, str(at[record.path.parent.parent].origin))
+            self.add(record, at[record.path.parent.parent].shown)
         for store in stores:
             for trial in published:
                 if trial not in sources and store.has(trial):
