@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path | None = None, **more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("WBCBENCH_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WBCBENCH_") or k == "WBCBENCH_CACHE"}
     if folder is not None:
         env["WBCBENCH_PLUGIN_PATH"] = str(folder)
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}

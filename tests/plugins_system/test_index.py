@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.errors import ExitCode
+from wbcbench.errors import ExitCode, PluginError
 from wbcbench.registry import LoadReport, PluginOptions, Registry, index, load_plugins
-from wbcbench.registry.examine import EXAMINER
+from wbcbench.registry.probe import PROBE
 from wbcbench.registry.provenance import Source, builtin_folder
 
 Load = Callable[..., tuple[Registry, LoadReport]]
@@ -107,6 +107,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert log.read_text().count("imported") == 2
 
 
+def test_a_plugin_that_fails_since_it_was_edited_is_still_known_by_its_names(load: Load) -> None:
+    source = "from wbcbench.contracts import Fusion\nclass Good(Fusion):\n    name = 'go' + 'od'\n"
+    load(good=source)
+    registry, report = load(good=f"{source}1 / 0\n")
+    assert report.failed
+    with pytest.raises(PluginError, match=r"local\.good.*ZeroDivisionError"):
+        registry.get("fusion", "good")
+
+
 def test_two_processes_at_once(tmp_path: Path, folder: Folder, log: Path) -> None:
     path = folder(good=GOOD.format(log=str(log), high=2))
     command = [sys.executable, "-m", "wbcbench", "show", "fusion", "good", "--json", "--plugins-dir", str(path)]
@@ -117,7 +126,7 @@ def test_two_processes_at_once(tmp_path: Path, folder: Folder, log: Path) -> Non
 
 HOSTILE = {
     "leaves": ("import sys; sys.exit(0)", "SystemExit: 0"),
-    "dies": ("import os; os._exit(0)", "ended the process that examined it with exit code 0"),
+    "dies": ("import os; os._exit(0)", "ended the process that ran it with exit code 0"),
     "crashes": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "by signal 11"),
     "hangs": ("while True: pass", "took longer than 2 s"),
     "sleeps": ("import time; time.sleep(1000)", "took longer than 2 s"),
@@ -187,6 +196,7 @@ def test_what_a_plugin_prints_is_no_part_of_the_document(folder: Folder, cells_f
     done = wbcbench(
         "run", "--json", "--plugins-dir", str(path), "--fusion", "loud", "--kd", "none", "--dataset", "npz",
         "--set", f"dataset.path={cells_file}", "--epochs", "1", "--backbone", "cellnet:width=4", "--device", "cpu",
+        "--store", str(path.parent / "store"),
     )  # fmt: skip
     assert [r["status"] for r in json.loads(done.stdout)["records"]] == ["done"]
     assert "from print" in done.stderr
@@ -214,14 +224,35 @@ def test_an_edited_builtin_is_read_as_anyones_file(tmp_path: Path, monkeypatch: 
     assert not torch
 
 
-def test_the_process_that_examines_may_be_gone(folder: Folder, log: Path) -> None:
+def test_the_process_that_imports_may_be_gone(folder: Folder, log: Path) -> None:
     path = folder(good=GOOD.format(log=str(log), high=2))
     assert arity(path) == (2, 2)
-    assert EXAMINER._process is not None
-    EXAMINER._process.kill()
-    EXAMINER._process.wait()
+    assert PROBE._process is not None
+    PROBE._process.kill()
+    PROBE._process.wait()
     folder(good=GOOD.format(log=str(log), high=3))
     assert arity(path) == (2, 3)
+
+
+def test_without_forks_each_plugin_has_a_process(
+    folder: Folder, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.platform = 'elsewhere'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WBCBENCH_PLUGIN_TIMEOUT", "20")
+    path = folder(
+        bad="import os; os._exit(3)", good=GOOD.format(log=str(log), high=2), zzz="import sys; sys.exit('bye')"
+    )
+    PROBE.close()
+    try:
+        registry, report = load_plugins(PluginOptions((path,)))
+    finally:
+        PROBE.close()
+    assert registry.declared("fusion", "good").arity == (2, 2)
+    assert [p.reason for p in report.failed] == [
+        "its import ended the process that ran it with exit code 3", "SystemExit: bye",
+    ]  # fmt: skip
 
 
 def test_a_source_is_found_without_importing_the_packages_around_it(

@@ -5,7 +5,7 @@ command has to import a plugin (and torch with it) only to name what is there:
 
 - `provenance`: where code is written, its digests, and importing it;
 - `declaration`: what a class declares, as JSON and back;
-- `examine`: one import of a plugin file, in a process of its own;
+- `probe`: one import of a plugin file, in a process of its own;
 - `index`: what these imports found, kept and checked by digests;
 - `registry`: names to components;
 - `loading`: all of it together.

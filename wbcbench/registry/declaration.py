@@ -25,9 +25,40 @@ _CONTAINERS: dict[str, Any] = {"dict": dict, "list": list, "set": set, "tuple": 
 _BOUNDS = ("ge", "gt", "le", "lt")
 
 
+class _Attributes:
+    """The class attributes that planning reads: of each kind those of its contract, where their defaults stand."""
+
+    acts_on: str
+    arity: tuple[int, int | None]
+    chain: bool
+    emits: tuple[str, ...]
+    family: str
+    matches: str
+    missing: str
+    needs: Needs
+    needs_routes: str
+    offers: tuple[str, ...] | None
+    pairing: Literal["own", "all"]
+    role: str
+    scalable: bool
+    scales: str
+    solves: tuple[str, ...]
+    source: str
+    stage_maps: bool
+    trained: str
+    wants: tuple[str, ...]
+
+    attributes: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.attributes:
+            raise AttributeError(name)
+        return self.attributes[name]
+
+
 @dataclass(frozen=True)
-class Declaration:
-    """A component's class attributes, those that it inherits included."""
+class Declaration(_Attributes):
+    """What a component declares; class attributes, those that it inherits included, are attributes of this too."""
 
     kind: str
     name: str
@@ -42,12 +73,8 @@ class Declaration:
     def doc(self) -> str:
         return str(self.stored["doc"])
 
-    @property
-    def source(self) -> str:
-        return str(self.attributes["source"])
-
     @cached_property
-    def attributes(self) -> dict[str, Any]:
+    def attributes(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Class attributes of the contract, with this class's values; sequences are tuples."""
         values = {name: _tuples(value) for name, value in self.stored["attributes"].items()}
         if "needs" in values:
@@ -59,8 +86,8 @@ class Declaration:
     @property
     def param_rows(self) -> list[dict[str, Any]]:
         """As `describe_params`, of the parameters."""
-        return [{k: v for k, v in row.items() if k not in ("annotation", "bounds", "extra")}
-                for row in self.stored["params"]["rows"]]  # fmt: skip
+        ours = ("annotation", "bounds", "extra")
+        return [{k: v for k, v in row.items() if k not in ours} for row in self.stored["params"]["rows"]]
 
     @cached_property
     def params(self) -> type[Parameters]:
@@ -69,85 +96,6 @@ class Declaration:
             params: type[Parameters] = self.load().Params  # type: ignore[attr-defined]
             return params
         return _twin(self.stored["params"])
-
-    @property
-    def needs(self) -> Needs:
-        needs: Needs = self.attributes["needs"]
-        return needs
-
-    @property
-    def role(self) -> str:
-        return str(self.attributes["role"])
-
-    @property
-    def chain(self) -> bool:
-        return bool(self.attributes["chain"])
-
-    @property
-    def matches(self) -> str:
-        return str(self.attributes["matches"])
-
-    @property
-    def emits(self) -> tuple[str, ...]:
-        return tuple(self.attributes["emits"])
-
-    @property
-    def arity(self) -> tuple[int, int | None]:
-        low, high = self.attributes["arity"]
-        return low, high
-
-    @property
-    def solves(self) -> tuple[str, ...]:
-        """The two-modality problems that a fusion promises to solve."""
-        return tuple(self.attributes["solves"])
-
-    @property
-    def stage_maps(self) -> bool:
-        return bool(self.attributes["stage_maps"])
-
-    @property
-    def scales(self) -> str:
-        """Name of a fusion's parameter that is a factor on the backbone's channels; empty: none is."""
-        return str(self.attributes["scales"])
-
-    @property
-    def missing(self) -> str:
-        return str(self.attributes["missing"])
-
-    @property
-    def trained(self) -> str:
-        return str(self.attributes["trained"])
-
-    @property
-    def acts_on(self) -> str:
-        """The stage of a training step that a policy changes."""
-        return str(self.attributes["acts_on"])
-
-    @property
-    def needs_routes(self) -> str:
-        return str(self.attributes["needs_routes"])
-
-    @property
-    def wants(self) -> tuple[str, ...]:
-        return tuple(self.attributes["wants"])
-
-    @property
-    def offers(self) -> tuple[str, ...] | None:
-        """What policies find in a fusion; None where it says nothing."""
-        offers = self.attributes["offers"]
-        return None if offers is None else tuple(offers)
-
-    @property
-    def pairing(self) -> Literal["own", "all"]:
-        return "all" if self.attributes["pairing"] == "all" else "own"
-
-    @property
-    def family(self) -> str:
-        return str(self.attributes["family"])
-
-    @property
-    def scalable(self) -> bool:
-        return bool(self.attributes["scalable"])
 
 
 def describe(cls: type, kind: str, who: str) -> dict[str, Any]:

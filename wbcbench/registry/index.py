@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbcbench.paths import cache_root
-from wbcbench.registry.provenance import BUILTIN_PACKAGE, Source, builtin_folder, helpers_of, sha256_of
+from wbcbench.registry.provenance import BUILTIN_PACKAGE, Source, builtin_folder, helper_digest_of, sha256_of
 from wbcbench.registry.registry import BUILTIN_PROVIDER, KINDS, plural
 
 if TYPE_CHECKING:
-    from wbcbench.registry.examine import Failure
+    from wbcbench.registry.probe import Failure
 
 Entry = dict[str, Any]
 """`files` (path -> SHA-256), `helpers`, `observes`, `skipped` and `components`."""
@@ -33,7 +33,7 @@ SHIPPED = Path(__file__).with_name("builtin.json")
 
 
 class Index:
-    """Looks plugins up, and examines those that are new or were edited."""
+    """Looks plugins up, and probes those that are new or were edited."""
 
     def __init__(self) -> None:
         self._files: dict[str, str] = {}
@@ -47,8 +47,8 @@ class Index:
             if entry is not None:
                 found[source] = entry
         unknown = [s for s in dict.fromkeys(sources) if s not in found]
-        for source in unknown:
-            found[source] = self._examine(source, more=len(unknown) > 1)
+        for source in unknown:  # with others to follow, torch is imported once for all
+            found[source] = self._probe(source, more=len(unknown) > 1)
         return [found[s] for s in sources]
 
     def _known(self, source: Source) -> Entry | None:
@@ -70,16 +70,16 @@ class Index:
         if path is None:
             return ""
         if path.name == "__init__.py":
-            return helpers_of(path)
+            return helper_digest_of(path)
         if path.parent not in self._helpers:  # the same for all files of a folder
-            self._helpers[path.parent] = helpers_of(path)
+            self._helpers[path.parent] = helper_digest_of(path)
         return self._helpers[path.parent]
 
-    def _examine(self, source: Source, more: bool) -> Entry | Failure:
-        from wbcbench.registry.examine import EXAMINER, Failure
+    def _probe(self, source: Source, more: bool) -> Entry | Failure:
+        from wbcbench.registry.probe import PROBE, Failure
 
         started, helpers = time.time(), self._helpers_of(source)
-        entry = EXAMINER.examine(source, more)
+        entry = PROBE.run(source, more)
         if isinstance(entry, Failure):
             return entry
         entry["helpers"] = helpers
@@ -87,6 +87,12 @@ class Index:
         if settled and not any("error" in c["declared"] for c in entry["components"]):
             _write(source, entry)
         return entry
+
+
+def names_before(source: Source) -> frozenset[str]:
+    """What the plugin offered when it was last imported, whatever became of it since."""
+    entry = _read(source)
+    return frozenset(n for c in entry["components"] for n in (c["name"], *c["aliases"])) if entry else frozenset()
 
 
 def builtin_sources() -> list[Source]:
@@ -102,7 +108,7 @@ def builtin_sources() -> list[Source]:
 
 def build() -> dict[str, Any]:
     """The index of the built-in components, made by importing them in this process."""
-    from wbcbench.registry.examine import survey
+    from wbcbench.registry.probe import survey
 
     index = Index()
     plugins = {s.value: survey(s) | {"helpers": index._helpers_of(s)} for s in builtin_sources()}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbcbench import __version__
-from wbcbench.registry.index import Entry, Index, builtin_sources
+from wbcbench.registry.index import Entry, Index, builtin_sources, names_before
 from wbcbench.registry.provenance import (
     BUILTIN_PACKAGE,
     ENTRY_POINT_GROUP,
@@ -33,7 +33,7 @@ from wbcbench.registry.registry import BUILTIN_PROVIDER, Component, Missing, Reg
 if TYPE_CHECKING:
     import pluggy
 
-    from wbcbench.registry.examine import Failure
+    from wbcbench.registry.probe import Failure
     from wbcbench.spec import Trial
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Observers:
                 log.warning(text, impl.plugin_name, hook, exc_info=True)
 
     def _imported(self) -> pluggy.PluginManager:
-        from wbcbench.registry.examine import new_manager
+        from wbcbench.registry.probe import new_manager
 
         manager = new_manager()
         for source in self._plugins:
@@ -285,14 +285,14 @@ def _components(candidate: _Candidate, entry: Entry) -> list[Component]:
 
 
 def _registered(source: Source, kind: str, name: str) -> type:
-    from wbcbench.registry.examine import registered_class
+    from wbcbench.registry.probe import registered_class
 
     with output_to_stderr():
         return registered_class(source, kind, name)
 
 
 def _fail(registry: Registry, report: LoadReport, candidate: _Candidate, reason: str, trace: str = "") -> None:
-    names = _guess_names(candidate.source.path)
+    names = _guess_names(candidate.source.path) | names_before(candidate.source)
     registry.add_missing(Missing(candidate.source.provider, reason, trace, names=names))
     report.plugins.append(_status(candidate, "failed", reason, traceback=trace))
 

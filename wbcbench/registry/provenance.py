@@ -220,14 +220,14 @@ def components_of(trial: Trial) -> Iterator[tuple[str, str]]:
     yield from (("distiller", d.name) for d in method.distillers)
 
 
-def helpers(component: Component) -> str:
+def helper_digest(component: Component) -> str:
     """Digest of the files that a component may import from beside it, as they are now; empty if there are none."""
     path = file_of(component.target) if isinstance(component.target, str) else None
-    return helpers_of(path) if path is not None and path.is_file() else ""
+    return helper_digest_of(path) if path is not None and path.is_file() else ""
 
 
-def helpers_of(path: Path) -> str:
-    """As `helpers`. For a plugin that is a folder, all of its files; for a file, the folder's `_x.py`."""
+def helper_digest_of(path: Path) -> str:
+    """As `helper_digest`. For a plugin that is a folder, all of its files; for a file, the folder's `_x.py`."""
     folder = path.name == "__init__.py"
     found = path.parent.rglob("*.py") if folder else path.parent.glob("_*.py")
     files = sorted(p for p in found if p != path and (folder or p.name != "__init__.py"))
@@ -238,9 +238,9 @@ def helpers_of(path: Path) -> str:
 
 
 @cache
-def kept_helpers(component: Component) -> str:
-    """`helpers` as this process found them first."""
-    return helpers(component)
+def cached_helper_digest(component: Component) -> str:
+    """`helper_digest` as this process found them first."""
+    return helper_digest(component)
 
 
 def _content(path: Path) -> str:

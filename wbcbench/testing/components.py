@@ -35,7 +35,7 @@ def component_class(kind: str, which: Any) -> Any:
 
 
 def _component_in(path: Path, kind: str) -> Component:
-    from wbcbench.registry.examine import class_components
+    from wbcbench.registry.probe import class_components
     from wbcbench.registry.provenance import import_file
 
     skipped: list[str] = []

@@ -12,7 +12,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.records.store import Record
-from wbcbench.registry.provenance import components_of, kept_helpers
+from wbcbench.registry.provenance import cached_helper_digest, components_of
 from wbcbench.spec import Trial, digest
 from wbcbench.training.build import (
     Imputer,
@@ -76,7 +76,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         policies=build_policies(trial, fusion, bench.registry),
         score=lambda p: score(p.probabilities, p.labels, classes).summary,
         checkpoints=bench.store.work(trial.id),
-        code=digest([[c.sha256, kept_helpers(c)] for c in used]),
+        code=digest([[c.sha256, cached_helper_digest(c)] for c in used]),
     )
     if trial.method.distillers:
         add_distillers(job, teachers, bench, split.hash)

@@ -45,7 +45,7 @@ TIMEOUT = 60.0
 _PREFIX = "wbcbench_"
 _FORKS = sys.platform == "linux"
 _IDLE = 30.0
-"""Seconds after which the process that examines plugins ends by itself."""
+"""Seconds after which the process that imports plugins ends by itself."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _register(kind: str, provider: str, into: list[Component]) -> Callable[..., 
     return register
 
 
-class Examiner:
+class Probe:
     """Runs `survey` in a process of its own, which is kept for the next plugin.
 
     On Linux, each plugin has a fork of that process, so that torch is imported once and no plugin meets what
@@ -307,7 +307,7 @@ class Examiner:
         self._warm = False
         self._lock = threading.Lock()
 
-    def examine(self, source: Source, more: bool = False) -> dict[str, Any] | Failure:
+    def run(self, source: Source, more: bool = False) -> dict[str, Any] | Failure:
         """What a plugin offers, or why it cannot be told. Never raises because of the plugin.
 
         Args:
@@ -330,31 +330,23 @@ class Examiner:
         if hanging or code is None:
             return Failure(f"its import took longer than {limit:g} s ({TIMEOUT_VARIABLE})", hanging)
         ended = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
-        return Failure(f"its import ended the process that examined it {ended}", "")
+        return Failure(f"its import ended the process that ran it {ended}", "")
 
     def _ask(self, request: str, limit: float) -> int | None:
-        """The exit code of the process that examined the plugin; None if it had to be stopped."""
+        """The exit code of the process that imported the plugin; None if it had to be stopped."""
         stopped = threading.Event()
-        for attempt in range(2):
-            process = self._running()
+        while True:
+            process, fresh = self._running()
             assert process.stdin is not None
             assert process.stdout is not None
-
-            def stop() -> None:
-                stopped.set()
-                self.close()
-
-            timer = threading.Timer(limit, stop)
+            timer = threading.Timer(limit, _stop, (process, stopped))
             timer.start()
+            answer = ""
             try:
-                process.stdin.write(f"{request}\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-            except BrokenPipeError:  # it has just ended because it was idle
-                answer = ""
-                if not attempt and not stopped.is_set():
-                    self.close()
-                    continue
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(f"{request}\n")
+                    process.stdin.flush()
+                    answer = process.stdout.readline()
             except BaseException:
                 self.close()
                 raise
@@ -362,36 +354,34 @@ class Examiner:
                 timer.cancel()
             if answer.strip():
                 return int(answer)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the pipe closes just before the process is gone
+                process.wait(10)
             self.close()
-            return None if stopped.is_set() else process.returncode
-        raise AssertionError("unreachable")
+            if fresh or stopped.is_set():  # otherwise it had just been idle for too long
+                return None if stopped.is_set() else process.returncode
 
-    def _running(self) -> subprocess.Popen[str]:
-        if self._owner != os.getpid():  # a forked worker must not share its parent's pipe
-            self._process = None
-        if self._process is None or self._process.poll() is not None:
-            self._owner = os.getpid()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                start_new_session=True,  # Ctrl-C is for us; and all that a plugin starts can be stopped with it
-            )
-        return self._process
+    def _running(self) -> tuple[subprocess.Popen[str], bool]:
+        """The process, and whether it is new."""
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+            return self._process, False
+        self._owner = os.getpid()  # a forked worker must not share its parent's pipe
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            start_new_session=True,  # Ctrl-C is for us; and all that a plugin starts can be stopped with it
+        )
+        return self._process, True
 
     def close(self) -> None:
         """Stop the process, if there is one."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return
-        with contextlib.suppress(OSError):  # it has ended by itself
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+        _kill(process)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -399,8 +389,21 @@ class Examiner:
                     pipe.close()
 
 
-EXAMINER = Examiner()
-atexit.register(EXAMINER.close)
+def _stop(process: subprocess.Popen[str], stopped: threading.Event) -> None:
+    stopped.set()
+    _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+PROBE = Probe()
+atexit.register(PROBE.close)
 
 
 def time_limit() -> float:
@@ -412,21 +415,21 @@ def time_limit() -> float:
 
 
 def serve() -> None:
-    """Answer one request per line with the exit code of the process that examined the plugin."""
+    """Answer one request per line with the exit code of the process that imported the plugin."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what plugins print
-    while _FORKS is False or select.select([0], [], [], _IDLE)[0]:
+    while not _FORKS or select.select([0], [], [], _IDLE)[0]:
         line = sys.stdin.readline()
         if not line:
             return
         request = json.loads(line)
         if not _FORKS:
-            _examine(request)
+            _answer(request)
         if request["preload"]:
             _preload()
         child = os.fork()
         if not child:
-            _examine(request)
+            _answer(request)
         answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
         answers.flush()
 
@@ -439,7 +442,7 @@ def _preload() -> None:
         pass
 
 
-def _examine(request: dict[str, Any]) -> None:
+def _answer(request: dict[str, Any]) -> None:
     """Write the result into a file and end the process, in whatever way the plugin tries to."""
     with open(request["trace"], "w") as trace:
         faulthandler.dump_traceback_later(request["limit"], exit=True, file=trace)
@@ -470,4 +473,4 @@ def _cwd() -> str:
         return str(Path.home())
 
 
-__all__ = ["EXAMINER", "Examiner", "Failure", "Source", "class_components", "registered_class", "survey"]
+__all__ = ["PROBE", "Failure", "Probe", "Source", "class_components", "registered_class", "survey"]
