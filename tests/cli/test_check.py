@@ -45,7 +45,7 @@ def test_a_line_per_promise_and_what_to_mend(plugin: Path, invoke: Invoke) -> No
     assert (
         lines[failed + 1].strip().startswith(f"plugins/mine.py:{method + 1}: Term 'distance' has the shape [6, 4]")
     )
-    assert lines[failed + 2].strip().startswith("Mend: Return [B]")
+    assert lines[failed + 2].strip().startswith("Fix: Return [B]")
     kept = sum(line.startswith("  ok") for line in lines)
     broken = sum(line.startswith("  FAIL") for line in lines)
     assert lines[-1] == f"{kept} of {kept + broken} promises kept."
