@@ -130,7 +130,11 @@ def test_records_are_found_by_what_they_are_called(done: Run, tmp_path: Path) ->
         assert wbcbench.load_record(name, done.store).result == record.result
     with pytest.raises(UsageError, match="No record"):
         wbcbench.load_record("nothing", done.store)
-    assert len(wbcbench.load_records(done.store).records) == 10
+    every = wbcbench.load_records(done.store)
+    assert len(every) == len(list(every)) == 10
+    assert every[0].trial.id == every.frame()["trial_id"][0]
+    assert len(every[2:5]) == len(every[2:5].frame()) == 3
+    assert every[0] in every
 
 
 def test_damaged_records_are_named(done: Run, tmp_path: Path) -> None:
@@ -185,11 +189,99 @@ def test_what_fails_is_raised_or_returned(done: Run, tmp_path: Path) -> None:
         wbcbench.run(fusion="earyl", **TINY)
 
 
+def test_a_comparison_is_that_of_the_command(done: Run, invoke: Callable[..., tuple[int, str, str]]) -> None:
+    a, b = "early + logits", "independent + logits"
+    found = wbcbench.compare(a, b, done.store, resamples=200)
+    words = ("--store", str(done.store), "--resamples", "200", "--json")
+    code, out, _ = invoke("leaderboard", "compare", a, b, *words)
+    assert code == 0
+    assert found.explanation.model_dump(mode="json") == json.loads(out)
+    assert list(found.frame()["name"].sort_values()) == ["a", "b", "c"]
+    assert "McNemar" in repr(found)
+    assert "<table" in found._repr_html_()
+
+
+def test_a_study_is_that_of_the_command(
+    done: Run, invoke: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(
+        json.dumps({
+            "common": {"dataset": dataset(done.store.parent / "cells.npz"), "epochs": 2, "batch_size": 16,
+                       "backbone": "cellnet:width=4", "teacher": {"backbone": "cellnet:width=6"}},
+            "parts": {"plain": {"fusion": "early"}, "taught": {"fusion": "early", "kd": "logits"}},
+        })
+    )  # fmt: skip
+    found = wbcbench.study(
+        tmp_path / "study.yaml", store=done.store, device="cpu", set={"threads": 1}, progress=False
+    )
+    assert list(found.frame()["part"]) == ["plain", "taught", "taught", "taught"]
+    assert {r.trial.id for r in found.records} <= {r.trial.id for r in done.records}
+    assert repr(found).count("taught") == 3
+    code, out, _ = invoke(
+        "study", str(tmp_path / "study.yaml"), "--store", str(done.store), "--set", "threads=1", "--json"
+    )
+    assert code == 0
+    rows = {part["name"]: [r["trial_id"] for r in part["records"]] for part in json.loads(out)["parts"]}
+    assert rows == found.frame().groupby("part")["trial_id"].apply(list).to_dict()
+    assert len(wbcbench.study(tmp_path / "study.yaml", only="plain", store=done.store, progress=False).parts) == 1
+
+
+def test_what_is_taken_of_a_record_is_what_the_command_takes(
+    done: Run, invoke: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    record, cells, at = done.records[0], done.store.parent / "cells.npz", ("--store", str(done.store))
+    found = wbcbench.predict(record.trial.id, cells, store=done.store, output=tmp_path / "a.csv", progress=False)
+    code, out, _ = invoke("predict", record.trial.id, str(cells), *at, "-o", str(tmp_path / "b.csv"), "--json")
+    assert code == 0
+    assert found.facts | {"output": str(tmp_path / "b.csv")} == json.loads(out)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert found.summary()["cells"].sum() == len(found.frame()) == found.facts["cells"]
+    assert wbcbench.predict(record.path, [cells, cells], progress=False).facts["cells"] == 2 * len(found.frame())
+
+    written = wbcbench.export(record.trial.id, tmp_path / "taken", format="safetensors", store=done.store)
+    assert written.files == sorted(p.name for p in (tmp_path / "taken").iterdir())
+    assert written.agreement.largest <= 1e-4
+    assert "safetensors" in repr(written)
+    page = wbcbench.report(record.trial.id, tmp_path / "a.html", store=done.store)
+    assert page.path.read_text().startswith("<!doctype html>")
+    code, _, _ = invoke("report", record.trial.id, *at, "-o", str(tmp_path / "b.html"))
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    with pytest.raises(UsageError, match="new folder"):
+        wbcbench.export(record.trial.id, tmp_path / "taken", format="onnx", store=done.store)
+
+
+def test_a_check_is_that_of_the_command(invoke: Callable[..., tuple[int, str, str]]) -> None:
+    found = wbcbench.check("early", only="registered", set={})
+    code, out, _ = invoke("check", "early", "--only", "registered", "--json")
+    (component,) = json.loads(out)["components"]
+    assert (code, component["ok"]) == (0, found.ok)
+    assert [p["promise"] for p in component["promises"]] == list(found.frame()["promise"])
+    assert "fusion" in repr(found)
+    with pytest.raises(UsageError, match="Did you mean 'early'"):
+        wbcbench.check("earyl")
+
+
+def test_variables_stand_in_for_arguments_as_for_flags(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WBCBENCH_STORE", str(done.store))
+    monkeypatch.setenv("WBCBENCH_FUSION", "early")
+    again = wbcbench.run(
+        dataset=dataset(done.store.parent / "cells.npz"), set={"batch_size": 16, "threads": 1}, **TINY
+    )
+    assert [r.trial.id for r in again.records] == [r.trial.id for r in done.records if r in again.records]
+    assert again.store == done.store
+    assert len(wbcbench.load_records()) >= 10
+    monkeypatch.setenv("WBCBENCH_EPOCHS", "none")
+    with pytest.raises(UsageError, match="epochs"):
+        wbcbench.run(fusion="early")
+
+
 @pytest.mark.parametrize("before", ["", "import wbcbench.searches.optuna_study, wbcbench.boards.build;"])
-def test_packages_of_the_same_name_are_the_functions_too(before: str) -> None:
+def test_functions_are_functions_whatever_was_imported_before(before: str) -> None:
     code = (
         f"import sys, wbcbench; {before}\n"
-        "assert callable(wbcbench.search) and callable(wbcbench.leaderboard)\n"
+        "from types import FunctionType\n"
+        "assert all(callable(getattr(wbcbench, n)) for n in wbcbench.__all__ if n != '__version__')\n"
+        "assert isinstance(wbcbench.search, FunctionType)\n"
         "from wbcbench.errors import UsageError\n"
         "for call in (lambda: wbcbench.leaderboard('/nowhere'), lambda: wbcbench.search(fusion='earyl')):\n"
         "    try: call()\n"
@@ -199,8 +291,28 @@ def test_packages_of_the_same_name_are_the_functions_too(before: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_only_the_entry_point_imports_the_command_line() -> None:
+    package = Path(wbcbench.__file__).parent
+    found = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.parent.name != "cli" and "wbcbench.cli" in path.read_text(encoding="utf-8")
+    ]
+    assert found == ["__main__.py"]
+
+
+def test_a_request_has_a_field_for_every_flag_that_makes_it() -> None:
+    from dataclasses import fields
+
+    from wbcbench.api.requests import Choices, Compute
+    from wbcbench.spec.load import ARGUMENTS
+
+    assert {f.name for f in fields(Choices)} - {"config", "track", "settings", "plugins"} == set(ARGUMENTS)
+    assert {f.name for f in fields(Compute)} <= {f.name for f in fields(Choices)}
+
+
 def test_importing_wbcbench_imports_nothing_heavy_and_lists_its_names() -> None:
-    assert {"run", "search", "leaderboard", "load_record", "load_records", "__version__"} <= set(dir(wbcbench))
+    assert set(wbcbench.__all__) <= set(dir(wbcbench))
     code = "import sys, wbcbench; dir(wbcbench); "
     code += "print([m for m in ('torch', 'pandas', 'ray', 'optuna') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -268,7 +268,7 @@ def test_cells_within_another_data_sets_parameters_are_found(tmp_path: Path) -> 
     images = rng.integers(0, 255, (60, 16, 16, 3), dtype=np.uint8)
     np.savez(path, image=images, label=np.arange(60) % 3)
     values = {"dataset.base_params": {"path": str(path), "modalities": {"x": [0, 1, 2]}}}
-    request = load_request(None, {"dataset": "stains", "fusion": "early", "kd": "none"}, (), values)
+    request = load_request(None, {"dataset": "stains", "fusion": "early", "kd": "none"}, values)
     trial = make_plan(request, registry()).trials[0].trial
     assert str(path) not in trial.model_dump_json()
     found = dataset_of(trial, registry(), [f"dataset.base_params.path={path}"])

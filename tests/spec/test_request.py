@@ -74,7 +74,7 @@ def test_commas_inside_brackets_do_not_split() -> None:
         ({}, ("training.lrr=1",), ("training.lrr", "Did you mean 'lr'", "command line")),
         ({}, ("augmentaton.noise=1",), ("augmentaton", "Did you mean 'augmentation'")),
         ({}, ("training.lr=0",), ("training.lr", "greater than 0", "got 0")),
-        ({}, ("training.lr",), ("key=value",)),
+        ({}, ("training.lr",), ("KEY=VALUE",)),
         ({"seeds": "a"}, (), ("seeds",)),
         ({"fusion": ""}, (), ("fusion",)),
         ({"fusion": "early:x"}, (), ("name:key=value",)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wbcbench.api.guest import guest
-from wbcbench.api.requests import STORE, Paths, Seeds, several
+from wbcbench.api.requests import Paths, Seeds, stores_of
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RESAMPLES = 10_000
 class BoardRequest:
     """What `wbcbench.leaderboard`, `wbcbench leaderboard` and those of its commands take that make boards."""
 
-    store: Paths = STORE
+    store: Paths | None = None
     by: str = "macro_f1"
     seeds: Seeds = None
     where: Where = ()
@@ -65,7 +65,7 @@ class BoardRequest:
         """
         from wbcbench.publishing.sources import stores_at
 
-        paths = [Path(s) for s in several(self.store)]
+        paths = stores_of(self.store)
         check_stores(paths)
         with stores_at(paths) as stores:
             yield stores
@@ -236,7 +236,7 @@ class Comparison(Shown):
 
 @guest()
 def leaderboard(
-    store: Paths = STORE,
+    store: Paths | None = None,
     *,
     by: str = "macro_f1",
     seeds: Seeds = None,
@@ -252,7 +252,7 @@ def leaderboard(
     """Boards of one store or several: one per protocol, a row per method.
 
     Args:
-        store: folders of records, or published boards.
+        store: folders of records, or published boards; None: what `WBCBENCH_STORE` says, else wbcbench-store.
         by: the metric that ranks.
         seeds: which a row needs; None: those that most rows have.
         where: only boards whose protocol says so, `{"dataset": "npz", "budget.epochs": "30"}`.
@@ -282,7 +282,7 @@ def leaderboard(
 def compare(
     a: str,
     b: str,
-    store: Paths = STORE,
+    store: Paths | None = None,
     *,
     by: str = "macro_f1",
     seeds: Seeds = None,

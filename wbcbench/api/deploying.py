@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.api.guest import guest
-from wbcbench.api.requests import STORE, Paths, Settings, load, plugin_options, several
+from wbcbench.api.requests import Paths, Settings, load, plugin_options, several, stores_of
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wbcbench.deploy.export import Agreement
     from wbcbench.deploy.network import Rebuilt
     from wbcbench.deploy.predict import Answers
+    from wbcbench.records.store import Store
     from wbcbench.registry.loading import PluginOptions
 
 Format = Literal["safetensors", "onnx", "torch-export"]
@@ -29,17 +30,22 @@ class RecordRequest:
     """Which record, in which store, and where its cells lie."""
 
     record: str | Path
-    store: str | Path = STORE
+    store: str | Path | None = None
     settings: Settings = ()
     plugins: PluginOptions = field(default_factory=plugin_options)
+
+    def open_store(self) -> Store:
+        """Where the record is looked up."""
+        from wbcbench.records.store import Store
+
+        return Store.fixed(stores_of(self.store)[0])
 
     def rebuilt(self) -> Rebuilt:
         """The record's network. Raises `UsageError` or `RecordError`."""
         from wbcbench.deploy.network import rebuilt
         from wbcbench.records.find import find_record
-        from wbcbench.records.store import Store
 
-        store = Store.fixed(self.store)
+        store = self.open_store()
         registry, _ = load(self.plugins)
         return rebuilt(find_record(self.record, store), store, registry, self.settings)
 
@@ -55,9 +61,8 @@ class ExportRequest(RecordRequest):
     def export(self) -> Exported:
         """Write and check. Raises as `wbcbench.export` does."""
         from wbcbench.deploy.export import export
-        from wbcbench.records.store import Store
 
-        store, folder = Store.fixed(self.store), Path(self.output).absolute()
+        store, folder = self.open_store(), Path(self.output).absolute()
         found = self.rebuilt()
         agreement = export(found, self.format, folder, store=store, tolerance=self.tolerance)
         files = sorted(p.name for p in folder.iterdir())
@@ -254,9 +259,8 @@ class ReportRequest(RecordRequest):
         from wbcbench.deploy.report import gather, page
         from wbcbench.records.files import atomic_write_text
         from wbcbench.records.find import find_record
-        from wbcbench.records.store import Store
 
-        store, target = Store.fixed(self.store), Path(self.output).absolute()
+        store, target = self.open_store(), Path(self.output).absolute()
         registry, _ = load(self.plugins)
         material = gather(find_record(self.record, store), store, registry, self.settings)
         atomic_write_text(target, page(material))
@@ -288,7 +292,7 @@ def predict(
     record: str | Path,
     paths: Paths,
     *,
-    store: str | Path = STORE,
+    store: str | Path | None = None,
     output: str | Path | None = None,
     batch: int = PredictRequest.batch,
     device: str = PredictRequest.device,
@@ -305,7 +309,7 @@ def predict(
         record: a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
         paths: one or several of a manifest (.csv), a folder, a zip, an .npz, an image, or what `wbcbench data
             import` wrote; see `wbcbench predict --help`.
-        store: where the record is.
+        store: where the record is; None: what `WBCBENCH_STORE` says, else wbcbench-store.
         output: .csv or .parquet to write `frame()` to.
         batch: cells at a time.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -335,7 +339,7 @@ def export(
     output: str | Path,
     *,
     format: Format,
-    store: str | Path = STORE,
+    store: str | Path | None = None,
     tolerance: float = ExportRequest.tolerance,
     set: Settings = (),
     plugins_dir: Paths = (),
@@ -350,7 +354,7 @@ def export(
         record: as in `wbcbench.predict`.
         output: a new folder.
         format: safetensors (weights and specification), onnx (a graph) or torch-export (a PyTorch program).
-        store: where the record is.
+        store: where the record is; None: what `WBCBENCH_STORE` says, else wbcbench-store.
         tolerance: largest difference of a probability between file and trained network.
         set: where the training cells lie, `{"dataset.path": "cells.npz"}`.
         plugins_dir, no_plugins: as in `wbcbench.run`.
@@ -374,7 +378,7 @@ def report(
     record: str | Path,
     output: str | Path,
     *,
-    store: str | Path = STORE,
+    store: str | Path | None = None,
     set: Settings = (),
     plugins_dir: Paths = (),
     no_plugins: bool | str | Sequence[str] = False,
@@ -384,7 +388,7 @@ def report(
     Args:
         record: as in `wbcbench.predict`.
         output: the file, page.html.
-        store: where the record is.
+        store: where the record is; None: what `WBCBENCH_STORE` says, else wbcbench-store.
         set: where the training cells lie, `{"dataset.path": "cells.npz"}`, for pictures of mistakes.
         plugins_dir, no_plugins: as in `wbcbench.run`.
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-FRESH_SEED = 67280421310721
-"""What PyTorch seeds its generators with when it is imported."""
+CUDA_SEED = 67280421310721
+"""What PyTorch seeds CUDA's generators with; the CPU's begins differently in every process."""
 
 
 @contextmanager
@@ -107,7 +107,8 @@ def _torch() -> Iterator[None]:
                 from wbcbench.training.isolation import THREADS, defaults
 
                 defaults(THREADS).apply()
-                torch.manual_seed(FRESH_SEED)
+                torch.default_generator.seed()
+                torch.cuda.manual_seed_all(CUDA_SEED)
         return
     import torch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from wbcbench.api.guest import guest
-from wbcbench.api.requests import STORE
+from wbcbench.api.requests import stores_of
 from wbcbench.api.showing import Shown
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class Records(Shown, Sequence["Record"]):
 
 
 @guest()
-def load_record(record: str | Path, store: str | Path = STORE) -> Record:
+def load_record(record: str | Path, store: str | Path | None = None) -> Record:
     """One record, checked.
 
     Args:
         record: a trial's id, the beginning of one, the path of its folder, or a method's name as on a leaderboard,
             of which the seed with the best validation score is taken.
-        store: where ids and names are looked up.
+        store: where ids and names are looked up; None: what `WBCBENCH_STORE` says, else wbcbench-store.
 
     Returns:
         The record. Its `predictions`, `weights()`, `frame()` (cells with probabilities) and `history()` are read
@@ -73,15 +73,15 @@ def load_record(record: str | Path, store: str | Path = STORE) -> Record:
     from wbcbench.records.find import find_record
     from wbcbench.records.store import Store
 
-    return find_record(record, Store.fixed(store))
+    return find_record(record, Store.fixed(stores_of(store)[0]))
 
 
 @guest()
-def load_records(store: str | Path = STORE) -> Records:
+def load_records(store: str | Path | None = None) -> Records:
     """All records of a store, each checked; damaged ones are left out and named.
 
     Args:
-        store: a folder of records.
+        store: a folder of records; None: what `WBCBENCH_STORE` says, else wbcbench-store.
 
     Returns:
         A sequence of records by trial id, with `frame()` for all of them.
@@ -92,8 +92,8 @@ def load_records(store: str | Path = STORE) -> Records:
     from wbcbench.api.boards import check_stores
     from wbcbench.records.store import Store
 
-    check_stores([Path(store)])
-    good, bad = Store.fixed(store).scan()
+    check_stores(stores_of(store)[:1])
+    good, bad = Store.fixed(stores_of(store)[0]).scan()
     return Records(sorted(good, key=lambda r: r.trial.id), {str(path): str(error) for path, error in bad})
 
 

@@ -57,6 +57,13 @@ def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
     return registry, report
 
 
+def stores_of(store: Paths | None) -> list[Path]:
+    """Where records are read from; None: what `WBCBENCH_STORE` says, else `STORE`."""
+    if store is None:
+        store = os.environ.get("WBCBENCH_STORE", "").split(os.pathsep)
+    return [Path(s) for s in several(store) if str(s)] or [Path(STORE)]
+
+
 def several(paths: Paths) -> list[str | Path]:
     """One path as a list of one."""
     return [paths] if isinstance(paths, str | Path) else list(paths)
@@ -143,4 +150,5 @@ __all__ = [
     "load",
     "plugin_options",
     "several",
+    "stores_of",
 ]

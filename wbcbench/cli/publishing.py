@@ -155,16 +155,14 @@ def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) 
     """What the command line says; where it is silent, what the board was asked for before."""
     from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 
-    chosen = {n: values[n] for n in ("by", "seeds", "key", "where", "resamples")}
-    options = BoardRequest(**chosen).options()
-    said: dict[str, Any] = {
-        "title": values["title"] or name, "by": options.by, "seeds": options.seeds, "keys": options.keys,
-        "where": options.where, "resamples": options.resamples,
-    }  # fmt: skip
+    flags = ("by", "seeds", "key", "where", "resamples")
+    options = BoardRequest(**{n: values[n] for n in flags}).options()
+    said: dict[str, Any] = {"title": values["title"] or name, "keys": options.keys}
+    said |= {n: getattr(options, n) for n in flags if n != "key"}
     if (folder / PROTOCOL).is_file():
-        flags = {n: "key" if n == "keys" else n for n in said}
-        quiet = (n for n, f in flags.items() if ctx.get_parameter_source(f) is ParameterSource.DEFAULT)
-        said |= read_asked(folder).model_dump(include={*quiet, "board_seeds"})
+        silent = {n for n in ("title", *flags) if ctx.get_parameter_source(n) is ParameterSource.DEFAULT}
+        fields = {"keys" if n == "key" else n for n in silent}
+        said |= read_asked(folder).model_dump(include=fields | {"board_seeds"})
     return Asked(**said)
 
 

@@ -128,13 +128,13 @@ def read_study(
     Raises:
         UsageError: an unknown key or part, naming it and where it is.
     """
-    tree = read_yaml(path)
-    if unknown := sorted(set(map(str, tree)) - {"common", "parts"}):
+    document = read_yaml(path)
+    if unknown := sorted(set(map(str, document)) - {"common", "parts"}):
         raise UsageError(
             f"{path}: '{unknown[0]}' is not a key of a study file.{did_you_mean(unknown[0], ('common', 'parts'))} "
             "Expected: common, parts. A single run is `wbcbench run --config`."
         )
-    common, parts = tree.get("common") or {}, tree.get("parts") or {}
+    common, parts = document.get("common") or {}, document.get("parts") or {}
     own_words = parts.items() if isinstance(parts, dict) else ()
     for key, section in (("common", common), ("parts", parts), *((f"parts.{n}", p or {}) for n, p in own_words)):
         if not isinstance(section, dict):
@@ -147,9 +147,8 @@ def read_study(
         )
     found: dict[str, Part] = {}
     for name, own in parts.items():
-        found[str(name)] = _part(
-            str(name), _over(common, own or {}), flags or {}, settings, f"{path}: {name}", found
-        )
+        tree = _over(common, own or {})
+        found[str(name)] = _part(str(name), tree, flags or {}, settings, f"{path}: {name}", found)
     return [part for name, part in found.items() if not only or name in only]
 
 
