@@ -108,14 +108,14 @@ def class_components(module: ModuleType, provider: str, skipped: list[str]) -> I
         reason = _no_component(cls, own)
         if not reason and "name" not in vars(cls):
             continue  # a base class of others
-        aliases = getattr(cls, "aliases", ())
+        aliases = vars(cls).get("aliases", ())  # those of a base are the base's
         component = Component(
             kind=kind,
             name=getattr(cls, "name", ""),
             target=cls,
             provider=provider,
             origin=_place(cls),
-            aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases) if "aliases" in vars(cls) else (),
+            aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
         )
         if not reason:
             try:
