@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import wbcbench
-from wbcbench.api.guest import guest
 from wbcbench.errors import TrialFailedError, WbcbenchError
+from wbcbench.isolation import guest
 from wbcbench.testing.records import write_cells
 
 TINY: dict[str, Any] = {"backbone": "cellnet:width=4", "epochs": 1, "device": "cpu", "progress": False}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wbcbench.training.isolation import Settings, reset
+from wbcbench.isolation import TorchSettings, reset
 
 VANDAL = '''
 """Leaves the process in disorder."""
@@ -44,7 +44,7 @@ class Vandal(Fusion):
 
 
 def test_settings_and_random_states_are_put_back() -> None:
-    settings = Settings.current()
+    settings = TorchSettings.current()
     reset(settings, 3)
     expected = (random.random(), float(np.random.rand()), float(torch.rand(())), torch.get_num_threads())
     try:

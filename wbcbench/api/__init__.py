@@ -9,7 +9,7 @@ that show themselves as tables and open as pandas frames. Each makes a request, 
     predict, export, report        take one trained network away
     check                          test a plugin
 
-None changes what is global in the calling process: see `wbcbench.api.guest`.
+None changes what is global in the calling process: see `wbcbench.isolation`.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wbcbench.api.guest import guest
 from wbcbench.api.requests import Paths, Seeds, stores_of
 from wbcbench.api.showing import Shown
+from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     import pandas as pd

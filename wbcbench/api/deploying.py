@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wbcbench.api.guest import guest
 from wbcbench.api.requests import Paths, Settings, load, plugin_options, several, stores_of
 from wbcbench.api.showing import Shown
+from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     import pandas as pd

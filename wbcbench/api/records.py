@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from wbcbench.api.guest import guest
 from wbcbench.api.requests import stores_of
 from wbcbench.api.showing import Shown
+from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     import pandas as pd

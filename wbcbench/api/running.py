@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.api.guest import guest
 from wbcbench.api.requests import (
     Choices,
     Evaluate,
@@ -21,6 +20,7 @@ from wbcbench.api.requests import (
     plugin_options,
 )
 from wbcbench.api.showing import Shown
+from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     import pandas as pd

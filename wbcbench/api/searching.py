@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from wbcbench.api.guest import guest
 from wbcbench.api.requests import (
     Choices,
     Executor,
@@ -18,6 +17,7 @@ from wbcbench.api.requests import (
     plugin_options,
 )
 from wbcbench.api.showing import Shown
+from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.api.guest import guest
 from wbcbench.api.requests import (
     Compute,
     Evaluate,
@@ -20,6 +19,7 @@ from wbcbench.api.requests import (
 )
 from wbcbench.api.running import outcome_row, outcome_summary, reason
 from wbcbench.api.showing import Shown
+from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,6 +23,7 @@ from wbcbench.boards.text import clean, spreadsheet
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.deploy.predict import Answers
 from wbcbench.errors import UsageError
+from wbcbench.isolation import contained
 from wbcbench.records.files import atomic_folder, write_synced
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def overlaid(image: NDArray[Any], heat: NDArray[Any], top: float, side: int = TI
     return Image.composite(paint, tile(image, side), mask)
 
 
+@contained()
 def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, folder: Path) -> int:
     """Write a PNG for each of a sample of cells, and `explained.csv`; returns how many there are.
 

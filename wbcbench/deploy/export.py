@@ -21,6 +21,7 @@ from wbcbench.deploy.card import model_card
 from wbcbench.deploy.formats import FORMATS, Arrays, Runner, need
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Network, Rebuilt, deployed
 from wbcbench.errors import DataError, UsageError, WbcbenchError, did_you_mean
+from wbcbench.isolation import contained
 from wbcbench.records.files import atomic_folder, json_text, write_synced
 from wbcbench.records.store import Store
 
@@ -184,6 +185,7 @@ def made_up(rebuilt: Rebuilt, count: int) -> dict[str, NDArray[Any]]:
 VERSION = 1
 
 
+@contained()
 def export(
     rebuilt: Rebuilt, format_name: str, folder: Path, *, store: Store | None = None, tolerance: float = TOLERANCE
 ) -> Agreement:

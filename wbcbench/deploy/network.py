@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wbcbench.contracts import Dataset, Deployed, Fusion, Preparation, Task
 from wbcbench.errors import DataError, UsageError, WbcbenchError
 from wbcbench.evaluation.input_statistics import statistics_of
+from wbcbench.isolation import contained
 from wbcbench.records.schema import InputStatistics
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
@@ -185,6 +186,7 @@ class Rebuilt:
         return made
 
 
+@contained()
 def rebuilt(record: Record, store: Store, registry: Registry, settings: Settings = ()) -> Rebuilt:
     """Build the network of a record and load its weights.
 

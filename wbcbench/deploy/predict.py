@@ -18,6 +18,7 @@ from wbcbench.deploy.network import PROBABILITIES, ROUTE, Rebuilt
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.input_statistics import unusual_images
 from wbcbench.evaluation.metrics import Scores, score
+from wbcbench.isolation import contained
 from wbcbench.records.files import atomic_write_bytes
 
 BATCH = 64
@@ -45,6 +46,7 @@ class Answers:
         return found
 
 
+@contained()
 def classify(
     rebuilt: Rebuilt, source: Source, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
 ) -> Answers:

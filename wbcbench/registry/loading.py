@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbcbench import __version__
+from wbcbench.isolation import contained
 from wbcbench.registry.index import Entry, Index, builtin_sources, names_before
 from wbcbench.registry.provenance import (
     BUILTIN_PACKAGE,
@@ -111,7 +112,8 @@ class Observers:
         self._manager = self._manager or self._imported()
         for impl in getattr(self._manager.hook, hook).get_hookimpls():
             try:
-                impl.function(*[values[a] for a in impl.argnames])
+                with contained():
+                    impl.function(*[values[a] for a in impl.argnames])
             except Exception:
                 text = "Plugin '%s' failed in %s; the trial continues."
                 log.warning(text, impl.plugin_name, hook, exc_info=True)

@@ -6,10 +6,12 @@ import importlib
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from wbcbench.errors import NameClashError, PluginError, UnknownNameError, UsageError, did_you_mean
+from wbcbench.isolation import contained
 from wbcbench.registry.declaration import Declaration, describe, summary_of
 from wbcbench.registry.provenance import import_target, split_target
 
@@ -109,10 +111,11 @@ def load_class(component: Component) -> type:
     who = f"{component.kind} '{qualified_name(component)}' ({component.origin or component.provider})"
     target = component.target
     try:
-        if isinstance(target, type):
-            cls: object = target
-        else:
-            cls = import_target(target) if isinstance(target, str) else target()
+        with nullcontext() if component.builtin else contained():
+            if isinstance(target, type):
+                cls: object = target
+            else:
+                cls = import_target(target) if isinstance(target, str) else target()
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"Expected to import {who}, but its code raised {type(error).__name__}: {error}. "

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from wbcbench.data.counter import derive_seed
 from wbcbench.errors import DataError, IncompatibleError, TrialPruned, WbcbenchError
+from wbcbench.isolation import TorchSettings, contained, initial_threads, reset
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers
@@ -17,7 +19,6 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
-from wbcbench.training.isolation import Settings, reset
 from wbcbench.training.rehearsal import construct, rehearse
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
@@ -36,6 +37,7 @@ def prepare(
     Broken data is met here, before any training: a `DataError` concerns every trial alike. So are networks that
     cannot be built of what was asked for, and distillers that cannot read them.
     """
+    initial_threads()
     threads = request.threads or request.cpus_per_trial
     if threads is not None:
         torch.set_num_threads(threads)
@@ -49,9 +51,10 @@ def prepare(
     )
     bench.add_dataset(plan.description.fingerprint, plan.dataset)
     missing = [p.trial for p in plan.trials if not bench.store.has(p.trial.id)]
-    _rehearse(missing, plan, request, registry)
-    if missing:
-        bench.split(missing[0])
+    with contained():
+        _rehearse(missing, plan, request, registry)
+        if missing:
+            bench.split(missing[0])
     return bench
 
 
@@ -80,7 +83,7 @@ class InlineExecutor:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
-        self._settings = Settings.current()
+        self._settings = TorchSettings.current()
 
     def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
         """Run what is missing, one after another."""
@@ -108,9 +111,10 @@ class InlineExecutor:
                 raise TrialPruned(epoch)
 
         store = self.bench.store
-        reset(self._settings, planned.trial.seed)
         try:
-            record, cached = run_trial(planned.trial, self.bench, done)
+            with contained():
+                reset(self._settings, derive_seed(planned.trial.seed, "slate"))
+                record, cached = run_trial(planned.trial, self.bench, done)
         except DataError:
             raise  # of the cells, and so of every trial
         except TrialPruned:

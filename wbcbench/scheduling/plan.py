@@ -10,6 +10,7 @@ from typing import Any, Literal
 from wbcbench.contracts import Dataset, Description
 from wbcbench.data.splits import check_group_count
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
+from wbcbench.isolation import contained
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import (
     check_arity,
@@ -125,8 +126,9 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         DataError: the cells cannot be read, or are of too few groups to be divided.
     """
     notes: list[str] = []
-    dataset_spec, dataset = open_dataset(request, registry)
-    description = dataset.describe()
+    with contained():
+        dataset_spec, dataset = open_dataset(request, registry)
+        description = dataset.describe()
     made = request.split.scheme == "stratified" or description.split_sizes is None
     if made and description.group_count is not None:
         check_group_count(description.group_count, request.split)

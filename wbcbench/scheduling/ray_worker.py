@@ -122,9 +122,20 @@ def train_one(config: dict[str, Any], setup: WorkerSetup) -> None:
 
     def done(epoch: int, epochs: int, row: dict[str, Any]) -> None:
         # Waits for the driver's answer; a trial that is to stop is unwound from here by SystemExit.
-        tune.report(pack(EpochMessage(epoch, epochs, row)))
+        try:
+            tune.report(pack(EpochMessage(epoch, epochs, row)))
+        except SystemExit as stop:
+            raise Stopped from stop  # so that it is not taken for a plugin's
 
-    tune.report(pack(_worker(setup).run(config, done)))
+    try:
+        message = _worker(setup).run(config, done)
+    except Stopped:
+        raise SystemExit(0) from None
+    tune.report(pack(message))
+
+
+class Stopped(BaseException):
+    """Tune ends the trial."""
 
 
 class Worker:
@@ -152,9 +163,9 @@ class Worker:
         import torch
 
         torch.set_num_threads(setup.threads)
+        from wbcbench.isolation import TorchSettings
         from wbcbench.scheduling.plan import open_dataset
         from wbcbench.spec.request import Request
-        from wbcbench.training.isolation import Settings
         from wbcbench.training.workbench import Workbench, pick_device
 
         request = Request.model_validate_json(setup.request)
@@ -167,11 +178,12 @@ class Worker:
             replay_maps_gb=request.replay_maps_gb,
         )
         self.bench.add_dataset(setup.fingerprint, open_dataset(request, self.registry)[1])
-        self.settings = Settings.current()
+        self.settings = TorchSettings.current()
 
     def run(self, config: dict[str, Any], done: Any) -> EndMessage:
         """Run one trial; never raises because of it."""
-        from wbcbench.training.isolation import reset
+        from wbcbench.data.counter import derive_seed
+        from wbcbench.isolation import contained, reset
         from wbcbench.training.trial import run_trial
 
         try:
@@ -182,8 +194,9 @@ class Worker:
                     "Install one version of wbcbench on all nodes."
                 )
             check_sources(trial, self.registry, config["sources"])
-            reset(self.settings, trial.seed)
-            _, cached = run_trial(trial, self.bench, done)
+            with contained():
+                reset(self.settings, derive_seed(trial.seed, "slate"))
+                _, cached = run_trial(trial, self.bench, done)
             return EndMessage("cached" if cached else "done")
         except (DataError, SourceChangedError) as error:
             return EndMessage("refused", str(error), kind_of_error(error))

@@ -9,12 +9,14 @@ import torch
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.robustness import examine
+from wbcbench.isolation import contained
 from wbcbench.records.evaluations import examination_path, read_examination, write_examination
 from wbcbench.records.store import Record
 from wbcbench.training.wiring import load_fusion
 from wbcbench.training.workbench import Workbench
 
 
+@contained()
 def examined(record: Record, bench: Workbench) -> dict[str, Any]:
     """What `examine` finds in a record's network on its test split; read back where it was found before.
 
