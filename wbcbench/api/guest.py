@@ -1,9 +1,8 @@
 """A library call leaves its host alone: what is global in the process is afterwards as it was before.
 
 Trials seed every generator, switch settings of PyTorch and run other people's plugins. A notebook that calls
-`wbcbench.run()` wants its own random numbers, threads and working directory back, also when the call fails. And
-what
-the notebook has set must not change results: inside, PyTorch has its defaults.
+`wbcbench.run()` wants its own random numbers, threads and working directory back, also when the call fails. Nor
+may what the notebook has set change results: inside, PyTorch has its defaults.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ def guest() -> Iterator[None]:
     What was not imported before is not imported here. If the call imported it, it is left as freshly imported.
     """
     with ExitStack() as stack:
-        # Torch first and so restored last: the other parts do not depend on it.
         stack.enter_context(_torch())
         stack.enter_context(_numpy())
         stack.enter_context(_python())
@@ -52,9 +50,10 @@ def _python() -> Iterator[None]:
             for name, value in environment.items():
                 if os.environ.get(name) != value:
                     os.environ[name] = value
-            if folder is not None and _folder() != folder:
-                os.chdir(folder)
             _restore_handlers(handlers)
+            if folder is not None and _folder() != folder:
+                with suppress(OSError):  # it was removed meanwhile
+                    os.chdir(folder)
 
 
 def _folder() -> str | None:
