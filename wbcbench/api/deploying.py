@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wbcbench.api.defaults import BATCH, TOLERANCE
 from wbcbench.api.guest import guest
 from wbcbench.api.requests import Paths, Settings, load, plugin_options, several, stores_of
 from wbcbench.api.showing import Shown
@@ -56,7 +57,7 @@ class ExportRequest(RecordRequest):
 
     format: Format
     output: str | Path
-    tolerance: float = 1e-4
+    tolerance: float = TOLERANCE
 
     def export(self) -> Exported:
         """Write and check. Raises as `wbcbench.export` does."""
@@ -106,7 +107,7 @@ class PredictRequest(RecordRequest):
 
     paths: Paths
     output: str | Path | None = None
-    batch: int = 256
+    batch: int = BATCH
     device: str = "auto"
     explain: tuple[int, str | Path] | None = None
     root: str | Path | None = None
@@ -295,8 +296,8 @@ def predict(
     *,
     store: str | Path | None = None,
     output: str | Path | None = None,
-    batch: int = PredictRequest.batch,
-    device: str = PredictRequest.device,
+    batch: int = BATCH,
+    device: str = "auto",
     explain: tuple[int, str | Path] | None = None,
     root: str | Path | None = None,
     set: Settings = (),
@@ -341,7 +342,7 @@ def export(
     *,
     format: Format,
     store: str | Path | None = None,
-    tolerance: float = ExportRequest.tolerance,
+    tolerance: float = TOLERANCE,
     set: Settings = (),
     plugins_dir: Paths = (),
     no_plugins: bool | str | Sequence[str] = False,
