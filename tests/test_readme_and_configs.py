@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from wbcbench.plugins import PluginOptions, load_plugins
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import load_request
 from wbcbench.spec.request import Request

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from wbcbench.contracts.needs import POLICY_ORDER
 from wbcbench.errors import PluginError
-from wbcbench.importing import split_target
 from wbcbench.registry import KINDS, kind_of, plural, qualified_name
+from wbcbench.registry.provenance import split_target
 
 if TYPE_CHECKING:
     from wbcbench.registry import Component, Registry, Resolved
@@ -37,7 +37,7 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row |= {"replayable": needs.replayable}
         elif component.kind == "policy":
             row |= {"acts_on": declared.acts_on, "arity": list(declared.arity), "wants": list(declared.wants)}
-            row["needs_routes"] = declared.attributes.get("needs_routes", "any")
+            row["needs_routes"] = declared.needs_routes
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":
@@ -49,15 +49,13 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
 
 def describe(registry: Registry, resolved: Resolved) -> dict[str, Any]:
     """Everything that is known of a component without building it, JSON-able. Raises `PluginError`."""
-    from wbcbench.contracts.params import describe_params
-
     component = resolved.component
     declared = registry.declaration(component)
     return {
         "kind": component.kind,
         **entry(registry, component),
         "doc": declared.doc,
-        "params": describe_params(declared.params),
+        "params": declared.param_rows,
         "preset": resolved.params,
         "provider_version": component.provider_version,
         "origin": component.origin,
@@ -67,7 +65,7 @@ def describe(registry: Registry, resolved: Resolved) -> dict[str, Any]:
 
 @cache
 def _registry() -> Registry:
-    from wbcbench.plugins import PluginOptions, load_plugins
+    from wbcbench.registry.loading import PluginOptions, load_plugins
 
     return load_plugins(PluginOptions(block_all=True))[0]
 

@@ -25,8 +25,8 @@ from wbcbench.errors import did_you_mean
 from wbcbench.records.environment import version_of
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
     from wbcbench.records.store import Store
+    from wbcbench.registry.loading import PluginOptions
 
 
 State = Literal["ok", "note", "problem"]
@@ -53,7 +53,7 @@ Findings = Iterator[Finding]
 
 IMPORTED = ("torch", "torchvision", "timm", "ray", "optuna", "pandas", "sklearn")
 """Imported, since these can be installed and still not load: built for another torch, or a library missing."""
-_OWN_VARIABLES = ("STORE", "CACHE", "PLUGIN_PATH", "DISABLE_PLUGINS", "TRACEBACK", "DATA")
+_OWN_VARIABLES = ("STORE", "CACHE", "PLUGIN_PATH", "DISABLE_PLUGINS", "PLUGIN_TIMEOUT", "TRACEBACK", "DATA")
 
 
 def python() -> Findings:
@@ -136,7 +136,7 @@ def _requirement(extras: Sequence[str] = ()) -> str:
 
 def loaded(options: PluginOptions) -> Findings:
     """What became of every plugin."""
-    from wbcbench.plugins import load_plugins
+    from wbcbench.registry.loading import load_plugins
 
     _, report = load_plugins(options)
     for plugin in report.failed:
@@ -145,6 +145,8 @@ def loaded(options: PluginOptions) -> Findings:
     for plugin in report.plugins:
         if plugin.status == "blocked":
             yield Finding("plugins", "note", f"{plugin.provider} is blocked: {plugin.reason}")
+    for skipped in (s for p in report.plugins for s in p.skipped):
+        yield Finding("plugins", "note", skipped)
     for clash in report.clashes:
         yield Finding("plugins", "note", f"name clash: {clash}")
     fine = [p for p in report.plugins if p.status == "ok"]

@@ -10,8 +10,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.adapters import Stages, conv1x1
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages, conv1x1
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.distillers.at import attention_map
 
-from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:

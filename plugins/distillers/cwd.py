@@ -7,8 +7,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages
 
 
 def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

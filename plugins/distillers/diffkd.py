@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages
 
 LEVELS = 1000
 """Noise levels of the diffusion model."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from wbcbench_plugins.distillers.dist import inter_class, intra_class, pearson
 
-from wbcbench import adapters
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, adapters, param
 from wbcbench.errors import IncompatibleError
 
 

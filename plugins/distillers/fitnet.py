@@ -9,8 +9,8 @@ import math
 
 from torch import Tensor
 
-from wbcbench.adapters import conv1x1, pair_stages, same_size
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import conv1x1, pair_stages, same_size
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:

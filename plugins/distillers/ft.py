@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.distillers.at import attention_map
 
-from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages
 
 
 def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages
 
 EPS = 1e-12
 

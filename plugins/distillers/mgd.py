@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from wbcbench.adapters import Stages
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages
 
 
 def masked(maps: Tensor, noise: Tensor, share: float) -> Tensor:

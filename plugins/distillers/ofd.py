@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.distillers.ab import connector
 
-from wbcbench.adapters import Stages, conv1x1
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages, conv1x1
 
 
 def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.adapters import pair_stages, same_size
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import pair_stages, same_size
 
 
 def hierarchical_loss(student: Tensor, teacher: Tensor, sizes: tuple[int, ...] = (4, 2, 1)) -> Tensor:

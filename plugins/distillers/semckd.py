@@ -7,8 +7,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from wbcbench.adapters import conv1x1, pair_stages, same_size
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import conv1x1, pair_stages, same_size
 
 
 def stage_attention(queries: Tensor, keys: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.adapters import Stages, conv1x1
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts.adapters import Stages, conv1x1
 
 
 def variational_loss(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import own_parameters
 
 from wbcbench.contracts import Fusion, Parameters, Policy, param
+from wbcbench.contracts.gradients import min_norm
 from wbcbench.errors import IncompatibleError
-from wbcbench.min_norm import min_norm
 
 AUXILIARY = "aux_heads."
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Draw, Fusion, Parameters, Policy, param
@@ -47,11 +48,9 @@ class ModalityDropout(Policy):
 
     class Params(Parameters):
         rate: float = param(0.25, "Probability of dropping a modality.", ge=0, le=1, search=(0.05, 0.6))
-        rates: dict[str, float] = param({}, "Modality -> its own probability, instead of `rate`.")
-
-        def model_post_init(self, context: Any) -> None:
-            if any(not 0 <= r <= 1 for r in self.rates.values()):
-                raise ValueError("every rate lies in [0, 1]")
+        rates: dict[str, Annotated[float, Ge(0), Le(1)]] = param(
+            {}, "Modality -> its own probability, instead of `rate`."
+        )
 
     params: Params
     rates: Tensor

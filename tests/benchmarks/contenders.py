@@ -24,9 +24,9 @@ from wbcbench.data.batches import epoch_order
 from wbcbench.data.resident import ResidentCells
 from wbcbench.data.views import Views
 from wbcbench.evaluation.metrics import score
-from wbcbench.plugins import load_plugins
+from wbcbench.registry.loading import load_plugins
 from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial
-from wbcbench.spec.lessons import pair
+from wbcbench.spec.routes import assign_teachers
 from wbcbench.training.build import build_distillers, build_fusion, build_routing, task_of
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import Job, judge, train_epoch
@@ -154,10 +154,10 @@ class Ours:
             teachers = bench.teachers()
             replays = bench.replays(views) if how == "replay" else None
             self.job.bank = TeacherBank(teachers, replays, views, bench.train, maps=False)
-            lessons = pair(fusion.routes, [frozenset(t.reads) for t in teachers], "own")
+            assigned = assign_teachers(fusion.routes, [frozenset(t.reads) for t in teachers], "own")
             self.job.distillation = Distillation(
                 partial(build_distillers, spec, bench.registry), partial(build_routing, spec, bench.registry),
-                lessons, fusion.routes,
+                assigned, fusion.routes,
             )  # fmt: skip
             modules["distillation"] = self.job.distillation
         self.state = TrainState(modules, make_optimiser(modules, spec.method.recipe))

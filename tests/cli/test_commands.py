@@ -22,7 +22,7 @@ PLUGIN = """
     class Zoo(Backbone):
         "Many models."
         name = "zoo"
-        family = "wbcbench_plugins.backbones.timm_names:timm_model_names"
+        family = "wbcbench_plugins.backbones._timm_names:timm_model_names"
         class Params(Parameters):
             model: str = param("resnet18", "Which.")
 
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path | None = None, **more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("WBCBENCH_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WBCBENCH_") or k == "WBCBENCH_CACHE"}
     if folder is not None:
         env["WBCBENCH_PLUGIN_PATH"] = str(folder)
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
@@ -223,7 +223,7 @@ def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, fo
     out = tmp_path / "sheet.png"
     # The sheet's writer is replaced by the plugin when it is imported, so that no image is drawn here.
     code = (
-        "import sys\nfrom wbcbench.importing import import_file\nfrom pathlib import Path\n"
+        "import sys\nfrom wbcbench.registry.provenance import import_file\nfrom pathlib import Path\n"
         f"import_file(Path({str(folder / 'tiny.py')!r}))\n"
         "from wbcbench.cli import execute\nsys.exit(execute(sys.argv[1:]))"
     )
@@ -249,7 +249,7 @@ def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, fo
 
 def test_a_closed_pipe_is_quiet(folder):
     rows = "\n".join(f"class C{i}(Fusion):\n    'S{'x' * 500}'\n    name = 'c{i}'" for i in range(300))
-    (folder / "many.py").write_text(rows)
+    (folder / "many.py").write_text(f"from wbcbench.contracts import Fusion\n{rows}")
     process = subprocess.Popen(
         [sys.executable, "-m", "wbcbench", "list", "--json", "--no-plugins=sad"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(folder),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress
 from wbcbench.scheduling.matrix import compatibility
-from wbcbench.spec.lessons import Lesson
+from wbcbench.spec.routes import RouteTeachers
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy, policy_step, toy_batch, toy_draw, toy_task
 from wbcbench.training.build import ReplacedHeads, teacher_classifier
@@ -59,7 +59,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     chosen = component_class("distiller", distiller_name)
     matched = component_class("routing", "matched")
     routes = fusion.routes
-    lessons = tuple(Lesson(r, (0,)) for r in routes) if chosen.needs.taught_by == "teacher" else ()
+    lessons = tuple(RouteTeachers(r, (0,)) for r in routes) if chosen.needs.taught_by == "teacher" else ()
     kd = Distillation(
         lambda: [chosen(chosen.Params(**({"negatives": 4} if distiller_name == "crd" else {})))],
         lambda: matched(matched.Params()),

@@ -14,9 +14,9 @@ import pytest
 
 from wbcbench.cli.group import cli
 from wbcbench.deploy.network import Rebuilt, rebuilt
-from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.testing.records import write_cells
 
 SMALL = (

@@ -21,8 +21,8 @@ from wbcbench.deploy.export import Disagrees, check, export
 from wbcbench.deploy.formats import NotExportable, load_network, trace
 from wbcbench.deploy.network import Network, dataset_of
 from wbcbench.errors import UsageError
-from wbcbench.plugins import load_plugins
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import load_request
 

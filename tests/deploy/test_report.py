@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbcbench.boards.formats.html.libraries import policy
 from wbcbench.deploy.report import examination, gather, metric_intervals, other_seeds, page, worst
-from wbcbench.leaderboard.formats.html.libraries import policy
 from wbcbench.records.evaluations import checksummed
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial

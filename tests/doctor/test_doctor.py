@@ -17,8 +17,8 @@ import pytest
 import wbcbench
 from wbcbench import doctor
 from wbcbench.doctor import examine
-from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import PluginOptions
 from wbcbench.testing.records import fake_record, fake_trial
 
 Invoke = Callable[..., tuple[int, str, str]]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from wbcbench.boards import Options, report
+from wbcbench.boards.index import contents
 from wbcbench.errors import WbcbenchError
-from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.index import contents
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_outcome, fake_predictions, fake_record, fake_trial

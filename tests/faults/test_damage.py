@@ -11,9 +11,9 @@ import pytest
 
 from wbcbench import doctor
 from wbcbench.api import load_records
+from wbcbench.boards import Options, report
+from wbcbench.boards.model import Report
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.model import Report
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Store

@@ -242,7 +242,7 @@ def test_without_a_share_no_gpu_is_seen(run: Run, tmp_path: Path, cluster: Clust
 
 
 def test_a_changed_plugin_is_refused(run: Run, tmp_path: Path, cluster: Cluster) -> None:
-    from wbcbench import plugins
+    from wbcbench.registry import loading as plugins
 
     folder = folder_of(tmp_path)
     real = plugins.load_plugins

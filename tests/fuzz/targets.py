@@ -17,6 +17,8 @@ import numpy as np
 from mutations import ARCHIVE, BYTES, JSON, YAML, Mutation
 from PIL import Image
 
+from wbcbench.boards import Options, report
+from wbcbench.boards.options import read_invalid
 from wbcbench.cli.summary import print_examinations
 from wbcbench.contracts import Dataset
 from wbcbench.data.csv_table import Asked
@@ -27,19 +29,16 @@ from wbcbench.deploy.open_cells import open_cells
 from wbcbench.deploy.report import Material, examination, page
 from wbcbench.errors import WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.leaderboard import Options, report
-from wbcbench.leaderboard.invalid import read_invalid
-from wbcbench.plugins import PluginOptions, load_plugins
-from wbcbench.publishing.asked import read_asked
+from wbcbench.publishing.board_files import ledger_text, read_asked, read_ledger
 from wbcbench.publishing.changes import changes, read_report
-from wbcbench.publishing.checking import checked
-from wbcbench.publishing.ledger import ledger_text, read_ledger
-from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import write_pack
+from wbcbench.publishing.sources import opened
+from wbcbench.publishing.verify import checked
 from wbcbench.records.evaluations import CHECKSUM, checksummed, examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
 from wbcbench.searches.report import overview
 from wbcbench.searches.settings import Objective, load_settings

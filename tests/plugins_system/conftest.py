@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.plugins import LoadReport, PluginOptions, load_plugins
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import LoadReport, PluginOptions, load_plugins
 
 Folder = Callable[..., Path]
 
@@ -21,7 +21,7 @@ def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("WBCBENCH_PLUGIN_PATH", raising=False)
     monkeypatch.delenv("WBCBENCH_DISABLE_PLUGINS", raising=False)
     yield
-    for name in [n for n in sys.modules if n.startswith(("wbcbench_local", "wbcbench_declared"))]:
+    for name in [n for n in sys.modules if n.startswith("wbcbench_local")]:
         del sys.modules[name]
 
 

@@ -1,4 +1,4 @@
-"""The static reading equals the real class, imports nothing heavy, and gives way when it cannot know."""
+"""What the index tells is what the class says; torch is not imported to read it."""
 
 from __future__ import annotations
 
@@ -6,40 +6,55 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
-from wbcbench.contracts.needs import Needs
-from wbcbench.contracts.params import describe_params
-from wbcbench.declaration import scan_file
+from wbcbench.contracts.params import Parameters, describe_params, identity
 from wbcbench.errors import PluginError
-from wbcbench.plugins import PluginOptions, load_plugins
-from wbcbench.quick_class import quick_attributes
-from wbcbench.registry import KINDS, contract
-from wbcbench.static_class import ATTRIBUTES
+from wbcbench.registry import KINDS, Registry, contract
+from wbcbench.registry.declaration import attribute_names
+from wbcbench.registry.index import SHIPPED, as_text, build
+from wbcbench.registry.loading import PluginOptions, load_plugins
 
 BUILTIN = load_plugins(PluginOptions(block_all=True))[0]
 
 
+def test_the_shipped_index_is_what_importing_gives():
+    assert SHIPPED.read_text() == as_text(build()), "make it anew: python -m wbcbench.registry.index"
+
+
 @pytest.mark.parametrize("component", BUILTIN.components(), ids=lambda c: f"{c.kind}-{c.name}")
-def test_every_builtin_is_declared_statically_and_truly(component):
-    declared = BUILTIN.declaration(component)
-    cls = BUILTIN.load(component)
-    assert declared.static, "this file needs an import to be listed: keep its declaration to literals"
-    assert_equal(declared, cls)
-    assert declared.summary, "give the class a docstring"
+def test_every_builtin_is_declared_truly(component):
+    assert_equal(BUILTIN, component)
+    assert BUILTIN.declaration(component).summary, "give the class a docstring"
+    assert component.declared["params"]["plain"], "planning would import this class, and torch, for its Params"
 
 
-def assert_equal(declared, cls):
-    for name in ATTRIBUTES:
+def assert_equal(registry, component):
+    declared, cls = registry.declaration(component), registry.load(component)
+    for name in attribute_names(contract(component.kind)):
+        assert (name in declared.attributes) == hasattr(cls, name)
         if hasattr(cls, name):
-            default = getattr(contract(declared.kind), name, None)
-            assert declared.attributes.get(name, default) == getattr(cls, name), name
-    assert describe_params(declared.params) == describe_params(cls.Params)
-    assert declared.params().model_dump(mode="json") == cls.Params().model_dump(mode="json")
+            assert declared.attributes[name] == getattr(cls, name), name
+    assert declared.param_rows == describe_params(declared.params) == describe_params(cls.Params)
+    ours, real = declared.params(), cls.Params()
+    assert ours.model_dump(mode="json") == real.model_dump(mode="json")
+    assert json.dumps(identity(ours)) == json.dumps(identity(real))
+    for rubbish in ("x", -1e9, None, {"a": [1]}, float("nan"), True):
+        for name in cls.Params.model_fields:
+            assert outcome(declared.params, {name: rubbish}) == outcome(cls.Params, {name: rubbish})
+    assert outcome(declared.params, {"no_such": 1}) == outcome(cls.Params, {"no_such": 1})
 
 
-STATIC = {
+def outcome(params: type[Parameters], given: dict) -> object:
+    try:
+        return params(**given).model_dump(mode="json")
+    except ValueError as error:
+        return str(error)
+
+
+PLAIN = {
     "literals": """
         import torch
         from wbcbench.contracts import Fusion
@@ -67,27 +82,21 @@ STATIC = {
                 mode: Literal["a", "b"] = param(MODES[0], "Which.", search=list(MODES))
             def setup(self, pair): self.layer = nn.Linear(1, 1)
     """,
-    "validators, enums and functions of the file": """
-        from __future__ import annotations
-        import enum
-        import torch
-        from pydantic import field_validator
-        from wbcbench import contracts
-        def twice(x): return 2 * x
-        class Mode(enum.Enum):
-            soft = "soft"
-        class X(contracts.Fusion):
+    "types": """
+        from typing import Annotated, Any, Literal, Optional
+        from annotated_types import Ge, Lt
+        from wbcbench.contracts import Fusion, Parameters, param
+        class X(Fusion):
             name = "x"
-            _least = 2
-            arity = (_least, twice(_least))
-            class Params(contracts.Parameters):
-                mode: Mode = contracts.param(Mode.soft, "Mode.")
-                width: int = contracts.param(twice(2), "Width.")
-                @field_validator("width")
-                @classmethod
-                def even(cls, value: int) -> int:
-                    if value % 2: raise ValueError("odd")
-                    return value
+            class Params(Parameters):
+                a: int | None = param(None, "A.", ge=0)
+                b: Optional[float] = param(0.5, "B.")
+                c: dict[str, Annotated[float, Ge(0), Lt(1)]] = param({"x": 0.5}, "C.")
+                d: list[int] = param([1, 2], "D.", later=True)
+                e: Literal[1, "one", True, None] = param("one", "E.")
+                f: Any = param([{"x": None}], "F.")
+                path: str = param("", "Path.")
+                digest: str = param("", "Digest.", digest_of="path")
     """,
     "a base class in the same file": """
         import torch
@@ -99,10 +108,9 @@ STATIC = {
         class X(Base):
             name = "x"
             source = "someone"
+            class Params(Base.Params):
+                weight: float = param(2.0, "Another default.", ge=0)
     """,
-}  # fmt: skip
-
-DYNAMIC = {
     "changed after the class": """
         from wbcbench.contracts import Fusion
         class X(Fusion):
@@ -125,14 +133,6 @@ DYNAMIC = {
             if True:
                 missing = "refuse"
     """,
-    "bound twice": """
-        from wbcbench.contracts import Fusion
-        A = ("joint",)
-        A += ("modality",)
-        class X(Fusion):
-            name = "x"
-            emits = A
-    """,
     "a decorator": """
         from wbcbench.contracts import Fusion
         def change(cls):
@@ -144,43 +144,97 @@ DYNAMIC = {
     """,
 }  # fmt: skip
 
+OF_ITS_OWN = {
+    "validators, enums and functions of the file": """
+        from __future__ import annotations
+        import enum
+        import torch
+        from pydantic import field_validator
+        from wbcbench import contracts
+        def twice(x): return 2 * x
+        class Mode(enum.Enum):
+            soft = "soft"
+        class X(contracts.Fusion):
+            name = "x"
+            _least = 2
+            arity = (_least, twice(_least))
+            class Params(contracts.Parameters):
+                mode: Mode = contracts.param(Mode.soft, "Mode.")
+                width: int = contracts.param(twice(2), "Width.")
+                @field_validator("width")
+                @classmethod
+                def even(cls, value: int) -> int:
+                    if value % 2: raise ValueError("odd")
+                    return value
+    """,
+    "after validation": """
+        from wbcbench.contracts import Fusion, Parameters, param
+        class X(Fusion):
+            name = "x"
+            class Params(Parameters):
+                a: int = param(2, "A.")
+                def model_post_init(self, context):
+                    if self.a % 2: raise ValueError("odd")
+    """,
+    "another way to dump": """
+        from wbcbench.contracts import Fusion, Parameters, param
+        class X(Fusion):
+            name = "x"
+            class Params(Parameters):
+                a: int = param(2, "A.")
+                def model_dump(self, **more): return {"a": "two"}
+    """,
+    "a configuration": """
+        from pydantic import ConfigDict
+        from wbcbench.contracts import Fusion, Parameters, param
+        class X(Fusion):
+            name = "x"
+            class Params(Parameters):
+                model_config = ConfigDict(str_to_upper=True)
+                a: str = param("b", "A.")
+    """,
+    "a default that JSON has not": """
+        from wbcbench.contracts import Fusion, Parameters, param
+        class X(Fusion):
+            name = "x"
+            class Params(Parameters):
+                a: tuple[int, int] = param((1, 2), "A.")
+    """,
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(
-    ("source", "static"),
-    [*((s, True) for s in STATIC.values()), *((s, False) for s in DYNAMIC.values())],
-    ids=[*STATIC, *DYNAMIC],
+    ("source", "plain"),
+    [*((s, True) for s in PLAIN.values()), *((s, False) for s in OF_ITS_OWN.values())],
+    ids=[*PLAIN, *OF_ITS_OWN],
 )
-def test_reading_equals_the_real_class(folder, source, static):
-    path = folder(m=source) / "m.py"
-    hooked = f"""
-        from wbcbench.hookspecs import hookimpl
-        @hookimpl
-        def wbcbench_register_{"distillers" if "Distiller" in source else "fusions"}(register):
-            register("x", {str(path)!r} + "::X")
-    """
-    registry, report = load_plugins(PluginOptions((folder(hooked=hooked),), blocked=frozenset({"m"})))
+def test_reading_equals_the_real_class(load, source, plain):
+    registry, report = load(m=source)
     assert not report.failed
-    component = next(c for c in registry.components() if c.name == "x")
+    (component,) = registry.components(provider="local.m")
     declared = registry.declaration(component)
-    assert declared.static is static
-    assert ("wbcbench_local.m" in sys.modules) is not static
-    assert_equal(declared, registry.load(component))
+    assert declared.attributes["name"] == "x"
+    assert "wbcbench_local.m" not in sys.modules
+    assert declared.params is not None
+    assert ("wbcbench_local.m" in sys.modules) is not plain, "only Params of its own kind need an import"
+    assert_equal(registry, component)
 
 
 def test_every_declared_value_differs_from_the_default_where_it_says_so(load):
-    registry, _ = load(m=STATIC["literals"])
+    registry, _ = load(m=PLAIN["literals"])
     declared = registry.declaration(registry.get("fusion", "x"))
     assert (declared.emits, declared.arity, declared.missing) == (("joint", "modality"), (2, 3), "native")
-    assert (declared.summary, declared.pairing, declared.family, declared.scalable) == (
+    assert (declared.summary, declared.trained, declared.scales, declared.stage_maps) == (
         "Say.",
-        "own",
+        "gradient",
         "",
         True,
     )
 
 
-def test_contract_defaults_are_those_of_the_accessors(load):
-    source = "".join(f"class {k.title()}X({k.title()}):\n    name = 'plain'\n" for k in KINDS)
+def test_what_a_class_does_not_say_is_its_contracts_default(load):
+    imports = f"from wbcbench.contracts import {', '.join(k.title() for k in KINDS)}\n"
+    source = imports + "".join(f"class {k.title()}X({k.title()}):\n    name = 'plain'\n" for k in KINDS)
     registry, _ = load(m=source)
     for kind in KINDS:
         declared = registry.declaration(registry.get(kind, "plain"))
@@ -191,103 +245,57 @@ def test_contract_defaults_are_those_of_the_accessors(load):
         assert declared.params is cls.Params
 
 
-def test_static_validators_still_bite(load):
-    registry, _ = load(m=STATIC["validators, enums and functions of the file"])
+def test_validators_still_bite(load):
+    registry, _ = load(m=OF_ITS_OWN["validators, enums and functions of the file"])
     params = registry.declaration(registry.get("fusion", "x")).params
     with pytest.raises(ValueError, match="odd"):
         params(width=3)
 
 
-def test_params_of_another_base_are_a_plugin_error(load):
-    registry, _ = load(
-        m="from wbcbench.contracts import Distiller, Parameters\nclass X(Distiller):\n    name = 'x'\n"
-        "    class Params(Parameters): ..."
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("class Params(Parameters): ...", "subclass of DistillerParams"),
+        ("Params = None", "subclass of DistillerParams"),
+        ("needs = 'labels'", "to be a Needs, but got 'labels'"),
+        ("matches = object", "as text, a number"),
+    ],
+)
+def test_a_declaration_of_another_type_is_a_plugin_error(load, line, message):
+    registry, report = load(
+        m=f"from wbcbench.contracts import Distiller, Parameters\nclass X(Distiller):\n    name = 'x'\n    {line}"
     )
-    with pytest.raises(PluginError, match="subclass of DistillerParams"):
-        _ = registry.declaration(registry.get("distiller", "x")).params
+    assert not report.failed
+    with pytest.raises(PluginError, match=message):
+        registry.declaration(registry.get("distiller", "x"))
+
+
+def test_a_component_that_was_never_indexed_is_described_by_its_class():
+    from wbcbench.contracts import Fusion
+    from wbcbench.registry import Component
+
+    class Mine(Fusion):
+        "Mine."
+
+        arity = (2, 2)
+
+    registry = Registry()
+    registry.add(Component("fusion", "mine", Mine))
+    assert registry.declared("fusion", "mine").arity == (2, 2)
+    assert registry.declared("fusion", "mine").summary == "Mine."
 
 
 def test_reading_a_file_that_imports_torch_imports_no_torch(folder):
-    path = folder(**{f"m{i}": s.replace('"x"', f'"x{i}"') for i, s in enumerate(STATIC.values())})
-    code = f"""
-import json, sys
-from pathlib import Path
-from wbcbench.plugins import PluginOptions, load_plugins
-registry, report = load_plugins(PluginOptions((Path({str(path)!r}),)))
-declared = [registry.declaration(c) for c in registry.components() if not c.builtin]
-names = [d.name for d in declared if d.static and d.params]
-print(json.dumps([names, sorted({{"torch", "numpy"}} & set(sys.modules))]))
-"""
+    path = folder(**{f"m{i}": s.replace('"x"', f'"x{i}"') for i, s in enumerate(PLAIN.values())})
+    code = textwrap.dedent(f"""
+        import json, sys
+        from pathlib import Path
+        from wbcbench.registry.loading import PluginOptions, load_plugins
+        registry, report = load_plugins(PluginOptions((Path({str(path)!r}),)))
+        declared = [registry.declaration(c) for c in registry.components() if not c.builtin]
+        names = sorted(d.name for d in declared if d.attributes and d.params)
+        print(json.dumps([names, sorted({{"torch", "numpy"}} & set(sys.modules))]))
+    """)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-    assert json.loads(done.stdout) == [["x0", "x2", "x1"], []]
-
-
-def test_scan_finds_direct_subclasses_with_a_literal_name_only(folder):
-    source = '''
-        """Example:
-
-        class Quoted(Fusion):
-            name = "quoted"
-        """
-        class A(Fusion):
-            name = "a"
-            aliases = ["b"]
-        class B(contracts.Distiller, Other):
-            def f(self): ...
-            name: str = "late"
-        class C(Fusion):
-            name = compute()
-        class D(A):
-            name = "grandchild"
-        class E(Routing):
-            class Params: ...
-            name = "e"
-        def f():
-            class G(Fusion):
-                name = "inner"
-    '''
-    path = folder(m=source) / "m.py"
-    expected = [("fusion", "A", "a"), ("distiller", "B", "late"), ("routing", "E", "e")]
-    assert scan_file(path) == expected
-
-
-PLAIN = """
-from wbcbench.contracts import Distiller, Needs
-class X(Distiller):
-    "Say."
-    name = "x"
-    needs: "ClassVar" = Needs(labels=True)
-    class Params: ...
-    def f(self):
-        '''More.'''
-        return 1
-def g():
-    return 2
-"""
-
-
-def test_the_top_of_a_plain_class_is_enough():
-    doc, found = quick_attributes(PLAIN, "X", ATTRIBUTES)
-    assert (doc, found) == ("Say.", {"name": "x", "needs": Needs(labels=True)})
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("def g()", "X.needs = 1\ndef g()"),
-        ("def g()", "    source = 'late'\ndef g()"),
-        ("def g()", "    if 1: needs = 2\ndef g()"),
-        ("class X", "@change\nclass X"),
-        ("(Distiller):", "(Distiller, Other):"),
-        ("(Distiller):", "(Base):"),
-        ("import Distiller, Needs", "import Distiller\nfrom mine import Needs"),
-        ("Needs(labels=True)", "Needs(labels=YES)"),
-        ("Needs(labels=True)", "Needs(**{})"),
-        ("return 2", "setattr(X, 'name', 'y')"),
-        ("    class Params", "    name = 'again'\n    class Params"),
-    ],
-)  # fmt: skip
-def test_a_doubt_means_the_whole_file_is_read(old, new):
-    assert old in PLAIN
-    assert quick_attributes(PLAIN.replace(old, new), "X", ATTRIBUTES) is None
+    assert json.loads(done.stdout) == [[f"x{i}" for i in range(len(PLAIN))], []]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from wbcbench_plugins.backbones import timm_names
+from wbcbench_plugins.backbones import _timm_names as timm_names
 
 from wbcbench.errors import PluginError, UnknownNameError
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from wbcbench.errors import ExitCode, NameClashError, PluginError, UnknownNameError, UsageError
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import qualified_name
+from wbcbench.registry.loading import PluginOptions, load_plugins
 
 GOOD = """
     from wbcbench.contracts import Fusion
@@ -132,7 +132,7 @@ def test_a_plugin_that_failed_while_it_was_hooked_hears_nothing_later(load):
     )
     report.observers.trial_started("trial")
     assert report.failed
-    assert sys.modules["wbcbench_local.mid"].heard == []
+    assert "wbcbench_local.mid" not in sys.modules
 
 
 def test_hooked_and_plain_files_are_offered_with_provider_origin_and_digest(load, tmp_path):
@@ -167,13 +167,25 @@ def test_loading_what_does_not_import_or_is_of_another_kind_is_a_plugin_error(lo
     registry, report = load(
         lagging="from wbcbench.contracts import Fusion\nimport not_installed_here\n"
         "class L(Fusion):\n    name = 'lagging'",
-        wrong="from wbcbench.contracts import Policy as Fusion\nclass W(Fusion):\n    name = 'wrong'",
+        wrong="""
+        from wbcbench.contracts import Policy, hookimpl
+        class W(Policy): ...
+        @hookimpl
+        def wbcbench_register_fusions(register):
+            register("wrong", W)
+            register("absent", "not_installed_here:X")
+        """,
     )
-    assert not report.failed
+    assert [p.provider for p in report.failed] == ["local.lagging"]
     with pytest.raises(PluginError, match="not_installed_here"):
-        registry.load(registry.get("fusion", "lagging"))
-    with pytest.raises(PluginError, match=r"subclass of wbcbench\.contracts\.Fusion"):
-        registry.load(registry.get("fusion", "wrong"))
+        registry.get("fusion", "lagging")
+    for name, message in (
+        ("wrong", r"subclass of wbcbench\.contracts\.Fusion"),
+        ("absent", r"not_installed_here.*--no-plugins=local\.wrong"),
+    ):
+        for read in (registry.load, registry.declaration):
+            with pytest.raises(PluginError, match=message):
+                read(registry.get("fusion", name))
 
 
 def test_a_clash_refuses_the_bare_name_only(load):
@@ -191,7 +203,9 @@ def test_a_clash_refuses_the_bare_name_only(load):
 def test_two_plugins_of_one_name(tmp_path):
     for side in ("a", "b"):
         (tmp_path / side).mkdir()
-        (tmp_path / side / "same.py").write_text("class X(Fusion):\n    name = 'x'")
+        (tmp_path / side / "same.py").write_text(
+            "from wbcbench.contracts import Fusion\nclass X(Fusion):\n    name = 'x'"
+        )
     registry, report = load_plugins(PluginOptions((tmp_path / "a", tmp_path / "b")))
     assert [p.status for p in report.plugins if p.provider == "local.same"] == ["ok", "failed"]
     assert registry.get("fusion", "x").origin.startswith(str(tmp_path / "a"))

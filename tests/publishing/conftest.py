@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from wbcbench.publishing.archive import Limits
-from wbcbench.publishing.checking import checked
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.verdict import Judge
+from wbcbench.publishing.verify import checked
 from wbcbench.records.store import Record, Store
 from wbcbench.testing.records import taught
 

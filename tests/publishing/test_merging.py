@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from wbcbench.boards import Options, report
 from wbcbench.errors import UsageError
-from wbcbench.leaderboard import Options, report
 from wbcbench.publishing.merging import merge
 from wbcbench.records.store import Record, Store
 from wbcbench.testing.records import fake_record, fake_trial, taught

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.publishing.asked import PROTOCOL
-from wbcbench.publishing.proof import check
+from wbcbench.publishing.board_files import PROTOCOL
+from wbcbench.publishing.publish import check
 
 ROOT = Path(__file__).parents[2] / "leaderboards"
 

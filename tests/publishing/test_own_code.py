@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from wbcbench.plugins import load_plugins
-from wbcbench.publishing.asked import Asked
-from wbcbench.publishing.checking import checked
-from wbcbench.publishing.own_code import installed_by, strange_code
+from wbcbench.publishing.board_files import Asked
 from wbcbench.publishing.pack import write_pack
-from wbcbench.publishing.published import publish
+from wbcbench.publishing.publish import publish
+from wbcbench.publishing.verify import checked, installed_by, strange_code
 from wbcbench.records.schema import Used
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import load_plugins
 from wbcbench.testing.records import fake_record, fake_trial, forge, rezip, unzip
 
 SHA = "a" * 64

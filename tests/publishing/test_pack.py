@@ -46,16 +46,16 @@ def test_no_pack_without_the_teacher(store, student, tmp_path):
 
 def test_a_record_is_found_by_folder_or_beginning(store, student):
     for name in (str(student.path), student.trial.id[:6]):
-        assert [r.trial.id for r in find_records(name, store.root)] == [student.trial.id]
+        assert [r.trial.id for r in find_records(name, store)] == [student.trial.id]
     for name in ("", "zz", "../store", student.trial.id + "0"):
         with pytest.raises(UsageError, match="trial id"):
-            find_records(name, store.root)
+            find_records(name, store)
 
 
 def test_a_damaged_record_is_not_packed(store, student):
     (student.path / "history.csv").write_text("epoch\n")
     with pytest.raises(RecordError, match=r"history\.csv"):
-        find_records(student.trial.id, store.root)
+        find_records(student.trial.id, store)
 
 
 @pytest.mark.parametrize("weights", [False, True])

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
+from wbcbench.boards.formats.html.libraries import asset, plotly, policy, tables
 from wbcbench.errors import ComparabilityError, UsageError
-from wbcbench.leaderboard.formats.html.libraries import asset, plotly, policy, tables
-from wbcbench.publishing.asked import Asked, read_asked
+from wbcbench.publishing.board_files import Asked, read_asked
 from wbcbench.publishing.changes import changes, read_report
-from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import write_pack
-from wbcbench.publishing.proof import Checked, check, check_all
-from wbcbench.publishing.published import publish
+from wbcbench.publishing.publish import Checked, check, check_all, publish
+from wbcbench.publishing.sources import opened
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial, taught
 

@@ -11,40 +11,53 @@ import pytest
 
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.publishing.pack import write_pack
+from wbcbench.publishing.rerun import misfits
 from wbcbench.records.store import Record, Store
+from wbcbench.scheduling.plan import make_plan
+from wbcbench.spec import Component, Trial
+from wbcbench.spec.load import request_from
+from wbcbench.testing.components import registry
 from wbcbench.testing.records import fake_outcome, unzip, write_cells
 
 Invoke = Callable[..., tuple[int, str, str]]
+Rerun = Callable[..., tuple[int, str, str]]
+Train = Callable[..., dict[str, Any]]
+
+FUSIONS = sorted(c.name for c in registry().components("fusion"))
 
 
 @pytest.fixture
-def trained(train: Callable[..., dict[str, Any]], tmp_path: Path) -> Record:
+def rerun(invoke: Invoke, cells_file: Path) -> Rerun:
+    def call(pack: Path, *sets: str, cells: Path = cells_file) -> tuple[int, str, str]:
+        found = ("--set", f"dataset.path={cells}", *(part for s in sets for part in ("--set", s)))
+        return invoke("leaderboard", "verify", str(pack), "--rerun", "--device", "cpu", *found)
+
+    return call
+
+
+@pytest.fixture
+def trained(train: Train, tmp_path: Path) -> Record:
     train("--fusion", "early", "--kd", "none")
     (folder,) = (tmp_path / "store" / "records").iterdir()
     return Store(tmp_path / "store").load(folder.name)
 
 
-def test_an_honest_training_comes_out_bit_for_bit(
-    trained: Record, invoke: Invoke, cells_file: Path, tmp_path: Path
-) -> None:
-    pack = str(tmp_path / "pack.zip")
-    write_pack([trained], tmp_path / "pack.zip")
-    again = ("leaderboard", "verify", pack, "--rerun", "--device", "cpu")
-    code, out, err = invoke(*again, "--set", f"dataset.path={cells_file}")
+def test_an_honest_training_comes_out_bit_for_bit(trained: Record, rerun: Rerun, tmp_path: Path) -> None:
+    pack = tmp_path / "pack.zip"
+    write_pack([trained], pack)
+    code, out, err = rerun(pack)
     assert code == 0, out + err
     assert "the same predictions, bit for bit" in out
     other = write_cells(tmp_path / "other.npz", seed=99)
-    code, _, err = invoke(*again, "--set", f"dataset.path={other}")
+    code, _, err = rerun(pack, cells=other)
     assert code == 2
     assert "Expected the cells that the pack was made from" in err
-    code, _, err = invoke(*again, "--set", f"dataset.path={cells_file}", "--set", "fusion.x=1")
+    code, _, err = rerun(pack, "fusion.x=1")
     assert code == 2
     assert "--set may name dataset.*" in err
 
 
-def test_numbers_that_no_training_gave_are_refused(
-    trained: Record, invoke: Invoke, cells_file: Path, tmp_path: Path
-) -> None:
+def test_numbers_that_no_training_gave_are_refused(trained: Record, rerun: Rerun, tmp_path: Path) -> None:
     """Consistent in themselves, so that only training again tells. (The cells are easy: here they are worse.)"""
     arrays = dict(trained.predictions)
     classes = len(trained.result.key.classes)
@@ -65,9 +78,52 @@ def test_numbers_that_no_training_gave_are_refused(
     )
     write_pack([forged], tmp_path / "forged.zip")
     assert len(unzip(tmp_path / "forged.zip")) == 6
-    code, out, _ = invoke(
-        "leaderboard", "verify", str(tmp_path / "forged.zip"), "--rerun", "--device", "cpu",
-        "--set", f"dataset.path={cells_file}",
-    )  # fmt: skip
+    code, out, _ = rerun(tmp_path / "forged.zip")
     assert code == 3
     assert "further apart than the tolerance of 0.02" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", [*FUSIONS, "independent:unmix=true", "early:impute=token"])
+def test_an_honest_pack_of_any_fusion_passes(fusion: str, train: Train, rerun: Rerun, tmp_path: Path) -> None:
+    document = train("--fusion", fusion, "--kd", "none", "--epochs", "1")
+    write_pack([Store(tmp_path / "store").load(document["records"][0]["trial_id"])], tmp_path / "pack.zip")
+    code, out, err = rerun(tmp_path / "pack.zip")
+    assert code == 0, out + err
+    assert "the same predictions, bit for bit" in out
+
+
+def test_teachers_and_every_kind_of_component_pass(train: Train, rerun: Rerun, tmp_path: Path) -> None:
+    document = train("--fusion", "independent", "--kd", "logits", "--policy", "modality_dropout", "--epochs", "1")
+    store = Store(tmp_path / "store")
+    (student,) = (r for r in document["records"] if r["role"] == "student")
+    write_pack([store.load(student["trial_id"])], tmp_path / "pack.zip")
+    code, out, err = rerun(tmp_path / "pack.zip")
+    assert code == 0, out + err
+    assert "3 trials with its teachers" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "changed", "why"),
+    [
+        ("fusion", "independent", {"unmix": False}, "not written out as its own are"),
+        ("fusion", "independent", {"rho": "0.5"}, "not written out as its own are"),
+        ("fusion", "independent", {"depth": 2}, "'depth' is not a known key"),
+        ("fusion", "early", {"impute": "mean"}, "not written out as its own are"),
+        ("fusion", "early", {"impute": ["token"]}, "no imputer is called"),
+        ("fusion", "independent", {"impute": "token"}, "leaves absent modalities out by itself"),
+        ("backbone", "cellnet", {"impute": "token"}, "'impute' is not a known key"),
+        ("backbone", "resnet10t", {"checkpoint": "/etc/hostname"}, "reads a file of the machine it ran on"),
+    ],
+)
+def test_parameters_that_no_plan_writes_are_refused(
+    kind: str, name: str, changed: dict[str, Any], why: str
+) -> None:
+    plan = make_plan(request_from({"dataset": "synthetic", "kd": "none", kind: name}), registry())
+    trial = plan.trials[0].trial
+    assert list(misfits(trial, plan.description, registry())) == []
+    spec = getattr(trial.method, kind)
+    forged = trial.method.model_copy(update={kind: Component(name=spec.name, params=spec.params | changed)})
+    problems = list(misfits(Trial(protocol=trial.protocol, method=forged), plan.description, registry()))
+    assert {verdict for verdict, _ in problems} == {"refuse"}
+    assert any(why in text for _, text in problems), problems

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from wbcbench.leaderboard import Options, build
-from wbcbench.publishing.asked import Asked
+from wbcbench.boards import Options, build
+from wbcbench.publishing.board_files import Asked
 from wbcbench.publishing.changes import read_report
 from wbcbench.publishing.merging import merge
-from wbcbench.publishing.opened import opened
 from wbcbench.publishing.pack import allowed_size, write_pack
-from wbcbench.publishing.published import publish
+from wbcbench.publishing.publish import publish
+from wbcbench.publishing.side_files import joined
+from wbcbench.publishing.sources import opened
 from wbcbench.publishing.verdict import Judge
-from wbcbench.publishing.winners import joined
 from wbcbench.records.store import Record, Store
 from wbcbench.testing.records import blamed, fake_predictions, fake_record, fake_trial, rezip, said, unzip
 

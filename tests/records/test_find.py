@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from wbcbench.boards import Options, build
 from wbcbench.errors import UsageError
-from wbcbench.leaderboard import Options, build
 from wbcbench.records.find import find_record, find_records
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial

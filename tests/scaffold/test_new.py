@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import KINDS
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.scaffold.write import TRY, write_file, write_package
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_one_file_and_its_test_and_three_lines(kind: str, invoke: Invoke) -> Non
     component = registry.get(kind, "mine")
     declared = registry.declaration(component)
     assert component.summary
-    assert declared.static, "`wbcbench list` must not import it"
+    assert declared.stored["params"]["plain"], "`wbcbench run --dry-run` must not import it"
 
 
 @pytest.mark.parametrize("name", ["mine", LONG])  # mypy reads the templates themselves, as a part of wbcbench

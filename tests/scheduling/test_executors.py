@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from wbcbench.errors import UsageError
-from wbcbench.helpers import helpers
-from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import load_plugins
+from wbcbench.registry.provenance import helper_digest
 from wbcbench.scheduling import executors
 from wbcbench.scheduling.estimate import GUESSED_SPEED
 from wbcbench.scheduling.executors import RAY_START, for_one_process, worth_ray
@@ -87,20 +87,20 @@ def test_a_helper_beside_a_plugin_belongs_to_its_code(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "_shared.py").write_text("A = 1")
     component = Component("fusion", "mine", f"{tmp_path / 'mine.py'}::Mine")
-    before = helpers(component)
+    before = helper_digest(component)
     assert before
     (tmp_path / "other.py").write_text("of another plugin")
-    assert helpers(component) == before
+    assert helper_digest(component) == before
     (tmp_path / "_shared.py").write_text("A = 2")
-    assert helpers(component) != before
-    assert helpers(Component("fusion", "mine", "no.such.module:Mine")) == ""
+    assert helper_digest(component) != before
+    assert helper_digest(Component("fusion", "mine", "no.such.module:Mine")) == ""
     folder = tmp_path / "whole"
     (folder / "deep").mkdir(parents=True)
     (folder / "__init__.py").write_text("")
     whole = Component("fusion", "whole", f"{folder / '__init__.py'}::Whole")
-    assert helpers(whole) == ""
+    assert helper_digest(whole) == ""
     (folder / "deep" / "part.py").write_text("B = 1")
-    assert helpers(whole)
+    assert helper_digest(whole)
 
 
 def test_gpus_by_number_belong_to_one_process() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from wbcbench.contracts import Cells, Description
 from wbcbench.errors import IncompatibleError
-from wbcbench.plugins import PluginOptions, load_plugins
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import request_from
 from wbcbench.testing.components import component_class

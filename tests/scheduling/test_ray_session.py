@@ -131,7 +131,7 @@ def test_a_kill_by_the_memory_monitor_is_a_dead_worker_and_not_the_end(monkeypat
     import ray.tune.execution.tune_controller as controller
     from ray.exceptions import OutOfMemoryError, RayActorError
 
-    from wbcbench.scheduling.ray_executor import survive_memory_kills
+    from wbcbench.scheduling.ray_private import survive_memory_kills
 
     class Actor:
         actor_id = "a"
@@ -158,7 +158,7 @@ def test_a_kill_by_the_memory_monitor_is_a_dead_worker_and_not_the_end(monkeypat
     monkeypatch.setattr(manager, "RayActorError", RayActorError)
     monkeypatch.setattr(controller, "RayActorError", RayActorError)
     with pytest.raises(RuntimeError, match="unexpected exception"):
-        meet(killed)  # once this no longer raises, Ray has mended it and the work-around can go
+        meet(killed)  # once this no longer raises, Ray has fixed it and the work-around can go
     survive_memory_kills()
     survive_memory_kills()  # twice is once
     assert meet(killed) == [killed]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from wbcbench.evaluation.metrics import evaluate
-from wbcbench.plugins import load_plugins
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import PlannedTrial
 from wbcbench.scheduling.source import Outcome as TrialOutcome
 from wbcbench.searches.optuna_study import Study

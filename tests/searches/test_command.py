@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
-from wbcbench.leaderboard import Options, build, report
+from wbcbench.boards import Options, build, report
 from wbcbench.records.store import Store
 from wbcbench.searches.execute import fresh_seeds
 from wbcbench.searches.files import find_study, search_budgets

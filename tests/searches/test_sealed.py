@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbcbench.boards import Options, build
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.leaderboard import Options, build
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.scheduling.inline import prepare

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from wbcbench.errors import UsageError
-from wbcbench.plugins import load_plugins
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.searches.study_file import read_study
 from wbcbench.searches.study_run import plan_part

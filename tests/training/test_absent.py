@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Output, Outputs, Progress
 from wbcbench.evaluation.predict import Predictions
-from wbcbench.spec.lessons import Lesson
+from wbcbench.spec.routes import RouteTeachers
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import ToyBoth, build_toy, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
@@ -116,7 +116,7 @@ def lessons(name: str, present: Tensor | None, bank: Any, **params: Any) -> tupl
     fusion = build_toy(component_class("fusion", "late_prob"), toy_task(2, classes=CLASSES)).train()
     batch = toy_batch(fusion.task, cells=ROWS)
     batch = replace(batch, present=present, cells=torch.arange(ROWS))
-    pairs = tuple(Lesson(r, (0,)) for r in fusion.routes) if cls.needs.taught_by == "teacher" else ()
+    pairs = tuple(RouteTeachers(r, (0,)) for r in fusion.routes) if cls.needs.taught_by == "teacher" else ()
     kd = Distillation(lambda: [cls(cls.Params(**params))], lambda: matched(matched.Params()), pairs, fusion.routes)
     with torch.no_grad():
         probe = fusion.eval()(batch.images, None, True)

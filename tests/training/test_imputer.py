@@ -13,8 +13,8 @@ import torch
 from wbcbench_plugins.fusions.early import Early
 
 from wbcbench.errors import UsageError
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.records.store import Store
+from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.scheduling.components import component
 from wbcbench.spec.request import Choice, Request
 from wbcbench.testing.toys import build_toy, toy_batch, toy_task

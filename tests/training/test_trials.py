@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from wbcbench.errors import WbcbenchError
-from wbcbench.helpers import kept_helpers
 from wbcbench.records.store import Store
+from wbcbench.registry.provenance import cached_helper_digest
 from wbcbench.training.loop import Job
 
 Train = Callable[..., dict[str, Any]]
@@ -256,7 +256,7 @@ def test_a_checkpoint_is_of_the_code_and_of_the_code_beside_it(
 
     monkeypatch.setattr("wbcbench.training.trial.fit", stop)
     for plugin, helper in ((MINE, "A = 1"), (MINE, "A = 1"), (MINE, "A = 2"), (f"{MINE}# changed\n", "A = 2")):
-        kept_helpers.cache_clear()
+        cached_helper_digest.cache_clear()
         (tmp_path / "mine.py").write_text(plugin)
         (tmp_path / "_beside.py").write_text(helper)
         train("--plugins-dir", str(tmp_path), "--fusion", "mine", code=1)

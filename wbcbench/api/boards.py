@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from wbcbench.api.showing import Shown
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wbcbench.leaderboard.model import Board, Report
-    from wbcbench.leaderboard.options import Options
-    from wbcbench.leaderboard.pair import Explanation
+    from wbcbench.boards.model import Board, Report
+    from wbcbench.boards.options import Options
+    from wbcbench.boards.pairs import Explanation
     from wbcbench.records.store import Store
 
 Where = Mapping[str, str] | Sequence[str]
@@ -44,8 +45,7 @@ class BoardRequest:
 
     def options(self) -> Options:
         """For `report` and its like. Raises `UsageError`."""
-        from wbcbench.leaderboard.invalid import read_invalid
-        from wbcbench.leaderboard.options import Options
+        from wbcbench.boards.options import Options, read_invalid
 
         keys = (self.key,) if isinstance(self.key, str) else tuple(self.key)
         return Options(
@@ -63,27 +63,29 @@ class BoardRequest:
             UsageError: one is neither.
             RecordError: a published board is not what it says.
         """
-        from wbcbench.publishing.opened import reference_at
-        from wbcbench.records.store import Store
+        from wbcbench.publishing.sources import stores_at
 
         paths = stores_of(self.store)
         check_stores(paths)
-        with ExitStack() as stack:
-            packed = [p for p in paths if not (p / "records").is_dir() and (p / "records.zip").is_file()]
-            yield [stack.enter_context(reference_at(p)) if p in packed else Store(p) for p in paths]
+        with stores_at(paths) as stores:
+            yield stores
 
-    def report(self) -> Report:
+    def boards(self) -> Boards:
         """The boards, and what was left out and why.
+
+        What was unpacked stays as long as they do: a page reads records again when it is rendered.
 
         Raises:
             UsageError: no such metric, key or store.
             ComparabilityError: one table was asked for, but protocols differ.
         """
-        from wbcbench.leaderboard.build import report
+        from wbcbench.boards.build import report
 
         options = self.options()
-        with self.stores() as stores:
-            return report(stores, options)
+        with ExitStack() as stack:
+            found = Boards(report(stack.enter_context(self.stores()), options))
+            weakref.finalize(found, stack.pop_all().close)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class CompareRequest(BoardRequest):
 
     def explain(self) -> Explanation:
         """Compare. Raises as `compare` does."""
-        from wbcbench.leaderboard.compare import explain
+        from wbcbench.boards.compare import explain
 
         options = self.options()
         with self.stores() as stores:
@@ -164,7 +166,7 @@ class Boards(Shown):
         """The columns of the terminal's table, of all boards."""
         import pandas as pd
 
-        from wbcbench.leaderboard.columns import chosen
+        from wbcbench.boards.columns import chosen
 
         tables = []
         for board in self.boards:
@@ -182,8 +184,8 @@ class Boards(Shown):
 
     def render(self, format: str = "markdown") -> bytes:
         """The boards as terminal, markdown, plain, csv, latex, json, parquet or html. Raises `UsageError`."""
+        from wbcbench.boards.formats import FORMATS, render
         from wbcbench.errors import UsageError, did_you_mean
-        from wbcbench.leaderboard.formats import FORMATS, render
 
         if format not in FORMATS:
             raise UsageError(
@@ -227,7 +229,7 @@ class Comparison(Shown):
 
     def notes(self) -> list[str]:
         """In plain words."""
-        from wbcbench.leaderboard.text import clean
+        from wbcbench.boards.text import clean
 
         return [clean(line) for line in self.explanation.lines() if line]
 
@@ -273,7 +275,7 @@ def leaderboard(
         store=store, by=by, seeds=seeds, where=where, key=key, together=together, resamples=resamples,
         statistics=statistics, verify=verify, invalid=invalid, index=index,
     )  # fmt: skip
-    return Boards(wanted.report())
+    return wanted.boards()
 
 
 @guest()

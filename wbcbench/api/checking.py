@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from wbcbench.checking import Verdict
     from wbcbench.checking.subjects import Subject
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Component
+    from wbcbench.registry.loading import PluginOptions
 
 
 @dataclass(frozen=True, kw_only=True)

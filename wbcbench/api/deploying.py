@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from wbcbench.deploy.export import Agreement
     from wbcbench.deploy.network import Rebuilt
     from wbcbench.deploy.predict import Answers
-    from wbcbench.plugins import PluginOptions
     from wbcbench.records.store import Store
+    from wbcbench.registry.loading import PluginOptions
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 FIRST = 5
@@ -212,7 +212,7 @@ class Predicted(Shown):
 
     def warnings(self) -> list[str]:
         """Why not to trust some answers."""
-        from wbcbench.leaderboard.text import clean
+        from wbcbench.boards.text import clean
 
         facts, lines = self.facts, []
         if facts["errors"]["cells"]:
@@ -232,7 +232,7 @@ class Predicted(Shown):
 
     def remarks(self) -> list[str]:
         """What was noticed while reading, and labels that could not be scored."""
-        from wbcbench.leaderboard.text import clean
+        from wbcbench.boards.text import clean
 
         lines = [clean(note) for note in self.facts["notes"]]
         if self.facts["other_labels"]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from wbcbench.api.defaults import STORE
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import LoadReport, PluginOptions
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import LoadReport, PluginOptions
     from wbcbench.spec.request import Request
 
 Names = str | Sequence[Any] | Mapping[str, Any] | None
@@ -34,7 +34,7 @@ def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[st
         plugins_dir: folders of plugin files.
         no_plugins: True leaves out all third-party plugins; a name or several leave out those.
     """
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
     blocked = [no_plugins] if isinstance(no_plugins, str) else [] if isinstance(no_plugins, bool) else no_plugins
     return PluginOptions.from_environment(
@@ -43,8 +43,8 @@ def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[st
 
 
 def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
-    """Load the plugins, and say in one line on stderr which ones could not be."""
-    from wbcbench.plugins import load_plugins
+    """Load the plugins, and say in one line each on stderr which ones, or which classes of them, are left out."""
+    from wbcbench.registry.loading import load_plugins
 
     registry, report = load_plugins(options)
     for plugin in report.failed:
@@ -53,6 +53,8 @@ def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
             "(`wbcbench plugins --verbose` shows the traceback)",
             file=sys.stderr,
         )
+    for skipped in (s for p in report.plugins for s in p.skipped):
+        print(f"Warning: {skipped}.", file=sys.stderr)
     return registry, report
 
 

@@ -25,9 +25,9 @@ from wbcbench.api.showing import Shown
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wbcbench.observers import Observers
     from wbcbench.records.store import Record
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import Observers
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome
     from wbcbench.spec.request import Request

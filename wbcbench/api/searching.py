@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from wbcbench.observers import Observers
     from wbcbench.records.store import Record
+    from wbcbench.registry.loading import Observers
     from wbcbench.scheduling.source import Outcome
     from wbcbench.searches.execute import Found
     from wbcbench.searches.search import Search

@@ -24,9 +24,9 @@ from wbcbench.api.showing import Shown
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wbcbench.observers import Observers
     from wbcbench.records.store import Record
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import Observers
     from wbcbench.scheduling.source import Outcome
     from wbcbench.searches.study_run import Costs, Done, Planned
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbcbench.errors import UsageError
-from wbcbench.plugins import ENTRY_POINT_GROUP, is_plugin_file
+from wbcbench.registry.loading import is_plugin_file
+from wbcbench.registry.provenance import ENTRY_POINT_GROUP, builtin_folder
 
 _INIT = "__init__.py"
 
@@ -75,9 +76,11 @@ def _place(path: Path) -> Place:
 
 
 def _package_of(path: Path) -> Path | None:
-    """The outermost package around the path that offers components by hooks."""
+    """The outermost package around the path that offers components by hooks, or wbcbench's own."""
     found = None
     for folder in (path, *path.parents):
+        if folder == builtin_folder().resolve():
+            return folder
         if not (folder / _INIT).is_file():
             if folder != path:
                 break

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from wbcbench.checking.places import Place, find_places
 from wbcbench.errors import NameClashError, PluginError, UnknownNameError, UsageError, did_you_mean
-from wbcbench.importing import file_of, plugin_stem
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import KINDS, Component, Registry, Resolved, clash_sentence
+from wbcbench.registry.loading import PluginOptions, load_plugins
+from wbcbench.registry.provenance import file_of, plugin_stem
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _in_place(place: Place, options: PluginOptions) -> list[Subject]:
     status = next(p for p in report.plugins if p.provider == provider and p.origin == str(place.plugin))
     if status.status != "ok":
         raise PluginError(
-            f"Expected to load {place.plugin}, but it failed: {status.reason}. Mend that first.\n\n"
+            f"Expected to load {place.plugin}, but it failed: {status.reason}. Fix that first.\n\n"
             f"{status.traceback}".rstrip()
         )
     offered = [c for c in registry.components(provider=provider) if place.holds(file_of(c.target))]

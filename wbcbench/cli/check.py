@@ -16,8 +16,8 @@ from wbcbench.cli.output import print_json
 if TYPE_CHECKING:
     from wbcbench.api.checking import CheckedComponent
     from wbcbench.checking import Verdict
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Component
+    from wbcbench.registry.loading import PluginOptions
 
 
 @click.command("check")

@@ -17,7 +17,7 @@ def components(kind: str) -> Completer:
     """Names of a kind, for the last item of a list such as `early,inde` or `lskd+dk`."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from wbcbench.plugins import PluginOptions, load_plugins
+        from wbcbench.registry.loading import PluginOptions, load_plugins
 
         folders = ctx.params.get("plugins_dir") or ()
         registry, _ = load_plugins(PluginOptions.from_environment(folders))

@@ -12,8 +12,8 @@ from wbcbench.cli.options import json_option, plugins_options, set_option
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Registry, Resolved
+    from wbcbench.registry.loading import PluginOptions
 
 NEW_EPILOG = """\b
 Examples:
@@ -207,7 +207,7 @@ def plugins(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
     """Show every plugin that was found: loaded, blocked or failed, and why."""
     from dataclasses import asdict
 
-    from wbcbench.plugins import load_plugins
+    from wbcbench.registry.loading import load_plugins
 
     _, report = load_plugins(plugins)
     if as_json:
@@ -220,6 +220,8 @@ def plugins(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
         ["plugin", "version", "status", "components", "origin", "reason"],
         [[p.provider, p.version, p.status, p.components, p.origin, p.reason] for p in report.plugins],
     )
+    for skipped in (s for p in report.plugins for s in p.skipped):
+        click.echo(f"\nLeft out: {skipped}")
     for clash in report.clashes:
         click.echo(f"\nName clash: {clash}")
     for plugin in report.failed if verbose else ():
@@ -263,7 +265,7 @@ def new(kind: str, name: str, package: bool, folder: Path | None, as_json: bool)
 
 def _known(folder: Path | None) -> Registry:
     """Everything that has a name: what is installed, and what lies in the plugin folder. Imports no component."""
-    from wbcbench.plugins import PluginOptions, load_plugins
+    from wbcbench.registry.loading import PluginOptions, load_plugins
 
     folders = [f for f in (folder, Path("plugins")) if f is not None and f.is_dir()]
     folders = [f for f in folders if not (f / "__init__.py").exists()]

@@ -17,7 +17,7 @@ from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from wbcbench.data.survey import Survey
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
     from wbcbench.spec.trial import SplitSpec
 
 SHOWN, SHOWN_LEAKS = 20, 50

@@ -100,7 +100,7 @@ def predict(as_json: bool, **given: Any) -> None:
     if as_json:
         print_json({**facts, "output": str(given["output"])})
         return
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.text import clean
     from wbcbench.spec.trial import method_name
 
     method = method_name(facts["method"], facts["kd"], facts["policies"])

@@ -10,7 +10,7 @@ import click
 from wbcbench.cli.options import json_option, plugins_options, store_option
 
 if TYPE_CHECKING:
-    from wbcbench.plugins import PluginOptions
+    from wbcbench.registry.loading import PluginOptions
 
 _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 

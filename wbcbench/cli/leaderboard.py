@@ -14,8 +14,8 @@ from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json
 
 if TYPE_CHECKING:
-    from wbcbench.leaderboard.effects import Effects
-    from wbcbench.leaderboard.model import Report
+    from wbcbench.boards.effects import Effects
+    from wbcbench.boards.model import Report
 
 SUBCOMMANDS = {
     "compare": ("leaderboard:compare", "Explain the difference between two methods in plain words."),
@@ -35,7 +35,7 @@ SUBCOMMANDS = {
 }
 """Name -> where it is, short help."""
 FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
-"""The names in `wbcbench.leaderboard.formats`, known without importing it."""
+"""The names in `wbcbench.boards.formats`, known without importing it."""
 FIGURES = ("pareto", "cd", "heatmap", "bars", "missing")
 
 
@@ -101,8 +101,8 @@ def leaderboard(
 
     if ctx.invoked_subcommand is not None:
         return
-    from wbcbench.leaderboard.columns import chosen
-    from wbcbench.leaderboard.formats import BINARY, View, render
+    from wbcbench.boards.columns import chosen
+    from wbcbench.boards.formats import BINARY, View, render
     from wbcbench.records.files import atomic_write_bytes
 
     terminal = sys.stdout.isatty() and output is None
@@ -110,7 +110,8 @@ def leaderboard(
     if style in BINARY and output is None:
         raise click.UsageError(f"Expected -o FILE, since {style} is no text.")
     wanted = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    found = BoardRequest(store=store, **values).report()
+    boards = BoardRequest(store=store, **values).boards()
+    found = boards.report
     _warn(found)
     if not found.boards and style not in ("json", "parquet"):
         for note in found.notes:
@@ -132,7 +133,7 @@ def leaderboard(
 
 
 def _warn(found: Report) -> None:
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.text import clean
 
     for refused in found.refused[:50]:
         where = f" ({refused.path})" if refused.path else ""
@@ -159,7 +160,7 @@ def compare(as_json: bool, **values: Any) -> None:
     Each is a row's name as the table shows it, or the beginning of a method's or a trial's id.
     """
     from wbcbench.api.boards import CompareRequest
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.text import clean
 
     found = CompareRequest(**values).explain()
     if as_json:
@@ -184,7 +185,7 @@ def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
     in how many of the blocks the level leads. * is beyond noise after Holm's correction for the levels shown.
     """
     from wbcbench.api.boards import BoardRequest
-    from wbcbench.leaderboard import effects as module
+    from wbcbench.boards import effects as module
 
     wanted = BoardRequest(**values)
     options = wanted.options()
@@ -202,8 +203,8 @@ def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
 def _show_effects(board: Effects) -> None:
     from tabulate import tabulate
 
-    from wbcbench.leaderboard.columns import HEADERS
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.columns import HEADERS
+    from wbcbench.boards.text import clean
 
     key = board.key
     click.echo(clean(f"{key.dataset}: {' + '.join(key.modalities)} (key {board.board})"))
@@ -244,9 +245,10 @@ def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
     Equal records give equal bytes.
     """
     from wbcbench.api.boards import BoardRequest
-    from wbcbench.leaderboard.plots import save
+    from wbcbench.boards.plots import save
 
-    save(BoardRequest(**values).report(), kind, target, cost)
+    boards = BoardRequest(**values).boards()
+    save(boards.report, kind, target, cost)
     click.echo(target)
 
 
@@ -261,7 +263,7 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from wbcbench.leaderboard.text import clean
+    from wbcbench.boards.text import clean
     from wbcbench.publishing.changes import changes, read_report, title_of
 
     before, after = read_report(old), read_report(new)
@@ -285,7 +287,7 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 @click.command("schema")
 def schema() -> None:
     """Print the JSON schema of `wbcbench leaderboard --format json`."""
-    from wbcbench.leaderboard.formats.json_document import schema as made
+    from wbcbench.boards.formats.json_document import schema as made
 
     print_json(made())
 

@@ -17,7 +17,7 @@ from wbcbench.cli.options import json_option, plugins_options, set_option, store
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.publishing.asked import Asked
+    from wbcbench.publishing.board_files import Asked
     from wbcbench.publishing.verdict import Judge
     from wbcbench.records.store import Record
     from wbcbench.registry import Registry
@@ -28,14 +28,17 @@ SHOWN = 8
 
 @click.command("submit", short_help="Pack records for a leaderboard that others keep.")
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...", shell_complete=known_records)
-@store_option("Where records named by trial id lie.")
+@store_option("Where records named by trial id lie: a folder with records, or a published board.")
 @click.option(
     "-o", "--output", default="submission.zip", show_default=True,
     type=click.Path(path_type=Path, dir_okay=False), help="The pack.",
 )  # fmt: skip
 @click.option("--weights", is_flag=True, help="Pack the trained weights too.")
 @json_option
-def submit(records: tuple[str, ...], store: Path, output: Path, weights: bool, as_json: bool) -> None:
+@click.pass_context
+def submit(
+    ctx: click.Context, /, records: tuple[str, ...], store: Path, output: Path, weights: bool, as_json: bool
+) -> None:
     """Pack records and the records of their teachers into one zip.
 
     A RECORD is a folder, a trial id of the store (or the beginning of one), or a method's name, which means all of
@@ -45,9 +48,14 @@ def submit(records: tuple[str, ...], store: Path, output: Path, weights: bool, a
     `wbcbench leaderboard verify PACK`.
     """
     from wbcbench.publishing.pack import find_records, write_pack
+    from wbcbench.publishing.sources import store_at
+    from wbcbench.records.store import Store
 
-    found = list({r.trial.id: r for name in records for r in find_records(name, store)}.values())
-    manifest = write_pack(found, output, weights=weights)
+    here = ctx.with_resource(store_at(store))
+    found = list({r.trial.id: r for name in records for r in find_records(name, here)}.values())
+    manifest = write_pack(
+        found, output, weights=weights, store_of=lambda root: here if root == here.root else Store(root)
+    )
     parts = [c for r in found for c in r.result.components if c.provider != "wbcbench"]
     foreign = sorted({f"{c.kind} {c.name} ({c.provider})" for c in parts})
     if as_json:
@@ -113,11 +121,11 @@ def publish(
         ctx.exit(_check(to, name))
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
-    from wbcbench.leaderboard.text import clean
-    from wbcbench.publishing.checking import solved_once_by
-    from wbcbench.publishing.own_code import installed_by
-    from wbcbench.publishing.published import PACK
-    from wbcbench.publishing.published import publish as write
+    from wbcbench.boards.text import clean
+    from wbcbench.publishing.publish import publish as write
+    from wbcbench.publishing.side_files import PACK
+    from wbcbench.publishing.sources import stores_at
+    from wbcbench.publishing.verify import installed_by, solved_once_by
 
     folder = to / name
     there = (folder / PACK).is_file()
@@ -131,7 +139,8 @@ def publish(
     check_stores(store)
     asked = _asked(ctx, folder, name, values)
     registry, _ = load(values["plugins"])
-    done = write(folder, list(store), asked, packs, solved_once_by(registry), installed_by(registry))
+    stores = ctx.with_resource(stores_at(store))
+    done = write(folder, stores, asked, packs, solved_once_by(registry), installed_by(registry))
     for line in done.told:
         click.echo(line, err=True)
     for origin, names in done.sources.items():
@@ -147,7 +156,7 @@ def publish(
 def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
     """What the command line says; where it is silent, what the board was asked for before."""
     from wbcbench.api.boards import BoardRequest
-    from wbcbench.publishing.asked import PROTOCOL, Asked, read_asked
+    from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 
     flags = ("by", "seeds", "key", "where", "resamples")
     options = BoardRequest(**{n: values[n] for n in flags}).options()
@@ -161,7 +170,7 @@ def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) 
 
 
 def _check(to: Path, name: str | None) -> int:
-    from wbcbench.publishing.proof import GIVES, check, check_all
+    from wbcbench.publishing.publish import GIVES, check, check_all
 
     found = check_all(to) if name is None else {name: check(to / name)}
     for board, result in found.items():
@@ -203,11 +212,10 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     Exit status 0: accepted, or needs a look (read why); 3: refused.
     """
     from wbcbench.api.requests import load
-    from wbcbench.publishing.asked import PROTOCOL, read_asked
-    from wbcbench.publishing.checking import checked, solved_once_by
-    from wbcbench.publishing.opened import reference_at
-    from wbcbench.publishing.own_code import installed_by
+    from wbcbench.publishing.board_files import PROTOCOL, read_asked
     from wbcbench.publishing.rerun import choose
+    from wbcbench.publishing.sources import reference_at
+    from wbcbench.publishing.verify import checked, installed_by, solved_once_by
 
     registry, _ = load(options["plugins"])
     against = options["against"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.deploy import Deployed, PerModality, without
     from wbcbench.contracts.distiller import Distiller, PairShapes
     from wbcbench.contracts.fusion import JOINT, Fusion, route_names
+    from wbcbench.contracts.hooks import Register, hookimpl
     from wbcbench.contracts.needs import Needs
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
@@ -27,6 +28,7 @@ _LAZY = {
     "Distiller": "distiller", "PairShapes": "distiller",
     "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
     "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion",
+    "Register": "hooks", "hookimpl": "hooks",
     "Needs": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
@@ -68,10 +70,12 @@ __all__ = [
     "Policy",
     "Preparation",
     "Progress",
+    "Register",
     "Routing",
     "Task",
     "content_digest",
     "each_teacher",
+    "hookimpl",
     "masked_mean",
     "mean_teacher",
     "middle_square",

@@ -15,14 +15,14 @@ from wbcbench.contracts.needs import Offer
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
 from wbcbench.errors import IncompatibleError
-from wbcbench.spec.lessons import JOINT, route_names
+from wbcbench.spec.routes import JOINT, route_names
 
 
 class Fusion(nn.Module):
     """A way of turning modality images into predictions. Owns its backbones and its task loss.
 
-    The class attributes are read before anything is built, without importing torch, so they must be
-    literals.
+    The class attributes are read once, when the file is new or was edited, and kept: they may be computed, but not
+    from what changes between two runs.
     """
 
     name: ClassVar[str]

@@ -99,7 +99,7 @@ def describe_params(params: type[BaseModel]) -> list[dict[str, Any]]:
                 "required": field.is_required(),
                 "default": _jsonable(default),
                 "range": _range(prop),
-                "search": extra.get(SEARCH_KEY),
+                "search": _jsonable(extra.get(SEARCH_KEY)),
                 "doc": field.description or "",
             }
         )

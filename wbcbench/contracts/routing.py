@@ -16,7 +16,7 @@ from wbcbench.contracts.params import Parameters
 class Routing(nn.Module):
     """Pairs student routes with teachers.
 
-    `pairing` is a literal, read while planning:
+    `pairing` is read while planning:
 
     * `own`: a modality's route is taught by the teachers that read just that modality; a route
       without one, and the joint route, by all teachers (or by the one named in `Params.fallback`).

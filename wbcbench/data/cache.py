@@ -17,24 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 
 from wbcbench.errors import DataError, WbcbenchError
+from wbcbench.paths import CACHE_VARIABLE, cache_root
 from wbcbench.records.files import atomic_folder, atomic_write_text
 
 log = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
-CACHE_VARIABLE = "WBCBENCH_CACHE"
 _INDEX_LIMIT = 2000
 _MANIFEST = "manifest.json"
-
-
-def cache_root() -> Path:
-    """The cache's folder: `$WBCBENCH_CACHE` if set, else the user's cache folder. Need not exist."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("wbcbench"))
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from wbcbench.boards.text import markdown
 from wbcbench.deploy.network import Rebuilt
 from wbcbench.deploy.report import metric_intervals, other_seeds
 from wbcbench.evaluation.metrics import METRICS
-from wbcbench.leaderboard.text import markdown
 from wbcbench.records.store import Store
 
 MISSING = {

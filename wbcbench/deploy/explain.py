@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wbcbench.boards.text import clean, spreadsheet
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.deploy.predict import Answers
 from wbcbench.errors import UsageError
-from wbcbench.leaderboard.text import clean, spreadsheet
 from wbcbench.records.files import atomic_folder, write_synced
 
 if TYPE_CHECKING:

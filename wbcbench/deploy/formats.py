@@ -21,11 +21,11 @@ from torch import Tensor
 from wbcbench.contracts import Task
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
-from wbcbench.plugins import load_plugins
 from wbcbench.records.schema import InputStatistics
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import load_plugins
 from wbcbench.spec import Trial
-from wbcbench.training.trial import fusion_of
+from wbcbench.training.build import fusion_of
 
 Arrays = dict[str, NDArray[Any]]
 Runner = Callable[[Arrays], Arrays]

@@ -17,7 +17,7 @@ from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, canonical_json
 from wbcbench.spec.load import Settings, load_request, merged, pairs, validate
-from wbcbench.training.trial import stored_fusion
+from wbcbench.training.build import stored_fusion
 from wbcbench.training.workbench import Workbench, pick_device
 
 PROBABILITIES = "probabilities"

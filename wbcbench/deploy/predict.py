@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wbcbench.boards.text import clean, spreadsheet
 from wbcbench.deploy.cells import Source, refuse_if_all_broken
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Rebuilt
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.input_statistics import unusual_images
 from wbcbench.evaluation.metrics import Scores, score
-from wbcbench.leaderboard.text import clean, spreadsheet
 from wbcbench.records.files import atomic_write_bytes
 
 BATCH = 64

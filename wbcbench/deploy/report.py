@@ -16,18 +16,17 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from wbcbench.boards.formats.html.choices import Drawing
+from wbcbench.boards.formats.html.libraries import asset as board_asset
+from wbcbench.boards.formats.html.libraries import plotly, policy
+from wbcbench.boards.statistics.bootstrap import bootstrap, features
+from wbcbench.boards.text import clean
 from wbcbench.contracts import Cells
 from wbcbench.deploy import report_figures as figures
 from wbcbench.deploy.explain import tile
 from wbcbench.deploy.network import HINT, workbench
 from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.evaluation.metrics import METRICS
-from wbcbench.leaderboard.formats.html.choices import Drawing
-from wbcbench.leaderboard.formats.html.libraries import asset as board_asset
-from wbcbench.leaderboard.formats.html.libraries import plotly, policy
-from wbcbench.leaderboard.statistics.features import features
-from wbcbench.leaderboard.statistics.resampling import bootstrap
-from wbcbench.leaderboard.text import clean
 from wbcbench.records.evaluations import examination_path, read_examination
 from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.store import Record, Store

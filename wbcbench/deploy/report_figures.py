@@ -8,13 +8,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.formats.html import closely
+from wbcbench.boards.formats.html.choices import Choice, Drawing
+from wbcbench.boards.formats.html.looks import INK, finish, label
+from wbcbench.boards.model import ClassScore, Details, ReliabilityBin
+from wbcbench.boards.plots.palette import OKABE_ITO, styles
 from wbcbench.evaluation.metrics import METRICS, reliability, score
-from wbcbench.leaderboard.columns import HEADERS
-from wbcbench.leaderboard.formats.html import closely
-from wbcbench.leaderboard.formats.html.choices import Choice, Drawing
-from wbcbench.leaderboard.formats.html.looks import INK, finish, label
-from wbcbench.leaderboard.model import ClassScore, Details, ReliabilityBin
-from wbcbench.leaderboard.plots.palette import OKABE_ITO, styles
 from wbcbench.records.store import Record
 
 Row = Mapping[str, float]

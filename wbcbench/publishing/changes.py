@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.model import METRIC_NAMES, Board, Report, Row
 from wbcbench.errors import UsageError
-from wbcbench.leaderboard.columns import HEADERS
-from wbcbench.leaderboard.model import METRIC_NAMES, Board, Report, Row
 
 
 @dataclass

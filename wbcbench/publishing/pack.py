@@ -22,7 +22,7 @@ from typing import Literal
 
 from wbcbench import __version__
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.publishing.winners import STUDY, joined, of_trials, retrained
+from wbcbench.publishing.side_files import STUDY, joined, of_trials, retrained
 from wbcbench.records.files import TEMPORARY, storing
 from wbcbench.records.find import find_records as find
 from wbcbench.records.schema import FILES, Strict
@@ -72,7 +72,7 @@ def allowed_size(name: str) -> int | None:
     return SIZES.get(match[1]) if match and match[1] in FILES else None
 
 
-def find_records(name: str, store: Path) -> list[Record]:
+def find_records(name: str, store: Store) -> list[Record]:
     """A record by its folder, or by its trial id (or the beginning of one) in a store; or every seed of a method
     by its name. Every metric is recomputed.
 
@@ -80,7 +80,7 @@ def find_records(name: str, store: Path) -> list[Record]:
         UsageError: nothing, or more than one trial or method, goes by that name, or it is a search's sealed trial.
         RecordError: a record is not what it claims.
     """
-    found = find(name, Store(store), verify="full")
+    found = find(name, store, verify="full")
     for record in found:
         if record.result.status == "sealed":
             won = ", ".join(retrained(record.path.parent.parent, record.trial.id))
@@ -123,15 +123,29 @@ def with_teachers(records: Iterable[Record], store_of: Callable[[Path], Store] =
     return [found[i] for i in sorted(found)]
 
 
-def write_pack(records: Iterable[Record], path: Path, *, weights: bool = False) -> Manifest:
+def write_pack(
+    records: Iterable[Record], path: Path, *, weights: bool = False, store_of: Callable[[Path], Store] = Store
+) -> Manifest:
     """Pack records and their teachers' records; the file appears whole or not at all.
 
+    Args:
+        records: what the submission is about.
+        path: of the pack.
+        weights: whether to pack them.
+        store_of: the store at a root.
+
     Raises:
+        UsageError: weights are asked for, and a record has none.
         RecordError: a record, or a teacher's, is missing or changed since it was read.
         WbcbenchError: the file system refuses.
     """
     asked = list(records)
-    whole = with_teachers(asked)
+    whole = with_teachers(asked, store_of)
+    if weights and (bare := [r.trial.id for r in whole if not (r.path / WEIGHTS).is_file()]):
+        raise UsageError(
+            f"Expected records with {WEIGHTS}, but {bare[0]} has none: published boards keep no weights. Leave "
+            "out --weights, or name the store that the board was made from."
+        )
     return write_records(whole, {r.trial.id for r in asked}, path, weights=weights, searches=_searches(whole))
 
 

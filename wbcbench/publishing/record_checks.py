@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.publishing.archive import Limits
-from wbcbench.publishing.arrays import check_arrays
-from wbcbench.publishing.names import bad_names
+from wbcbench.publishing.archive import Limits, check_arrays
 from wbcbench.publishing.pack import WEIGHTS, Manifest
 from wbcbench.publishing.unpack import strict_json
-from wbcbench.publishing.verdict import Judge, Problem
+from wbcbench.publishing.verdict import Judge, Problem, bad_names
 from wbcbench.records import verify as checks
 from wbcbench.records.environment import PACKAGES
 from wbcbench.records.schema import PAYLOAD, Result, content_digest

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from wbcbench.contracts import Dataset, Description
-from wbcbench.contracts.params import DIGEST_KEY
+from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.errors import IncompatibleError, UsageError
-from wbcbench.observers import Observers
-from wbcbench.publishing.duplicates import named, predictions_digest
+from wbcbench.publishing.cross_checks import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, in_order
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import Component, Trial, canonical_json
 from wbcbench.spec.load import load_request, merged, validate
 from wbcbench.spec.request import Request
-from wbcbench.spec.trial import IMPUTE
+from wbcbench.spec.trial import IMPUTE, chosen_imputer
 
 _METRIC = "macro_f1"
 _SAME_MACHINE = ("machine", "cpus", "packages", "cuda", "cudnn", "device")
@@ -144,18 +144,23 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
 
 
 def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Problem]:
-    params_class = declared(registry, kind, spec).params
-    given = {k: v for k, v in spec.params.items() if k in params_class.model_fields or k != IMPUTE}
+    component = declared(registry, kind, spec)
+    given, imputer = dict(spec.params), {}
     try:
-        params = validate(params_class, given, f"{kind} {spec.name}")
+        if kind == "fusion" and IMPUTE not in component.params.model_fields:
+            imputer = chosen_imputer(given, spec.name, component.missing)
+        params = validate(component.params, given, f"{kind} {spec.name}")
     except UsageError as error:
         yield "refuse", str(error)
         return
-    if canonical_json(params.model_dump(mode="json")) != canonical_json(given):
+    # As the planner names them: a parameter that was added later is left out while it has its default.
+    if canonical_json(identity(params) | imputer) != canonical_json(spec.params):
         yield "refuse", f"{kind} {spec.name} has parameters that are not written out as its own are"
-    for name, field in params_class.model_fields.items():
+    for name, field in component.params.model_fields.items():
         extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get(DIGEST_KEY) and getattr(params, name):
+        source = extra.get(DIGEST_KEY) if isinstance(extra, dict) else None
+        # Either of them: a path without a digest would open whatever lies there on this machine.
+        if source and (getattr(params, name) or getattr(params, str(source))):
             yield "refuse", f"{kind} {spec.name} reads a file of the machine it ran on: it cannot be trained again"
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from wbcbench.publishing import archive as zips
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.pack import MANIFEST, PACK_VERSION, WEIGHTS, WINNER, Manifest, allowed_size
+from wbcbench.publishing.side_files import check_winners, told_of_winners
 from wbcbench.publishing.verdict import Judge, Problem, shown
-from wbcbench.publishing.winners import check_winners, told_of_winners
 from wbcbench.records.schema import FILES, RESULT
 from wbcbench.records.store import Record, Store, Verify
 from wbcbench.records.verify import read_result, read_trial
@@ -64,6 +64,13 @@ class Unpacked(Store):
     """A store of records that were checked as they were unpacked, and that may lack their weights."""
 
     packed: ClassVar[bool] = True
+
+    def __init__(
+        self, root: Path | str, origin: Path | None = None, struck_out: Mapping[str, str] | None = None
+    ) -> None:
+        """Args: where it was unpacked; the pack or board that it was; see `Store.struck_out`."""
+        super().__init__(root, origin)
+        self.struck_out = {} if struck_out is None else struck_out
 
     def has(self, trial_id: str) -> bool:
         """Whether the record is there."""

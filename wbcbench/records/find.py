@@ -62,8 +62,8 @@ def _by_name(text: str, store: Store) -> list[Result]:
     results = [r.result for r in store.scan(verify=False)[0] if r.result.status == "done"]
     if not results:
         raise UsageError(
-            f"Expected records in {store.said}, but there is none. Name a store with --store, or a record by its "
-            "folder or trial id."
+            f"Expected records in {store.shown}, but there is none. Name a store with --store, or a record by "
+            "its folder or trial id."
         )
     called = [r for r in results if text in (r.title, _plain(r))]
     begun = [r for r in results if text and r.title.startswith(text)]
@@ -77,8 +77,8 @@ def _by_name(text: str, store: Store) -> list[Result]:
         names = {r.title for r in begun or results}
         near = "" if begun else did_you_mean(text, names | {r.trial_id for r in results})
         raise UsageError(
-            f"No record in {store.said} is '{text}'.{near} Expected a trial id, a method's name, the beginning of "
-            f"one of either, or a folder. {'So begin' if begun else 'Methods here'}: {_listed(sorted(names))}."
+            f"No record in {store.shown} is '{text}'.{near} Expected a trial id, a method's name, the beginning "
+            f"of one of either, or a folder. {'So begin' if begun else 'Methods here'}: {_listed(sorted(names))}."
         )
     if len({r.method_id for r in named}) > 1:
         ids = [r.trial_id for r in named]
@@ -93,7 +93,7 @@ def _plain(result: Result) -> str:
 
 def _on_boards(text: str, store: Store) -> set[str]:
     """The trials of the rows that boards call so: with backbone or parameters, where two rows shared a name."""
-    from wbcbench.leaderboard import Options, report
+    from wbcbench.boards import Options, report
 
     found = report([store], Options(verify="quick", statistics=False, details=False, index=False))
     return {s.trial_id for board in found.boards for row in board.rows if row.name == text for s in row.sources}

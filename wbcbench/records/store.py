@@ -111,15 +111,17 @@ class Store:
     packed: ClassVar[bool] = False
     """Whether its records were checked as they were unpacked, and may lack their weights."""
 
-    def __init__(self, root: Path | str, said: Path | str | None = None) -> None:
-        """`said`: what the user calls the folder, in messages; None: `root`."""
+    def __init__(self, root: Path | str, shown: Path | str | None = None) -> None:
+        """`shown`: what the user calls the folder, in messages; None: `root`."""
         self.root = Path(root)
-        self.said = str(root if said is None else said)
+        self.shown = str(root if shown is None else shown)
+        self.struck_out: Mapping[str, str] = {}
+        """Trial id or digest -> why it does not count, as a published board says of its records."""
 
     @classmethod
-    def fixed(cls, said: Path | str) -> Store:
+    def fixed(cls, shown: Path | str) -> Store:
         """A store that stays the same folder, wherever a plugin may take the process."""
-        return cls(Path(said).absolute(), said)
+        return cls(Path(shown).absolute(), shown)
 
     def record_path(self, trial_id: str) -> Path:
         """Where the trial's record is, or would be."""

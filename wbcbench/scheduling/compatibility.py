@@ -7,16 +7,16 @@ from typing import Any
 
 from wbcbench.contracts import Description, Needs
 from wbcbench.contracts.needs import POLICY_ORDER
-from wbcbench.declaration import Declaration
 from wbcbench.errors import IncompatibleError, PluginError
 from wbcbench.registry import Registry
+from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import Component, Protocol, Recipe
-from wbcbench.spec.lessons import JOINT, route_names
+from wbcbench.spec.routes import JOINT, route_names
 
 
 def declared(registry: Registry, kind: str, spec: Component) -> Declaration:
     """What a trial's component says of itself."""
-    return registry.declaration(registry.resolve(kind, spec.name).component)
+    return registry.declared(kind, spec.name)
 
 
 def needs_of(registry: Registry, distiller: Component) -> Needs:
@@ -110,7 +110,7 @@ def spelt(low: int, high: int | None) -> str:
 
 def solved_once(registry: Registry, fusion: Component) -> bool:
     """Whether a fusion has no training loop, so that nothing can change it."""
-    return declared(registry, "fusion", fusion).attributes.get("trained") == "once"
+    return declared(registry, "fusion", fusion).trained == "once"
 
 
 def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
@@ -194,7 +194,7 @@ def check_policies(
 def _check_fusion(registry: Registry, fusion: Component, known: Known, modalities: tuple[str, ...]) -> None:
     declaration = declared(registry, "fusion", fusion)
     for name, attributes in known.items():
-        added = {o for n, a in known.items() if n != name for o in a.get("offers", ())}
+        added = {o for n, a in known.items() if n != name for o in a["offers"]}
         for reason in _lacks(attributes, declaration, fusion.name, modalities, added):
             raise IncompatibleError(f"Policy '{name}' {reason}")
 
@@ -203,7 +203,7 @@ def _lacks(
     policy: Mapping[str, Any], fusion: Declaration, name: str, modalities: tuple[str, ...], added: set[str]
 ) -> Iterator[str]:
     """What the policy needs and does not find in the fusion (called `name`) or in what other policies add."""
-    low, high = policy.get("arity", (1, None))
+    low, high = policy["arity"]
     count = len(modalities)
     if count < low or (high is not None and count > high):
         yield (
@@ -212,7 +212,7 @@ def _lacks(
         )
     routes = route_names(fusion.emits, modalities)
     single, joint = sum(r in modalities for r in routes), JOINT in routes
-    wanted = str(policy.get("needs_routes", "any"))
+    wanted = str(policy["needs_routes"])
     there = {
         "any": True,
         "several": len(routes) > 1,
@@ -222,14 +222,14 @@ def _lacks(
     }
     if not there[wanted]:
         yield f"needs {_ROUTES[wanted]}, but fusion '{name}' has just {', '.join(routes)}."
-    most = policy.get("subsets", 0)
+    most = policy["subsets"]
     if most and not single and count > most:
         yield (
             f"asks a fusion without a head per modality for every subset of at most {most}, but '{name}' reads "
             f"{count}. Choose fewer with --modalities, or a fusion such as late_prob."
         )
     found = added | offered(fusion, routed=single > 0)
-    for want in policy.get("wants", ()):
+    for want in policy["wants"]:
         if want in _WANTS and want not in found:
             needs, advice = _WANTS[want]
             yield f"needs {needs}, which fusion '{name}' does not offer. {advice}"
@@ -249,7 +249,7 @@ def offered(fusion: Declaration, routed: bool) -> set[str]:
 
 def _check_budget(policies: tuple[Component, ...], known: Known, epochs: int) -> None:
     for policy in policies:
-        waits = known[policy.name].get("waits", "")
+        waits = known[policy.name]["waits"]
         if waits and epochs <= policy.params[waits]:
             raise IncompatibleError(
                 f"Policy '{policy.name}' changes nothing in the first {policy.params[waits]} epochs, but the "
@@ -258,9 +258,9 @@ def _check_budget(policies: tuple[Component, ...], known: Known, epochs: int) ->
 
 
 def _check_each_other(known: Known) -> None:
-    blending = [n for n, a in known.items() if a.get("blends_cells")]
-    reading = [n for n, a in known.items() if a.get("reads_labels")]
-    combining = [n for n, a in known.items() if a.get("gradients", "none") == "combines"]
+    blending = [n for n, a in known.items() if a["blends_cells"]]
+    reading = [n for n, a in known.items() if a["reads_labels"]]
+    combining = [n for n, a in known.items() if a["gradients"] == "combines"]
     if len(blending) > 1:
         raise IncompatibleError(f"Only one policy can blend cells, but both {' and '.join(blending)} do.")
     if blending and reading:
@@ -272,19 +272,19 @@ def _check_each_other(known: Known) -> None:
 
 
 def _check_distillers(registry: Registry, known: Known, distillers: tuple[Component, ...]) -> None:
-    blending = [n for n, a in known.items() if a.get("blends_cells")]
+    blending = [n for n, a in known.items() if a["blends_cells"]]
     if blending and distillers:
         raise IncompatibleError(
             f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "
             "Use it with --kd none."
         )
-    touching = [n for n, a in known.items() if a.get("gradients", "none") != "none"]
+    touching = [n for n, a in known.items() if a["gradients"] != "none"]
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
     if touching and stepping:
         raise IncompatibleError(
             f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
         )
-    learning = [n for n, a in known.items() if "trained_logits" in a.get("wants", ())]
+    learning = [n for n, a in known.items() if "trained_logits" in a["wants"]]
     replacing = [d.name for d in distillers if needs_of(registry, d).head]
     if learning and replacing:
         raise IncompatibleError(

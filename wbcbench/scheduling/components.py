@@ -14,9 +14,9 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import needs_of
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
-from wbcbench.spec.lessons import pair, route_names
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.routes import assign_teachers, route_names
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
 
 
@@ -71,9 +71,7 @@ def _with_digests(params: BaseModel, where: str) -> BaseModel:
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
     """Whether another of the listed components has the parameter, so that this one may skip it."""
-    return any(
-        key in registry.declaration(registry.resolve(kind, s.name).component).params.model_fields for s in siblings
-    )
+    return any(key in registry.declared(kind, s.name).params.model_fields for s in siblings)
 
 
 @dataclass(frozen=True)
@@ -105,24 +103,24 @@ class TeacherPool:
         """The routing, and those teachers that some route of the student really uses."""
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
-        declared = registry.declaration(registry.resolve("routing", routing.name).component)
-        emits = registry.declaration(registry.resolve("fusion", fusion.name).component).emits
+        declared = registry.declared("routing", routing.name)
+        emits = registry.declared("fusion", fusion.name).emits
         offers = self._offers(declared.chain)
-        lessons = pair(
+        assigned = assign_teachers(
             route_names(emits, modalities),
             [frozenset(o.reads) for o in offers],
             declared.pairing,
             str(routing.params.get("fallback", "")),
         )
         alone = [d.name for d in distillers if needs_of(registry, d).head]
-        crowded = [lesson for lesson in lessons if len(lesson.teachers) > 1]
+        crowded = [one for one in assigned if len(one.teachers) > 1]
         if alone and crowded:
             raise IncompatibleError(
                 f"Distiller '{alone[0]}' takes over one teacher's classifier, but route '{crowded[0].route}' of "
                 f"fusion '{fusion.name}' has {len(crowded[0].teachers)} teachers. Choose a fusion with a head per "
                 "modality, such as independent, or one teacher for all: --set teacher.fusion=early"
             )
-        used = sorted({i for lesson in lessons for i in lesson.teachers})
+        used = sorted({i for one in assigned for i in one.teachers})
         return routing, tuple(self._trial(offers[i], routing, distillers) for i in used)
 
     def _offers(self, chain: bool) -> list[Offer]:
@@ -134,7 +132,7 @@ class TeacherPool:
             )
         offers, seeds = [], self._request.teacher.seeds
         for fusion in self._fusions:
-            high = self._registry.declaration(self._registry.resolve("fusion", fusion.name).component).arity[1]
+            high = self._registry.declared("fusion", fusion.name).arity[1]
             groups = [(m,) for m in self._modalities] if high == 1 else [self._modalities]
             offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
         return offers

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
-from wbcbench.scheduling.source import PlanSource, all_cached, in_order
+from wbcbench.scheduling.source import Outcome, PlanSource, all_cached, in_order
 
 if TYPE_CHECKING:
-    from wbcbench.observers import Observers
-    from wbcbench.plugins import PluginOptions
     from wbcbench.registry import Registry
+    from wbcbench.registry.loading import Observers, PluginOptions
     from wbcbench.scheduling.source import Outcome, Screens
     from wbcbench.spec.request import Request
 
@@ -39,6 +38,7 @@ def examine_students(
     records = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
     if not records:
         return []
+
     bench = prepare(Plan([], plan.dataset, plan.description), request, registry, decoding)
     return [examined(record, bench) for record in records]
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from wbcbench.errors import UsageError
-from wbcbench.observers import Observers
-from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate, train_cells
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from wbcbench.errors import DataError, IncompatibleError, TrialPruned, WbcbenchError
-from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
 from wbcbench.training.isolation import Settings, reset
-from wbcbench.training.preflight import construct, rehearse
+from wbcbench.training.rehearsal import construct, rehearse
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 

@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from wbcbench.observers import Observers
-from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
-from wbcbench.scheduling import ray_session
+from wbcbench.registry.loading import Observers, PluginOptions
+from wbcbench.scheduling import ray_private, ray_session
 from wbcbench.scheduling.ray_worker import VARIABLES, WorkerSetup, train_one
 from wbcbench.scheduling.resources import Share, check_feasible, share_of
 from wbcbench.scheduling.source import Display, Outcome, Source
@@ -114,7 +113,7 @@ class RayExecutor:
 
         from wbcbench.scheduling.ray_source import SourceScheduler, SourceSearcher, Starts, StopAll
 
-        survive_memory_kills()
+        ray_private.survive_memory_kills()
 
         def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
             whole = max(1.0, share.gpus) if config["alone"] and share.gpus else share.gpus
@@ -145,22 +144,6 @@ class RayExecutor:
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                 ),
             ).fit()
-
-
-def survive_memory_kills() -> None:
-    """Let a trial be retried whose worker Ray's memory monitor killed.
-
-    Ray 2.60's Tune takes only `RayActorError` for a dead worker; `OutOfMemoryError` is none, and ends the
-    whole sweep. Both modules look the name up at every failure, so it may stand for both.
-    """
-    import ray.air.execution._internal.actor_manager as manager
-    import ray.tune.execution.tune_controller as controller
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    modules: tuple[Any, ...] = (manager, controller)
-    for module in modules:
-        if module.RayActorError is RayActorError:
-            module.RayActorError = (RayActorError, OutOfMemoryError)
 
 
 @contextmanager

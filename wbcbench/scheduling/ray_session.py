@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from wbcbench.errors import UsageError
+from wbcbench.scheduling import ray_private
 from wbcbench.training import allocator
 
 log = logging.getLogger("wbcbench")
@@ -76,7 +76,7 @@ def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
         import ray  # not before its settings are made: some are read right here
 
         stack.callback(ray.shutdown)
-        stack.enter_context(_silent_raylet())
+        stack.enter_context(ray_private.silent_raylet())
         yield
 
 
@@ -96,7 +96,7 @@ def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
     stack.enter_context(_environment(own))
     import ray
 
-    _read_settings_again()
+    ray_private.read_settings_again()
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -109,20 +109,6 @@ def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
     )
 
 
-def _read_settings_again() -> None:
-    """Ray reads some variables once per process: an import or a session before this one had other ones."""
-    from ray import _raylet
-    from ray._private import ray_constants
-
-    variable, usual = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
-    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(variable, usual)  # type: ignore[attr-defined,no-untyped-call]
-    settings, tokens = getattr(_raylet, "Config", None), getattr(_raylet, "AuthenticationTokenLoader", None)
-    if settings is not None and hasattr(settings, "initialize"):
-        settings.initialize("")
-    if tokens is not None:
-        tokens.instance().reset_cache()
-
-
 def _join(address: str) -> None:
     if "://" in address:
         raise UsageError(
@@ -133,7 +119,7 @@ def _join(address: str) -> None:
         _knock(address)
     import ray
 
-    _read_settings_again()
+    ray_private.read_settings_again()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (Exception, SystemExit) as error:
@@ -247,17 +233,3 @@ def _silent_loggers() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _silent_raylet() -> Iterator[None]:
-    """Ray prints a node's complaints on stdout whatever it is told; there they would spoil `--json`."""
-    from ray._private import worker
-
-    module: Any = worker
-    before = module.print_to_stdstream
-    module.print_to_stdstream = lambda data, *_, **__: log.debug("ray: %s", " ".join(data.get("lines", ())))
-    try:
-        yield
-    finally:
-        module.print_to_stdstream = before

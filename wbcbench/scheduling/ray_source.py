@@ -20,9 +20,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from wbcbench.errors import DataError, WbcbenchError
-from wbcbench.observers import Observers
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import PlannedTrial
 from wbcbench.scheduling.ray_worker import EndMessage, EpochMessage, source_digests, unpack
 from wbcbench.scheduling.source import Display, Outcome, Source, Wait, lost_teacher

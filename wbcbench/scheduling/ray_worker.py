@@ -17,10 +17,9 @@ from typing import Any, Literal
 
 from wbcbench import __version__
 from wbcbench.errors import DataError, LeakError, PluginError, UsageError, WbcbenchError
-from wbcbench.helpers import components_of, helpers, kept_helpers
-from wbcbench.importing import source_file
-from wbcbench.plugins import PluginOptions, load_plugins
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import PluginOptions, load_plugins
+from wbcbench.registry.provenance import cached_helper_digest, components_of, helper_digest, source_file
 from wbcbench.spec import Trial
 
 KEY = "wbcbench"
@@ -252,7 +251,7 @@ def source_digests(trial: Trial, registry: Registry) -> dict[str, str]:
     found = {}
     for kind, name in _components(trial):
         component = registry.get(kind, name)
-        found[f"{kind} {name}"] = f"{component.sha256} {kept_helpers(component)}"
+        found[f"{kind} {name}"] = f"{component.sha256} {cached_helper_digest(component)}"
     return found
 
 
@@ -267,7 +266,7 @@ def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) ->
         path = source_file(component.target) if isinstance(component.target, str) else None
         there = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else component.sha256
         planned, _, beside = expected.get(f"{kind} {name}", "").partition(" ")
-        if not planned == component.sha256 == there or beside != helpers(component):
+        if not planned == component.sha256 == there or beside != helper_digest(component):
             found = there[:12] or "no file" if planned != there else "another helper beside it"
             raise SourceChangedError(
                 f"Expected {kind} '{name}' as it was when this run was planned (SHA-256 "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from wbcbench.errors import ExitCode, PluginError, UsageError
-from wbcbench.observers import Observers
 from wbcbench.records.store import Record, Store
+from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 
 

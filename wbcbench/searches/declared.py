@@ -105,7 +105,7 @@ def written_out(request: Request, registry: Registry) -> Request:
 
 
 def _fields(registry: Registry, kind: str, choice: Choice) -> dict[str, FieldInfo]:
-    return registry.declaration(registry.resolve(kind, choice.name).component).params.model_fields
+    return registry.declared(kind, choice.name).params.model_fields
 
 
 def _slots(request: Request, registry: Registry) -> Iterator[_Slot]:
@@ -159,7 +159,7 @@ def _section(
 
 
 def _has_teacher(registry: Registry, choice: Choice) -> bool:
-    needs = registry.declaration(registry.resolve("distiller", choice.name).component).needs
+    needs = registry.declared("distiller", choice.name).needs
     return choice.name != "none" and needs.taught_by == "teacher"
 
 
@@ -169,7 +169,7 @@ def _idle_weight(
     """Whether this is the `weight` of a distiller that adds no loss here."""
     if section != "distiller" or parameter != "weight":
         return False
-    role = registry.declaration(registry.resolve("distiller", choice.name).component).role
+    role = registry.declared("distiller", choice.name).role
     return role == "optimiser" or (role == "transform" and len(combination) > 1)
 
 

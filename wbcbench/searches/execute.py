@@ -10,8 +10,7 @@ from typing import Any
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from wbcbench.errors import TrialFailedError
-from wbcbench.observers import Observers
-from wbcbench.plugins import PluginOptions
+from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling import executors
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Outcome, PlanSource, Screens, Source, all_cached

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wbcbench.errors import TrialFailedError
-from wbcbench.plugins import PluginOptions
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
+from wbcbench.registry.loading import PluginOptions
 from wbcbench.scheduling.estimate import estimate, train_cells
 from wbcbench.scheduling.executors import execute
 from wbcbench.scheduling.plan import Plan, make_plan
@@ -20,7 +20,7 @@ from wbcbench.searches.search import Search, prepare_searches
 from wbcbench.searches.study_file import Part, choose, plan_finalists
 
 if TYPE_CHECKING:
-    from wbcbench.observers import Observers
+    from wbcbench.registry.loading import Observers
     from wbcbench.spec.request import Request
 
 

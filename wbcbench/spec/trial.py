@@ -28,7 +28,7 @@ def chosen_imputer(given: dict[str, Any], fusion: str, missing: str) -> dict[str
         UsageError: no such imputer, or a fusion that does not impute.
     """
     how = given.pop(IMPUTE, MEAN)
-    if how not in IMPUTERS:
+    if not isinstance(how, str) or how not in IMPUTERS:
         known = "; ".join(f"{name}: {what}" for name, what in IMPUTERS.items())
         raise UsageError(
             f"fusion {fusion}: no imputer is called '{how}'.{did_you_mean(str(how), IMPUTERS)} {known}."

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from wbcbench.errors import PluginError
-from wbcbench.plugins import load_plugins
 from wbcbench.registry import Component, Registry
+from wbcbench.registry.loading import load_plugins
 
 
 @cache
@@ -35,13 +35,18 @@ def component_class(kind: str, which: Any) -> Any:
 
 
 def _component_in(path: Path, kind: str) -> Component:
-    from wbcbench.collecting import scanned_components
+    from wbcbench.registry.probe import class_components
+    from wbcbench.registry.provenance import import_file
 
+    skipped: list[str] = []
     try:
-        found = [c for c in scanned_components(path, f"local.{path.stem}") if c.kind == kind]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise PluginError(f"Expected a {kind} in {path}, but it cannot be read: {error}.") from error
+        found = [c for c in class_components(import_file(path), f"local.{path.stem}", skipped) if c.kind == kind]
+    except Exception as error:
+        raise PluginError(
+            f"Expected a {kind} in {path}, but it cannot be imported: {type(error).__name__}: {error}."
+        ) from error
     if len(found) != 1:
         names = ", ".join(c.name for c in found) or "none"
-        raise PluginError(f"Expected one {kind} in {path}, but found {names}. Give the test the class itself.")
+        why = " ".join([f"found {names}.", *(f"{s}." for s in skipped)])
+        raise PluginError(f"Expected one {kind} in {path}, but {why} Give the test the class itself.")
     return found[0]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress, Routing
-from wbcbench.spec.lessons import pair
+from wbcbench.spec.routes import assign_teachers
 from wbcbench.testing.components import component_class
 from wbcbench.testing.promise import check_registered, made, no_reads, promise, returned_terms
 
@@ -44,9 +44,9 @@ class RoutingContract:
     def test_every_route_is_taught(self) -> None:
         """Every route of the student is taught by some teacher."""
         reads = [frozenset({"a"}), frozenset({"b"})]
-        lessons = pair(("joint", "a", "b", "c"), reads, self.cls.pairing)
+        assigned = assign_teachers(("joint", "a", "b", "c"), reads, self.cls.pairing)
         promise(
-            [lesson.route for lesson in lessons] == ["joint", "a", "b", "c"] and all(x.teachers for x in lessons),
+            [one.route for one in assigned] == ["joint", "a", "b", "c"] and all(x.teachers for x in assigned),
             f"With pairing '{self.cls.pairing}' some route has no teacher.",
             "Declare pairing = 'own' or 'all'.",
         )

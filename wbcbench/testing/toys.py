@@ -142,7 +142,7 @@ def policy_step(
     policies: list[Policy],
     batch: Batch,
     progress: Progress,
-    lessons: Callable[[Outputs, Batch], Tensor] | None = None,
+    kd_terms: Callable[[Outputs, Batch], Tensor] | None = None,
     maps: bool = False,
 ) -> tuple[dict[str, Tensor], Outputs, Batch]:
     """One training step as the loop makes it, without the optimiser: task terms, outputs, the batch shown.
@@ -152,7 +152,7 @@ def policy_step(
         policies: set up.
         batch: with the images of its cells.
         progress: of training.
-        lessons: what distillers add to the loss (scalar), from outputs and batch.
+        kd_terms: what distillers add to the loss (scalar), from outputs and batch.
         maps: ask the fusion for stage maps.
 
     Returns:
@@ -178,7 +178,7 @@ def policy_step(
         policy.after_forward(run, outputs, batch, progress)
     weights = torch.ones(fusion.task.n_classes)
     terms = task_loss(fusion, policies, outputs, batch, weights, progress)
-    rest = torch.zeros(()) if lessons is None else lessons(outputs, batch)
+    rest = torch.zeros(()) if kd_terms is None else kd_terms(outputs, batch)
     if not any(policy.backward(terms, rest, fusion) for policy in policies):
         (total(terms) + rest).backward()  # type: ignore[no-untyped-call]
     for policy in policies:

@@ -28,6 +28,7 @@ from wbcbench.contracts import (
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.resident import ResidentCells
 from wbcbench.errors import IncompatibleError
+from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import Component, Trial
 from wbcbench.spec.trial import IMPUTE, MEAN
@@ -249,3 +250,23 @@ def build_routing(trial: Trial, registry: Registry) -> Routing:
         raise RuntimeError("A trial with distillers always has a routing; the planner writes it.")
     routing: Routing = make(registry, "routing", trial.method.routing)
     return routing
+
+
+def stored_fusion(record: Record, task: Task, registry: Registry) -> Fusion:
+    """The trained network of a record, on the CPU; needs no cells."""
+    return fusion_of(record.trial, task, registry, record.weights())
+
+
+def fusion_of(trial: Trial, task: Task, registry: Registry, weights: Mapping[str, Tensor]) -> Fusion:
+    """A trial's network with these weights in it, on the CPU."""
+    with torch.enable_grad():  # some find out by a backward pass which layers they need
+        fusion = build_fusion(trial, task, registry)
+    distillers = build_distillers(trial, registry)
+    replacing = replaces(distillers)
+    if replacing is not None:
+        side = task.image_size
+        blank = {m: torch.zeros(1, c, side, side) for m, c in task.channels.items()}
+        with torch.no_grad():
+            fusion = rebuild(fusion, distillers[replacing], weights, fusion.eval()(blank, None, True))
+    fusion.load_state_dict(weights)
+    return fusion

@@ -20,11 +20,11 @@ from wbcbench.contracts import (
     Routing,
     masked_mean,
 )
-from wbcbench.spec.lessons import Lesson
+from wbcbench.spec.routes import RouteTeachers
 from wbcbench.training.teachers import TeacherBank
 
 
-def taught_rows(student: Output, teachers: Sequence[Output]) -> Tensor | None:
+def valid_rows(student: Output, teachers: Sequence[Output]) -> Tensor | None:
     """[B] bool: rows of which the student and at least one teacher were shown something; None: all."""
     masks = [t.shown for t in teachers if t.shown is not None]
     some = torch.stack(masks).any(0) if masks and len(masks) == len(teachers) else None
@@ -33,22 +33,22 @@ def taught_rows(student: Output, teachers: Sequence[Output]) -> Tensor | None:
     return student.shown & some
 
 
-def only_taught(out: Output, taught: Tensor | None) -> Output:
-    """The output with rows that are taught, in turn, in the places of those that are not; as it is without any."""
-    if taught is None:
+def only_valid(out: Output, valid: Tensor | None) -> Output:
+    """The output with rows that are valid, in turn, in the places of those that are not; as it is without any."""
+    if valid is None:
         return out
-    place = torch.arange(len(taught), device=taught.device)
-    first = torch.argsort(taught.logical_not().to(torch.int8), stable=True)  # the taught ones, then the others
-    count = taught.sum()
-    return out.select(torch.where(taught | (count == 0), place, first[place % count.clamp(min=1)]))
+    place = torch.arange(len(valid), device=valid.device)
+    first = torch.argsort(valid.logical_not().to(torch.int8), stable=True)  # the valid ones, then the others
+    count = valid.sum()
+    return out.select(torch.where(valid | (count == 0), place, first[place % count.clamp(min=1)]))
 
 
-def counted(terms: dict[str, Tensor], taught: Tensor | None) -> dict[str, Tensor]:
-    """Terms [B], or scalars, of which only taught rows count: the mean is over them; 0 where there are none."""
-    if taught is None:
+def mean_of_valid(terms: dict[str, Tensor], valid: Tensor | None) -> dict[str, Tensor]:
+    """Terms [B], or scalars, of which only valid rows count: the mean is over them; 0 where there are none."""
+    if valid is None:
         return terms
-    some = taught.any()
-    return {n: masked_mean(v, taught) if v.ndim else torch.where(some, v, 0.0) for n, v in terms.items()}
+    some = valid.any()
+    return {n: masked_mean(v, valid) if v.ndim else torch.where(some, v, 0.0) for n, v in terms.items()}
 
 
 class Average(nn.Module):
@@ -108,15 +108,15 @@ class Distillation(nn.Module):
         self,
         build: Callable[[], list[Distiller]],
         routing: Callable[[], Routing],
-        lessons: tuple[Lesson, ...],
+        assigned: tuple[RouteTeachers, ...],
         routes: tuple[str, ...],
     ) -> None:
-        """`build` makes one fresh distiller per configured one, `routing` a fresh routing; `lessons` pairs
+        """`build` makes one fresh distiller per configured one, `routing` a fresh routing; `assigned` pairs
         routes with teachers."""
         super().__init__()
         first = build()
         self.names = [d.name for d in first]
-        self.pairings = [p for j, d in enumerate(first) for p in _pairings(j, d, lessons, routes)]
+        self.pairings = [p for j, d in enumerate(first) for p in _pairings(j, d, assigned, routes)]
         self.pairs = nn.ModuleDict()
         for p in self.pairings:
             for source in p.sources:
@@ -172,7 +172,7 @@ class Distillation(nn.Module):
             if pairing.taught:
                 found = self._taught(pairing, student, teachers, progress)
             else:
-                each = [_lesson(d, student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
+                each = [_own_terms(d, student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
                 found = {n: torch.stack([e[n].mean() for e in each]).mean() for n in each[0]}
             for term, value in found.items():
                 name = f"{self.names[pairing.distiller]}.{term}.{pairing.route}"
@@ -188,14 +188,14 @@ class Distillation(nn.Module):
         self, pairing: Pairing, student: Output, teachers: list[Output], progress: Progress
     ) -> dict[str, Tensor]:
         """What trained teachers say, through the routing; transforms see the logits first."""
-        rows = taught_rows(student, teachers)
-        student, teachers = only_taught(student, rows), [only_taught(t, rows) for t in teachers]
+        rows = valid_rows(student, teachers)
+        student, teachers = only_valid(student, rows), [only_valid(t, rows) for t in teachers]
         if pairing.distiller in self.targets:
             for j in self.carriers:
                 carrier = self.of(pairing, j)[0]
                 student, teachers = carrier.transform(student), [carrier.transform(t) for t in teachers]
         found = self.routing_of(pairing).teach(self.of(pairing), student, teachers, progress)
-        return counted(found, rows)
+        return mean_of_valid(found, rows)
 
     def _said(
         self, source: str, student: Output, route: str, outputs: Outputs, answers: list[Output], averaged: Outputs
@@ -233,18 +233,20 @@ def same_cells(peer: Output, student: Output) -> Output:
     return replace(picked, logits=logits, shown=None if picked.shown is None else picked.shown & found)
 
 
-def _lesson(distiller: Distiller, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
+def _own_terms(distiller: Distiller, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
     """What the student itself, its average or another of its routes says."""
-    rows = taught_rows(student, [teacher])
-    return counted(distiller.terms(only_taught(student, rows), only_taught(teacher, rows), progress), rows)
+    rows = valid_rows(student, [teacher])
+    return mean_of_valid(distiller.terms(only_valid(student, rows), only_valid(teacher, rows), progress), rows)
 
 
-def _pairings(j: int, distiller: Distiller, lessons: tuple[Lesson, ...], routes: tuple[str, ...]) -> list[Pairing]:
+def _pairings(
+    j: int, distiller: Distiller, assigned: tuple[RouteTeachers, ...], routes: tuple[str, ...]
+) -> list[Pairing]:
     if distiller.role == "optimiser":
         return []
     by = distiller.needs.taught_by
     if by == "teacher":
-        return [Pairing(j, lesson.route, tuple(str(i) for i in lesson.teachers)) for lesson in lessons]
+        return [Pairing(j, one.route, tuple(str(i) for i in one.teachers)) for one in assigned]
     if by == "peers":
         return [Pairing(j, r, tuple(p for p in routes if p != r)) for r in routes]
     return [Pairing(j, r, (by,)) for r in routes]

@@ -11,7 +11,7 @@ from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.robustness import examine
 from wbcbench.records.evaluations import examination_path, read_examination, write_examination
 from wbcbench.records.store import Record
-from wbcbench.training.trial import load_fusion
+from wbcbench.training.wiring import load_fusion
 from wbcbench.training.workbench import Workbench
 
 

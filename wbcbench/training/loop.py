@@ -152,21 +152,21 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
         loss = total(task) * recipe.task_weight
         terms = {f"task.{k}": v for k, v in task.items()}
-        lessons: dict[str, Tensor] = {}
+        kd_terms: dict[str, Tensor] = {}
         if kd is not None:
             averaged: Outputs = {}
             if kd.average is not None:
                 averaged = with_labels(kd.average(batch.images, batch.present), batch)
-            lessons = kd.terms(outputs, job.bank, batch, progress, averaged)
-        lesson = total(lessons) if lessons else torch.zeros((), device=device)
+            kd_terms = kd.terms(outputs, job.bank, batch, progress, averaged)
+        kd_loss = total(kd_terms) if kd_terms else torch.zeros((), device=device)
 
         state.optimiser.zero_grad(set_to_none=True)
         if kd is not None and kd.stepper is not None:
-            kd.stepper.optimise(state.optimiser, loss, lesson)
+            kd.stepper.optimise(state.optimiser, loss, kd_loss)
         else:
             weighted = {k: v * recipe.task_weight for k, v in task.items()}
-            if not any(policy.backward(weighted, lesson, fusion) for policy in job.policies):
-                (loss + lesson).backward()  # type: ignore[no-untyped-call]
+            if not any(policy.backward(weighted, kd_loss, fusion) for policy in job.policies):
+                (loss + kd_loss).backward()  # type: ignore[no-untyped-call]
             for policy in job.policies:
                 policy.after_backward(fusion, outputs, batch, progress)
             if recipe.clip:
@@ -176,7 +176,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         if kd is not None:
             kd.after_step(fusion)
 
-        for name, value in {"loss": loss + lesson, **terms, **lessons}.items():
+        for name, value in {"loss": loss + kd_loss, **terms, **kd_terms}.items():
             value = value.detach()
             sums[name] = sums[name] + value if name in sums else value
     means = {name: value / len(order) for name, value in sums.items()}

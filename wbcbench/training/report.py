@@ -16,11 +16,11 @@ from wbcbench.evaluation.cost import latency, macs, parameters
 from wbcbench.evaluation.input_statistics import statistics_of
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
-from wbcbench.helpers import components_of
 from wbcbench.records.environment import capture
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
+from wbcbench.registry.provenance import components_of
 from wbcbench.spec import Trial
 from wbcbench.training.state import TrainState
 

@@ -48,10 +48,10 @@ class Teacher:
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """[B] rows, one per cell: what the teacher says of this epoch's views of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
-        return speak(self.fusion, self.fusion(images, present, maps), present)
+        return teacher_output(self.fusion, self.fusion(images, present, maps), present)
 
 
-def speak(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
+def teacher_output(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
     """What a network says as a teacher: its only route's output, or the logarithm of its prediction."""
     if len(outputs) == 1:
         return next(iter(outputs.values())).detach().float()

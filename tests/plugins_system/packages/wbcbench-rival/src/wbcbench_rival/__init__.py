@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wbcbench.hookspecs import Register, hookimpl
+from wbcbench.contracts import Register, hookimpl
 
 wbcbench_api = 1
 

@@ -1,0 +1,119 @@
+"""Figures for papers: every kind, vector, equal bytes, and nothing read into a stranger's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wbcbench.boards import Options, report
+from wbcbench.boards.model import Across, Report
+from wbcbench.boards.plots import KINDS, save
+from wbcbench.boards.plots.costs import frontier
+from wbcbench.errors import UsageError
+from wbcbench.records.store import Store
+from wbcbench.spec import Component
+from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
+
+NAMED = "a$^{2$_%&<b>"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    store = Store(tmp_path_factory.mktemp("plots") / "store")
+    for i, (fusion, kd) in enumerate([("early", "none"), ("early", "dkd"), (NAMED, "none"), (NAMED, "dkd")]):
+        p = fake_predictions(0, skill=1.0 + i, cells=40)
+        fake_record(store, fake_trial(0, fusion=fusion, kd=kd), predictions=p)
+    return report([store], Options(resamples=200, verify="files"))
+
+
+@pytest.mark.parametrize("kind", ["pareto", "bars", "heatmap"])
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
+def test_every_kind_in_every_format(found: Report, kind: str, suffix: str, tmp_path: Path) -> None:
+    one, two = tmp_path / f"one.{suffix}", tmp_path / f"two.{suffix}"
+    save(found, kind, one)
+    save(found, kind, two)
+    assert one.read_bytes() == two.read_bytes()
+    data = one.read_bytes()
+    assert data.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[suffix])
+    if suffix == "pdf":
+        assert b"/Type3" not in data
+    if suffix == "svg" and kind != "pareto":
+        assert "a$^{2$_%&amp;&lt;b&gt;" in data.decode()
+
+
+def test_what_cannot_be_drawn_says_why(found: Report, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--store A --store B"):
+        save(found, "cd", tmp_path / "x.svg")
+    with pytest.raises(UsageError, match="--evaluate full"):
+        save(found, "missing", tmp_path / "x.svg")
+    with pytest.raises(UsageError, match=r"\.pdf, \.svg, \.png"):
+        save(found, "bars", tmp_path / "x.jpg")
+    assert not list(tmp_path.iterdir())
+    assert set(KINDS) == {"pareto", "cd", "heatmap", "bars", "missing"}
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_ticks_of_a_logarithmic_axis_are_words_not_formulas(found: Report, cost: str, tmp_path: Path) -> None:
+    save(found, "pareto", tmp_path / "x.svg", cost)
+    text = (tmp_path / "x.svg").read_text()
+    assert "mathdefault" not in text
+    assert ">1k<" in text or ">2k<" in text
+
+
+def test_critical_difference_diagram(tmp_path: Path) -> None:
+    across = Across(
+        methods=(NAMED, "b", "c"), boards=("1", "2"), by="macro_f1", mean_ranks=(1.0, 2.5, 2.5),
+        friedman_chi2=1.0, friedman_p=0.1, iman_davenport_p=0.1, critical_difference=2.34,
+        groups=((NAMED, "b", "c"),), improvement=(),
+    )  # fmt: skip
+    report = Report(boards=(), across=(across,))
+    for name in ("one.svg", "two.svg"):
+        save(report, "cd", tmp_path / name)
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    for shown in ("a$^{2$_%&amp;&lt;b&gt;  1.00", "2.50  c", "CD 2.34", "over 2 data sets"):
+        assert shown in text
+
+
+def test_a_diagram_that_could_show_nothing_says_so(tmp_path: Path) -> None:
+    across = Across(
+        methods=("a", "b", "c"), boards=("1", "2"), by="macro_f1", mean_ranks=(1.0, 2.0, 3.0), friedman_chi2=1.0,
+        friedman_p=0.1, iman_davenport_p=0.1, critical_difference=2.34, groups=(("a", "b", "c"),), improvement=(),
+    )  # fmt: skip
+    for cd, said in ((2.34, True), (1.5, False)):
+        one = across.model_copy(update={"critical_difference": cd})
+        save(Report(boards=(), across=(one,)), "cd", tmp_path / "x.svg")
+        assert ("nothing could show: 3 mean ranks differ by 2 at most" in (tmp_path / "x.svg").read_text()) == said
+
+
+def test_frontier_keeps_what_no_cheaper_row_beats(found: Report) -> None:
+    rows = list(found.boards[0].rows)
+    price = {r.method_id: p for r, p in zip(rows, (30, 10, 20, 20), strict=True)}
+    value = {r.method_id: r.metrics["macro_f1"].mean or 0 for r in rows}
+    kept = frontier(rows, lambda r: price[r.method_id], "macro_f1", True)
+    for row in rows:
+        beaten = [
+            o for o in rows
+            if o is not row and price[o.method_id] <= price[row.method_id]
+            and value[o.method_id] >= value[row.method_id]
+        ]  # fmt: skip
+        assert (row in kept) == (not beaten)
+    assert frontier(rows, lambda r: None, "macro_f1", True) == []
+
+
+def test_on_the_command_line(invoke: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for dataset, skill in (("a", 1.0), ("b", 2.0)):
+        trial = fake_trial(0, dataset=Component(name=dataset))
+        fake_record(store, trial, predictions=fake_predictions(0, skill=skill, cells=30))
+    where = ("--store", str(store.root))
+    code, _, err = invoke("leaderboard", "plot", *where, "--kind", "bars", "--save", str(tmp_path / "x.svg"))
+    assert code == 2
+    assert err.count("--key ") == 2
+    code, out, err = invoke(
+        "leaderboard", "plot", *where, "--where", "dataset=a", "--kind", "bars", "--save", str(tmp_path / "x.svg")
+    )
+    assert code == 0, err
+    assert out.strip() == str(tmp_path / "x.svg")

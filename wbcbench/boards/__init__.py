@@ -1,0 +1,13 @@
+"""Leaderboards: from records to tables, and tables to text. (`wbcbench.leaderboard` is the function.)
+
+    from wbcbench.boards import Options, build
+    boards = build(["wbcbench-store"], Options(by="balanced_accuracy"))
+
+`model` says what a board is; `build` makes them; `formats` turns them into text and files, one module per format.
+"""
+
+from wbcbench.boards.build import build, report
+from wbcbench.boards.model import Board, Report
+from wbcbench.boards.options import Options
+
+__all__ = ["Board", "Options", "Report", "build", "report"]

@@ -1,0 +1,282 @@
+"""One board: the seeds it needs, its rows, their gains over single modalities and no distillation, their ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.entries import METRIC_ORDER
+from wbcbench.boards.gather import Found, Group, board_seeds, by_method
+from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
+from wbcbench.boards.names import named, with_backbones
+from wbcbench.boards.options import Options
+from wbcbench.boards.rows import RowMaker, details
+from wbcbench.boards.statistics import tie_groups
+from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.evaluation.metrics import METRICS
+
+Methods = Mapping[str, Sequence[Found]]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Finds baselines among the methods of a board and measures against them."""
+
+    methods: Methods
+    """Method id -> records in order of seed, references included."""
+    by: str
+    higher_is_better: bool
+
+    def single(self, row: Row) -> str | None:
+        """Best single modality of the row's backbone with all its seeds: best by validation, never by test."""
+        mine = self.methods[row.method_id][0].entry
+        if mine.fusion == "single":
+            return None
+        at, sign = METRIC_ORDER.index(self.by), 1 if self.higher_is_better else -1
+        best: tuple[float, str] | None = None
+        for method, records in self.methods.items():
+            e = records[0].entry
+            if e.fusion != "single" or e.kd != "none" or e.policies or e.backbone_id != mine.backbone_id:
+                continue
+            own = [f.entry.val[at] for f in records if f.entry.seed in row.seeds]
+            values = [sign * v for v in own if v is not None]
+            if len(values) == len(row.seeds) and (best is None or sum(values) > best[0]):
+                best = sum(values), method
+        return None if best is None else best[1]
+
+    def no_kd(self, row: Row) -> tuple[str, bool] | None:
+        """The same student without distillation, and whether its recipe is the same too."""
+        mine = self.methods[row.method_id][0].entry
+        if mine.kd == "none":
+            return None
+        for exact in (True, False):
+            for method, records in self.methods.items():
+                e = records[0].entry
+                same = e.twin == mine.twin if exact else e.loose_twin == mine.loose_twin
+                if same and e.kd == "none" and e.key == mine.key and self._covers(records, row):
+                    return method, exact
+        return None
+
+    def difference(
+        self,
+        stats: BoardStatistics,
+        row: Row,
+        against: str | None,
+        names: Mapping[str, str],
+        exact: bool = True,
+    ) -> Difference | None:
+        """The row's lead over another method; positive is better."""
+        if against is None:
+            return None
+        u = stats.pair(row.method_id, against)
+        if not self.higher_is_better:
+            u = u._replace(value=-u.value)
+        low, high = u.interval()
+        return Difference(
+            against=against,
+            against_name=names[against],
+            value=round(u.value, 9),
+            low=round(low, 9),
+            high=round(high, 9),
+            p=round(u.p, 9),
+            beyond_noise=u.p < ALPHA,
+            exact=exact,
+        )
+
+    @staticmethod
+    def _covers(records: Sequence[Found], row: Row) -> bool:
+        return set(row.seeds) <= {f.entry.seed for f in records}
+
+
+_STATUS_ORDER = {"ranked": 0, "reference": 1, "incomplete": 2}
+
+
+def make_board(
+    group: Group, maker: RowMaker, options: Options, *, statistics: bool, with_details: bool
+) -> tuple[Board, dict[str, str]]:
+    """A board, and the records that were refused once their predictions were read (trial id -> reason)."""
+    higher = METRICS[options.by].higher_is_better
+    seeds = board_seeds(by_method(group.own), options, group.digest)
+    methods = _methods(group, seeds)
+    stats = None
+    refused: dict[str, str] = {}
+    notes: list[str] = []
+    if statistics:
+        stats = BoardStatistics(methods, options, _root(group), len(group.key.classes))
+        refused = stats.kept.refused
+        notes += stats.kept.notes
+        if refused:
+            kept = [f for f in group.own if f.entry.trial_id not in refused]
+            group = Group(group.key, group.digest, kept,
+                          [f for f in group.references if f.entry.trial_id not in refused])  # fmt: skip
+            seeds = board_seeds(by_method(kept), options, group.digest)
+            methods = _methods(group, seeds)
+            stats.save()
+            stats = BoardStatistics(methods, options, _root(group), len(group.key.classes))
+        if stats.kept.clusters < 2:
+            stats = None
+    own = {f.entry.method_id for f in group.own}
+    rows = []
+    for method, records in methods.items():
+        missing = tuple(s for s in seeds if s not in {f.entry.seed for f in records})
+        status = "reference" if method not in own else "incomplete" if missing else "ranked"
+        rows.append(maker.row(records, status, missing if status == "incomplete" else ()))  # type: ignore[arg-type]
+    rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
+    names = {r.method_id: r.name for r in rows}
+    comparisons: list[Comparison] = []
+    if stats is not None:
+        baselines = Baselines(methods, options.by, higher)
+        rows = [_measured(r, stats, baselines, names) for r in rows]
+        rows, comparisons = _ranked(rows, stats, options.by, higher)
+        stats.save()
+    else:
+        rows = _ranked_by_mean(rows, options.by, higher)
+    if with_details:
+        rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
+    notes += _notes(rows, seeds, options, stats is not None)
+    notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
+    if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
+        notes.append(
+            f"The board counts seeds {_listed(seeds)}; seeds {_listed(beyond)}, which fewer rows have, are no "
+            "part of a complete row. --seeds chooses others."
+        )
+    sign = -1 if higher else 1
+
+    def place(r: Row) -> tuple[int, int, float, str, str]:
+        mean = r.metrics[options.by].mean
+        worst = float("inf") if mean is None else sign * mean
+        return _STATUS_ORDER[r.status], r.rank or len(rows) + 1, worst, r.name, r.method_id
+
+    board = Board(
+        key=group.key,
+        digest=group.digest,
+        by=options.by,
+        higher_is_better=higher,
+        seeds=seeds,
+        test_cells=stats.kept.test_cells if stats else None,
+        clusters=stats.kept.clusters if stats else None,
+        grouped=stats.kept.grouped if stats else False,
+        resamples=options.resamples if stats else None,
+        rows=tuple(sorted(rows, key=place)),
+        comparisons=tuple(comparisons),
+        notes=tuple(notes),
+    )
+    return board, refused
+
+
+def _methods(group: Group, seeds: tuple[int, ...]) -> dict[str, list[Found]]:
+    """Records that count: a method that has all seeds of the board is judged on these alone."""
+    methods = by_method(group.own)
+    for method, records in methods.items():
+        if set(seeds) <= {f.entry.seed for f in records}:
+            methods[method] = [f for f in records if f.entry.seed in seeds]
+    for method, records in by_method(group.references).items():
+        wanted = [f for f in records if f.entry.seed in seeds]
+        methods.setdefault(method, wanted or records)
+    return {m: r for m, r in methods.items() if r}
+
+
+def _root(group: Group) -> Path:
+    return group.own[0].root
+
+
+def _measured(row: Row, stats: BoardStatistics, baselines: Baselines, names: Mapping[str, str]) -> Row:
+    metrics: dict[str, Estimate] = {}
+    for name, found in row.metrics.items():
+        limits = None if found.mean is None else stats.interval(row.method_id, name)
+        low, high = limits or (None, None)
+        metrics[name] = Estimate(mean=found.mean, sd=found.sd, low=low, high=high)
+    if metrics[baselines.by].mean is None:
+        return row.model_copy(update={"metrics": metrics})
+    no_kd = baselines.no_kd(row)
+    return row.model_copy(
+        update={
+            "metrics": metrics,
+            "over_single": baselines.difference(stats, row, baselines.single(row), names),
+            "over_no_kd": None if no_kd is None else baselines.difference(stats, row, no_kd[0], names, no_kd[1]),
+        }
+    )
+
+
+def _order(rows: Sequence[Row], by: str, higher: bool) -> list[int]:
+    found = [(i, r.metrics[by].mean) for i, r in enumerate(rows) if r.status == "ranked"]
+    known = [(i, m) for i, m in found if m is not None]
+    return [i for i, m in sorted(known, key=lambda x: (-x[1] if higher else x[1], rows[x[0]].method_id))]
+
+
+def _ranked(rows: list[Row], stats: BoardStatistics, by: str, higher: bool) -> tuple[list[Row], list[Comparison]]:
+    """Rows of a tie group share the rank 1 + number of rows in better groups."""
+    groups = tie_groups(_order(rows, by, higher), lambda a, b: stats.pair(rows[a].method_id, rows[b].method_id).p)
+    comparisons: list[Comparison] = []
+    better = 0
+    for number, group in enumerate(groups, start=1):
+        leader = rows[group.leader].method_id
+        for other, adjusted in group.adjusted.items():
+            u = stats.pair(leader, rows[other].method_id)
+            if not higher:
+                u = u._replace(value=-u.value)
+            low, high = u.interval()
+            comparisons.append(
+                Comparison(
+                    leader=leader, row=rows[other].method_id, value=round(u.value, 9), low=round(low, 9),
+                    high=round(high, 9), p=round(u.p, 9), p_holm=round(adjusted, 9),
+                )
+            )  # fmt: skip
+        for i in group.members:
+            rows[i] = rows[i].model_copy(update={"rank": better + 1, "tie_group": number})
+        better += len(group.members)
+    return rows, comparisons
+
+
+def _ranked_by_mean(rows: list[Row], by: str, higher: bool) -> list[Row]:
+    """Without statistics only equal means share a rank."""
+    last: tuple[float | None, int] = (None, 0)
+    for place, i in enumerate(_order(rows, by, higher), start=1):
+        mean = rows[i].metrics[by].mean
+        last = last if mean == last[0] else (mean, place)
+        rows[i] = rows[i].model_copy(update={"rank": last[1]})
+    return rows
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _lacks_single(row: Row, rows: Sequence[Row]) -> bool:
+    alone = row.status == "ranked" and row.fusion != "single" and row.over_single is None
+    return alone and any(r.fusion == "single" for r in rows)
+
+
+def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged: bool) -> list[str]:
+    notes = []
+    incomplete = [r for r in rows if r.status == "incomplete"]
+    if incomplete:
+        shared = set(rows[0].seeds).intersection(*(r.seeds for r in rows if r.status != "reference"))
+        hint = f" --seeds {','.join(map(str, sorted(shared)))} ranks them all." if shared else ""
+        notes.append(
+            f"incomplete: {len(incomplete)} of {len(rows)} rows lack one of seeds {', '.join(map(str, seeds))} "
+            f"and are not ranked.{hint}"
+        )
+    if judged and len(seeds) == 1:
+        notes.append(
+            "One seed: intervals and ties are about these trained networks and say nothing of other seeds."
+        )
+    if judged and any(_lacks_single(r, rows) for r in rows):
+        notes.append("No lead over single is given where no row of one modality has the row's backbone and seeds.")
+    budgets = {r.search.trials if r.search else 0 for r in rows if r.status == "ranked"}
+    if len(budgets) > 1:
+        notes.append(
+            "Rows had different search budgets: "
+            + ", ".join("none" if b == 0 else f"{b} trials" for b in sorted(budgets))
+            + ". See `search`."
+        )
+    devices = {(r.timing.device, r.timing.threads) for r in rows}
+    if len(devices) > 1:
+        notes.append("Latency and throughput are of different devices or thread counts: do not compare them.")
+    if any(r.over_no_kd is not None and not r.over_no_kd.exact for r in rows):
+        notes.append("A gain over no KD marked ~ is against a student with another training recipe.")
+    if not judged and options.statistics is None:
+        notes.append("No intervals or ties here: only equal means share a rank.")
+    return notes

@@ -1,0 +1,259 @@
+"""Numbers for people, with as many digits as they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import floor, log10
+
+from wbcbench.boards.model import METRIC_NAMES, Board, Difference, Row
+from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.evaluation.metrics import METRICS
+
+
+def count(value: float | None) -> str:
+    """1234567 -> `1.23M`, three digits; empty for None."""
+    if value is None:
+        return ""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            digits = 2 - (value >= 9.995 * size) - (value >= 99.95 * size)
+            return f"{value / size:.{digits}f}{unit}"
+    return f"{value:.0f}"
+
+
+def two_digits(value: float) -> str:
+    """0.0234 -> `0.023`, 9.41 -> `9.4`, 123 -> `120`: what a timing is worth, without an exponent."""
+    rounded = float(f"{value:.1e}")
+    places = 1 - floor(log10(rounded)) if rounded > 0 else 0
+    return f"{rounded:.{max(0, places)}f}"
+
+
+Cell = Callable[[Row, Board], str]
+
+HEADERS = {
+    "macro_f1": "macro-F1", "balanced_accuracy": "bal. acc.", "accuracy": "accuracy", "auroc": "AUROC",
+    "nll": "NLL", "brier": "Brier", "ece": "ECE",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `cell` gives plain text, which each format still escapes."""
+
+    header: str
+    doc: str
+    cell: Cell
+    right: bool = False
+
+
+def _rank(row: Row, board: Board) -> str:
+    if row.rank is None:
+        return "" if row.status == "ranked" else row.status
+    tied = sum(r.rank == row.rank for r in board.rows) > 1
+    return f"{row.rank}=" if tied else str(row.rank)
+
+
+def _n(row: Row, board: Board) -> str:
+    return f"{row.n}/{row.n + len(row.missing_seeds)}" if row.missing_seeds else str(row.n)
+
+
+def _metric(name: str) -> Cell:
+    def cell(row: Row, board: Board) -> str:
+        e = row.metrics[name]
+        if e.mean is None:
+            return ""
+        return f"{e.mean:.3f}" if e.sd is None else f"{e.mean:.3f} ± {e.sd:.3f}"
+
+    return cell
+
+
+def _interval(name: str) -> Cell:
+    def cell(row: Row, board: Board) -> str:
+        e = row.metrics[name]
+        return "" if e.low is None or e.high is None else f"{e.low:.3f}..{e.high:.3f}"
+
+    return cell
+
+
+def _difference(pick: Callable[[Row], Difference | None], whole: bool) -> Cell:
+    def cell(row: Row, board: Board) -> str:
+        d = pick(row)
+        if d is None:
+            return ""
+        star, other = "*" if d.beyond_noise else "", "" if d.exact else "~"
+        text = f"{other}{d.value:+.3f}{star}"
+        return f"{text} ({d.low:+.3f}..{d.high:+.3f}) {d.against_name}" if whole else text
+
+    return cell
+
+
+def _timing(row: Row, board: Board) -> str:
+    t = row.timing
+    return "" if t.latency_ms is None else f"{two_digits(t.latency_ms)} ms"
+
+
+def _throughput(row: Row, board: Board) -> str:
+    return "" if row.timing.throughput is None else f"{row.timing.throughput:.0f}/s"
+
+
+def _device(row: Row, board: Board) -> str:
+    t = row.timing
+    return t.device + (f", {t.threads} thread{'s' * (t.threads > 1)}" if t.threads and t.device == "cpu" else "")
+
+
+def _teaching(row: Row, board: Board) -> str:
+    t = row.teaching
+    if t is None:
+        return ""
+    seconds = "?" if t.train_seconds is None else f"{t.train_seconds:.0f} s"
+    return f"{seconds}, {count(t.macs) or '?'} MACs, {t.teachers} trained"
+
+
+def _search(row: Row, board: Board) -> str:
+    s = row.search
+    if s is None:
+        return ""
+    return f"{s.trials} trials" + ("" if s.train_seconds is None else f", {s.train_seconds:.0f} s")
+
+
+def _worst(row: Row, board: Board) -> str:
+    m = row.missing_modalities
+    return "" if m is None else f"{m.worst_macro_f1:.3f} with {'+'.join(m.worst)}"
+
+
+def _pseudo(row: Row, board: Board) -> str:
+    return "pseudo" if row.pseudo_multimodal else "true"
+
+
+def _foreign(row: Row, board: Board) -> str:
+    return ", ".join(dict.fromkeys(f"{p.kind}: {p.provider}" for p in row.parts if p.foreign))
+
+
+def _parts(row: Row, board: Board) -> str:
+    return ", ".join(f"{p.kind} {p.provider}/{p.name}" + (f" {p.version}" if p.version else "") for p in row.parts)
+
+
+COLUMNS: dict[str, Column] = {
+    "rank": Column("rank", "rows with one rank (=) cannot be told from the best of them", _rank),
+    "method": Column("method", "fusion + distiller, and what else tells rows apart", lambda r, b: r.name),
+    "fusion": Column("fusion", "how modalities are joined", lambda r, b: r.method),
+    "kd": Column("kd", "distillers", lambda r, b: r.kd),
+    "backbone": Column("backbone", "of the student; with what tells it from others", lambda r, b: r.backbone_text),
+    "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
+    "teachers": Column("teachers", "backbones of the teachers", lambda r, b: "+".join(r.teacher_backbones)),
+    "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
+    "n": Column("n", "number of seeds; of how many, where some are missing", _n, right=True),
+    "seeds": Column("seeds", "which", lambda r, b: " ".join(map(str, r.seeds))),
+    **{m: Column(HEADERS[m], f"{METRICS[m].doc}: mean ± sd over seeds", _metric(m)) for m in METRIC_NAMES},
+    **{
+        f"{m}_interval": Column(
+            f"{HEADERS[m]} 95%", f"95 % interval of {HEADERS[m]}, over test cells and seeds", _interval(m)
+        )
+        for m in METRIC_NAMES
+    },
+    "over_single": Column(
+        "vs single", "lead over the best single modality (by validation) of that backbone; * beyond noise",
+        _difference(lambda r: r.over_single, False), right=True,
+    ),
+    "over_no_kd": Column(
+        "vs no KD", "lead over the same student without distillation; * beyond noise",
+        _difference(lambda r: r.over_no_kd, False), right=True,
+    ),
+    "over_single_interval": Column(
+        "vs single, 95%", "the same with its interval and the row it is against",
+        _difference(lambda r: r.over_single, True),
+    ),
+    "over_no_kd_interval": Column(
+        "vs no KD, 95%", "the same with its interval and the row it is against",
+        _difference(lambda r: r.over_no_kd, True),
+    ),
+    "params": Column("params", "parameters of the deployed network", lambda r, b: count(r.params), right=True),
+    "macs": Column("MACs", "multiply-accumulates per cell", lambda r, b: count(r.macs), right=True),
+    "latency": Column("latency", "batch of one; compare within one device only", _timing, right=True),
+    "throughput": Column("cells/s", "batches of 32; compare within one device only", _throughput, right=True),
+    "device": Column("device", "where latency and throughput were measured", _device),
+    "teacher_cost": Column("teacher cost", "training time of all teachers, MACs of one student's", _teaching),
+    "search": Column("search", "what a search had spent before it chose the parameters", _search),
+    "worst_subset": Column("worst subset", "lowest macro-F1 over subsets of modalities", _worst),
+    "pseudo": Column("multimodal", "true, or pseudo: modalities computed from one image", _pseudo),
+    "provider": Column("provider", "whose code took part, where it is not wbcbench's", _foreign),
+    "components": Column("components", "every component with provider and version", _parts),
+}  # fmt: skip
+
+NARROW = (
+    "rank", "method", "backbone", "n", "{by}", "{by}_interval", "over_single", "over_no_kd", "params", "macs",
+    "latency", "device", "worst_subset", "search", "provider",
+)  # fmt: skip
+"""Shown by default; `{by}` is the metric that ranks."""
+
+SHARED = ("backbone", "device")
+"""Left out of the default choice, and said once below the table, where all rows have the same."""
+
+FIRST_TO_GO = (
+    "device", "backbone", "search", "latency", "macs", "worst_subset", "params", "over_single", "over_no_kd",
+    "{by}_interval", "provider",
+)  # fmt: skip
+"""In which order columns of the default choice are left out where a terminal is too narrow for them."""
+
+WIDE = (
+    "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval",
+    *(name for m in METRIC_NAMES for name in (m, f"{m}_interval")), "over_single_interval",
+    "over_no_kd_interval", "params", "macs", "latency", "throughput", "device", "teacher_cost", "search",
+    "worst_subset", "pseudo", "provider",
+)  # fmt: skip
+
+_OPTIONAL = frozenset({
+    "policies", "teachers", "routing", "over_single", "over_no_kd", "over_single_interval", "over_no_kd_interval",
+    "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
+    *(f"{m}_interval" for m in METRIC_NAMES),
+})  # fmt: skip
+"""Left out of a default choice where no row has anything to say."""
+
+
+def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False) -> dict[str, Column]:
+    """The columns to show of a board.
+
+    Args:
+        board: empty optional columns, and those of `shared`, are left out, unless named.
+        names: exactly these, in this order.
+        wide: all instead of those that fit a terminal.
+
+    Raises:
+        UsageError: a name that is no column.
+    """
+    if names is not None:
+        for name in names:
+            if name not in COLUMNS:
+                raise UsageError(
+                    f"No column is called '{name}'.{did_you_mean(name, COLUMNS)} There are: {', '.join(COLUMNS)}."
+                )
+        return {name: COLUMNS[name] for name in names}
+    picked = dict.fromkeys(name.format(by=board.by) for name in (WIDE if wide else NARROW))
+    said = {} if wide else shared(board)
+    return {
+        name: COLUMNS[name]
+        for name in picked
+        if name not in said and (name not in _OPTIONAL or any(COLUMNS[name].cell(r, board) for r in board.rows))
+    }
+
+
+def shared(board: Board) -> dict[str, str]:
+    """Those of `SHARED` that are the same in every row, with what they are."""
+    cells = {name: {COLUMNS[name].cell(r, board) for r in board.rows} for name in SHARED}
+    return {name: values.pop() for name, values in cells.items() if len(values) == 1}
+
+
+__all__ = [
+    "COLUMNS",
+    "FIRST_TO_GO",
+    "HEADERS",
+    "NARROW",
+    "SHARED",
+    "WIDE",
+    "Column",
+    "chosen",
+    "count",
+    "shared",
+    "two_digits",
+]

@@ -1,0 +1,321 @@
+"""What a board is: the structure that every format, figure and published page is made from.
+
+`wbcbench.boards.build(stores, options)` returns `Board`s; `wbcbench.boards.report` also says what was
+left out. Everything is frozen, ordered and free of clocks, host names and paths (`Source.path` is not serialised),
+so equal records give equal bytes. `wbcbench leaderboard schema` prints the JSON schema of `Report`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from wbcbench.evaluation.metrics import METRICS
+from wbcbench.records.schema import ComparisonKey, Strict
+
+BOARD_SCHEMA_VERSION: Literal[1] = 1
+
+METRIC_NAMES = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "nll", "brier", "ece")
+"""In the order in which tables show them."""
+assert set(METRIC_NAMES) == set(METRICS)
+
+Status = Literal["ranked", "reference", "incomplete"]
+
+
+class Estimate(Strict):
+    """A metric over seeds. None: undefined, or no statistics were made."""
+
+    mean: float | None = None
+    sd: float | None = None
+    """Between seeds, ddof 1."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval over test cells and seeds; of one seed, over test cells only."""
+
+
+class Difference(Strict):
+    """How far a row is ahead of another on the board's metric; positive is better, paired by cell and seed."""
+
+    against: str
+    """Method id."""
+    against_name: str
+    value: float
+    low: float
+    high: float
+    p: float
+    beyond_noise: bool
+    """p < 0.05. One planned comparison, so not corrected."""
+    exact: bool = True
+    """False: the rows differ in their training recipe too."""
+
+
+class Comparison(Strict):
+    """A row against the leader of its tie group's round: what the ranks are made of."""
+
+    leader: str
+    row: str
+    """Method ids."""
+    value: float
+    """Leader minus row, positive where the leader is better."""
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    """Corrected for all pairs of ranked rows, since any might have led."""
+
+
+class Timing(Strict):
+    """Speed of the deployed network, median over seeds. Comparable within one device and thread count only."""
+
+    device: str
+    """Several, joined by ` / `, where seeds ran on different devices: then nothing is said of speed."""
+    threads: int | None = None
+    latency_ms: float | None = None
+    throughput: float | None = None
+    """Images per second."""
+
+
+class Teaching(Strict):
+    """What the teachers of a row cost, their own teachers included."""
+
+    teachers: int
+    """Distinct trained networks, over all seeds."""
+    train_seconds: float | None
+    macs: int | None
+    """Of the teachers of one student, per cell. None for both where a teacher's record is in no given store."""
+    params: int | None
+
+
+class Search(Strict):
+    """What a search had spent before it chose this row's parameters, by validation."""
+
+    study: str
+    trials: int
+    complete: int | None = None
+    pruned: int | None = None
+    failed: int | None = None
+    train_seconds: float | None = None
+
+
+class MissingModalities(Strict):
+    """Macro-F1 with only some modalities there, mean over seeds; only where every seed was examined."""
+
+    worst: tuple[str, ...]
+    worst_macro_f1: float
+    subsets: dict[str, float]
+    """`brightfield+dapi` -> macro-F1."""
+
+
+class Part(Strict):
+    """A component that took part, and whose code it is."""
+
+    kind: str
+    name: str
+    provider: str
+    version: str | None = None
+    sha256: str | None = None
+    foreign: bool
+    """Not part of wbcbench."""
+
+
+class Source(Strict):
+    """A record that a row was made from."""
+
+    trial_id: str
+    seed: int
+    digest: str
+    checked: Literal["quick", "files", "full"]
+    """quick: the result's own checksum; files: every file's digest; full: every metric recomputed."""
+    metrics: dict[str, float | None]
+    """On the test split; keys `METRIC_NAMES`."""
+    path: Path | None = Field(default=None, exclude=True)
+    """Where it lies; not part of any output."""
+
+
+class ClassScore(Strict):
+    """One class, mean over seeds."""
+
+    precision: float
+    recall: float
+    f1: float
+    f1_sd: float | None
+    support: int
+    """Test cells."""
+
+
+class ReliabilityBin(Strict):
+    """Test cells of all seeds whose top probability falls into one of the equal-width bins."""
+
+    cells: int
+    confidence: float
+    accuracy: float
+
+
+class Details(Strict):
+    """What a page shows of a row and a table does not."""
+
+    per_class: dict[str, ClassScore]
+    confusion: tuple[tuple[int, ...], ...]
+    """Summed over seeds; row: true class, column: predicted class."""
+    reliability: tuple[ReliabilityBin, ...]
+
+
+class Row(Strict):
+    """One method: everything but the seed is equal."""
+
+    rank: int | None
+    """1 + number of rows in better tie groups. None: not ranked."""
+    tie_group: int | None
+    """1 for the best; rows of a group cannot be told from its best. Groups follow the order of means: the first of
+    a group is worse than the best of the group before, beyond noise. None: no statistics."""
+    status: Status
+    """`reference`: reads fewer modalities than the board; `incomplete`: lacks a seed of the board."""
+    method: str
+    """Fusion; with its modalities where it reads one: `single[dapi]`."""
+    method_id: str
+    name: str
+    """For people, unique on the board: `independent + logits`."""
+    fusion: str
+    kd: str
+    backbone: str
+    backbone_differs: str = ""
+    """`width=24`: the parameters that tell it from the board's other backbones of that name; empty: none do."""
+    policies: tuple[str, ...]
+    routing: str | None
+    teacher_backbones: tuple[str, ...]
+    modalities: tuple[str, ...]
+    seeds: tuple[int, ...]
+    missing_seeds: tuple[int, ...]
+    """Seeds of the board that this row lacks."""
+    metrics: dict[str, Estimate]
+    """Keys `METRIC_NAMES`."""
+    over_single: Difference | None = None
+    """Against the best single modality of the same backbone, best by validation."""
+    over_no_kd: Difference | None = None
+    """Against the same student without distillation."""
+    params: int
+    macs: int | None
+    timing: Timing
+    train_seconds: float | None
+    """Mean over seeds, teachers not counted."""
+    teaching: Teaching | None
+    """None: no teachers."""
+    search: Search | None = None
+    missing_modalities: MissingModalities | None = None
+    pseudo_multimodal: bool
+    """Modalities computed from one image: no new light was measured."""
+    parts: tuple[Part, ...]
+    sources: tuple[Source, ...]
+    """In the order of `seeds`."""
+    details: Details | None = None
+
+    @property
+    def backbone_text(self) -> str:
+        """`cellnet`, or `cellnet (width=24)` where the board has others."""
+        return self.backbone + (f" ({self.backbone_differs})" if self.backbone_differs else "")
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.seeds)
+
+    @property
+    def foreign(self) -> str:
+        """Providers other than wbcbench, comma-separated."""
+        return ", ".join(dict.fromkeys(p.provider for p in self.parts if p.foreign))
+
+
+class Board(Strict):
+    """One table: everything in it shares one comparison key."""
+
+    key: ComparisonKey
+    digest: str
+    """Of the key."""
+    by: str
+    """The metric that ranks."""
+    higher_is_better: bool
+    seeds: tuple[int, ...]
+    """Which a row needs to be ranked."""
+    test_cells: int | None = None
+    clusters: int | None = None
+    """What was resampled: donors where the split has groups, else cells. None: no statistics."""
+    grouped: bool = False
+    resamples: int | None = None
+    rows: tuple[Row, ...]
+    """Ranked ones first, group by group; then references, then incomplete ones; best first within each."""
+    comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader must know: what was left out, and why."""
+
+    def row(self, method_id: str) -> Row:
+        """The row of a method. Raises `KeyError`."""
+        for row in self.rows:
+            if row.method_id == method_id:
+                return row
+        raise KeyError(method_id)
+
+
+class Improvement(Strict):
+    """Chance that a run of `a` beats a run of `b` on a data set drawn at random."""
+
+    a: str
+    b: str
+    probability: float
+    low: float
+    high: float
+
+
+class Across(Strict):
+    """The same methods on several boards."""
+
+    methods: tuple[str, ...]
+    """Names, best mean rank first."""
+    boards: tuple[str, ...]
+    """Digests of the boards' keys."""
+    by: str
+    mean_ranks: tuple[float, ...]
+    friedman_chi2: float
+    friedman_p: float
+    iman_davenport_p: float
+    critical_difference: float
+    """Nemenyi, alpha 0.05: mean ranks nearer than this cannot be told apart."""
+    groups: tuple[tuple[str, ...], ...]
+    """Bars of the critical-difference diagram."""
+    improvement: tuple[Improvement, ...]
+    """For every pair, the better mean rank first."""
+    notes: tuple[str, ...] = ()
+    """How rows were matched, where they differ."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so few data sets could show no difference at all, whatever the results."""
+        return self.critical_difference > len(self.methods) - 1
+
+
+class Refused(Strict):
+    """A record that was left out."""
+
+    record: str
+    """Trial id, or the folder's name."""
+    reason: str
+    path: Path | None = Field(default=None, exclude=True)
+    """Where it lies; not part of any output."""
+
+
+class Report(Strict):
+    """Everything that came out of some stores."""
+
+    schema_version: Literal[1] = BOARD_SCHEMA_VERSION
+    boards: tuple[Board, ...]
+    across: tuple[Across, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+__all__ = [
+    "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details", "Difference",
+    "Estimate", "Improvement", "MissingModalities", "Part", "Refused", "ReliabilityBin", "Report", "Row", "Search",
+    "Source", "Status", "Teaching", "Timing",
+]  # fmt: skip

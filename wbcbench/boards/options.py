@@ -1,0 +1,88 @@
+"""What one may choose about boards, and which records are struck out (`leaderboards/invalid.yaml`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from wbcbench.boards.statistics import RESAMPLES, SEED
+from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.evaluation.metrics import METRICS
+from wbcbench.records.schema import Strict
+from wbcbench.spec.request import load_yaml
+
+LARGE = 2000
+"""Records on the chosen boards above which statistics and details are made only when asked for."""
+
+Checked = Literal["quick", "files", "full"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Raises `UsageError` when a value is unknown or out of range."""
+
+    by: str = "macro_f1"
+    """The metric that ranks."""
+    seeds: tuple[int, ...] | None = None
+    """Which a row needs; None: those of `board_seeds`, else those that most methods have."""
+    board_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Digest of a board's key -> the seeds that it was published with."""
+    keys: tuple[str, ...] = ()
+    """Beginnings of key digests; empty: all boards."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Field of the key (dotted: `budget.epochs`) -> its value as text."""
+    together: bool = False
+    """Everything in one table; an error where keys differ."""
+    statistics: bool | None = None
+    """None: unless there are more than `LARGE` records on the boards."""
+    details: bool | None = None
+    """Per-class scores, confusion, reliability; None as above."""
+    resamples: int = RESAMPLES
+    bootstrap_seed: int = SEED
+    verify: Checked | None = None
+    """How closely records are checked; None: `full` up to 200 records in the stores, `files` up to 5,000, else
+    `quick`. With statistics, metrics are always recomputed."""
+    index: bool = True
+    """Read and write `index/` in the stores."""
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    """Trial id, or a record's digest -> why it does not count: struck out, named among what was left out."""
+
+    def __post_init__(self) -> None:
+        if self.by not in METRICS:
+            raise UsageError(
+                f"No metric is called '{self.by}'.{did_you_mean(self.by, METRICS)} "
+                f"There are: {', '.join(METRICS)}."
+            )
+        if self.resamples < 100:
+            raise UsageError(f"Expected at least 100 resamples, but got {self.resamples}.")
+        if self.seeds is not None and not self.seeds:
+            raise UsageError("Expected at least one seed, as in --seeds 0,1,2, but got none.")
+
+
+class Invalid(Strict):
+    """One record that is struck out."""
+
+    record: str = Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$")
+    """Trial id (16 hex digits: every record of it), or a record's digest (64)."""
+    reason: str = Field(min_length=10, max_length=1000)
+
+
+def read_invalid(path: Path) -> dict[str, str]:
+    """Trial id or digest -> reason. Raises `UsageError` for a file that does not say that."""
+    try:
+        document = load_yaml(path.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Expected a YAML list in {path}, but it cannot be read ({error}).") from error
+    try:
+        entries = TypeAdapter(list[Invalid]).validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"Expected a list of `record:` (16 or 64 hex digits) and `reason:` (10 characters or more) in {path}, "
+            f"but {'.'.join(map(str, first['loc']))}: {first['msg']}. Put the digits into quotes."
+        ) from error
+    return {e.record: e.reason for e in entries}

@@ -1,0 +1,220 @@
+"""Records of one method as a row: means over seeds, cost, teachers, provenance, per-class scores."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wbcbench.boards.attached import Examinations
+from wbcbench.boards.entries import METRIC_ORDER, Entry
+from wbcbench.boards.gather import Found, Gathered
+from wbcbench.boards.model import (
+    METRIC_NAMES,
+    ClassScore,
+    Details,
+    Estimate,
+    Part,
+    ReliabilityBin,
+    Row,
+    Search,
+    Source,
+    Status,
+    Teaching,
+    Timing,
+)
+from wbcbench.boards.names import label
+from wbcbench.errors import RecordError
+from wbcbench.evaluation.metrics import reliability
+from wbcbench.records import verify as checks
+
+
+def details(row: Row, classes: int) -> Details | None:
+    """None where a record cannot be read any more."""
+    results, bins = [], []
+    try:
+        for source in row.sources:
+            assert source.path is not None
+            results.append(checks.read_result(source.path))
+            arrays = checks.read_predictions(source.path)
+            bins.append(reliability(arrays["test_probabilities"], arrays["test_labels"]))
+    except (RecordError, KeyError):
+        return None
+    per_class = {}
+    for name in results[0].key.classes:
+        scores = [r.per_class[name] for r in results]
+        f1 = [s["f1"] for s in scores]
+        per_class[name] = ClassScore(
+            precision=statistics.fmean(s["precision"] for s in scores),
+            recall=statistics.fmean(s["recall"] for s in scores),
+            f1=statistics.fmean(f1),
+            f1_sd=statistics.stdev(f1) if len(f1) > 1 else None,
+            support=int(scores[0]["support"]),
+        )
+    confusion = np.sum([r.confusion for r in results], axis=0).tolist()
+    counts = np.sum([b.counts for b in bins], axis=0)
+    filled = np.maximum(counts, 1)
+    confidence = np.sum([b.counts * b.confidence for b in bins], axis=0) / filled
+    accuracy = np.sum([b.counts * b.accuracy for b in bins], axis=0) / filled
+    return Details(
+        per_class=per_class,
+        confusion=tuple(tuple(line) for line in confusion),
+        reliability=tuple(_bin(*values) for values in zip(counts, confidence, accuracy, strict=True)),
+    )
+
+
+def _bin(cells: int, confidence: float, accuracy: float) -> ReliabilityBin:
+    return ReliabilityBin(
+        cells=int(cells), confidence=round(float(confidence), 9), accuracy=round(float(accuracy), 9)
+    )
+
+
+BUILT_IN = frozenset({"wbcbench", "builtin", "built-in"})
+"""Providers that need no mention."""
+
+
+_PLACES = tuple((name, METRIC_ORDER.index(name)) for name in METRIC_NAMES)
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes the rows of one report."""
+
+    found: Gathered
+    searches: Mapping[str, Search]
+    examinations: Examinations = field(default_factory=Examinations)
+
+    def row(self, records: Sequence[Found], status: Status, missing: tuple[int, ...]) -> Row:
+        """The row of one method; `records` in the order of their seeds, at least one."""
+        entries = [f.entry for f in records]
+        e = entries[0]
+        modalities = self.found.keys[e.key].modalities
+        return Row(
+            rank=None,
+            tie_group=None,
+            status=status,
+            method=label(e, modalities),
+            method_id=e.method_id,
+            name=label(e, modalities),
+            fusion=e.fusion,
+            kd=e.kd,
+            backbone=e.backbone,
+            policies=e.policies,
+            routing=e.routing,
+            teacher_backbones=self._teacher_backbones(entries),
+            modalities=modalities,
+            seeds=tuple(x.seed for x in entries),
+            missing_seeds=missing,
+            metrics={m: estimate([x.test[i] for x in entries]) for m, i in _PLACES},
+            params=e.params,
+            macs=e.macs,
+            timing=_timing(entries),
+            train_seconds=_mean([x.train_seconds for x in entries]),
+            teaching=self._teaching(entries),
+            search=self._search(entries),
+            missing_modalities=self.examinations.missing_modalities(records),
+            pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
+            parts=self._parts(entries),
+            sources=tuple(map(_source, records)),
+        )  # fmt: skip
+
+    def _teachers(self, trials: Sequence[str]) -> dict[str, Entry | None]:
+        """Every teacher, and its teachers in turn; None for one that no store holds."""
+        seen: dict[str, Entry | None] = {}
+        left = list(trials)
+        while left:
+            trial = left.pop(0)
+            if trial in seen:
+                continue
+            there = self.found.trials.get(trial)
+            seen[trial] = None if there is None else there.entry
+            left += [] if there is None else there.entry.teachers
+        return seen
+
+    def _teaching(self, entries: Sequence[Entry]) -> Teaching | None:
+        every = self._teachers([t for e in entries for t in e.teachers])
+        if not every:
+            return None
+        one = list(self._teachers(entries[0].teachers).values())
+        known = [e for e in one if e is not None]
+        whole = len(known) == len(one)
+        return Teaching(
+            teachers=len(every),
+            train_seconds=_sum([None if e is None else e.train_seconds for e in every.values()]),
+            macs=_whole(_sum([e.macs for e in known])) if whole else None,
+            params=sum(e.params for e in known) if whole else None,
+        )
+
+    def _teacher_backbones(self, entries: Sequence[Entry]) -> tuple[str, ...]:
+        own = [self.found.trials.get(t) for t in entries[0].teachers]
+        return tuple(dict.fromkeys("?" if f is None else f.entry.backbone for f in own))
+
+    def _search(self, entries: Sequence[Entry]) -> Search | None:
+        found = [self.searches[e.trial_id] for e in entries if e.trial_id in self.searches]
+        return max(found, key=lambda s: s.trials, default=None)
+
+    def _parts(self, entries: Sequence[Entry]) -> tuple[Part, ...]:
+        used = dict.fromkeys(c for e in entries for c in self.found.components[e.components])
+        return tuple(Part(**c.model_dump(), foreign=c.provider not in BUILT_IN) for c in used)
+
+
+def _source(found: Found) -> Source:
+    e = found.entry
+    return Source(
+        trial_id=e.trial_id,
+        seed=e.seed,
+        digest=e.digest,
+        checked=e.checked,
+        metrics={m: e.test[i] for m, i in _PLACES},
+        path=found.path,
+    )
+
+
+def estimate(values: Sequence[float | None]) -> Estimate:
+    """Mean and standard deviation (ddof 1). One undefined value makes the mean undefined."""
+    defined = [v for v in values if v is not None]
+    if len(defined) < len(values):
+        return Estimate()
+    # exact sums, as in `statistics`, but without its fractions: a large store has a million of these
+    mean = math.fsum(defined) / len(defined)
+    if len(defined) == 1:
+        return Estimate(mean=mean)
+    return Estimate(mean=mean, sd=math.sqrt(math.fsum((v - mean) ** 2 for v in defined) / (len(defined) - 1)))
+
+
+def _timing(entries: Sequence[Entry]) -> Timing:
+    devices = list(dict.fromkeys(e.device for e in entries))
+    threads = {e.threads for e in entries}
+    if len(devices) > 1 or len(threads) > 1:
+        return Timing(device=" / ".join(devices))
+    return Timing(
+        device=devices[0],
+        threads=threads.pop(),
+        latency_ms=_median([e.latency_ms for e in entries]),
+        throughput=_median([e.throughput for e in entries]),
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+__all__ = ["BUILT_IN", "RowMaker", "details", "estimate"]

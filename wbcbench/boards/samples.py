@@ -1,0 +1,146 @@
+"""The test predictions behind a board: read, checked, and of one set of cells with one set of groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcbench.boards.entries import METRIC_ORDER
+from wbcbench.boards.gather import Found
+from wbcbench.boards.statistics import Features, features
+from wbcbench.errors import RecordError
+from wbcbench.records import verify as checks
+from wbcbench.records.verify import TOLERANCE
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Sample:
+    """One record's test predictions."""
+
+    found: Found
+    probabilities: Array
+    """[N, K] float32."""
+    labels: Array
+    cells: Array
+    groups: Array | None
+
+    @property
+    def seed(self) -> int:
+        """Of the record."""
+        return self.found.entry.seed
+
+    @property
+    def mark(self) -> bytes:
+        """Equal for the same cells with the same labels in the same order."""
+        return self.cells.tobytes() + b"|" + self.labels.tobytes()
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What is resampled as one piece."""
+
+    of: NDArray[np.intp]
+    """[N] cluster of each test cell, 0 .. G - 1."""
+    grouped: bool
+    """By the data set's groups; else each cell is a cluster."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """G."""
+        return int(self.of.max()) + 1
+
+
+def agreeing(
+    methods: Mapping[str, Sequence[Found]], classes: int
+) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    """Predictions by method, and the records that cannot be trusted or are of other cells: trial id -> reason.
+
+    Which cells are the right ones, the most records say. A method without a record that counts is not there.
+    """
+    samples: dict[str, list[Sample]] = {}
+    refused: dict[str, str] = {}
+    for method, records in methods.items():
+        for found in records:
+            try:
+                samples.setdefault(method, []).append(load(found, classes))
+            except RecordError as error:
+                refused[found.entry.trial_id] = str(error)
+    marks = Counter(s.mark for own in samples.values() for s in own)
+    usual = max(marks, key=lambda m: (marks[m], m), default=b"")
+    for own in samples.values():
+        for s in own:
+            if s.mark != usual:
+                refused[s.found.entry.trial_id] = (
+                    f"Record {s.found.path}: predictions.npz is of other test cells, or other labels, "
+                    "than those of the other records with this split. It is not counted."
+                )
+    kept = {m: [s for s in own if s.mark == usual] for m, own in samples.items()}
+    return {m: own for m, own in kept.items() if own}, refused
+
+
+def clusters(samples: Sequence[Sample]) -> Clusters:
+    """The groups that most records have of the test cells; to have none is an answer too.
+
+    Where as many know groups as know none, groups count: without them intervals would be too narrow.
+    """
+    votes = Counter(b"" if s.groups is None else s.groups.tobytes() for s in samples)
+    usual = max(votes, key=lambda g: (votes[g], g))
+    notes = []
+    if len(votes) > 1:
+        notes.append(
+            "Records disagree about which donor a test cell is of, or whether that is known; the most frequent "
+            "answer is used."
+        )
+    if usual:
+        of = np.unique(np.frombuffer(usual, dtype=np.int64), return_inverse=True)[1].reshape(-1)
+    else:
+        of = np.arange(len(samples[0].labels))
+    found = Clusters(np.asarray(of, dtype=np.intp), bool(usual))
+    if found.count < 2:
+        notes.append("All test cells are of one group, so nothing can be said of noise.")
+    elif found.grouped and found.count < 10:
+        notes.append(f"Only {found.count} groups of test cells: intervals are wide and rough.")
+    return replace(found, notes=tuple(notes))
+
+
+def load(found: Found, classes: int) -> Sample:
+    """Test predictions of a record, once every metric that they give is the one that the record claims.
+
+    Raises:
+        RecordError: they are missing, malformed or another's.
+    """
+    folder, entry = found.path, found.entry
+    arrays = checks.read_predictions(folder)
+    try:
+        p, labels, cells = (arrays[f"test_{name}"] for name in ("probabilities", "labels", "cells"))
+    except KeyError as error:
+        raise checks.refuse(folder, "predictions.npz", f"has no array {error.args[0]}") from None
+    n = len(labels)
+    shapes_are_right = p.shape == (n, classes) and labels.shape == cells.shape == (n,) and n > 0
+    types_are_right = p.dtype == np.float32 and labels.dtype == cells.dtype == np.int64
+    if not shapes_are_right or not types_are_right or labels.min() < 0 or labels.max() >= classes:
+        raise checks.refuse(folder, "predictions.npz", "has test arrays of another shape, type or range")
+    if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
+        raise checks.refuse(folder, "predictions.npz", "has test probabilities that are none")
+    groups = arrays.get("test_groups")
+    if groups is not None and (groups.shape != labels.shape or groups.dtype != np.int64):
+        raise checks.refuse(folder, "predictions.npz", "has test_groups that are not int64 [N]")
+    whole: Features = features(p, labels, np.zeros(n, dtype=np.intp))
+    again = whole.metrics(whole.columns)
+    for name, said in zip(METRIC_ORDER, entry.test, strict=True):
+        if said is not None and not abs(said - again[name][0]) <= TOLERANCE:
+            raise checks.refuse(
+                folder, "result.json", f"has {name} = {said}, but its predictions give {again[name][0]:g}"
+            )
+    return Sample(found, p, labels, cells, groups)
+
+
+__all__ = ["Clusters", "Sample", "agreeing", "clusters", "load"]

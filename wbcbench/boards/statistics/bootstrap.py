@@ -1,0 +1,197 @@
+"""The cluster bootstrap: what must be summed over cells so that every metric follows, and its resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from wbcbench.evaluation.metrics import BINS, bin_of
+
+Floats = NDArray[np.float64]
+COUNTED = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})
+"""Metrics of classes that were decided on, which ask for no probabilities."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """One set of predictions, ready to be resampled."""
+
+    columns: Floats
+    """[G, 3 K + BINS + 4] sums over each cluster's cells: cells, true, predicted and hit per class, NLL, Brier,
+    calibration gap per bin, first-order effect on AUROC."""
+    classes: int
+    auroc: float
+    """Of the cells as they are; NaN where undefined."""
+
+    def metrics(self, sums: Floats) -> dict[str, Floats]:
+        """Every metric of R resamples from their sums [R, C], each [R].
+
+        The same definitions as `wbcbench.evaluation.metrics`. AUROC is first-order (DeLong et al. 1988), since a
+        resample would have to be sorted again; all others are exact.
+        """
+        n = sums[:, 0]
+        nll, brier, gaps, effect = np.split(sums[:, self.counts :], [1, 2, 2 + BINS], axis=1)
+        return self.counted(sums) | {
+            "auroc": self.auroc + effect[:, 0] / n,
+            "nll": nll[:, 0] / n,
+            "brier": brier[:, 0] / n,
+            "ece": np.abs(gaps).sum(1) / n,
+        }
+
+    @property
+    def counts(self) -> int:
+        """So many first columns count cells; `COUNTED` and `class_f1` need no others."""
+        return 1 + 3 * self.classes
+
+    def counted(self, sums: Floats) -> dict[str, Floats]:
+        """The metrics in `COUNTED`, each [R], from sums [R, >= counts]."""
+        k = self.classes
+        true, hit = sums[:, 1 : 1 + k], sums[:, 1 + 2 * k : 1 + 3 * k]
+        seen = true > 0
+        recall = np.divide(hit, true, out=np.zeros_like(hit), where=seen)
+        return {
+            "accuracy": hit.sum(1) / sums[:, 0],
+            "balanced_accuracy": recall.sum(1) / seen.sum(1),
+            "macro_f1": self.class_f1(sums).mean(1),
+        }
+
+    def class_f1(self, sums: Floats) -> Floats:
+        """F1 of each class [R, K] from sums [R, C]; 0 where undefined."""
+        k = self.classes
+        true, predicted, hit = (sums[:, 1 + i * k : 1 + (i + 1) * k] for i in range(3))
+        both = true + predicted
+        return np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0)
+
+
+def features(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], clusters: NDArray[np.intp]
+) -> Features:
+    """Sums per cluster.
+
+    Args:
+        probabilities: [N, K], rows sum to 1.
+        labels: [N], 0 .. K - 1.
+        clusters: [N], 0 .. G - 1, each at least once; cells of one cluster are resampled together.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    p = p / p.sum(1, keepdims=True)
+    n, k = p.shape
+    cells = np.arange(n)
+    predicted = p.argmax(1)
+    confidence = p[cells, predicted]
+    right = predicted == labels
+    one = np.eye(k)
+    columns = np.zeros((n, 3 * k + BINS + 4))
+    columns[:, 0] = 1
+    columns[cells, 1 + labels] = 1
+    columns[cells, 1 + k + predicted] = 1
+    columns[cells[right], 1 + 2 * k + predicted[right]] = 1
+    # scikit-learn's log loss clips so too
+    eps = np.finfo(np.float64).eps
+    columns[:, 3 * k + 1] = -np.log(np.clip(p[cells, labels], eps, 1 - eps))
+    columns[:, 3 * k + 2] = ((p - one[labels]) ** 2).sum(1)
+    columns[cells, 3 * k + 3 + bin_of(confidence)] = right - confidence
+    auroc, columns[:, -1] = _auroc(p, labels)
+    return Features(_by_cluster(columns, clusters), k, auroc)
+
+
+def _by_cluster(columns: Floats, clusters: NDArray[np.intp]) -> Floats:
+    count = int(clusters.max()) + 1
+    if count == len(clusters):
+        return columns
+    sums = np.zeros((count, columns.shape[1]))
+    np.add.at(sums, clusters, columns)
+    return sums
+
+
+def _auroc(p: Floats, labels: NDArray[np.integer]) -> tuple[float, Floats]:
+    """Mean one-against-rest AUROC over the classes that have cells, and each cell's first-order effect on it [N].
+
+    Effects have mean 0; their mean over a resample is how far it moves. They are DeLong's structural components,
+    scaled to cells.
+    """
+    n = len(labels)
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan"), np.full(n, float("nan"))
+    areas, effects = [], np.zeros(n)
+    for k in present:
+        positive = labels == k
+        scores = p[:, k]
+        ranks = rankdata(scores)
+        a, b = positive.sum(), n - positive.sum()
+        above = (ranks[positive] - rankdata(scores[positive])) / b
+        below = 1 - (ranks[~positive] - rankdata(scores[~positive])) / a
+        area = above.mean()
+        effects[positive] += (above - area) * n / a
+        effects[~positive] += (below - area) * n / b
+        areas.append(area)
+    return float(np.mean(areas)), effects / len(present)
+
+
+RESAMPLES = 10_000
+SEED = 0
+BLOCK = 200
+"""Resamples at a time."""
+BATCH_BYTES = 200_000_000
+"""Largest matrix of features at a time."""
+
+
+def draws(clusters: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[NDArray[np.float64]]:
+    """Blocks [b <= BLOCK, G] of how often each of G clusters was drawn; every row sums to G."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for start in range(0, resamples, BLOCK):
+        rows = min(BLOCK, resamples - start)
+        drawn = rng.integers(0, clusters, size=(rows, clusters))
+        drawn += np.arange(rows)[:, None] * clusters
+        counts = np.bincount(drawn.reshape(-1), minlength=rows * clusters)
+        yield counts.reshape(rows, clusters).astype(np.float64)
+
+
+def bootstrap(
+    tables: Sequence[Features],
+    metrics: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    per_class: bool = False,
+) -> NDArray[np.float64]:
+    """Metrics of every table in every resample, [tables, metrics, resamples].
+
+    Args:
+        tables: of the same cells and clusters.
+        metrics: names that `Features.metrics` has.
+        resamples: how many.
+        seed: of the draws; equal seeds give equal bytes.
+        per_class: instead of `metrics`, F1 of each class: [tables, K, resamples].
+
+    Raises:
+        ValueError: tables of different cells.
+    """
+    if len({t.columns.shape for t in tables}) != 1:
+        raise ValueError("Expected predictions for the same cells, but their numbers of cells or classes differ.")
+    few = per_class or set(metrics) <= COUNTED
+    clusters = len(tables[0].columns)
+    width = tables[0].counts if few else tables[0].columns.shape[1]
+    out = np.empty((len(tables), tables[0].classes if per_class else len(metrics), resamples))
+    batch = max(1, BATCH_BYTES // (8 * clusters * width))
+    for first in range(0, len(tables), batch):
+        part = tables[first : first + batch]
+        columns = np.concatenate([t.columns[:, :width] for t in part], axis=1)
+        at = 0
+        for counts in draws(clusters, resamples, seed):
+            sums = counts @ columns
+            upto = at + len(counts)
+            for i, table in enumerate(part):
+                own = sums[:, i * width : (i + 1) * width]
+                if per_class:
+                    out[first + i, :, at:upto] = table.class_f1(own).T
+                else:
+                    found = table.counted(own) if few else table.metrics(own)
+                    for j, name in enumerate(metrics):
+                        out[first + i, j, at:upto] = found[name]
+            at = upto
+    return out

@@ -1,0 +1,259 @@
+"""A pack's records beside each other and beside a trusted store; predictions that are too alike."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcbench.errors import RecordError
+from wbcbench.publishing.archive import by_cell
+from wbcbench.publishing.verdict import Judge, Level, Problem
+from wbcbench.records import verify as checks
+from wbcbench.records.store import Record, Store
+from wbcbench.spec import Trial
+
+NEAR = 1e-3
+"""Largest difference of any probability below which two trials' predictions are a copy with a little noise.
+Two trainings that differ in anything random are about a hundred times further apart."""
+
+SolvedOnce = Callable[[Trial], bool]
+"""Whether a trial's method is solved in one go: then its seed may have no part in it."""
+
+
+def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """64 hex digits over every array's name, type, shape and values; the file's layout has no part in it."""
+    h = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        h.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        h.update(array.tobytes())
+    return h.hexdigest()
+
+
+def answers(record: Record) -> NDArray[np.float32]:
+    """Test probabilities [N, K] in order of cell id, so that a shuffled copy is the same."""
+    arrays = record.predictions
+    order = np.argsort(arrays["test_cells"], kind="stable")
+    return np.asarray(arrays["test_probabilities"][order])
+
+
+def copies(
+    records: Sequence[Record], others: Sequence[Record], solved_once: SolvedOnce, whose: str
+) -> Iterator[Problem]:
+    """Trials among `records` whose answers another trial has too: one of `others`, or where `whose` is empty, of
+    `records`.
+
+    Only trials of one split are compared. The same trial elsewhere is no copy.
+    """
+    here = {r.trial.id for r in records}
+    others = [r for r in others if r.trial.id not in here]
+    groups: dict[tuple[str, tuple[int, ...]], list[tuple[Record, NDArray[np.float32], bool]]] = defaultdict(list)
+    for ours, side in ((True, records), (False, others)):
+        for record in side:
+            found = answers(record)
+            groups[record.result.key.split, found.shape].append((record, found, ours))
+    for group in groups.values():
+        for i, (a, p, ours) in enumerate(group):
+            for b, q, also_ours in group[i + 1 :]:
+                if a.trial.id != b.trial.id and ours and also_ours == (whose == ""):
+                    # `records` come first in a group, so `a` is one of them.
+                    yield from _alike(a, p, b, q, solved_once, whose)
+
+
+def _alike(
+    a: Record, p: NDArray[np.float32], b: Record, q: NDArray[np.float32], solved_once: SolvedOnce, whose: str
+) -> Iterator[Problem]:
+    furthest = float(np.abs(p - q).max())
+    if furthest > NEAR or (solved_once(a.trial) and solved_once(b.trial)):
+        return  # what is solved in one go draws nothing at random, and so may repeat itself
+    pair = f"{named(a)} and {named(b)}{whose}"
+    level: Level = "refuse"
+    because = ""
+    if float(np.ptp(p, axis=0).max()) <= NEAR:
+        level, because = "look", ", which say the same of every cell"
+    elif furthest > 0 or a.result.key != b.result.key:
+        # Two protocols may select the same epoch of the same training.
+        level = "look"
+    how = "the same test predictions" if furthest == 0 else f"test predictions at most {furthest:.1g} apart"
+    yield level, f"{pair} have {how}{because}"
+
+
+def named(record: Record) -> str:
+    """A record for people: `independent + logits, seed 1 (0123abcd)`."""
+    r = record.result
+    return f"{r.title}, seed {r.seed} ({r.trial_id})"
+
+
+JUMP = 3.0
+"""Standard deviations above the best reference method from which a score is pointed out."""
+_METRIC = "macro_f1"
+
+
+def check_among(
+    records: Sequence[Record], reference: Store | None, judge: Judge, solved_once: SolvedOnce, where: str
+) -> None:
+    """The checks that need no reference but for teachers, which may lie there."""
+    judge.run("pack.teachers", where, lambda: _teachers(records, reference))
+    judge.run("pack.labels", where, lambda: _labels(records, records, ""))
+    judge.run("pack.duplicates", where, lambda: copies(records, (), solved_once, ""))
+
+
+def check_against(
+    records: Sequence[Record], reference: Store, judge: Judge, solved_once: SolvedOnce, where: str
+) -> list[Record]:
+    """Compare with the records of a trusted store that hold the same cells, and give these."""
+    related, damaged = related_records(reference, records)
+    theirs = " of the reference store"
+    judge.notes += [f"A record of the reference store cannot be trusted and was left out: {d}" for d in damaged]
+    judge.run("reference.split", where, lambda: _split(records, related))
+    judge.run("reference.labels", where, lambda: _labels(records, related, theirs))
+    judge.run("reference.duplicates", where, lambda: copies(records, related, solved_once, theirs))
+    judge.run("reference.same_trial", where, lambda: _same_trial(records, related))
+    judge.run("reference.jump", where, lambda: _jump(records, related))
+    return related
+
+
+def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """The store's records of the same cells, checked but for their metrics; and the damaged ones, by reason."""
+    fingerprints = {r.result.key.fingerprint for r in records}
+    found: list[Record] = []
+    damaged: list[str] = []
+    base = store.root / "records"
+    for folder in sorted(base.iterdir()) if base.is_dir() else []:
+        if not (folder / "result.json").is_file():
+            continue
+        try:
+            # The result alone says whether the rest is worth reading: a store may have many data sets.
+            result = checks.read_result(folder)
+            # A search's sealed trials know no test cell: there is nothing to compare.
+            if result.key.fingerprint in fingerprints and result.status != "sealed":
+                found.append(store.load(folder.name))
+        except RecordError as error:
+            damaged.append(str(error))
+    return found, damaged
+
+
+def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Problem]:
+    here = {r.trial.id for r in records}
+    for record in records:
+        for teacher in record.trial.method.teachers:
+            if teacher.id in here or (reference is not None and reference.has(teacher.id)):
+                continue
+            yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is not there"
+
+
+def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:
+    known: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for r in related:
+        known[r.result.key.fingerprint, r.trial.protocol.split.model_dump_json()].add(r.result.key.split)
+    for r in records:
+        key = r.result.key
+        splits = known.get((key.fingerprint, r.trial.protocol.split.model_dump_json()))
+        if splits is None:
+            yield "look", f"{named(r)}: the reference store has no record of these cells, divided so"
+        elif key.split not in splits:
+            yield (
+                "refuse",
+                f"{named(r)} has split {key.split[:12]}, but these cells, divided so, have {min(splits)[:12]}",
+            )
+
+
+def _labels(records: Sequence[Record], others: Sequence[Record], whose: str) -> Iterator[Problem]:
+    by_split: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for other in others:
+        by_split[other.result.key.fingerprint, other.result.key.split].append(other)
+    for record in records:
+        key = record.result.key
+        peers = [o for o in by_split[key.fingerprint, key.split] if o.trial.id != record.trial.id or whose]
+        if not peers:
+            continue
+        # The reference's records agree among themselves if they are trusted; within a pack each is compared.
+        for other in peers[:1] if whose else peers:
+            if other.result.key.classes != key.classes:
+                yield "refuse", f"{named(record)} has other classes than {named(other)}{whose}"
+                break
+            if problem := _disagreement(record, other):
+                yield "refuse", f"{named(record)} and {named(other)}{whose}: {problem}"
+                break
+
+
+def _disagreement(a: Record, b: Record) -> str:
+    for side, name in (("test", "test"), ("val", "validation")):
+        mine, theirs = a.predictions, b.predictions
+        p, q = by_cell(mine, side), by_cell(theirs, side)
+        if not np.array_equal(mine[f"{side}_cells"][p], theirs[f"{side}_cells"][q]):
+            return f"their {name} cells are not the same ({len(p)} and {len(q)} cells)"
+        differ = int((mine[f"{side}_labels"][p] != theirs[f"{side}_labels"][q]).sum())
+        if differ:
+            return f"{differ} of {len(p)} {name} cells have another label"
+    return _other_groups(a.predictions, b.predictions)
+
+
+def _other_groups(mine: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> str:
+    """Groups are part of the data set, so one fingerprint has one answer; all rows' intervals hang on it."""
+    there = "test_groups" in mine, "test_groups" in theirs
+    if there == (False, False):
+        return ""
+    if there != (True, True):
+        return f"only the {'first' if there[0] else 'second'} says which group (donor, slide) a test cell is of"
+    p, q = by_cell(mine, "test"), by_cell(theirs, "test")
+    differ = int((mine["test_groups"][p] != theirs["test_groups"][q]).sum())
+    return f"{differ} of {len(p)} test cells are of another group" if differ else ""
+
+
+def _same_trial(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:
+    known = {r.trial.id: r for r in related}
+    for record in records:
+        other = known.get(record.trial.id)
+        if other is None or predictions_digest(record.predictions) == predictions_digest(other.predictions):
+            continue
+        mine, theirs = record.result.metrics["test"][_METRIC], other.result.metrics["test"][_METRIC]
+        yield (
+            "look",
+            f"{named(record)} is in the reference store with other predictions: irreproducible "
+            f"({_METRIC} {mine:.4f} here, {theirs:.4f} there)",
+        )
+
+
+def _jump(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:
+    for record in records:
+        methods: dict[str, list[float]] = defaultdict(list)
+        for other in related:
+            value = other.result.metrics["test"][_METRIC]
+            if other.result.key == record.result.key and other.trial.id != record.trial.id and value is not None:
+                methods[other.result.method_id].append(value)
+        if not methods:
+            if record.trial.id not in {r.trial.id for r in related}:
+                yield "look", f"{named(record)}: the reference store has no record of its comparison key"
+            continue
+        values = max(methods.values(), key=fmean)
+        best, cells = fmean(values), len(record.predictions["test_labels"])
+        # Between seeds, but never less than what so few test cells leave open.
+        sd = max(stdev(values) if len(values) > 1 else 0.0, math.sqrt(best * (1 - best) / cells))
+        score = record.result.metrics["test"][_METRIC]
+        if score is not None and score > best + JUMP * sd:
+            yield (
+                "look",
+                f"{named(record)} has {_METRIC} {score:.4f}, more than {JUMP:g} sd ({sd:.4f}) above the best "
+                f"reference method of its key ({best:.4f}, {len(values)} seeds)",
+            )
+
+
+__all__ = [
+    "JUMP",
+    "SolvedOnce",
+    "answers",
+    "check_against",
+    "check_among",
+    "copies",
+    "named",
+    "predictions_digest",
+    "related_records",
+]

@@ -1,0 +1,220 @@
+"""Where a board's records come from: stores, published boards and packs, each record checked by itself."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wbcbench.boards.build import report
+from wbcbench.boards.options import Options
+from wbcbench.errors import ComparabilityError, RecordError, UsageError
+from wbcbench.publishing.archive import Limits
+from wbcbench.publishing.board_files import Asked, invalid_beside
+from wbcbench.publishing.cross_checks import SolvedOnce
+from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
+from wbcbench.publishing.record_checks import check_record
+from wbcbench.publishing.side_files import BESIDE, PACK, joined, of_trials
+from wbcbench.publishing.unpack import Unpacked, unpack
+from wbcbench.publishing.verdict import Judge
+from wbcbench.publishing.verify import Installed, checked
+from wbcbench.records.files import atomic_write_bytes
+from wbcbench.records.schema import FILES
+from wbcbench.records.store import Record, Store
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
+    """The records of a pack, or of a published board's folder, as a store; gone after the block.
+
+    A board comes with what stands beside its records (examinations, searches) and with what `invalid.yaml` strikes
+    out, so that reading it gives what its tables say.
+
+    Raises:
+        RecordError: the pack, or a record in it, is missing or not what it says.
+    """
+    board = path if path.is_dir() else None
+    pack = path if board is None else board / PACK
+    if not pack.is_file():
+        raise RecordError(f"{pack.name} is missing.")
+    judge = Judge()
+    with tempfile.TemporaryDirectory(prefix="wbcbench-opened-") as name:
+        into = Path(name)
+        manifest = unpack(pack, into, judge, Limits())
+        if manifest is not None:
+            for trial in sorted(manifest.records):
+                check_record(into / "records" / trial, manifest, judge, Limits())
+        bad = [f for f in judge.findings if f.level == "refuse"]
+        if manifest is None or bad:
+            first = bad[0]
+            raise RecordError(f"{pack.name} is refused ({first.check}, {first.where}): {first.text}")
+        for part in BESIDE if board is not None else ():
+            if (path / part).is_dir():
+                shutil.copytree(path / part, into / part, dirs_exist_ok=True)
+        yield Unpacked(into, path, {} if board is None else invalid_beside(board)), manifest
+
+
+@contextmanager
+def store_at(path: Path) -> Iterator[Store]:
+    """A store's folder, a published board's, or a pack, as a store; what was unpacked is gone after the block.
+
+    Raises:
+        RecordError: the pack is not what it says.
+    """
+    if path.is_file() or (not (path / "records").is_dir() and (path / PACK).is_file()):
+        with opened(path) as (store, _):
+            yield store
+    else:
+        yield Store(path)
+
+
+@contextmanager
+def stores_at(paths: Sequence[Path]) -> Iterator[list[Store]]:
+    """`store_at` of each."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(store_at(path)) for path in paths]
+
+
+@contextmanager
+def reference_at(path: Path) -> Iterator[Store]:
+    """The records to compare with: `store_at`, where there must be some.
+
+    Raises:
+        RecordError: there are none, or the pack is not what it says.
+    """
+    if not (path.is_file() or (path / "records").is_dir() or (path / PACK).is_file()):
+        raise RecordError(f"Expected a store with records, or a published board, in {path}, but there is none.")
+    with store_at(path) as store:
+        yield store
+
+
+@dataclass
+class Pool:
+    """Records of one board to be."""
+
+    store: Unpacked
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Trial id -> digest of its record here."""
+    roots: list[Path] = field(default_factory=list)
+    """Stores that records came from: evaluations and searches lie there."""
+    told: list[str] = field(default_factory=list)
+    """What a person should know: records that were left out, findings about packs."""
+    torn: dict[str, str] = field(default_factory=dict)
+    """Trial id -> which sources disagree."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Trial id -> the store, the pack, or that it was published before."""
+
+    def add(self, record: Record, origin: str) -> None:
+        """Take a record in. One that is struck out by its digest gives way to another of the same trial."""
+        trial, digest = record.trial.id, record.result.digest
+        there = self.digests.get(trial)
+        if there == digest or (there is not None and not self.invalid.keys().isdisjoint((trial, digest))):
+            return
+        if there is not None and there not in self.invalid:
+            self.torn[trial] = (
+                f"{trial} ({record.trial.label}, kd {record.result.kd}, seed {record.trial.seed}): "
+                f"{self.origins[trial]} has {there[:12]}, {origin} has {digest[:12]}"
+            )
+            return
+        target = self.store.record_path(trial)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in FILES:
+            if name != WEIGHTS:
+                shutil.copyfile(record.path / name, target / name)
+        self.digests[trial], self.origins[trial] = digest, origin
+
+    def add_board(self, pack: Path) -> Manifest:
+        """Everything of a published board. Raises `RecordError` if it is not what it says."""
+        with opened(pack) as (store, manifest):
+            for trial in sorted(manifest.records):
+                self.add(store.load(trial), "the published board")
+        return manifest
+
+    def add_pack(
+        self, pack: Path, asked: Asked, solved_once: SolvedOnce, installed: Installed | None = None
+    ) -> None:
+        """What a stranger sent, if no check refuses it beside what is here already.
+
+        Raises:
+            ComparabilityError: it is refused.
+            UsageError: there is no such file.
+        """
+        reference = Unpacked(self.store.root) if self.digests else None
+        with checked(pack, reference, solved_once, asked=asked, installed=installed) as (judge, records, _):
+            bad = [f for f in judge.findings if f.level == "refuse"]
+            if bad:
+                raise ComparabilityError(
+                    f"Expected a pack that can be accepted, but {pack} is refused: {bad[0].check}: {bad[0].text}. "
+                    "`wbcbench leaderboard verify` names every reason."
+                )
+            self.told += [f"{pack.name}: look: {f.check}, {f.where}: {f.text}" for f in judge.findings]
+            self.told += [f"{pack.name}: {line}" for line in judge.consequences]
+            new = {r.trial.id for r in records} - set(self.digests)
+            for record in records:
+                self.add(record, pack.name)
+            for root in {r.path.parent.parent for r in records}:
+                self._add_searches(root, new)
+
+    def _add_searches(self, root: Path, new: set[str]) -> None:
+        """What a pack says of searches, but of trials that it brought: nobody speaks for others."""
+        for path in sorted(root.glob(f"searches/*/{WINNER}")):
+            own = of_trials(path.read_bytes(), new)
+            place = self.store.root / path.relative_to(root)
+            if own is not None:
+                atomic_write_bytes(place, joined([own, *([place.read_bytes()] if place.is_file() else [])]))
+                self.roots = list(dict.fromkeys([*self.roots, self.store.root]))
+
+    def add_stores(
+        self, stores: Sequence[Store], options: Options, published: Mapping[str, str], alone: bool
+    ) -> None:
+        """The records of the boards that were asked for, with their teachers, and what stands beside them.
+
+        A published trial of which a store has another record is torn, whether it is still asked for or not.
+
+        Raises:
+            UsageError: no board is like that, and records come from nowhere else (`alone`).
+        """
+        if not stores:
+            return
+        try:
+            found = report(stores, options)
+        except UsageError:
+            if alone:
+                raise
+            return  # the boards asked for are in packs or were published; the stores have others
+        self.told += [r.reason for r in found.refused]
+        rows = [row for board in found.boards for row in board.rows]
+        sources = {s.trial_id: s.path for row in rows for s in row.sources if s.path is not None}
+        at = {store.root: store for store in stores}
+        records = [at[path.parent.parent].load(name, verify="full") for name, path in sorted(sources.items())]
+        for record in with_teachers(records, at.__getitem__):
+            self.add(record, at[record.path.parent.parent].shown)
+        for store in stores:
+            for trial in published:
+                if trial not in sources and store.has(trial):
+                    try:
+                        self.add(store.load(trial, verify="full"), store.shown)
+                    except RecordError as error:
+                        self.told.append(str(error))
+        stay = [t for t in published if t not in sources and not any(s.has(t) for s in stores)]
+        if stay:
+            self.told.append(f"{len(stay)} published records are in none of the given stores, and stay.")
+        self.roots += at
+
+    def whole(self) -> None:
+        """Raise `ComparabilityError` if sources disagree about a trial."""
+        if self.torn:
+            lines = "\n  ".join(self.torn.values())
+            raise ComparabilityError(
+                f"Expected one record of each trial, but sources disagree about {len(self.torn)}, which are "
+                f"irreproducible:\n  {lines}\nLeave out a source, or strike out the wrong digest in invalid.yaml "
+                "beside the board's folder, with the reason."
+            )
+
+
+__all__ = ["Pool", "opened", "reference_at", "store_at", "stores_at"]

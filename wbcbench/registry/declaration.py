@@ -1,0 +1,293 @@
+"""What a component declares: read from its class once, kept as JSON, and read from there without torch."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from wbcbench.errors import PluginError
+
+if TYPE_CHECKING:
+    from wbcbench.contracts.needs import Needs
+    from wbcbench.contracts.params import Parameters
+
+_CONTRACTS = "wbcbench.contracts"
+_PLAIN: dict[str, Any] = {
+    "any": Any, "bool": bool, "float": float, "int": int, "none": type(None), "str": str,
+}  # fmt: skip
+_CONTAINERS: dict[str, Any] = {"dict": dict, "list": list, "set": set, "tuple": tuple}
+_BOUNDS = ("ge", "gt", "le", "lt")
+
+
+class _Attributes:
+    """The class attributes that planning reads: of each kind those of its contract, where their defaults stand."""
+
+    acts_on: str
+    arity: tuple[int, int | None]
+    chain: bool
+    emits: tuple[str, ...]
+    family: str
+    matches: str
+    missing: str
+    needs: Needs
+    needs_routes: str
+    offers: tuple[str, ...] | None
+    pairing: Literal["own", "all"]
+    role: str
+    scalable: bool
+    scales: str
+    solves: tuple[str, ...]
+    source: str
+    stage_maps: bool
+    trained: str
+    wants: tuple[str, ...]
+
+    attributes: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.attributes:
+            raise AttributeError(name)
+        return self.attributes[name]
+
+
+@dataclass(frozen=True)
+class Declaration(_Attributes):
+    """What a component declares; class attributes, those that it inherits included, are attributes of this too."""
+
+    kind: str
+    name: str
+    aliases: tuple[str, ...]
+    summary: str
+    stored: Mapping[str, Any]
+    """What `describe` made."""
+    load: Callable[[], type]
+    """The real class."""
+
+    @property
+    def doc(self) -> str:
+        return str(self.stored["doc"])
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """Class attributes of the contract, with this class's values; sequences are tuples."""
+        values = {name: _tuples(value) for name, value in self.stored["attributes"].items()}
+        if "needs" in values:
+            from wbcbench.contracts.needs import Needs
+
+            values["needs"] = Needs(**values["needs"])
+        return values
+
+    @property
+    def param_rows(self) -> list[dict[str, Any]]:
+        """As `describe_params`, of the parameters."""
+        ours = ("annotation", "bounds", "extra")
+        return [{k: v for k, v in row.items() if k not in ours} for row in self.stored["params"]["rows"]]
+
+    @cached_property
+    def params(self) -> type[Parameters]:
+        """The typed parameters; may be a twin of the real class's `Params`, which validates and dumps the same."""
+        if not self.stored["params"]["plain"]:
+            params: type[Parameters] = self.load().Params  # type: ignore[attr-defined]
+            return params
+        return _twin(self.stored["params"])
+
+
+def describe(cls: type, kind: str, who: str) -> dict[str, Any]:
+    """A class's declaration, JSON-able: docstring, attributes, parameters. `who` is for messages.
+
+    Raises:
+        PluginError: an attribute or a parameter is not of the kind that its contract has.
+    """
+    bases = list(cls.__mro__)
+    contract = next(b for b in bases if b.__module__ == f"{_CONTRACTS}.{kind}")
+    own = bases[: bases.index(contract)]
+    doc = next((b.__doc__ for b in own if b.__doc__), "")
+    return {
+        "doc": inspect.cleandoc(doc),
+        "attributes": {n: _stored(n, getattr(cls, n), who) for n in attribute_names(contract) if hasattr(cls, n)},
+        "params": _describe_params(getattr(cls, "Params", None), kind, who),
+    }
+
+
+def attribute_names(contract: type) -> list[str]:
+    """The class attributes that a contract states, in its order."""
+    stated = inspect.get_annotations(contract)
+    return [n for n, a in stated.items() if str(a).startswith("ClassVar[") and n != "Params"]
+
+
+def summary_of(doc: str) -> str:
+    """A docstring's first line."""
+    return doc.strip().partition("\n")[0].strip()
+
+
+def code_of(cls: type) -> set[str]:
+    """Modules, other than wbcbench's and installed foundations, that a class and its `Params` inherit from."""
+    params = getattr(cls, "Params", None)
+    bases = {*cls.__mro__, *(params.__mro__ if isinstance(params, type) else ())}
+    foundations = {"wbcbench", "torch", "pydantic", "numpy", *sys.stdlib_module_names}
+    return {b.__module__ for b in bases if b.__module__.partition(".")[0] not in foundations}
+
+
+def _stored(name: str, value: Any, who: str) -> Any:
+    from wbcbench.contracts.needs import Needs
+
+    if name == "needs":
+        if not isinstance(value, Needs):
+            raise PluginError(f"Expected `needs` of {who} to be a Needs, but got {value!r}.")
+        value = asdict(value)
+    try:
+        return _jsonable(value)
+    except TypeError:
+        raise PluginError(
+            f"Expected `{name}` of {who} as text, a number, true or false, or a tuple of these, but got {value!r}."
+        ) from None
+
+
+def _jsonable(value: Any) -> Any:
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted(map(_jsonable, value))
+    if isinstance(value, tuple | list):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: _jsonable(v) for k, v in value.items()}
+    raise TypeError
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples, the contracts have no lists."""
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _describe_params(params: Any, kind: str, who: str) -> dict[str, Any]:
+    from wbcbench.contracts.params import SEARCH_KEY, DistillerParams, Parameters, describe_params
+
+    expected = DistillerParams if kind == "distiller" else Parameters
+    if not isinstance(params, type) or not issubclass(params, expected):
+        raise PluginError(
+            f"Expected `Params` of {who} to be a subclass of {expected.__name__}, but got {params!r}."
+        )
+    rows = describe_params(params)
+    stored = {"name": params.__name__, "base": expected.__name__, "rows": rows, "plain": False}
+    try:
+        for row in rows:
+            info = params.model_fields[row["name"]]
+            extra = dict(info.json_schema_extra or {})  # type: ignore[arg-type]
+            if extra.pop(SEARCH_KEY, None) != row["search"]:
+                raise TypeError
+            row["annotation"] = _annotation(info.annotation)
+            row["bounds"] = _bounds(info.metadata)
+            row["extra"] = _jsonable(extra)
+        alike = _alike(params, _twin(stored))
+    except (TypeError, ValueError):  # some annotation, default or validator that only the class itself has
+        alike = False
+    if not alike:
+        for row in rows:
+            for key in ("annotation", "bounds", "extra"):
+                row.pop(key, None)
+    return stored | {"plain": alike}
+
+
+def _twin(stored: Mapping[str, Any]) -> type[Parameters]:
+    """A class that has the parameters of `rows`."""
+    from pydantic import Field, create_model
+
+    from wbcbench.contracts import params as contract
+
+    base: type[Parameters] = getattr(contract, stored["base"])
+    fields: dict[str, Any] = {}
+    for row in stored["rows"]:
+        search = {contract.SEARCH_KEY: row["search"]} if row["search"] is not None else {}
+        default = {} if row["required"] else {"default": row["default"]}
+        field: Any = Field(
+            **default,
+            **row["bounds"],
+            description=row["doc"] or None,
+            json_schema_extra=(search | row["extra"]) or None,
+        )
+        fields[row["name"]] = (_type(row["annotation"]), field)
+    if stored["name"] == base.__name__:
+        return base
+    return create_model(stored["name"], __base__=base, __module__=__name__, **fields)
+
+
+def _alike(a: type[Parameters], b: type[Parameters]) -> bool:
+    """Whether two classes validate, dump and describe themselves the same.
+
+    pydantic compiles a class to a schema that has everything which validation runs, own functions included;
+    what remains are methods that replace pydantic's own.
+    """
+    from wbcbench.contracts.params import describe_params
+
+    replaced = {n for base in a.__mro__ if base not in b.__mro__ for n in vars(base) if n.startswith("model_")}
+    return (
+        not replaced - {"model_config", "model_fields", "model_computed_fields"}
+        and a.model_config == b.model_config
+        and _core(a.__pydantic_core_schema__) == _core(b.__pydantic_core_schema__)
+        and describe_params(a) == describe_params(b)
+        and all(a.model_fields[n].json_schema_extra == f.json_schema_extra for n, f in b.model_fields.items())
+    )
+
+
+def _core(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {k: _core(v) for k, v in schema.items() if k not in ("cls", "ref", "metadata")}
+    value = [_core(v) for v in schema] if isinstance(schema, list | tuple) else schema
+    return type(schema).__name__, value  # for 1 == 1.0 == True
+
+
+def _annotation(annotation: Any) -> Any:
+    """A type as JSON. Raises `TypeError` for one that is not of the few that parameters usually have."""
+    for name, plain in _PLAIN.items():
+        if annotation is plain:
+            return name
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ["literal", *_jsonable(list(args))]
+    if origin is types.UnionType or origin is Union:
+        return ["union" if origin is types.UnionType else "Union", *map(_annotation, args)]
+    if origin is Annotated:
+        return ["annotated", _annotation(args[0]), _bounds(args[1:])]
+    for name, container in _CONTAINERS.items():
+        if origin is container and Ellipsis not in args:
+            return [name, *map(_annotation, args)]
+    raise TypeError(str(annotation))
+
+
+def _type(stored: Any) -> Any:
+    """What `_annotation` was given."""
+    if isinstance(stored, str):
+        return _PLAIN[stored]
+    what, *args = stored
+    if what == "literal":
+        return Literal[tuple(args)]
+    if what == "annotated":
+        import annotated_types
+
+        bounds = [getattr(annotated_types, key.capitalize())(value) for key, value in args[1].items()]
+        return Annotated[(_type(args[0]), *bounds)]
+    inner = tuple(map(_type, args))
+    if what == "union":
+        return reduce(or_, inner)
+    return Union[inner] if what == "Union" else _CONTAINERS[what][inner]  # noqa: UP007
+
+
+def _bounds(metadata: Iterable[Any]) -> dict[str, float]:
+    import annotated_types
+
+    known = {getattr(annotated_types, key.capitalize()): key for key in _BOUNDS}
+    bounds = {}
+    for one in metadata:
+        if type(one) not in known:
+            raise TypeError(str(one))
+        bounds[known[type(one)]] = _jsonable(getattr(one, known[type(one)]))
+    return bounds

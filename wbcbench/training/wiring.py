@@ -1,0 +1,187 @@
+"""Wire a student's distillers to its teachers: the same way in a trial and in the rehearsal before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wbcbench.contracts import Fusion, Output, Outputs, PairShapes
+from wbcbench.data.counter import derive_seed
+from wbcbench.data.resident import ResidentCells
+from wbcbench.errors import IncompatibleError
+from wbcbench.records.store import Record
+from wbcbench.registry import Registry
+from wbcbench.spec import Trial, digest
+from wbcbench.spec.routes import RouteTeachers, assign_teachers
+from wbcbench.training.build import (
+    ReplacedHeads,
+    build_distillers,
+    build_routing,
+    stored_fusion,
+    task_of,
+    teacher_classifier,
+)
+from wbcbench.training.distillation import Distillation
+from wbcbench.training.loop import Job
+from wbcbench.training.supervision import pair_shapes
+from wbcbench.training.teachers import Replay, Teacher, TeacherBank
+from wbcbench.training.workbench import Workbench
+
+MEASURED = {"embedding", "maps"}
+"""Taps whose shapes are known only after a network has been run."""
+
+
+def wire(trial: Trial, routes: tuple[str, ...], registry: Registry) -> Distillation:
+    """The trial's distillers, one per student route and source, not yet set up."""
+    assigned: tuple[RouteTeachers, ...] = ()
+    if trial.method.teachers:
+        routing = build_routing(trial, registry)
+        reads = [frozenset(t.reads) for t in trial.method.teachers]
+        assigned = assign_teachers(routes, reads, routing.pairing, str(getattr(routing.params, "fallback", "")))
+    return Distillation(
+        partial(build_distillers, trial, registry), partial(build_routing, trial, registry), assigned, routes
+    )
+
+
+def reads_measured(trial: Trial, registry: Registry) -> bool:
+    """Whether a distiller reads what only a network that has run can tell the shape of."""
+    needs = [d.needs for d in build_distillers(trial, registry)]
+    return any(MEASURED & {*n.student, *n.teacher} for n in needs)
+
+
+def shapes_of(
+    student: Outputs, answers: Sequence[Output], n_classes: int, cells: Tensor, labels: Tensor
+) -> Callable[[str, str], PairShapes]:
+    """`shapes(route, source)` for `Distillation.setup`, from one probe output of each network.
+
+    `cells`: [n] training ids; `labels`: [N] of all cells.
+    """
+
+    def shapes(route: str, source: str) -> PairShapes:
+        other = answers[int(source)] if source.isdigit() else student.get(source, student[route])
+        return pair_shapes(student[route], other, n_classes, cells, labels)
+
+    return shapes
+
+
+def with_replaced_heads(fusion: Fusion, kd: Distillation, answers: Sequence[Output]) -> Fusion:
+    """The fusion, wrapped where a distiller answers through its teacher's classifier.
+
+    Raises:
+        IncompatibleError: a route would take over the classifiers of several teachers, or of one that has none.
+    """
+    replacing = [p for p in kd.pairings if kd.of(p)[0].needs.head]
+    if not replacing:
+        return fusion
+    if any(len(p.sources) > 1 for p in replacing):
+        raise IncompatibleError(
+            f"Distiller '{kd.names[replacing[0].distiller]}' takes over one teacher's classifier, but a route has "
+            "several teachers. Choose a fusion whose every route has a teacher of its own, or one teacher."
+        )
+    return ReplacedHeads(
+        fusion,
+        {p.route: kd.of(p)[0] for p in replacing},
+        {p.route: teacher_classifier(answers[int(p.sources[0])]) for p in replacing},
+    )
+
+
+def add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash: str) -> None:
+    """Put the teachers (if any), the routing and one distiller per taught pair into the job."""
+    trial, registry = job.trial, bench.registry
+    needs = [d.needs for d in build_distillers(trial, registry)]
+    job.maps = any("maps" in n.student for n in needs)
+    if records:
+        job.bank = _teacher_bank(job, records, bench, split_hash, {tap for n in needs for tap in n.teacher})
+    job.distillation = wire(trial, job.fusion.routes, registry)
+    trainable = any(n.trainable for n in needs) or (bool(records) and build_routing(trial, registry).trainable)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(trial.seed, "init", "distillers"))
+        _setup(job, trainable or reads_measured(trial, registry))
+
+
+@torch.no_grad()
+def _setup(job: Job, probe: bool) -> None:
+    """Show every distiller its pair's shapes, from two cells in eval mode (which leaves all state alone).
+
+    Without `probe` nothing is run and only the shapes known beforehand are shown: loading every teacher
+    just to measure an embedding that nobody adapts would undo what replay saves.
+    """
+    kd = job.distillation
+    assert kd is not None
+    ids = job.train[:2]
+    classes = len(job.cells.classes)
+    blank = Output(torch.zeros(2, classes))
+    student = dict.fromkeys(job.fusion.routes, blank)
+    teachers = [] if job.bank is None else job.bank.teachers
+    answers = [blank for _ in teachers]
+    if probe:
+        job.fusion.to(job.device).eval()
+        student = job.fusion({m: job.cells.images(ids, m) for m in job.trial.reads}, maps=True)
+        answers = [t.answer(job.views.epoch(0), ids, None, maps=True) for t in teachers]
+        if job.bank is not None:
+            job.bank.heads = [a.head for a in answers]
+    kd.setup(job.fusion, shapes_of(student, answers, classes, job.train, job.cells.labels))
+    job.fusion = with_replaced_heads(job.fusion, kd, answers)
+
+
+def _teacher_bank(
+    job: Job, records: list[Record], bench: Workbench, split_hash: str, taps: set[str]
+) -> TeacherBank:
+    """The teachers, replayed where their answers to all epochs fit the budget, else live."""
+    maps, embedding = "maps" in taps, "embedding" in taps
+    teachers = [Teacher(r.trial.reads, r.result.digest, _builder(r, job.cells, bench)) for r in records]
+    stages: list[int] | None = [0] * len(teachers) if bench.replay else None
+    if maps and bench.replay:
+        stages = _stages_that_fit(job, teachers, bench)
+    replays = None
+    if stages is not None:
+        replays = [
+            Replay(
+                _stream_folder(job.trial, t, bench, split_hash),
+                t,
+                job.views,
+                job.train,
+                embedding,
+                count,
+            )
+            for t, count in zip(teachers, stages, strict=True)
+        ]
+    return TeacherBank(teachers, replays, job.views, job.train, maps)
+
+
+def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:
+    """How many stage maps each teacher has, if those of all epochs fit the replay's budget; else None."""
+    ids, views = job.train[:2], job.views.epoch(0)
+    found = [t.answer(views, ids, None, maps=True).maps for t in teachers]
+    per_cell = sum(m[0].numel() for maps in found for m in maps) * 2  # bytes, in half precision
+    whole = per_cell * len(job.train) * job.trial.protocol.budget.epochs
+    return [len(maps) for maps in found] if whole <= bench.replay_maps_bytes else None
+
+
+def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Callable[[], Fusion]:
+    return lambda: load_fusion(record, cells, bench)
+
+
+def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusion:
+    """The trained network of a record, on the device."""
+    fusion = stored_fusion(record, task_of(record.trial, cells), bench.registry)
+    fusion.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fusion
+
+
+def _stream_folder(trial: Trial, teacher: Teacher, bench: Workbench, split_hash: str) -> Path:
+    """Where answers of this teacher on this stream lie; the key is everything that fixes them."""
+    protocol = trial.protocol
+    stream = {
+        "teacher": teacher.digest,
+        "data": protocol.fingerprint,
+        "split": split_hash,
+        "image_size": protocol.image_size,
+        "augmentation": protocol.augmentation.model_dump(mode="json"),
+        "seed": trial.seed,
+    }
+    return bench.store.replay_dir(digest(stream, length=24))
