@@ -169,9 +169,10 @@ def _python() -> Iterator[None]:
             for name, value in environment.items():
                 if os.environ.get(name) != value:
                     os.environ[name] = value
-            if folder is not None and _folder() != folder:
-                os.chdir(folder)
             _restore_handlers(handlers)
+            if folder is not None and _folder() != folder:
+                with suppress(OSError):  # it was removed meanwhile
+                    os.chdir(folder)
 
 
 def _folder() -> str | None:

@@ -159,13 +159,15 @@ def test_every_function_leaves_the_process_as_it_was(words: dict[str, Any], host
     assert len(unchanged(lambda: wbcbench.load_records("store"))) == 7
     unchanged(lambda: wbcbench.load_record(record, "store"))
     cells = unchanged(
-        lambda: wbcbench.predict(record, "cells.npz", store="store", device="cpu", progress=False, **plugins)
+        lambda: wbcbench.predict(
+            record, "cells.npz", store="store", output="cells.csv", device="cpu", progress=False, **plugins
+        )
     )
     assert len(cells.frame()) == cells.facts["cells"]
     unchanged(lambda: wbcbench.export(record, "taken", format="safetensors", store="store", **plugins))
     unchanged(lambda: wbcbench.report(record, "page.html", store="store", **plugins))
     assert unchanged(lambda: wbcbench.check("early", only="registered")).ok
-    assert {p.name for p in host.iterdir()} >= {"store", "taken", "page.html"}  # and not in /
+    assert {p.name for p in host.iterdir()} >= {"store", "taken", "page.html", "cells.csv"}  # and not in /
 
 
 def test_a_call_that_fails_does_so_too(words: dict[str, Any]) -> None:

@@ -125,7 +125,7 @@ def targets(folder: Path) -> list[Target]:
         Target("pack", pack.read_bytes(), BYTES, lambda data: judge(put(folder / "spoilt.zip", data))),
         Target("pack, opened", pack.read_bytes(), BYTES, lambda data: open_pack(put(folder / "spoilt.zip", data))),
         Target("config", CONFIG.encode(), YAML, lambda data: configure(put(folder / "config.yaml", data))),
-        Target("--set", SETS, BYTES, lambda data: each_line(data, lambda text: load_request(sets=(text,)))),
+        Target("--set", SETS, BYTES, lambda data: each_line(data, lambda text: load_request(settings=(text,)))),
         Target("--space", SPACES, BYTES, lambda data: each_line(data, lambda text: parse_range("x", text))),
         Target(
             "invalid.yaml", invalid(record.trial.id), YAML, lambda data: read_invalid(put(folder / "i.yaml", data))

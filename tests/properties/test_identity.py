@@ -156,4 +156,4 @@ def test_any_tree_is_a_request_or_a_usage_error(tree: dict[str, Any]) -> None:
 )
 def test_any_setting_is_taken_or_a_usage_error(pairs: list[tuple[str, str]]) -> None:
     with suppress(UsageError):
-        load_request(sets=tuple(f"{k}={v}" for k, v in pairs))
+        load_request(settings=tuple(f"{k}={v}" for k, v in pairs))

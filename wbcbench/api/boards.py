@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from wbcbench.api.defaults import METRIC, RESAMPLES
 from wbcbench.api.requests import Paths, Seeds, stores_of
 from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Where = Mapping[str, str] | Sequence[str]
 """Field of the protocol -> value, or `field=value` as text."""
 Verify = Literal["quick", "files", "full"]
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class BoardRequest:
     """What `wbcbench.leaderboard`, `wbcbench leaderboard` and those of its commands take that make boards."""
 
     store: Paths | None = None
-    by: str = "macro_f1"
+    by: str = METRIC
     seeds: Seeds = None
     where: Where = ()
     key: str | Sequence[str] = ()
@@ -238,7 +238,7 @@ class Comparison(Shown):
 def leaderboard(
     store: Paths | None = None,
     *,
-    by: str = "macro_f1",
+    by: str = METRIC,
     seeds: Seeds = None,
     where: Where = (),
     key: str | Sequence[str] = (),
@@ -284,7 +284,7 @@ def compare(
     b: str,
     store: Paths | None = None,
     *,
-    by: str = "macro_f1",
+    by: str = METRIC,
     seeds: Seeds = None,
     where: Where = (),
     key: str | Sequence[str] = (),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wbcbench.api.defaults import BATCH, TOLERANCE
 from wbcbench.api.requests import Paths, Settings, load, plugin_options, several, stores_of
 from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
@@ -56,7 +57,7 @@ class ExportRequest(RecordRequest):
 
     format: Format
     output: str | Path
-    tolerance: float = 1e-4
+    tolerance: float = TOLERANCE
 
     def export(self) -> Exported:
         """Write and check. Raises as `wbcbench.export` does."""
@@ -106,7 +107,7 @@ class PredictRequest(RecordRequest):
 
     paths: Paths
     output: str | Path | None = None
-    batch: int = 256
+    batch: int = BATCH
     device: str = "auto"
     explain: tuple[int, str | Path] | None = None
     root: str | Path | None = None
@@ -120,27 +121,28 @@ class PredictRequest(RecordRequest):
         from wbcbench.progress import counting
         from wbcbench.training.workbench import pick_device
 
-        output = None if self.output is None else Path(self.output)
-        if output is not None:
-            check_name(output)
-        folder = None if self.explain is None else Path(self.explain[1])
-        if folder is not None and folder.exists():
-            raise UsageError(f"Expected a new folder for --explain, but {folder} is there already.")
+        if self.output is not None:
+            check_name(Path(self.output))
+        if self.explain is not None and Path(self.explain[1]).exists():
+            raise UsageError(f"Expected a new folder for --explain, but {self.explain[1]} is there already.")
+        here = Path.cwd()  # a plugin may change it
         found = self.rebuilt()
         device = pick_device(self.device)
         root = None if self.root is None else Path(self.root)
         answers = []
-        for source in [open_cells(Path(path), Wanted.of(found), root) for path in several(self.paths)]:
+        sources = [open_cells(Path(path), Wanted.of(found), root) for path in several(self.paths)]
+        for source in sources:
             with counting(f"cells of {source.where}", len(source.names), progress) as done:
                 answers.append(classify(found, source, device, self.batch, done))
         frame = table(answers, found.task.classes, found.network.modalities)
-        if output is not None:
-            write(frame, output)
+        if self.output is not None:
+            write(frame, here / self.output)
         explained = 0
-        if self.explain is not None and folder is not None:
+        if self.explain is not None:
             from wbcbench.deploy.explain import explain_cells
 
-            explained = explain_cells(found, answers, self.explain[0], folder)
+            explained = explain_cells(found, answers, self.explain[0], here / self.explain[1])
+        output = None if self.output is None else Path(self.output)
         return Predicted(frame, _facts(found, answers, frame), output, explained)
 
 
@@ -294,8 +296,8 @@ def predict(
     *,
     store: str | Path | None = None,
     output: str | Path | None = None,
-    batch: int = PredictRequest.batch,
-    device: str = PredictRequest.device,
+    batch: int = BATCH,
+    device: str = "auto",
     explain: tuple[int, str | Path] | None = None,
     root: str | Path | None = None,
     set: Settings = (),
@@ -340,7 +342,7 @@ def export(
     *,
     format: Format,
     store: str | Path | None = None,
-    tolerance: float = ExportRequest.tolerance,
+    tolerance: float = TOLERANCE,
     set: Settings = (),
     plugins_dir: Paths = (),
     no_plugins: bool | str | Sequence[str] = False,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wbcbench.api.defaults import STORE
+
 if TYPE_CHECKING:
     from wbcbench.registry import Registry
     from wbcbench.registry.loading import LoadReport, PluginOptions
@@ -23,7 +25,6 @@ Settings = Mapping[str, Any] | Sequence[str]
 Paths = str | Path | Sequence[str | Path]
 Executor = Literal["auto", "inline", "ray"]
 Evaluate = Literal["standard", "full"]
-STORE = "wbcbench-store"
 
 
 def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[str] = False) -> PluginOptions:
@@ -137,7 +138,6 @@ class Choices(Compute):
 
 
 __all__ = [
-    "STORE",
     "Choices",
     "Compute",
     "Evaluate",

@@ -212,8 +212,7 @@ def search(
     Args:
         fusion, kd, dataset, modalities, teacher_modalities, routing, policy, backbone, teacher, epochs,
             image_size, device, store, executor, jobs, cpus_per_trial, gpus_per_trial, ray_address, config, set,
-            plugins_dir,
-            no_plugins, track: as in `wbcbench.run`. Several methods are searched too.
+            plugins_dir, no_plugins, track: as in `wbcbench.run`. Several methods are searched too.
         seeds: the one seed that proposals are trained with; default: 1000.
         trials: proposals in all; default: 20.
         objective: validation metrics or costs; several give a Pareto set; default: macro_f1.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +71,8 @@ def check(
 
 
 def _document(one: CheckedComponent, verbose: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from wbcbench.registry import qualified_name
 
     return {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wbcbench.cli.completion import kinds, named, plurals
-from wbcbench.cli.options import json_option, load, plugins_options, set_option
+from wbcbench.cli.options import json_option, plugins_options, set_option
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def list_components(
 
     KIND: datasets, backbones, fusions, policies, distillers, routings.
     """
+    from wbcbench.api.requests import load
     from wbcbench.docs import entry
     from wbcbench.registry import KINDS, kind_of, plural
 
@@ -124,6 +124,7 @@ def show(
     kind: str, name: str, as_json: bool, save: Path | None, settings: tuple[str, ...], plugins: PluginOptions
 ) -> None:
     """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing)."""
+    from wbcbench.api.requests import load
     from wbcbench.docs import describe
     from wbcbench.errors import UsageError
     from wbcbench.registry import kind_of
@@ -204,6 +205,8 @@ def _save_sheet(registry: Registry, resolved: Resolved, settings: tuple[str, ...
 @plugins_options
 def plugins(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
     """Show every plugin that was found: loaded, blocked or failed, and why."""
+    from dataclasses import asdict
+
     from wbcbench.registry.loading import load_plugins
 
     _, report = load_plugins(plugins)

@@ -12,7 +12,7 @@ import click
 
 from wbcbench.cli.completion import components
 from wbcbench.cli.group import LazyGroup
-from wbcbench.cli.options import F, json_option, load, plugins_options
+from wbcbench.cli.options import F, json_option, plugins_options
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Source:
         return words
 
     def _open(self, name: str, settings: dict[str, Any]) -> Any:
+        from wbcbench.api.requests import load
         from wbcbench.spec.load import validate
 
         registry, _ = load(self.plugins)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wbcbench.api.deploying import ExportRequest, PredictRequest, ReportRequest
+from wbcbench.api.defaults import BATCH, TOLERANCE
 from wbcbench.cli.options import json_option, plugins_options, record_options
 from wbcbench.cli.output import print_json, print_table
 
@@ -41,7 +40,7 @@ does from an RGB image, those images are given instead, and computed from in the
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new folder."
 )
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 1), default=ExportRequest.tolerance, show_default=True,
+    "--tolerance", type=click.FloatRange(0, 1), default=TOLERANCE, show_default=True,
     help="Largest difference of a probability between file and trained network.",
 )  # fmt: skip
 @json_option
@@ -54,6 +53,10 @@ def export(as_json: bool, **given: Any) -> None:
     What was written is run and compared with the trained network, on validation cells if they are at hand
     (--set dataset.path=...), else on made-up ones; if they differ nothing is left, exit 1.
     """
+    from dataclasses import asdict
+
+    from wbcbench.api.deploying import ExportRequest
+
     done = ExportRequest(**given).export()
     if as_json:
         document = {"trial_id": done.trial_id, "format": done.format, "folder": str(done.folder)}
@@ -69,10 +72,8 @@ def export(as_json: bool, **given: Any) -> None:
 @record_options
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File: .csv or .parquet.")
-@click.option(
-    "--batch", type=click.IntRange(1), default=PredictRequest.batch, show_default=True, help="Cells at a time."
-)
-@click.option("--device", default=PredictRequest.device, show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--batch", type=click.IntRange(1), default=BATCH, show_default=True, help="Cells at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--explain", type=(click.IntRange(1), click.Path(path_type=Path)), default=None, metavar="N DIR",
     help="For N of the cells, write where in each modality the network looked (PNG) to a new folder.",
@@ -90,6 +91,8 @@ def predict(as_json: bool, **given: Any) -> None:
     reason in the column `error`. Images that are unlike the training cells are named. Where labels are known,
     metrics are printed; cells that the network was trained on flatter them.
     """
+    from wbcbench.api.deploying import PredictRequest
+
     done = PredictRequest(**given).predict()
     if given["explain"] is not None:
         click.echo(f"{given['explain'][1]}: {done.explained} cells explained.", err=True)
@@ -128,6 +131,8 @@ def report(**given: Any) -> None:
     worst mistakes as pictures where the cells are at hand (--set dataset.path=...); missing modalities and
     corrupted images where the record was examined (wbcbench run --evaluate full).
     """
+    from wbcbench.api.deploying import ReportRequest
+
     done = ReportRequest(**given).write()
     click.echo(done.path)
     for line in done.notes():

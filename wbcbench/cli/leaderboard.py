@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.api.boards import BoardRequest
-from wbcbench.api.requests import STORE
+from wbcbench.api.defaults import METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json
@@ -57,11 +55,11 @@ def board_options(function: Any) -> Any:
         click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable."),
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
                      help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable."),
-        click.option("--by", default=BoardRequest.by, show_default=True, metavar="METRIC", help="What ranks."),
+        click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="What ranks."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
                      help="Intervals, gains and ties; default: unless there are thousands of records."),
-        click.option("--resamples", default=BoardRequest.resamples, show_default=True,
+        click.option("--resamples", default=RESAMPLES, show_default=True,
                      type=click.IntRange(100), metavar="N", help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
                      help="How closely to check new records; default: as closely as their number allows."),
@@ -99,6 +97,8 @@ def leaderboard(
     Rows that cannot be told from the best of their group share its rank. Records that cannot be trusted are named
     on stderr and left out.
     """
+    from wbcbench.api.boards import BoardRequest
+
     if ctx.invoked_subcommand is not None:
         return
     from wbcbench.boards.columns import chosen
@@ -184,6 +184,7 @@ def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
     A block is the same distiller, teachers, backbone, policies and recipe for --of fusion, and so on. `ahead` says
     in how many of the blocks the level leads. * is beyond noise after Holm's correction for the levels shown.
     """
+    from wbcbench.api.boards import BoardRequest
     from wbcbench.boards import effects as module
 
     wanted = BoardRequest(**values)
@@ -243,6 +244,7 @@ def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
 
     Equal records give equal bytes.
     """
+    from wbcbench.api.boards import BoardRequest
     from wbcbench.boards.plots import save
 
     boards = BoardRequest(**values).boards()
@@ -259,6 +261,8 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 
     Each is a published folder, or a file that `wbcbench leaderboard --format json` wrote.
     """
+    from dataclasses import asdict
+
     from wbcbench.boards.text import clean
     from wbcbench.publishing.changes import changes, read_report, title_of
 

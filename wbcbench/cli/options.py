@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wbcbench.api.requests import STORE, load, plugin_options
+from wbcbench.api.defaults import STORE
 from wbcbench.cli.completion import components, records, trackers
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +44,8 @@ def plugins_options(function: F) -> F:
     )
     @functools.wraps(function)
     def wrapper(*args: Any, plugins_dir: tuple[Path, ...], no_plugins: tuple[str, ...], **kwargs: Any) -> Any:
+        from wbcbench.api.requests import plugin_options
+
         return function(*args, plugins=plugin_options(plugins_dir, "*" in no_plugins or no_plugins), **kwargs)
 
     return wrapper  # type: ignore[return-value]
@@ -165,7 +167,6 @@ __all__ = [
     "evaluate_option",
     "executor_options",
     "json_option",
-    "load",
     "plugins_options",
     "record_options",
     "set_option",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from wbcbench.api.boards import BoardRequest, check_stores
+from wbcbench.api.defaults import METRIC, RESAMPLES
 from wbcbench.cli.completion import records as known_records
 from wbcbench.cli.leaderboard import stores_option
-from wbcbench.cli.options import json_option, load, plugins_options, set_option, store_option
+from wbcbench.cli.options import json_option, plugins_options, set_option, store_option
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -96,10 +95,10 @@ def submit(
 @click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
               help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable.")  # fmt: skip
-@click.option("--by", default=BoardRequest.by, show_default=True, metavar="METRIC", help="What ranks.")
+@click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="What ranks.")
 @click.option("--seeds", metavar="0,1,2",
               help="Seeds a row needs; default: as it was published with, at first of most rows.")  # fmt: skip
-@click.option("--resamples", default=BoardRequest.resamples, show_default=True, type=click.IntRange(100),
+@click.option("--resamples", default=RESAMPLES, show_default=True, type=click.IntRange(100),
               metavar="N", help="Bootstrap resamples.")  # fmt: skip
 @plugins_options
 @click.pass_context
@@ -113,6 +112,9 @@ def publish(
     --store that is named here have. A record stops counting only where leaderboards/invalid.yaml strikes it out
     with a reason. Equal records give equal bytes.
     """
+    from wbcbench.api.boards import check_stores
+    from wbcbench.api.requests import load
+
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.UsageError(f"Expected a plain folder name as --name, but got '{name}'.")
     if checking:
@@ -120,8 +122,8 @@ def publish(
     if name is None:
         raise click.UsageError("Expected --name NAME: the folder to write under --to.")
     from wbcbench.boards.text import clean
-    from wbcbench.publishing.publish import PACK
     from wbcbench.publishing.publish import publish as write
+    from wbcbench.publishing.side_files import PACK
     from wbcbench.publishing.sources import stores_at
     from wbcbench.publishing.verify import installed_by, solved_once_by
 
@@ -153,6 +155,7 @@ def publish(
 
 def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
     """What the command line says; where it is silent, what the board was asked for before."""
+    from wbcbench.api.boards import BoardRequest
     from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 
     flags = ("by", "seeds", "key", "where", "resamples")
@@ -208,6 +211,7 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
 
     Exit status 0: accepted, or needs a look (read why); 3: refused.
     """
+    from wbcbench.api.requests import load
     from wbcbench.publishing.board_files import PROTOCOL, read_asked
     from wbcbench.publishing.rerun import choose
     from wbcbench.publishing.sources import reference_at
@@ -272,6 +276,8 @@ def merge(ctx: click.Context, /, stores: tuple[Path, ...], into: Path, as_json: 
     1), and all of its records are kept in INTO/irreproducible/TRIAL/DIGEST, where no board counts them. To settle
     one, move the right DIGEST to INTO/records/TRIAL and delete INTO/irreproducible/TRIAL.
     """
+    from dataclasses import asdict
+
     from wbcbench.publishing.merging import ASIDE
     from wbcbench.publishing.merging import merge as join
 

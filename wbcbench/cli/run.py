@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +162,8 @@ def _say_notes(planned: PlannedStudy) -> None:
 
 
 def _dry_study(planned: PlannedStudy, as_json: bool) -> None:
+    from dataclasses import asdict
+
     found = planned.costs()
     if as_json:
         print_json({"parts": {name: asdict(c) for name, c in found.items()}, "notes": planned.notes})

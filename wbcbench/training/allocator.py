@@ -8,7 +8,6 @@ has used anyway. This is for processes of our own, the command and Ray's workers
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of <malloc.h>
@@ -38,6 +37,8 @@ def keep_freed_memory_if_ours() -> bool:
 def keep_freed_memory() -> bool:
     """From now on, in this process's main thread. Returns whether the allocator took it: others than glibc's,
     and settings of the user's own, stay as they are."""
+    import ctypes  # not above: every command imports this module
+
     if is_set_by_user():
         return False
     try:
