@@ -105,13 +105,22 @@ def test_frontier_keeps_what_no_cheaper_row_beats(found: Report) -> None:
     assert frontier([], True) == ()
 
 
+def timed(board: Board, *kds: str) -> Board:
+    """The latency of these distillers' students is known."""
+    rows = [
+        r.model_copy(update={"timing": r.timing.model_copy(update={"latency_ms": 1.5 + i})}) if r.kd in kds else r
+        for i, r in enumerate(board.rows)
+    ]
+    return board.model_copy(update={"rows": tuple(rows)})
+
+
 @pytest.mark.parametrize("cost", COSTS)
 def test_both_renderers_draw_the_same_costs_and_intervals(found: Report, cost: str) -> None:
-    (board,) = found.boards
+    board = timed(found.boards[0], "none", "dkd")
     figures = data.pareto(board, cost)
     assert figures is not None
     assert len(figures.points) == len(board.rows) == 4
-    axes = paper.draw(found, "pareto", cost).axes[0]
+    axes = paper.draw(Report(boards=(board,)), "pareto", cost).axes[0]
     drawing = page.pareto(board)
     assert drawing is not None
     traces = [t for t in drawing.figure.data if t.meta == cost]
@@ -156,17 +165,17 @@ def test_both_renderers_draw_the_same_curves_with_modalities_missing(found: Repo
 
 
 def test_a_distiller_keeps_its_colour_where_another_has_no_latency(found: Report) -> None:
-    (board,) = found.boards
-    timing = board.rows[0].timing.model_copy(update={"latency_ms": None})
-    rows = tuple(r.model_copy(update={"timing": timing}) if r.kd == "none" else r for r in board.rows)
-    slow = data.pareto(board.model_copy(update={"rows": rows}), "latency")
-    full = data.pareto(board, "macs")
-    assert slow is not None
-    assert full is not None
-    assert [len(s.points) for s in slow.series] == [0, 2]
-    assert [(s.label, s.colour, s.symbol) for s in slow.series] == [
-        (s.label, s.colour, s.symbol) for s in full.series
-    ]
+    assert {r.timing.latency_ms for r in found.boards[0].rows} == {None}
+    board = timed(found.boards[0], "dkd")
+    latency, macs = data.pareto(board, "latency"), data.pareto(board, "macs")
+    assert latency is not None
+    assert macs is not None
+    assert [len(s.points) for s in latency.series] == [0, 2]
+    assert [len(s.points) for s in macs.series] == [2, 2]
+    for one, other in zip(latency.series, macs.series, strict=True):
+        assert (one.label, one.colour, one.symbol) == (other.label, other.colour, other.symbol)
+    (axes,) = paper.draw(Report(boards=(board,)), "pareto", "latency").axes
+    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"not beaten at its cost", "dkd"}
 
 
 def test_on_the_command_line(invoke: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
