@@ -13,9 +13,8 @@ import pytest
 from wbcbench.boards import Options, report
 from wbcbench.boards.columns import COLUMNS, HEADERS, count, two_digits
 from wbcbench.boards.formats import FORMATS, View, render
-from wbcbench.boards.formats.html.libraries import asset
-from wbcbench.boards.formats.html.page import without_libraries
-from wbcbench.boards.formats.json_document import schema
+from wbcbench.boards.formats.data import schema
+from wbcbench.boards.formats.page import asset, without_libraries
 from wbcbench.boards.model import METRIC_NAMES, Across, Report
 from wbcbench.boards.text import clean, latex, markdown, spreadsheet
 from wbcbench.errors import UsageError

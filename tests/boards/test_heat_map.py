@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from wbcbench.boards import Options, report
-from wbcbench.boards.formats.html import figures
+from wbcbench.boards.figures import page, paper
+from wbcbench.boards.figures.heat_map import MOST, TUNED, HeatMap, heat_map
 from wbcbench.boards.model import Board, Report, Search
-from wbcbench.boards.plots import KINDS
-from wbcbench.boards.plots.heat_map import MOST, TUNED, HeatMap, heat_map
 from wbcbench.records.store import Store
 from wbcbench.spec import Component, Recipe, Trial
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
@@ -70,7 +69,7 @@ def shown(found: HeatMap | None) -> Cells:
 def in_file(found: Report) -> Cells:
     """What matplotlib draws, from the texts and their places."""
     cells = {}
-    panels = [axes for axes in KINDS["heatmap"](found, "macs").axes if axes.images]  # and the colour bar
+    panels = [axes for axes in paper.draw(found, "heatmap").axes if axes.images]  # and the colour bar
     fusions = [t.get_text() for t in panels[0].get_yticklabels()]
     for axes in panels:
         kds = [t.get_text() for t in axes.get_xticklabels()]
@@ -82,7 +81,7 @@ def in_file(found: Report) -> Cells:
 
 def on_page(board: Board) -> Cells:
     """What plotly draws."""
-    drawing = figures.heatmap(board)
+    drawing = page.heat_map(board)
     assert drawing is not None
     titles = [a.text for a in drawing.figure.layout.annotations] or [""]
     return {
@@ -104,10 +103,10 @@ def the_same(found: Report) -> HeatMap:
     for panel in data.panels:
         for line, values in zip(panel.rows, panel.values, strict=True):
             assert [r and rows[r.method_id].metrics[board.by].mean for r in line] == list(values)
-    drawing = figures.heatmap(board)
+    drawing = page.heat_map(board)
     assert drawing is not None
     assert drawing.doc.endswith(data.note)
-    said = KINDS["heatmap"](found, "macs").get_supxlabel().replace("\n", " ")
+    said = paper.draw(found, "heatmap").get_supxlabel().replace("\n", " ")
     assert said == data.note
     return data
 
@@ -165,7 +164,7 @@ def test_winners_alone_stand_with_the_parameters_that_their_searches_chose(store
     twice = heat_map(board.model_copy(update={"rows": tuple(searched)}))
     assert twice is not None
     assert ("", "late", "dkd") not in shown(twice)
-    assert twice.told == f"{TUNED} Left out: 2 rows that would share a cell."
+    assert twice.remarks == f"{TUNED} Left out: 2 rows that would share a cell."
 
 
 def teacher(*modalities: str, width: int = 64) -> Trial:
@@ -218,7 +217,7 @@ def test_the_panels_of_few_rows_are_left_out_where_there_are_many(store: Store, 
         add("early", "logits", teachers=(teacher("dapi", width=width),))
     found = the_same(boards(store))
     assert len(found.panels) == MOST
-    assert found.told == "Left out: 2 rows of other teachers."
+    assert found.remarks == "Left out: 2 rows of other teachers."
 
 
 @pytest.mark.usefixtures("grid")
@@ -233,7 +232,7 @@ def test_settings_have_lines_and_columns_of_their_own(store: Store, add: Add) ->
     dropout = {"early + modality_dropout", "late + modality_dropout"}
     assert set(found.fusions) == {"early", "late", "independent (rho=0.5)", "independent (rho=1)"} | dropout
     assert found.panels[0].kds == ("none", "dkd", "logits (weight=1)", "logits (weight=2)")
-    assert found.told == ""
+    assert found.remarks == ""
 
 
 @pytest.mark.usefixtures("grid")
@@ -263,7 +262,7 @@ def test_rows_whose_specification_is_gone_are_left_out(store: Store) -> None:
     (path / "spec.json").write_text("{}")
     found = heat_map(board)
     assert found is not None
-    assert found.told == "Left out: 1 row whose specification cannot be read."
+    assert found.remarks == "Left out: 1 row whose specification cannot be read."
     assert len(shown(found)) == 3
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from wbcbench.boards import Options, report
-from wbcbench.boards.model import Across, Report
-from wbcbench.boards.plots import KINDS, save
-from wbcbench.boards.plots.costs import frontier
+from wbcbench.boards.figures import data, page, paper
+from wbcbench.boards.figures.data import COSTS, Point, frontier
+from wbcbench.boards.figures.paper import KINDS, save
+from wbcbench.boards.model import Across, Board, MissingModalities, Report
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.spec import Component
@@ -92,7 +93,8 @@ def test_frontier_keeps_what_no_cheaper_row_beats(found: Report) -> None:
     rows = list(found.boards[0].rows)
     price = {r.method_id: p for r, p in zip(rows, (30, 10, 20, 20), strict=True)}
     value = {r.method_id: r.metrics["macro_f1"].mean or 0 for r in rows}
-    kept = frontier(rows, lambda r: price[r.method_id], "macro_f1", True)
+    points = [Point(r, value[r.method_id], 0.0, 0.0, price[r.method_id]) for r in rows]
+    kept = [p.row for p in frontier(points, higher_is_better=True)]
     for row in rows:
         beaten = [
             o for o in rows
@@ -100,7 +102,80 @@ def test_frontier_keeps_what_no_cheaper_row_beats(found: Report) -> None:
             and value[o.method_id] >= value[row.method_id]
         ]  # fmt: skip
         assert (row in kept) == (not beaten)
-    assert frontier(rows, lambda r: None, "macro_f1", True) == []
+    assert frontier([], True) == ()
+
+
+def timed(board: Board, *kds: str) -> Board:
+    """The latency of these distillers' students is known."""
+    rows = [
+        r.model_copy(update={"timing": r.timing.model_copy(update={"latency_ms": 1.5 + i})}) if r.kd in kds else r
+        for i, r in enumerate(board.rows)
+    ]
+    return board.model_copy(update={"rows": tuple(rows)})
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_both_renderers_draw_the_same_costs_and_intervals(found: Report, cost: str) -> None:
+    board = timed(found.boards[0], "none", "dkd")
+    figures = data.pareto(board, cost)
+    assert figures is not None
+    assert len(figures.points) == len(board.rows) == 4
+    axes = paper.draw(Report(boards=(board,)), "pareto", cost).axes[0]
+    drawing = page.pareto(board)
+    assert drawing is not None
+    traces = [t for t in drawing.figure.data if t.meta == cost]
+    for series, drawn, trace in zip(figures.series, axes.containers, traces, strict=False):
+        xy = [(p.cost, p.value) for p in series.points]
+        assert [tuple(x) for x in drawn.lines[0].get_xydata()] == xy == list(zip(trace.x, trace.y, strict=True))
+        ends = [tuple(s[:, 1]) for s in drawn.lines[2][0].get_segments()]
+        shown = zip(trace.y, trace.error_y.arrayminus, trace.error_y.array, strict=True)
+        assert ends == [(y - below, y + above) for y, below, above in shown]
+        assert ends == [pytest.approx((e.low, e.high)) for p in series.points if (e := p.row.metrics[board.by])]
+    best = [(p.cost, p.value) for p in figures.frontier]
+    step = axes.lines[-1]
+    assert [tuple(x) for x in step.get_xydata()] == best == list(zip(traces[-1].x, traces[-1].y, strict=True))
+
+
+def examined(board: Board) -> Board:
+    """Every second row was examined, one of them not with every subset."""
+    scores = [{"a": 0.5, "b": 0.4, "a+b": 0.7}, {"a+b": 0.6, "b": 0.3}]
+    rows = list(board.rows)
+    for i, subsets in enumerate(scores):
+        found = MissingModalities(worst=("b",), worst_macro_f1=subsets["b"], subsets=subsets)
+        rows[2 * i] = rows[2 * i].model_copy(update={"missing_modalities": found})
+    return board.model_copy(update={"rows": tuple(rows)})
+
+
+def test_both_renderers_draw_the_same_curves_with_modalities_missing(found: Report) -> None:
+    board = examined(found.boards[0])
+    scores = data.subset_scores(board)
+    assert scores is not None
+    assert scores.subsets == ("a", "b", "a+b")
+    assert [c.values for c in scores.curves] == [(0.5, 0.4, 0.7), (None, 0.3, 0.6)]
+    lines = paper.draw(Report(boards=(board,)), "missing").axes[0].lines
+    drawing = page.missing(board)
+    assert drawing is not None
+    for curve, line, trace in zip(scores.curves, lines, drawing.figure.data, strict=True):
+        assert list(line.get_ydata()) == pytest.approx([float("nan") if v is None else v for v in curve.values],
+                                                       nan_ok=True)  # fmt: skip
+        assert trace.y == curve.values
+        assert (line.get_color(), trace.line.color) == (curve.colour, curve.colour)
+    assert data.subset_scores(found.boards[0]) is None
+    assert page.missing(found.boards[0]) is None
+
+
+def test_a_distiller_keeps_its_colour_where_another_has_no_latency(found: Report) -> None:
+    assert {r.timing.latency_ms for r in found.boards[0].rows} == {None}
+    board = timed(found.boards[0], "dkd")
+    latency, macs = data.pareto(board, "latency"), data.pareto(board, "macs")
+    assert latency is not None
+    assert macs is not None
+    assert [len(s.points) for s in latency.series] == [0, 2]
+    assert [len(s.points) for s in macs.series] == [2, 2]
+    for one, other in zip(latency.series, macs.series, strict=True):
+        assert (one.label, one.colour, one.symbol) == (other.label, other.colour, other.symbol)
+    (axes,) = paper.draw(Report(boards=(board,)), "pareto", "latency").axes
+    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"not beaten at its cost", "dkd"}
 
 
 def test_on_the_command_line(invoke: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

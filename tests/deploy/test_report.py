@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wbcbench.boards.formats.html.libraries import policy
+from wbcbench.boards.formats.page import content_policy
 from wbcbench.deploy.report import examination, gather, metric_intervals, other_seeds, page, worst
 from wbcbench.records.evaluations import checksummed
 from wbcbench.records.store import Store
@@ -71,7 +71,7 @@ def test_no_network_and_no_script_but_its_own(html: Any) -> None:
     scripts = re.findall(r"<script type=\"(?:text/javascript|module)\">(.*?)</script>", text, re.DOTALL)
     assert len(scripts) == 2
     (said,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
-    assert said.replace("&#39;", "'") == policy(scripts)
+    assert said.replace("&#39;", "'") == content_policy(scripts)
     assert "default-src" in said
     outside = re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', without_plotly(text))
     assert outside == []

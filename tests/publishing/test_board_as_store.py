@@ -17,10 +17,10 @@ import pytest
 import wbcbench
 from wbcbench.boards import report
 from wbcbench.boards.columns import COLUMNS
+from wbcbench.boards.figures.heat_map import HeatMap, heat_map
+from wbcbench.boards.figures.paper import save
 from wbcbench.boards.formats import render
 from wbcbench.boards.model import Board, Report, Row
-from wbcbench.boards.plots import save
-from wbcbench.boards.plots.heat_map import HeatMap, heat_map
 from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 from wbcbench.publishing.publish import publish
 from wbcbench.publishing.sources import store_at

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from wbcbench.boards.formats.html.libraries import asset, plotly, policy, tables
+from wbcbench.boards.formats.page import asset, content_policy, datatables_js, plotly_js
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.publishing.board_files import Asked, read_asked
 from wbcbench.publishing.changes import changes, read_report
@@ -80,9 +80,10 @@ def test_check_names_what_differs_and_what_vanished(board: Path, file: str) -> N
 
 def test_another_release_of_a_library_is_no_other_board_and_is_told(board: Path) -> None:
     page = (board / "index.html").read_text()
-    scripts = [tables(), plotly(), asset("page.js")]
-    other = [tables(), "another release", asset("page.js")]
-    newer = page.replace(plotly(), other[1]).replace(str(escape(policy(scripts))), str(escape(policy(other))))
+    scripts = [datatables_js(), plotly_js(), asset("page.js")]
+    other = [datatables_js(), "another release", asset("page.js")]
+    stated, other_stated = (str(escape(content_policy(s))) for s in (scripts, other))
+    newer = page.replace(plotly_js(), other[1]).replace(stated, other_stated)
     assert newer.count("another release") == 1
     assert check(board).notes == []
     (board / "index.html").write_text(newer)
@@ -96,7 +97,7 @@ def test_another_release_of_a_library_is_no_other_board_and_is_told(board: Path)
     "hostile",
     [
         lambda page: page.replace("<!-- /libraries -->", "<script>steal()</script>\n<!-- /libraries -->"),
-        lambda page: page.replace(plotly(), "steal()"),  # the policy would not let it run
+        lambda page: page.replace(plotly_js(), "steal()"),  # the policy would not let it run
         lambda page: page.replace("default-src &#39;none&#39;", "default-src *"),
         lambda page: page.replace("<!-- policy -->", "<!-- policy --><base href=x>"),
     ],

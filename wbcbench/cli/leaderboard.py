@@ -245,7 +245,7 @@ def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
     Equal records give equal bytes.
     """
     from wbcbench.api.boards import BoardRequest
-    from wbcbench.boards.plots import save
+    from wbcbench.boards.figures.paper import save
 
     boards = BoardRequest(**values).boards()
     save(boards.report, kind, target, cost)
@@ -287,9 +287,9 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 @click.command("schema")
 def schema() -> None:
     """Print the JSON schema of `wbcbench leaderboard --format json`."""
-    from wbcbench.boards.formats.json_document import schema as made
+    from wbcbench.boards.formats.data import schema as board_schema
 
-    print_json(made())
+    print_json(board_schema())
 
 
 __all__ = ["compare", "diff", "effects", "leaderboard", "plot", "schema", "stores_option"]

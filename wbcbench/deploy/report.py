@@ -8,7 +8,7 @@ import io
 import json
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from wbcbench.boards.formats.html.choices import Drawing
-from wbcbench.boards.formats.html.libraries import asset as board_asset
-from wbcbench.boards.formats.html.libraries import plotly, policy
+from wbcbench.boards.figures.data import subset_order
+from wbcbench.boards.formats.page import asset as board_asset
+from wbcbench.boards.formats.page import content_policy, figure_fields, plotly_js
 from wbcbench.boards.statistics.bootstrap import bootstrap, features
 from wbcbench.boards.text import clean
 from wbcbench.contracts import Cells
@@ -204,7 +204,7 @@ def examination(record: Record) -> tuple[dict[str, Any] | None, str]:
 
 Facts = list[tuple[str, str]]
 _NOT_SHOWN = ("host",)
-"""Of the environment: what is nobody's business."""
+"""Private fields of the environment."""
 
 
 @dataclass(frozen=True)
@@ -236,12 +236,12 @@ def page(material: Material) -> str:
     drawings = {
         "losses": figures.losses(history, result.selected_epoch),
         "validation": figures.validation(history, result.selected_epoch),
-        **figures.close(record, details, material.side),
+        **figures.per_class(record, details, material.side),
         "missing": figures.missing(examination),
         "corruptions": figures.corruptions(examination),
     }
-    drawn = {name: _figure(d, name) for name, d in drawings.items() if d is not None}
-    scripts = [("text/javascript", plotly()), ("module", _asset("report.js"))]
+    drawn = {name: figure_fields(d, f"figure-{name}") for name, d in drawings.items() if d is not None}
+    scripts = [("text/javascript", plotly_js()), ("module", _asset("report.js"))]
     return environment.from_string(_asset("report.html.j2")).render(
         result=result,
         side={"test": "test", "val": "validation"}[material.side],
@@ -249,7 +249,7 @@ def page(material: Material) -> str:
         intervals=[(name, i.text(), METRICS[name]) for name, i in metric_intervals(record).items()]
         or [(n, "undefined" if v is None else f"{v:.3f}", METRICS[n]) for n, v in result.metrics["val"].items()],
         curves=[drawn[n] for n in ("losses", "validation") if n in drawn],
-        closely=[drawn[n] for n in ("confusion", "calibration", "classes") if n in drawn],
+        class_figures=[drawn[n] for n in ("confusion", "calibration", "classes") if n in drawn],
         per_class=list(details.per_class.items()),
         routes=[(name, [_number(s.get(m)) for m in METRICS]) for name, s in result.routes.items()],
         metric_names=list(METRICS),
@@ -266,7 +266,7 @@ def page(material: Material) -> str:
         css=Markup(board_asset("page.css") + _asset("report.css")),
         libraries=[(kind, Markup(text)) for kind, text in scripts[:-1]],
         script=Markup(scripts[-1][1]),
-        policy=policy(text for _, text in scripts),
+        policy=content_policy(text for _, text in scripts),
     )
 
 
@@ -359,27 +359,12 @@ def _subsets(examination: dict[str, Any]) -> list[tuple[str, ...]]:
             _number((scores.get(name) or {}).get("macro_f1")),
             *(f"{costs[name][what]:,}" for what in ("params", "macs")),
         )
-        for name in sorted(costs, key=lambda s: (s.count("+"), s))
+        for name in sorted(costs, key=subset_order)
     ]
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _figure(drawing: Drawing, id_: str) -> dict[str, Any]:
-    """What the template needs; no text in the figure's JSON can end the script that holds it."""
-    text = drawing.figure.to_json(engine="json")
-    assert text is not None
-    return {
-        "id": f"figure-{id_}",
-        "heading": drawing.heading,
-        "doc": drawing.doc,
-        "asks": drawing.asks,
-        "choices": [asdict(c) for c in drawing.choices],
-        "json": Markup(text.replace("<", "\\u003c")),
-        "height": int(drawing.figure.layout.height),
-    }
 
 
 def _asset(name: str) -> str:

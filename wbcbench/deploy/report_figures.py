@@ -9,11 +9,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from wbcbench.boards.columns import HEADERS
-from wbcbench.boards.formats.html import closely
-from wbcbench.boards.formats.html.choices import Choice, Drawing
-from wbcbench.boards.formats.html.looks import INK, finish, label
+from wbcbench.boards.figures import page
+from wbcbench.boards.figures.data import OKABE_ITO, styles, subset_order
+from wbcbench.boards.figures.page import INK, Choice, Drawing, finish, label
 from wbcbench.boards.model import ClassScore, Details, ReliabilityBin
-from wbcbench.boards.plots.palette import OKABE_ITO, styles
 from wbcbench.evaluation.metrics import METRICS, reliability, score
 from wbcbench.records.store import Record
 
@@ -54,11 +53,11 @@ def validation(history: Sequence[Row], selected: int) -> Drawing | None:
     choices = tuple(Choice(n, HEADERS[n], {"yaxis.title.text": HEADERS[n]}) for n in names)
     doc = "On validation cells, by which the epoch was chosen."
     drawn = finish(figure, "epoch", HEADERS[names[0]], 380)
-    return Drawing(drawn, "How it did on validation cells", doc, asks="Metric", choices=choices)
+    return Drawing(drawn, "How it did on validation cells", doc, menu="Metric", choices=choices)
 
 
 def details_of(record: Record, side: str) -> Details:
-    """What leaderboards show closely, of the `test` or the `val` cells of one record."""
+    """Classes, confusion and reliability on the `test` or the `val` cells of one record."""
     arrays, classes = record.predictions, record.result.key.classes
     p, labels = arrays[f"{side}_probabilities"], arrays[f"{side}_labels"]
     found, bins = score(p, labels, classes), reliability(p, labels)
@@ -76,9 +75,9 @@ def details_of(record: Record, side: str) -> Details:
     )  # fmt: skip
 
 
-def close(record: Record, details: Details, side: str) -> dict[str, Drawing]:
-    """Classes, confusion and reliability, drawn as leaderboards draw them."""
-    rows = [(record.result, details)]
+def per_class(record: Record, details: Details, side: str) -> dict[str, Drawing]:
+    """The figures of `details_of`, drawn as on a leaderboard's page."""
+    methods = [(record.result.method_id, details)]
     cells = f"{'Test' if side == 'test' else 'Validation'} cells"
     docs = {
         "classes": f"{cells}; the number of cells stands beside a bar that is pointed at.",
@@ -86,8 +85,8 @@ def close(record: Record, details: Details, side: str) -> dict[str, Drawing]:
         "calibration": f"{cells}. A mark is a bin of predictions, its area the number of cells. Below the line: "
         "overconfident.",
     }
-    draw = {"classes": closely.classes, "confusion": closely.confusion, "calibration": closely.calibration}
-    return {name: replace(draw[name](rows), doc=doc) for name, doc in docs.items()}
+    draw = {"classes": page.per_class, "confusion": page.confusion, "calibration": page.calibration}
+    return {name: replace(draw[name](methods), doc=doc) for name, doc in docs.items()}
 
 
 def missing(examination: Mapping[str, Any]) -> Drawing | None:
@@ -95,7 +94,7 @@ def missing(examination: Mapping[str, Any]) -> Drawing | None:
     subsets = examination.get("subsets")
     if not subsets:
         return None
-    names = sorted(subsets, key=lambda s: (s.count("+"), s))
+    names = sorted(subsets, key=subset_order)
     figure = go.Figure(
         go.Bar(
             x=[label(n) for n in names], y=[subsets[n].get("macro_f1") for n in names], marker_color=OKABE_ITO[0],
@@ -127,7 +126,7 @@ def corruptions(examination: Mapping[str, Any]) -> Drawing | None:
     doc = "One modality's images are spoilt, the others left alone; severity 0 is clean."
     choices = tuple(Choice(m, m) for m in table)
     drawn = finish(figure, "severity", "macro-F1", 420)
-    return Drawing(drawn, "With spoilt images", doc, asks="Modality", choices=choices)
+    return Drawing(drawn, "With spoilt images", doc, menu="Modality", choices=choices)
 
 
 def _names(history: Sequence[Row]) -> list[str]:
@@ -142,4 +141,4 @@ def _mark(figure: go.Figure, selected: int) -> None:
     figure.add_vline(x=selected + 1, line={"dash": "dot", "color": INK, "width": 1})
 
 
-__all__ = ["close", "corruptions", "details_of", "losses", "missing", "validation"]
+__all__ = ["corruptions", "details_of", "losses", "missing", "per_class", "validation"]

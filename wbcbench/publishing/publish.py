@@ -252,7 +252,7 @@ def check_all(boards: Path) -> dict[str, Checked]:
 def _comparable(file: str, data: bytes) -> bytes:
     if file != "index.html":
         return data
-    from wbcbench.boards.formats.html.page import without_libraries
+    from wbcbench.boards.formats.page import without_libraries
 
     return without_libraries(data.decode(errors="replace")).encode()
 
@@ -261,9 +261,9 @@ def _other_libraries(folder: Path) -> list[str]:
     page = folder / "index.html"
     if not page.is_file():
         return []
-    from wbcbench.boards.formats.html.page import has_our_libraries
+    from wbcbench.boards.formats.page import has_installed_libraries
 
-    if has_our_libraries(page.read_text(encoding="utf-8", errors="replace")):
+    if has_installed_libraries(page.read_text(encoding="utf-8", errors="replace")):
         return []
     return [
         "index.html carries other releases of itables or plotly than are installed here; their text was not "

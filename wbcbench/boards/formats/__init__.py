@@ -1,6 +1,6 @@
-"""Reports -> text and files. One module per format, each with `render(report, view) -> bytes`.
+"""Reports as text and files: tables for people (`tables`), tables for programs (`data`), and a web page (`page`).
 
-To add a format, write the module and name it in `FORMATS`.
+To add a format, write `render_NAME(report, view) -> bytes` in one of these modules and name it in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from wbcbench.boards.model import Report
 from wbcbench.errors import UsageError, did_you_mean
 
-FORMATS: dict[str, str] = {
-    "terminal": "wbcbench.boards.formats.terminal",
-    "plain": "wbcbench.boards.formats.plain",
-    "markdown": "wbcbench.boards.formats.markdown",
-    "csv": "wbcbench.boards.formats.csv_file",
-    "latex": "wbcbench.boards.formats.latex",
-    "json": "wbcbench.boards.formats.json_document",
-    "parquet": "wbcbench.boards.formats.parquet",
-    "html": "wbcbench.boards.formats.html",
+FORMATS = {
+    "terminal": "tables",
+    "plain": "tables",
+    "markdown": "tables",
+    "csv": "data",
+    "latex": "tables",
+    "json": "data",
+    "parquet": "data",
+    "html": "page",
 }
-"""Name -> module."""
+"""Name -> the module that has `render_NAME`."""
 BINARY = frozenset({"parquet"})
-"""Not for a terminal."""
+"""Cannot be printed in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class View:
     """Of a terminal, in characters."""
     colour: bool = False
     title: str | None = None
-    """Heading of a page; None: that of wbcbench."""
+    """Heading of a page; None: the default."""
 
 
 def render(report: Report, name: str, view: View | None = None) -> bytes:
@@ -49,7 +49,9 @@ def render(report: Report, name: str, view: View | None = None) -> bytes:
         raise UsageError(
             f"No format is called '{name}'.{did_you_mean(name, FORMATS)} There are: {', '.join(FORMATS)}."
         )
-    data: bytes = importlib.import_module(FORMATS[name]).render(report, view or View())
+    # Imported now: a page needs plotly, Parquet pyarrow, a terminal's table rich.
+    module = importlib.import_module(f"{__name__}.{FORMATS[name]}")
+    data: bytes = getattr(module, f"render_{name}")(report, view or View())
     return data
 
 

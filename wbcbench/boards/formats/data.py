@@ -1,0 +1,134 @@
+"""Formats for programs: every row with typed values at full precision, whatever `View` says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+from wbcbench.boards.formats import View
+from wbcbench.boards.model import METRIC_NAMES, Board, Difference, Report, Row
+from wbcbench.boards.text import spreadsheet
+
+
+def render_json(report: Report, view: View) -> bytes:
+    """The whole report: UTF-8, indented, no NaN. `wbcbench/boards/schema.json` says what is in it."""
+    # Straight to bytes: a large store gives a few hundred MiB, which a string would double.
+    data: bytes = type(report).__pydantic_serializer__.to_json(report, indent=2)
+    return data + b"\n"
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of `Report`."""
+    return Report.model_json_schema(mode="serialization") | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "wbcbench leaderboard",
+    }
+
+
+def render_csv(report: Report, view: View) -> bytes:
+    """One table of all boards, UTF-8; a missing value is empty, and text that looks like a formula is defused."""
+    rows = _rows(report)
+    if not rows:
+        return b""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([_csv_cell(v) for v in row.values()] for row in rows)
+    return out.getvalue().encode()
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return spreadsheet(value) if isinstance(value, str) else repr(value)
+
+
+_INTEGERS = frozenset({
+    "rank", "tie_group", "n", "params", "macs", "threads", "teachers_trained", "teacher_macs",
+    "search_trials",
+})  # fmt: skip
+_BOOLEANS = frozenset({"over_single_beyond_noise", "over_no_kd_beyond_noise", "pseudo_multimodal"})
+_TEXT = frozenset({
+    "board", "dataset", "status", "method", "method_id", "name", "fusion", "kd", "backbone",
+    "backbone_differs", "policies", "teachers", "routing", "modalities", "seeds", "missing_seeds",
+    "over_single_against",
+    "over_single_against_name", "over_no_kd_against", "over_no_kd_against_name", "device", "search_study",
+    "worst_subset", "provider", "components", "records", "digests",
+})  # fmt: skip
+
+
+def render_parquet(report: Report, view: View) -> bytes:
+    """The table of `render_csv` as Parquet, typed; the boards' keys are in the file's metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = _rows(report)
+    names = list(rows[0]) if rows else []
+    fields = [(name, _parquet_type(pa, name)) for name in names]
+    keys = {b.digest: b.key.model_dump(mode="json") for b in report.boards}
+    metadata = {"wbcbench.keys": json.dumps(keys, sort_keys=True)}
+    table = pa.Table.from_pylist(rows, schema=pa.schema(fields, metadata=metadata))
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue()
+
+
+def _parquet_type(pa: Any, name: str) -> Any:
+    if name in _INTEGERS:
+        return pa.int64()
+    return pa.bool_() if name in _BOOLEANS else pa.string() if name in _TEXT else pa.float64()
+
+
+def _rows(report: Report) -> list[dict[str, Any]]:
+    return [_flat(row, board) for board in report.boards for row in board.rows]
+
+
+_DIFFERENCE = ("value", "low", "high", "p", "beyond_noise", "against", "against_name")
+
+
+def _flat(row: Row, board: Board) -> dict[str, Any]:
+    """A row as column -> str, int, float, bool or None; the same columns for every row."""
+    t, s, m, teaching = row.timing, row.search, row.missing_modalities, row.teaching
+    values: dict[str, Any] = {
+        "board": board.digest, "dataset": board.key.dataset, "rank": row.rank, "tie_group": row.tie_group,
+        "status": row.status, "method": row.method, "method_id": row.method_id, "name": row.name,
+        "fusion": row.fusion, "kd": row.kd, "backbone": row.backbone,
+        "backbone_differs": row.backbone_differs, "policies": "+".join(row.policies),
+        "teachers": "+".join(row.teacher_backbones), "routing": row.routing or "",
+        "modalities": "+".join(row.modalities), "n": row.n, "seeds": _joined(row.seeds),
+        "missing_seeds": _joined(row.missing_seeds),
+    }  # fmt: skip
+    for name in METRIC_NAMES:
+        e = row.metrics[name]
+        values |= {name: e.mean, f"{name}_sd": e.sd, f"{name}_low": e.low, f"{name}_high": e.high}
+    for name, difference in (("over_single", row.over_single), ("over_no_kd", row.over_no_kd)):
+        values |= _difference(name, difference)
+    values |= {
+        "params": row.params, "macs": row.macs, "latency_ms": t.latency_ms, "throughput": t.throughput,
+        "device": t.device, "threads": t.threads, "train_seconds": row.train_seconds,
+        "teachers_trained": teaching.teachers if teaching else None,
+        "teacher_train_seconds": teaching.train_seconds if teaching else None,
+        "teacher_macs": teaching.macs if teaching else None,
+        "search_study": s.study if s else "", "search_trials": s.trials if s else None,
+        "search_train_seconds": s.train_seconds if s else None,
+        "worst_subset": "+".join(m.worst) if m else "", "worst_subset_macro_f1": m.worst_macro_f1 if m else None,
+        "pseudo_multimodal": row.pseudo_multimodal, "provider": row.foreign,
+        "components": "; ".join(f"{p.kind}={p.provider}/{p.name}@{p.version or '?'}" for p in row.parts),
+        "records": " ".join(x.trial_id for x in row.sources), "digests": " ".join(x.digest for x in row.sources),
+    }  # fmt: skip
+    return values
+
+
+def _difference(name: str, difference: Difference | None) -> dict[str, Any]:
+    return {
+        (name if field == "value" else f"{name}_{field}"): None
+        if difference is None
+        else getattr(difference, field)
+        for field in _DIFFERENCE
+    }
+
+
+def _joined(seeds: tuple[int, ...]) -> str:
+    return " ".join(map(str, seeds))

@@ -1,0 +1,320 @@
+"""The leaderboard as one web page: opens from disk, without a network, and holds every table, figure and source.
+
+DataTables (from itables) and plotly are written into the page once: 6 MB, 4.8 of them plotly.js, of which the
+Python package ships no smaller bundle.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import cache
+from html import unescape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from wbcbench.boards.columns import COLUMNS, HEADERS, SHARED, chosen, shared
+from wbcbench.boards.figures import page as figures
+from wbcbench.boards.formats import View
+from wbcbench.boards.formats.data import render_csv, render_json
+from wbcbench.boards.formats.tables import SINGLE_ROW, across_lines, legend, render_latex, split
+from wbcbench.boards.model import METRIC_NAMES, Board, Report, Row
+from wbcbench.boards.text import clean
+from wbcbench.evaluation.metrics import METRICS
+
+_OF_BOARD = {"pareto": figures.pareto, "heatmap": figures.heat_map, "missing": figures.missing}
+_OF_METHOD = {"classes": figures.per_class, "confusion": figures.confusion, "calibration": figures.calibration}
+_NOT_DRAWN = {
+    "pareto": "No plot of accuracy against cost: it needs two rows that say what they cost.",
+    "heatmap": "No heat map: it needs two fusions and two distillers on one backbone.",
+    "missing": "No curves with modalities missing: `wbcbench run ... --evaluate full` examines records for them.",
+}
+
+
+def render_html(report: Report, view: View) -> bytes:
+    """The page, UTF-8. Equal reports give equal bytes."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"clean": clean, "prose": _prose}
+    template = environment.from_string(asset("page.html.j2"))
+    default = View()
+    downloads = [
+        ("csv", "leaderboard.csv", _link("text/csv", render_csv(report, default))),
+        ("latex", "leaderboard.tex", _link("text/x-tex", render_latex(report, default))),
+        ("json", "leaderboard.json", _link("application/json", render_json(report, default))),
+    ]
+    libraries, script = [datatables_js(), plotly_js()], asset("page.js")
+    boards, single = split(report.boards)
+    titles = _titles(boards)
+    return template.render(
+        report=report,
+        boards=[_board(b, titles[b.digest], view) for b in boards],
+        single=[SINGLE_ROW, *single] if single else [],
+        title=view.title or "wbcbench leaderboard",
+        heading=view.title or "Which fusion, which distillation?",
+        across=[([across_lines(a)[0], *a.notes], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
+                for i, a in enumerate(report.across)],
+        metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
+        columns=[(c.header, c.doc) for n, c in COLUMNS.items() if n not in METRIC_NAMES and "interval" not in n],
+        downloads=downloads,
+        css=Markup(asset("page.css")),
+        libraries=[("text/javascript", Markup(text)) for text in libraries],
+        script=Markup(script),
+        policy=content_policy([*libraries, script]),
+    ).encode()  # fmt: skip
+
+
+def _prose(text: str) -> Markup:
+    """A sentence that may name `code`."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(clean(text)))))
+
+
+def _link(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def _titles(boards: Sequence[Board]) -> dict[str, str]:
+    """Data set and modalities; with the key where several boards share them."""
+    names = {b.digest: f"{b.key.dataset}: {' + '.join(b.key.modalities)}" for b in boards}
+    often = Counter(names.values())
+    return {digest: name if often[name] == 1 else f"{name} ({digest})" for digest, name in names.items()}
+
+
+# A board
+
+
+def _board(board: Board, title: str, view: View) -> dict[str, Any]:
+    id_ = f"board-{board.digest}"
+    shown = list(chosen(board, view.columns))
+    rest = [*chosen(board, None, wide=True), *_FILTERS, *SHARED, "seeds", "policies", "routing", "components"]
+    names = list(dict.fromkeys([*shown, *rest]))
+    of_board = {name: draw(board) for name, draw in _OF_BOARD.items()}
+    detailed = [(r, r.details) for r in board.rows if r.details is not None]
+    details = [(r.method_id, d) for r, d in detailed]
+    of_method = {name: draw(details) for name, draw in _OF_METHOD.items()} if details else {}
+    options = {"options": _datatables_options(names, shown, board.digest), "names": names, "shown": shown,
+               "filters": _FILTERS}  # fmt: skip
+    return {
+        "id": id_,
+        "title": title,
+        "facts": _facts(board),
+        "legend": legend(board, shown),
+        "columns": [(n, COLUMNS[n]) for n in names],
+        "rows": [(r, [(n, _cell(n, r, board), _sort_value(n, r)) for n in names]) for r in board.rows],
+        "options": _script_json(json.dumps(options)),
+        "of_board": [_figure(d, f"{name}-{board.digest}", id_) for name, d in of_board.items() if d is not None],
+        "methods": [{"value": r.method_id, "label": r.name, "layout": None} for r, _ in detailed],
+        "of_method": [_figure(d, f"{name}-{board.digest}", id_) for name, d in of_method.items()],
+        "not_drawn": [_NOT_DRAWN[name] for name, d in of_board.items() if d is None],
+    }
+
+
+def _facts(board: Board) -> list[tuple[str, str]]:
+    """What is compared, and on which cells."""
+    k = board.key
+    cells = "" if board.test_cells is None else f"{board.test_cells} to test"
+    if board.grouped and board.clusters is not None:
+        cells += f", of {board.clusters} donors or groups"
+    facts = [
+        ("cells", cells),
+        ("modalities", "pseudo: computed from one image" if all(r.pseudo_multimodal for r in board.rows) else ""),
+        ("classes", f"{len(k.classes)}: {', '.join(k.classes)}"),
+        ("split", "leaks allowed: a donor or an image may be on two sides" if k.leaks_allowed else ""),
+        ("images", f"{k.image_size} × {k.image_size} px"),
+        ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}"),
+        ("seeds", ", ".join(map(str, board.seeds))),
+        ("backbone", shared(board).get("backbone", "")),
+        ("data", k.fingerprint[:16]),
+        ("key", board.digest),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _figure(drawing: figures.Drawing, id_: str, section: str) -> dict[str, Any]:
+    """A figure as the template takes it; the name of its menu is its key in the page's address."""
+    return figure_fields(drawing, id_) | {
+        "wide": drawing.wide,
+        "menu_key": f"{section}.{drawing.menu.lower()}",
+    }
+
+
+def figure_fields(drawing: figures.Drawing, id_: str) -> dict[str, Any]:
+    """A figure as templates take it."""
+    text = drawing.figure.to_json(engine="json")
+    assert text is not None
+    return {
+        "id": id_,
+        "heading": drawing.heading,
+        "doc": drawing.doc,
+        "menu": drawing.menu,
+        "choices": [asdict(c) for c in drawing.choices],
+        "json": _script_json(text),
+        "height": int(drawing.figure.layout.height),
+    }
+
+
+def _script_json(text: str) -> Markup:
+    """JSON for a script element: without `<`, no text in it can end the element."""
+    return Markup(text.replace("<", "\\u003c"))
+
+
+# The table's cells and widgets
+
+_FILTERS = ("fusion", "kd", "backbone")
+_ALWAYS = ("rank", "method")
+_LAST = float("1e300")
+"""Sorts an empty cell after all others in ascending order."""
+
+
+def _cell(column: str, row: Row, board: Board) -> str:
+    """A cell's text. SearchPanes writes a filter's values into an attribute between quotes and escapes none."""
+    text = COLUMNS[column].cell(row, board)
+    return text.replace('"', "”") if column in _FILTERS else text
+
+
+def _sort_value(column: str, row: Row) -> float | None:
+    """The number that a column is sorted by; None: it is sorted by its text."""
+
+    def known(value: float | None) -> float:
+        return _LAST if value is None else value
+
+    if column == "rank":
+        return known(row.rank)
+    if column in METRIC_NAMES:
+        return known(row.metrics[column].mean)
+    if column.endswith("_interval") and column.removesuffix("_interval") in METRIC_NAMES:
+        return known(row.metrics[column.removesuffix("_interval")].low)
+    for start, difference in (("over_single", row.over_single), ("over_no_kd", row.over_no_kd)):
+        if column.startswith(start):
+            return known(difference.value if difference is not None else None)
+    numbers: dict[str, float | None] = {
+        "params": row.params, "macs": row.macs, "latency": row.timing.latency_ms, "n": row.n,
+        "throughput": row.timing.throughput, "search": row.search.trials if row.search else None,
+        "teacher_cost": row.teaching.train_seconds if row.teaching else None,
+        "worst_subset": row.missing_modalities.worst_macro_f1 if row.missing_modalities else None,
+    }  # fmt: skip
+    return known(numbers[column]) if column in numbers else None
+
+
+def _datatables_options(names: Sequence[str], shown: Sequence[str], file: str) -> dict[str, Any]:
+    """DataTables' options of one table: search, sort, filter, choice of columns, CSV of what is shown.
+
+    Args:
+        names: of all columns, in their order.
+        shown: of those that are visible at first.
+        file: name of the CSV, without suffix.
+    """
+    filters = [names.index(n) for n in _FILTERS]
+    return {
+        "paging": False,
+        "order": [],
+        "scrollX": True,
+        "autoWidth": False,
+        "fixedColumns": {"start": 2},
+        "stateSave": True,
+        "columnDefs": [
+            {"visible": False, "targets": [i for i, n in enumerate(names) if n not in shown]},
+            {"searchPanes": {"show": True}, "targets": filters},
+            {"searchPanes": {"show": False}, "targets": [i for i in range(len(names)) if i not in filters]},
+        ],
+        "buttons": [
+            {"extend": "searchPanes", "text": "Filter",
+             "config": {"cascadePanes": True, "layout": "columns-3", "columns": filters}},
+            {"extend": "colvis", "text": "Columns",
+             "columns": [i for i, n in enumerate(names) if n not in _ALWAYS]},
+            # A name from a record must not become a formula in the reader's spreadsheet.
+            {"extend": "csvHtml5", "text": "CSV of what is shown", "filename": f"board-{file}",
+             "exportOptions": {"columns": ":visible", "escapeExcelFormula": True}},
+        ],
+        "layout": {"topStart": "buttons", "topEnd": "search", "bottomStart": "info", "bottomEnd": None},
+        "language": {"search": "Search", "info": "_TOTAL_ of _MAX_ rows", "infoFiltered": "",
+                     "infoEmpty": "0 of _MAX_ rows", "zeroRecords": "No row is like that.",
+                     "searchPanes": {"collapse": {"0": "Filter", "_": "Filter (%d)"}}},
+    }  # fmt: skip
+
+
+# The JavaScript in the page, and the policy that lets nothing else run
+
+
+def asset(name: str) -> str:
+    """A file in this folder."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def datatables_js() -> str:
+    """DataTables with its extensions, as itables ships it for pages without a network (1 MB)."""
+    import itables
+    from itables.javascript import generate_init_offline_itables_html
+
+    bundle = Path(itables.__file__).parent / "html" / "dt_bundle.js"
+    html = generate_init_offline_itables_html(bundle)
+    return str(html[: html.index("</script>")].removeprefix("<script>"))
+
+
+@cache
+def plotly_js() -> str:
+    """The only bundle that plotly's Python package ships (5 MB)."""
+    from plotly.offline import get_plotlyjs
+
+    # An HTML parser drops carriage returns, and the policy's digest would not match.
+    return str(get_plotlyjs()).replace("</script", "<\\/script").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def content_policy(scripts: Iterable[str]) -> str:
+    """Content-Security-Policy: no network, and no script but these, by their digests.
+
+    An event handler or script that a record managed to write into the page would not run. `blob:` is how itables
+    loads its module; styles are inline because both libraries write them.
+    """
+    found = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    digests = " ".join(f"'sha256-{d}'" for d in found)
+    return (
+        f"default-src 'none'; script-src {digests} blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+        "font-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+_LIBRARIES = re.compile(
+    "<!-- libraries -->\n" + '<script type="text/javascript">(.*?)</script>\n' * 2 + "<!-- /libraries -->",
+    re.DOTALL,
+)
+_POLICY = re.compile(
+    '<!-- policy --><meta http-equiv="Content-Security-Policy" content="([^"]*)"><!-- /policy -->'
+)
+
+
+def without_libraries(html: str) -> str:
+    """A page without its two libraries and their digests: which release they are is no part of a board.
+
+    They are cut out only if they are two scripts and the policy allows just these and the page's own script.
+    Otherwise nothing is cut out, so that the page differs from one that is rendered again.
+    """
+    libraries, stated = _LIBRARIES.search(html), _POLICY.search(html)
+    if (
+        libraries is None
+        or stated is None
+        or unescape(stated[1]) != content_policy([*libraries.groups(), asset("page.js")])
+    ):
+        return html
+    return _LIBRARIES.sub("", _POLICY.sub("", html, count=1), count=1)
+
+
+def has_installed_libraries(html: str) -> bool:
+    """Whether a page carries the releases of the two libraries that are installed here."""
+    libraries = _LIBRARIES.search(html)
+    return libraries is not None and libraries.groups() == (datatables_js(), plotly_js())
+
+
+__all__ = [
+    "asset", "content_policy", "datatables_js", "figure_fields", "has_installed_libraries", "plotly_js",
+    "render_html", "without_libraries",
+]  # fmt: skip
