@@ -9,7 +9,7 @@ from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.csv_table import Columns, Manifest, ManifestFile
-from wbcbench.data.file_source import FileSource
+from wbcbench.data.folders import FileSource
 from wbcbench.data.image_files import ListedImages
 from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError

@@ -16,8 +16,7 @@ from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import decode_whole, in_window, resize_image
-from wbcbench.data.file_source import FileSource
-from wbcbench.data.folders import image_files
+from wbcbench.data.folders import FileSource, image_files
 from wbcbench.data.image_files import ImageIndex, ListedImages, decode_images
 from wbcbench.data.labels import Problems, check_names
 from wbcbench.errors import DataError

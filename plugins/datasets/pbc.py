@@ -9,8 +9,7 @@ from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.cache import check_sha256
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.file_source import FileSource
-from wbcbench.data.folders import copied_files, find_folder, image_files
+from wbcbench.data.folders import FileSource, copied_files, find_folder, image_files
 from wbcbench.data.image_files import ListedImages
 from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError

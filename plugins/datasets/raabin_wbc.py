@@ -10,8 +10,7 @@ import numpy as np
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.file_source import FileSource
-from wbcbench.data.folders import find_folder, image_files
+from wbcbench.data.folders import FileSource, find_folder, image_files
 from wbcbench.data.image_files import ListedImages
 from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError

@@ -20,9 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wbcbench.contracts import Cells, Fusion
-from wbcbench.data.batches import epoch_order
-from wbcbench.data.resident import ResidentCells
-from wbcbench.data.views import Views
+from wbcbench.data.views import ResidentCells, Views, epoch_order
 from wbcbench.evaluation.metrics import score
 from wbcbench.registry.loading import load_plugins
 from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial

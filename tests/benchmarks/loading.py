@@ -26,9 +26,7 @@ from PIL import Image
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
-from wbcbench.data.batches import epoch_order
-from wbcbench.data.resident import ResidentCells
-from wbcbench.data.views import Views
+from wbcbench.data.views import ResidentCells, Views, epoch_order
 from wbcbench.spec import Augmentation
 from wbcbench.testing.components import component_class
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from wbcbench.data.batches import EpochDraws, epoch_order
 from wbcbench.data.counter import counter_hash, derive_seed, permutation, uniform
+from wbcbench.data.views import EpochDraws, epoch_order
 
 
 def test_values_are_fixed_for_ever() -> None:

@@ -11,8 +11,7 @@ from PIL import Image
 
 from wbcbench.data.csv_table import Asked, ManifestFile, mend_split, recognise
 from wbcbench.data.decode import decode_whole, in_window
-from wbcbench.data.file_source import open_source
-from wbcbench.data.folders import Tree, read_tree
+from wbcbench.data.folders import Tree, open_source, read_tree
 from wbcbench.errors import DataError
 
 

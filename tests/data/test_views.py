@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from wbcbench.contracts import Batch, Cells
-from wbcbench.data.batches import fill_images
-from wbcbench.data.resident import ResidentCells, moments
-from wbcbench.data.views import Views, affine, erase, pixel_places, sampling_grid
+from wbcbench.data.views import (
+    ResidentCells,
+    Views,
+    affine,
+    erase,
+    fill_images,
+    moments,
+    pixel_places,
+    sampling_grid,
+)
 from wbcbench.spec import Augmentation
 
 CPU = torch.device("cpu")

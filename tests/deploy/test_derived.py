@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from wbcbench.data.colour import WINDOWS, convert
+from wbcbench.data.decode import WINDOWS, convert
 from wbcbench.records.store import Store
 
 Invoke = Callable[..., tuple[int, str, str]]

@@ -45,7 +45,7 @@ def test_an_older_record_keeps_its_checksum_and_needs_the_cells(winners: Any, tm
 @pytest.mark.parametrize("bits", [8, 16])
 def test_pixels_are_normalised_as_in_training(bits: int) -> None:
     from wbcbench.contracts import Cells
-    from wbcbench.data.resident import ResidentCells
+    from wbcbench.data.views import ResidentCells
     from wbcbench.evaluation.input_statistics import statistics_of
 
     rng = np.random.default_rng(0)

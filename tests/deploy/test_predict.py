@@ -115,8 +115,8 @@ def test_csv_holds_no_formula(invoke: Invoke, winners: Any, tree: Path, tmp_path
 
 
 def test_a_fusion_that_cannot_do_without_refuses(winners: Any, tree: Path, monkeypatch: Any) -> None:
+    from wbcbench.deploy.cell_files import open_cells
     from wbcbench.deploy.cells import Wanted
-    from wbcbench.deploy.open_cells import open_cells
     from wbcbench.deploy.predict import classify
     from wbcbench.errors import IncompatibleError
 

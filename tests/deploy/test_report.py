@@ -17,7 +17,7 @@ from wbcbench.deploy.report import examination, gather, metric_intervals, other_
 from wbcbench.records.evaluations import checksummed
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
-from wbcbench.training.evaluate import examined
+from wbcbench.training.report import examined
 
 Invoke = Callable[..., tuple[int, str, str]]
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=document.title='owned'>{{7*7}}"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from wbcbench.contracts import Cells
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.predict import complete
 
 

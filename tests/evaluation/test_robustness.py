@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Cells, Fusion, Output, Outputs, Task
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation import robustness
 from wbcbench.evaluation.ablation import Examination, shapley, subsets
 from wbcbench.evaluation.robustness import CORRUPTIONS, SEVERITIES, diversity, examine, kl

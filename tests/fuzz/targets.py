@@ -24,8 +24,8 @@ from wbcbench.contracts import Dataset
 from wbcbench.data.csv_table import Asked
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header
 from wbcbench.data.reading import survey_path
+from wbcbench.deploy.cell_files import open_cells
 from wbcbench.deploy.cells import Wanted
-from wbcbench.deploy.open_cells import open_cells
 from wbcbench.deploy.report import Material, examination, page
 from wbcbench.errors import WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION

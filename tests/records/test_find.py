@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from wbcbench.boards import Options, build
+from wbcbench.boards.find import find_record, find_records
 from wbcbench.errors import UsageError
-from wbcbench.records.find import find_record, find_records
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_record, fake_trial
 

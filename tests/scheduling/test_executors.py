@@ -14,12 +14,11 @@ from wbcbench.records.store import Store
 from wbcbench.registry.loading import load_plugins
 from wbcbench.registry.provenance import helper_digest
 from wbcbench.scheduling import executors
-from wbcbench.scheduling.estimate import GUESSED_SPEED
 from wbcbench.scheduling.executors import RAY_START, for_one_process, worth_ray
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.scheduling.ray_source import reason_of
 from wbcbench.scheduling.ray_worker import EndMessage, EpochMessage, gpu_is_full, kind_of_error, pack, unpack
-from wbcbench.scheduling.resources import Share, check_feasible, share_of, slots
+from wbcbench.scheduling.resources import GUESSED_SPEED, Share, check_feasible, share_of, slots
 from wbcbench.spec.load import load_request
 from wbcbench.spec.request import Request
 

@@ -17,9 +17,9 @@ import pytest
 
 from wbcbench.boards import Options, build, report
 from wbcbench.records.store import Store
-from wbcbench.searches.execute import fresh_seeds
 from wbcbench.searches.files import find_study, search_budgets
 from wbcbench.searches.optuna_study import Study
+from wbcbench.searches.search import fresh_seeds
 
 Invoke = Callable[..., tuple[int, str, str]]
 BOARD = Options(resamples=100, index=False)
@@ -284,9 +284,9 @@ def test_two_commands_do_not_search_one_study_at_once(
     search: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would count the other's proposals as its own, and a winner's budget would be wrong."""
-    from wbcbench.searches import execute
+    from wbcbench.searches import search
 
-    monkeypatch.setattr(execute, "PATIENCE", 0.1)
+    monkeypatch.setattr(search, "PATIENCE", 0.1)
     args = ("--fusion", "early", "--kd", "none", "--trials", "1", "--name", "mine")
     with Store(tmp_path / "s").lock("search-mine"):
         assert "Expected to have search mine alone" in search(*args, code=1)

@@ -20,7 +20,7 @@ from wbcbench.spec import Method, Trial
 from wbcbench.testing.records import fake_outcome, fake_predictions, fake_record, fake_trial
 from wbcbench.training import loop
 from wbcbench.training import trial as training
-from wbcbench.training.evaluate import examined
+from wbcbench.training.report import examined
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench
 

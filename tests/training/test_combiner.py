@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Cells, Fusion, Output, Outputs, Task
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import predict
 from wbcbench.records.store import Store

@@ -14,10 +14,10 @@ from wbcbench.isolation import guest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wbcbench.checking import Verdict
-    from wbcbench.checking.subjects import Subject
     from wbcbench.registry import Component
     from wbcbench.registry.loading import PluginOptions
+    from wbcbench.testing.check import Verdict
+    from wbcbench.testing.subjects import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class CheckRequest:
             raise UsageError(
                 "Expected pytest, which runs the contract tests, but it is not installed. Run: pip install pytest"
             )
-        from wbcbench.checking import find_subjects
+        from wbcbench.testing.subjects import find_subjects
 
         found = []
         for subject in find_subjects(str(self.plugin), self.plugins, kind_of(self.kind) if self.kind else ""):
@@ -63,8 +63,8 @@ class CheckRequest:
         return Checked(found)
 
     def _one(self, subject: Subject, cls: Any, stands: Callable[[Verdict], None]) -> CheckedComponent:
-        from wbcbench.checking import Verdict, check_component
         from wbcbench.spec.load import component_params
+        from wbcbench.testing.check import Verdict, check_component
 
         component = subject.resolved.component
         params = component_params(cls, subject.resolved.params, self.settings).model_dump(exclude_unset=True)

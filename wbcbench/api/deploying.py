@@ -43,8 +43,8 @@ class RecordRequest:
 
     def rebuilt(self) -> Rebuilt:
         """The record's network. Raises `UsageError` or `RecordError`."""
+        from wbcbench.boards.find import find_record
         from wbcbench.deploy.network import rebuilt
-        from wbcbench.records.find import find_record
 
         store = self.open_store()
         registry, _ = load(self.plugins)
@@ -114,8 +114,8 @@ class PredictRequest(RecordRequest):
 
     def predict(self, progress: bool = True) -> Predicted:
         """Classify. Raises as `wbcbench.predict` does."""
+        from wbcbench.deploy.cell_files import open_cells
         from wbcbench.deploy.cells import Wanted
-        from wbcbench.deploy.open_cells import open_cells
         from wbcbench.deploy.predict import check_name, classify, table, write
         from wbcbench.errors import UsageError
         from wbcbench.progress import counting
@@ -258,9 +258,9 @@ class ReportRequest(RecordRequest):
 
     def write(self) -> RecordPage:
         """Write the page. Raises as `wbcbench.report` does."""
+        from wbcbench.boards.find import find_record
         from wbcbench.deploy.report import gather, page
         from wbcbench.records.files import atomic_write_text
-        from wbcbench.records.find import find_record
 
         store, target = self.open_store(), Path(self.output).absolute()
         registry, _ = load(self.plugins)

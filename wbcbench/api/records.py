@@ -70,7 +70,7 @@ def load_record(record: str | Path, store: str | Path | None = None) -> Record:
         UsageError: no record matches, or several do.
         RecordError: it is not what it claims.
     """
-    from wbcbench.records.find import find_record
+    from wbcbench.boards.find import find_record
     from wbcbench.records.store import Store
 
     return find_record(record, Store.fixed(stores_of(store)[0]))

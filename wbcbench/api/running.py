@@ -66,14 +66,14 @@ class PlannedRun:
     def costs(self) -> list[dict[str, Any]]:
         """One mapping per trial: what it is, whether it is done, seconds that it will take where that is known."""
         from wbcbench.records.store import Store
-        from wbcbench.scheduling.estimate import estimate
+        from wbcbench.scheduling.resources import estimate
 
         return estimate(self.plan, Store(self.request.root))
 
     def run(self, progress: bool = True) -> Run:
         """Train what is missing. Trials that fail do not stop the others."""
-        from wbcbench.scheduling.estimate import train_cells
         from wbcbench.scheduling.execute import carry_out
+        from wbcbench.scheduling.resources import train_cells
 
         def screens(trials: int) -> Any:
             from wbcbench.progress import displays  # only where something is left to do

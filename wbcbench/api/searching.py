@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from wbcbench.records.store import Record
     from wbcbench.registry.loading import Observers
     from wbcbench.scheduling.source import Outcome
-    from wbcbench.searches.execute import Found
-    from wbcbench.searches.search import Search
+    from wbcbench.searches.search import Found, Search
 
 SETTINGS = (
     "trials", "objective", "sampler", "pruner", "budget_seconds", "seed", "each", "winners", "winner_seeds",
@@ -91,8 +90,8 @@ class PlannedSearches:
         """
         from wbcbench.errors import TrialFailedError
         from wbcbench.progress import displays
-        from wbcbench.scheduling.estimate import train_cells
-        from wbcbench.searches.execute import run_search
+        from wbcbench.scheduling.resources import train_cells
+        from wbcbench.searches.search import run_search
 
         done = Searches([])
         for one in self.searches:
@@ -133,7 +132,7 @@ class Searches(Shown):
         """One row per finished proposal, best first: study, number, values, a column per parameter."""
         import pandas as pd
 
-        from wbcbench.searches.execute import proposal_of, ranking
+        from wbcbench.searches.search import proposal_of, ranking
 
         rows = []
         for one in self.found:
@@ -150,7 +149,7 @@ class Searches(Shown):
 
     def notes(self) -> list[str]:
         """What was spent, and what the winners score on the test cells."""
-        from wbcbench.searches.execute import budget
+        from wbcbench.searches.search import budget
 
         lines = [f"Failed: {failure}" for failure in self.failures]
         for one in self.found:

@@ -17,7 +17,7 @@ from wbcbench.boards.gather import Found
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, agreeing, clusters
 from wbcbench.boards.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
-from wbcbench.boards.statistics.uncertainty import Scale
+from wbcbench.boards.statistics.hypothesis_tests import Scale
 from wbcbench.errors import WbcbenchError
 from wbcbench.records.files import atomic_write_bytes
 from wbcbench.spec import digest

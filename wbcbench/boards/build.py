@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from wbcbench.boards.attached import searches
 from wbcbench.boards.board import make_board
 from wbcbench.boards.gather import gather, groups, refusal
 from wbcbench.boards.model import Across, Board, Improvement, Report, Row
 from wbcbench.boards.names import matched
 from wbcbench.boards.options import LARGE, Options
-from wbcbench.boards.rows import RowMaker
+from wbcbench.boards.rows import RowMaker, searches
 from wbcbench.boards.statistics import (
     corrected_resampled_t,
     critical_difference,

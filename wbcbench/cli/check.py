@@ -15,9 +15,9 @@ from wbcbench.cli.output import print_json
 
 if TYPE_CHECKING:
     from wbcbench.api.checking import CheckedComponent
-    from wbcbench.checking import Verdict
     from wbcbench.registry import Component
     from wbcbench.registry.loading import PluginOptions
+    from wbcbench.testing.check import Verdict
 
 
 @click.command("check")

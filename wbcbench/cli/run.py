@@ -73,7 +73,7 @@ def run(ctx: click.Context, /, dry_run: bool, as_json: bool, **given: Any) -> No
 
 
 def _dry_run(planned: PlannedRun, as_json: bool) -> None:
-    from wbcbench.scheduling.estimate import GUESSED_SPEED
+    from wbcbench.scheduling.resources import GUESSED_SPEED
     from wbcbench.spec.trial import method_name
 
     rows, plan = planned.costs(), planned.plan

@@ -12,9 +12,8 @@ from wbcbench.cli.options import choice_options, json_option, plugins_options, s
 from wbcbench.cli.output import as_typed, print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.searches.execute import Found
     from wbcbench.searches.files import Winner
-    from wbcbench.searches.search import Search
+    from wbcbench.searches.search import Found, Search
 
 SHOWN = 5
 """Proposals in the table."""
@@ -128,7 +127,7 @@ def _show(searches: list[Search], as_json: bool, dry_run: bool) -> None:
 
 def _document(found: Found) -> dict[str, Any]:
     """The machine-readable result of one search."""
-    from wbcbench.searches.execute import budget, proposal_of, ranking
+    from wbcbench.searches.search import budget, proposal_of, ranking
 
     study = found.study
     names = study.spec.objective.names
@@ -153,7 +152,7 @@ def _document(found: Found) -> dict[str, Any]:
 
 def _print_found(found: Found) -> None:
     """The best proposals by validation, what was spent, and what the retrained winners score on test."""
-    from wbcbench.searches.execute import budget, ranking
+    from wbcbench.searches.search import budget, ranking
 
     study, spent = found.study, budget(found.study)
     best = ranking(study)
@@ -182,7 +181,7 @@ def _print_found(found: Found) -> None:
 
 def _print_comparison(found: list[Found]) -> None:
     """One row per method: its winner, and the equal budget that found it."""
-    from wbcbench.searches.execute import budget
+    from wbcbench.searches.search import budget
 
     rows = []
     for one in found:

@@ -23,7 +23,7 @@ from wbcbench.data.decode import (
     decode_square,
     read_header,
 )
-from wbcbench.data.file_source import FileSource, open_source
+from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.labels import Problems, encode_groups, encode_labels, split_sizes
 from wbcbench.errors import DataError
 

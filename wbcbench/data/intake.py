@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS
-from wbcbench.data.file_source import FileSource, open_source
+from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.labels import encode_labels
 from wbcbench.data.reading import CONFIG
 from wbcbench.data.splits import Leaks, assign_sides, find_leaks, same_rows

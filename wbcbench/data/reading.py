@@ -21,8 +21,7 @@ from wbcbench.data.csv_table import (
     recognise,
     recognise_name,
 )
-from wbcbench.data.file_source import open_source
-from wbcbench.data.folders import image_files, read_tree
+from wbcbench.data.folders import image_files, open_source, read_tree
 from wbcbench.data.labels import Problems, encode_labels
 from wbcbench.data.npz_file import NpzFile
 from wbcbench.data.survey import Survey, survey_cells, survey_dataset, survey_listing

@@ -16,7 +16,7 @@ from wbcbench.contracts.dataset import Cells, Dataset, Progress, content_digest
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole, read_header
-from wbcbench.data.file_source import FileSource, open_source
+from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.splits import Copies, same_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,20 +1,119 @@
-"""Random views of training cells: a function of (seed, epoch, cell, modality) and of nothing else.
-
-A cell's geometry is drawn per (seed, epoch, cell) and so shared by its modalities; intensity and noise
-are drawn per modality. All numbers of an epoch are drawn at once; a batch only gathers them.
-"""
+"""Cells on the device, random views of them (functions of seed, epoch, cell, modality), and an epoch's batches."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.data.counter import counter_hash, uniform
-from wbcbench.data.resident import ResidentCells
+from wbcbench.contracts import Batch, Cells, Draw
+from wbcbench.data.counter import counter_hash, permutation, uniform
 from wbcbench.spec import Augmentation
+
+_CHUNK = 2048
+
+
+@dataclass
+class Modality:
+    """One modality's images and how to normalise them."""
+
+    images: Tensor
+    """[N, C, S, S] uint8, or int16 holding a 16-bit image minus 32768."""
+    mean: Tensor
+    """[C], of raw pixel values over training cells that have the modality."""
+    std: Tensor
+    """[C]."""
+
+    def gather(self, cells: Tensor) -> Tensor:
+        """[B, C, S, S] float32, mean 0 and sd 1 over the training cells."""
+        x = self.images[cells].to(torch.float32)
+        offset = 32768.0 if self.images.dtype == torch.int16 else 0.0
+        scale = 1.0 / self.std
+        return torch.addcmul(
+            ((offset - self.mean) * scale)[:, None, None], x, scale[:, None, None]
+        )  # one pass: x / std + (offset - mean) / std
+
+
+class ResidentCells:
+    """What training reads: images, labels and availability, all on one device."""
+
+    def __init__(self, cells: Cells, modalities: tuple[str, ...], train: np.ndarray, device: torch.device) -> None:
+        """Copy the wanted modalities to `device`; `train` [n] are the cells to normalise by."""
+        self.device = device
+        self.classes = cells.classes
+        self.labels = torch.as_tensor(cells.labels, dtype=torch.int64, device=device)
+        columns = {m: i for i, m in enumerate(cells.images)}
+        self.incomplete = frozenset(cells.incomplete)
+        """Modalities that some cells of the set lack."""
+        self._present: dict[str, Tensor] | None = None
+        if cells.present is not None:
+            self._present = {
+                m: torch.as_tensor(np.ascontiguousarray(cells.present[:, columns[m]]), device=device)
+                for m in modalities
+            }
+        self.modalities: dict[str, Modality] = {}
+        for m in modalities:
+            have = train if cells.present is None else train[cells.present[train, columns[m]]]
+            mean, std = moments(cells.images[m], have)
+            self.modalities[m] = Modality(
+                images=_to_tensor(cells.images[m]).to(device),
+                mean=torch.tensor(mean, dtype=torch.float32, device=device),
+                std=torch.tensor(std, dtype=torch.float32, device=device),
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_size(self) -> int:
+        return int(next(iter(self.modalities.values())).images.shape[-1])
+
+    def channels(self, modalities: tuple[str, ...]) -> dict[str, int]:
+        return {m: int(self.modalities[m].images.shape[1]) for m in modalities}
+
+    def present(self, cells: Tensor, modalities: tuple[str, ...]) -> Tensor | None:
+        """[B, M] bool, or None where no cell of the set lacks anything."""
+        if self._present is None:
+            return None
+        return torch.stack([self._present[m][cells] for m in modalities], 1)
+
+    def images(self, cells: Tensor, modality: str) -> Tensor:
+        """[B, C, S, S] normalised and unaugmented; absent images are zero (the training mean)."""
+        return self.mask_absent(self.modalities[modality].gather(cells), cells, modality)
+
+    def mask_absent(self, x: Tensor, cells: Tensor, modality: str) -> Tensor:
+        """`x` with the rows of cells that lack the modality set to zero."""
+        if self._present is None:
+            return x
+        return x * self._present[modality][cells][:, None, None, None]
+
+
+def moments(images: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd [C] of raw pixel values over the given cells, in float64; a flat channel gets sd 1."""
+    channels = images.shape[1]
+    if len(cells) == 0:
+        return np.zeros(channels), np.ones(channels)
+    total, square, count = np.zeros(channels), np.zeros(channels), 0
+    for start in range(0, len(cells), _CHUNK):
+        x = images[cells[start : start + _CHUNK]].astype(np.float64)
+        total += x.sum((0, 2, 3))
+        square += (x * x).sum((0, 2, 3))
+        count += x.shape[0] * x.shape[2] * x.shape[3]
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    return mean, np.where(std > 1e-6, std, 1.0)
+
+
+def _to_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype == np.uint16:
+        # torch has no arithmetic on uint16; shifting into int16 keeps every value and the memory.
+        return torch.from_numpy((np.asarray(array).astype(np.int32) - 32768).astype(np.int16))
+    return torch.from_numpy(np.array(array, dtype=np.uint8))
+
 
 _BANK = 1 << 20
 
@@ -176,3 +275,57 @@ def erase(x: Tensor, cx: Tensor, cy: Tensor, share: float) -> Tensor:
     inside_y = (at[None, :] - cy[:, None]).abs() < share / 2
     hole = inside_y[:, :, None] & inside_x[:, None, :]
     return x.masked_fill(hole[:, None], 0.0)
+
+
+def epoch_order(train: Tensor, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """Cell ids of each step. Every training cell once; step sizes differ by at most one.
+
+    Equal steps, rather than a short last one, so that no batch is too small for batch statistics and
+    no cell is dropped from a small set.
+    """
+    steps = max(1, -(-len(train) // batch_size))
+    return torch.tensor_split(permutation(train, seed, "order", epoch), steps)
+
+
+class EpochDraws:
+    """The random numbers that a fusion or a policy may ask for in the steps of one epoch.
+
+    They are drawn for all steps at the first step that asks: a hash is some forty operations however long its
+    tensor, and a small network would notice those of every purpose in every step.
+    """
+
+    def __init__(self, seed: int, epoch: int, steps: int, device: torch.device) -> None:
+        self._counters = (seed, "assemble", epoch, torch.arange(steps, device=device)[:, None])
+        self._known: dict[str, Tensor] = {}
+
+    def step(self, step: int) -> Draw:
+        """The random numbers of one step, a function of (seed, epoch, step, purpose)."""
+
+        def key(salt: str, n: int) -> Tensor:
+            known = self._known.get(salt)
+            if known is None or known.shape[1] < n:
+                places = torch.arange(n, device=self._counters[3].device)
+                known = self._known[salt] = uniform(*self._counters, salt, places)
+            return known[step, :n].clone()
+
+        return Draw(key)
+
+
+def draw_batch(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Batch:
+    """A batch of the given cells, before the fusion has assembled it (no images yet)."""
+    present = cells.present(ids, modalities)
+    return Batch(cells=ids, labels=cells.labels[ids], present=present, modalities=modalities)
+
+
+def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) -> Batch:
+    """Make the images that each row shows: [R, C, S, S] per modality, channels last in memory."""
+    for m in modalities:
+        rows = None if batch.rows is None else batch.rows.get(m)
+        if rows is None:
+            images = views(m, batch.cells)
+        elif views.keeps or len(rows) > len(batch.cells):  # made once, however many rows show it
+            images = views(m, batch.cells)[rows]
+        else:
+            images = views(m, batch.cells[rows])
+        batch.images[m] = images.contiguous(memory_format=torch.channels_last)
+    return batch

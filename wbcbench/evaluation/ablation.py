@@ -14,7 +14,7 @@ from torch import Tensor
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.contracts.output import shown_in
 from wbcbench.data.counter import permutation
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import eval_batch, joined
 

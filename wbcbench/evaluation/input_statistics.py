@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.records.schema import InputStatistics
 
 QUANTILES = (0.01, 0.99)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.contracts.output import shown_in
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 
 
 def eval_batch(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Fusion
 from wbcbench.data.counter import uniform
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.ablation import Change, Examination, Images, Subset, shapley, subsets
 from wbcbench.evaluation.cost import macs, parameters
 

@@ -33,7 +33,7 @@ def examine_students(
         decoding: is told of progress in reading images.
     """
     from wbcbench.scheduling.inline import prepare
-    from wbcbench.training.evaluate import examined
+    from wbcbench.training.report import examined
 
     records = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
     if not records:

@@ -10,10 +10,9 @@ from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers, PluginOptions
-from wbcbench.scheduling.estimate import GUESSED_SPEED, estimate, train_cells
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
-from wbcbench.scheduling.resources import check_feasible, share_of, slots
+from wbcbench.scheduling.resources import GUESSED_SPEED, check_feasible, estimate, share_of, slots, train_cells
 from wbcbench.scheduling.source import Executor, Outcome, Screen, Source
 from wbcbench.spec.request import Request
 

@@ -1,10 +1,19 @@
-"""What one trial is given of a machine, and how many trials fit beside each other."""
+"""What one trial is given of a machine, how many fit beside each other, and what a plan will cost."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import Any
 
 from wbcbench.errors import UsageError
+from wbcbench.records.files import DOCUMENTS
+from wbcbench.records.schema import backbone_name
+from wbcbench.records.store import Store
+from wbcbench.scheduling.plan import Plan
+from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
 
 
@@ -57,3 +66,79 @@ def check_feasible(share: Share, nodes: list[tuple[int, int]]) -> int:
             "--gpus-per-trial."
         )
     return fit
+
+
+GUESSED_SPEED = 1000.0
+"""Training cells per second where no earlier run tells: a small network on one core."""
+ENOUGH = 2000
+"""Records that are asked how long they took."""
+
+
+def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """One JSON-able row per planned trial: identity, whether it is done, what it will take.
+
+    `cell_views` is training cells x epochs; `estimated_seconds` is None without a like trial to go by.
+    """
+    speeds = _speeds(store)
+    rows = []
+    for planned in plan.trials:
+        trial = planned.trial
+        views = train_cells(plan, trial) * trial.protocol.budget.epochs
+        speed = speeds.get(_likeness(trial.model_dump(mode="json")))
+        rows.append(
+            {
+                "trial_id": trial.id,
+                "role": planned.role,
+                "method": trial.label,
+                "fusion": trial.method.fusion.name,
+                "kd": trial.method.kd,
+                "policies": [p.name for p in trial.method.policies],
+                "backbone": backbone_name(trial.method.backbone),
+                "seed": trial.seed,
+                "needs": list(planned.needs),
+                "done": store.has(trial.id),
+                "cell_views": views,
+                "estimated_seconds": None if speed is None else round(views / speed, 1),
+            }
+        )
+    return rows
+
+
+def train_cells(plan: Plan, trial: Trial | None = None) -> int:
+    """About how many cells a trial (by default the plan's first) trains on; exact for an official split."""
+    trial = trial or plan.trials[0].trial
+    split, sizes = trial.protocol.split, plan.description.split_sizes or {}
+    if "train" in sizes and split.scheme == "official":
+        return sizes["train"]
+    return round(plan.description.cells * (1 - split.val - split.test))
+
+
+def _likeness(spec: dict[str, Any]) -> str:
+    """Trials of one likeness train at about one speed."""
+    method, protocol = spec["method"], spec["protocol"]
+    return digest(
+        {
+            "fusion": method["fusion"],
+            "backbone": method["backbone"],
+            "image_size": protocol["image_size"],
+            "modalities": len(protocol["modalities"]),
+        }
+    )
+
+
+def _speeds(store: Store) -> dict[str, float]:
+    """Likeness -> median training cells per second over the store's records.
+
+    Nothing is ranked by them, so records are not checked, and of a large store some are enough: their names, which
+    are digests, are in no order.
+    """
+    seen: dict[str, list[float]] = {}
+    for folder in islice(store.folders(), ENOUGH):
+        try:
+            result, spec = (json.loads((folder / name).read_bytes()) for name in ("result.json", "spec.json"))
+            speed = result["cost"]["train_images_per_second"]
+            if isinstance(speed, int | float) and speed > 0:
+                seen.setdefault(_likeness(spec), []).append(speed)
+        except (OSError, *DOCUMENTS, KeyError, TypeError):
+            continue  # whoever reads it for a table says what is wrong with it
+    return {likeness: median(speeds) for likeness, speeds in seen.items()}

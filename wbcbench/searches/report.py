@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.records.files import TEMPORARY, atomic_write_bytes, atomic_write_text, storing
 from wbcbench.records.store import Store
-from wbcbench.searches.execute import proposal_of, ranking
 from wbcbench.searches.files import StudyFolder, studies
 from wbcbench.searches.optuna_study import Study
+from wbcbench.searches.search import proposal_of, ranking
 from wbcbench.searches.settings import COSTS, quiet
 
 _PER_OBJECTIVE = {

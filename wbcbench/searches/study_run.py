@@ -11,12 +11,11 @@ from wbcbench.errors import TrialFailedError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import PluginOptions
-from wbcbench.scheduling.estimate import estimate, train_cells
 from wbcbench.scheduling.executors import execute
 from wbcbench.scheduling.plan import Plan, make_plan
+from wbcbench.scheduling.resources import estimate, train_cells
 from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order
-from wbcbench.searches.execute import run_search
-from wbcbench.searches.search import Search, prepare_searches
+from wbcbench.searches.search import Search, prepare_searches, run_search
 from wbcbench.searches.study_file import Part, choose, plan_finalists
 
 if TYPE_CHECKING:

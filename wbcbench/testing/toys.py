@@ -23,7 +23,7 @@ from wbcbench.contracts import (
     Progress,
     Task,
 )
-from wbcbench.data.batches import EpochDraws
+from wbcbench.data.views import EpochDraws
 from wbcbench.training.supervision import task_loss, total, with_labels
 
 CLASSES = ("a", "b", "c")

@@ -26,7 +26,7 @@ from wbcbench.contracts import (
     Task,
 )
 from wbcbench.data.counter import derive_seed
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.errors import IncompatibleError
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry

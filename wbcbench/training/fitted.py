@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Fusion
 from wbcbench.data.counter import counter_hash
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
 from wbcbench.training.loop import EpochDone, Job, judge, selection_score
 from wbcbench.training.optim import class_weights

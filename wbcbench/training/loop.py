@@ -22,10 +22,8 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Policy, Progress
-from wbcbench.data.batches import EpochDraws, draw_batch, epoch_order, fill_images
 from wbcbench.data.counter import derive_seed
-from wbcbench.data.resident import ResidentCells
-from wbcbench.data.views import Views
+from wbcbench.data.views import EpochDraws, ResidentCells, Views, draw_batch, epoch_order, fill_images
 from wbcbench.errors import TrialFailedError
 from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.spec import Trial

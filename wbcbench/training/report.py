@@ -1,4 +1,4 @@
-"""The record of a finished training: metrics, cost, components, files."""
+"""The record of a finished training, and the full evaluation of its network beside it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from torch import Tensor
 
 from wbcbench import __version__
 from wbcbench.data.splits import Split
+from wbcbench.errors import RecordError, UsageError
+from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.cost import latency, macs, parameters
 from wbcbench.evaluation.input_statistics import statistics_of
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
+from wbcbench.evaluation.robustness import examine
+from wbcbench.isolation import contained
 from wbcbench.records.environment import capture
+from wbcbench.records.evaluations import examination_path, read_examination, write_examination
 from wbcbench.records.schema import ComparisonKey, Cost, Outcome, Used
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.registry.provenance import components_of
 from wbcbench.spec import Trial
 from wbcbench.training.state import TrainState
+from wbcbench.training.wiring import load_fusion
+from wbcbench.training.workbench import Workbench
 
 if TYPE_CHECKING:
     from wbcbench.training.loop import Job
@@ -137,3 +144,40 @@ def why_live(job: Job) -> str:
     """Which distillers need more of a teacher than its stored outputs."""
     names = [d.name for d in job.trial.method.distillers]
     return f"{' or '.join(names)} reads stage maps, which do not fit replay_maps_gb"
+
+
+@contained()
+def examined(record: Record, bench: Workbench) -> dict[str, Any]:
+    """What `examine` finds in a record's network on its test split; read back where it was found before.
+
+    The record itself stays as it is: an examination chooses nothing and may be made at any later time.
+    """
+    if record.trial.sealed:
+        raise UsageError(
+            f"Trial {record.trial.id} was proposed by a search and must not see the test split. Examine the "
+            "winner, which is retrained."
+        )
+    path = examination_path(bench.store.root, record.trial.id)
+    if path.is_file():
+        try:
+            found = read_examination(path, record.result.digest)
+            if found.whole:
+                return found.entry
+        except RecordError:
+            pass  # made anew, over what cannot be trusted
+    trial = record.trial
+    cells, split = bench.resident(trial), bench.split(trial)
+    test = torch.as_tensor(split.test, device=bench.device)
+    entry: dict[str, Any] = {
+        "version": EXAMINATION_VERSION,
+        "trial_id": trial.id,
+        "digest": record.result.digest,
+        "method": trial.label,
+        "kd": trial.method.kd,
+        "policies": [p.name for p in trial.method.policies],
+        "seed": trial.seed,
+        "modalities": list(trial.reads),
+        "result": examine(load_fusion(record, cells, bench), cells, test, trial.reads),
+    }
+    write_examination(path, entry)
+    return entry

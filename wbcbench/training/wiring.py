@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs, PairShapes
 from wbcbench.data.counter import derive_seed
-from wbcbench.data.resident import ResidentCells
+from wbcbench.data.views import ResidentCells
 from wbcbench.errors import IncompatibleError
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from wbcbench.contracts import Cells, Dataset
-from wbcbench.data.resident import ResidentCells
 from wbcbench.data.splits import Split, make_split
+from wbcbench.data.views import ResidentCells
 from wbcbench.errors import DataError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry

@@ -23,7 +23,7 @@ from wbcbench.boards.statistics import (
     tie_groups,
     uncertainty,
 )
-from wbcbench.boards.statistics.uncertainty import Uncertainty
+from wbcbench.boards.statistics.hypothesis_tests import Uncertainty
 from wbcbench.evaluation.metrics import METRICS, score
 
 CLASSES = ("a", "b", "c", "d")

@@ -11,7 +11,7 @@ from PIL import Image
 from wbcbench_plugins.datasets.npz import Npz
 from wbcbench_plugins.datasets.stains import Stains
 
-from wbcbench.data.colour import WINDOWS, convert
+from wbcbench.data.decode import WINDOWS, convert
 from wbcbench.errors import DataError, UsageError
 
 N = 12

@@ -11,7 +11,9 @@ from wbcbench.boards.statistics.bootstrap import RESAMPLES, SEED, Features, boot
 from wbcbench.boards.statistics.hypothesis_tests import (
     Friedman,
     McNemar,
+    SeedVariance,
     TieGroup,
+    Uncertainty,
     corrected_resampled_t,
     critical_difference,
     friedman,
@@ -19,9 +21,10 @@ from wbcbench.boards.statistics.hypothesis_tests import (
     mcnemar,
     nemenyi_groups,
     probability_of_improvement,
+    seed_variance,
     tie_groups,
+    uncertainty,
 )
-from wbcbench.boards.statistics.uncertainty import SeedVariance, Uncertainty, seed_variance, uncertainty
 
 __all__ = [
     "RESAMPLES", "SEED", "Features", "Friedman", "McNemar", "SeedVariance", "TieGroup", "Uncertainty", "bootstrap",
