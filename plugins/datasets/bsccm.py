@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from wbcbench_plugins.datasets._bsccm_store import INDEX, BsccmStore, Channels, gate_of
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import MIDDLE, Preparation
-from wbcbench.data.bsccm_store import INDEX, BsccmStore, Channels, gate_of
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.decode import RESIZE_VERSION, resize_stack
 from wbcbench.data.labels import check_names

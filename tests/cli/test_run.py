@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wbcbench.cli.summary import print_examinations
+from wbcbench.cli.output import print_examinations
 
 Invoke = Callable[..., tuple[int, str, str]]
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from wbcbench.boards import Options, report
 from wbcbench.boards.options import read_invalid
-from wbcbench.cli.summary import print_examinations
+from wbcbench.cli.output import print_examinations
 from wbcbench.contracts import Dataset
 from wbcbench.data.csv_table import Asked
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header

@@ -6,13 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.records.schema import backbone_name
+from wbcbench.spec.trial import method_name
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wbcbench.scheduling.plan import Plan
+    from wbcbench.scheduling.source import Outcome
     from wbcbench.spec.request import Request
 
 
@@ -46,4 +52,135 @@ def as_typed(path: Path, request: Request) -> str:
     return os.path.join(request.store, path.relative_to(request.root))
 
 
-__all__ = ["as_typed", "print_json", "print_table"]
+def rows(outcomes: list[Outcome], request: Request) -> list[dict[str, Any]]:
+    """One mapping a trial, as JSON documents have them."""
+    return [_row(o, request) for o in outcomes]
+
+
+def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
+    trial = outcome.planned.trial
+    row: dict[str, Any] = {
+        "trial_id": trial.id,
+        "status": outcome.status,
+        "role": outcome.planned.role,
+        "method": trial.label,
+        "fusion": trial.method.fusion.name,
+        "kd": trial.method.kd,
+        "policies": [p.name for p in trial.method.policies],
+        "backbone": backbone_name(trial.method.backbone),
+        "modalities": list(trial.reads),
+        "seed": trial.seed,
+        "dataset": trial.protocol.dataset.name,
+        "metrics": None,
+        "cost": None,
+        "path": None,
+        "error": outcome.error or None,
+    }
+    if outcome.record is not None:
+        result = outcome.record.result
+        cost = result.cost.model_dump(mode="json")
+        row |= {
+            "metrics": result.metrics,
+            "cost": cost,
+            "path": as_typed(outcome.record.path, request),
+            "digest": result.digest,
+            "pseudo_multimodal": result.pseudo_multimodal,
+        }
+    return row
+
+
+def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
+    """Students beside their teachers, what was already there, where records lie, what to try next."""
+    for note in plan.notes:
+        click.echo(note)
+    columns = ["role", "method", "kd", "seed", "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
+    order = {"student": 0, "teacher": 1}
+    rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
+    print_table(columns, rows)
+    counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed")}
+    if counts["cached"] == len(outcomes):
+        click.echo("Nothing left to do: every trial is in the store already.")
+    else:
+        replayed = any(
+            o.record is not None and o.status == "done" and o.record.result.cost.teacher_replayed for o in outcomes
+        )
+        parts = [f"{counts['done']} trained", f"{counts['cached']} already in the store"]
+        if counts["failed"]:
+            parts.append(f"{counts['failed']} FAILED")
+        if replayed:
+            parts.append("teachers' outputs computed once and replayed")
+        click.echo(", ".join(parts) + ".")
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            trial = outcome.planned.trial
+            click.echo(f"\nFailed: {trial.title}, seed {trial.seed}:\n{outcome.error.rstrip()}", err=True)
+    if any(o.planned.role == "student" and o.record is not None for o in outcomes):
+        click.echo(f"Records: {Path(store) / 'records'}")
+    for line in _next_steps(plan, store):
+        click.echo(line)
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    trial = outcome.planned.trial
+    state = {"done": "trained", "cached": "cached", "failed": "FAILED"}[outcome.status]
+    method = method_name(trial.label, "none", [p.name for p in trial.method.policies])  # kd has its own column
+    head = [outcome.planned.role, method, trial.method.kd, str(trial.seed)]
+    if outcome.record is None:
+        return [*head, "", "", "", "", "", state]
+    test, cost = outcome.record.result.metrics["test"], outcome.record.result.cost
+    return [
+        *head,
+        f"{test['macro_f1']:.3f}",
+        f"{test['balanced_accuracy']:.3f}",
+        short(cost.params),
+        short(cost.macs or 0),
+        f"{cost.train_seconds:.0f} s",
+        state,
+    ]
+
+
+def short(number: float) -> str:
+    """1234567 -> `1.23 M`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def _next_steps(plan: Plan, store: str) -> list[str]:
+    trials = [p.trial for p in plan.trials if p.role == "student"]
+    where = "" if store == "wbcbench-store" else f" --store {store}"
+    dataset = trials[0].protocol.dataset.name
+    lines = [f"Next: wbcbench leaderboard{where}"]
+    if len({t.seed for t in trials}) == 1 and dataset == "synthetic":
+        fusion, kd = trials[0].method.fusion.name, trials[0].method.kd
+        rivals = ",".join(dict.fromkeys(["early", "late_prob", fusion]))
+        distillers = ",".join(dict.fromkeys(["none", "logits", kd]))
+        lines.append(f"      wbcbench run --fusion {rivals} --kd {distillers} --seeds 0,1,2{where}")
+    return lines
+
+
+def print_examinations(found: list[dict[str, Any]]) -> None:
+    """What `--evaluate full` found, a line per trial; nothing if it was not asked for."""
+    if not found:
+        return
+    rows = []
+    for entry in found:
+        result = entry["result"]
+        worst, drops = result.get("worst_subset"), result["permutation_drop"]
+        relied = max(drops, key=lambda m: drops[m])
+        kept = [v for kinds in result["retained"].values() for v in kinds.values()]
+        rows.append(
+            [
+                method_name(entry["method"], "none", entry.get("policies", [])),
+                entry["kd"],
+                str(entry["seed"]),
+                f"{result['clean']['macro_f1']:.3f}",
+                f"{worst['macro_f1']:.3f} with {'+'.join(worst['modalities'])}" if worst else "",
+                f"{relied} ({-drops[relied]:+.3f})",
+                f"{sum(kept) / len(kept):.0%}",
+            ]
+        )
+    click.echo()
+    columns = ["method", "kd", "seed", "macro-F1", "worst subset", "relies most on", "kept when corrupt"]
+    print_table(columns, rows)

@@ -59,7 +59,7 @@ def run(ctx: click.Context, /, dry_run: bool, as_json: bool, **given: Any) -> No
     if dry_run:
         _dry_run(planned, as_json)
         return
-    from wbcbench.cli.summary import print_examinations, print_summary, rows
+    from wbcbench.cli.output import print_examinations, print_summary, rows
     from wbcbench.scheduling.source import exit_code
 
     done = planned.run()
@@ -129,7 +129,7 @@ def study(ctx: click.Context, /, dry_run: bool, as_json: bool, only: str | None,
     if dry_run:
         _dry_study(planned, as_json)
         return
-    from wbcbench.cli.summary import print_examinations, rows
+    from wbcbench.cli.output import print_examinations, rows
     from wbcbench.errors import ExitCode
 
     _say_notes(planned)
