@@ -89,6 +89,29 @@ class TrialFailedError(WbcbenchError):
     """A trial raised while it ran; other trials go on."""
 
 
+EXTRAS = {
+    "itables": "pages", "plotly": "pages", "jinja2": "pages", "markupsafe": "pages", "matplotlib": "plots",
+    "skimage": "stains", "cmaes": "cmaes", "tensorboardX": "tensorboard", "mlflow": "mlflow", "wandb": "wandb",
+    "zarr": "bsccm", "onnx": "export", "onnxruntime": "export", "onnxscript": "export", "captum": "explain",
+}  # fmt: skip
+"""Module that only some commands need -> the extra of `pyproject.toml` that installs it."""
+
+
+class MissingExtraError(UsageError):
+    """A package that only some commands need is not installed."""
+
+
+def missing_extra(error: ImportError) -> MissingExtraError | None:
+    """What to say if an import failed because an extra is not installed; None if it failed for another reason."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return MissingExtraError(
+        f"This needs the package '{package}', which is not installed. "
+        f"Run: pip install 'wbcbench[{EXTRAS[package]}]' (or 'wbcbench[all]')."
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x' or 'y'?` for the nearest known names, or an empty string."""
     spelt = {n.lower(): n for n in known}

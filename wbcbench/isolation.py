@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.errors import PluginError
+from wbcbench.errors import PluginError, missing_extra
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,10 @@ def guest() -> Iterator[None]:
         stack.enter_context(_python())
         # A host that turns warnings into errors means its own code.
         warnings.filters[:] = [f for f in warnings.filters if f[0] != "error"]  # type: ignore[index]
-        yield
+        try:
+            yield
+        except ImportError as error:
+            raise missing_extra(error) or error from error
 
 
 @contextmanager

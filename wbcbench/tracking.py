@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.errors import UsageError, did_you_mean, missing_extra
 from wbcbench.spec.canonical import flat
 
 if TYPE_CHECKING:
@@ -193,10 +193,7 @@ def start_trackers(names: str | Sequence[str] | None, store: Path) -> Iterator[d
             try:
                 trackers[name] = _CLASSES[name](store)
             except ImportError as error:
-                raise UsageError(
-                    f"--track {name} needs a package that is not installed ({error.name}): "
-                    f"pip install 'wbcbench[{name}]'"
-                ) from error
+                raise missing_extra(error) or error from None
             stack.callback(trackers[name].close)
         yield trackers
 

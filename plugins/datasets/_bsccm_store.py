@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import content_digest
 from wbcbench.data.cache import file_digest, file_stamp, recall, remember
-from wbcbench.errors import DataError, did_you_mean
+from wbcbench.errors import DataError, did_you_mean, missing_extra
 
 Array = np.ndarray[Any, np.dtype[Any]]
 INDEX, MARKERS, METADATA, IMAGES = (
@@ -191,10 +191,7 @@ def _open(path: Path) -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise DataError(
-            "Expected the library zarr to read BSCCM's images, but it is not installed. "
-            "Install it: pip install 'wbcbench[bsccm]'"
-        ) from error
+        raise missing_extra(error) or error from None
     try:
         return zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:

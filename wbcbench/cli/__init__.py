@@ -25,7 +25,7 @@ def execute(args: Sequence[str]) -> int:
     import click
 
     from wbcbench.cli.group import cli
-    from wbcbench.errors import ExitCode, WbcbenchError
+    from wbcbench.errors import ExitCode, WbcbenchError, missing_extra
 
     args = list(args)
     show_traceback = "--traceback" in args or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
@@ -40,6 +40,12 @@ def execute(args: Sequence[str]) -> int:
             raise
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None or show_traceback:
+            raise
+        click.echo(f"Error: {missing}", err=True)
+        return missing.exit_code
     except click.ClickException as error:
         if show_traceback:
             raise

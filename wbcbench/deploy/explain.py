@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from wbcbench.boards.text import clean, spreadsheet
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.deploy.predict import Answers
-from wbcbench.errors import UsageError
 from wbcbench.isolation import contained
 from wbcbench.records.files import atomic_folder, write_synced
 
@@ -54,15 +53,10 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
         classes: [B] int64, the class that each cell's maps are for.
 
     Raises:
-        UsageError: captum is not installed.
+        ImportError: captum is not installed.
     """
-    try:
-        from captum.attr import LayerAttribution, LayerGradCam, Occlusion
-    except ImportError:
-        raise UsageError(
-            "Expected the package 'captum' for --explain, but it is not installed. Run: pip install "
-            "'wbcbench[explain]'"
-        ) from None
+    from captum.attr import LayerAttribution, LayerGradCam, Occlusion
+
     names = network.modalities
     seen = {m: network.normaliser(m, images[m]) for m in names}
     inputs = tuple(seen[m] for m in names)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Task
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
-from wbcbench.errors import RecordError, UsageError, WbcbenchError
+from wbcbench.errors import RecordError, WbcbenchError, missing_extra
 from wbcbench.records.schema import InputStatistics
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import load_plugins
@@ -164,15 +164,12 @@ def _any_batch(program: torch.export.ExportedProgram) -> bool:
 
 
 def need(*packages: str) -> None:
-    """Raise `UsageError` where an optional package is not installed."""
+    """Raise `MissingExtraError` where an optional package is not installed, before any work is done."""
     for name in packages:
         try:
             importlib.import_module(name)
-        except ImportError:
-            raise UsageError(
-                f"Expected the package '{name}' for --format onnx, but it is not installed. "
-                "Run: pip install 'wbcbench[export]'"
-            ) from None
+        except ImportError as error:
+            raise missing_extra(error) or error from None
 
 
 def _torch_runner(network: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Runner:

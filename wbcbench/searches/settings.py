@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import warnings
@@ -139,6 +140,7 @@ def make_sampler(name: SamplerName, seed: int, number: int) -> BaseSampler:
         if name == "gp":
             return samplers.GPSampler(seed=own)
         if name == "cmaes":
+            importlib.import_module("cmaes")  # Optuna's own error would not say what installs it
             return samplers.CmaEsSampler(seed=own)
         return samplers.RandomSampler(seed=own)
 
