@@ -33,7 +33,7 @@ def losses(history: Sequence[Row], selected: int) -> Drawing | None:
         )  # fmt: skip
     _mark(figure, selected)
     doc = "Mean over an epoch's steps: the loss and its parts. The dotted line is the epoch that was kept."
-    return Drawing(finish(figure, "epoch", "training loss", 380), "How it learned", doc)
+    return Drawing(finish(figure, "epoch", "training loss", 380), "Training", doc)
 
 
 def validation(history: Sequence[Row], selected: int) -> Drawing | None:
@@ -53,7 +53,7 @@ def validation(history: Sequence[Row], selected: int) -> Drawing | None:
     choices = tuple(Choice(n, HEADERS[n], {"yaxis.title.text": HEADERS[n]}) for n in names)
     doc = "On validation cells, by which the epoch was chosen."
     drawn = finish(figure, "epoch", HEADERS[names[0]], 380)
-    return Drawing(drawn, "How it did on validation cells", doc, menu="Metric", choices=choices)
+    return Drawing(drawn, "Validation", doc, menu="Metric", choices=choices)
 
 
 def details_of(record: Record, side: str) -> Details:
@@ -80,7 +80,7 @@ def per_class(record: Record, details: Details, side: str) -> dict[str, Drawing]
     methods = [(record.result.method_id, details)]
     cells = f"{'Test' if side == 'test' else 'Validation'} cells"
     docs = {
-        "classes": f"{cells}; the number of cells stands beside a bar that is pointed at.",
+        "classes": f"{cells}. Point at a bar to see the number of cells.",
         "confusion": f"{cells}; each row sums to 100 %.",
         "calibration": f"{cells}. A mark is a bin of predictions, its area the number of cells. Below the line: "
         "overconfident.",
@@ -90,7 +90,7 @@ def per_class(record: Record, details: Details, side: str) -> dict[str, Drawing]
 
 
 def missing(examination: Mapping[str, Any]) -> Drawing | None:
-    """Macro-F1 with only some modalities there."""
+    """Macro-F1 with only some modalities present."""
     subsets = examination.get("subsets")
     if not subsets:
         return None
@@ -123,10 +123,10 @@ def corruptions(examination: Mapping[str, Any]) -> Drawing | None:
                 meta=modality, visible=modality == first, line={"color": colour}, marker={"symbol": symbol},
             )  # fmt: skip
     figure.update_yaxes(range=[0, 1.001])
-    doc = "One modality's images are spoilt, the others left alone; severity 0 is clean."
+    doc = "Images of one modality are corrupted, the others are not; severity 0 is clean."
     choices = tuple(Choice(m, m) for m in table)
     drawn = finish(figure, "severity", "macro-F1", 420)
-    return Drawing(drawn, "With spoilt images", doc, menu="Modality", choices=choices)
+    return Drawing(drawn, "With corrupted images", doc, menu="Modality", choices=choices)
 
 
 def _names(history: Sequence[Row]) -> list[str]:

@@ -1,7 +1,7 @@
 """Figures of web pages, drawn with plotly: a reader can point at marks, switch the axis and hide curves.
 
-Beside `paper` because matplotlib's pictures do not answer a reader. Every function is pure; None means that there
-is nothing to draw.
+A second renderer next to `paper`, because matplotlib's pictures are static. Every function is pure; None means
+that there is nothing to draw.
 """
 
 from __future__ import annotations

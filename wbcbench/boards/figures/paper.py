@@ -1,6 +1,6 @@
 """Figures for a paper, drawn with matplotlib: pdf, svg or png, and equal boards give equal bytes.
 
-Beside `page` because plotly cannot write a vector file without a browser, and not the same one twice.
+A second renderer next to `page`, because plotly needs a browser to write a vector file.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     for x, y, name in sorted(points, key=lambda p: -p[1]):
         across, up = axes.transData.transform((x, y)) * 72 / axes.figure.dpi
         right, at = x <= middle, up + 4
-        for side, there, height in placed:
-            if side == right and abs(there - across) < near and abs(height - at) < line:
+        for other_right, other_across, height in placed:
+            if other_right == right and abs(other_across - across) < near and abs(height - at) < line:
                 at = height - line
         placed.append((right, across, at))
         axes.annotate(
