@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,25 @@ CUDA_SEED = 67280421310721
 _OURS = ("wbcbench.", "wbcbench_plugins.", "torch.", "contextlib", "importlib", "<frozen")
 
 
+PRECISIONS = {
+    "": "none", "cuda.matmul": "none", "cudnn": "none", "cudnn.conv": "tf32", "cudnn.rnn": "tf32",
+    "mkldnn": "none", "mkldnn.matmul": "none", "mkldnn.conv": "none", "mkldnn.rnn": "none",
+}  # fmt: skip
+"""Part of `torch.backends` -> its `fp32_precision` by default."""
+
+
+def _parts() -> Iterator[tuple[str, Any]]:
+    """Those that have it: of PyTorch 2.9 and later all, before that none."""
+    import torch
+
+    for name in PRECISIONS:
+        part: Any = torch.backends
+        for step in name.split(".") if name else ():
+            part = getattr(part, step)
+        if hasattr(part, "fp32_precision"):
+            yield name, part
+
+
 @dataclass(frozen=True)
 class TorchSettings:
     """PyTorch's global settings."""
@@ -38,9 +57,14 @@ class TorchSettings:
     gradients: bool
     deterministic: bool
     warn_only: bool
-    matmul: str
-    cudnn: tuple[bool, bool, bool, bool]
-    """enabled, benchmark, deterministic, allow_tf32"""
+    matmul: str | None
+    cudnn: tuple[bool, bool, bool]
+    """enabled, benchmark, deterministic"""
+    allow_tf32: bool | None
+    """cuDNN's. It and `matmul` cannot be read, so None, where `precisions` were set in ways that they have no word
+    for."""
+    precisions: Mapping[str, str]
+    """See `PRECISIONS`."""
     threads: int
     """Belongs to a thread: to be read and applied in the one that trains."""
 
@@ -50,13 +74,20 @@ class TorchSettings:
         import torch
 
         cudnn = torch.backends.cudnn
+        matmul = allow_tf32 = None
+        with suppress(RuntimeError):
+            matmul = torch.get_float32_matmul_precision()
+        with suppress(RuntimeError):
+            allow_tf32 = cudnn.allow_tf32
         return cls(
             torch.get_default_dtype(),
             torch.is_grad_enabled(),
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.get_float32_matmul_precision(),
-            (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+            matmul,
+            (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+            allow_tf32,
+            {name: part.fp32_precision for name, part in _parts()},
             torch.get_num_threads(),
         )
 
@@ -65,7 +96,8 @@ class TorchSettings:
         """PyTorch's own, with so many threads: how many there are by default depends on the machine."""
         import torch
 
-        return cls(torch.float32, True, False, False, "highest", (True, False, False, True), threads)
+        precisions = {name: PRECISIONS[name] for name, _ in _parts()}
+        return cls(torch.float32, True, False, False, "highest", (True, False, False), True, precisions, threads)
 
     def apply(self) -> None:
         """Set them."""
@@ -77,9 +109,17 @@ class TorchSettings:
         if (current.deterministic, current.warn_only) != (self.deterministic, self.warn_only):
             # only then: the call loads torch's compiler, which takes seconds
             torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
-        torch.set_float32_matmul_precision(self.matmul)
         cudnn = torch.backends.cudnn
-        cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = self.cudnn
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = self.cudnn
+        if (current.matmul, current.allow_tf32, current.precisions) != (
+            self.matmul, self.allow_tf32, self.precisions
+        ):  # fmt: skip
+            if self.matmul is not None:
+                torch.set_float32_matmul_precision(self.matmul)
+            if self.allow_tf32 is not None:
+                cudnn.allow_tf32 = self.allow_tf32
+            for name, part in _parts():  # last, since the two above set some of them
+                part.fp32_precision = self.precisions[name]
         if current.threads != self.threads:
             torch.set_num_threads(self.threads)
 

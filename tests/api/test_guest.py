@@ -19,7 +19,7 @@ import torch
 
 import wbcbench
 from wbcbench.errors import TrialFailedError, WbcbenchError
-from wbcbench.isolation import guest
+from wbcbench.isolation import TorchSettings, guest
 from wbcbench.testing.records import write_cells
 
 TINY: dict[str, Any] = {"backbone": "cellnet:width=4", "epochs": 1, "device": "cpu", "progress": False}
@@ -80,6 +80,7 @@ def state() -> dict[str, Any]:
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
         "matmul": torch.get_float32_matmul_precision(),
+        "precisions": TorchSettings.current().precisions,
         "gradients": torch.is_grad_enabled(),
         "folder": os.getcwd(),
         # PYTEST_CURRENT_TEST is pytest's, and changes as it goes
@@ -107,12 +108,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         torch.use_deterministic_algorithms(True)
         signal.signal(signal.SIGUSR1, lambda *_: None)
         yield tmp_path
-    torch.set_default_dtype(torch.float32)
-    torch.set_grad_enabled(True)
-    torch.set_num_threads(before)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(False)
+    TorchSettings.defaults(before).apply()
     signal.signal(signal.SIGUSR1, handler)
 
 

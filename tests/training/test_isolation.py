@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from wbcbench.isolation import TorchSettings, reset
@@ -16,6 +17,7 @@ VANDAL = '''
 """Leaves the process in disorder."""
 import random
 import numpy as np
+import pytest
 import torch
 from wbcbench_plugins.fusions.early import Early as Plain
 from wbcbench.contracts import Fusion, Output
@@ -62,6 +64,26 @@ def test_settings_and_random_states_are_put_back() -> None:
     assert again == expected
     reset(settings, 4)
     assert random.random() != expected[0]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="of PyTorch 2.9 and later")
+@pytest.mark.parametrize("part", ["", "cuda.matmul", "cudnn.conv"])
+def test_precisions_that_older_settings_cannot_express_are_put_back(part: str) -> None:
+    backend: Any = torch.backends
+    for step in part.split(".") if part else ():
+        backend = getattr(backend, step)
+    fresh = TorchSettings.current()
+    assert fresh == TorchSettings.defaults(fresh.threads)
+    try:
+        backend.fp32_precision = "ieee"
+        changed = TorchSettings.current()
+        assert changed != fresh
+        fresh.apply()
+        assert TorchSettings.current() == fresh
+        changed.apply()
+        assert TorchSettings.current() == changed
+    finally:
+        fresh.apply()
 
 
 def test_a_trial_does_not_depend_on_what_ran_before_it(
