@@ -13,9 +13,8 @@ from wbcbench_plugins.datasets._bsccm_store import INDEX, BsccmStore, Channels, 
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import MIDDLE, Preparation
+from wbcbench.contracts.preparation import MIDDLE, RESIZE_VERSION, Preparation, resize_stack
 from wbcbench.data.cache import cached_arrays
-from wbcbench.data.decode import RESIZE_VERSION, resize_stack
 from wbcbench.data.labels import check_names
 from wbcbench.errors import DataError
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Preparation
+from wbcbench.contracts.preparation import Preparation, in_window, resize_image
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.decode import decode_whole, in_window, resize_image
+from wbcbench.data.decode import decode_whole
 from wbcbench.data.folders import FileSource, image_files
 from wbcbench.data.image_files import ImageIndex, ListedImages, decode_images
 from wbcbench.data.labels import Problems, check_names

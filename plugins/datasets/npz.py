@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Preparation
-from wbcbench.data.decode import resize_stack, to_integers
+from wbcbench.contracts.preparation import Preparation, resize_stack
+from wbcbench.data.decode import to_integers
 from wbcbench.data.labels import (
     Layout,
     check_names,

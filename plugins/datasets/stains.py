@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Array, Preparation
+from wbcbench.contracts.preparation import RESIZE_VERSION, Array, Preparation
 from wbcbench.data.cache import cached_arrays
-from wbcbench.data.decode import COLOUR_VERSION, RECIPES, RESIZE_VERSION, WINDOWS, Space, convert
+from wbcbench.data.decode import COLOUR_VERSION, RECIPES, WINDOWS, Space, convert
 from wbcbench.errors import DataError, did_you_mean
 from wbcbench.spec.load import validate
 

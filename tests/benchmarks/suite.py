@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, str(HERE))
     from measuring import Options
 
-    from wbcbench.records.files import atomic_write_json, atomic_write_text
+    from wbcbench.files import atomic_write_json, atomic_write_text
 
     known = list(benchmarks())
     names = [n for n in given.only.split(",") if n] or known

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress
+from wbcbench.contracts.routes import RouteTeachers
 from wbcbench.scheduling.matrix import compatibility
-from wbcbench.spec.routes import RouteTeachers
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy, policy_step, toy_batch, toy_draw, toy_task
 from wbcbench.training.build import ReplacedHeads, teacher_classifier

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from wbcbench.deploy.explain import explain, own_layer
-from wbcbench.evaluation.input_statistics import outside
+from wbcbench.training.input_statistics import outside
 
 Invoke = Callable[..., tuple[int, str, str]]
 

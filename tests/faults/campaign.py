@@ -30,7 +30,7 @@ from typing import Protocol
 
 import psutil
 
-from wbcbench.records.files import TEMPORARY
+from wbcbench.files import TEMPORARY
 from wbcbench.records.schema import PAYLOAD, Result
 from wbcbench.records.store import Store
 from wbcbench.testing.records import write_cells

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from wbcbench import files
 from wbcbench.errors import WbcbenchError
-from wbcbench.records import files
-from wbcbench.records.files import held
+from wbcbench.files import held
 
 
 def _no_locks(*_: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from wbcbench.contracts.routes import RouteTeachers, assign_teachers, route_names
 from wbcbench.errors import IncompatibleError
-from wbcbench.spec.routes import RouteTeachers, assign_teachers, route_names
 
 A, B, PI = frozenset("a"), frozenset("b"), frozenset({"pi"})
 

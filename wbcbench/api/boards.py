@@ -190,7 +190,7 @@ class Boards(Shown):
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write the boards to a file, by default in the format of its suffix. Raises `UsageError`."""
-        from wbcbench.records.files import atomic_write_bytes
+        from wbcbench.files import atomic_write_bytes
 
         suffixes = {".md": "markdown", ".tex": "latex", ".txt": "plain"}
         target = Path(path)

@@ -260,7 +260,7 @@ class ReportRequest(RecordRequest):
         """Write the page. Raises as `wbcbench.report` does."""
         from wbcbench.boards.find import find_record
         from wbcbench.deploy.report import gather, page
-        from wbcbench.records.files import atomic_write_text
+        from wbcbench.files import atomic_write_text
 
         store, target = self.open_store(), Path(self.output).absolute()
         registry, _ = load(self.plugins)

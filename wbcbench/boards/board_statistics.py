@@ -19,7 +19,7 @@ from wbcbench.boards.samples import Sample, agreeing, clusters
 from wbcbench.boards.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.boards.statistics.hypothesis_tests import Scale
 from wbcbench.errors import WbcbenchError
-from wbcbench.records.files import atomic_write_bytes
+from wbcbench.files import atomic_write_bytes
 from wbcbench.spec import digest
 
 STATISTICS_VERSION = 3

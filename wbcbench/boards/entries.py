@@ -14,8 +14,8 @@ from typing import Any
 from wbcbench.boards.options import Checked
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import METRICS
+from wbcbench.files import DOCUMENTS
 from wbcbench.records import verify as checks
-from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.schema import FILES, ComparisonKey, Result, Used
 from wbcbench.records.store import Store
 from wbcbench.spec import digest

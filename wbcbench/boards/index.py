@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from wbcbench.boards.entries import Entry, Read, Sealed, read, stamp
 from wbcbench.boards.options import Checked
 from wbcbench.errors import RecordError, WbcbenchError
-from wbcbench.records.files import atomic_write_bytes
+from wbcbench.files import atomic_write_bytes
 from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from wbcbench.boards.entries import Entry
 from wbcbench.boards.model import Row
-from wbcbench.records.files import DOCUMENTS
+from wbcbench.files import DOCUMENTS
 from wbcbench.spec import digest
 from wbcbench.spec.trial import method_name
 

@@ -103,7 +103,7 @@ def leaderboard(
         return
     from wbcbench.boards.columns import chosen
     from wbcbench.boards.formats import BINARY, View, render
-    from wbcbench.records.files import atomic_write_bytes
+    from wbcbench.files import atomic_write_bytes
 
     terminal = sys.stdout.isatty() and output is None
     style = "json" if as_document else style or ("terminal" if terminal else "plain")

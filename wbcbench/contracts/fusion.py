@@ -14,8 +14,8 @@ from wbcbench.contracts.deploy import Deployed, without
 from wbcbench.contracts.needs import Offer
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
+from wbcbench.contracts.routes import JOINT, route_names
 from wbcbench.errors import IncompatibleError
-from wbcbench.spec.routes import JOINT, route_names
 
 
 class Fusion(nn.Module):

@@ -20,8 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from wbcbench.errors import DataError, WbcbenchError
-from wbcbench.paths import CACHE_VARIABLE, cache_root
-from wbcbench.records.files import atomic_folder, atomic_write_text
+from wbcbench.files import CACHE_VARIABLE, atomic_folder, atomic_write_text, cache_root
 
 log = logging.getLogger(__name__)
 

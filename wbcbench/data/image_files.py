@@ -13,16 +13,10 @@ import numpy as np
 
 from wbcbench.contracts.dataset import Cells, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters
+from wbcbench.contracts.preparation import RESIZE_VERSION
 from wbcbench.data.cache import cached_arrays, recall, remember
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.decode import (
-    DECODER_VERSION,
-    RESIZE_VERSION,
-    ImageHeader,
-    UndecodableError,
-    decode_square,
-    read_header,
-)
+from wbcbench.data.decode import DECODER_VERSION, ImageHeader, UndecodableError, decode_square, read_header
 from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.labels import Problems, encode_groups, encode_labels, split_sizes
 from wbcbench.errors import DataError

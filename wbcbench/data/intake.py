@@ -21,7 +21,7 @@ from wbcbench.data.reading import CONFIG
 from wbcbench.data.splits import Leaks, assign_sides, find_leaks, same_rows
 from wbcbench.data.survey import Survey
 from wbcbench.errors import DataError
-from wbcbench.records.files import atomic_folder, json_text, write_synced
+from wbcbench.files import atomic_folder, json_text, write_synced
 from wbcbench.spec.trial import SplitSpec
 
 

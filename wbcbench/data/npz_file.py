@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import DataError, did_you_mean
-from wbcbench.records.files import ARRAYS
+from wbcbench.files import ARRAYS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

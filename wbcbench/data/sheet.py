@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells
-from wbcbench.records.files import atomic_write_bytes
+from wbcbench.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

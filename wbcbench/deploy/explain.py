@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from wbcbench.boards.text import clean, spreadsheet
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.deploy.predict import Answers
+from wbcbench.files import atomic_folder, write_synced
 from wbcbench.isolation import contained
-from wbcbench.records.files import atomic_folder, write_synced
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -21,8 +21,8 @@ from wbcbench.deploy.card import model_card
 from wbcbench.deploy.formats import FORMATS, Arrays, Runner, need
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Network, Rebuilt, deployed
 from wbcbench.errors import DataError, UsageError, WbcbenchError, did_you_mean
+from wbcbench.files import atomic_folder, json_text, write_synced
 from wbcbench.isolation import contained
-from wbcbench.records.files import atomic_folder, json_text, write_synced
 from wbcbench.records.store import Store
 
 if TYPE_CHECKING:

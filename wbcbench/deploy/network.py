@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from wbcbench.contracts import Dataset, Deployed, Fusion, Preparation, Task
 from wbcbench.errors import DataError, UsageError, WbcbenchError
-from wbcbench.evaluation.input_statistics import statistics_of
 from wbcbench.isolation import contained
 from wbcbench.records.schema import InputStatistics
 from wbcbench.records.store import Record, Store
@@ -19,6 +18,7 @@ from wbcbench.registry import Registry
 from wbcbench.spec import Trial, canonical_json
 from wbcbench.spec.load import Settings, load_request, merged, pairs, validate
 from wbcbench.training.build import stored_fusion
+from wbcbench.training.input_statistics import statistics_of
 from wbcbench.training.workbench import Workbench, pick_device
 
 PROBABILITIES = "probabilities"

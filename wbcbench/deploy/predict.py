@@ -16,10 +16,10 @@ from wbcbench.boards.text import clean, spreadsheet
 from wbcbench.deploy.cells import Source, refuse_if_all_broken
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Rebuilt
 from wbcbench.errors import IncompatibleError, UsageError
-from wbcbench.evaluation.input_statistics import unusual_images
 from wbcbench.evaluation.metrics import Scores, score
+from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
-from wbcbench.records.files import atomic_write_bytes
+from wbcbench.training.input_statistics import unusual_images
 
 BATCH = 64
 Done = Callable[[int, int], None]

@@ -27,8 +27,8 @@ from wbcbench.deploy.explain import tile
 from wbcbench.deploy.network import HINT, workbench
 from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.evaluation.metrics import METRICS
+from wbcbench.files import DOCUMENTS
 from wbcbench.records.evaluations import examination_path, read_examination
-from wbcbench.records.files import DOCUMENTS
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcbench.errors import UsageError
+from wbcbench.files import atomic_folder, atomic_write_bytes, storing
 from wbcbench.publishing.pack import WINNER
 from wbcbench.publishing.side_files import joined
 from wbcbench.records import verify as checks
-from wbcbench.records.files import atomic_folder, atomic_write_bytes, storing
 from wbcbench.records.store import Record, Store
 
 ASIDE = "irreproducible"

@@ -23,8 +23,8 @@ from typing import Literal
 from wbcbench import __version__
 from wbcbench.boards.find import find_records as find
 from wbcbench.errors import RecordError, UsageError
+from wbcbench.files import TEMPORARY, storing
 from wbcbench.publishing.side_files import STUDY, joined, of_trials, retrained
-from wbcbench.records.files import TEMPORARY, storing
 from wbcbench.records.schema import FILES, Strict
 from wbcbench.records.store import Record, Store
 

@@ -25,6 +25,7 @@ from wbcbench.boards.build import report
 from wbcbench.boards.formats import FORMATS, View, render
 from wbcbench.boards.model import Report
 from wbcbench.errors import RecordError, UsageError
+from wbcbench.files import atomic_write_bytes
 from wbcbench.publishing.board_files import (
     LEDGER,
     PROTOCOL,
@@ -45,7 +46,6 @@ from wbcbench.publishing.side_files import BESIDE, PACK, beside
 from wbcbench.publishing.sources import Pool, opened
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.publishing.verify import Installed, outgrown
-from wbcbench.records.files import atomic_write_bytes
 from wbcbench.records.store import Store
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from wbcbench.files import DOCUMENTS, json_text
 from wbcbench.publishing.verdict import Problem, shown
-from wbcbench.records.files import DOCUMENTS, json_text
 from wbcbench.records.schema import Strict
 from wbcbench.records.store import Record
 

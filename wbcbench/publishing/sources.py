@@ -12,6 +12,7 @@ from pathlib import Path
 from wbcbench.boards.build import report
 from wbcbench.boards.options import Options
 from wbcbench.errors import ComparabilityError, RecordError, UsageError
+from wbcbench.files import atomic_write_bytes
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.board_files import Asked, invalid_beside
 from wbcbench.publishing.cross_checks import SolvedOnce
@@ -21,7 +22,6 @@ from wbcbench.publishing.side_files import BESIDE, PACK, joined, of_trials
 from wbcbench.publishing.unpack import Unpacked, unpack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.publishing.verify import Installed, checked
-from wbcbench.records.files import atomic_write_bytes
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Record, Store
 

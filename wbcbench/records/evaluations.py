@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wbcbench.errors import RecordError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.records.files import DOCUMENTS, atomic_write_json
+from wbcbench.files import DOCUMENTS, atomic_write_json
 from wbcbench.spec import digest
 
 CHECKSUM = "checksum"

@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.records import verify as checks
-from wbcbench.records.files import (
+from wbcbench.files import (
     ARRAYS,
     TEMPORARY,
     atomic_folder,
@@ -42,6 +41,7 @@ from wbcbench.records.files import (
     storing,
     write_synced,
 )
+from wbcbench.records import verify as checks
 from wbcbench.records.schema import RESULT, Outcome, Result
 from wbcbench.spec import Trial
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from wbcbench.errors import RecordError
-from wbcbench.records.files import ARRAYS, DOCUMENTS
+from wbcbench.files import ARRAYS, DOCUMENTS
 from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, Summary, content_digest
 from wbcbench.spec import Trial
 from wbcbench.spec.canonical import digest_plain, plain

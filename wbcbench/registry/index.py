@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbcbench.paths import cache_root
+from wbcbench.files import cache_root
 from wbcbench.registry.provenance import BUILTIN_PACKAGE, Source, builtin_folder, helper_digest_of, sha256_of
 from wbcbench.registry.registry import BUILTIN_PROVIDER, KINDS, plural
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbcbench.errors import UsageError
-from wbcbench.records.files import atomic_folder, atomic_write_text
+from wbcbench.files import atomic_folder, atomic_write_text
 from wbcbench.registry import plural
 from wbcbench.scaffold.names import class_name
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from wbcbench.contracts import Description, Needs
 from wbcbench.contracts.needs import POLICY_ORDER
+from wbcbench.contracts.routes import JOINT, route_names
 from wbcbench.errors import IncompatibleError, PluginError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import Component, Protocol, Recipe
-from wbcbench.spec.routes import JOINT, route_names
 
 
 def declared(registry: Registry, kind: str, spec: Component) -> Declaration:

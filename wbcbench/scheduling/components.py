@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from wbcbench.contracts.params import DIGEST_KEY, identity
+from wbcbench.contracts.routes import assign_teachers, route_names
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
@@ -16,7 +17,6 @@ from wbcbench.scheduling.compatibility import needs_of
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
-from wbcbench.spec.routes import assign_teachers, route_names
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
 
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from wbcbench.errors import UsageError
-from wbcbench.records.files import DOCUMENTS
+from wbcbench.files import DOCUMENTS
 from wbcbench.records.schema import backbone_name
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from wbcbench.errors import RecordError, UsageError, did_you_mean
+from wbcbench.files import DOCUMENTS, atomic_write_json
 from wbcbench.records.evaluations import checksummed, read_checksummed
-from wbcbench.records.files import DOCUMENTS, atomic_write_json
 from wbcbench.records.store import Store
 from wbcbench.searches.settings import Objective, PrunerName, SamplerName
 from wbcbench.searches.space import Dimension

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from wbcbench.errors import RecordError, UsageError
-from wbcbench.records.files import TEMPORARY, atomic_write_bytes, atomic_write_text, storing
+from wbcbench.files import TEMPORARY, atomic_write_bytes, atomic_write_text, storing
 from wbcbench.records.store import Store
 from wbcbench.searches.files import StudyFolder, studies
 from wbcbench.searches.optuna_study import Study

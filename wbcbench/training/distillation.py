@@ -20,7 +20,7 @@ from wbcbench.contracts import (
     Routing,
     masked_mean,
 )
-from wbcbench.spec.routes import RouteTeachers
+from wbcbench.contracts.routes import RouteTeachers
 from wbcbench.training.teachers import TeacherBank
 
 

@@ -15,7 +15,6 @@ from wbcbench.data.splits import Split
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.cost import latency, macs, parameters
-from wbcbench.evaluation.input_statistics import statistics_of
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions
 from wbcbench.evaluation.robustness import examine
@@ -27,6 +26,7 @@ from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.registry.provenance import components_of
 from wbcbench.spec import Trial
+from wbcbench.training.input_statistics import statistics_of
 from wbcbench.training.state import TrainState
 from wbcbench.training.wiring import load_fusion
 from wbcbench.training.workbench import Workbench

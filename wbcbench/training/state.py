@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wbcbench.evaluation.predict import Predictions
-from wbcbench.records.files import atomic_write_bytes
+from wbcbench.files import atomic_write_bytes
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_VERSION = 2

@@ -22,7 +22,7 @@ from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views
 from wbcbench.errors import DataError
 from wbcbench.evaluation.predict import eval_batch
-from wbcbench.records.files import TEMPORARY, atomic_write_bytes
+from wbcbench.files import TEMPORARY, atomic_write_bytes
 
 HALF = 65504.0  # the largest number that half precision holds
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs, PairShapes
+from wbcbench.contracts.routes import RouteTeachers, assign_teachers
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import ResidentCells
 from wbcbench.errors import IncompatibleError
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial, digest
-from wbcbench.spec.routes import RouteTeachers, assign_teachers
 from wbcbench.training.build import (
     ReplacedHeads,
     build_distillers,

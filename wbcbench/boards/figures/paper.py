@@ -25,7 +25,7 @@ from wbcbench.boards.figures.heat_map import heat_map
 from wbcbench.boards.model import Across, Board, Report
 from wbcbench.boards.text import clean
 from wbcbench.errors import UsageError
-from wbcbench.records.files import atomic_write_bytes
+from wbcbench.files import atomic_write_bytes
 
 KINDS = ("pareto", "cd", "heatmap", "bars", "missing")
 SUFFIXES = ("pdf", "svg", "png")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.data.decode import resize_stack
+from wbcbench.contracts.preparation import resize_stack
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
 MODALITIES = {"brightfield": 3, "nucleus": 1}  # name -> channels, in the one order used everywhere

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and locks: one process at a time."""
+"""Where the cache is, files and folders that appear whole or not at all, and locks: one process at a time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from wbcbench.errors import WbcbenchError
+
+CACHE_VARIABLE = "WBCBENCH_CACHE"
+
+
+def cache_root() -> Path:
+    """The cache's folder: `$WBCBENCH_CACHE` if set, else the user's cache folder. Need not exist."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("wbcbench"))
+
 
 ARRAYS = (
     zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, OSError, EOFError, ValueError,
@@ -167,20 +180,3 @@ def held(path: Path, what: str, timeout: float = -1) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-__all__ = [
-    "ARRAYS",
-    "DOCUMENTS",
-    "LEASE",
-    "TEMPORARY",
-    "atomic_folder",
-    "atomic_write_bytes",
-    "atomic_write_json",
-    "atomic_write_text",
-    "held",
-    "json_text",
-    "storing",
-    "sync_folder",
-    "write_synced",
-]
