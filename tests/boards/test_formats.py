@@ -17,6 +17,7 @@ from wbcbench.boards.formats.data import schema
 from wbcbench.boards.formats.page import asset, without_libraries
 from wbcbench.boards.model import METRIC_NAMES, Across, Report
 from wbcbench.boards.text import clean, latex, markdown, spreadsheet
+from wbcbench.cli.leaderboard import FORMATS as OFFERED
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.spec import Component, Method, Trial
@@ -70,7 +71,7 @@ def test_golden_parquet(shared_report):
 def test_every_format_has_a_golden_file():
     files = {p.name for p in GOLDEN.iterdir()}
     assert files == {f"board.{s}" for s in (*SUFFIX.values(), "html", "parquet.json")}
-    assert set(FORMATS) == {*SUFFIX, "html", "parquet"}
+    assert set(FORMATS) == {*SUFFIX, "html", "parquet"} == set(OFFERED)
 
 
 def test_json_follows_the_published_schema(shared_report):

@@ -12,6 +12,7 @@ from wbcbench.boards.figures import data, page, paper
 from wbcbench.boards.figures.data import COSTS, Point, frontier
 from wbcbench.boards.figures.paper import KINDS, save
 from wbcbench.boards.model import Across, Board, MissingModalities, Report
+from wbcbench.cli.leaderboard import FIGURES
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.spec import Component
@@ -52,7 +53,7 @@ def test_what_cannot_be_drawn_says_why(found: Report, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.pdf, \.svg, \.png"):
         save(found, "bars", tmp_path / "x.jpg")
     assert not list(tmp_path.iterdir())
-    assert set(KINDS) == {"pareto", "cd", "heatmap", "bars", "missing"}
+    assert FIGURES == KINDS == ("pareto", "cd", "heatmap", "bars", "missing")
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
