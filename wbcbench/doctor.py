@@ -301,7 +301,7 @@ def _beside(store: Store, digests: dict[str, str]) -> Findings:
 
 def cache() -> Findings:
     """Where decoded images are kept."""
-    from wbcbench.data.cache import cache_root
+    from wbcbench.files import cache_root
 
     root = cache_root()
     yield from _room("cache", root)

@@ -64,7 +64,7 @@ def named(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 
 def trackers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of trackers."""
-    from wbcbench.tracking.tracker import TRACKERS
+    from wbcbench.tracking import TRACKERS
 
     done, start = _last(incomplete)
     return [CompletionItem(done + n, help=h) for n, h in TRACKERS.items() if n.startswith(start)]

@@ -25,8 +25,8 @@ def read_settings_again() -> None:
 
     variable, usual = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(variable, usual)  # type: ignore[attr-defined,no-untyped-call]
-    _raylet.Config.initialize("")
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 @contextmanager
