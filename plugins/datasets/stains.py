@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest, registered
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.contracts.preparation import RESIZE_VERSION, Array, Preparation
 from wbcbench.data.cache import cached_arrays
@@ -26,9 +25,7 @@ class Stains(Dataset):
     source = "Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 23:291 (2001), as in scikit-image's rgb2hed."
 
     class Params(Parameters):
-        base: Literal["npz", "folder", "synthetic", "medmnist", "pbc", "raabin_wbc"] = param(
-            "npz", "Data set that the colour images come from."
-        )
+        base: str = param("npz", "Data set of the colour images: any with a modality of 3 channels.")
         base_params: dict[str, Any] = param({}, "Parameters of that data set, as in base_params.path=x.npz.")
         modality: str = param("", "Its modality of 3 channels; empty: the first one.")
         space: Space = param("hed", "hed: stains; hsv, lab, rgb: colour channels.")
@@ -101,10 +98,9 @@ class Stains(Dataset):
 
     @cached_property
     def _base(self) -> Dataset:
-        name = self.params.base
-        module = importlib.import_module(f"{__package__}.{name}")
-        kinds = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Dataset))
-        cls = next(c for c in kinds if getattr(c, "name", None) == name)
+        cls: Any = registered(self.params.base)
+        if cls.name == self.name:
+            raise DataError("Expected a data set of colour images as dataset.base, but got stains itself.")
         return cls(validate(cls.Params, self.params.base_params, "dataset stains, base_params"))
 
     def _modality(self, modalities: dict[str, int]) -> str:

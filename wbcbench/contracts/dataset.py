@@ -6,6 +6,7 @@ Data-set plugins use numpy, never torch, at import time: `wbcbench run --dry-run
 from __future__ import annotations
 
 import hashlib
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.params import Parameters
 from wbcbench.contracts.preparation import Preparation
-from wbcbench.errors import DataError
+from wbcbench.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "test")
 
@@ -132,6 +133,32 @@ class Cells:
         if self.split is not None and not set(np.unique(self.split)) <= set(SPLITS):
             raise DataError(f"Expected splits {SPLITS}, but got {sorted(set(np.unique(self.split)))}.")
         return self
+
+
+_finder: Callable[[str], type[Dataset]] | None = None
+
+
+def registered(name: str) -> type[Dataset]:
+    """The class of another data set, by the name that users type: for data sets that wrap one.
+
+    Without a registry (in a test that builds a data set itself), only built-in data sets are found.
+
+    Raises:
+        UsageError: no data set has this name.
+    """
+    if _finder is not None:
+        return _finder(name)
+    try:
+        module = importlib.import_module(f"wbcbench_plugins.datasets.{name}")
+    except ImportError as error:
+        raise UsageError(f"No built-in dataset is called '{name}'.") from error
+    return next(c for c in vars(module).values() if isinstance(c, type) and getattr(c, "name", None) == name)
+
+
+def find_registered_by(finder: Callable[[str], type[Dataset]]) -> None:
+    """Called by the registry: how `registered` finds data sets."""
+    global _finder
+    _finder = finder
 
 
 class Dataset(ABC):

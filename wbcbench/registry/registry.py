@@ -258,6 +258,10 @@ class Registry:
         """The real class, imported once and checked against its contract. Raises `PluginError`."""
         if id(component) not in self._loaded:
             self._loaded[id(component)] = load_class(component)
+            if component.kind == "dataset":
+                from wbcbench.contracts.dataset import find_registered_by
+
+                find_registered_by(lambda name: self.load(self.get("dataset", name)))
         return self._loaded[id(component)]
 
     def _family(self, component: Component) -> list[str]:

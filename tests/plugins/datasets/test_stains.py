@@ -112,8 +112,38 @@ def test_places_of_the_base_are_no_part_of_a_trial(smears: Path) -> None:
 def test_unknown_parameters_of_the_base_are_refused(smears: Path) -> None:
     with pytest.raises(UsageError, match=r"'pth' is not a known key. Did you mean 'path'"):
         stains(smears, base_params={"pth": "x.npz"}).describe()
-    with pytest.raises(ValueError, match="base"):
-        stains(smears, base="nzp")
+    with pytest.raises(UsageError, match="nzp"):
+        stains(smears, base="nzp").describe()
+    with pytest.raises(DataError, match="stains itself"):
+        stains(smears, base="stains", base_params={}).describe()
+
+
+OWN = '''
+"""Smears of one's own."""
+from wbcbench_plugins.datasets.npz import Npz
+
+class Mine(Npz):
+    """An .npz under another name."""
+    name = "mine"
+'''
+
+
+def test_any_registered_data_set_of_colour_images_will_do(
+    smears: Path, tmp_path: Path, invoke: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "mine.py").write_text(OWN)
+    words = ("--plugins-dir", str(tmp_path / "plugins"), "--dataset", "stains", "--dry-run", "--json")
+    words = (*words, "--set", f"dataset.base_params.path={smears}")
+    ids = {}
+    for base in ("npz", "mine", "local.mine/mine"):
+        code, out, err = invoke("run", *words, "--set", f"dataset.base={base}")
+        assert code == 0, err
+        ids[base] = json.loads(out)["trials"][-1]["id"]
+    assert ids["npz"] != ids["mine"]
+    code, _, err = invoke("run", *words, "--set", "dataset.base=mien")
+    assert code == 2
+    assert "Did you mean 'mine'" in err
 
 
 def test_without_a_colour_modality_it_is_refused(tmp_path: Path, smears: Path) -> None:
