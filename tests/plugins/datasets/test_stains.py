@@ -1,6 +1,7 @@
 """Pseudo-modalities: the known colours land where they must, and nobody can mistake them for sensors."""
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
