@@ -140,7 +140,7 @@ def test_any_registered_data_set_of_colour_images_will_do(
     for base in ("npz", "mine", "local.mine/mine"):
         code, out, err = invoke("run", *words, "--set", f"dataset.base={base}")
         assert code == 0, err
-        ids[base] = json.loads(out)["trials"][-1]["id"]
+        ids[base] = json.loads(out)["trials"][-1]["trial_id"]
     assert ids["npz"] != ids["mine"]
     code, _, err = invoke("run", *words, "--set", "dataset.base=mien")
     assert code == 2
