@@ -27,10 +27,10 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
         declared = registry.declaration(component)
         row |= {"summary": declared.summary, "source": declared.source}
         if component.kind == "fusion":
-            low, high = declared.arity
-            row |= {"emits": list(declared.emits), "arity": [low, high], "missing": declared.missing}
-            row["solves"] = list(declared.solves)
-            row["offers"] = None if declared.offers is None else list(declared.offers)
+            traits = declared.fusion_traits
+            row |= {"emits": list(traits.emits), "arity": list(traits.arity), "missing": traits.missing}
+            row["solves"] = list(traits.solves)
+            row["offers"] = None if traits.offers is None else list(traits.offers)
         elif component.kind == "distiller":
             needs = declared.needs
             row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}

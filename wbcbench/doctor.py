@@ -145,8 +145,8 @@ def loaded(options: PluginOptions) -> Findings:
     for plugin in report.plugins:
         if plugin.status == "blocked":
             yield Finding("plugins", "note", f"{plugin.provider} is blocked: {plugin.reason}")
-    for skipped in (s for p in report.plugins for s in p.skipped):
-        yield Finding("plugins", "note", skipped)
+    for note in (n for p in report.plugins for n in (*p.skipped, *p.outdated)):
+        yield Finding("plugins", "note", note)
     for clash in report.clashes:
         yield Finding("plugins", "note", f"name clash: {clash}")
     fine = [p for p in report.plugins if p.status == "ok"]

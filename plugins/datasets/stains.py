@@ -101,7 +101,8 @@ class Stains(Dataset):
         cls: Any = registered(self.params.base)
         if cls.name == self.name:
             raise DataError("Expected a data set of colour images as dataset.base, but got stains itself.")
-        return cls(validate(cls.Params, self.params.base_params, "dataset stains, base_params"))
+        base: Dataset = cls(validate(cls.Params, self.params.base_params, "dataset stains, base_params"))
+        return base
 
     def _modality(self, modalities: dict[str, int]) -> str:
         colour = [name for name, channels in modalities.items() if channels == 3]

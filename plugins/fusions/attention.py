@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint, mask_of
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -28,10 +28,7 @@ class Attention(Fusion):
 
     name = "attention"
     source = "attention fusion of TorchMultimodal (torchmultimodal.modules.fusions.attention_fusion)"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

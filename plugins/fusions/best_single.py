@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Combiner,
+    Fusion,
+    FusionTraits,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 
 def macro_f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -19,7 +28,7 @@ def macro_f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     return (2 * hits / total.clamp_min(1)).sum() / (total > 0).sum()
 
 
-class BestSingle(Fusion):
+class BestSingle(Combiner, Fusion):
     """One network per modality; only the one that is best on validation cells is kept (best of M).
 
     p = softmax(W_b h_b(x_b)), b = argmax_m of the validation score (the first of equals); until chosen, and for
@@ -29,10 +38,12 @@ class BestSingle(Fusion):
 
     name = "best_single"
     source = "baseline: the modality that is best alone on validation cells"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant",)
+    traits = FusionTraits(
+        emits=("modality",),
+        missing="native",
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant",),
+    )
 
     class Params(Parameters):
         criterion: Literal["macro_f1", "nll"] = param(

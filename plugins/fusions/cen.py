@@ -17,8 +17,10 @@ from wbcbench.contracts import (
     BackboneFactory,
     Batch,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
+    OwnHeads,
     Parameters,
     Progress,
     Task,
@@ -60,7 +62,7 @@ class Exchanging(Private):
         return torch.cat(exchange(self.split(x), self.gammas(), self.threshold))
 
 
-class CEN(Fusion):
+class CEN(OwnHeads, Fusion):
     """Channel exchange in a shared trunk with private norms; heads averaged with trained weights.
 
     p = softmax(sum_m softmax(a)_m z_m), z detached where a is trained. Adds `sparsity` times the L1 norm of each
@@ -70,11 +72,12 @@ class CEN(Fusion):
 
     name = "cen"
     source = "Wang et al., NeurIPS 2020, arXiv 2011.05005"
-    emits = ("joint", "modality")
-    stage_maps = False
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters", "meeting_losses")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        emits=("joint", "modality"),
+        stage_maps=False,
+        offers=("own_embedding", "own_parameters", "meeting_losses"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         threshold: float = param(

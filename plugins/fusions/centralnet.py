@@ -17,8 +17,10 @@ from wbcbench.contracts import (
     Batch,
     Deployed,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
+    OwnHeads,
     Parameters,
     PerModality,
     Progress,
@@ -38,7 +40,7 @@ def weighted_sum(maps: Sequence[Tensor], weights: Tensor, seen: Tensor) -> Tenso
     return torch.einsum("bt,tbchw->bchw", share, torch.stack(list(maps)))
 
 
-class CentralNet(Fusion):
+class CentralNet(OwnHeads, Fusion):
     """Central trunk over all modality trunks, joined after every stage by learned scalars; M + 1 heads.
 
     Trained on the sum of the M + 1 losses, the modalities' weighed by `unimodal`; predicts with the central
@@ -47,10 +49,12 @@ class CentralNet(Fusion):
 
     name = "centralnet"
     source = "Vielzeuf et al., arXiv 1808.07275"
-    emits = ("joint", "modality")
-    missing = "native"
-    offers = ("own_embedding", "own_parameters", "meeting_losses")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        emits=("joint", "modality"),
+        missing="native",
+        offers=("own_embedding", "own_parameters", "meeting_losses"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         unimodal: float = param(1.0, "Weight of each modality's own loss.", ge=0, le=10, search=(0.0, 2.0))

@@ -6,10 +6,19 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, joint
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    AddsLogits,
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 
-class Concat(Fusion):
+class Concat(AddsLogits, Fusion):
     """One backbone per modality; their embeddings are concatenated into one linear or two-layer head.
 
     p = softmax(W [h_1; ..; h_M]), or W relu(V [h_1; ..; h_M]) with H hidden units. Parameters:
@@ -19,10 +28,7 @@ class Concat(Fusion):
     name = "concat"
     source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
     aliases = ("feature_concat",)
-    emits = ("joint",)
-    stage_maps = False
-    missing = "impute"
-    offers = ("logits", "own_embedding", "own_parameters")
+    traits = FusionTraits(stage_maps=False, offers=("logits", "own_embedding", "own_parameters"))
 
     class Params(Parameters):
         hidden: int = param(0, "Hidden units H before the classifier; 0: none.", ge=0, search=[0, 128, 256])

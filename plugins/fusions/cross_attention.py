@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import availability, concatenated, masked, with_blanks
 from wbcbench_plugins.fusions._tokens import Block, check_heads, token_trunks
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    PerModality,
+    Task,
+    param,
+)
 
 
 class CrossAttention(Fusion):
@@ -26,12 +36,13 @@ class CrossAttention(Fusion):
     name = "cross_attention"
     aliases = ("mult",)
     source = "Tsai et al., ACL 2019, arXiv 1906.00295"
-    emits = ("joint",)
-    stage_maps = False
-    arity = (2, None)
-    missing = "native"
-    offers = ("own_parameters",)
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        arity=(2, None),
+        missing="native",
+        offers=("own_parameters",),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         dim: int = param(64, "Width d of the tokens.", ge=4, le=2048, search=[32, 64, 128])

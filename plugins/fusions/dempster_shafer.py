@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks, of_routes, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def dempster(evidence: Tensor) -> Tensor:
@@ -52,9 +52,7 @@ class DempsterShafer(Fusion):
 
     name = "dempster_shafer"
     source = "combination rule of Han et al. (TMC), ICLR 2021, arXiv 2102.02051, section 3.2"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         evidence: Literal["softplus", "relu", "exp"] = param(

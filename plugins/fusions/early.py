@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Output, Outputs, Parameters, Task
 
 
 class Early(Fusion):
@@ -16,10 +16,7 @@ class Early(Fusion):
 
     name = "early"
     source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
-    emits = ("joint",)
-    missing = "impute"
-    offers = ()
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(offers=(), solves=("redundant", "unique", "xor"))
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

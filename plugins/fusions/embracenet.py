@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint, mask_of
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def embrace(docked: Tensor, mask: Tensor, uniform: Tensor | None = None) -> Tensor:
@@ -41,10 +41,7 @@ class EmbraceNet(Fusion):
 
     name = "embracenet"
     source = "Choi & Lee, Information Fusion 2019, arXiv 1904.09078, section 3"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

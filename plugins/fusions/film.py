@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, joint
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def film(target: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -28,12 +28,12 @@ class FiLM(Fusion):
 
     name = "film"
     source = "Perez et al., AAAI 2018, arXiv 1709.07871, eq. 2"
-    emits = ("joint",)
-    stage_maps = False
-    arity = (2, 2)
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        arity=(2, 2),
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         conditioner: Literal["first", "second"] = param(

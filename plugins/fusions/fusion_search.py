@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import affine, build_trunks, pool
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 from wbcbench.errors import IncompatibleError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,11 +58,7 @@ class FusionSearch(Fusion):
     name = "fusion_search"
     aliases = ("mfas",)
     source = "Pérez-Rúa et al., CVPR 2019, arXiv 1903.06496"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "impute"
-    offers = ("own_parameters",)
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(stage_maps=False, offers=("own_parameters",), solves=("redundant", "unique", "xor"))
 
     class Params(Parameters):
         cells: str = param(

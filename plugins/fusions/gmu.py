@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint, mask_of
 from wbcbench_plugins.fusions.attention import masked_softmax
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def gates(scores: Tensor, mask: Tensor, kind: str) -> Tensor:
@@ -33,11 +33,12 @@ class GMU(Fusion):
 
     name = "gmu"
     source = "Arevalo et al., arXiv 1702.01992, section 3"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        missing="native",
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

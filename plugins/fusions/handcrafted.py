@@ -7,7 +7,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    SolvedOnce,
+    Task,
+    param,
+)
 
 RINGS = 4
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -45,7 +55,7 @@ def channel_features(x: Tensor, ring: Tensor | None = None) -> Tensor:
     return torch.cat([mean, sd, skew, quantiles, gradient, flat @ ring / ring.sum(0)], 1)
 
 
-class Handcrafted(Fusion):
+class Handcrafted(SolvedOnce, Fusion):
     """Multinomial logistic regression (scikit-learn) on fourteen numbers per channel and their correlations.
 
     Features: `channel_features` of every channel, and the correlation of every pair of channels. They are
@@ -55,10 +65,7 @@ class Handcrafted(Fusion):
 
     name = "handcrafted"
     source = "the usual floor: hand-made cell features and a linear classifier (scikit-learn)"
-    emits = ("joint",)
-    missing = "impute"
-    solves = ()
-    trained = "once"
+    traits = FusionTraits(solves=())
 
     class Params(Parameters):
         strength: float = param(

@@ -23,8 +23,10 @@ from wbcbench.contracts import (
     Batch,
     Draw,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
+    OwnHeads,
     Parameters,
     PerModality,
     Task,
@@ -32,7 +34,7 @@ from wbcbench.contracts import (
 )
 
 
-class Independent(Fusion):
+class Independent(OwnHeads, Fusion):
     """One network, one head per modality, each supervised with the cell its own modality showed.
 
     p = (1/M) sum_m softmax(W_m h(concat_m x_m)). Trained on the sum of the heads' losses. Parameters:
@@ -41,11 +43,13 @@ class Independent(Fusion):
 
     name = "independent"
     source = "Yang et al., arXiv 2208.08331 (abstract); batch assembly of Havasi et al., arXiv 2010.06610"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_parameters", "meeting_losses")
-    solves = ("redundant", "unique", "xor")
-    scales = "width"
+    traits = FusionTraits(
+        emits=("modality",),
+        missing="native",
+        offers=("own_parameters", "meeting_losses"),
+        solves=("redundant", "unique", "xor"),
+        scales="width",
+    )
 
     class Params(Parameters):
         rho: float = param(

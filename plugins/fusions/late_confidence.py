@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks, mixture, seen, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def confidence(logits: Tensor, measure: str) -> Tensor:
@@ -38,9 +38,7 @@ class LateConfidence(Fusion):
 
     name = "late_confidence"
     source = "baseline: a sum rule whose weights are each cell's confidences"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         measure: Literal["entropy", "energy", "maximum"] = param(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks, seen, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task
 
 
 def product_of_experts(logits: Tensor, mask: Tensor) -> Tensor:
@@ -34,9 +34,7 @@ class LateLogit(Fusion):
 
     name = "late_logit"
     source = "Hinton, Neural Computation 2002, eq. 1; logarithmic opinion pool"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task
 
 
 class LateProb(Fusion):
@@ -18,9 +18,7 @@ class LateProb(Fusion):
     name = "late_prob"
     source = "sum rule of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
     aliases = ("late",)
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

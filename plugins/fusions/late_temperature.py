@@ -11,7 +11,16 @@ from scipy.optimize import minimize
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Combiner,
+    Fusion,
+    FusionTraits,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 
 def scaled_product(logits: Tensor, inverse: Tensor, mask: Tensor) -> Tensor:
@@ -42,7 +51,7 @@ def fit_inverse(logits: Tensor, labels: Tensor, most: float = 20.0) -> Tensor:
     return torch.from_numpy(found.x)
 
 
-class LateTemperature(Fusion):
+class LateTemperature(Combiner, Fusion):
     """One network per modality, each with a temperature fitted on validation cells; their product or mean.
 
     p = softmax(sum_m z_m / T_m), z_m = W_m h_m(x_m), or mean_m softmax(z_m / T_m) (`combine`), over the
@@ -52,9 +61,7 @@ class LateTemperature(Fusion):
 
     name = "late_temperature"
     source = "Guo et al., ICML 2017, arXiv 1706.04599, section 4.2, per modality"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         combine: Literal["product", "mean"] = param(

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks, mixture, of_routes, seen, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Combiner,
+    Fusion,
+    FusionTraits,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 
 def fit_weights(likelihoods: Tensor, prior: float = 0.0, steps: int = 2000) -> Tensor:
@@ -29,7 +38,7 @@ def fit_weights(likelihoods: Tensor, prior: float = 0.0, steps: int = 2000) -> T
     return w
 
 
-class LateWeighted(Fusion):
+class LateWeighted(Combiner, Fusion):
     """One network per modality; the weighted mean of their probabilities, weights fitted on validation cells.
 
     p = sum_m w_m softmax(W_m h_m(x_m)), w on the simplex (the softmax of M numbers), of least cross-entropy
@@ -39,9 +48,7 @@ class LateWeighted(Fusion):
 
     name = "late_weighted"
     source = "linear opinion pool, its weights fitted on validation cells"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         prior: float = param(

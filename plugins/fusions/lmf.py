@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, joint
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def low_rank(embeddings: list[Tensor], factors: list[Tensor], weights: Tensor, bias: Tensor) -> Tensor:
@@ -41,11 +41,12 @@ class LMF(Fusion):
 
     name = "lmf"
     source = "Liu et al., ACL 2018, arXiv 1806.00064, section 3.2"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        missing="native",
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         rank: int = param(4, "Rank r of the layer.", ge=1, search=[1, 2, 4, 8, 16])

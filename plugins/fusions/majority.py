@@ -5,10 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    SolvedOnce,
+    Task,
+)
 
 
-class Majority(Fusion):
+class Majority(SolvedOnce, Fusion):
     """Says the training cells' class frequencies of every cell, without looking at it.
 
     p = n_k / n. Parameters: 0. Its balanced accuracy is 1 / K, its AUROC 0.5.
@@ -16,10 +25,7 @@ class Majority(Fusion):
 
     name = "majority"
     source = "the usual floor; sklearn.dummy.DummyClassifier(strategy='prior')"
-    emits = ("joint",)
-    missing = "native"
-    solves = ()
-    trained = "once"
+    traits = FusionTraits(missing="native", solves=())
     logits: Tensor
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:

@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import affine, availability, keep_stages, masked, pool
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param, stage_shapes
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+    stage_shapes,
+)
 
 
 def marker_gates(seen: Tensor, inner: tuple[Tensor, Tensor], outer: tuple[Tensor, Tensor]) -> Tensor:
@@ -31,10 +41,7 @@ class MarkerExcite(Fusion):
 
     name = "marker_excite"
     source = "arXiv 2008.12380, marker excite; two-layer gates as in Hu et al., arXiv 1709.01507"
-    emits = ("joint",)
-    missing = "native"
-    offers = ()
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(missing="native", offers=(), solves=("redundant", "unique", "xor"))
 
     class Params(Parameters):
         hidden: int = param(16, "Hidden units of the gates.", ge=1, le=1024, search=[8, 16, 32])

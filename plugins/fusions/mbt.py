@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import availability, concatenated, masked, with_blanks
 from wbcbench_plugins.fusions._tokens import Block, check_heads, token_trunks
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    PerModality,
+    Task,
+    param,
+)
 from wbcbench.errors import IncompatibleError
 
 
@@ -36,11 +46,12 @@ class MBT(Fusion):
 
     name = "mbt"
     source = "Nagrani et al., NeurIPS 2021, arXiv 2107.00135"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_parameters",)
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        missing="native",
+        offers=("own_parameters",),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         bottlenecks: int = param(4, "Bottleneck tokens n.", ge=1, le=256, search=[1, 4, 16])

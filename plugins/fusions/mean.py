@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint, mask_of
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def pool(projected: Tensor, mask: Tensor) -> Tensor:
@@ -23,10 +23,7 @@ class Mean(Fusion):
 
     name = "mean"
     source = "Zaheer et al. (Deep Sets), NeurIPS 2017, arXiv 1703.06114"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

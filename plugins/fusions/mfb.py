@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, joint
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def squeeze(expanded: Tensor, factors: int) -> Tensor:
@@ -29,12 +29,12 @@ class MFB(Fusion):
 
     name = "mfb"
     source = "Yu et al., ICCV 2017, arXiv 1708.01471, eq. 3-4"
-    emits = ("joint",)
-    stage_maps = False
-    arity = (2, 2)
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        arity=(2, 2),
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         factors: int = param(5, "Rank k of each output's bilinear form.", ge=1, search=[1, 2, 5])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint
 from wbcbench_plugins.fusions.mfb import squeeze
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 class MFH(Fusion):
@@ -20,12 +20,12 @@ class MFH(Fusion):
 
     name = "mfh"
     source = "Yu et al., TNNLS 2018, arXiv 1708.03619, section III-C"
-    emits = ("joint",)
-    stage_maps = False
-    arity = (2, 2)
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        arity=(2, 2),
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         order: int = param(2, "Poolings q in the cascade.", ge=1, search=[1, 2, 3])

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import build_trunks, keep_stages, pool
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 
 class MidConcat(Fusion):
@@ -19,11 +28,7 @@ class MidConcat(Fusion):
     name = "mid_concat"
     aliases = ("middle",)
     source = "Middle fusion; the 1x1 convolution as in Lin et al., arXiv 1312.4400"
-    emits = ("joint",)
-    arity = (1, None)
-    missing = "impute"
-    offers = ("own_parameters",)
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(offers=("own_parameters",), solves=("redundant", "unique", "xor"))
 
     class Params(Parameters):
         stage: int = param(

@@ -25,8 +25,10 @@ from wbcbench.contracts import (
     Batch,
     Draw,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
+    OwnHeads,
     Parameters,
     Progress,
     Task,
@@ -111,7 +113,7 @@ class MixedOutput(Output):
     """[B], of the loss."""
 
 
-class MixMo(Fusion):
+class MixMo(OwnHeads, Fusion):
     """M stems mixed into one trunk by sum or patches, one head per modality (MixMo, Cut-MixMo).
 
     p = (1/M) sum_m softmax(W_m h(sum_m stem_m(x_m))). Parameters: P + sum_m S(C_m) + M (D + 1) K: about one
@@ -120,10 +122,12 @@ class MixMo(Fusion):
 
     name = "mixmo"
     source = "Ramé et al., ICCV 2021, arXiv 2103.06132"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_parameters", "meeting_losses")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        emits=("modality",),
+        missing="native",
+        offers=("own_parameters", "meeting_losses"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         patch: float = param(

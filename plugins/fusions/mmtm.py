@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import affine, build_trunks, chosen_stages, pool
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 
 def cross_gates(
@@ -60,11 +69,7 @@ class MMTM(Fusion):
 
     name = "mmtm"
     source = "Joze et al., CVPR 2020, arXiv 1911.08670"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "impute"
-    offers = ("own_parameters",)
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(stage_maps=False, offers=("own_parameters",), solves=("redundant", "unique", "xor"))
 
     class Params(Parameters):
         sites: str = param(

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders
 
-from wbcbench.contracts import BackboneFactory, Batch, Fusion, Output, Outputs, Parameters, Progress, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Batch,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    Progress,
+    Task,
+    param,
+)
 
 
 def route(scores: Tensor, top: int) -> Tensor:
@@ -56,11 +67,12 @@ class MoE(Fusion):
 
     name = "moe"
     source = "Shazeer et al., ICLR 2017, arXiv 1701.06538; balance of Fedus et al., arXiv 2101.03961"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        missing="native",
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         experts: int = param(4, "Experts E.", ge=1, search=[2, 4, 8])

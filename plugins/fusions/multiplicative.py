@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, joint
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 
 
 def interact(x: Tensor, z: Tensor, w: Tensor, u: Tensor, v: Tensor, b: Tensor) -> Tensor:
@@ -29,12 +29,12 @@ class Multiplicative(Fusion):
 
     name = "multiplicative"
     source = "Jayakumar et al., ICLR 2020, eq. 1"
-    emits = ("joint",)
-    stage_maps = False
-    arity = (2, 2)
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        arity=(2, 2),
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         dim: int = param(64, "Units d of a projection of each embedding; 0: none.", ge=0, search=[32, 64, 128])

@@ -11,10 +11,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    OwnHeads,
+    Parameters,
+    PerModality,
+    Task,
+    param,
+)
 
 
-class Packed(Fusion):
+class Packed(OwnHeads, Fusion):
     """One network with one group of channels per modality: as many channels as one network, no cross weights.
 
     p = (1/M) sum_m softmax(W_m h_m(x_m)), over the modalities that a cell has. Trained on the sum of the heads'
@@ -23,10 +34,9 @@ class Packed(Fusion):
 
     name = "packed"
     source = "Laurent et al., ICLR 2023, arXiv 2210.09184, a subnetwork per modality"
-    emits = ("modality",)
-    missing = "native"
-    scales = "width"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(
+        emits=("modality",), missing="native", scales="width", offers=("own_embedding", "own_parameters")
+    )
 
     class Params(Parameters):
         width: float = param(

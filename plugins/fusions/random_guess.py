@@ -5,14 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    SolvedOnce,
+    Task,
+)
 from wbcbench.data.counter import uniform
 
 _BUMP = 1e-3
 """How much likelier than its frequency the drawn class is said to be: enough to be the first choice only."""
 
 
-class RandomGuess(Fusion):
+class RandomGuess(SolvedOnce, Fusion):
     """Draws each cell's class by the training cells' frequencies; the trial's seed decides the draw.
 
     Its expected accuracy is sum_k f_k^2 and its expected balanced accuracy 1 / K. The draw is a function of the
@@ -23,10 +32,7 @@ class RandomGuess(Fusion):
     name = "random_guess"
     aliases = ("random",)
     source = "the usual floor; sklearn.dummy.DummyClassifier(strategy='stratified')"
-    emits = ("joint",)
-    missing = "native"
-    solves = ()
-    trained = "once"
+    traits = FusionTraits(missing="native", solves=())
     frequencies: Tensor
     key: Tensor
 

@@ -6,7 +6,17 @@ from torch import Tensor, nn
 from wbcbench_plugins.fusions._stages import build_trunks, chosen_stages, concatenated, masked, pool, with_blanks
 from wbcbench_plugins.fusions.mmtm import Transfer
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    Parameters,
+    PerModality,
+    Task,
+    param,
+)
 
 
 class SE(Fusion):
@@ -18,10 +28,7 @@ class SE(Fusion):
 
     name = "se"
     source = "Hu et al., CVPR 2018, arXiv 1709.01507; as ablation of Joze et al., arXiv 1911.08670"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_parameters",)
+    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_parameters",))
 
     class Params(Parameters):
         sites: str = param(

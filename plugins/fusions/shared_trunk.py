@@ -5,10 +5,20 @@ from __future__ import annotations
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._private import private_backbone, stack
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    OwnHeads,
+    Parameters,
+    PerModality,
+    Task,
+)
 
 
-class SharedTrunk(Fusion):
+class SharedTrunk(OwnHeads, Fusion):
     """One trunk read by every modality in turn; stems, norms and heads are private.
 
     p = (1/M) sum_m softmax(W_m trunk(x_m; stem_m, norms_m)), over the modalities that a cell has. Trained on
@@ -18,9 +28,9 @@ class SharedTrunk(Fusion):
 
     name = "shared_trunk"
     source = "Module-parallel layers of Wang et al., NeurIPS 2020, arXiv 2011.05005, without the exchange"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters", "meeting_losses")
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters", "meeting_losses")
+    )
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Output, Outputs, Parameters, Task
 
 
 class Single(Fusion):
@@ -15,11 +15,7 @@ class Single(Fusion):
 
     name = "single"
     source = "baseline: one modality alone; every teacher is one"
-    emits = ("modality",)
-    arity = (1, 1)
-    missing = "impute"
-    offers = ()
-    solves = ("redundant",)
+    traits = FusionTraits(emits=("modality",), arity=(1, 1), offers=(), solves=("redundant",))
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -8,7 +8,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Networks, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Combiner,
+    Fusion,
+    FusionTraits,
+    Outputs,
+    Parameters,
+    Task,
+    param,
+)
 
 UNSEEN = -30.0
 """Bias of a class that no validation cell has."""
@@ -34,7 +43,7 @@ def fit_stacker(
     return weight, bias
 
 
-class Stacking(Fusion):
+class Stacking(Combiner, Fusion):
     """Stacked generalisation: logistic regression on the probabilities of one network per modality.
 
     p = softmax(V [p_1; ..; p_M] + c), p_m = softmax(W_m h_m(x_m)); V and c are fitted on validation cells.
@@ -46,9 +55,7 @@ class Stacking(Fusion):
 
     name = "stacking"
     source = "Wolpert, Neural Networks 5, 1992"
-    emits = ("modality",)
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), offers=("own_embedding", "own_parameters"))
 
     class Params(Parameters):
         inverse_penalty: float = param(

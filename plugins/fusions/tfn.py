@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 from wbcbench.errors import IncompatibleError
 
 LIMIT = 131_072
@@ -36,12 +36,12 @@ class TFN(Fusion):
 
     name = "tfn"
     source = "Zadeh et al., EMNLP 2017, arXiv 1707.07250, section 4.2"
-    emits = ("joint",)
-    stage_maps = False
-    arity = (1, 4)
-    missing = "impute"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        arity=(1, 4),
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         dim: int = param(16, "Units d that each embedding is projected to.", ge=1, search=[8, 16, 32])

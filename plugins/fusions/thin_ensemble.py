@@ -9,10 +9,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, PerModality, Task, param
+from wbcbench.contracts import (
+    BackboneFactory,
+    Fusion,
+    FusionTraits,
+    Output,
+    Outputs,
+    OwnHeads,
+    Parameters,
+    PerModality,
+    Task,
+    param,
+)
 
 
-class ThinEnsemble(Fusion):
+class ThinEnsemble(OwnHeads, Fusion):
     """Late fusion of narrow networks, together as big as one network.
 
     p = (1/M) sum_m softmax(W_m h_m(x_m)), over the modalities that a cell has. Trained on the sum of the heads'
@@ -21,10 +32,9 @@ class ThinEnsemble(Fusion):
 
     name = "thin_ensemble"
     source = "control: narrow networks at equal MACs that share nothing"
-    emits = ("modality",)
-    missing = "native"
-    scales = "width"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(
+        emits=("modality",), missing="native", scales="width", offers=("own_embedding", "own_parameters")
+    )
 
     class Params(Parameters):
         width: float = param(0.0, "Factor on the channels of every network; 0: 1 / sqrt(M).", ge=0, le=8)

@@ -18,6 +18,7 @@ from wbcbench.contracts import (
     BackboneFactory,
     Batch,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
     Parameters,
@@ -89,10 +90,7 @@ class TokenFusion(Fusion):
 
     name = "token_fusion"
     source = "Wang et al., CVPR 2022, arXiv 2204.08721"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "impute"
-    offers = ("own_parameters",)
+    traits = FusionTraits(stage_maps=False, offers=("own_parameters",))
 
     class Params(Parameters):
         threshold: float = param(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.fusions._modalities import Encoders, Projections, joint, mask_of
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task, param
 from wbcbench.errors import UsageError
 
 
@@ -50,11 +50,12 @@ class TokenTransformer(Fusion):
 
     name = "token_transformer"
     source = "fusion transformer of AutoGluon-Multimodal; Vaswani et al., arXiv 1706.03762"
-    emits = ("joint",)
-    stage_maps = False
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
-    solves = ("redundant", "unique", "xor")
+    traits = FusionTraits(
+        stage_maps=False,
+        missing="native",
+        offers=("own_embedding", "own_parameters"),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         width: int = param(64, "Token width H, a multiple of `heads`.", ge=1, search=[64, 128, 192])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.fusions._modalities import Networks, seen, stacked_logits
 
-from wbcbench.contracts import BackboneFactory, Fusion, Outputs, Parameters, Task
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Outputs, Parameters, Task
 
 
 def majority(probs: Tensor, mask: Tensor) -> Tensor:
@@ -32,9 +32,7 @@ class Vote(Fusion):
 
     name = "vote"
     source = "majority vote of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
-    emits = ("modality",)
-    missing = "native"
-    offers = ("own_embedding", "own_parameters")
+    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -1,7 +1,7 @@
 """What belongs to a modality: parameters, embeddings, rows. Shared by several policies.
 
 Convention: a module that a fusion keeps in an `nn.ModuleDict` whose keys are exactly the modalities belongs to
-the modality of its key (backbones, encoders, heads), and so do the parameters that `head_params` names for the
+the modality of its key (backbones, encoders, heads), and so do the parameters that `OwnHeads` names for the
 route of a modality. Everything else is shared.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Backbone, Batch, Features, Fusion, Output, Outputs
+from wbcbench.contracts import Backbone, Batch, Features, Fusion, Output, Outputs, OwnHeads
 from wbcbench.contracts import masked_mean as masked_mean
 from wbcbench.errors import IncompatibleError
 
@@ -29,7 +29,8 @@ def own_parameters(fusion: Fusion) -> dict[str, list[nn.Parameter]]:
     found: dict[str, dict[int, nn.Parameter]] = {m: {} for m in fusion.task.modalities}
     for m, module in own_modules(fusion):
         found[m] |= {id(p): p for p in module.parameters()}
-    for m, heads in fusion.head_params().items():
+    heads_of = fusion.head_params() if isinstance(fusion, OwnHeads) else {}
+    for m, heads in heads_of.items():
         if m in found:
             found[m] |= {id(p): p for p in heads}
     shared = {i for m in found for i in found[m] if sum(i in other for other in found.values()) > 1}

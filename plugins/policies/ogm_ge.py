@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.policies._modalities import labels_of, masked_mean, probe, require_parameters, shown
 
-from wbcbench.contracts import JOINT, Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import JOINT, Batch, Fusion, Outputs, Parameters, Policy, Progress, modality_logits, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -48,7 +48,7 @@ class OGMGE(Policy):
     """The gradients of the modality that is ahead are scaled down, and Gaussian noise is added.
 
     Scores come from each modality's logits, over present rows: those of its route, or its part of a joint head
-    that adds modalities up (`Fusion.modality_logits`: concat with one linear head is the paper's setting). Scaled
+    that adds modalities up (`AddsLogits`: concat with one linear head is the paper's setting). Scaled
     are the parameters that belong to a modality (`_modalities`): whole networks in late fusion, only the heads
     where the trunk is shared. An adaptive optimiser such as AdamW undoes a slowly changing scale; the paper uses
     SGD.
@@ -74,7 +74,7 @@ class OGMGE(Policy):
     def setup(self, fusion: Fusion) -> None:
         super().setup(fusion)
         self.own = require_parameters(fusion, self.name)
-        if set(fusion.modality_logits(probe(fusion))) != set(self.own):
+        if set(modality_logits(fusion, probe(fusion))) != set(self.own):
             raise IncompatibleError(
                 f"ogm_ge compares what each modality says, but in '{fusion.name}' they have no logits of their "
                 "own. Choose a fusion with a head per modality such as late_prob, or concat:hidden=0."
@@ -84,7 +84,7 @@ class OGMGE(Policy):
         if progress.fraction >= self.params.until:
             return
         with torch.no_grad():
-            scores, said = [], fusion.modality_logits(outputs)
+            scores, said = [], modality_logits(fusion, outputs)
             for m in self.own:
                 labels = labels_of(outputs[m if m in outputs else JOINT])
                 right = said[m].softmax(1).gather(1, labels[:, None])[:, 0]

@@ -17,7 +17,8 @@ from wbcbench.cli.group import VERBS
 
 PLUGIN = """
     import torch
-    from wbcbench.contracts import Backbone, Distiller, DistillerParams, Fusion, Needs, Parameters, param
+    from wbcbench.contracts import Backbone, Distiller, DistillerParams, Fusion, FusionTraits
+    from wbcbench.contracts import Needs, Parameters, param
 
     class Zoo(Backbone):
         "Many models."
@@ -34,9 +35,7 @@ PLUGIN = """
         name = "gated"
         aliases = ("gt",)
         source = "Someone 2020, eq. 3"
-        emits = ("joint", "modality")
-        arity = (2, None)
-        missing = "native"
+        traits = FusionTraits(emits=("joint", "modality"), arity=(2, None), missing="native")
 
     class Soft(Distiller):
         "Match softened predictions."

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress
+from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, SolvedOnce
 from wbcbench.contracts.routes import RouteTeachers
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
@@ -49,7 +49,7 @@ class Bank:
 def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     """One step as the loop makes it."""
     cls = component_class("fusion", fusion_name)
-    task = toy_task(1 if cls.arity[1] == 1 else 2, classes=5)
+    task = toy_task(1 if cls.traits.arity[1] == 1 else 2, classes=5)
     fusion, bank, batch = build_toy(cls, task).train(), Bank(), toy_batch(task, cells=10)
     batch.cells = torch.arange(10)
     policies = [cls(cls.Params()) for cls in (component_class("policy", p) for p in policy_names)]
@@ -113,10 +113,10 @@ def test_steps_with_every_policy(distiller: str) -> None:
 @pytest.mark.parametrize("name", FUSIONS)
 def test_stage_maps_are_there_or_declared_missing(name: str) -> None:
     cls = component_class("fusion", name)
-    if cls.trained == "once":
+    if issubclass(cls, SolvedOnce):
         return
-    task = toy_task(1 if cls.arity[1] == 1 else 2, classes=5)
+    task = toy_task(1 if cls.traits.arity[1] == 1 else 2, classes=5)
     fusion = build_toy(cls, task).eval()
     with torch.no_grad():
         outputs = fusion(toy_batch(task, cells=4).images, None, True)
-    assert all(o.maps for o in outputs.values()) == cls.stage_maps
+    assert all(o.maps for o in outputs.values()) == cls.traits.stage_maps

@@ -27,7 +27,7 @@ POLICIES = sorted({p for _, _, p in MATRIX})
 def steps(fusion_name: str, policy_name: str, modalities: int = 2, count: int = 2) -> None:
     """So many steps; raises `IncompatibleError` where the pair is refused."""
     cls, chosen = component_class("fusion", fusion_name), component_class("policy", policy_name)
-    task = toy_task(1 if cls.arity[1] == 1 else modalities, classes=5)
+    task = toy_task(1 if cls.traits.arity[1] == 1 else modalities, classes=5)
     fusion, policy = build_toy(cls, task).train(), chosen(chosen.Params())
     policy.setup(fusion)
     policy.setup_cells(200)

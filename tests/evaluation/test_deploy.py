@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Fusion, Outputs, PerModality, without
+from wbcbench.contracts import Fusion, FusionTraits, Outputs, PerModality, SolvedOnce, without
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.cost import macs, parameters
 from wbcbench.testing.components import component_class, registry
@@ -22,7 +22,7 @@ NAMES = [c.name for c in registry().components("fusion") if c.builtin]
 
 def fusion_of(name: str, modalities: int = 3) -> Fusion:
     cls = component_class("fusion", name)
-    count = min(modalities, cls.arity[1] or modalities)
+    count = min(modalities, cls.traits.arity[1] or modalities)
     return build_toy(cls, toy_task(count)).eval()
 
 
@@ -33,10 +33,10 @@ def cost(fusion: Fusion, given: tuple[str, ...] | None = None) -> tuple[int, int
     return parameters(module), macs(module, images)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if component_class("fusion", n).missing == "native"])
+@pytest.mark.parametrize("name", [n for n in NAMES if component_class("fusion", n).traits.missing == "native"])
 def test_native_fusions_cost_less_with_fewer_modalities(name: str) -> None:
     fusion = fusion_of(name)
-    if fusion.trained == "once":
+    if isinstance(fusion, SolvedOnce):
         return
     whole, two, one = cost(fusion), cost(fusion, ("u", "w")), cost(fusion, ("w",))
     if name in ONE_TRUNK:
@@ -105,7 +105,7 @@ def test_what_is_left_out_stays_where_it_was_and_what_is_kept_is_shared() -> Non
 
 def test_a_fusion_that_refuses_refuses() -> None:
     class Strict(component_class("fusion", "early")):  # type: ignore[misc]
-        missing = "refuse"
+        traits = FusionTraits(missing="refuse")
 
     fusion = build_toy(Strict, toy_task(2)).eval()
     assert parameters(fusion.deploy(("u", "v"))) == parameters(fusion)

@@ -166,7 +166,7 @@ def trained(name: str) -> Fusion:
 
 def several() -> list[str]:
     return [c.name for c in registry().components("fusion")
-            if c.builtin and component_class("fusion", c.name).arity[1] != 1]  # fmt: skip
+            if c.builtin and component_class("fusion", c.name).traits.arity[1] != 1]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", several())

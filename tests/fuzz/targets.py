@@ -82,7 +82,7 @@ u,v,label,group,split,id
 """
 PLUGIN = '''\
 """A plugin."""
-from wbcbench.contracts import Fusion, Parameters, param
+from wbcbench.contracts import Fusion, FusionTraits, Parameters, param
 
 
 class Mine(Fusion):
@@ -90,8 +90,7 @@ class Mine(Fusion):
 
     name = "mine"
     aliases = ("my", "own")
-    emits = "joint"
-    arity = (2, 4)
+    traits = FusionTraits(emits=("joint", "modality"), arity=(2, 4))
 
     class Params(Parameters):
         rho: float = param(0.5, "strength", ge=0, le=1)

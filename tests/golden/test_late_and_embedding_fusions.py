@@ -350,7 +350,7 @@ def test_late_fusions_cost_m_networks_and_deploy_fewer(name: str) -> None:
     k = fusion.task.n_classes
     combiner = (3 * k + 1) * k if name == "stacking" else 0  # of the others it is M numbers in a buffer, or none
     assert weights_of(fusion) == weights_of(fusion_of("late_prob", 3)) + combiner
-    if fusion.missing != "native":
+    if fusion.traits.missing != "native":
         return
     images = toy_batch(fusion.task).images
     present = torch.tensor([[False, True, True]]).expand(8, -1)
@@ -420,7 +420,7 @@ def beyond_backbones(name: str, dims: list[int], k: int, **p: Any) -> int:
     ],
 )  # fmt: skip
 def test_parameters_are_the_closed_form(name: str, params: dict[str, Any]) -> None:
-    _, high = component_class("fusion", name).arity
+    _, high = component_class("fusion", name).traits.arity
     for modalities in {2, min(3, high or 3)}:
         fusion = fusion_of(name, modalities, **params)
         encoders = fusion.encoders

@@ -35,7 +35,7 @@ STAGED = ("mid_concat", "mmtm", "se", "centralnet", "marker_excite", "fusion_sea
 TOKENS = ("cross_attention", "mbt", "token_fusion")
 SINGLE_NETWORK = ("mixmo", "shared_trunk", "cen", "packed", "thin_ensemble")
 ALL = (*STAGED, *TOKENS, *SINGLE_NETWORK)
-NATIVE = tuple(n for n in ALL if component_class("fusion", n).missing == "native")
+NATIVE = tuple(n for n in ALL if component_class("fusion", n).traits.missing == "native")
 WIDTH, DIM = 4, 16
 """Channels of cellnet's first and last stage."""
 K = 3

@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 
+from wbcbench.contracts.needs import FusionTraits
 from wbcbench.contracts.params import Parameters, describe_params, identity
 from wbcbench.errors import PluginError
 from wbcbench.registry import KINDS, Registry, contract
@@ -57,13 +58,11 @@ def outcome(params: type[Parameters], given: dict) -> object:
 PLAIN = {
     "literals": """
         import torch
-        from wbcbench.contracts import Fusion
+        from wbcbench.contracts import Fusion, FusionTraits
         class X(Fusion):
             "Say."
             name = "x"
-            emits = ("joint", "modality")
-            arity = (2, 3)
-            missing = "native"
+            traits = FusionTraits(emits=("joint", "modality"), arity=(2, 3), missing="native")
             def forward(self, images): return torch.zeros(1)
     """,
     "string annotations, constants, ClassVar": """
@@ -112,31 +111,31 @@ PLAIN = {
                 weight: float = param(2.0, "Another default.", ge=0)
     """,
     "changed after the class": """
-        from wbcbench.contracts import Fusion
+        from wbcbench.contracts import Fusion, FusionTraits
         class X(Fusion):
             name = "x"
-        X.emits = ("modality",)
+        X.traits = FusionTraits(emits=("modality",))
     """,
     "a heavy name": """
         import torch
-        from wbcbench.contracts import Fusion, Parameters, param
+        from wbcbench.contracts import Fusion, FusionTraits, Parameters, param
         class X(Fusion):
             name = "x"
-            arity = (torch.tensor(2).item(), 5)
+            traits = FusionTraits(arity=(torch.tensor(2).item(), 5))
             class Params(Parameters):
                 a: float = param(torch.pi, "Pi.")
     """,
     "computed in the class body": """
-        from wbcbench.contracts import Fusion
+        from wbcbench.contracts import Fusion, FusionTraits
         class X(Fusion):
             name = "x"
             if True:
-                missing = "refuse"
+                traits = FusionTraits(missing="refuse")
     """,
     "a decorator": """
-        from wbcbench.contracts import Fusion
+        from wbcbench.contracts import Fusion, FusionTraits
         def change(cls):
-            cls.missing = "native"
+            cls.traits = FusionTraits(missing="native")
             return cls
         @change
         class X(Fusion):
@@ -157,7 +156,7 @@ OF_ITS_OWN = {
         class X(contracts.Fusion):
             name = "x"
             _least = 2
-            arity = (_least, twice(_least))
+            traits = contracts.FusionTraits(arity=(_least, twice(_least)))
             class Params(contracts.Parameters):
                 mode: Mode = contracts.param(Mode.soft, "Mode.")
                 width: int = contracts.param(twice(2), "Width.")
@@ -223,13 +222,8 @@ def test_reading_equals_the_real_class(load, source, plain):
 def test_every_declared_value_differs_from_the_default_where_it_says_so(load):
     registry, _ = load(m=PLAIN["literals"])
     declared = registry.declaration(registry.get("fusion", "x"))
-    assert (declared.emits, declared.arity, declared.missing) == (("joint", "modality"), (2, 3), "native")
-    assert (declared.summary, declared.trained, declared.scales, declared.stage_maps) == (
-        "Say.",
-        "gradient",
-        "",
-        True,
-    )
+    assert declared.fusion_traits == FusionTraits(emits=("joint", "modality"), arity=(2, 3), missing="native")
+    assert (declared.summary, declared.solved_once) == ("Say.", False)
 
 
 def test_what_a_class_does_not_say_is_its_contracts_default(load):
@@ -239,9 +233,9 @@ def test_what_a_class_does_not_say_is_its_contracts_default(load):
     for kind in KINDS:
         declared = registry.declaration(registry.get(kind, "plain"))
         cls = contract(kind)
-        for name in ("emits", "arity", "missing", "needs", "pairing", "family", "scalable"):
+        for name in ("traits", "needs", "pairing", "family", "scalable"):
             if hasattr(cls, name):
-                assert getattr(declared, name) == getattr(cls, name), (kind, name)
+                assert declared.attributes[name] == getattr(cls, name), (kind, name)
         assert declared.params is cls.Params
 
 
@@ -277,11 +271,11 @@ def test_a_component_that_was_never_indexed_is_described_by_its_class():
     class Mine(Fusion):
         "Mine."
 
-        arity = (2, 2)
+        traits = FusionTraits(arity=(2, 2))
 
     registry = Registry()
     registry.add(Component("fusion", "mine", Mine))
-    assert registry.declared("fusion", "mine").arity == (2, 2)
+    assert registry.declared("fusion", "mine").fusion_traits.arity == (2, 2)
     assert registry.declared("fusion", "mine").summary == "Mine."
 
 

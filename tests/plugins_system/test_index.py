@@ -23,13 +23,13 @@ Folder = Callable[..., Path]
 
 GOOD = """
     import os, pathlib
-    from wbcbench.contracts import Fusion
+    from wbcbench.contracts import Fusion, FusionTraits
     with open({log!r}, "a") as file:
         file.write("imported\\n")
     class Good(Fusion):
         "Good."
         name = "good"
-        arity = (2, {high})
+        traits = FusionTraits(arity=(2, {high}))
 """
 
 
@@ -44,7 +44,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def arity(folder: Path) -> tuple[int, int | None]:
-    return load_plugins(PluginOptions((folder,)))[0].declared("fusion", "good").arity
+    return load_plugins(PluginOptions((folder,)))[0].declared("fusion", "good").fusion_traits.arity
 
 
 def kept(tmp_path: Path) -> Path:
@@ -206,12 +206,13 @@ def test_an_edited_builtin_is_read_as_anyones_file(tmp_path: Path, monkeypatch: 
     copy = tmp_path / "wbcbench_plugins"
     shutil.copytree(builtin_folder(), copy, ignore=shutil.ignore_patterns("__pycache__"))
     mean = copy / "fusions" / "mean.py"
-    mean.write_text(mean.read_text().replace('    name = "mean"\n', '    name = "mean"\n    arity = (2, 7)\n'))
+    mean.write_text(mean.read_text().replace("FusionTraits(", "FusionTraits(arity=(2, 7), "))
     (copy / "fusions" / "concat.py").write_text("1 / 0\nname = 'concat'")
     code = (
         "import json, sys\nfrom wbcbench.registry import *\nregistry, report = load_plugins(PluginOptions())\n"
         "failed = [(p.provider, p.origin, p.reason) for p in report.failed]\n"
-        "print(json.dumps([registry.declared('fusion', 'mean').arity, failed, len(registry.components()), "
+        "arity = registry.declared('fusion', 'mean').fusion_traits.arity\n"
+        "print(json.dumps([arity, failed, len(registry.components()), "
         "'torch' in sys.modules]))"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}

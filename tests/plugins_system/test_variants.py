@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ Load = Callable[..., tuple[Registry, LoadReport]]
 Invoke = Callable[..., tuple[int, str, str]]
 
 VARIANTS = """
+    from dataclasses import replace
     from wbcbench.contracts import Distiller, DistillerParams, Needs, hookimpl, param
     from wbcbench_plugins.distillers.logits import Logits
     from wbcbench_plugins.fusions.mean import Mean
@@ -33,7 +35,7 @@ VARIANTS = """
             return super().forward(scaled, present, maps)
 
     class _Base(Mean):
-        arity = (2, 3)
+        traits = replace(Mean.traits, arity=(2, 3))
 
     class Two(_Base):
         "Takes two or three."
@@ -52,7 +54,8 @@ def test_variants_are_components_and_what_they_inherit_is_declared(load: Load) -
     assert [p.skipped for p in report.plugins if p.provider == "local.variants"] == [()]
     mean = registry.declared("fusion", "mean")
     assert [r["name"] for r in found["my_mean"].param_rows] == [*(r["name"] for r in mean.param_rows), "factor"]
-    assert (found["my_mean"].missing, found["my_two"].arity) == (mean.missing, (2, 3))
+    assert found["my_mean"].fusion_traits == mean.fusion_traits
+    assert found["my_two"].fusion_traits == replace(mean.fusion_traits, arity=(2, 3))
     assert found["softer_logits"].needs == registry.declared("distiller", "logits").needs
     assert registry.get("fusion", "mean").builtin, "an imported class is no component of the importing file"
     for component in registry.components(provider="local.variants"):
@@ -84,7 +87,7 @@ def test_variants_pass_their_check_and_train(
 def test_components_by_hooks(load: Load) -> None:
     registry, report = load(
         hooked="""
-        from wbcbench.contracts import Fusion, hookimpl
+        from wbcbench.contracts import FusionTraits, hookimpl
         from wbcbench_plugins.fusions.mean import Mean
 
         class ByName(Mean):
@@ -95,7 +98,7 @@ def test_components_by_hooks(load: Load) -> None:
             name = "forgotten"
 
         def of_arity(n):
-            return type(f"Of{n}", (Mean,), {"arity": (n, n), "__doc__": f"Of {n}."})
+            return type(f"Of{n}", (Mean,), {"traits": FusionTraits(arity=(n, n)), "__doc__": f"Of {n}."})
 
         @hookimpl
         def wbcbench_register_fusions(register):
@@ -110,12 +113,12 @@ def test_components_by_hooks(load: Load) -> None:
     assert {n: d.summary for n, d in declared.items()} == {
         "by_name": "By name.", "by_class": "Said by the hook.", "of_2": "Of 2.", "of_3": "Of 3.",
     }  # fmt: skip
-    assert declared["of_3"].arity == (3, 3)
+    assert declared["of_3"].fusion_traits.arity == (3, 3)
     assert registry.get("fusion", "b").name == "by_name"
     for component in registry.components(provider="local.hooked"):
         cls = registry.load(component)
         assert cls.__module__ == "wbcbench_local.hooked"
-        assert cls.arity == declared[component.name].arity
+        assert cls.traits == declared[component.name].fusion_traits
     (skipped,) = next(p.skipped for p in report.plugins if p.provider == "local.hooked")
     assert "Forgotten" in skipped
     assert "hooks do not register it" in skipped

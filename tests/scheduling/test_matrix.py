@@ -80,7 +80,7 @@ def test_a_width_of_embeddings_is_no_factor_on_a_backbone(invoke: Invoke) -> Non
 
 
 def declared_scale(name: str) -> str:
-    return registry().declaration(registry().resolve("fusion", name).component).scales
+    return registry().declaration(registry().resolve("fusion", name).component).fusion_traits.scales
 
 
 def test_aliases_of_every_kind_are_announced(invoke: Invoke) -> None:

@@ -24,14 +24,14 @@ Invoke = Callable[..., tuple[int, str, str]]
 STRICT = '''
 import torch
 from torch import nn
-from wbcbench.contracts import Fusion, Output
+from wbcbench.contracts import Fusion, FusionTraits, Output
 
 
 class Strict(Fusion):
     """Early fusion of complete cells."""
 
     name = "strict"
-    missing = "refuse"
+    traits = FusionTraits(missing="refuse")
 
     def __init__(self, task, backbone, params):
         super().__init__(task, backbone, params)

@@ -43,7 +43,7 @@ def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[st
 
 
 def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
-    """Load the plugins, and say in one line each on stderr which ones, or which classes of them, are left out."""
+    """Load the plugins, and say in one line each on stderr which are left out or should be written anew."""
     from wbcbench.registry.loading import load_plugins
 
     registry, report = load_plugins(options)
@@ -53,8 +53,8 @@ def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
             "(`wbcbench plugins --verbose` shows the traceback)",
             file=sys.stderr,
         )
-    for skipped in (s for p in report.plugins for s in p.skipped):
-        print(f"Warning: {skipped}.", file=sys.stderr)
+    for note in (n for p in report.plugins for n in (*p.skipped, *p.outdated)):
+        print(f"Warning: {note}.", file=sys.stderr)
     return registry, report
 
 

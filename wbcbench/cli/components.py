@@ -222,6 +222,8 @@ def plugins(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
     )
     for skipped in (s for p in report.plugins for s in p.skipped):
         click.echo(f"\nLeft out: {skipped}")
+    for outdated in (s for p in report.plugins for s in p.outdated):
+        click.echo(f"\nOutdated: {outdated}")
     for clash in report.clashes:
         click.echo(f"\nName clash: {clash}")
     for plugin in report.failed if verbose else ():

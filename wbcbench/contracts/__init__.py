@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
     from wbcbench.contracts.deploy import Deployed, PerModality, without
     from wbcbench.contracts.distiller import Distiller, PairShapes
-    from wbcbench.contracts.fusion import JOINT, Fusion, route_names
+    from wbcbench.contracts.fusion import (
+        JOINT,
+        AddsLogits,
+        Combiner,
+        Fusion,
+        OwnHeads,
+        SolvedOnce,
+        modality_logits,
+        route_names,
+    )
     from wbcbench.contracts.hooks import Register, hookimpl
-    from wbcbench.contracts.needs import Needs
+    from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import Policy
@@ -27,9 +36,10 @@ _LAZY = {
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
     "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
-    "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion",
+    "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion", "modality_logits": "fusion",
+    "AddsLogits": "fusion", "Combiner": "fusion", "OwnHeads": "fusion", "SolvedOnce": "fusion",
     "Register": "hooks", "hookimpl": "hooks",
-    "Needs": "needs",
+    "FusionTraits": "needs", "Needs": "needs", "PolicyTraits": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
@@ -49,10 +59,12 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "JOINT",
+    "AddsLogits",
     "Backbone",
     "BackboneFactory",
     "Batch",
     "Cells",
+    "Combiner",
     "Dataset",
     "Deployed",
     "Description",
@@ -61,17 +73,21 @@ __all__ = [
     "Draw",
     "Features",
     "Fusion",
+    "FusionTraits",
     "Needs",
     "Output",
     "Outputs",
+    "OwnHeads",
     "PairShapes",
     "Parameters",
     "PerModality",
     "Policy",
+    "PolicyTraits",
     "Preparation",
     "Progress",
     "Register",
     "Routing",
+    "SolvedOnce",
     "Task",
     "content_digest",
     "each_teacher",
@@ -79,6 +95,7 @@ __all__ = [
     "masked_mean",
     "mean_teacher",
     "middle_square",
+    "modality_logits",
     "param",
     "route_names",
     "stage_shapes",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wbcbench.contracts import previous
 from wbcbench.contracts.backbone import BackboneFactory
 from wbcbench.contracts.deploy import Deployed, without
-from wbcbench.contracts.needs import Offer
+from wbcbench.contracts.needs import FusionTraits
 from wbcbench.contracts.output import Batch, Draw, Output, Outputs, Progress, Task
 from wbcbench.contracts.params import Parameters
 from wbcbench.contracts.routes import JOINT, route_names
@@ -21,48 +22,25 @@ from wbcbench.errors import IncompatibleError
 class Fusion(nn.Module):
     """A way of turning modality images into predictions. Owns its backbones and its task loss.
 
-    The class attributes are read once, when the file is new or was edited, and kept: they may be computed, but not
-    from what changes between two runs.
+    A subclass has a `name`, an `__init__` and a `forward`, and `Params` if it has parameters. `traits` says what
+    differs from the usual; base classes say what few fusions do beside that: `Combiner`, `SolvedOnce`, `OwnHeads`,
+    `AddsLogits`. The class attributes are read once, when the file is new or was edited, and kept: they may be
+    computed, but not from what changes between two runs.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     """Paper and equation."""
-    emits: ClassVar[tuple[Literal["joint", "modality"], ...]] = ("joint",)
-    """Which routes there are: one joint head, one head per modality, or both."""
-    arity: ClassVar[tuple[int, int | None]] = (1, None)
-    """How many modalities it takes. A fusion of exactly one is run once per modality."""
-    missing: ClassVar[Literal["native", "impute", "refuse"]] = "impute"
-    """What happens to a cell that lacks a modality: the fusion leaves it out by itself (`present` is
-    passed and the absent image changes nothing); the core fills the image with the training mean
-    (zero after normalisation); or such cells are refused at plan time."""
-
-    solves: ClassVar[tuple[Literal["redundant", "unique", "xor"], ...]] = ("redundant", "unique")
-    """Which two-modality problems it can express (`wbcbench.testing.fusions`): either modality is
-    enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
-    them."""
-
-    stage_maps: ClassVar[bool] = True
-    """False: some route gives no stage maps (its head stands on the embeddings of several networks, which have no
-    map in common), and distillers of maps are refused at plan time. Left True, they are refused before training
-    all the same, once the networks are built."""
-
-    scales: ClassVar[str] = ""
-    """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
-    fusion is refused at plan time with a backbone that cannot be scaled."""
-
-    offers: ClassVar[tuple[Offer, ...] | None] = None
-    """What training policies find in it (`wbcbench.contracts.needs.Offer`); what follows from `emits` need not be
-    said. None: not said, and policies find out when training starts instead of while planning."""
-
-    trained: ClassVar[Literal["gradient", "once"]] = "gradient"
-    """`once`: the core calls `features` on every training cell and then `solve`, instead of the training
-    loop. Such a fusion takes neither distillers nor policies."""
+    traits: ClassVar[FusionTraits] = FusionTraits()
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
     params: Any
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        previous.adopt(cls)
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__()
@@ -72,7 +50,7 @@ class Fusion(nn.Module):
     @property
     def routes(self) -> tuple[str, ...]:
         """Names of the routes that `forward` returns."""
-        return route_names(self.emits, self.task.modalities)
+        return route_names(self.traits.emits, self.task.modalities)
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Decide which cell each modality shows (set `batch.rows`). Called in training only.
@@ -125,27 +103,6 @@ class Fusion(nn.Module):
         seen = torch.where(seen.sum(0, keepdim=True) > 0, seen, torch.ones_like(seen))
         return (probs * seen[..., None]).sum(0) / seen.sum(0)[:, None]
 
-    def modality_logits(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Modality -> logits [R, K] of what that modality alone says. Default: of its route, if it has one.
-
-        Override it where one joint head adds up what the modalities say, so that these add up to its logits, and
-        declare `logits` among `offers`. Empty where the parameters chosen do not allow it.
-        """
-        return {m: outputs[m].logits for m in self.task.modalities if m in outputs}
-
-    def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
-        """Fit whatever combines routes (weights, temperatures) on validation outputs. Default: nothing.
-
-        They are of the validation cells that have every modality, where each class has such cells. The core calls
-        it several times, each time from the state before the first: on all folds of the cells but one, to predict
-        that one for the validation metrics, and at last on all of them, for the test. A fold may lack a class.
-        """
-
-    @property
-    def combines(self) -> bool:
-        """Whether there is a combiner to fit."""
-        return type(self).fit_combiner is not Fusion.fit_combiner
-
     def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
         """What inference runs when only the modalities `present` are given; its cost is counted.
 
@@ -163,28 +120,71 @@ class Fusion(nn.Module):
             raise ValueError(f"Expected some of the modalities {names}, but got {present}.")
         if given == names:
             return Deployed(self)
-        if self.missing == "refuse":
+        if self.traits.missing == "refuse":
             raise IncompatibleError(f"Fusion '{self.name}' needs all of {', '.join(names)}; give them all.")
-        native = self.missing == "native"
+        native = self.traits.missing == "native"
         return Deployed(without(self, frozenset(names) - set(given)) if native else self, given)
 
-    def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
-        """[B, F]: what `solve` is given of each training cell. For `trained = "once"` only."""
-        raise NotImplementedError(f"Fusion '{self.name}' is trained by gradient.")
 
+class Combiner:
+    """Base class of fusions with something to fit on validation cells: `class Stacking(Combiner, Fusion)`."""
+
+    @abstractmethod
+    def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
+        """Fit whatever combines routes (weights, temperatures) on validation outputs.
+
+        They are of the validation cells that have every modality, where each class has such cells. The core calls
+        it several times, each time from the state before the first: on all folds of the cells but one, to predict
+        that one for the validation metrics, and at last on all of them, for the test. A fold may lack a class.
+        """
+
+
+class SolvedOnce:
+    """Base class of fusions that are set from all training cells at once: `class Majority(SolvedOnce, Fusion)`.
+
+    In place of the training loop, the core calls `features` on every training cell and then `solve`. Such a fusion
+    takes neither distillers nor policies.
+    """
+
+    @abstractmethod
+    def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
+        """[B, F]: what `solve` is given of each training cell."""
+
+    @abstractmethod
     def solve(self, features: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """Set the parameters from all training cells at once. For `trained = "once"` only.
+        """Set the parameters.
 
         Args:
             features: [N, F], of `features`, ascending cell ids.
             labels: [N] int64.
             weights: [K], the recipe's class weights.
         """
-        raise NotImplementedError(f"Fusion '{self.name}' is trained by gradient.")
 
+
+class OwnHeads:
+    """Base class of fusions whose routes have parameters outside of an `nn.ModuleDict` by modality."""
+
+    @abstractmethod
     def head_params(self) -> dict[str, list[nn.Parameter]]:
         """Route -> the parameters that only this route uses. For policies that modulate gradients."""
-        return {}
+
+
+class AddsLogits:
+    """Base class of fusions of which one joint head adds up what the modalities say."""
+
+    @abstractmethod
+    def modality_logits(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Modality -> logits [R, K] of what that modality alone says; they add up to those of the joint head.
+
+        Empty where the parameters chosen do not allow it. `offers` of the traits has `logits`.
+        """
+
+
+def modality_logits(fusion: Fusion, outputs: Outputs) -> dict[str, Tensor]:
+    """Modality -> logits [R, K] of what that modality alone says: of its route, or as `AddsLogits` has it."""
+    if isinstance(fusion, AddsLogits):
+        return fusion.modality_logits(outputs)
+    return {m: outputs[m].logits for m in fusion.task.modalities if m in outputs}
 
 
 def _labels(out: Output) -> Tensor:
@@ -193,4 +193,16 @@ def _labels(out: Output) -> Tensor:
     return out.labels
 
 
-__all__ = ["JOINT", "Deployed", "Fusion", "route_names"]
+previous.keep_readable(Fusion)
+
+__all__ = [
+    "JOINT",
+    "AddsLogits",
+    "Combiner",
+    "Deployed",
+    "Fusion",
+    "OwnHeads",
+    "SolvedOnce",
+    "modality_logits",
+    "route_names",
+]

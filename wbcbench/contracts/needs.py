@@ -1,12 +1,19 @@
-"""What distillers and policies need, readable without building a model (imports no torch)."""
+"""What components say of themselves for planning, readable without building a model (imports no torch).
+
+One frozen object per kind, set as a class attribute: `FusionTraits`, `PolicyTraits`, `Needs`. Everything in them
+has a default, and a class that says nothing has all of them. An object replaces that of the base class as a whole;
+to change a part of it, write `traits = dataclasses.replace(Parent.traits, arity=(2, 2))`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Tap = Literal["logits", "embedding", "maps"]
 TaughtBy = Literal["teacher", "self", "peers", "average"]
+Problem = Literal["redundant", "unique", "xor"]
 
 Stage = Literal["rows", "images", "losses", "weights", "gradients"]
 POLICY_ORDER: tuple[Stage, ...] = ("rows", "images", "losses", "weights", "gradients")
@@ -20,18 +27,117 @@ of them.
 Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses"]
 """What a policy may find in a fusion.
 
-`logits`: each modality has logits, of a route or by `Fusion.modality_logits`. `embedding`: each modality has an
-embedding, of its route or its own backbone; `own_embedding`: and no two have the same. `own_parameters`: each has
-parameters that nothing else uses (an `nn.ModuleDict` by modality, or `head_params`). `meeting_losses`: the losses
-of several routes reach the same parameters.
+`logits`: each modality has logits, of a route or by `AddsLogits`. `embedding`: each modality has an embedding, of
+its route or its own backbone; `own_embedding`: and no two have the same. `own_parameters`: each has parameters
+that nothing else uses (an `nn.ModuleDict` by modality, or those of `OwnHeads`). `meeting_losses`: the losses of
+several routes reach the same parameters.
 """
 Want = Offer | Literal["incomplete", "trained_logits"]
 """`incomplete`: cells without some modality are taken. `trained_logits`: labels train the routes' logits."""
 
 
+@cache
+def _choices(cls: type) -> dict[str, tuple[bool, list[Any]]]:
+    """Field -> whether it is a tuple, and the words that it may hold; of the fields that have such words."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        parts = get_args(hint) if type(None) in get_args(hint) else (hint,)
+        whole = next((p for p in parts if get_origin(p) is tuple), None)
+        words = _words(get_args(whole)[0] if whole is not None else hint)
+        if words:
+            found[name] = (whole is not None, words)
+    return found
+
+
+def _words(hint: Any) -> list[Any]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [w for part in get_args(hint) for w in _words(part)]
+
+
+class _Checked:
+    """Refuses words that are none of a field's, so that a typo ends where it is written."""
+
+    def _check(self) -> None:
+        for name, (several, words) in _choices(type(self)).items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            known = ", ".join(repr(w) for w in words)
+            if several and not isinstance(value, tuple):
+                raise TypeError(f"Expected `{name}` as a tuple, such as ({words[0]!r},), but got {value!r}.")
+            wrong = [v for v in (value if several else (value,)) if v not in words]
+            if wrong:
+                raise ValueError(f"Expected `{name}` to be of {known}, but got {wrong[0]!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionTraits(_Checked):
+    """What a fusion says of itself: `traits = FusionTraits(emits=("modality",), missing="native")`."""
+
+    emits: tuple[Literal["joint", "modality"], ...] = ("joint",)
+    """Which routes there are: one joint head, one head per modality, or both."""
+    arity: tuple[int, int | None] = (1, None)
+    """How many modalities it takes. A fusion of exactly one is run once per modality."""
+    missing: Literal["native", "impute", "refuse"] = "impute"
+    """What happens to a cell that lacks a modality: the fusion leaves it out by itself (`present` is
+    passed and the absent image changes nothing); the core fills the image with the training mean
+    (zero after normalisation); or such cells are refused at plan time."""
+    solves: tuple[Problem, ...] = ("redundant", "unique")
+    """Which two-modality problems it can express (`wbcbench.testing.fusions`): either modality is
+    enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
+    them."""
+    stage_maps: bool = True
+    """False: some route gives no stage maps (its head stands on the embeddings of several networks, which have no
+    map in common), and distillers of maps are refused at plan time. Left True, they are refused before training
+    all the same, once the networks are built."""
+    scales: str = ""
+    """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
+    fusion is refused at plan time with a backbone that cannot be scaled."""
+    offers: tuple[Offer, ...] | None = None
+    """What training policies find in it; what follows from `emits` need not be said. None: not said, and policies
+    find out when training starts instead of while planning."""
+
+    def __post_init__(self) -> None:
+        self._check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTraits(_Checked):
+    """What a training policy says of itself: `traits = PolicyTraits(acts_on="rows")`."""
+
+    acts_on: Stage = "losses"
+    """The stage of a step that it changes (`POLICY_ORDER`), which is its place among other policies. A policy with
+    hooks of several stages names the one whose place it needs: dropped modalities (`rows`) are masked in the
+    losses before others replace them."""
+    arity: tuple[int, int | None] = (1, None)
+    """How many modalities the fusion must read."""
+    needs_routes: Literal["any", "several", "modality", "joint", "both"] = "any"
+    """Which routes the fusion must have: at least two of any kind, at least two of single modalities, a joint
+    one, or two of single modalities and a joint one."""
+    wants: tuple[Want, ...] = ()
+    """What it must find in the fusion, or in what another policy `offers`. Checked while planning where the fusion
+    says what it offers; `setup` refuses the rest."""
+    offers: tuple[Offer, ...] = ()
+    """What it adds for other policies: a loss per modality that meets those of the routes, say."""
+    subsets: int = 0
+    """The most modalities of which it asks a fusion without a route for each for every subset (2^M forward
+    passes); 0: it does not."""
+    waits: str = ""
+    """Name of the parameter that counts the epochs before it changes anything: a budget of no more is refused."""
+    blends_cells: bool = False
+    """Whether an image may show parts of several cells. Recorded teachers know nothing of such images, and
+    losses that take hard labels do not either."""
+    reads_labels: bool = False
+    """Whether it makes losses of its own from hard labels, and so cannot go with one that blends cells."""
+
+    def __post_init__(self) -> None:
+        self._check()
+
+
 @dataclass(frozen=True)
-class Needs:
-    """Declared as a class attribute of a distiller; the core derives everything else from it.
+class Needs(_Checked):
+    """What a distiller reads and asks for: `needs = Needs(labels=True)`. The core derives the rest from it.
 
     A frozen teacher is *replayed*: its outputs are looked up instead of computed. Logits and embeddings
     always are; stage maps only where they fit a budget, so a distiller of maps may meet a live teacher.
@@ -63,6 +169,9 @@ class Needs:
     trainable: bool = False
     """The distiller has parameters of its own (adapters, temperatures)."""
 
+    def __post_init__(self) -> None:
+        self._check()
+
     @property
     def replayable(self) -> bool:
         """Whether a frozen teacher's stored outputs are always enough."""
@@ -71,3 +180,8 @@ class Needs:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, with `replayable`."""
         return asdict(self) | {"replayable": self.replayable}
+
+
+def differences(value: Any) -> dict[str, Any]:
+    """The fields of such an object that differ from their defaults."""
+    return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}

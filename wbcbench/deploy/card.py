@@ -116,7 +116,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "other cells get a class too.",
         "- Other microscopes, stains, exposure times or donors than those of training may change the answers. "
         "`wbcbench predict` says which images are unlike the training cells.",
-        f"- Missing modalities: {MISSING[rebuilt.fusion.missing]}; the exported file wants every input.",
+        f"- Missing modalities: {MISSING[rebuilt.fusion.traits.missing]}; the exported file wants every input.",
         f"- Expected calibration error on test cells: {_ece(rebuilt)}; probabilities are not calibrated further.",
         *(["- Test cells are of no known donors: the intervals take cells for independent."]
           if "test_groups" not in record.predictions else []),

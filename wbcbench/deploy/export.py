@@ -142,7 +142,9 @@ def _from_record(rebuilt: Rebuilt, found: Predictions) -> float:
         rows = [place[int(i)] for i in now.cells]
         return float(np.abs(recorded["val_probabilities"][rows] - now.probabilities).max())
 
-    if not rebuilt.fusion.combines:
+    from wbcbench.training.build import combiner_of
+
+    if combiner_of(rebuilt.fusion) is None:
         return apart(found)
     from wbcbench.training.fitted import fit_combiner
 

@@ -59,7 +59,7 @@ def classify(
     network, modalities = rebuilt.network.to(device), rebuilt.network.modalities
     lacking: NDArray[np.bool_] = np.logical_not(source.present.all(1))
     lacking[list(source.errors)] = False
-    if lacking.any() and rebuilt.fusion.missing == "refuse":
+    if lacking.any() and rebuilt.fusion.traits.missing == "refuse":
         absent = [m for column, m in enumerate(modalities) if not source.present[:, column].all()]
         raise IncompatibleError(
             f"Fusion '{rebuilt.record.result.fusion}' needs every modality of every cell, but "

@@ -141,7 +141,7 @@ class Examination:
         out on a few cells that have everything, for every subset.
         """
         routes = self.clean.outputs.values()
-        if self.fusion.missing == "refuse" or not self.plain or any(len(out.reads) != 1 for out in routes):
+        if self.fusion.traits.missing == "refuse" or not self.plain or any(len(out.reads) != 1 for out in routes):
             return False
         having = self.having(self.modalities)
         every = torch.arange(len(self.ids), device=self.ids.device)

@@ -123,8 +123,8 @@ def examine(
     started = time.perf_counter()
     exam = Examination(fusion, cells, ids, modalities, seed)
     whole = exam.metrics(exam.clean.probabilities)
-    found: dict[str, Any] = {"seed": seed, "clean": whole, "missing": fusion.missing}
-    if len(modalities) > 1 and fusion.missing != "refuse":
+    found: dict[str, Any] = {"seed": seed, "clean": whole, "missing": fusion.traits.missing}
+    if len(modalities) > 1 and fusion.traits.missing != "refuse":
         found |= _missing(exam)
     swapped = {m: exam.metrics(exam.swapped((m,)).probabilities) for m in modalities}
     found["permutation_drop"] = {m: _minus(whole, values) for m, values in swapped.items()}

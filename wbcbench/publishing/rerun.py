@@ -148,7 +148,7 @@ def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Probl
     given, imputer = dict(spec.params), {}
     try:
         if kind == "fusion" and IMPUTE not in component.params.model_fields:
-            imputer = chosen_imputer(given, spec.name, component.missing)
+            imputer = chosen_imputer(given, spec.name, component.fusion_traits.missing)
         params = validate(component.params, given, f"{kind} {spec.name}")
     except UsageError as error:
         yield "refuse", str(error)

@@ -193,7 +193,7 @@ def solved_once_by(registry: Registry) -> SolvedOnce:
 
     def answer(trial: Trial) -> bool:
         try:
-            return declared(registry, "fusion", trial.method.fusion).trained == "once"
+            return declared(registry, "fusion", trial.method.fusion).solved_once
         except (UnknownNameError, WbcbenchError):
             return False
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from wbcbench.errors import PluginError
 
 if TYPE_CHECKING:
-    from wbcbench.contracts.needs import Needs
+    from wbcbench.contracts.needs import FusionTraits, Needs
     from wbcbench.contracts.params import Parameters
 
 _CONTRACTS = "wbcbench.contracts"
+_TRAITS = ("traits", "needs")
+"""Attributes that hold what planning reads, as an object of `wbcbench.contracts.needs`."""
 _PLAIN: dict[str, Any] = {
     "any": Any, "bool": bool, "float": float, "int": int, "none": type(None), "str": str,
 }  # fmt: skip
@@ -31,21 +33,14 @@ class _Attributes:
     acts_on: str
     arity: tuple[int, int | None]
     chain: bool
-    emits: tuple[str, ...]
     family: str
     matches: str
-    missing: str
     needs: Needs
     needs_routes: str
-    offers: tuple[str, ...] | None
     pairing: Literal["own", "all"]
     role: str
     scalable: bool
-    scales: str
-    solves: tuple[str, ...]
     source: str
-    stage_maps: bool
-    trained: str
     wants: tuple[str, ...]
 
     attributes: Mapping[str, Any]
@@ -77,11 +72,14 @@ class Declaration(_Attributes):
     def attributes(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Class attributes of the contract, with this class's values; sequences are tuples."""
         values = {name: _tuples(value) for name, value in self.stored["attributes"].items()}
-        if "needs" in values:
-            from wbcbench.contracts.needs import Needs
-
-            values["needs"] = Needs(**values["needs"])
+        for name in [n for n in _TRAITS if n in values]:
+            values[name] = _traits_class(self.kind)(**values[name])
         return values
+
+    @property
+    def extras(self) -> frozenset[str]:
+        """Names of the contracts' optional base classes that it has, such as `Combiner`."""
+        return frozenset(self.stored["extras"])
 
     @property
     def param_rows(self) -> list[dict[str, Any]]:
@@ -97,20 +95,31 @@ class Declaration(_Attributes):
             return params
         return _twin(self.stored["params"])
 
+    @property
+    def fusion_traits(self) -> FusionTraits:
+        traits: FusionTraits = self.attributes["traits"]
+        return traits
+
+    @property
+    def solved_once(self) -> bool:
+        """Whether a fusion has no training loop, so that nothing can change it."""
+        return "SolvedOnce" in self.extras
+
 
 def describe(cls: type, kind: str, who: str) -> dict[str, Any]:
-    """A class's declaration, JSON-able: docstring, attributes, parameters. `who` is for messages.
+    """A class's declaration, JSON-able: docstring, attributes, optional bases, parameters. `who` is for messages.
 
     Raises:
         PluginError: an attribute or a parameter is not of the kind that its contract has.
     """
-    bases = list(cls.__mro__)
-    contract = next(b for b in bases if b.__module__ == f"{_CONTRACTS}.{kind}")
-    own = bases[: bases.index(contract)]
-    doc = next((b.__doc__ for b in own if b.__doc__), "")
+    stated = next(b for b in cls.__mro__ if (b.__module__, b.__name__) == (f"{_CONTRACTS}.{kind}", kind.title()))
+    ours = [b for b in cls.__mro__ if b.__module__.startswith(f"{_CONTRACTS}.")]
+    doc = next((b.__doc__ for b in cls.__mro__ if b.__doc__ and b not in ours and issubclass(b, stated)), "")
+    names = [n for n in attribute_names(stated) if hasattr(cls, n)]
     return {
         "doc": inspect.cleandoc(doc),
-        "attributes": {n: _stored(n, getattr(cls, n), who) for n in attribute_names(contract) if hasattr(cls, n)},
+        "attributes": {n: _stored(n, getattr(cls, n), kind, who) for n in names},
+        "extras": [b.__name__ for b in ours if not issubclass(stated, b)],
         "params": _describe_params(getattr(cls, "Params", None), kind, who),
     }
 
@@ -134,12 +143,17 @@ def code_of(cls: type) -> set[str]:
     return {b.__module__ for b in bases if b.__module__.partition(".")[0] not in foundations}
 
 
-def _stored(name: str, value: Any, who: str) -> Any:
-    from wbcbench.contracts.needs import Needs
+def _traits_class(kind: str) -> type:
+    from wbcbench.contracts import needs
 
-    if name == "needs":
-        if not isinstance(value, Needs):
-            raise PluginError(f"Expected `needs` of {who} to be a Needs, but got {value!r}.")
+    return {"fusion": needs.FusionTraits, "policy": needs.PolicyTraits, "distiller": needs.Needs}[kind]
+
+
+def _stored(name: str, value: Any, kind: str, who: str) -> Any:
+    if name in _TRAITS:
+        expected = _traits_class(kind)
+        if not isinstance(value, expected):
+            raise PluginError(f"Expected `{name}` of {who} to be a {expected.__name__}, but got {value!r}.")
         value = asdict(value)
     try:
         return _jsonable(value)

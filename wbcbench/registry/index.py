@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from wbcbench.registry.probe import Failure
 
 Entry = dict[str, Any]
-"""`files` (path -> SHA-256), `helpers`, `observes`, `skipped` and `components`."""
-FORMAT = 1
+"""`files` (path -> SHA-256), `helpers`, `observes`, `skipped`, `outdated` and `components`."""
+FORMAT = 2
 SHIPPED = Path(__file__).with_name("builtin.json")
 
 
@@ -137,7 +137,7 @@ def shipped() -> dict[str, Entry]:
 def contracts_digest() -> str:
     """Of the files that say what components declare, and what is the default of each."""
     folder = Path(__file__).parents[1] / "contracts"
-    digests = [sha256_of(folder / f"{name}.py") for name in (*KINDS, "needs", "params")]
+    digests = [sha256_of(folder / f"{name}.py") for name in (*KINDS, "needs", "params", "previous")]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -86,6 +86,8 @@ class PluginStatus:
     builtin: bool = False
     skipped: tuple[str, ...] = ()
     """Classes that look like components and are none, each with the reason."""
+    outdated: tuple[str, ...] = ()
+    """Classes in a form that the next release will not read, each with what to write."""
 
 
 class Observers:
@@ -261,8 +263,8 @@ def _admit(registry: Registry, report: LoadReport, candidate: _Candidate, entry:
     except ValueError as error:
         _fail(registry, report, candidate, f"ValueError: {error}", traceback.format_exc())
         return False
-    skipped = tuple(entry["skipped"])
-    report.plugins.append(_status(candidate, "ok", components=len(components), skipped=skipped))
+    notes = {"skipped": tuple(entry["skipped"]), "outdated": tuple(entry["outdated"])}
+    report.plugins.append(_status(candidate, "ok", components=len(components), **notes))
     return bool(entry["observes"])
 
 

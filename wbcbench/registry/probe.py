@@ -24,7 +24,7 @@ from typing import Any
 
 import pluggy
 
-from wbcbench.contracts import hooks
+from wbcbench.contracts import hooks, previous
 from wbcbench.errors import PluginError, did_you_mean
 from wbcbench.registry.declaration import code_of, describe, summary_of
 from wbcbench.registry.provenance import (
@@ -95,6 +95,7 @@ def survey(source: Source) -> dict[str, Any]:
         "files": {short(p): digest for p, digest in sorted(files.items())},
         "observes": sorted(hooked - registering),
         "skipped": skipped,
+        "outdated": list(dict.fromkeys(note for cls in classes for note in previous.notes_of(cls))),
         "components": components,
     }
 

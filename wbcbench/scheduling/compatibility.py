@@ -34,7 +34,7 @@ def check_fit(
     recipe: Recipe,
 ) -> None:
     """Raises `IncompatibleError` that says what does not fit and what would."""
-    factor = declared(registry, "fusion", fusion).scales
+    factor = declared(registry, "fusion", fusion).fusion_traits.scales
     if factor and fusion.params[factor] != 1 and not declared(registry, "backbone", backbone).scalable:
         raise IncompatibleError(
             f"Fusion '{fusion.name}' scales its backbone ({factor} {fusion.params[factor]:g}), but backbone "
@@ -46,10 +46,10 @@ def check_fit(
             f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
         )
     declaration = declared(registry, "fusion", fusion)
-    routes = route_names(declaration.emits, protocol.modalities)
+    routes = route_names(declaration.fusion_traits.emits, protocol.modalities)
     for distiller in distillers:
         needs = needs_of(registry, distiller)
-        if "maps" in needs.student and not declaration.stage_maps:
+        if "maps" in needs.student and not declaration.fusion_traits.stage_maps:
             raise IncompatibleError(
                 f"Distiller '{distiller.name}' reads the student's stage maps, but a head of fusion "
                 f"'{fusion.name}' stands on several networks, which have none in common. Choose a "
@@ -84,7 +84,7 @@ def check_complete(
 ) -> None:
     """Raises `IncompatibleError` for a fusion that refuses incomplete cells, where some are known to be."""
     lacking = [m for m in modalities if m in (description.incomplete or ())]
-    if lacking and declared(registry, "fusion", fusion).missing == "refuse":
+    if lacking and declared(registry, "fusion", fusion).fusion_traits.missing == "refuse":
         raise IncompatibleError(
             f"Fusion '{fusion.name}' needs every modality of every cell, but some cells have no "
             f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities), or choose a "
@@ -94,7 +94,7 @@ def check_complete(
 
 def check_arity(registry: Registry, fusion: Component, modalities: tuple[str, ...]) -> None:
     """Raises `IncompatibleError` for a number of modalities that a fusion does not take."""
-    low, high = declared(registry, "fusion", fusion).arity
+    low, high = declared(registry, "fusion", fusion).fusion_traits.arity
     count = len(modalities)
     if count < low or (high is not None and count > high):
         raise IncompatibleError(
@@ -110,7 +110,7 @@ def spelt(low: int, high: int | None) -> str:
 
 def solved_once(registry: Registry, fusion: Component) -> bool:
     """Whether a fusion has no training loop, so that nothing can change it."""
-    return declared(registry, "fusion", fusion).trained == "once"
+    return declared(registry, "fusion", fusion).solved_once
 
 
 def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
@@ -210,7 +210,7 @@ def _lacks(
             f"takes {spelt(low, high)} modalities, but fusion '{name}' reads {count} ({', '.join(modalities)}). "
             "Choose them with --modalities, or another fusion."
         )
-    routes = route_names(fusion.emits, modalities)
+    routes = route_names(fusion.fusion_traits.emits, modalities)
     single, joint = sum(r in modalities for r in routes), JOINT in routes
     wanted = str(policy["needs_routes"])
     there = {
@@ -240,10 +240,11 @@ def offered(fusion: Declaration, routed: bool) -> set[str]:
 
     A fusion that says nothing is believed to have everything: `setup` of the policy finds out.
     """
-    said = set(_WANTS) - {"incomplete"} if fusion.offers is None else set(fusion.offers)
+    traits = fusion.fusion_traits
+    said = set(_WANTS) - {"incomplete"} if traits.offers is None else set(traits.offers)
     follows = {"logits", "embedding"} if routed else set()
     follows |= {"embedding"} if "own_embedding" in said else set()
-    follows |= {"incomplete"} if fusion.missing != "refuse" else set()
+    follows |= {"incomplete"} if traits.missing != "refuse" else set()
     return said | follows
 
 

@@ -35,9 +35,10 @@ def component(
     overrides = request.overrides.get(section or kind, {})
     imputer: dict[str, str] = {}
     if kind == "fusion" and IMPUTE not in params_class.model_fields:
-        everywhere = {IMPUTE: overrides[IMPUTE]} if IMPUTE in overrides and declared.missing == "impute" else {}
+        missing = declared.fusion_traits.missing
+        everywhere = {IMPUTE: overrides[IMPUTE]} if IMPUTE in overrides and missing == "impute" else {}
         inline = {**choice.params, **everywhere}
-        imputer = chosen_imputer(inline, choice.name, declared.missing)
+        imputer = chosen_imputer(inline, choice.name, missing)
         overrides = {k: v for k, v in overrides.items() if k != IMPUTE}
         choice = Choice(name=choice.name, params={k: v for k, v in choice.params.items() if k != IMPUTE})
     mine = {k: v for k, v in overrides.items() if k in params_class.model_fields}
@@ -104,7 +105,7 @@ class TeacherPool:
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
         declared = registry.declared("routing", routing.name)
-        emits = registry.declared("fusion", fusion.name).emits
+        emits = registry.declared("fusion", fusion.name).fusion_traits.emits
         offers = self._offers(declared.chain)
         assigned = assign_teachers(
             route_names(emits, modalities),
@@ -132,7 +133,7 @@ class TeacherPool:
             )
         offers, seeds = [], self._request.teacher.seeds
         for fusion in self._fusions:
-            high = self._registry.declared("fusion", fusion.name).arity[1]
+            high = self._registry.declared("fusion", fusion.name).fusion_traits.arity[1]
             groups = [(m,) for m in self._modalities] if high == 1 else [self._modalities]
             offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
         return offers

@@ -67,7 +67,7 @@ def _why_not(
     whole = (*distillers, beside) if distillers and distillers[0].name != "logits" else distillers
     try:
         if fusion is not None:
-            if declared(registry, "fusion", fusion).arity[1] == 1:
+            if declared(registry, "fusion", fusion).fusion_traits.arity[1] == 1:
                 modalities = modalities[:1]  # run once per modality
                 protocol = protocol.model_copy(update={"modalities": modalities})
             check_arity(registry, fusion, modalities)

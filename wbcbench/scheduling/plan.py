@@ -253,7 +253,7 @@ def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -
 
 def _protocols(registry: Registry, fusion: Component, base: Protocol) -> list[Protocol]:
     """The protocol, or one per modality for a fusion of exactly one; refuses an arity that cannot fit."""
-    if declared(registry, "fusion", fusion).arity[1] == 1 and len(base.modalities) > 1:
+    if declared(registry, "fusion", fusion).fusion_traits.arity[1] == 1 and len(base.modalities) > 1:
         return [base.model_copy(update={"modalities": (m,)}) for m in base.modalities]
     check_arity(registry, fusion, base.modalities)
     return [base]

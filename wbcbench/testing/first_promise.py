@@ -24,6 +24,7 @@ from wbcbench.contracts import (
     Output,
     Policy,
     Progress,
+    SolvedOnce,
     Task,
 )
 from wbcbench.errors import DataError
@@ -58,7 +59,7 @@ def fusion_types(cls: type[Fusion], task: Task, params: Mapping[str, Any]) -> No
     returned_terms(fusion.task_terms(with_labels(outputs, batch), batch, START), "task_terms")
     mend = "Return probabilities [B, K]."
     returned(fusion.predict(outputs), Tensor, "predict", "a tensor", mend)
-    if fusion.trained == "once":
+    if isinstance(fusion, SolvedOnce):
         returned(fusion.features(images, None), Tensor, "features", "a tensor", "Return features [B, F].")
     returned(fusion.deploy(), nn.Module, "deploy", "a module", "Return an nn.Module: images -> probabilities.")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Fusion, Progress, Task
+from wbcbench.contracts import Batch, Combiner, Fusion, Progress, SolvedOnce, Task
+from wbcbench.contracts.needs import Problem
 from wbcbench.testing.fusion_answers import (
     FusionAnswers,
     check_answers_follow_images,
@@ -18,7 +19,6 @@ from wbcbench.testing.promise import check_registered, no_reads, promise
 from wbcbench.testing.toys import toy_batch, toy_draw
 from wbcbench.training.supervision import task_loss, total, with_labels
 
-Problem = Literal["redundant", "unique", "xor"]
 _SIDE = 16
 
 
@@ -47,7 +47,7 @@ def synthetic_cells(problem: Problem, task: Task, cells: int, seed: int) -> Batc
 
 def learns(fusion: Fusion, problem: Problem, lr: float = 1e-2, steps: int = 400, batch: int = 48) -> float:
     """Train on fresh cells until 95 % of unseen ones are right, or for `steps`; returns the last accuracy."""
-    if fusion.trained == "once":
+    if isinstance(fusion, SolvedOnce):
         solve(fusion, synthetic_cells(problem, fusion.task, 300, seed=1))
         return _accuracy(fusion, synthetic_cells(problem, fusion.task, 96, seed=10**6))
     optimiser = torch.optim.Adam(fusion.parameters(), lr)
@@ -66,10 +66,10 @@ def learns(fusion: Fusion, problem: Problem, lr: float = 1e-2, steps: int = 400,
 
 
 @torch.no_grad()
-def solve(fusion: Fusion, batch: Batch) -> None:
-    """Let a fusion with `trained = "once"` solve a batch of cells."""
+def solve(fusion: SolvedOnce, batch: Batch) -> None:
+    """Let a fusion that is solved in one go solve a batch of cells."""
     features = fusion.features(batch.images, batch.present)
-    fusion.solve(features, batch.labels, torch.ones(fusion.task.n_classes))
+    fusion.solve(features, batch.labels, torch.ones(fusion.task.n_classes))  # type: ignore[attr-defined]
 
 
 def _labels(problem: Problem, bits: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ def _loss(fusion: Fusion, batch: Batch, step: int) -> Tensor:
 def _accuracy(fusion: Fusion, cells: Batch) -> float:
     fusion.eval()
     outputs = fusion(cells.images)
-    fusion.fit_combiner(outputs, cells.labels)
+    if isinstance(fusion, Combiner):
+        fusion.fit_combiner(outputs, cells.labels)
     return float((fusion.predict(outputs).argmax(1) == cells.labels).float().mean())
 
 
@@ -107,7 +108,7 @@ class FusionContract(FusionAnswers):
     def test_every_parameter_is_trained_and_saved(self) -> None:
         """Every parameter is registered, gets a gradient from the loss, and is saved."""
         fusion = self.build().train()
-        if self.cls.trained == "gradient":
+        if not issubclass(self.cls, SolvedOnce):
             loss = self._loss(fusion, step=0)
             check_registered(loss, fusion)
             promise(
@@ -136,7 +137,7 @@ class FusionContract(FusionAnswers):
         """In training each answer is judged by the label of the cell whose images it was given."""
         fusion = self.build()
         check_losses_follow_labels(fusion)
-        if fusion.trained == "gradient":
+        if not isinstance(fusion, SolvedOnce):
             check_answers_follow_images(fusion.train())
 
     def test_assembling_is_a_function_of_the_draw(self) -> None:
@@ -154,7 +155,7 @@ class FusionContract(FusionAnswers):
 
     def test_nothing_is_read_back_from_the_device(self) -> None:
         """A training step never waits for the device."""
-        if self.cls.trained == "once":
+        if issubclass(self.cls, SolvedOnce):
             return
         fusion = self.build().train()
         batch = toy_batch(fusion.task, cells=CELLS)
@@ -167,7 +168,9 @@ class FusionContract(FusionAnswers):
         self._train(fusion, steps=2)
         batch = toy_batch(fusion.task)
         with torch.no_grad():
-            fusion.eval().fit_combiner(with_labels(fusion(batch.images), batch), batch.labels)
+            outputs = with_labels(fusion.eval()(batch.images), batch)
+            if isinstance(fusion, Combiner):
+                fusion.fit_combiner(outputs, batch.labels)
         other.load_state_dict(fusion.state_dict())
         advice = (
             "Keep what changes while training in a buffer (`self.register_buffer(name, tensor)`), not in a plain "
@@ -179,7 +182,7 @@ class FusionContract(FusionAnswers):
             "After two steps, saved and loaded into a new instance, it predicts otherwise.",
             advice,
         )
-        if fusion.trained == "gradient":
+        if not isinstance(fusion, SolvedOnce):
             with torch.random.fork_rng(devices=[]):
                 losses = [_seeded(lambda net: self._loss(net, step=2), net.train()) for net in (fusion, other)]
             promise(
@@ -191,7 +194,7 @@ class FusionContract(FusionAnswers):
     def test_overfits_a_few_cells(self) -> None:
         """It can learn a few cells by heart."""
         fusion = self.build()
-        if fusion.trained == "once":
+        if isinstance(fusion, SolvedOnce):
             return
         before = float(self._loss(fusion.eval(), step=0).detach())
         right = self._train(fusion, steps=150)
@@ -205,7 +208,7 @@ class FusionContract(FusionAnswers):
     def test_solves_the_problems_that_it_promises_to_solve(self) -> None:
         """It solves the small problems that `solves` declares."""
         modalities = self.count()
-        problems: tuple[Problem, ...] = self.cls.solves if modalities > 1 else ("redundant",)
+        problems: tuple[Problem, ...] = self.cls.traits.solves if modalities > 1 else ("redundant",)
         for problem in problems:
             best = 0.0
             for rate in (2e-3, 1e-2):  # transformers want the lower one, small networks the higher
@@ -231,7 +234,7 @@ class FusionContract(FusionAnswers):
     def _train(self, fusion: Fusion, steps: int) -> float:
         """Until all cells are right, or for `steps`; returns the share that was, when last asked."""
         batch = toy_batch(fusion.task, cells=CELLS)
-        if fusion.trained == "once":
+        if isinstance(fusion, SolvedOnce):
             solve(fusion, batch)
             return 0.0
         optimiser = torch.optim.Adam(fusion.parameters(), 1e-2)

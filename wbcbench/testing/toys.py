@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from wbcbench.contracts import (
     Draw,
     Features,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
     Parameters,
@@ -102,8 +103,7 @@ class ToyBoth(Fusion):
     """One network and head per modality, and a joint head on all embeddings: every kind of route."""
 
     name = "toy_both"
-    emits: ClassVar[tuple[Literal["joint", "modality"], ...]] = ("joint", "modality")
-    missing = "impute"
+    traits = FusionTraits(emits=("joint", "modality"))
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
@@ -125,7 +125,7 @@ class ToyJoint(ToyBoth):
     """The same networks with the joint head alone."""
 
     name = "toy_joint"
-    emits = ("joint",)
+    traits = FusionTraits()
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from wbcbench.contracts import (
     Backbone,
     Batch,
+    Combiner,
     Distiller,
     Draw,
     Fusion,
+    FusionTraits,
     Output,
     Outputs,
+    OwnHeads,
     PairShapes,
     PerModality,
     Policy,
@@ -94,7 +97,7 @@ def _fill_in(fusion: Fusion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
     return (imputer(images, present), *rest), kwargs
 
 
-class ReplacedHeads(Fusion):
+class ReplacedHeads(OwnHeads, Fusion):
     """A fusion whose routes answer through a distiller's projector and the teacher's frozen classifier.
 
     While training, the answers carry no gradient: the student learns from the distiller's own loss alone, as
@@ -114,8 +117,8 @@ class ReplacedHeads(Fusion):
         return self.inner.routes
 
     @property
-    def missing(self) -> str:  # type: ignore[override]
-        return self.inner.missing
+    def traits(self) -> FusionTraits:  # type: ignore[override]
+        return self.inner.traits
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         return self.inner.assemble(batch, draw)
@@ -137,15 +140,14 @@ class ReplacedHeads(Fusion):
     def predict(self, outputs: Outputs, present: Tensor | None = None) -> Tensor:
         return self.inner.predict(outputs, present)
 
-    @property
-    def combines(self) -> bool:
-        return self.inner.combines
-
-    def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
-        self.inner.fit_combiner(val_outputs, labels)
-
     def head_params(self) -> dict[str, list[nn.Parameter]]:
-        return self.inner.head_params()
+        return self.inner.head_params() if isinstance(self.inner, OwnHeads) else {}
+
+
+def combiner_of(fusion: Fusion) -> Combiner | None:
+    """What there is to fit on validation cells, if anything."""
+    inner = fusion.inner if isinstance(fusion, ReplacedHeads) else fusion
+    return inner if isinstance(inner, Combiner) else None
 
 
 def replaces(distillers: list[Distiller]) -> int | None:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Fusion
+from wbcbench.contracts import Fusion, SolvedOnce
 from wbcbench.data.counter import counter_hash
 from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
+from wbcbench.training.build import combiner_of
 from wbcbench.training.loop import EpochDone, Job, judge, selection_score
 from wbcbench.training.optim import class_weights
 from wbcbench.training.state import TrainState
@@ -45,6 +46,8 @@ def fit_combiner(fusion: Fusion, cells: ResidentCells, val: Tensor, modalities: 
     Fold by fold, the combiner starts from where it was, is fitted on the other folds' complete cells and predicts
     the fold; then it is fitted on all of them, and stays so. Costs two passes over the validation cells.
     """
+    combiner = combiner_of(fusion)
+    assert combiner is not None
     before = {name: value.clone() for name, value in fusion.state_dict().items()}
     judges = complete(cells, val, modalities)  # what a head says of an absent image tells nothing of the head
     outputs = forward_all(fusion, cells, judges, modalities)[0]
@@ -58,11 +61,11 @@ def fit_combiner(fusion: Fusion, cells: ResidentCells, val: Tensor, modalities: 
         if not len(mine):
             continue
         if len(others):
-            fusion.fit_combiner({r: out.select(others) for r, out in outputs.items()}, labels[others])
+            combiner.fit_combiner({r: out.select(others) for r, out in outputs.items()}, labels[others])
         parts.append(predict(fusion, cells, val[mine], modalities))
         places.append(mine.cpu().numpy())
         fusion.load_state_dict(before)
-    fusion.fit_combiner(outputs, labels)
+    combiner.fit_combiner(outputs, labels)
     return _joined(parts, np.concatenate(places)) if parts else predict(fusion, cells, val, modalities)
 
 
@@ -92,6 +95,7 @@ def fit_once(job: Job, done: EpochDone | None = None) -> TrainState:
     The seed has no part in it, except for a fusion that draws by itself.
     """
     fusion, cells, reads = job.fusion, job.cells, job.trial.reads
+    assert isinstance(fusion, SolvedOnce)
     started = time.perf_counter()
     fusion.to(job.device).eval()
     parts = []

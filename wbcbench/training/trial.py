@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import torch
 
+from wbcbench.contracts import SolvedOnce
 from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
@@ -18,6 +19,7 @@ from wbcbench.training.build import (
     Imputer,
     build_fusion,
     build_policies,
+    combiner_of,
     task_of,
 )
 from wbcbench.training.fitted import fit_combiner, fit_once
@@ -54,7 +56,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     train, val = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val))
     fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
     lacking = [m for m in trial.reads if m in cells.incomplete]
-    if fusion.missing == "refuse" and lacking:  # unknown to the plan where the data set does not tell
+    if fusion.traits.missing == "refuse" and lacking:  # unknown to the plan where the data set does not tell
         raise IncompatibleError(
             f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some cells have no "
             f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities)."
@@ -80,12 +82,12 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     )
     if trial.method.distillers:
         add_distillers(job, teachers, bench, split.hash)
-    state = fit_once(job, done) if fusion.trained == "once" else fit(job, done)
+    state = fit_once(job, done) if isinstance(fusion, SolvedOnce) else fit(job, done)
     fusion = job.fusion  # a distiller may have put another head on it
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
-    told = fit_combiner(fusion, cells, val, trial.reads) if fusion.combines else state.best_predictions
+    told = fit_combiner(fusion, cells, val, trial.reads) if combiner_of(fusion) else state.best_predictions
     predictions: dict[str, Predictions] = {"val": told or predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Outputs, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, Output, Parameters, Task, param
 
 
 class MyMethod(Fusion):
@@ -18,12 +18,6 @@ class MyMethod(Fusion):
     """
 
     name = "my_method"
-    source = ""  # paper and equation, shown by `wbcbench show`
-    emits = ("joint",)  # routes: "joint", "modality" (one head each), or both
-    missing = "impute"  # what to do about an absent modality: native, impute, refuse
-    offers = ("own_embedding", "own_parameters")  # what policies find in it; without this line they find out
-    stage_maps = False  # True: every Output below carries `maps`, so distillers of stage maps go with it
-    solves = ("redundant", "unique")  # toy problems that the contract tests hold it to; "xor" is the third
 
     class Params(Parameters):
         # Set by `--fusion my_method:temperature=2`.
@@ -44,7 +38,9 @@ class MyMethod(Fusion):
         self.scores = nn.Parameter(torch.zeros(len(trunks)))
         self.head = nn.Linear(width, task.n_classes)
 
-    def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
+    def forward(
+        self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
+    ) -> dict[str, Output]:
         # images[m] is [B, C_m, S, S]. Loop over the task's modalities: the dict may come in another order.
         features = [self.project[m](self.trunks[m](images[m]).embedding) for m in self.task.modalities]
         weights = (self.scores / self.params.temperature).softmax(0)
@@ -52,5 +48,6 @@ class MyMethod(Fusion):
         # One Output per route; `reads` says which modalities the route looks at.
         return {"joint": Output(self.head(h), h, reads=frozenset(self.task.modalities), head=self.head)}
 
-    # Further methods to override, each with a default: assemble (show modalities of different cells in
-    # training), task_terms (the loss), predict (routes -> probabilities), fit_combiner, deploy.
+    # Further methods to override, each with a default: task_terms (the loss), predict (routes -> probabilities),
+    # assemble, deploy. A head per modality, absent modalities, what policies find: `traits = FusionTraits(...)`.
+    # The guide "The contracts" has them all.

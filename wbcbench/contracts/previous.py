@@ -1,0 +1,126 @@
+"""Plugins that were written before traits and optional base classes, which still load for one release.
+
+What such a class states is put where it belongs now, and noted: whoever loads the plugin is told what to write
+(`notes_of`), and whoever imports it gets a `DeprecationWarning`. To be deleted whole, with its callers.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import fields, replace
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from wbcbench.contracts.needs import FusionTraits, differences
+
+_NOTES: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+_ADOPTED: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+_METHODS = {
+    "fusion": {"fit_combiner": "Combiner", "head_params": "OwnHeads", "modality_logits": "AddsLogits"},
+}  # fmt: skip
+"""Kind -> method of the old contract -> base class that has it now."""
+
+
+def adopt(cls: type) -> None:
+    """Put what a class states in the old form where it belongs now. Does nothing for a class in the new form."""
+    kind, contract = _contract(cls)
+    given = {n: v for n, v in vars(cls).items() if not isinstance(v, property)}
+    seen = _ADOPTED.get(cls, {})
+    stated = {n: given[n] for n in _attributes(kind) if not isinstance(given.get(n, adopt), FunctionType)}
+    bases = [b for b in _bases(kind, cls, given, stated) if not issubclass(cls, getattr(contract, b))]
+    if not bases and all(seen.get(n) == v for n, v in stated.items()):
+        return
+    lines = []
+    if bases:
+        cls.__bases__ = (*cls.__bases__, *(getattr(contract, b) for b in bases))
+        named = dict.fromkeys((*bases, *(b.__name__ for b in cls.__bases__)))
+        lines.append(f"class {cls.__name__}({', '.join(named)}):")
+    if stated:
+        lines += _restate(cls, kind, stated)
+    _ADOPTED[cls] = stated
+    old = [*stated, *(n for n in _METHODS[kind] if n in given and _METHODS[kind][n] in bases)]
+    module = sys.modules.get(cls.__module__)
+    told = f"in place of {', '.join(f'`{n}`' for n in old)}" if stated else f"because it has {', '.join(old)}"
+    _NOTES[cls] = (
+        f"{kind} class {cls.__name__} ({getattr(module, '__file__', None) or cls.__module__}) is in a form that "
+        f"only this release still reads; write `{'` and `'.join(lines)}` (from wbcbench.contracts) {told}"
+    )
+    warnings.warn(_NOTES[cls], DeprecationWarning, stacklevel=3)
+
+
+def notes_of(cls: type) -> list[str]:
+    """What to write anew in a class and those that it inherits from."""
+    return [_NOTES[b] for b in cls.__mro__ if b in _NOTES]
+
+
+def keep_readable(contract: type) -> None:
+    """Let code in the old form read, from any class of this contract, what used to be attributes and methods."""
+    kind, module = _contract(contract)
+    for name in _attributes(kind):
+        setattr(contract, name, _Read(name))
+    if kind == "fusion":
+        contract.head_params = lambda fusion: {}  # type: ignore[attr-defined]
+        contract.modality_logits = module.modality_logits  # type: ignore[attr-defined]
+
+
+class _Read:
+    """A class attribute that is looked up in the traits; modules and tensors of the same name come first."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, cls: type) -> Any:
+        for place in ("_parameters", "_buffers", "_modules"):
+            if owner is not None and self.name in owner.__dict__.get(place, {}):
+                return owner.__dict__[place][self.name]
+        return _VALUES.get(self.name, lambda c: getattr(c.traits, self.name))(cls if owner is None else owner)
+
+
+def _is(name: str) -> Callable[[Any], bool]:
+    """Whether a class, or that of an instance, has a base class of this name."""
+    return lambda of: any(b.__name__ == name for b in (of if isinstance(of, type) else type(of)).__mro__)
+
+
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "trained": lambda of: "once" if _is("SolvedOnce")(of) else "gradient",
+    "combines": _is("Combiner"),
+}
+
+
+def _contract(cls: type) -> tuple[str, Any]:
+    """The kind of component that a class is, and the module of its contract."""
+    for kind in ("fusion", "policy", "distiller"):
+        module = f"wbcbench.contracts.{kind}"
+        if any(b.__module__ == module and b.__name__ == kind.title() for b in cls.__mro__):
+            return kind, sys.modules[module]
+    raise TypeError(f"{cls} is neither a fusion nor a policy nor a distiller")
+
+
+def _attributes(kind: str) -> list[str]:
+    """The class attributes that the old contract had."""
+    return [*(f.name for f in fields(FusionTraits)), "trained"]
+
+
+def _bases(kind: str, cls: type, given: dict[str, Any], stated: dict[str, Any]) -> list[str]:
+    """Base classes that the old form says a class should have."""
+    bases = [base for method, base in _METHODS[kind].items() if method in given]
+    return bases + (["SolvedOnce"] if stated.get("trained") == "once" else [])
+
+
+def _restate(cls: Any, kind: str, stated: dict[str, Any]) -> list[str]:
+    """Set the traits; returns the line that does it."""
+    known = {f.name for f in fields(cls.traits)}
+    new = {n: tuple(v) if isinstance(v, list) else v for n, v in stated.items() if n in known}
+    if not new:
+        return []
+    own = "traits" in vars(cls)
+    parent = next(b for b in cls.__mro__[1:] if hasattr(b, "traits"))
+    cls.traits = replace(cls.traits, **new)
+    if own or not differences(parent.traits):
+        said = ", ".join(f"{n}={v!r}" for n, v in differences(cls.traits).items())
+        return [f"traits = {type(cls.traits).__name__}({said})"]
+    said = ", ".join(f"{n}={v!r}" for n, v in new.items())
+    return [f"traits = dataclasses.replace({parent.__name__}.traits, {said})"]
