@@ -250,7 +250,7 @@ def test_without_forks_each_plugin_has_a_process(
         registry, report = load_plugins(PluginOptions((path,)))
     finally:
         PROBE.close()
-    assert registry.declared("fusion", "good").arity == (2, 2)
+    assert registry.declared("fusion", "good").fusion_traits.arity == (2, 2)
     assert [p.reason for p in report.failed] == [
         "its import ended the process that ran it with exit code 3", "SystemExit: bye",
     ]  # fmt: skip
