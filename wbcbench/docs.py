@@ -36,8 +36,9 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}
             row |= {"replayable": needs.replayable}
         elif component.kind == "policy":
-            row |= {"acts_on": declared.acts_on, "arity": list(declared.arity), "wants": list(declared.wants)}
-            row["needs_routes"] = declared.needs_routes
+            asks = declared.policy_traits
+            row |= {"acts_on": asks.acts_on, "arity": list(asks.arity), "wants": list(asks.wants)}
+            row["needs_routes"] = asks.needs_routes
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
-    from wbcbench.contracts.policy import Policy
+    from wbcbench.contracts.policy import ChangesGradients, DoesBackward, ForwardsAgain, PerCell, Policy
     from wbcbench.contracts.preparation import Preparation, middle_square
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
@@ -43,6 +43,7 @@ _LAZY = {
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
+    "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
     "Preparation": "preparation", "middle_square": "preparation",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
@@ -64,14 +65,17 @@ __all__ = [
     "BackboneFactory",
     "Batch",
     "Cells",
+    "ChangesGradients",
     "Combiner",
     "Dataset",
     "Deployed",
     "Description",
     "Distiller",
     "DistillerParams",
+    "DoesBackward",
     "Draw",
     "Features",
+    "ForwardsAgain",
     "Fusion",
     "FusionTraits",
     "Needs",
@@ -80,6 +84,7 @@ __all__ = [
     "OwnHeads",
     "PairShapes",
     "Parameters",
+    "PerCell",
     "PerModality",
     "Policy",
     "PolicyTraits",

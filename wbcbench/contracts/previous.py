@@ -14,12 +14,16 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from wbcbench.contracts.needs import FusionTraits, differences
+from wbcbench.contracts.needs import FusionTraits, PolicyTraits, differences
 
 _NOTES: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _ADOPTED: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
 _METHODS = {
     "fusion": {"fit_combiner": "Combiner", "head_params": "OwnHeads", "modality_logits": "AddsLogits"},
+    "policy": {
+        "after_forward": "ForwardsAgain", "after_backward": "ChangesGradients", "backward": "DoesBackward",
+        "setup_cells": "PerCell",
+    },
 }  # fmt: skip
 """Kind -> method of the old contract -> base class that has it now."""
 
@@ -87,6 +91,10 @@ def _is(name: str) -> Callable[[Any], bool]:
 _VALUES: dict[str, Callable[[Any], Any]] = {
     "trained": lambda of: "once" if _is("SolvedOnce")(of) else "gradient",
     "combines": _is("Combiner"),
+    "gradients": lambda of: (
+        "combines" if _is("DoesBackward")(of) else "changes" if _is("ChangesGradients")(of) else "none"
+    ),
+    "reads_validation": lambda of: False,
 }
 
 
@@ -101,6 +109,8 @@ def _contract(cls: type) -> tuple[str, Any]:
 
 def _attributes(kind: str) -> list[str]:
     """The class attributes that the old contract had."""
+    if kind == "policy":
+        return [*(f.name for f in fields(PolicyTraits)), "gradients", "reads_validation"]
     return [*(f.name for f in fields(FusionTraits)), "trained"]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from wbcbench.errors import PluginError
 
 if TYPE_CHECKING:
-    from wbcbench.contracts.needs import FusionTraits, Needs
+    from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.params import Parameters
 
 _CONTRACTS = "wbcbench.contracts"
@@ -103,22 +103,14 @@ class Declaration:
         return bool(self.attributes["chain"])
 
     @property
-    def acts_on(self) -> str:
-        """The stage of a training step that a policy changes."""
-        return str(self.attributes["acts_on"])
+    def policy_traits(self) -> PolicyTraits:
+        traits: PolicyTraits = self.attributes["traits"]
+        return traits
 
     @property
-    def needs_routes(self) -> str:
-        return str(self.attributes["needs_routes"])
-
-    @property
-    def wants(self) -> tuple[str, ...]:
-        return tuple(self.attributes["wants"])
-
-    @property
-    def arity(self) -> tuple[int, int | None]:
-        low, high = self.attributes["arity"]
-        return low, high
+    def touches_gradients(self) -> bool:
+        """Whether a policy changes gradients or makes them, and so wants the backward pass to be the core's."""
+        return bool({"ChangesGradients", "DoesBackward"} & self.extras)
 
     @property
     def pairing(self) -> Literal["own", "all"]:
@@ -170,7 +162,7 @@ def code_of(cls: type) -> set[str]:
     return {b.__module__ for b in bases if b.__module__.partition(".")[0] not in foundations}
 
 
-def _traits_class(kind: str) -> type:
+def _traits_class(kind: str) -> type[Any]:
     from wbcbench.contracts import needs
 
     return {"fusion": needs.FusionTraits, "policy": needs.PolicyTraits, "distiller": needs.Needs}[kind]

@@ -19,9 +19,11 @@ from wbcbench.contracts import (
     Dataset,
     Description,
     Distiller,
+    DoesBackward,
     Features,
     Fusion,
     Output,
+    PerCell,
     Policy,
     Progress,
     SolvedOnce,
@@ -115,8 +117,10 @@ def policy_types(policy: Policy, fusion: Fusion, task: Task) -> None:
         _watch(policy, hook, partial(_batch, method=hook))
     _watch(policy, "task_terms", lambda value: returned_terms(value, "task_terms"))
     mend = "Return True where it has done the backward pass, else False."
-    _watch(policy, "backward", lambda value: returned(value, bool, "backward", "True or False", mend))
-    policy.setup_cells(200)
+    if isinstance(policy, DoesBackward):
+        _watch(policy, "backward", lambda value: returned(value, bool, "backward", "True or False", mend))
+    if isinstance(policy, PerCell):
+        policy.setup_cells(200)
     try:
         policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
     except RuntimeError as error:
