@@ -33,7 +33,8 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row["offers"] = None if traits.offers is None else list(traits.offers)
         elif component.kind == "distiller":
             needs = declared.needs
-            row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}
+            told = needs.as_dict() | {"head": declared.replaces_head}
+            row |= {"matches": needs.matched, "role": declared.role, "needs": told}
             row |= {"replayable": needs.replayable}
         elif component.kind == "policy":
             asks = declared.policy_traits

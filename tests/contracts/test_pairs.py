@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, SolvedOnce
+from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, ReplacesHead, SolvedOnce
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.spec.routes import RouteTeachers
 from wbcbench.testing.components import component_class, registry
@@ -75,7 +75,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
         return pair_shapes(probe[route], other, 5, torch.arange(10), batch.labels)
 
     kd.setup(fusion, shapes)
-    if chosen.needs.head:
+    if issubclass(chosen, ReplacesHead):
         heads = {p.route: teacher_classifier(bank.output) for p in kd.pairings}
         fusion = ReplacedHeads(fusion, {p.route: kd.of(p)[0] for p in kd.pairings}, heads).train()
     progress = Progress(1, 3, 0, 1, toy_draw())

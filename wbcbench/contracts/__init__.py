@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
     from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
     from wbcbench.contracts.deploy import Deployed, PerModality, without
-    from wbcbench.contracts.distiller import Distiller, PairShapes
+    from wbcbench.contracts.distiller import Distiller, PairShapes, ReplacesHead, TakesStep, TransformsLogits
     from wbcbench.contracts.fusion import (
         JOINT,
         AddsLogits,
@@ -35,6 +35,7 @@ _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
+    "ReplacesHead": "distiller", "TakesStep": "distiller", "TransformsLogits": "distiller",
     "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
     "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion", "modality_logits": "fusion",
     "AddsLogits": "fusion", "Combiner": "fusion", "OwnHeads": "fusion", "SolvedOnce": "fusion",
@@ -91,9 +92,12 @@ __all__ = [
     "Preparation",
     "Progress",
     "Register",
+    "ReplacesHead",
     "Routing",
     "SolvedOnce",
+    "TakesStep",
     "Task",
+    "TransformsLogits",
     "content_digest",
     "each_teacher",
     "hookimpl",

@@ -92,11 +92,14 @@ class Declaration:
 
     @property
     def role(self) -> str:
-        return str(self.attributes["role"])
+        """What a distiller does: `loss`, `transform` (of logits) or `optimiser` (it takes the step)."""
+        roles = {"TransformsLogits": "transform", "TakesStep": "optimiser"}
+        return next((role for base, role in roles.items() if base in self.extras), "loss")
 
     @property
-    def matches(self) -> str:
-        return str(self.attributes["matches"])
+    def replaces_head(self) -> bool:
+        """Whether a distiller's route answers through the teacher's classifier."""
+        return "ReplacesHead" in self.extras
 
     @property
     def chain(self) -> bool:

@@ -278,7 +278,7 @@ def _check_distillers(registry: Registry, known: Known, distillers: tuple[Compon
             f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
         )
     learning = [n for n, d in known.items() if "trained_logits" in d.policy_traits.wants]
-    replacing = [d.name for d in distillers if needs_of(registry, d).head]
+    replacing = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]
     if learning and replacing:
         raise IncompatibleError(
             f"Policy '{learning[0]}' trains the student's own predictions, but distiller '{replacing[0]}' answers "

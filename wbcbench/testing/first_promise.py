@@ -28,6 +28,7 @@ from wbcbench.contracts import (
     Progress,
     SolvedOnce,
     Task,
+    TransformsLogits,
 )
 from wbcbench.errors import DataError
 from wbcbench.testing.promise import TENSORS, BrokenPromise, held, made, promise, returned, returned_terms
@@ -70,7 +71,7 @@ def distiller_types(build: Callable[[], Distiller], student: Output, teacher: Ou
     """Call what a distiller adds to a step."""
     distiller = build()
     try:
-        if distiller.role == "transform":
+        if isinstance(distiller, TransformsLogits):
             mend = "Return dataclasses.replace(out, logits=...)."
             _output(
                 returned(distiller.transform(student), Output, "transform", "an Output", mend), "it", "transform"
