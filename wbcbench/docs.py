@@ -33,11 +33,13 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row["offers"] = None if traits.offers is None else list(traits.offers)
         elif component.kind == "distiller":
             needs = declared.needs
-            row |= {"matches": declared.matches, "role": declared.role, "needs": needs.as_dict()}
+            told = needs.as_dict() | {"head": declared.replaces_head}
+            row |= {"matches": needs.matched, "role": declared.role, "needs": told}
             row |= {"replayable": needs.replayable}
         elif component.kind == "policy":
-            row |= {"acts_on": declared.acts_on, "arity": list(declared.arity), "wants": list(declared.wants)}
-            row["needs_routes"] = declared.needs_routes
+            asks = declared.policy_traits
+            row |= {"acts_on": asks.acts_on, "arity": list(asks.arity), "wants": list(asks.wants)}
+            row["needs_routes"] = asks.needs_routes
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":

@@ -48,7 +48,6 @@ class ActivationBoundary(Distiller):
 
     name = "ab"
     source = "Heo et al., AAAI 2019, arXiv 1811.03233, eq. 4"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True, min_batch=2)
 
     class Params(DistillerParams):

@@ -37,7 +37,6 @@ class AttentiveFeatures(Distiller):
 
     name = "afd"
     source = "Wang et al., ICLR 2020, openreview ryxyCeHtPB"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True)
 
     class Params(DistillerParams):

@@ -49,7 +49,6 @@ class AttentionTransfer(Distiller):
 
     name = "at"
     source = "Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928, the authors' code"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

@@ -33,7 +33,6 @@ class AttentionTransferPaper(Distiller):
 
     name = "at_paper"
     source = "Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928, eq. 2"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

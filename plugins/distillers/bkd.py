@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Output, Progress, param
 
 
 def binary_kd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -28,8 +28,6 @@ class BinaryKD(Distiller):
 
     name = "bkd"
     source = "code of Hao et al., NeurIPS 2023, arXiv 2310.19444"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",))
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

@@ -73,7 +73,6 @@ class SelfExits(Distiller):
 
     name = "byot"
     source = "Zhang et al., ICCV 2019, arXiv 1905.08094, eq. 3-6"
-    matches = "online"
     needs = Needs(
         student=("logits", "embedding", "maps"),
         teacher=("logits", "embedding"),
@@ -81,6 +80,7 @@ class SelfExits(Distiller):
         taught_by="self",
         trainable=True,
         min_batch=2,
+        matches="online",
     )
 
     class Params(DistillerParams):

@@ -44,13 +44,13 @@ class C2kd(Distiller):
 
     name = "c2kd"
     source = "Huo, Xu, Guo, Wang, Guo, CVPR 2024 (C2KD); with a frozen teacher"
-    matches = "online"
     needs = Needs(
         student=("logits", "embedding"),
         teacher=("logits", "embedding"),
         labels=True,
         min_classes=3,
         trainable=True,
+        matches="online",
     )
 
     class Params(DistillerParams):

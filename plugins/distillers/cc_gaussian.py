@@ -52,8 +52,7 @@ class CCGaussian(Distiller):
 
     name = "cc_gaussian"
     source = "Peng et al., ICCV 2019, arXiv 1904.01802"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(100.0, "Factor on the loss; AberHu's.", ge=0, search=(1.0, 10000.0), log=True)

@@ -34,8 +34,7 @@ class CCRepDistiller(Distiller):
 
     name = "cc_rd"
     source = "RepDistiller's form of Peng et al., ICCV 2019, arXiv 1904.01802"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(0.02, "Factor on the loss; RepDistiller's.", ge=0, search=(0.0002, 2.0), log=True)

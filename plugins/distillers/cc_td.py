@@ -43,8 +43,7 @@ class CCTorchdistill(Distiller):
 
     name = "cc_td"
     source = "torchdistill's form of Peng et al., ICCV 2019, arXiv 1904.01802"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(

@@ -96,9 +96,13 @@ class CRD(Distiller):
 
     name = "crd"
     source = "Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699"
-    matches = "embedding"
     needs = Needs(
-        student=("embedding",), teacher=("embedding",), labels=True, index=True, draws=True, trainable=True
+        student=("embedding",),
+        teacher=("embedding",),
+        labels=True,
+        index=True,
+        draws=True,
+        trainable=True,
     )
 
     class Params(DistillerParams):

@@ -34,7 +34,6 @@ class CRDInBatch(Distiller):
 
     name = "crd_inbatch"
     source = "after Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699"
-    matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, trainable=True)
 
     class Params(DistillerParams):

@@ -44,8 +44,7 @@ class CTKD(Distiller):
 
     name = "ctkd"
     source = "Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023, arXiv 2211.16231"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), schedule=True, trainable=True)
+    needs = Needs(schedule=True, trainable=True)
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

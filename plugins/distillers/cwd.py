@@ -35,7 +35,6 @@ class ChannelWise(Distiller):
 
     name = "cwd"
     source = "Shu et al., ICCV 2021, arXiv 2011.13256, eq. 5-6"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

@@ -54,7 +54,6 @@ class DCD(Distiller):
 
     name = "dcd"
     source = "Giakoumoglou, Stathaki 2024, arXiv 2407.11802"
-    matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, trainable=True)
 
     class Params(DistillerParams):

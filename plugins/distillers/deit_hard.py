@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Output, Progress, param
 
 
 def hard_label_loss(student: Tensor, teacher: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -32,8 +32,6 @@ class DeiTHard(Distiller):
 
     name = "deit_hard"
     source = "Touvron et al., ICML 2021, arXiv 2012.12877, eq. 3"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",))
 
     class Params(DistillerParams):
         weight: float = param(

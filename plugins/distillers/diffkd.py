@@ -88,7 +88,6 @@ class Diffusion(Distiller):
 
     name = "diffkd"
     source = "Huang et al., NeurIPS 2023, arXiv 2305.15712"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), draws=True, trainable=True, min_batch=2)
 
     class Params(DistillerParams):

@@ -50,8 +50,7 @@ class DIST(Distiller):
 
     name = "dist"
     source = "Huang, You, Wang, Qian, Xu, NeurIPS 2022, arXiv 2205.10536"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), min_classes=3, min_batch=2)
+    needs = Needs(min_classes=3, min_batch=2)
 
     class Params(DistillerParams):
         weight: float = param(2.0, "Factor on the loss; the authors' code.", ge=0, search=(0.1, 20.0), log=True)

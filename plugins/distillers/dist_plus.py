@@ -49,7 +49,6 @@ class DISTPlus(Distiller):
 
     name = "dist_plus"
     source = "Huang, You, Wang, Qian, Xu, TPAMI 2025 (DIST+)"
-    matches = "maps"
     needs = Needs(student=("logits", "maps"), teacher=("logits", "maps"), min_classes=3, min_batch=2)
 
     class Params(DistillerParams):

@@ -53,8 +53,7 @@ class DKD(Distiller):
 
     name = "dkd"
     source = "Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), labels=True, schedule=True, min_classes=3)
+    needs = Needs(labels=True, schedule=True, min_classes=3)
 
     class Params(DistillerParams):
         weight: float = param(

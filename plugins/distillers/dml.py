@@ -17,8 +17,7 @@ class Dml(Distiller):
 
     name = "dml"
     source = "Zhang, Xiang, Hospedales, Lu, CVPR 2018, arXiv 1706.00384, eq. 4-6"
-    matches = "online"
-    needs = Needs(student=("logits",), teacher=("logits",), taught_by="peers")
+    needs = Needs(taught_by="peers", matches="online")
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss; the paper's.", ge=0, search=(0.1, 10.0), log=True)

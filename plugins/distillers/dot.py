@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, TakesStep, param
 
 
 def momentum_step(
@@ -19,7 +19,7 @@ def momentum_step(
     torch._foreach_add_(params, buffers, alpha=-lr)
 
 
-class Dot(Distiller):
+class Dot(TakesStep, Distiller):
     """Two SGD momenta: m - delta for the task gradient, m + delta for the distillation gradient.
 
     A way of taking the step, not a loss: combine it with any distiller, as in `--kd logits+dot --set
@@ -29,9 +29,7 @@ class Dot(Distiller):
 
     name = "dot"
     source = "Zhao, Cui, Song, Qiu, Liang, ICCV 2023, arXiv 2303.11866, eq. 7-8"
-    matches = "optimiser"
-    role = "optimiser"
-    needs = Needs(student=(), teacher=(), optimiser="sgd")
+    needs = Needs(student=(), teacher=(), optimiser="sgd", matches="optimiser")
 
     class Params(DistillerParams):
         delta: float = param(0.075, "Difference from the common momentum.", ge=0, le=1, search=(0.0, 0.09))
@@ -42,12 +40,12 @@ class Dot(Distiller):
         return {}
 
     @torch.enable_grad()
-    def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, lessons: Tensor) -> None:
+    def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, kd_loss: Tensor) -> None:
         params = [p for group in optimiser.param_groups for p in group["params"]]
         of_task = torch.autograd.grad(task, params, retain_graph=True, allow_unused=True)
         of_kd: Any = [None] * len(params)
-        if lessons.requires_grad:
-            of_kd = torch.autograd.grad(lessons, params, allow_unused=True)
+        if kd_loss.requires_grad:
+            of_kd = torch.autograd.grad(kd_loss, params, allow_unused=True)
         grads = {id(p): (a, b) for p, a, b in zip(params, of_task, of_kd, strict=True)}
         with torch.no_grad():
             for group in optimiser.param_groups:

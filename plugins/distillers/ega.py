@@ -54,8 +54,7 @@ class EGA(Distiller):
 
     name = "ega"
     source = "Ma et al., BMVC 2022 (embedding graph alignment), arXiv 2211.13264"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

@@ -35,7 +35,6 @@ class FitNet(Distiller):
     name = "fitnet"
     aliases = ("hint",)
     source = "Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

@@ -31,7 +31,6 @@ class FitNetPooled(Distiller):
 
     name = "fitnet_pooled"
     source = "Romero et al., ICLR 2015, arXiv 1412.6550, on the embedding"
-    matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("embedding",))
 
     class Params(DistillerParams):

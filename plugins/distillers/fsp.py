@@ -72,7 +72,6 @@ class Flow(Distiller):
 
     name = "fsp"
     source = "Yim et al., CVPR 2017, eq. 1-2"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):
@@ -95,7 +94,6 @@ class FlowColumns(Distiller):
 
     name = "fsp_td"
     source = "torchdistill, losses/mid_level.py, after Yim et al., CVPR 2017"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

@@ -58,7 +58,6 @@ class FactorTransfer(Distiller):
 
     name = "ft"
     source = "Kim, Park, Kwak, NeurIPS 2018, arXiv 1802.04977"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True, min_batch=2)
 
     class Params(DistillerParams):

@@ -49,7 +49,6 @@ class ChannelCorrelation(Distiller):
 
     name = "ickd"
     source = "Liu et al., ICCV 2021, arXiv 2202.03680, eq. 4"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

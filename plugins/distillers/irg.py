@@ -56,8 +56,12 @@ class IRG(Distiller):
 
     name = "irg"
     source = "Liu et al., CVPR 2019 (instance relationship graph)"
-    matches = "relational"
-    needs = Needs(student=("logits", "embedding", "maps"), teacher=("logits", "embedding", "maps"), min_batch=2)
+    needs = Needs(
+        student=("logits", "embedding", "maps"),
+        teacher=("logits", "embedding", "maps"),
+        min_batch=2,
+        matches="relational",
+    )
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

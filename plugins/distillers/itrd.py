@@ -61,8 +61,13 @@ class ITRD(Distiller):
 
     name = "itrd"
     source = "Miles, Rodriguez, Mikolajczyk, BMVC 2022, arXiv 2112.00459"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, trainable=True)
+    needs = Needs(
+        student=("embedding",),
+        teacher=("embedding",),
+        min_batch=2,
+        trainable=True,
+        matches="relational",
+    )
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Output, Progress, param
 
 
 def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -28,8 +28,6 @@ class LogitMSE(Distiller):
 
     name = "logit_mse"
     source = "Ba, Caruana, NeurIPS 2014, arXiv 1312.6184"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",))
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

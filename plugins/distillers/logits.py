@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Output, Progress, param
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -33,7 +33,6 @@ class Logits(Distiller):
     name = "logits"
     aliases = ("kd",)
     source = "Hinton, Vinyals, Dean, NIPS workshop 2014, arXiv 1503.02531"
-    needs = Needs(student=("logits",), teacher=("logits",))
 
     class Params(DistillerParams):
         temperature: float = param(4.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 from wbcbench_plugins.distillers.logits import kd_loss
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, TransformsLogits, param
 
 
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
@@ -25,14 +25,12 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / (eps + logits.std(1, keepdim=True))
 
 
-class LSKD(Distiller):
+class LSKD(TransformsLogits, Distiller):
     """Hinton's loss on standardised logits: relations of logits, not their size."""
 
     name = "lskd"
     source = "Sun, Ren, Li, Wang, Cao, CVPR 2024, arXiv 2403.01427"
-    matches = "logits"
-    role = "transform"
-    needs = Needs(student=("logits",), teacher=("logits",), min_classes=3)
+    needs = Needs(min_classes=3)
 
     class Params(DistillerParams):
         weight: float = param(9.0, "Factor on the loss; the paper's.", ge=0, search=(0.9, 90.0), log=True)

@@ -40,8 +40,7 @@ class MeanTeacher(Distiller):
 
     name = "mean_teacher"
     source = "Tarvainen, Valpola, NeurIPS 2017, arXiv 1703.01780"
-    matches = "online"
-    needs = Needs(student=("logits",), teacher=("logits",), taught_by="average", schedule=True)
+    needs = Needs(taught_by="average", schedule=True, matches="online")
 
     class Params(DistillerParams):
         weight: float = param(

@@ -43,7 +43,6 @@ class MaskedGeneration(Distiller):
 
     name = "mgd"
     source = "Yang et al., ECCV 2022, arXiv 2205.01529, eq. 2-4"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), draws=True, trainable=True)
 
     class Params(DistillerParams):

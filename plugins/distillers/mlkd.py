@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.distillers.logits import kd_loss
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Output, Progress, param
 
 
 def batch_consistency(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -42,8 +42,6 @@ class MLKD(Distiller):
 
     name = "mlkd"
     source = "Jin, Wang, Lin, CVPR 2023"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",))
 
     class Params(DistillerParams):
         weight: float = param(

@@ -41,9 +41,12 @@ class MaskedTeacher(Distiller):
 
     name = "mst"
     source = "Li et al., MST-Distill, ACM MM 2025: mask networks, trained jointly"
-    matches = "online"
     needs = Needs(
-        student=("logits",), teacher=("logits", "embedding"), labels=True, teacher_head=True, trainable=True
+        teacher=("logits", "embedding"),
+        labels=True,
+        teacher_head=True,
+        trainable=True,
+        matches="online",
     )
 
     class Params(DistillerParams):

@@ -49,8 +49,7 @@ class NKD(Distiller):
 
     name = "nkd"
     source = "Yang et al., ICCV 2023, arXiv 2303.13005"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), labels=True, min_classes=3)
+    needs = Needs(labels=True, min_classes=3)
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

@@ -39,7 +39,6 @@ class SelectivityTransfer(Distiller):
 
     name = "nst"
     source = "Huang & Wang, arXiv 1707.01219, eq. 8, polynomial kernel"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",))
 
     class Params(DistillerParams):

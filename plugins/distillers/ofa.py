@@ -53,8 +53,7 @@ class OFA(Distiller):
 
     name = "ofa"
     source = "Hao et al., NeurIPS 2023, arXiv 2310.19444"
-    matches = "logits"
-    needs = Needs(student=("logits", "maps"), teacher=("logits",), labels=True, min_batch=2, trainable=True)
+    needs = Needs(student=("logits", "maps"), labels=True, min_batch=2, trainable=True, matches="logits")
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

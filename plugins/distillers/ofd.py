@@ -73,7 +73,6 @@ class Overhaul(Distiller):
 
     name = "ofd"
     source = "Heo et al., ICCV 2019, arXiv 1904.01866, eq. 1-4"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True, min_batch=2)
 
     class Params(DistillerParams):

@@ -34,7 +34,6 @@ class PADL2(Distiller):
 
     name = "pad_l2"
     source = "Zhang et al., ECCV 2020 (prime-aware adaptive distillation), arXiv 2008.01458"
-    matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, trainable=True)
 
     class Params(DistillerParams):

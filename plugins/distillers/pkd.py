@@ -42,7 +42,6 @@ class Pearson(Distiller):
 
     name = "pkd"
     source = "Cao et al., NeurIPS 2022, arXiv 2207.02039, eq. 2-4"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), min_batch=2)
 
     class Params(DistillerParams):

@@ -46,8 +46,7 @@ class PKT(Distiller):
 
     name = "pkt"
     source = "Passalis, Tefas, ECCV 2018, arXiv 1803.10837"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(

@@ -33,8 +33,7 @@ class RC(Distiller):
 
     name = "rc"
     source = "the baseline RC of Sun et al. 2024, arXiv 2408.07703"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=(), labels=True, taught_by="self")
+    needs = Needs(teacher=(), labels=True, taught_by="self")
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

@@ -71,7 +71,6 @@ class Review(Distiller):
 
     name = "reviewkd"
     source = "Chen, Liu, Zhao, Jia, CVPR 2021, arXiv 2104.09044"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), schedule=True, trainable=True, min_batch=2)
 
     class Params(DistillerParams):

@@ -40,8 +40,7 @@ class Revision(Distiller):
 
     name = "revision"
     source = "the baseline REVISION of Sun et al. 2024, arXiv 2408.07703"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), labels=True)
+    needs = Needs(labels=True)
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

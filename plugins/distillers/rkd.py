@@ -69,8 +69,7 @@ class RKD(Distiller):
 
     name = "rkd"
     source = "Park et al., CVPR 2019, arXiv 1904.05068"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=3)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=3, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

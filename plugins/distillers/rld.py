@@ -62,8 +62,7 @@ class RLD(Distiller):
 
     name = "rld"
     source = "Sun et al. 2024, arXiv 2408.07703"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), labels=True, schedule=True, min_classes=3)
+    needs = Needs(labels=True, schedule=True, min_classes=3)
 
     class Params(DistillerParams):
         weight: float = param(

@@ -37,8 +37,7 @@ class RRD(Distiller):
 
     name = "rrd"
     source = "Giakoumoglou, Stathaki 2024, arXiv 2407.12073"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), trainable=True)
+    needs = Needs(student=("embedding",), teacher=("embedding",), trainable=True, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

@@ -50,7 +50,6 @@ class SemanticCalibration(Distiller):
 
     name = "semckd"
     source = "Chen et al., AAAI 2021, arXiv 2012.03236, eq. 4-6"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True)
 
     class Params(DistillerParams):

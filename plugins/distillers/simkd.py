@@ -12,7 +12,16 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, PairShapes, Progress, param
+from wbcbench.contracts import (
+    Distiller,
+    DistillerParams,
+    Needs,
+    Output,
+    PairShapes,
+    Progress,
+    ReplacesHead,
+    param,
+)
 from wbcbench.errors import IncompatibleError
 
 
@@ -39,17 +48,15 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).pow(2).mean(1)
 
 
-class SimKD(Distiller):
+class SimKD(ReplacesHead, Distiller):
     """Squared distance to the teacher's features; the route then answers through the teacher's classifier."""
 
     name = "simkd"
     source = "Chen et al., CVPR 2022, arXiv 2203.14001, on the embedding"
-    matches = "embedding"
     needs = Needs(
         student=("embedding",),
         teacher=("embedding",),
         teacher_head=True,
-        head=True,
         min_batch=2,
         trainable=True,
     )

@@ -41,8 +41,7 @@ class SKD(Distiller):
 
     name = "skd"
     source = "Jeong, Lee, Choi, CVPR 2026"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), min_batch=2)
+    needs = Needs(min_batch=2)
 
     class Params(DistillerParams):
         weight: float = param(

@@ -32,8 +32,7 @@ class SP(Distiller):
 
     name = "sp"
     source = "Tung, Mori, ICCV 2019, arXiv 1907.09682, on the embedding"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(3000.0, "Factor on the loss; the paper's.", ge=0, search=(30.0, 30000.0), log=True)

@@ -32,8 +32,7 @@ class SPTorchdistill(Distiller):
 
     name = "sp_td"
     source = "torchdistill's form of Tung, Mori, ICCV 2019, arXiv 1907.09682"
-    matches = "relational"
-    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2)
+    needs = Needs(student=("embedding",), teacher=("embedding",), min_batch=2, matches="relational")
 
     class Params(DistillerParams):
         weight: float = param(3000.0, "Factor on the loss; the paper's.", ge=0, search=(30.0, 300000.0), log=True)

@@ -31,8 +31,12 @@ class SRD(Distiller):
 
     name = "srd"
     source = "Miles, Mikolajczyk, AAAI 2024, arXiv 2303.11098"
-    matches = "embedding"
-    needs = Needs(student=("logits", "embedding"), teacher=("logits", "embedding"), min_batch=2, trainable=True)
+    needs = Needs(
+        student=("logits", "embedding"),
+        teacher=("logits", "embedding"),
+        min_batch=2,
+        trainable=True,
+    )
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)

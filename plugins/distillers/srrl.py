@@ -24,7 +24,6 @@ class SRRL(Distiller):
 
     name = "srrl"
     source = "Yang et al., ICLR 2021 (softmax regression representation learning)"
-    matches = "embedding"
     needs = Needs(student=("embedding",), teacher=("logits", "embedding"), teacher_head=True)
 
     class Params(DistillerParams):

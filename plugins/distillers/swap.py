@@ -30,8 +30,7 @@ class Swap(Distiller):
 
     name = "swap"
     source = "Wen, Lai, Qian 2019, arXiv 1911.07471, as in Sun et al. 2024, arXiv 2408.07703"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), labels=True)
+    needs = Needs(labels=True)
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)

@@ -39,8 +39,7 @@ class TfKD(Distiller):
 
     name = "tf_kd"
     source = "Yuan, Tay, Li, Wang, Feng, CVPR 2020, arXiv 1909.11723"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=(), labels=True, taught_by="self")
+    needs = Needs(teacher=(), labels=True, taught_by="self")
 
     class Params(DistillerParams):
         weight: float = param(0.1, "Factor on the loss; the authors' code.", ge=0, search=(0.01, 1.0), log=True)

@@ -62,9 +62,14 @@ class USKD(Distiller):
 
     name = "uskd"
     source = "Yang et al., ICCV 2023, arXiv 2303.13005"
-    matches = "logits"
     needs = Needs(
-        student=("logits", "maps"), teacher=(), labels=True, taught_by="self", min_classes=3, trainable=True
+        student=("logits", "maps"),
+        teacher=(),
+        labels=True,
+        taught_by="self",
+        min_classes=3,
+        trainable=True,
+        matches="logits",
     )
 
     class Params(DistillerParams):

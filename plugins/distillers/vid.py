@@ -51,7 +51,6 @@ class VariationalInformation(Distiller):
 
     name = "vid"
     source = "Ahn et al., CVPR 2019, arXiv 1904.05835, eq. 5-6"
-    matches = "maps"
     needs = Needs(student=("maps",), teacher=("maps",), trainable=True)
 
     class Params(DistillerParams):

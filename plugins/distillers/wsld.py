@@ -38,8 +38,7 @@ class WSLD(Distiller):
 
     name = "wsld"
     source = "Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, ICLR 2021, arXiv 2102.00650"
-    matches = "logits"
-    needs = Needs(student=("logits",), teacher=("logits",), labels=True)
+    needs = Needs(labels=True)
 
     class Params(DistillerParams):
         weight: float = param(2.5, "Factor on the loss; the paper's.", ge=0, search=(0.25, 25.0), log=True)

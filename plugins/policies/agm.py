@@ -10,7 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.policies._modalities import labels_of, require_parameters, shown
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import (
+    Batch,
+    ChangesGradients,
+    ForwardsAgain,
+    Fusion,
+    Outputs,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    param,
+)
 from wbcbench.contracts.policy import Run
 from wbcbench.errors import IncompatibleError
 
@@ -53,7 +64,7 @@ def leads(losses: Tensor) -> Tensor:
     return torch.exp((losses.sum() - m * losses) / max(1, m - 1))
 
 
-class AGM(Policy):
+class AGM(ForwardsAgain, ChangesGradients, Policy):
     """Gradients of modality m are scaled by exp(-alpha (r_m - tau_m)); tau is r of the running mean losses.
 
     Responses are the logits of the modalities' routes; a fusion with a joint route alone is asked for every
@@ -63,11 +74,7 @@ class AGM(Policy):
 
     name = "agm"
     source = "Li et al., ICCV 2023, arXiv 2308.07686"
-    acts_on = "gradients"
-    arity = (2, None)
-    wants = ("own_parameters",)
-    subsets = 4
-    gradients = "changes"
+    traits = PolicyTraits(acts_on="gradients", arity=(2, None), wants=("own_parameters",), subsets=4)
 
     class Params(Parameters):
         alpha: float = param(1.0, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.1, 4.0), log=True)
@@ -81,9 +88,10 @@ class AGM(Policy):
         self.modalities = fusion.task.modalities
         self.own = require_parameters(fusion, self.name)
         self.routed = set(self.modalities) <= set(fusion.routes)
-        if len(self.modalities) < 2 or (not self.routed and len(self.modalities) > self.subsets):
+        most = self.traits.subsets
+        if len(self.modalities) < 2 or (not self.routed and len(self.modalities) > most):
             raise IncompatibleError(
-                f"agm compares 2 to {self.subsets} modalities of a joint network, or 2 and more with a head each, "
+                f"agm compares 2 to {most} modalities of a joint network, or 2 and more with a head each, "
                 f"but '{fusion.name}' has {len(self.modalities)}. Choose another fusion or other modalities."
             )
         self.register_buffer("mean", torch.zeros(len(self.modalities)))

@@ -6,7 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import Embeddings, labels_of, masked_mean, shown
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import (
+    Batch,
+    Draw,
+    Fusion,
+    Outputs,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    param,
+)
 
 
 class AuxHeads(Policy):
@@ -21,9 +31,7 @@ class AuxHeads(Policy):
 
     name = "aux_heads"
     source = "Du et al., ICML 2023, arXiv 2305.01233 (uni-modal targets); AutoGluon's aux_weight"
-    wants = ("embedding",)
-    offers = ("meeting_losses",)
-    reads_labels = True
+    traits = PolicyTraits(wants=("embedding",), offers=("meeting_losses",), reads_labels=True)
 
     class Params(Parameters):
         weight: float = param(1.0, "Factor on the sum of the heads' losses.", ge=0, search=(0.05, 2.0), log=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Draw, Parameters, Policy, param
+from wbcbench.contracts import Batch, Draw, Parameters, Policy, PolicyTraits, param
 
 
 def salted(draw: Draw, salt: str) -> Draw:
@@ -29,7 +29,7 @@ class BatchRepetition(Policy):
 
     name = "batch_repetition"
     source = "Hoffer et al., CVPR 2020, arXiv 1901.09335; Havasi et al., ICLR 2021, arXiv 2010.06610, section 4.3"
-    acts_on = "rows"
+    traits = PolicyTraits(acts_on="rows")
 
     class Params(Parameters):
         repeats: int = param(4, "Times each cell is shown; 1: nothing changes.", ge=1, le=16, search=[1, 2, 4, 8])

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.policies._modalities import masked_mean, same_cell
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import (
+    Batch,
+    ForwardsAgain,
+    Fusion,
+    Outputs,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    param,
+)
 from wbcbench.contracts.policy import Run
 from wbcbench.errors import IncompatibleError
 
@@ -24,7 +34,7 @@ def confidence_rise(full: Tensor, less: Tensor) -> Tensor:
     return (less.amax(1) - full.amax(1)).relu()
 
 
-class CML(Policy):
+class CML(ForwardsAgain, Policy):
     """weight * mean of the rise in confidence when one modality, drawn per row, is removed.
 
     Confidence is that of the fusion's own prediction, so any fusion goes; it needs a second forward pass, in
@@ -35,8 +45,7 @@ class CML(Policy):
 
     name = "cml"
     source = "Ma et al., ICML 2023, arXiv 2306.01265"
-    arity = (2, None)
-    wants = ("incomplete", "trained_logits")
+    traits = PolicyTraits(arity=(2, None), wants=("incomplete", "trained_logits"))
 
     class Params(Parameters):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.05, 10.0), log=True)
@@ -45,7 +54,7 @@ class CML(Policy):
 
     def setup(self, fusion: Fusion) -> None:
         super().setup(fusion)
-        if len(fusion.task.modalities) < 2 or fusion.missing == "refuse":
+        if len(fusion.task.modalities) < 2 or fusion.traits.missing == "refuse":
             raise IncompatibleError(
                 f"cml removes modalities, but '{fusion.name}' has one only or refuses incomplete cells. Choose "
                 "another fusion."

@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import Embeddings, index_of, masked_mean, shown
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import (
+    Batch,
+    Draw,
+    Fusion,
+    Outputs,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    param,
+)
 from wbcbench.errors import IncompatibleError
 
 
@@ -46,8 +56,7 @@ class Contrastive(Policy):
 
     name = "contrastive"
     source = "van den Oord et al., arXiv 1807.03748; Tian et al., ECCV 2020, arXiv 1906.05849"
-    arity = (2, None)
-    wants = ("own_embedding",)
+    traits = PolicyTraits(arity=(2, None), wants=("own_embedding",))
 
     class Params(Parameters):
         weight: float = param(0.1, "Factor on the loss.", ge=0, search=(0.01, 1.0), log=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from wbcbench_plugins.policies._mixing import beta, mix_images, mixed_terms, plan
 
-from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyTraits, Progress, param
 
 
 class CrossModalMixup(Policy):
@@ -19,8 +19,7 @@ class CrossModalMixup(Policy):
     name = "cross_modal_mixup"
     aliases = ("mixup",)
     source = "Zhang et al., ICLR 2018, arXiv 1710.09412; per modality: a variant"
-    acts_on = "images"
-    blends_cells = True
+    traits = PolicyTraits(acts_on="images", blends_cells=True)
 
     class Params(Parameters):
         alpha: float = param(

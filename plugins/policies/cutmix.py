@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.policies._mixing import beta, boxes, mixed_terms, plan
 
-from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyTraits, Progress, param
 
 
 class CutMix(Policy):
@@ -20,8 +20,7 @@ class CutMix(Policy):
 
     name = "cutmix"
     source = "Yun et al., ICCV 2019, arXiv 1905.04899; per modality: a variant"
-    acts_on = "images"
-    blends_cells = True
+    traits = PolicyTraits(acts_on="images", blends_cells=True)
 
     class Params(Parameters):
         alpha: float = param(

@@ -8,7 +8,17 @@ from torch import Tensor
 from wbcbench_plugins.policies._evidence import trusted_terms
 from wbcbench_plugins.policies._modalities import modality_routes
 
-from wbcbench.contracts import JOINT, Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import (
+    JOINT,
+    Batch,
+    Fusion,
+    Outputs,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    param,
+)
 from wbcbench.errors import IncompatibleError
 
 
@@ -21,9 +31,7 @@ class ETMC(Policy):
 
     name = "etmc"
     source = "Han et al., TPAMI 2022, arXiv 2204.11423"
-    needs_routes = "both"
-    wants = ("trained_logits",)
-    reads_labels = True
+    traits = PolicyTraits(needs_routes="both", wants=("trained_logits",), reads_labels=True)
 
     class Params(Parameters):
         annealing: int = param(50, "Epochs until the KL part counts in full; 0: from the start.", ge=0, le=10000)

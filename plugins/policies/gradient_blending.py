@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.policies._modalities import labels_of
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, PolicyTraits, Progress, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -42,12 +42,13 @@ class GradientBlending(Policy):
     name = "gradient_blending"
     aliases = ("gblend",)
     source = "Wang, Tran, Feiszli, CVPR 2020, arXiv 1905.12681 (online; estimated from the joint training)"
-    acts_on = "weights"
-    needs_routes = "several"
-    wants = ("trained_logits",)
-    waits = "every"
-    reads_labels = True
-    reads_validation = True
+    traits = PolicyTraits(
+        acts_on="weights",
+        needs_routes="several",
+        wants=("trained_logits",),
+        waits="every",
+        reads_labels=True,
+    )
 
     class Params(Parameters):
         every: int = param(5, "Epochs between estimates (super-epoch).", ge=1, le=1000, search=[2, 5, 10])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import own_parameters
 
-from wbcbench.contracts import Fusion, Parameters, Policy, param
+from wbcbench.contracts import DoesBackward, Fusion, Parameters, Policy, PolicyTraits, param
 from wbcbench.contracts.gradients import min_norm
 from wbcbench.errors import IncompatibleError
 
@@ -44,7 +44,7 @@ def objectives(terms: dict[str, Tensor], fusion: Fusion) -> tuple[list[Tensor], 
     return [terms[n] for n in terms if n in chosen], [t for n, t in terms.items() if n not in chosen]
 
 
-class MMPareto(Policy):
+class MMPareto(DoesBackward, Policy):
     """Parameters that several objectives reach get `reconcile`d gradients, block by block; the rest plain ones.
 
     Objectives are the losses of the routes and of aux_heads; whatever else is in the loss, distillation included,
@@ -55,10 +55,7 @@ class MMPareto(Policy):
 
     name = "mmpareto"
     source = "Wei, Hu, ICML 2024, arXiv 2405.17730"
-    acts_on = "gradients"
-    arity = (2, None)
-    wants = ("meeting_losses", "trained_logits")
-    gradients = "combines"
+    traits = PolicyTraits(acts_on="gradients", arity=(2, None), wants=("meeting_losses", "trained_logits"))
 
     class Params(Parameters):
         gamma: float = param(1.5, "Factor on the length of reconciled gradients.", gt=0, le=10, search=(1.0, 2.0))

@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Draw, Fusion, Parameters, Policy, param
+from wbcbench.contracts import Batch, Draw, Fusion, Parameters, Policy, PolicyTraits, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -43,8 +43,7 @@ class ModalityDropout(Policy):
     name = "modality_dropout"
     aliases = ("moddrop",)
     source = "Neverova et al., TPAMI 2016, arXiv 1501.00102"
-    acts_on = "rows"
-    wants = ("incomplete",)
+    traits = PolicyTraits(acts_on="rows", wants=("incomplete",))
 
     class Params(Parameters):
         rate: float = param(0.25, "Probability of dropping a modality.", ge=0, le=1, search=(0.05, 0.6))
@@ -63,7 +62,7 @@ class ModalityDropout(Policy):
                 f"modality_dropout has rates for {', '.join(sorted(unknown))}, but the modalities are "
                 f"{', '.join(fusion.task.modalities)}. Correct policy.rates."
             )
-        if fusion.missing == "refuse":
+        if fusion.traits.missing == "refuse":
             raise IncompatibleError(
                 f"modality_dropout shows cells without some modality, which '{fusion.name}' refuses. Choose a "
                 "fusion that takes incomplete cells (`wbcbench list fusions`)."

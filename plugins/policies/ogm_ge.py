@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.policies._modalities import labels_of, masked_mean, probe, require_parameters, shown
 
-from wbcbench.contracts import JOINT, Batch, Fusion, Outputs, Parameters, Policy, Progress, modality_logits, param
+from wbcbench.contracts import (
+    JOINT,
+    Batch,
+    ChangesGradients,
+    Fusion,
+    Outputs,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    modality_logits,
+    param,
+)
 from wbcbench.errors import IncompatibleError
 
 
@@ -44,7 +56,7 @@ def coefficients(ratios: Tensor, alpha: float, onset: str) -> Tensor:
     return torch.where(ratios > 1, 1 - torch.tanh(alpha * ratios.relu()), 1.0)
 
 
-class OGMGE(Policy):
+class OGMGE(ChangesGradients, Policy):
     """The gradients of the modality that is ahead are scaled down, and Gaussian noise is added.
 
     Scores come from each modality's logits, over present rows: those of its route, or its part of a joint head
@@ -56,10 +68,9 @@ class OGMGE(Policy):
 
     name = "ogm_ge"
     source = "Peng et al., CVPR 2022, arXiv 2203.15332"
-    acts_on = "gradients"
-    arity = (2, None)
-    wants = ("own_parameters", "logits", "trained_logits")
-    gradients = "changes"
+    traits = PolicyTraits(
+        acts_on="gradients", arity=(2, None), wants=("own_parameters", "logits", "trained_logits")
+    )
 
     class Params(Parameters):
         alpha: float = param(0.3, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.05, 1.0))

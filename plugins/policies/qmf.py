@@ -14,7 +14,17 @@ from wbcbench_plugins.policies._modalities import (
     shown,
 )
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import (
+    Batch,
+    Fusion,
+    Outputs,
+    Parameters,
+    PerCell,
+    Policy,
+    PolicyTraits,
+    Progress,
+    param,
+)
 
 
 def energy_weighted(logits: Tensor, there: Tensor, scale: float) -> Tensor:
@@ -52,7 +62,7 @@ def ranking_loss(confidence: Tensor, hardness: Tensor, usable: Tensor) -> Tensor
     return torch.where(usable & usable.roll(-1) & (gap != 0), wrong.relu(), 0.0)
 
 
-class QMF(Policy):
+class QMF(PerCell, Policy):
     """L = sum_m CE(z_m) + CE(sum_m w_m z_m) + rank * sum_m ranking(w_m, hardness of the cell in m).
 
     Hardness is each cell's mean loss over all the times it was shown in that modality, by cell id, scaled to
@@ -62,9 +72,7 @@ class QMF(Policy):
 
     name = "qmf"
     source = "Zhang et al., ICML 2023, arXiv 2306.02050"
-    needs_routes = "modality"
-    wants = ("trained_logits",)
-    reads_labels = True
+    traits = PolicyTraits(needs_routes="modality", wants=("trained_logits",), reads_labels=True)
 
     class Params(Parameters):
         scale: float = param(0.1, "Factor from energy to weight.", gt=0, le=10)

@@ -8,7 +8,7 @@ from torch import Tensor
 from wbcbench_plugins.policies._evidence import trusted_terms
 from wbcbench_plugins.policies._modalities import modality_routes
 
-from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Fusion, Outputs, Parameters, Policy, PolicyTraits, Progress, param
 
 
 class TMC(Policy):
@@ -24,9 +24,7 @@ class TMC(Policy):
 
     name = "tmc"
     source = "Han et al., ICLR 2021, arXiv 2102.02051"
-    needs_routes = "modality"
-    wants = ("trained_logits",)
-    reads_labels = True
+    traits = PolicyTraits(needs_routes="modality", wants=("trained_logits",), reads_labels=True)
 
     class Params(Parameters):
         annealing: int = param(50, "Epochs until the KL part counts in full; 0: from the start.", ge=0, le=10000)

@@ -64,7 +64,7 @@ def asked(name: str) -> tuple[str, ...]:
 def test_with_basic_fusions(train: Run, number: int, name: str) -> None:
     """One of three each, in turn: `test_pairs` takes a step with every fusion; `independent` is resumed below."""
     fusions: tuple[str, ...] = (("single", "late_prob", "early")[number % 3],)
-    if declared(name).needs.taught_by == "peers" or declared(name).needs.head:
+    if declared(name).needs.taught_by == "peers" or declared(name).replaces_head:
         # Peers want several routes; of several heads a joint route would have to choose one.
         fusions = ("independent", "late_prob")
     document = train("--fusion", ",".join(fusions), *asked(name), "--epochs", "1", "--set", "teacher.epochs=1")

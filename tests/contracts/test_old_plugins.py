@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from tests.conftest import TINY
-from wbcbench.contracts import Combiner, Fusion, FusionTraits, OwnHeads, SolvedOnce
+from wbcbench.contracts import (
+    Combiner,
+    DoesBackward,
+    Fusion,
+    FusionTraits,
+    OwnHeads,
+    PerCell,
+    PolicyTraits,
+    SolvedOnce,
+)
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import PluginOptions, load_plugins
 from wbcbench.testing.components import component_class
@@ -21,7 +30,8 @@ from wbcbench.testing.components import component_class
 Invoke = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.filterwarnings("default:.*only this release still reads")
 FOLDER = Path(__file__).parent / "old_plugins"
-NAMES = {"fusion": ["old_fusion"]}
+NAMES = {"fusion": ["old_fusion"], "policy": ["old_backward", "old_after"],
+         "distiller": ["old_transform", "old_step", "old_head"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,39 @@ def test_what_an_old_fusion_states_is_where_it_belongs(loaded: tuple[Registry, d
     assert "`traits = FusionTraits(emits=('joint', 'modality'), arity=(2, None), missing='native'," in note
 
 
+def test_what_an_old_policy_states_is_where_it_belongs(loaded: tuple[Registry, dict[str, str]]) -> None:
+    registry = loaded[0]
+    declared = registry.declared("policy", "old_backward")
+    assert declared.policy_traits == PolicyTraits(acts_on="gradients", arity=(2, None), wants=("own_parameters",))
+    cls = registry.load(registry.get("policy", "old_backward"))
+    assert issubclass(cls, DoesBackward)
+    assert issubclass(cls, PerCell)
+    assert cls.gradients == "combines"  # type: ignore[attr-defined]
+    assert registry.declared("policy", "old_after").extras == {"ChangesGradients"}
+    note = told_of(loaded, "old_policies")
+    assert "`class OldBackward(DoesBackward, PerCell, Policy):`" in note
+    assert "`traits = PolicyTraits(acts_on='gradients', arity=(2, None), wants=('own_parameters',))`" in note
+
+
+def test_what_old_distillers_state_is_where_it_belongs(loaded: tuple[Registry, dict[str, str]]) -> None:
+    registry = loaded[0]
+    told = {n: registry.declared("distiller", n) for n in NAMES["distiller"]}
+    assert {n: (d.role, d.replaces_head, d.needs.matched) for n, d in told.items()} == {
+        "old_transform": ("transform", False, "logits"),
+        "old_step": ("optimiser", False, "optimiser"),
+        "old_head": ("loss", True, "relational"),
+    }
+    note = told_of(loaded, "old_distillers")
+    assert (
+        "`class OldTransform(TransformsLogits, Distiller):` (from wbcbench.contracts), because of `matches`"
+        in note
+    )
+    assert (
+        "`class OldStep(TakesStep, Distiller):` and `needs = Needs(student=(), teacher=(), optimiser='sgd'" in note
+    )
+    assert "`class OldHead(ReplacesHead, Distiller):` and `needs = Needs(student=('embedding',)" in note
+
+
 def test_what_is_to_be_written_is_told_once_and_means_the_same() -> None:
     mean: Any = component_class("fusion", "mean")
     with pytest.warns(DeprecationWarning, match="only this release") as caught:
@@ -86,7 +129,7 @@ def test_what_is_to_be_written_is_told_once_and_means_the_same() -> None:
 
 def test_what_stands_beside_traits_is_told_too() -> None:
     with pytest.warns(
-        DeprecationWarning, match=r"FusionTraits\(arity=\(2, 2\), missing='refuse'\)`.*in place of `arity`"
+        DeprecationWarning, match=r"FusionTraits\(arity=\(2, 2\), missing='refuse'\)`.*because of `arity`"
     ):
 
         class Both(Fusion):
@@ -133,7 +176,18 @@ def test_they_pass_their_check(invoke: Invoke, kind: str, name: str) -> None:
     assert code == 0, out + err
 
 
-@pytest.mark.parametrize("flags", [["--fusion", "old_fusion"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--fusion", "old_fusion", "--policy", "old_backward"],
+        ["--fusion", "concat", "--policy", "old_backward"],
+        ["--fusion", "independent", "--policy", "old_after"],
+        ["--fusion", "early", "--kd", "old_transform+logits"],
+        ["--fusion", "early", "--kd", "old_step+logits", "--set", "training.optimiser=sgd"],
+        ["--fusion", "independent", "--kd", "old_head"],
+    ],
+    ids=" ".join,
+)
 def test_they_train(invoke: Invoke, cells_file: Path, tmp_path: Path, flags: list[str]) -> None:
     code, out, err = invoke(
         "run", "--dataset", "npz", "--set", f"dataset.path={cells_file}", "--epochs", "1", *TINY, "--json",

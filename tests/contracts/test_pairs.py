@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, SolvedOnce
+from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, ReplacesHead, SolvedOnce
 from wbcbench.contracts.routes import RouteTeachers
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
-from wbcbench.testing.toys import build_toy, policy_step, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.build import ReplacedHeads, teacher_classifier
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.supervision import pair_shapes, total, with_labels
@@ -54,8 +54,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     batch.cells = torch.arange(10)
     policies = [cls(cls.Params()) for cls in (component_class("policy", p) for p in policy_names)]
     for policy in policies:
-        policy.setup(fusion)
-        policy.setup_cells(10)
+        set_up(policy, fusion, 10)
     chosen = component_class("distiller", distiller_name)
     matched = component_class("routing", "matched")
     routes = fusion.routes
@@ -76,7 +75,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
         return pair_shapes(probe[route], other, 5, torch.arange(10), batch.labels)
 
     kd.setup(fusion, shapes)
-    if chosen.needs.head:
+    if issubclass(chosen, ReplacesHead):
         heads = {p.route: teacher_classifier(bank.output) for p in kd.pairings}
         fusion = ReplacedHeads(fusion, {p.route: kd.of(p)[0] for p in kd.pairings}, heads).train()
     progress = Progress(1, 3, 0, 1, toy_draw())

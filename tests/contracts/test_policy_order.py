@@ -12,18 +12,16 @@ from wbcbench_plugins.policies._evidence import dirichlet_loss, evidence
 from wbcbench_plugins.policies._modalities import labels_of
 
 from wbcbench.contracts import Batch, Outputs, Policy, Progress
-from wbcbench.contracts.needs import POLICY_ORDER
-from wbcbench.errors import IncompatibleError, PluginError
+from wbcbench.contracts.needs import POLICY_ORDER, PolicyTraits
+from wbcbench.errors import IncompatibleError
 from wbcbench.publishing.rerun import misfits
-from wbcbench.registry import Component as Registered
-from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import in_order
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec import Component, Trial
 from wbcbench.spec.request import Request
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
-from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, set_up, toy_batch, toy_draw, toy_task
 
 FUSION = "centralnet"
 """It has routes of every kind, embeddings and parameters of each modality, and losses that meet."""
@@ -54,8 +52,7 @@ def step(names: list[str], incomplete: bool = False) -> tuple[dict[str, Tensor],
     classes: list[type[Policy]] = [component_class("policy", name) for name in names]
     policies = [cls(cls.Params()) for cls in classes]
     for policy in policies:
-        policy.setup(fusion)
-        policy.setup_cells(200)
+        set_up(policy, fusion)
     batch = toy_batch(fusion.task, cells=10)
     if incomplete:
         batch.present = torch.tensor([[True, True]] * 8 + [[True, False], [False, True]])
@@ -96,7 +93,10 @@ def test_a_pack_with_another_order_is_refused() -> None:
 
 
 def test_rows_come_before_images_losses_weights_and_gradients() -> None:
-    kinds = {n: registry().declaration(registry().resolve("policy", n).component).acts_on for n in POLICIES}
+    kinds = {
+        n: registry().declaration(registry().resolve("policy", n).component).policy_traits.acts_on
+        for n in POLICIES
+    }
     assert set(kinds.values()) == set(POLICY_ORDER)
     for a, b in combinations(POLICIES, 2):
         names = [p.name for p in in_order(registry(), [Component(name=b), Component(name=a)])]
@@ -123,11 +123,5 @@ def test_a_loss_is_the_mean_over_the_rows_shown_whatever_replaced_it(loss: str) 
 
 
 def test_a_policy_that_acts_on_nothing_known_is_refused() -> None:
-    class Odd(Policy):
-        name = "odd"
-        acts_on = "nothing"  # type: ignore[assignment]
-
-    own = Registry()
-    own.add(Registered("policy", "odd", Odd, "test"))  # type: ignore[arg-type]
-    with pytest.raises(PluginError, match="one of rows, images"):
-        in_order(own, [Component(name="odd")])
+    with pytest.raises(ValueError, match="`acts_on` to be of 'rows', 'images'"):
+        PolicyTraits(acts_on="nothing")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
-from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, set_up, toy_batch, toy_draw, toy_task
 
 COUNTS = (1, 2, 3)
 """Of modalities."""
@@ -29,8 +29,7 @@ def steps(fusion_name: str, policy_name: str, modalities: int = 2, count: int = 
     cls, chosen = component_class("fusion", fusion_name), component_class("policy", policy_name)
     task = toy_task(1 if cls.traits.arity[1] == 1 else modalities, classes=5)
     fusion, policy = build_toy(cls, task).train(), chosen(chosen.Params())
-    policy.setup(fusion)
-    policy.setup_cells(200)
+    set_up(policy, fusion)
     for step in range(count):
         progress = Progress(step, 2, 0, 1, toy_draw(step=step))
         terms, _, _ = policy_step(fusion, [policy], toy_batch(task, cells=10), progress)

@@ -39,7 +39,7 @@ from wbcbench_plugins.distillers.sp_td import sp_l1_loss
 from wbcbench_plugins.distillers.srd import log_power_loss
 from wbcbench_plugins.distillers.srrl import mean_square
 
-from wbcbench.contracts import Distiller, Output, PairShapes, Progress
+from wbcbench.contracts import Distiller, Output, PairShapes, Progress, ReplacesHead
 from wbcbench.errors import IncompatibleError
 from wbcbench.testing import closed_forms, evaluate_distiller
 from wbcbench.testing.components import component_class
@@ -601,7 +601,7 @@ def test_simkd_answers_through_the_teachers_classifier() -> None:
     assert torch.equal(logits, teacher.head(distiller.projector(student.embedding)))
     one = changed(student, lambda x: x[:1])
     assert torch.allclose(distiller.replaced_head(one, teacher.head), logits[:1], atol=1e-5)  # no batch statistics
-    assert type(distiller).needs.head
+    assert isinstance(distiller, ReplacesHead)
 
 
 # --- contrast --------------------------------------------------------------------------------------------------

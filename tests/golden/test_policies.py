@@ -34,7 +34,7 @@ from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.request import Request
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
-from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.supervision import task_loss
 
 ROW, COLUMN = torch.meshgrid(
@@ -53,8 +53,7 @@ def pair(policy: type[Policy], fusion: Any, modalities: int = 2, **params: Any) 
     """A toy fusion in training mode and the policy set up around it."""
     net = build_toy(component_class("fusion", fusion), toy_task(modalities)).train()
     made = policy(policy.Params(**params))
-    made.setup(net)
-    made.setup_cells(200)
+    set_up(made, net)
     return net, made
 
 

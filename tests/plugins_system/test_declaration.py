@@ -252,7 +252,7 @@ def test_validators_still_bite(load):
         ("class Params(Parameters): ...", "subclass of DistillerParams"),
         ("Params = None", "subclass of DistillerParams"),
         ("needs = 'labels'", "to be a Needs, but got 'labels'"),
-        ("matches = object", "as text, a number"),
+        ("source = object", "as text, a number"),
     ],
 )
 def test_a_declaration_of_another_type_is_a_plugin_error(load, line, message):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
     from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
     from wbcbench.contracts.deploy import Deployed, PerModality, without
-    from wbcbench.contracts.distiller import Distiller, PairShapes
+    from wbcbench.contracts.distiller import Distiller, PairShapes, ReplacesHead, TakesStep, TransformsLogits
     from wbcbench.contracts.fusion import (
         JOINT,
         AddsLogits,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
-    from wbcbench.contracts.policy import Policy
+    from wbcbench.contracts.policy import ChangesGradients, DoesBackward, ForwardsAgain, PerCell, Policy
     from wbcbench.contracts.preparation import Preparation, middle_square
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
@@ -35,6 +35,7 @@ _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
+    "ReplacesHead": "distiller", "TakesStep": "distiller", "TransformsLogits": "distiller",
     "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
     "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion", "modality_logits": "fusion",
     "AddsLogits": "fusion", "Combiner": "fusion", "OwnHeads": "fusion", "SolvedOnce": "fusion",
@@ -43,6 +44,7 @@ _LAZY = {
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
+    "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
     "Preparation": "preparation", "middle_square": "preparation",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
@@ -64,14 +66,17 @@ __all__ = [
     "BackboneFactory",
     "Batch",
     "Cells",
+    "ChangesGradients",
     "Combiner",
     "Dataset",
     "Deployed",
     "Description",
     "Distiller",
     "DistillerParams",
+    "DoesBackward",
     "Draw",
     "Features",
+    "ForwardsAgain",
     "Fusion",
     "FusionTraits",
     "Needs",
@@ -80,15 +85,19 @@ __all__ = [
     "OwnHeads",
     "PairShapes",
     "Parameters",
+    "PerCell",
     "PerModality",
     "Policy",
     "PolicyTraits",
     "Preparation",
     "Progress",
     "Register",
+    "ReplacesHead",
     "Routing",
     "SolvedOnce",
+    "TakesStep",
     "Task",
+    "TransformsLogits",
     "content_digest",
     "each_teacher",
     "hookimpl",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from wbcbench.contracts import previous
 from wbcbench.contracts.needs import Needs
 from wbcbench.contracts.output import Output, Progress
 from wbcbench.contracts.params import DistillerParams
@@ -35,7 +36,10 @@ class PairShapes:
 
 
 class Distiller(nn.Module):
-    """A distillation loss. Subclass, set `name`, declare `Params` and `needs`, write `terms`.
+    """A distillation loss: a subclass with a `name`, `terms`, and `Params` if it has more than a weight.
+
+    Without `needs` it reads the logits of student and teacher. Base classes say what few do beside a loss or in
+    place of one: `TransformsLogits`, `TakesStep`, `ReplacesHead`.
 
     Parameters and buffers made in `setup` join the optimiser, the checkpoint and exact resume by
     themselves. The teacher's tensors arrive detached and in float32.
@@ -45,16 +49,15 @@ class Distiller(nn.Module):
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     """Paper and equation."""
-    matches: ClassVar[Literal["logits", "embedding", "relational", "maps", "online", "optimiser"]] = "logits"
-    """What it matches, for lists of methods."""
     needs: ClassVar[Needs] = Needs()
-    role: ClassVar[Literal["loss", "transform", "optimiser"]] = "loss"
-    """`transform`: beside another distiller of logits it adds no loss but changes the logits that the other
-    one reads (`transform`). `optimiser`: it adds no loss but takes the optimiser's step (`optimise`)."""
 
     Params: ClassVar[type[DistillerParams]] = DistillerParams
     """Typed parameters: a nested `class Params(DistillerParams)`, each declared with `param`."""
     params: Any
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        previous.adopt(cls)
 
     def __init__(self, params: DistillerParams) -> None:
         super().__init__()
@@ -68,21 +71,36 @@ class Distiller(nn.Module):
     def setup(self, pair: PairShapes) -> None:
         """Build adapters and buffers, from shapes alone. Called once, before training."""
 
-    def transform(self, out: Output) -> Output:
-        """For role `transform`: an output with other logits. Applied to the student and each teacher."""
-        return out
-
-    def replaced_head(self, student: Output, head: Callable[[Tensor], Tensor]) -> Tensor:
-        """For `needs.head`: logits [B, K] from the student's features through the teacher's classifier."""
-        raise NotImplementedError(f"{self.name} needs the head but has no `replaced_head`")
-
-    def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, lessons: Tensor) -> None:
-        """For role `optimiser`: go one step down both scalar losses, in place of backward and step.
-
-        State per parameter belongs into `optimiser.state`, as tensors: it is then checkpointed.
-        """
-        raise NotImplementedError(f"{self.name} has the role of an optimiser but no `optimise`")
-
     @abstractmethod
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         """Unweighted, named losses: per sample [B] where the maths allows, else a scalar."""
+
+
+class TransformsLogits:
+    """Base class of distillers that, beside another one of logits, add no loss but change what that one reads."""
+
+    @abstractmethod
+    def transform(self, out: Output) -> Output:
+        """An output with other logits. Applied to the student and each teacher."""
+
+
+class TakesStep:
+    """Base class of distillers that add no loss but take the optimiser's step; of several distillers one may."""
+
+    @abstractmethod
+    def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, kd_loss: Tensor) -> None:
+        """Go one step down both scalar losses, in place of backward and step.
+
+        State per parameter belongs into `optimiser.state`, as tensors: it is then checkpointed.
+        """
+
+
+class ReplacesHead:
+    """Base class of distillers whose route answers through the teacher's classifier."""
+
+    @abstractmethod
+    def replaced_head(self, student: Output, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits [B, K] from the student's features through the teacher's classifier."""
+
+
+previous.keep_readable(Distiller)

@@ -7,12 +7,13 @@ to change a part of it, write `traits = dataclasses.replace(Parent.traits, arity
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import KW_ONLY, InitVar, asdict, dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Tap = Literal["logits", "embedding", "maps"]
 TaughtBy = Literal["teacher", "self", "peers", "average"]
+Match = Literal["logits", "embedding", "relational", "maps", "online", "optimiser"]
 Problem = Literal["redundant", "unique", "xor"]
 
 Stage = Literal["rows", "images", "losses", "weights", "gradients"]
@@ -59,7 +60,7 @@ class _Checked:
     """Refuses words that are none of a field's, so that a typo ends where it is written."""
 
     def _check(self) -> None:
-        for name, (several, words) in _choices(type(self)).items():
+        for name, (several, words) in _choices(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if value is None:
                 continue
@@ -160,8 +161,8 @@ class Needs(_Checked):
     images."""
     draws: bool = False
     """Random numbers are used (`progress.draw`), so the value depends on the step."""
-    head: bool = False
-    """The route's prediction is replaced: the distiller has `replaced_head`."""
+    head: InitVar[bool] = False
+    """Old: a distiller that replaces the route's prediction has the base class `ReplacesHead` instead."""
     optimiser: Literal["", "sgd"] = ""
     """The only optimiser that it works with."""
     min_classes: int = 2
@@ -169,17 +170,30 @@ class Needs(_Checked):
     trainable: bool = False
     """The distiller has parameters of its own (adapters, temperatures)."""
 
-    def __post_init__(self) -> None:
+    _: KW_ONLY
+    matches: Match | None = None
+    """What it matches, for lists of methods; None: what it reads of the student."""
+
+    def __post_init__(self, head: bool) -> None:
         self._check()
+        object.__setattr__(self, "_head", head)  # for `previous`
 
     @property
     def replayable(self) -> bool:
         """Whether a frozen teacher's stored outputs are always enough."""
         return self.taught_by == "teacher" and "maps" not in self.teacher
 
+    @property
+    def matched(self) -> Match:
+        """What it matches, as said or else as follows from what it reads of the student."""
+        read: Match = (
+            "maps" if "maps" in self.student else "embedding" if "embedding" in self.student else "logits"
+        )
+        return self.matches or read
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, with `replayable`."""
-        return asdict(self) | {"replayable": self.replayable}
+        return {k: v for k, v in asdict(self).items() if k != "matches"} | {"replayable": self.replayable}
 
 
 def differences(value: Any) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from wbcbench.contracts import previous
 from wbcbench.contracts.fusion import Fusion
-from wbcbench.contracts.needs import Offer, Stage, Want
+from wbcbench.contracts.needs import PolicyTraits
 from wbcbench.contracts.output import Batch, Draw, Outputs, Progress
 from wbcbench.contracts.params import Parameters
 
@@ -18,6 +20,10 @@ Run = Callable[[dict[str, Tensor], Tensor | None], Outputs]
 
 class Policy(nn.Module):
     """Hooks around a fusion's training step. Every hook has a default that does nothing.
+
+    A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` says what differs from
+    the usual; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesGradients`,
+    `DoesBackward`, `PerCell`.
 
     Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
     names, always after the fusion's own `assemble` and `task_terms`: a later policy sees what an earlier one made.
@@ -33,39 +39,15 @@ class Policy(nn.Module):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
-    acts_on: ClassVar[Stage] = "losses"
-    """The stage of a step that it changes (`wbcbench.contracts.needs.POLICY_ORDER`), which is its place among
-    other policies. A policy with hooks of several stages names the one whose place it needs: dropped modalities
-    (`rows`) are masked in the losses before others replace them."""
-    arity: ClassVar[tuple[int, int | None]] = (1, None)
-    """How many modalities the fusion must read."""
-    needs_routes: ClassVar[Literal["any", "several", "modality", "joint", "both"]] = "any"
-    """Which routes the fusion must have: at least two of any kind, at least two of single modalities, a joint
-    one, or two of single modalities and a joint one."""
-    wants: ClassVar[tuple[Want, ...]] = ()
-    """What it must find in the fusion, or in what another policy `offers`. Checked while planning where the fusion
-    says what it offers; `setup` refuses the rest."""
-    offers: ClassVar[tuple[Offer, ...]] = ()
-    """What it adds for other policies: a loss per modality that meets those of the routes, say."""
-    subsets: ClassVar[int] = 0
-    """The most modalities of which it asks a fusion without a route for each for every subset (2^M forward
-    passes); 0: it does not."""
-    waits: ClassVar[str] = ""
-    """Name of the parameter that counts the epochs before it changes anything: a budget of no more is refused."""
-    blends_cells: ClassVar[bool] = False
-    """Whether an image may show parts of several cells. Recorded teachers know nothing of such images, and
-    losses that take hard labels do not either."""
-    reads_labels: ClassVar[bool] = False
-    """Whether it makes losses of its own from hard labels, and so cannot go with one that blends cells."""
-    reads_validation: ClassVar[bool] = False
-    """Whether training depends on the validation labels through it."""
-    gradients: ClassVar[Literal["none", "changes", "combines"]] = "none"
-    """Whether it changes gradients after backward, or does the backward itself (one such at most). Neither goes
-    with a distiller that takes the step."""
+    traits: ClassVar[PolicyTraits] = PolicyTraits()
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
     params: Any
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        previous.adopt(cls)
 
     def __init__(self, params: Parameters) -> None:
         super().__init__()
@@ -87,9 +69,6 @@ class Policy(nn.Module):
         """
         self._fusion = [fusion]
 
-    def setup_cells(self, size: int) -> None:
-        """Build buffers with a place per cell: training cell ids lie in 0..size-1. Called after `setup`."""
-
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Change which cells and modalities the batch shows, after the fusion has."""
         return batch
@@ -97,9 +76,6 @@ class Policy(nn.Module):
     def images(self, batch: Batch, draw: Draw) -> Batch:
         """Change what the rows show: `batch.images` (replace, never in place) and `batch.present` [R, M]."""
         return batch
-
-    def after_forward(self, run: Run, outputs: Outputs, batch: Batch, progress: Progress) -> None:
-        """Forward the fusion once more with `run`, and keep what comes back in `batch.extras[self.name]`."""
 
     def task_terms(
         self, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
@@ -113,17 +89,46 @@ class Policy(nn.Module):
         """
         return terms
 
+    def on_epoch(self, fusion: Fusion, progress: Progress, losses: dict[str, float]) -> None:
+        """Called after each epoch. `losses`: route -> mean cross-entropy over the validation cells."""
+
+
+class ForwardsAgain:
+    """Base class of policies that run the fusion more than once a step: `class CML(ForwardsAgain, Policy)`."""
+
+    @abstractmethod
+    def after_forward(self, run: Run, outputs: Outputs, batch: Batch, progress: Progress) -> None:
+        """Forward the fusion once more with `run`, and keep what comes back in `batch.extras[self.name]`."""
+
+
+class ChangesGradients:
+    """Base class of policies that change gradients. They do not go with a distiller that takes the step."""
+
+    @abstractmethod
+    def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
+        """Change gradients between backward and the optimiser's step."""
+
+
+class DoesBackward:
+    """Base class of policies that do the backward pass; of several policies one may. They do not go with a
+    distiller that takes the step."""
+
+    @abstractmethod
     def backward(self, terms: dict[str, Tensor], rest: Tensor, fusion: Fusion) -> bool:
-        """Do the backward pass: True if done, and then nobody else does.
+        """Do the backward pass: True if done, and then nobody else does; False leaves it to the core.
 
         Args:
             terms: scalar task terms, as weighted in the loss.
             rest: scalar, what distillers add. It needs no gradient where there are none.
         """
-        return False
 
-    def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
-        """Change gradients between backward and the optimiser's step."""
 
-    def on_epoch(self, fusion: Fusion, progress: Progress, losses: dict[str, float]) -> None:
-        """Called after each epoch. `losses`: route -> mean cross-entropy over the validation cells."""
+class PerCell:
+    """Base class of policies that remember something of each cell."""
+
+    @abstractmethod
+    def setup_cells(self, size: int) -> None:
+        """Build buffers with a place per cell: training cell ids lie in 0..size-1. Called after `setup`."""
+
+
+previous.keep_readable(Policy)

@@ -14,12 +14,16 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from wbcbench.contracts.needs import FusionTraits, differences
+from wbcbench.contracts.needs import FusionTraits, PolicyTraits, differences
 
 _NOTES: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _ADOPTED: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
 _METHODS = {
     "fusion": {"fit_combiner": "Combiner", "head_params": "OwnHeads", "modality_logits": "AddsLogits"},
+    "policy": {
+        "after_forward": "ForwardsAgain", "after_backward": "ChangesGradients", "backward": "DoesBackward",
+        "setup_cells": "PerCell",
+    },
 }  # fmt: skip
 """Kind -> method of the old contract -> base class that has it now."""
 
@@ -28,25 +32,23 @@ def adopt(cls: type) -> None:
     """Put what a class states in the old form where it belongs now. Does nothing for a class in the new form."""
     kind, contract = _contract(cls)
     given = {n: v for n, v in vars(cls).items() if not isinstance(v, property)}
-    seen = _ADOPTED.get(cls, {})
     stated = {n: given[n] for n in _attributes(kind) if not isinstance(given.get(n, adopt), FunctionType)}
-    bases = [b for b in _bases(kind, cls, given, stated) if not issubclass(cls, getattr(contract, b))]
-    if not bases and all(seen.get(n) == v for n, v in stated.items()):
+    wanted = _bases(kind, given, stated)
+    bases = [b for b in dict.fromkeys(wanted.values()) if not issubclass(cls, getattr(contract, b))]
+    if not bases and _ADOPTED.get(cls, {}) == stated:
         return
-    lines = []
+    lines = _restate(cls, kind, stated)
     if bases:
         cls.__bases__ = (*cls.__bases__, *(getattr(contract, b) for b in bases))
         named = dict.fromkeys((*bases, *(b.__name__ for b in cls.__bases__)))
-        lines.append(f"class {cls.__name__}({', '.join(named)}):")
-    if stated:
-        lines += _restate(cls, kind, stated)
+        lines.insert(0, f"class {cls.__name__}({', '.join(named)}):")
     _ADOPTED[cls] = stated
-    old = [*stated, *(n for n in _METHODS[kind] if n in given and _METHODS[kind][n] in bases)]
+    old = ", ".join(f"`{n}`" for n in dict.fromkeys((*stated, *(n for n, b in wanted.items() if b in bases))))
+    advice = f"write `{'` and `'.join(lines)}` (from wbcbench.contracts), because of" if lines else "leave out"
     module = sys.modules.get(cls.__module__)
-    told = f"in place of {', '.join(f'`{n}`' for n in old)}" if stated else f"because it has {', '.join(old)}"
     _NOTES[cls] = (
         f"{kind} class {cls.__name__} ({getattr(module, '__file__', None) or cls.__module__}) is in a form that "
-        f"only this release still reads; write `{'` and `'.join(lines)}` (from wbcbench.contracts) {told}"
+        f"only this release still reads; {advice} {old}"
     )
     warnings.warn(_NOTES[cls], DeprecationWarning, stacklevel=3)
 
@@ -87,6 +89,14 @@ def _is(name: str) -> Callable[[Any], bool]:
 _VALUES: dict[str, Callable[[Any], Any]] = {
     "trained": lambda of: "once" if _is("SolvedOnce")(of) else "gradient",
     "combines": _is("Combiner"),
+    "gradients": lambda of: (
+        "combines" if _is("DoesBackward")(of) else "changes" if _is("ChangesGradients")(of) else "none"
+    ),
+    "reads_validation": lambda of: False,
+    "matches": lambda of: of.needs.matched,
+    "role": lambda of: (
+        "transform" if _is("TransformsLogits")(of) else "optimiser" if _is("TakesStep")(of) else "loss"
+    ),
 }
 
 
@@ -100,27 +110,39 @@ def _contract(cls: type) -> tuple[str, Any]:
 
 
 def _attributes(kind: str) -> list[str]:
-    """The class attributes that the old contract had."""
+    """The class attributes that the old contract had and the new one has not."""
+    if kind == "distiller":
+        return ["matches", "role"]
+    if kind == "policy":
+        return [*(f.name for f in fields(PolicyTraits)), "gradients", "reads_validation"]
     return [*(f.name for f in fields(FusionTraits)), "trained"]
 
 
-def _bases(kind: str, cls: type, given: dict[str, Any], stated: dict[str, Any]) -> list[str]:
-    """Base classes that the old form says a class should have."""
-    bases = [base for method, base in _METHODS[kind].items() if method in given]
-    return bases + (["SolvedOnce"] if stated.get("trained") == "once" else [])
+def _bases(kind: str, given: dict[str, Any], stated: dict[str, Any]) -> dict[str, str]:
+    """What the old form says -> the base class that says it now."""
+    if kind == "distiller":
+        roles = {"transform": "TransformsLogits", "optimiser": "TakesStep"}
+        found = {"role": roles[stated["role"]]} if stated.get("role") in roles else {}
+        return found | ({"head": "ReplacesHead"} if getattr(given.get("needs"), "_head", False) else {})
+    found = {method: base for method, base in _METHODS[kind].items() if method in given}
+    return found | ({"trained": "SolvedOnce"} if stated.get("trained") == "once" else {})
 
 
 def _restate(cls: Any, kind: str, stated: dict[str, Any]) -> list[str]:
-    """Set the traits; returns the line that does it."""
-    known = {f.name for f in fields(cls.traits)}
+    """Set the object that planning reads; returns the line that does it, if one is needed."""
+    where = "needs" if kind == "distiller" else "traits"
+    before = getattr(cls, where)
+    known = {f.name for f in fields(before)}
     new = {n: tuple(v) if isinstance(v, list) else v for n, v in stated.items() if n in known}
-    if not new:
+    after = replace(before, **new)
+    if kind == "distiller" and after.matched == before.matched:
+        after = before
+    if after == before:
         return []
-    own = "traits" in vars(cls)
-    parent = next(b for b in cls.__mro__[1:] if hasattr(b, "traits"))
-    cls.traits = replace(cls.traits, **new)
-    if own or not differences(parent.traits):
-        said = ", ".join(f"{n}={v!r}" for n, v in differences(cls.traits).items())
-        return [f"traits = {type(cls.traits).__name__}({said})"]
-    said = ", ".join(f"{n}={v!r}" for n, v in new.items())
-    return [f"traits = dataclasses.replace({parent.__name__}.traits, {said})"]
+    setattr(cls, where, after)
+    parent = next(b for b in cls.__mro__[1:] if hasattr(b, where))
+    if before is getattr(parent, where) and differences(before):
+        said = ", ".join(f"{n}={v!r}" for n, v in new.items())
+        return [f"{where} = dataclasses.replace({parent.__name__}.{where}, {said})"]
+    said = ", ".join(f"{n}={v!r}" for n, v in differences(after).items())
+    return [f"{where} = {type(after).__name__}({said})"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from wbcbench.errors import PluginError
 
 if TYPE_CHECKING:
-    from wbcbench.contracts.needs import FusionTraits, Needs
+    from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.params import Parameters
 
 _CONTRACTS = "wbcbench.contracts"
@@ -30,18 +30,12 @@ _BOUNDS = ("ge", "gt", "le", "lt")
 class _Attributes:
     """The class attributes that planning reads: of each kind those of its contract, where their defaults stand."""
 
-    acts_on: str
-    arity: tuple[int, int | None]
     chain: bool
     family: str
-    matches: str
     needs: Needs
-    needs_routes: str
     pairing: Literal["own", "all"]
-    role: str
     scalable: bool
     source: str
-    wants: tuple[str, ...]
 
     attributes: Mapping[str, Any]
 
@@ -105,6 +99,27 @@ class Declaration(_Attributes):
         """Whether a fusion has no training loop, so that nothing can change it."""
         return "SolvedOnce" in self.extras
 
+    @property
+    def role(self) -> str:
+        """What a distiller does: `loss`, `transform` (of logits) or `optimiser` (it takes the step)."""
+        roles = {"TransformsLogits": "transform", "TakesStep": "optimiser"}
+        return next((role for base, role in roles.items() if base in self.extras), "loss")
+
+    @property
+    def replaces_head(self) -> bool:
+        """Whether a distiller's route answers through the teacher's classifier."""
+        return "ReplacesHead" in self.extras
+
+    @property
+    def policy_traits(self) -> PolicyTraits:
+        traits: PolicyTraits = self.attributes["traits"]
+        return traits
+
+    @property
+    def touches_gradients(self) -> bool:
+        """Whether a policy changes gradients or makes them, and so wants the backward pass to be the core's."""
+        return bool({"ChangesGradients", "DoesBackward"} & self.extras)
+
 
 def describe(cls: type, kind: str, who: str) -> dict[str, Any]:
     """A class's declaration, JSON-able: docstring, attributes, optional bases, parameters. `who` is for messages.
@@ -143,7 +158,7 @@ def code_of(cls: type) -> set[str]:
     return {b.__module__ for b in bases if b.__module__.partition(".")[0] not in foundations}
 
 
-def _traits_class(kind: str) -> type:
+def _traits_class(kind: str) -> type[Any]:
     from wbcbench.contracts import needs
 
     return {"fusion": needs.FusionTraits, "policy": needs.PolicyTraits, "distiller": needs.Needs}[kind]

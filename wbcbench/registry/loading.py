@@ -263,8 +263,8 @@ def _admit(registry: Registry, report: LoadReport, candidate: _Candidate, entry:
     except ValueError as error:
         _fail(registry, report, candidate, f"ValueError: {error}", traceback.format_exc())
         return False
-    notes = {"skipped": tuple(entry["skipped"]), "outdated": tuple(entry["outdated"])}
-    report.plugins.append(_status(candidate, "ok", components=len(components), **notes))
+    skipped, outdated = tuple(entry["skipped"]), tuple(entry["outdated"])
+    report.plugins.append(_status(candidate, "ok", components=len(components), skipped=skipped, outdated=outdated))
     return bool(entry["observes"])
 
 

@@ -127,7 +127,7 @@ def load_class(component: Component) -> type:
         raise PluginError(
             f"Expected {who} to be a subclass of wbcbench.contracts.{expected.__name__}, but got {cls!r}."
         )
-    if hasattr(expected, "traits"):
+    if hasattr(expected, "traits") or hasattr(expected, "needs"):
         previous.adopt(cls)  # what was set on it since it was made, by a decorator say
     return cls
 

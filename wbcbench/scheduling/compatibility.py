@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from wbcbench.contracts import Description, Needs
-from wbcbench.contracts.needs import POLICY_ORDER
+from wbcbench.contracts.needs import POLICY_ORDER, PolicyTraits
 from wbcbench.contracts.routes import JOINT, route_names
-from wbcbench.errors import IncompatibleError, PluginError
+from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import Component, Protocol, Recipe
@@ -144,8 +143,8 @@ def together(registry: Registry, distillers: tuple[Component, ...]) -> str:
     return "Taken together: " + " + ".join(parts)
 
 
-Known = Mapping[str, Mapping[str, Any]]
-"""Policy -> its declared attributes."""
+Known = Mapping[str, Declaration]
+"""Policy -> what it declares."""
 
 
 def in_order(registry: Registry, policies: Iterable[Component]) -> tuple[Component, ...]:
@@ -155,13 +154,7 @@ def in_order(registry: Registry, policies: Iterable[Component]) -> tuple[Compone
     """
 
     def place(policy: Component) -> tuple[int, str]:
-        acts_on = declared(registry, "policy", policy).acts_on
-        if acts_on not in POLICY_ORDER:
-            raise PluginError(
-                f"Expected `acts_on` of policy '{policy.name}' to be one of {', '.join(POLICY_ORDER)}, but got "
-                f"'{acts_on}'."
-            )
-        return POLICY_ORDER.index(acts_on), policy.name
+        return POLICY_ORDER.index(declared(registry, "policy", policy).policy_traits.acts_on), policy.name
 
     return tuple(sorted(policies, key=place))
 
@@ -174,7 +167,7 @@ def check_policies(
     protocol: Protocol,
 ) -> None:
     """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
-    known = {p.name: declared(registry, "policy", p).attributes for p in policies}
+    known = {p.name: declared(registry, "policy", p) for p in policies}
     if len(known) < len(policies):
         names = [p.name for p in policies]
         twice = next(n for n in names if names.count(n) > 1)
@@ -193,17 +186,17 @@ def check_policies(
 
 def _check_fusion(registry: Registry, fusion: Component, known: Known, modalities: tuple[str, ...]) -> None:
     declaration = declared(registry, "fusion", fusion)
-    for name, attributes in known.items():
-        added = {o for n, a in known.items() if n != name for o in a["offers"]}
-        for reason in _lacks(attributes, declaration, fusion.name, modalities, added):
+    for name, policy in known.items():
+        added: set[str] = {o for n, d in known.items() if n != name for o in d.policy_traits.offers}
+        for reason in _lacks(policy.policy_traits, declaration, fusion.name, modalities, added):
             raise IncompatibleError(f"Policy '{name}' {reason}")
 
 
 def _lacks(
-    policy: Mapping[str, Any], fusion: Declaration, name: str, modalities: tuple[str, ...], added: set[str]
+    policy: PolicyTraits, fusion: Declaration, name: str, modalities: tuple[str, ...], added: set[str]
 ) -> Iterator[str]:
     """What the policy needs and does not find in the fusion (called `name`) or in what other policies add."""
-    low, high = policy["arity"]
+    low, high = policy.arity
     count = len(modalities)
     if count < low or (high is not None and count > high):
         yield (
@@ -212,7 +205,6 @@ def _lacks(
         )
     routes = route_names(fusion.fusion_traits.emits, modalities)
     single, joint = sum(r in modalities for r in routes), JOINT in routes
-    wanted = str(policy["needs_routes"])
     there = {
         "any": True,
         "several": len(routes) > 1,
@@ -220,16 +212,16 @@ def _lacks(
         "joint": joint,
         "both": single > 1 and joint,
     }
-    if not there[wanted]:
-        yield f"needs {_ROUTES[wanted]}, but fusion '{name}' has just {', '.join(routes)}."
-    most = policy["subsets"]
+    if not there[policy.needs_routes]:
+        yield f"needs {_ROUTES[policy.needs_routes]}, but fusion '{name}' has just {', '.join(routes)}."
+    most = policy.subsets
     if most and not single and count > most:
         yield (
             f"asks a fusion without a head per modality for every subset of at most {most}, but '{name}' reads "
             f"{count}. Choose fewer with --modalities, or a fusion such as late_prob."
         )
     found = added | offered(fusion, routed=single > 0)
-    for want in policy["wants"]:
+    for want in policy.wants:
         if want in _WANTS and want not in found:
             needs, advice = _WANTS[want]
             yield f"needs {needs}, which fusion '{name}' does not offer. {advice}"
@@ -250,7 +242,7 @@ def offered(fusion: Declaration, routed: bool) -> set[str]:
 
 def _check_budget(policies: tuple[Component, ...], known: Known, epochs: int) -> None:
     for policy in policies:
-        waits = known[policy.name]["waits"]
+        waits = known[policy.name].policy_traits.waits
         if waits and epochs <= policy.params[waits]:
             raise IncompatibleError(
                 f"Policy '{policy.name}' changes nothing in the first {policy.params[waits]} epochs, but the "
@@ -259,9 +251,9 @@ def _check_budget(policies: tuple[Component, ...], known: Known, epochs: int) ->
 
 
 def _check_each_other(known: Known) -> None:
-    blending = [n for n, a in known.items() if a["blends_cells"]]
-    reading = [n for n, a in known.items() if a["reads_labels"]]
-    combining = [n for n, a in known.items() if a["gradients"] == "combines"]
+    blending = [n for n, d in known.items() if d.policy_traits.blends_cells]
+    reading = [n for n, d in known.items() if d.policy_traits.reads_labels]
+    combining = [n for n, d in known.items() if "DoesBackward" in d.extras]
     if len(blending) > 1:
         raise IncompatibleError(f"Only one policy can blend cells, but both {' and '.join(blending)} do.")
     if blending and reading:
@@ -273,20 +265,20 @@ def _check_each_other(known: Known) -> None:
 
 
 def _check_distillers(registry: Registry, known: Known, distillers: tuple[Component, ...]) -> None:
-    blending = [n for n, a in known.items() if a["blends_cells"]]
+    blending = [n for n, d in known.items() if d.policy_traits.blends_cells]
     if blending and distillers:
         raise IncompatibleError(
             f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "
             "Use it with --kd none."
         )
-    touching = [n for n, a in known.items() if a["gradients"] != "none"]
+    touching = [n for n, d in known.items() if d.touches_gradients]
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
     if touching and stepping:
         raise IncompatibleError(
             f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
         )
-    learning = [n for n, a in known.items() if "trained_logits" in a["wants"]]
-    replacing = [d.name for d in distillers if needs_of(registry, d).head]
+    learning = [n for n, d in known.items() if "trained_logits" in d.policy_traits.wants]
+    replacing = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]
     if learning and replacing:
         raise IncompatibleError(
             f"Policy '{learning[0]}' trains the student's own predictions, but distiller '{replacing[0]}' answers "

@@ -19,13 +19,16 @@ from wbcbench.contracts import (
     Dataset,
     Description,
     Distiller,
+    DoesBackward,
     Features,
     Fusion,
     Output,
+    PerCell,
     Policy,
     Progress,
     SolvedOnce,
     Task,
+    TransformsLogits,
 )
 from wbcbench.errors import DataError
 from wbcbench.testing.promise import TENSORS, BrokenPromise, held, made, promise, returned, returned_terms
@@ -68,7 +71,7 @@ def distiller_types(build: Callable[[], Distiller], student: Output, teacher: Ou
     """Call what a distiller adds to a step."""
     distiller = build()
     try:
-        if distiller.role == "transform":
+        if isinstance(distiller, TransformsLogits):
             mend = "Return dataclasses.replace(out, logits=...)."
             _output(
                 returned(distiller.transform(student), Output, "transform", "an Output", mend), "it", "transform"
@@ -115,8 +118,10 @@ def policy_types(policy: Policy, fusion: Fusion, task: Task) -> None:
         _watch(policy, hook, partial(_batch, method=hook))
     _watch(policy, "task_terms", lambda value: returned_terms(value, "task_terms"))
     mend = "Return True where it has done the backward pass, else False."
-    _watch(policy, "backward", lambda value: returned(value, bool, "backward", "True or False", mend))
-    policy.setup_cells(200)
+    if isinstance(policy, DoesBackward):
+        _watch(policy, "backward", lambda value: returned(value, bool, "backward", "True or False", mend))
+    if isinstance(policy, PerCell):
+        policy.setup_cells(200)
     try:
         policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
     except RuntimeError as error:

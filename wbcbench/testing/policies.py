@@ -14,7 +14,16 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.testing.components import component_class
 from wbcbench.testing.first_promise import policy_types
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
-from wbcbench.testing.toys import ToyBoth, ToyJoint, build_toy, policy_step, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import (
+    ToyBoth,
+    ToyJoint,
+    build_toy,
+    policy_step,
+    set_up,
+    toy_batch,
+    toy_draw,
+    toy_task,
+)
 from wbcbench.training.supervision import total
 
 
@@ -39,8 +48,7 @@ class PolicyContract:
             fusion = build_toy(component_class("fusion", name), task).train()
             policy = self.build()
             try:
-                policy.setup(fusion)
-                policy.setup_cells(200)
+                set_up(policy, fusion)
                 policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
             except IncompatibleError:
                 continue
@@ -57,7 +65,7 @@ class PolicyContract:
         promise(
             found,
             f"It refused every fusion: {', '.join(getattr(f, 'name', f) for f in self.fusions)}.",
-            "Give the test `fusions = (...)` that it takes, and declare what it wants by `needs_routes`.",
+            "Give the test `fusions = (...)` that it takes, and say what it wants in `traits`.",
             "setup",
         )
         return found
@@ -197,8 +205,7 @@ class PolicyContract:
             policy.on_epoch(fusion, Progress(0, 3, 0, 1), dict.fromkeys(fusion.routes, 0.5))
             again = self.build()
             twin = build_toy(type(fusion), task).train()
-            again.setup(twin)
-            again.setup_cells(200)
+            set_up(again, twin)
             again.load_state_dict(policy.state_dict())
             progress = Progress(1, 3, 0, 1, toy_draw(step=1))
             terms = [
@@ -226,8 +233,7 @@ class PolicyContract:
             with FakeTensorMode():
                 fusion = build_toy(type(taken), task).train()
                 policy = self.build()
-                policy.setup(fusion)
-                policy.setup_cells(200)
+                set_up(policy, fusion)
                 for epoch in range(2):
                     batch = toy_batch(task)
                     batch.present = torch.ones(len(batch), 3, dtype=torch.bool)

@@ -13,13 +13,17 @@ from wbcbench.contracts import (
     Backbone,
     BackboneFactory,
     Batch,
+    ChangesGradients,
+    DoesBackward,
     Draw,
     Features,
+    ForwardsAgain,
     Fusion,
     FusionTraits,
     Output,
     Outputs,
     Parameters,
+    PerCell,
     Policy,
     Progress,
     Task,
@@ -137,6 +141,13 @@ class ToyJoint(ToyBoth):
         return {"joint": Output(self.head(every), every, reads=frozenset(self.task.modalities), head=self.head)}
 
 
+def set_up(policy: Policy, fusion: Fusion, cells: int = 200) -> None:
+    """Set a policy up around a fusion, for cells 0..cells-1, as a training does."""
+    policy.setup(fusion)
+    if isinstance(policy, PerCell):
+        policy.setup_cells(cells)
+
+
 def policy_step(
     fusion: Fusion,
     policies: list[Policy],
@@ -175,12 +186,15 @@ def policy_step(
 
     outputs = run(batch.images, batch.present, maps)
     for policy in policies:
-        policy.after_forward(run, outputs, batch, progress)
+        if isinstance(policy, ForwardsAgain):
+            policy.after_forward(run, outputs, batch, progress)
     weights = torch.ones(fusion.task.n_classes)
     terms = task_loss(fusion, policies, outputs, batch, weights, progress)
     rest = torch.zeros(()) if kd_terms is None else kd_terms(outputs, batch)
-    if not any(policy.backward(terms, rest, fusion) for policy in policies):
+    doing = [p for p in policies if isinstance(p, DoesBackward)]
+    if not any(policy.backward(terms, rest, fusion) for policy in doing):
         (total(terms) + rest).backward()  # type: ignore[no-untyped-call]
     for policy in policies:
-        policy.after_backward(fusion, outputs, batch, progress)
+        if isinstance(policy, ChangesGradients):
+            policy.after_backward(fusion, outputs, batch, progress)
     return terms, outputs, batch

@@ -25,6 +25,7 @@ from wbcbench.contracts import (
     PerModality,
     Policy,
     Progress,
+    ReplacesHead,
     Routing,
     Task,
 )
@@ -126,7 +127,7 @@ class ReplacedHeads(OwnHeads, Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         outputs: Outputs = self.inner(images, present, maps)
         for route, projector in self.projectors.items():
-            assert isinstance(projector, Distiller)
+            assert isinstance(projector, ReplacesHead)
             if route not in outputs:
                 continue
             out = outputs[route]
@@ -152,7 +153,7 @@ def combiner_of(fusion: Fusion) -> Combiner | None:
 
 def replaces(distillers: list[Distiller]) -> int | None:
     """Position of the distiller that replaces heads, if there is one."""
-    found = [j for j, d in enumerate(distillers) if d.needs.head]
+    found = [j for j, d in enumerate(distillers) if isinstance(d, ReplacesHead)]
     return found[0] if found else None
 
 

@@ -18,6 +18,8 @@ from wbcbench.contracts import (
     PairShapes,
     Progress,
     Routing,
+    TakesStep,
+    TransformsLogits,
     masked_mean,
 )
 from wbcbench.contracts.routes import RouteTeachers
@@ -122,11 +124,10 @@ class Distillation(nn.Module):
             for source in p.sources:
                 self.pairs[_key(p.distiller, p.route, source)] = build()[p.distiller]
         self.routings = nn.ModuleDict({_key(p.distiller, p.route): routing() for p in self.pairings if p.taught})
-        steppers = [d for d in first if d.role == "optimiser"]
-        self.stepper: Distiller | None = steppers[0] if steppers else None
+        self.stepper = next((d for d in first if isinstance(d, TakesStep)), None)
         # Transforms act on other distillers of logits; alone they are losses of their own.
-        targets = {j for j, d in enumerate(first) if d.role == "loss" and set(d.needs.student) == {"logits"}}
-        self.carriers = [j for j, d in enumerate(first) if d.role == "transform"] if targets else []
+        targets = {j for j, d in enumerate(first) if _is_loss(d) and set(d.needs.student) == {"logits"}}
+        self.carriers = [j for j, d in enumerate(first) if isinstance(d, TransformsLogits)] if targets else []
         self.targets = targets
         self.average: Average | None = None
         decays = [float(d.params.decay) for d in first if d.needs.taught_by == AVERAGE]
@@ -193,6 +194,7 @@ class Distillation(nn.Module):
         if pairing.distiller in self.targets:
             for j in self.carriers:
                 carrier = self.of(pairing, j)[0]
+                assert isinstance(carrier, TransformsLogits)
                 student, teachers = carrier.transform(student), [carrier.transform(t) for t in teachers]
         found = self.routing_of(pairing).teach(self.of(pairing), student, teachers, progress)
         return mean_of_valid(found, rows)
@@ -242,7 +244,7 @@ def _own_terms(distiller: Distiller, student: Output, teacher: Output, progress:
 def _pairings(
     j: int, distiller: Distiller, assigned: tuple[RouteTeachers, ...], routes: tuple[str, ...]
 ) -> list[Pairing]:
-    if distiller.role == "optimiser":
+    if isinstance(distiller, TakesStep):
         return []
     by = distiller.needs.taught_by
     if by == "teacher":
@@ -250,6 +252,10 @@ def _pairings(
     if by == "peers":
         return [Pairing(j, r, tuple(p for p in routes if p != r)) for r in routes]
     return [Pairing(j, r, (by,)) for r in routes]
+
+
+def _is_loss(distiller: Distiller) -> bool:
+    return not isinstance(distiller, TransformsLogits | TakesStep)
 
 
 def _key(*parts: object) -> str:

@@ -21,7 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Policy, Progress
+from wbcbench.contracts import (
+    Batch,
+    ChangesGradients,
+    DoesBackward,
+    Draw,
+    ForwardsAgain,
+    Fusion,
+    Outputs,
+    PerCell,
+    Policy,
+    Progress,
+)
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import EpochDraws, ResidentCells, Views, draw_batch, epoch_order, fill_images
 from wbcbench.errors import TrialFailedError
@@ -77,7 +88,8 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
     """
     recipe, budget = job.trial.method.recipe, job.trial.protocol.budget
     for policy in job.policies:
-        policy.setup_cells(int(job.train.max()) + 1)
+        if isinstance(policy, PerCell):
+            policy.setup_cells(int(job.train.max()) + 1)
     job.fusion.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     modules = torch.nn.ModuleDict({"fusion": job.fusion})
     modules["policies"] = torch.nn.ModuleList(job.policies)
@@ -146,7 +158,8 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         run = partial(forward, job, batch)
         outputs = run(batch.images, batch.present, job.maps)
         for policy in job.policies:
-            policy.after_forward(run, outputs, batch, progress)
+            if isinstance(policy, ForwardsAgain):
+                policy.after_forward(run, outputs, batch, progress)
         task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
         loss = total(task) * recipe.task_weight
         terms = {f"task.{k}": v for k, v in task.items()}
@@ -163,10 +176,12 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
             kd.stepper.optimise(state.optimiser, loss, kd_loss)
         else:
             weighted = {k: v * recipe.task_weight for k, v in task.items()}
-            if not any(policy.backward(weighted, kd_loss, fusion) for policy in job.policies):
+            doing = (p for p in job.policies if isinstance(p, DoesBackward))
+            if not any(policy.backward(weighted, kd_loss, fusion) for policy in doing):
                 (loss + kd_loss).backward()  # type: ignore[no-untyped-call]
             for policy in job.policies:
-                policy.after_backward(fusion, outputs, batch, progress)
+                if isinstance(policy, ChangesGradients):
+                    policy.after_backward(fusion, outputs, batch, progress)
             if recipe.clip:
                 torch.nn.utils.clip_grad_norm_(params, recipe.clip)
             state.optimiser.step()

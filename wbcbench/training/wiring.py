@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Fusion, Output, Outputs, PairShapes
+from wbcbench.contracts import Fusion, Output, Outputs, PairShapes, ReplacesHead
 from wbcbench.contracts.routes import RouteTeachers, assign_teachers
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import ResidentCells
@@ -74,7 +74,7 @@ def with_replaced_heads(fusion: Fusion, kd: Distillation, answers: Sequence[Outp
     Raises:
         IncompatibleError: a route would take over the classifiers of several teachers, or of one that has none.
     """
-    replacing = [p for p in kd.pairings if kd.of(p)[0].needs.head]
+    replacing = [p for p in kd.pairings if isinstance(kd.of(p)[0], ReplacesHead)]
     if not replacing:
         return fusion
     if any(len(p.sources) > 1 for p in replacing):

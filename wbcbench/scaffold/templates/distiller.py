@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+from wbcbench.contracts import Distiller, DistillerParams, Output, Progress, param
 
 
 def softened_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -21,11 +21,6 @@ class MyMethod(Distiller):
     """Squared distance between the softened class probabilities of student and teacher."""
 
     name = "my_method"
-    source = ""  # paper and equation, shown by `wbcbench show`
-    matches = "logits"  # what it matches, for lists: logits, embedding, relational, maps, ...
-    # What `terms` reads. Add "embedding" or "maps" to either side, labels=True, index=True (cell ids, for
-    # memory banks), draws=True (random numbers), trainable=True (adapters of its own, built in `setup`).
-    needs = Needs(student=("logits",), teacher=("logits",))
 
     class Params(DistillerParams):
         # `weight` is inherited: the core multiplies the whole loss by it.
@@ -39,3 +34,6 @@ class MyMethod(Distiller):
         # Named losses, one number per cell [B] or a scalar. The teacher arrives detached, in float32.
         # Never .item() or `if tensor`: the program would wait for the device in every step.
         return {"distance": softened_distance(student.logits, teacher.logits, self.params.temperature)}
+
+    # What else `terms` reads (embeddings, maps, labels, cell ids, random numbers) it says in `needs = Needs(...)`;
+    # adapters are built in `setup`. The guide "The contracts" has both.

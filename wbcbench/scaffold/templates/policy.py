@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, Progress, param
+from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyTraits, Progress, param
 
 
 class MyMethod(Policy):
     """Each image is dimmed or brightened at random, and later routes' losses count a little less."""
 
     name = "my_method"
-    source = ""  # paper and section, shown by `wbcbench show`
-    acts_on = "images"  # its place among other policies: rows, images, losses, weights, gradients
-    needs_routes = "any"  # which routes the fusion must have: any, several, modality, joint, both
+    traits = PolicyTraits(acts_on="images")  # its place: rows, images, losses, weights, gradients
 
     class Params(Parameters):
         # Set by `--policy my_method:strength=0.2`.
@@ -42,5 +40,6 @@ class MyMethod(Policy):
         # Multiply losses or add some; never detach them, never .item(): the program would wait for the device.
         return {name: v * (self.params.share if i else 1.0) for i, (name, v) in enumerate(terms.items())}
 
-    # Further hooks, each with a default that does nothing: setup, assemble, after_forward, backward,
-    # after_backward, on_epoch. What is remembered between steps goes into a buffer (register_buffer).
+    # Further hooks, each with a default that does nothing: setup, assemble, on_epoch. What is remembered between
+    # steps goes into a buffer (register_buffer). Gradients, which fusions it goes with, and more: the guide
+    # "The contracts".
