@@ -6,13 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from wbcbench.records.schema import backbone_name
-from wbcbench.spec.trial import method_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +54,8 @@ def rows(outcomes: list[Outcome], request: Request) -> list[dict[str, Any]]:
 
 
 def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
+    from wbcbench.records.schema import backbone_name
+
     trial = outcome.planned.trial
     row: dict[str, Any] = {
         "trial_id": trial.id,
@@ -121,6 +119,8 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
 
 
 def _cells(outcome: Outcome) -> list[str]:
+    from wbcbench.spec.trial import method_name
+
     trial = outcome.planned.trial
     state = {"done": "trained", "cached": "cached", "failed": "FAILED"}[outcome.status]
     method = method_name(trial.label, "none", [p.name for p in trial.method.policies])  # kd has its own column
@@ -162,6 +162,8 @@ def _next_steps(plan: Plan, store: str) -> list[str]:
 
 def print_examinations(found: list[dict[str, Any]]) -> None:
     """What `--evaluate full` found, a line per trial; nothing if it was not asked for."""
+    from wbcbench.spec.trial import method_name
+
     if not found:
         return
     rows = []
