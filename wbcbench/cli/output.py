@@ -6,13 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome
     from wbcbench.spec.request import Request
