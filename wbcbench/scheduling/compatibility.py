@@ -187,7 +187,7 @@ def check_policies(
 def _check_fusion(registry: Registry, fusion: Component, known: Known, modalities: tuple[str, ...]) -> None:
     declaration = declared(registry, "fusion", fusion)
     for name, policy in known.items():
-        added = {o for n, d in known.items() if n != name for o in d.policy_traits.offers}
+        added: set[str] = {o for n, d in known.items() if n != name for o in d.policy_traits.offers}
         for reason in _lacks(policy.policy_traits, declaration, fusion.name, modalities, added):
             raise IncompatibleError(f"Policy '{name}' {reason}")
 

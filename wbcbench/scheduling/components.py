@@ -12,7 +12,6 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.compatibility import needs_of
 from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
@@ -113,7 +112,7 @@ class TeacherPool:
             declared.pairing,
             str(routing.params.get("fallback", "")),
         )
-        alone = [d.name for d in distillers if needs_of(registry, d).head]
+        alone = [d.name for d in distillers if registry.declared("distiller", d.name).replaces_head]
         crowded = [one for one in assigned if len(one.teachers) > 1]
         if alone and crowded:
             raise IncompatibleError(
