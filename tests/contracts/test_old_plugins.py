@@ -139,6 +139,12 @@ def test_what_stands_beside_traits_is_told_too() -> None:
     assert Both.traits == FusionTraits(missing="refuse", arity=(2, 2))
 
 
+def test_a_list_is_as_good_as_a_tuple() -> None:
+    assert FusionTraits(emits=["joint", "modality"], arity=[2, 3]) == FusionTraits(  # type: ignore[arg-type]
+        emits=("joint", "modality"), arity=(2, 3)
+    )
+
+
 def test_a_class_in_the_new_form_is_left_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -195,3 +201,12 @@ def test_they_train(invoke: Invoke, cells_file: Path, tmp_path: Path, flags: lis
     )  # fmt: skip
     assert code == 0, err
     assert {r["status"] for r in json.loads(out)["records"]} == {"done"}
+
+
+def test_what_an_old_form_says_is_known_while_planning(invoke: Invoke) -> None:
+    code, out, err = invoke(
+        "run", "--dry-run", "--plugins-dir", str(FOLDER), "--fusion", "early", "--kd", "old_head"
+    )
+    assert code == 2
+    assert not out
+    assert "old_head' takes over one teacher's classifier, but route 'joint'" in err

@@ -57,9 +57,12 @@ def _words(hint: Any) -> list[Any]:
 
 
 class _Checked:
-    """Refuses words that are none of a field's, so that a typo ends where it is written."""
+    """Refuses words that are none of a field's, so that a typo ends where it is written; makes lists tuples."""
 
     def _check(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
         for name, (several, words) in _choices(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if value is None:
@@ -194,6 +197,10 @@ class Needs(_Checked):
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, with `replayable`."""
         return {k: v for k, v in asdict(self).items() if k != "matches"} | {"replayable": self.replayable}
+
+
+# The old name stays readable, and `dataclasses.replace` keeps it.
+Needs.head = property(lambda needs: needs._head)  # type: ignore[attr-defined]
 
 
 def differences(value: Any) -> dict[str, Any]:

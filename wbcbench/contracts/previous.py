@@ -133,7 +133,7 @@ def _restate(cls: Any, kind: str, stated: dict[str, Any]) -> list[str]:
     where = "needs" if kind == "distiller" else "traits"
     before = getattr(cls, where)
     known = {f.name for f in fields(before)}
-    new = {n: tuple(v) if isinstance(v, list) else v for n, v in stated.items() if n in known}
+    new = {n: v for n, v in stated.items() if n in known}
     after = replace(before, **new)
     if kind == "distiller" and after.matched == before.matched:
         after = before
@@ -142,7 +142,7 @@ def _restate(cls: Any, kind: str, stated: dict[str, Any]) -> list[str]:
     setattr(cls, where, after)
     parent = next(b for b in cls.__mro__[1:] if hasattr(b, where))
     if before is getattr(parent, where) and differences(before):
-        said = ", ".join(f"{n}={v!r}" for n, v in new.items())
+        said = ", ".join(f"{n}={getattr(after, n)!r}" for n in new)
         return [f"{where} = dataclasses.replace({parent.__name__}.{where}, {said})"]
     said = ", ".join(f"{n}={v!r}" for n, v in differences(after).items())
     return [f"{where} = {type(after).__name__}({said})"]
