@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wbcbench.contracts import previous
 from wbcbench.errors import NameClashError, PluginError, UnknownNameError, UsageError, did_you_mean
 from wbcbench.registry.declaration import Declaration, describe, summary_of
 from wbcbench.registry.provenance import import_target, split_target
@@ -125,6 +124,8 @@ def load_class(component: Component) -> type:
             f"Expected {who} to be a subclass of wbcbench.contracts.{expected.__name__}, but got {cls!r}."
         )
     if hasattr(expected, "traits") or hasattr(expected, "needs"):
+        from wbcbench.contracts import previous
+
         previous.adopt(cls)  # what was set on it since it was made, by a decorator say
     return cls
 
