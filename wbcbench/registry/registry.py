@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from wbcbench.contracts import previous
 from wbcbench.errors import NameClashError, PluginError, UnknownNameError, UsageError, did_you_mean
 from wbcbench.isolation import contained
 from wbcbench.registry.declaration import Declaration, describe, summary_of
@@ -128,6 +127,8 @@ def load_class(component: Component) -> type:
             f"Expected {who} to be a subclass of wbcbench.contracts.{expected.__name__}, but got {cls!r}."
         )
     if hasattr(expected, "traits") or hasattr(expected, "needs"):
+        from wbcbench.contracts import previous
+
         previous.adopt(cls)  # what was set on it since it was made, by a decorator say
     return cls
 
