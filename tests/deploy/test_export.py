@@ -245,7 +245,7 @@ def test_only_the_place_of_the_cells_may_be_set(winners: Any, invoke: Invoke, tm
     for setting, says in (
         ("training.lr=1", "with dataset.* only"),
         ("dataset.label=other", "dataset.path"),
-        ("dataset.path=/nowhere.npz", "not there"),
+        ("dataset.path=/nowhere.npz", "missing"),
     ):
         code, _, err = invoke("export", winners.ids["early"], *out, "--set", setting)
         assert code == 2

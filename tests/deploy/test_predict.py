@@ -164,7 +164,7 @@ def test_outside_means_more_than_a_width_beyond() -> None:
     [
         (lambda t: Image.fromarray(np.zeros((16, 16), np.uint16)).save(t / "u/a/0.png"), "has 16 bits"),
         (lambda t: Image.new("RGB", (16, 16)).save(t / "u/a/0.png"), "in colour"),
-        (lambda t: (t / "u/a/0.png").write_bytes(b"no image"), "is no readable"),
+        (lambda t: (t / "u/a/0.png").write_bytes(b"no image"), "is not a readable"),
         (lambda t: (t / "u/a/0.png").write_bytes((t / "u/a/0.png").read_bytes()[:80]), "cannot be decoded"),
         (lambda t: (t / "u/a/0.png").unlink() or (t / "u/a/0.png").mkdir(), ""),
     ],
@@ -209,7 +209,7 @@ def test_broken_rows_of_a_manifest_cost_their_cells(predict: Any, tree: Path) ->
     frame, document = predict("independent", str(tree))
     assert list(frame["error"]) == [
         "", "has no image of u or v", "line 4 has 2 fields, but the header has 3", "x.png does not exist",
-        f"{os.devnull} cannot be read (it is a device or a pipe, and may never end)",
+        f"{os.devnull} cannot be read (it is a device or a pipe, not a regular file)",
     ]  # fmt: skip
     assert document["errors"]["first"][1]["cell"] == "line 4"
 
