@@ -102,7 +102,7 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
         (checksummed(entry) | {"seed": 99}, None, f"evaluations/{path.name} is damaged"),
         (checksummed(entry | {"digest": "0" * 64}), None, "is of another record"),
         (checksummed(entry | {"version": 99}), None, "has version 99"),
-        ([], None, "no JSON object"),
+        ([], None, "not a JSON object"),
     ):
         path.write_text(json.dumps(written))
         shown, why = examination(found.record)
