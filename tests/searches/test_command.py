@@ -284,12 +284,10 @@ def test_two_commands_do_not_search_one_study_at_once(
     search: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would count the other's proposals as its own, and a winner's budget would be wrong."""
-    from wbcbench.searches import search
-
-    monkeypatch.setattr(search, "PATIENCE", 0.1)
+    monkeypatch.setattr("wbcbench.searches.search.PATIENCE", 0.1)
     args = ("--fusion", "early", "--kd", "none", "--trials", "1", "--name", "mine")
     with Store(tmp_path / "s").lock("search-mine"):
-        assert "Expected to have search mine alone" in search(*args, code=1)
+        assert "Expected exclusive access to search mine" in search(*args, code=1)
     assert not (tmp_path / "s" / "searches" / "mine" / "proposals").exists()
     (found,) = search(*args)
     assert found["budget"]["trials"] == 1
