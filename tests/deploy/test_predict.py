@@ -219,7 +219,7 @@ def test_broken_rows_of_a_manifest_cost_their_cells(predict: Any, tree: Path) ->
     [
         ("u,v\n,nan\n", "none of 1 can be read"),
         ("image,label\nx.png,a\n", "images of u, v in"),
-        ("u,label\nx.png,a\n", "x.png does not exist\nDo the paths start in another folder"),
+        ("u,label\nx.png,a\n", "x.png does not exist\nIf the paths are relative to another folder"),
     ],
 )
 def test_what_has_no_cell_for_the_network_is_refused(
@@ -262,7 +262,7 @@ def test_other_arrays_are_refused(invoke: Invoke, winners: Any, tmp_path: Path) 
     cells = {"u": np.zeros((2, 16, 16), np.uint8), "v": np.zeros((2, 16, 16), np.uint8)}
     for change, says in (
         ({"v": np.zeros((2, 16, 16), np.uint16)}, "as uint8, as in training"),
-        ({"v": np.zeros((3, 16, 16), np.uint8)}, "as many images"),
+        ({"v": np.zeros((3, 16, 16), np.uint8)}, "equal numbers of images"),
         ({"v": np.zeros((2, 16, 16, 3), np.uint8)}, "with 1 channels"),
     ):
         np.savez(tmp_path / "x.npz", **(cells | change))
