@@ -1,7 +1,7 @@
-"""Errors a user can cause or meet, and the exit code each one ends the command with.
+"""Errors that are shown to users, and the exit code of each.
 
-An error's text has three parts: what was expected, what came, what to do. Anything that is not a
-`WbcbenchError` is a bug of ours and keeps its traceback.
+An error's text has three parts: what was expected, what was found, what to do. Any exception that is not a
+`WbcbenchError` is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the command's exit status means (public, stable)."""
+    """Meaning of the command's exit status (public, stable)."""
 
     OK = 0
     SOME_FAILED = 1
@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 class WbcbenchError(Exception):
-    """Base of every error that is shown as a message instead of a traceback."""
+    """Base of all errors that are shown as a message instead of a traceback."""
 
     exit_code: ExitCode = ExitCode.SOME_FAILED
 
@@ -35,20 +35,20 @@ class UsageError(WbcbenchError):
 
 
 class UnknownNameError(UsageError):
-    """A component name that nobody registered; the message offers the nearest ones."""
+    """A component name that is not registered; the message suggests similar names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         verb = f"wbcbench list {kind[:-1]}ies" if kind.endswith("y") else f"wbcbench list {kind}s"
-        super().__init__(f"No {kind} is called '{name}'.{did_you_mean(name, known)} `{verb}` shows what there is.")
+        super().__init__(f"No {kind} is called '{name}'.{did_you_mean(name, known)} `{verb}` lists them all.")
 
 
 class NameClashError(UsageError):
-    """A bare name that two providers offer; the qualified names still work."""
+    """A bare name that two providers use; the qualified names still work."""
 
 
 class DataError(UsageError):
-    """The user's cells cannot be read or cannot be used as asked."""
+    """The user's cells cannot be read, or not used as requested."""
 
 
 class LeakError(DataError):
@@ -80,13 +80,13 @@ class RecordError(ComparabilityError):
 
 
 class PluginError(WbcbenchError):
-    """A component that the user asked for comes from a plugin that failed."""
+    """A requested component comes from a plugin that failed."""
 
     exit_code = ExitCode.PLUGIN_FAILED
 
 
 class TrialFailedError(WbcbenchError):
-    """A trial raised while it ran; other trials go on."""
+    """A trial raised an error while it ran; other trials continue."""
 
 
 EXTRAS = {
@@ -94,7 +94,7 @@ EXTRAS = {
     "skimage": "stains", "cmaes": "cmaes", "tensorboardX": "tensorboard", "mlflow": "mlflow", "wandb": "wandb",
     "zarr": "bsccm", "onnx": "export", "onnxruntime": "export", "onnxscript": "export", "captum": "explain",
 }  # fmt: skip
-"""Module that only some commands need -> the extra of `pyproject.toml` that installs it."""
+"""Module that only some commands need -> the extra in `pyproject.toml` that installs it."""
 
 
 class MissingExtraError(UsageError):
@@ -102,7 +102,7 @@ class MissingExtraError(UsageError):
 
 
 def missing_extra(error: ImportError) -> MissingExtraError | None:
-    """What to say if an import failed because an extra is not installed; None if it failed for another reason."""
+    """The error for an import that failed because an extra is missing; None if it failed for another reason."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return None
@@ -113,7 +113,7 @@ def missing_extra(error: ImportError) -> MissingExtraError | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x' or 'y'?` for the nearest known names, or an empty string."""
+    """` Did you mean 'x' or 'y'?` with the most similar known names, or an empty string."""
     spelt = {n.lower(): n for n in known}
     near = difflib.get_close_matches(name.lower(), list(spelt), n=3, cutoff=0.5)
     if not near:

@@ -1,4 +1,4 @@
-"""Where the cache is, files and folders that appear whole or not at all, and locks: one process at a time."""
+"""The cache's folder, atomic writes of files and folders, and locks between processes."""
 
 from __future__ import annotations
 
@@ -36,21 +36,23 @@ ARRAYS = (
     KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError, RuntimeError, SystemError,
     MemoryError,
 )  # fmt: skip
-"""Of `numpy.load` and `zipfile`: an array's header is parsed as a Python literal, and its dtype built from it."""
+"""Exceptions of `numpy.load` and `zipfile` for bad input. There are many, since an array's header is parsed as a
+Python literal, and its dtype is built from that."""
 
 DOCUMENTS = (ValueError, RecursionError)
-"""Of `json.loads`: no JSON, no UTF-8, too long a number, nested too deeply. Pydantic's errors are ValueErrors."""
+"""Exceptions of `json.loads` for bad input: invalid JSON or UTF-8, a number too long, nesting too deep. Pydantic's
+errors are ValueErrors, too."""
 
 
 TEMPORARY = ".tmp-"
-"""Names that begin so are unfinished and are never read."""
+"""Prefix of the names of unfinished files and folders, which are never read."""
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
+    """Write a file atomically: a reader sees the old content or the new, never a part of it.
 
     Raises:
-        WbcbenchError: when the file system refuses (read-only, full, no permission).
+        WbcbenchError: the file system refuses (read-only, full, no permission).
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """`atomic_write_bytes` in UTF-8, line ends as they are."""
+    """`atomic_write_bytes` in UTF-8, with line ends unchanged."""
     atomic_write_bytes(path, text.encode())
 
 
@@ -74,19 +76,19 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON with a final newline; refuses NaN and infinity, which JSON has no form for."""
+    """Indented JSON with a final newline. Raises `ValueError` for NaN and infinity, which JSON has no form for."""
     return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling folder to fill; rename it to `path` when the block ends well.
+    """Yield a temporary sibling folder to fill, and rename it to `path` if the block succeeds.
 
-    An exception in the block leaves nothing behind. If `path` appeared meanwhile, the first one stays
-    and the new one is dropped.
+    If the block raises an exception, the temporary folder is removed. If another process created `path` meanwhile,
+    that folder is kept and the new one is removed.
 
     Raises:
-        WbcbenchError: when the file system refuses.
+        WbcbenchError: the file system refuses.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames inside a folder durable, where the system knows how (not on Windows)."""
+    """Make renames inside a folder durable, if the system supports it (not on Windows)."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -126,18 +128,18 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into a message that says what to do."""
+    """Convert an `OSError` while writing `path` to an error with advice."""
     try:
         yield
     except OSError as error:
         raise WbcbenchError(
             f"Expected to write {path}, but the file system refused: {error.strerror or error}. "
-            "Nothing was left half-written. Free space or choose a writable store with --store."
+            "No partial file was left. Free space or choose a writable store with --store."
         ) from error
 
 
 LEASE = 60.0
-"""Seconds after which a holder that no longer renews its lease has lost it."""
+"""Seconds after which a lease that is not renewed expires."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -145,16 +147,16 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 def held(path: Path, what: str, timeout: float = -1) -> Iterator[None]:
     """Hold the lock file for this process.
 
-    The system lets go of it when the process dies. On a file system without locks (some network ones) the holder
-    keeps renewing a lease instead, and one that died, on whichever machine, loses it after `LEASE` seconds.
+    The system releases it if the process dies. On a file system without locks (some network file systems) the
+    holder renews a lease instead; if the holder dies, on any machine, the lease expires after `LEASE` seconds.
 
     Args:
-        path: of the lock file; its folder is made.
-        what: for the error: what one wanted to have alone.
-        timeout: seconds to wait for another holder; negative: for ever.
+        path: of the lock file; its folder is created.
+        what: for the error: what is locked.
+        timeout: seconds to wait for another process; negative: no limit.
 
     Raises:
-        WbcbenchError: when another process still holds it after `timeout`.
+        WbcbenchError: another process still holds the lock after `timeout`.
     """
     from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
@@ -173,8 +175,8 @@ def held(path: Path, what: str, timeout: float = -1) -> Iterator[None]:
                 lock.acquire(timeout=timeout)
         except Timeout:
             raise WbcbenchError(
-                f"Expected to have {what} alone, but another process has held {path} for more than "
-                f"{timeout:g} s. Wait for it, or end it."
+                f"Expected exclusive access to {what}, but another process has held {path} for more than "
+                f"{timeout:g} s. Wait for it, or stop it."
             ) from None
     try:
         yield

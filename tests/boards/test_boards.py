@@ -208,7 +208,7 @@ def test_searches_and_examinations(study, examined):
     assert board.rows[0].missing_modalities is not None
     assert any(note.startswith("1 examination in evaluations/ cannot") for note in board.notes)
     for spoilt, why in (
-        (path.read_text().replace("0.4", "0.9"), "does not have its checksum"),
+        (path.read_text().replace("0.4", "0.9"), "does not match its checksum"),
         (path.read_text()[:-9], "is damaged"),
         ("{}", "is of another record"),
     ):

@@ -36,7 +36,7 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert found.listing.paths == {"image": ["a/1.JPG", "b/2.png"]}
     assert found.listing.groups is None
     assert found.listing.split is None
-    assert found.dropped == [("loose.png", "lies 0 folders deep instead of 1")]
+    assert found.dropped == [("loose.png", "is 0 folders deep instead of 1")]
 
 
 def test_classes_in_folders_of_modalities(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_columns_are_recognised_by_name_and_content(tmp_path: Path) -> None:
 
 def test_columns_that_could_each_be_meant_are_asked_for(tmp_path: Path) -> None:
     file = manifest(tmp_path / "m.csv", "file,label,donor,slide", "a.png,x,1,2")
-    with pytest.raises(DataError, match=r"'donor', 'slide' could each be meant.*--group NAME.*--group - for none"):
+    with pytest.raises(DataError, match=r"'donor', 'slide' each match.*--group NAME.*--group - for none"):
         recognise(file, Asked())
     assert recognise(file, Asked(group="slide"))[0].group == "slide"
     assert recognise(file, Asked(group="-"))[0].group is None

@@ -346,7 +346,7 @@ def test_a_data_set_of_ones_own_says_how_cells_are_prepared(tmp_path: Path, invo
     code, _, err = invoke("predict", record["trial_id"], str(tmp_path / "ready.npz"), "--store", str(store), "-o",
                           str(tmp_path / "o.parquet"))  # fmt: skip
     assert code == 0, err
-    assert "data set of training is not installed here" in err
+    assert "training data set is not installed here" in err
     np.testing.assert_allclose(
         pd.read_parquet(tmp_path / "o.parquet")["confidence"], answers["raw.npz"], atol=1e-6
     )

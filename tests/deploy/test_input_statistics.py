@@ -38,7 +38,7 @@ def test_an_older_record_keeps_its_checksum_and_needs_the_cells(winners: Any, tm
     assert "inputs" not in json.loads((record.path / "result.json").read_text())
     assert Store.load_folder(record.path, verify="full").result.inputs == {}
     found = winners.rebuilt("early")
-    with pytest.raises(UsageError, match="is older than records that say"):
+    with pytest.raises(UsageError, match="is from an older version"):
         rebuilt(record, Store(tmp_path / "store"), found.bench.registry)
 
 

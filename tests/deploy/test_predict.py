@@ -164,7 +164,7 @@ def test_outside_means_more_than_a_width_beyond() -> None:
     [
         (lambda t: Image.fromarray(np.zeros((16, 16), np.uint16)).save(t / "u/a/0.png"), "has 16 bits"),
         (lambda t: Image.new("RGB", (16, 16)).save(t / "u/a/0.png"), "in colour"),
-        (lambda t: (t / "u/a/0.png").write_bytes(b"no image"), "is no readable"),
+        (lambda t: (t / "u/a/0.png").write_bytes(b"no image"), "is not a readable"),
         (lambda t: (t / "u/a/0.png").write_bytes((t / "u/a/0.png").read_bytes()[:80]), "cannot be decoded"),
         (lambda t: (t / "u/a/0.png").unlink() or (t / "u/a/0.png").mkdir(), ""),
     ],
@@ -209,7 +209,7 @@ def test_broken_rows_of_a_manifest_cost_their_cells(predict: Any, tree: Path) ->
     frame, document = predict("independent", str(tree))
     assert list(frame["error"]) == [
         "", "has no image of u or v", "line 4 has 2 fields, but the header has 3", "x.png does not exist",
-        f"{os.devnull} cannot be read (it is a device or a pipe, and may never end)",
+        f"{os.devnull} cannot be read (it is a device or a pipe, not a regular file)",
     ]  # fmt: skip
     assert document["errors"]["first"][1]["cell"] == "line 4"
 
@@ -219,7 +219,7 @@ def test_broken_rows_of_a_manifest_cost_their_cells(predict: Any, tree: Path) ->
     [
         ("u,v\n,nan\n", "none of 1 can be read"),
         ("image,label\nx.png,a\n", "images of u, v in"),
-        ("u,label\nx.png,a\n", "x.png does not exist\nDo the paths start in another folder"),
+        ("u,label\nx.png,a\n", "x.png does not exist\nIf the paths are relative to another folder"),
     ],
 )
 def test_what_has_no_cell_for_the_network_is_refused(
@@ -262,7 +262,7 @@ def test_other_arrays_are_refused(invoke: Invoke, winners: Any, tmp_path: Path) 
     cells = {"u": np.zeros((2, 16, 16), np.uint8), "v": np.zeros((2, 16, 16), np.uint8)}
     for change, says in (
         ({"v": np.zeros((2, 16, 16), np.uint16)}, "as uint8, as in training"),
-        ({"v": np.zeros((3, 16, 16), np.uint8)}, "as many images"),
+        ({"v": np.zeros((3, 16, 16), np.uint8)}, "equal numbers of images"),
         ({"v": np.zeros((2, 16, 16, 3), np.uint8)}, "with 1 channels"),
     ):
         np.savez(tmp_path / "x.npz", **(cells | change))

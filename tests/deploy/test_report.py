@@ -54,7 +54,7 @@ def test_the_page_shows_the_record(html: Any, winners: Any) -> None:
     assert f"{record.result.metrics['test']['macro_f1']:.3f} (" in text
     assert f"{record.result.cost.params:,}" in text
     assert f"{record.result.routes['v']['auroc']:.3f}" in text
-    assert "Not examined" in text
+    assert "Not evaluated" in text
     wrong = worst(record, "test")
     assert without_plotly(text).count('src="data:image/png;base64,') == 2 * len(wrong)
     for name in ("losses", "validation", "confusion", "calibration", "classes"):
@@ -90,19 +90,19 @@ def test_what_an_examination_found_is_shown(html: Any, winners: Any, tmp_path: P
     for name in ("missing", "corruptions"):
         assert f'id="figure-{name}"' in text
     assert f"{entry['result']['shapley']['u']:.3f}" in text
-    assert "Not examined" not in text
+    assert "Not evaluated" not in text
     for subset, cost in entry["result"]["subset_cost"].items():
         assert f'<th scope="row">{subset.replace("+", " + ")}</th>' in text
         assert f'<td class="number">{cost["params"]:,}</td><td class="number">{cost["macs"]:,}</td>' in text
-    assert "filled in and read like the others" in text, "stacking imputes"
+    assert "imputed and read like the others" in text, "stacking imputes"
     path = winners.root / "evaluations" / f"{found.record.trial.id}.json"
     assert examination(found.record) == (entry["result"], "")
     for written, result, remark in (
-        (entry, entry["result"], "Made before examinations had a checksum"),
+        (entry, entry["result"], "The full evaluation has no checksum"),
         (checksummed(entry) | {"seed": 99}, None, f"evaluations/{path.name} is damaged"),
         (checksummed(entry | {"digest": "0" * 64}), None, "is of another record"),
         (checksummed(entry | {"version": 99}), None, "has version 99"),
-        ([], None, "no JSON object"),
+        ([], None, "not a JSON object"),
     ):
         path.write_text(json.dumps(written))
         shown, why = examination(found.record)

@@ -97,7 +97,7 @@ def test_another_split_of_the_same_cells(store: Store, student: Record, tmp_path
     rezip(pack, files)
     judge = verify(pack, store)
     assert blamed(judge) == {"reference.split"}
-    assert "these cells, divided so, have" in said(judge, "reference.split")
+    assert "for these cells it must be" in said(judge, "reference.split")
 
 
 def test_other_classes(store: Store, student: Record, tmp_path: Path, verify: Verify) -> None:
@@ -171,8 +171,8 @@ def test_a_sealed_record_is_no_submission(
 @pytest.mark.parametrize(
     ("theirs", "mine", "part"),
     [
-        (None, np.zeros(30, dtype=np.int64), "only the first says which group"),
-        (np.arange(30) // 3, None, "only the second says which group"),
+        (None, np.zeros(30, dtype=np.int64), "only the first has the groups"),
+        (np.arange(30) // 3, None, "only the second has the groups"),
         (np.arange(30) // 3, np.arange(30) // 15, "27 of 30 test cells are of another group"),
         (np.arange(30) // 3, np.arange(30) // 3, ""),
     ],

@@ -109,7 +109,7 @@ def test_a_student_without_its_teacher_is_told(store: Store, tmp_path: Path) -> 
 
 
 def test_no_store_is_read_and_filled_at_once(store: Store, student: Record, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="both read and written"):
+    with pytest.raises(UsageError, match="other than the target of --into"):
         merge([store.root], store.root)
     with pytest.raises(UsageError, match="there is none"):
         merge([tmp_path / "nothing"], tmp_path / "into")

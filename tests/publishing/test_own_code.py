@@ -37,7 +37,7 @@ def used(**more: Any) -> Used:
         ({"sha256": None}, "with SHA-256 none"),
         ({"name": "mine"}, "has none of that name"),
         ({"kind": "policy"}, "has none of that name"),
-        ({"name": "late_prob"}, "the trial does not name it so"),
+        ({"name": "late_prob"}, "the trial does not use it under that name"),
         ({"provider": "stranger", "sha256": None}, ""),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_forged_provider_is_pointed_out_and_told_when_published(tmp_path: Path
     fake_record(store, fake_trial(0, fusion="early"), 5)
     asked = Asked(title="Cells", resamples=100)
     done = publish(tmp_path / "boards" / "cells", [store.root], asked, (tmp_path / "p.zip",), installed=installed)
-    assert any("fusion mine is said to be wbcbench's" in line for line in done.told)
+    assert any("fusion mine is stated to be wbcbench's" in line for line in done.told)
 
 
 def test_a_real_training_is_of_the_code_that_is_installed(

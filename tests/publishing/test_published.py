@@ -115,7 +115,7 @@ def test_what_was_published_stays_though_no_store_has_it(store: Store, board: Pa
     shutil.rmtree(store.record_path(gone))
     before = content(board)
     done = publish(board, [store.root], ASKED)
-    assert done.told == ["1 published records are in none of the given stores, and stay."]
+    assert done.told == ["1 published records are in none of the given stores, and are kept."]
     assert content(board) == before
     shutil.rmtree(store.root)
     assert publish(board, [], ASKED).told == []
@@ -185,7 +185,7 @@ def test_a_board_keeps_the_seeds_that_it_was_published_with(board: Path, tmp_pat
     to = ("--to", str(board.parent), "--name", "cells")
     code, _, err = invoke("leaderboard", "publish", *to, "--pack", str(pack))
     assert code == 0, err
-    assert "with --seeds 0,1,2,3 counts those" in err, "its keeper may want them"
+    assert "Add --seeds 0,1,2,3 to count those" in err, "its keeper may want them"
     (made,) = read_report(board).boards
     assert made.seeds == (0, 1)
     ranked = {r.fusion: (r.status, r.seeds) for r in made.rows if r.status == "ranked"}
@@ -345,5 +345,5 @@ def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> No
         code, out, _ = invoke("leaderboard", "verify", pack, "--against", reference)
         assert code == 0
         assert out.splitlines()[-1] == f"{pack}: needs a look"
-        assert "fusion gated is said to be wbcbench's" in out
+        assert "fusion gated is stated to be wbcbench's" in out
         assert out.count("\nlook: ") == out.count("\nlook: pack.components, ")

@@ -106,7 +106,7 @@ def test_a_searched_row_shows_as_searched_on_the_board_that_takes_it(
     assert (told["trial_ids"], told["budget"]["trials"]) == ([record.trial.id], 20)
     judge = verify(path)
     assert blamed(judge) == set()
-    assert any("chosen by search first of 20 trials, as the pack says" in note for note in judge.notes)
+    assert any("chosen by search first of 20 trials, according to the pack" in note for note in judge.notes)
     fake_record(Store(tmp_path / "store"), fake_trial(0), 3)
     board = tmp_path / "boards" / "cells"
     publish(board, [tmp_path / "store"], ASKED, (path,))
@@ -141,7 +141,10 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another trial": (lambda d: d["winners"][0].update(trial_ids=["0" * 16]), "not in the pack"),
     "no trial": (lambda d: d["winners"][0].update(trial_ids=[]), "trial_ids"),
     "no winner": (lambda d: d.update(winners=[]), "winners"),
-    "another study": (lambda d: d["winners"][0]["budget"].update(study="second"), "speaks of search second"),
+    "another study": (
+        lambda d: d["winners"][0]["budget"].update(study="second"),
+        "budget of search second",
+    ),
     "a study that leads out": (lambda d: d["winners"][0]["budget"].update(study="../x"), "study"),
     "no trials": (lambda d: d["winners"][0]["budget"].update(trials=0), "trials"),
     "text": (lambda d: d["winners"][0]["budget"].update(trials="20"), "trials"),

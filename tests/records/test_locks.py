@@ -47,7 +47,10 @@ def test_one_holder_at_a_time_and_a_dead_one_lets_go(
         assert ready.wait(30)
         if without:  # it renews its lease
             time.sleep(1.5)
-        with pytest.raises(WbcbenchError, match="Expected to have trial y alone"), held(path, "trial y", 0.2):
+        with (
+            pytest.raises(WbcbenchError, match="exclusive access to trial y"),
+            held(path, "trial y", 0.2),
+        ):
             pass
     finally:
         assert holder.pid is not None

@@ -280,7 +280,7 @@ def test_a_name_belongs_to_one_study(search_of: Make, run: Run) -> None:
     ("settings", "space", "message"),
     [
         ({"objective": "macro_f1,macs", "pruner": "asha"}, {}, "several objectives"),
-        ({"objective": "macs", "pruner": "median"}, {}, "no epoch measures"),
+        ({"objective": "macs", "pruner": "median"}, {}, "not measured per epoch"),
         ({"objective": "macro_f2"}, {}, "Did you mean 'macro_f1'"),
         ({"objective": "macro_f1,macro_f1"}, {}, "different names"),
         ({"objective": "macro_f1,macs", "sampler": "cmaes"}, {}, "one objective"),

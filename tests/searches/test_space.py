@@ -186,7 +186,7 @@ def test_a_space_that_cannot_be_is_refused(
 
 def test_nothing_to_search_is_refused(request_of: Make, registry: Registry) -> None:
     fixed = {f"training.{k}": v for k, v in {"lr": 1e-3, "weight_decay": 0, "label_smoothing": 0}.items()}
-    with pytest.raises(UsageError, match="Nothing is left"):
+    with pytest.raises(UsageError, match="at least one parameter to search"):
         build_space(request_of(fusion="early"), registry, {**fixed, "training.class_weighting": "sqrt"})
 
 

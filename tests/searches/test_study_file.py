@@ -73,7 +73,7 @@ def test_another_backbone_does_not_inherit_parameters(tmp_path: Path) -> None:
         ({"parts": {"a": [1]}}, "parts.a"),
         ({"parts": {"a": {"fusoin": "early"}}}, "a: 'fusoin' is not a known key"),
         ({"parts": "matr"}, "expected key: value pairs in 'parts', but got 'matr'"),
-        ({"parts": {"a": {"space": {"training.lr": "log(1e-3,1e-2)"}}}}, "`search:` beside `space:`"),
+        ({"parts": {"a": {"space": {"training.lr": "log(1e-3,1e-2)"}}}}, "`search:` together with `space:`"),
         ({"parts": {"a": {"search": {"trails": 3}}}}, "trails"),
         ({"parts": {"a": {}, "b": {"finalists": {"of": "A"}}}}, "Did you mean 'a'"),
         ({"parts": {"b": {"finalists": {"of": "a"}}, "a": {}}}, "There are: none"),

@@ -1,7 +1,7 @@
-"""What was read or decoded once: digests of files, and decoded arrays on disk.
+"""The cache: digests of files, and decoded arrays on disk.
 
-The cache may always be deleted, and nothing fails when it cannot be written: arrays then stay in memory
-and digests are computed anew.
+The cache may be deleted at any time. Nothing fails if it cannot be written: arrays then stay in memory
+and digests are computed again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _MANIFEST = "manifest.json"
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """(size in bytes, mtime in ns): changes whenever a file is rewritten. Raises `OSError`."""
+    """(size in bytes, mtime in ns), which changes when a file is rewritten. Raises `OSError`."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's content, remembered by (resolved path, size, mtime_ns).
+    """Hex SHA-256 of a file's content, cached by (resolved path, size, mtime_ns).
 
     Raises:
         OSError: when the file cannot be read.
@@ -49,18 +49,18 @@ def file_digest(path: Path) -> str:
         return found
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if file_stamp(path) == stamp:  # a file that is just being written must not be remembered
+    if file_stamp(path) == stamp:  # a digest of a file that is still being written must not be cached
         remember("digests", key, digest)
     return digest
 
 
 def recall(shelf: str, key: str) -> Any:
-    """What `remember` stored under `key`, or None. A corrupt or unreadable shelf is an empty one."""
+    """The value that `remember` stored under `key`, or None. An unreadable cache file counts as empty."""
     return _shelf(shelf).get(key)
 
 
 def remember(shelf: str, key: str, value: Any) -> None:
-    """Store one JSON-able value; does nothing, with a log line, when the cache cannot be written."""
+    """Store one JSON-able value. If the cache cannot be written, it only logs a line."""
     path = cache_root() / f"{shelf}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ def remember(shelf: str, key: str, value: Any) -> None:
             entries = _shelf(shelf)
             entries.pop(key, None)
             entries[key] = value
-            while len(entries) > _INDEX_LIMIT:  # dicts keep order: the oldest goes first
+            while len(entries) > _INDEX_LIMIT:  # dicts keep insertion order, so the oldest entry is removed first
                 del entries[next(iter(entries))]
             atomic_write_text(path, json.dumps(entries))
     except (OSError, WbcbenchError) as error:  # filelock's Timeout is an OSError
-        log.info("Cache %s cannot be written (%s); the value is computed anew next time.", path, error)
+        log.info("Cache %s cannot be written (%s); the value is computed again next time.", path, error)
 
 
 def _shelf(shelf: str) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def cached_arrays(key: str, build: Callable[[], Mapping[str, Array]]) -> dict[st
 
     Args:
         key: hex digest of everything that the arrays depend on.
-        build: makes the arrays; called when the cache has none, or only truncated ones, of this key.
-            Its exceptions pass through and leave nothing behind.
+        build: makes the arrays; called if the cache has no intact entry for this key.
+            Its exceptions are passed on, and then nothing is stored.
     """
     folder = cache_root() / "arrays" / key
     found = _open(folder)
@@ -128,7 +128,7 @@ def _in_memory(folder: Path, error: Exception, arrays: Mapping[str, Array]) -> d
 
 
 def _discard(folder: Path) -> None:
-    """Move a broken entry aside before deleting it, so that nobody ever sees half of one."""
+    """Rename a damaged entry before deleting it, so that no process reads a half-deleted one."""
     if folder.exists():
         aside = folder.with_name(f".tmp-broken-{folder.name}-{secrets.token_hex(4)}")
         folder.rename(aside)
@@ -155,7 +155,7 @@ def _store(folder: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def _open(folder: Path) -> dict[str, Array] | None:
-    """Map a stored entry, or None when it is absent or its files do not match the manifest."""
+    """Map a stored entry; None if it is missing or its files do not match the manifest."""
     try:
         rows = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["arrays"]
         arrays: dict[str, Array] = {}
@@ -167,14 +167,14 @@ def _open(folder: Path) -> dict[str, Array] | None:
             mode = "r" if np.prod(row["shape"]) else None
             array = np.load(file, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
             if list(array.shape) != row["shape"] or array.dtype.str != row["dtype"]:
-                raise ValueError(f"{file.name} is not what the manifest says")
+                raise ValueError(f"{file.name} does not match the manifest")
             arrays[str(row["name"])] = array
     except FileNotFoundError:
         if folder.exists():
-            log.warning("Cache entry %s is incomplete and is built anew.", folder)
+            log.warning("Cache entry %s is incomplete and is rebuilt.", folder)
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        log.warning("Cache entry %s is broken (%s) and is built anew.", folder, error)
+        log.warning("Cache entry %s is damaged (%s) and is rebuilt.", folder, error)
         return None
     return arrays
 
@@ -183,13 +183,13 @@ _SHELF = "md5"
 
 
 def check_md5(path: Path, stated: str, publisher: str, advice: str) -> None:
-    """Compare a file's MD5 with the publisher's, remembered by (path, size, mtime).
+    """Compare a file's MD5, cached by (path, size, mtime), with the publisher's.
 
     Args:
-        path: a file that is there.
-        stated: 32 hex digits.
-        publisher: who stated it, for the message.
-        advice: how to go on with another file nevertheless.
+        path: an existing file.
+        stated: the publisher's digest, 32 hex digits.
+        publisher: its name, for the message.
+        advice: what to do to use a different file anyway.
 
     Raises:
         DataError: the digests differ, or the file cannot be read.
@@ -198,7 +198,7 @@ def check_md5(path: Path, stated: str, publisher: str, advice: str) -> None:
 
 
 def check_sha256(path: Path, stated: str, publisher: str, advice: str) -> None:
-    """The same of a file's SHA-256, 64 hex digits."""
+    """As `check_md5`, for a file's SHA-256 (64 hex digits)."""
     _compare("SHA-256", file_digest, path, stated, publisher, advice)
 
 

@@ -1,8 +1,8 @@
 """Counter-based random numbers: a pure function of integers, the same on every device.
 
-Nothing depends on the order of calls, on batch size or on worker count, so a resumed run is the run
-and two methods with one seed are paired. The mixer is the 32-bit finaliser `lowbias32` (two
-multiplications, three xor-shifts; Wellons' "hash prospector"), chained over the counters.
+Nothing depends on the order of calls, on batch size or on worker count. So a resumed run gives the same results
+as an uninterrupted one, and two methods with the same seed are paired. The mixer is the 32-bit finaliser
+`lowbias32` (two multiplications, three xor-shifts; Wellons' "hash prospector"), chained over the counters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def uniform(*counters: int | str | Tensor) -> Tensor:
 
 
 def permutation(cells: Tensor, *counters: int | str) -> Tensor:
-    """The given cell ids [N] in random order; each cell's place depends on its own hash alone."""
+    """The given cell ids [N] in random order: sorted by each cell's own hash."""
     h = counter_hash(*counters, cells)
     assert isinstance(h, Tensor)
     return cells[torch.argsort(h, stable=True)]

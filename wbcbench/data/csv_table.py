@@ -1,4 +1,4 @@
-"""A CSV manifest: one cell a row, its label, and a path of an image per modality."""
+"""A CSV manifest: one row per cell, with its label and one image path per modality."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wbcbench.data.labels import Problems, check_names, distinct_names, is_missi
 from wbcbench.errors import DataError, did_you_mean
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-"""Of files that are taken for images."""
+"""Suffixes of files that are read as images."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what; None where the manifest has no such column."""
+    """The role of each column; None if the manifest has no such column."""
 
     label: str
     modalities: Mapping[str, str]
@@ -32,7 +32,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The kept rows, N of them; paths are relative to the root, empty where an image is missing."""
+    """The N rows that are kept. Paths are relative to the root, and empty where an image is missing."""
 
     lines: list[int]
     """[N] line numbers as an editor counts them."""
@@ -49,7 +49,7 @@ class ManifestFile:
     """The header and rows of a CSV file (UTF-8; comma, semicolon or tab).
 
     Raises:
-        DataError: no such file, not UTF-8, no header or no row, a column named twice.
+        DataError: no such file, not UTF-8, no header, no row, or a duplicate column name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ class ManifestFile:
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(
-                f"Expected CSV in {path}, but line {len(self.rows) + 2}: {error}. Save it anew."
+                f"Expected CSV in {path}, but line {len(self.rows) + 2}: {error}. Save it again as CSV."
             ) from error
         if not self.header or not self.rows:
             raise DataError(f"Expected a header and at least one row in {path}, but it is empty. Add cells.")
@@ -84,7 +84,7 @@ class ManifestFile:
             )
 
     def column(self, name: str, purpose: str) -> int:
-        """The position of a column. Raises `DataError` with the nearest names."""
+        """The position of a column. Raises `DataError` that suggests similar names."""
         if name not in self.header:
             raise DataError(
                 f"Expected column {name!r} for the {purpose} in {self.path}, but there is none."
@@ -94,7 +94,7 @@ class ManifestFile:
         return self.header.index(name)
 
     def image_columns(self, taken: Sequence[str | None]) -> dict[str, str]:
-        """Modality -> column for every column that is not `taken`. Raises `DataError` if one has no images."""
+        """Modality -> column, for every column not in `taken`. Raises `DataError` if one has no image paths."""
         columns = [name for name in self.header if name not in taken]
         for name in columns:
             at = self.header.index(name)
@@ -102,7 +102,7 @@ class ManifestFile:
             if values and not any(value.strip().lower().endswith(SUFFIXES) for value in values):
                 raise DataError(
                     f"Expected paths of images in column {name!r} of {self.path}, but it holds {values[0]!r}. "
-                    "Say which columns are images with dataset.modalities.<name>=<column>."
+                    "Name the image columns with dataset.modalities.<name>=<column>."
                 )
         if not columns:
             raise DataError(
@@ -112,7 +112,7 @@ class ManifestFile:
         return dict(zip(distinct_names(columns, f"the columns of {self.path}"), columns, strict=True))
 
     def select(self, columns: Columns, leave_out: Mapping[str, Sequence[str]], problems: Problems) -> Manifest:
-        """Read the rows that are used; a broken one goes to `problems` and is not in the result.
+        """Read the rows that are used. Invalid rows are added to `problems` and left out of the result.
 
         Raises:
             DataError: an unknown column, or no row left.
@@ -189,7 +189,7 @@ class ManifestFile:
 
 
 def _path(value: str) -> str:
-    """A path as the sources take it: forward slashes (manifests also come from Windows), no `./`."""
+    """A path as sources expect it: forward slashes (manifests may come from Windows), no `./`."""
     return "" if is_missing(value) else str(PurePosixPath(value.replace("\\", "/")))
 
 
@@ -200,43 +200,43 @@ NAMES = {
     "split": ("split", "set", "subset", "partition", "fold"),
     "id": ("id", "cellid", "name"),
 }  # fmt: skip
-"""What -> names of columns or arrays it goes by, without case, blanks, hyphens and underscores."""
+"""Role -> usual names of its column or array, in lower case, without spaces, hyphens and underscores."""
 SIDES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""A side of the split as people write it -> as it is written here."""
+"""Common names of a side of the split -> the name used here."""
 NONE = "-"
-"""What a user says for: there is no such column."""
+"""What a user gives to state that there is no such column."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user said of a source; None: to be recognised, `-`: there is none."""
+    """The user's options for reading a source. None: to be recognised; `-`: there is none."""
 
     label: str | None = None
     group: str | None = None
     split: str | None = None
     id: str | None = None
     modalities: dict[str, str] = field(default_factory=dict)
-    """Modality -> column, or array, or channel numbers as `0,1`."""
+    """Modality -> column, array, or channel numbers such as `0,1`."""
     root: Path | None = None
-    """Where relative paths of a CSV start; None: its folder."""
+    """Base folder of a CSV's relative paths; None: the folder of the CSV."""
     levels: str | None = None
-    """What the folders of a tree are, as in `split/class`."""
+    """The meaning of a tree's folder levels, such as `split/class`."""
     leave_out: dict[str, list[str]] = field(default_factory=dict)
 
 
 def plain(name: str) -> str:
-    """Without case and everything but letters and digits."""
+    """Lower case, with only letters and digits."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def recognise_name(what: str, asked: str | None, there: Sequence[str], where: str) -> str | None:
-    """The column or array that is `what` (a key of `NAMES`), or None.
+    """The column or array with the role `what` (a key of `NAMES`), or None.
 
     Raises:
-        DataError: several could be meant, or the one asked for is not there.
+        DataError: several match, or the requested one does not exist.
     """
     if asked is not None:
         if asked == NONE:
@@ -247,28 +247,28 @@ def recognise_name(what: str, asked: str | None, there: Sequence[str], where: st
     found = [name for name in there if plain(name) in NAMES[what]]
     if len(found) > 1:
         raise DataError(
-            f"Expected one {what} in {where}, but {', '.join(map(repr, found))} could each be meant. "
-            f"Say which with --{what} NAME{'' if what == 'label' else f', or --{what} {NONE} for none'}."
+            f"Expected one {what} in {where}, but {', '.join(map(repr, found))} each match. "
+            f"Choose one with --{what} NAME{'' if what == 'label' else f', or --{what} {NONE} for none'}."
         )
     return found[0] if found else None
 
 
 def recognise(file: ManifestFile, asked: Asked) -> tuple[Columns, list[tuple[str, str]]]:
-    """What each column of a CSV is, and the same in words: (column, what it was taken for), for all.
+    """The role of each column of a CSV, and the same as text for display: (column, role) for all of them.
 
     Raises:
-        DataError: no label or no images are found, or two columns could be meant.
+        DataError: no label or no images are found, or two columns match the same role.
     """
     where = str(file.path)
     taken = set(asked.modalities.values())
     free = [name for name in file.header if name not in taken]
     roles = {what: recognise_name(what, getattr(asked, what), free, where) for what in NAMES}
     if asked.id is None and roles["id"] is not None and _repeats(file, roles["id"]):
-        roles["id"] = None  # `name` of something else than the cell
+        roles["id"] = None  # not unique: `name` of something other than the cell
     if roles["label"] is None:
         raise DataError(
             f"Expected a column of labels in {where} ({', '.join(NAMES['label'][:4])} ...), but found none among "
-            f"{', '.join(file.header)}. Say which with --label COLUMN."
+            f"{', '.join(file.header)}. Name it with --label COLUMN."
         )
     for column in taken:
         file.column(column, "modality")
@@ -279,7 +279,7 @@ def recognise(file: ManifestFile, asked: Asked) -> tuple[Columns, list[tuple[str
         if not columns:
             raise DataError(
                 f"Expected a column of image paths in {where} ({', '.join(SUFFIXES)}), but found none among "
-                f"{', '.join(file.header)}. Say which with --modality NAME=COLUMN."
+                f"{', '.join(file.header)}. Name them with --modality NAME=COLUMN."
             )
         modalities = dict(zip(distinct_names(columns, where), columns, strict=True))
     meaning = {column: f"images of modality {m}" for m, column in modalities.items()}
@@ -292,7 +292,7 @@ def recognise(file: ManifestFile, asked: Asked) -> tuple[Columns, list[tuple[str
 
 
 def mend_split(file: ManifestFile, column: str | None) -> list[str]:
-    """Write `training`, `Validation` ... in the split column as train, val, test; say what was done."""
+    """Rename `training`, `Validation` ... in the split column to train, val, test; return notes on the changes."""
     if column is None:
         return []
     at = file.header.index(column)
@@ -307,7 +307,7 @@ def mend_split(file: ManifestFile, column: str | None) -> list[str]:
 
 
 def image_like(file: ManifestFile, name: str) -> bool:
-    """Whether every value of a column is the name of an image file."""
+    """Whether every value of a column has the suffix of an image file."""
     at = file.header.index(name)
     values = [row[at].strip().lower() for _, row in file.rows if at < len(row) and not is_missing(row[at])]
     return bool(values) and all(value.endswith(SUFFIXES) for value in values)

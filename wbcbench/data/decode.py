@@ -1,4 +1,4 @@
-"""One encoded image: its header, its pixels as a square of one size, and its colour spaces."""
+"""Decoding of one image: its header, its pixels as a square of a given size, and its colour spaces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DECODER_VERSION = 1
-"""Raised whenever the same file would give other pixels: part of fingerprints and of cache keys."""
+"""Increased whenever the same file would decode to other pixels: part of fingerprints and cache keys."""
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
@@ -26,12 +26,12 @@ _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HS
 
 
 class UndecodableError(ValueError):
-    """Why one image cannot be used; the caller adds which one."""
+    """An image that cannot be used. The text is the reason; the caller adds the image's name."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image will decode to."""
+    """Size and pixel type that an image decodes to."""
 
     width: int
     height: int
@@ -56,14 +56,14 @@ def decode_square(data: bytes, channels: int, side: int | None) -> Array:
         side: None keeps the shorter side.
 
     Raises:
-        UndecodableError: broken or truncated data, or more than `MAX_PIXELS`.
+        UndecodableError: corrupt or truncated data, or more than `MAX_PIXELS`.
     """
     square = centre_square(decode_whole(data, channels))
     return resize_image(square, side) if side else square
 
 
 def decode_whole(data: bytes, channels: int) -> Array:
-    """Decode to [channels, height, width], nothing cut or resized; see `decode_square`."""
+    """Decode to [channels, height, width] without cropping or resizing; see `decode_square`."""
     with _opened(data) as image, _decoding():
         header = _header(image)
         if header.bits == 16:
@@ -84,10 +84,10 @@ def _header(image: Any) -> ImageHeader:
         raise UndecodableError(
             f"has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
         )
-    # A phone's JPEG may carry previews behind the picture itself (MPO): the first frame is meant.
+    # A phone's JPEG may contain previews after the picture (MPO): the first frame is the picture.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
-        raise UndecodableError(f"holds {frames} frames; save the one you mean as a file of its own")
+        raise UndecodableError(f"holds {frames} frames; save the one to use as a separate file")
     if image.mode in _GREY_16:
         return ImageHeader(width, height, 1, 16)
     if image.mode in _GREY_8:
@@ -103,7 +103,7 @@ def _decoding() -> Iterator[None]:
         yield
     except UndecodableError:
         raise
-    except Exception as error:  # Pillow's decoders raise almost anything on broken data
+    except Exception as error:  # Pillow's decoders raise almost any exception on corrupt data
         raise UndecodableError(f"cannot be decoded ({error})") from error
 
 
@@ -114,13 +114,13 @@ def _opened(data: bytes) -> Iterator[Any]:
     if not data:
         raise UndecodableError("is empty (0 bytes)")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, which are checked, and of odd metadata
+        warnings.simplefilter("ignore")  # about sizes, which are checked here, and about unusual metadata
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise UndecodableError(f"has more than {MAX_PIXELS // 1_000_000} million pixels") from error
         except Exception as error:
-            raise UndecodableError(f"is no readable {', '.join(FORMATS)}") from error
+            raise UndecodableError(f"is not a readable {', '.join(FORMATS)}") from error
         with image:
             yield image
 
@@ -128,11 +128,11 @@ def _opened(data: bytes) -> Iterator[Any]:
 def to_integers(a: Array, what: str) -> tuple[Array, str | None]:
     """Return `a` as uint8 or uint16, and a note if values were scaled or rounded.
 
-    Floats must lie in [0, 1] (scaled by 255) or [0, 255] (rounded); whole numbers of other types must fit
+    Floats must be in [0, 1] (scaled by 255) or [0, 255] (rounded); other integer types must fit
     16 bits; booleans become 0 and 255.
 
     Raises:
-        DataError: NaN, infinity, values outside those ranges, or a type that holds no pixels.
+        DataError: NaN, infinity, values outside those ranges, or a type that cannot hold pixels.
     """
     if a.dtype in (np.uint8, np.uint16):
         return a, None
@@ -166,11 +166,11 @@ def to_integers(a: Array, what: str) -> tuple[Array, str | None]:
 
 Space = Literal["hed", "hsv", "lab", "rgb"]
 COLOUR_VERSION = 1
-"""Raised whenever the same image would give other values."""
+"""Increased whenever the same image would give other values."""
 
 WINDOWS: dict[Space, dict[str, tuple[float, float]]] = {
     # Ruifrok & Johnston's stain vectors as in scikit-image (optical density over -log(1e-6)). The third is DAB,
-    # which blood smears do not have: there it is what haematoxylin and eosin leave unexplained.
+    # which blood smears do not have: there it is the residual that haematoxylin and eosin do not explain.
     "hed": {"haematoxylin": (0.0, 0.2), "eosin": (0.0, 0.2), "residual": (0.0, 0.1)},
     # Hue is an angle: 0 and 255 are neighbours.
     "hsv": {"hue": (0.0, 1.0), "saturation": (0.0, 1.0), "value": (0.0, 1.0)},
@@ -187,7 +187,7 @@ RECIPES: dict[Space, str] = {
     + "), scaled to 0 .. 255 and rounded."
     for space, function in _FUNCTIONS.items()
 }
-"""Space -> what `convert` does, for people who have to do it elsewhere."""
+"""Space -> what `convert` does, in words, for users who need to reproduce it elsewhere."""
 
 _CHUNK = 256
 
@@ -195,12 +195,12 @@ _CHUNK = 256
 def convert(
     images: Array, space: Space, progress: Callable[[int, int, str], None] | None = None
 ) -> dict[str, Array]:
-    """Turn RGB [N, 3, S, S] (uint8 or uint16, whole range used) into modality -> [N, 1, S, S] uint8."""
+    """Turn RGB [N, 3, S, S] (uint8 or uint16, full range) into modality -> [N, 1, S, S] uint8."""
     windows = WINDOWS[space]
     count, _, side, _ = images.shape
     out: dict[str, Array] = {name: np.empty((count, 1, side, side), np.uint8) for name in windows}
     low, high = (np.array([w[i] for w in windows.values()]) for i in (0, 1))
-    for start in range(0, count, _CHUNK):  # doubles of all cells at once could fill the memory
+    for start in range(0, count, _CHUNK):  # float64 copies of all cells at once could fill the memory
         part = images[start : start + _CHUNK].transpose(0, 2, 3, 1)
         values = _transform(part / np.iinfo(images.dtype).max, space)
         scaled = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip, read the same way, and folders that say classes, modalities and splits."""
+"""Image files in a folder or a zip, and folder names that encode classes, modalities and splits."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ class FileSource(ABC):
 
     @abstractmethod
     def stamps(self, names: Iterable[str]) -> list[object]:
-        """One value per file, or one for all, that changes whenever a content could (missing: None)."""
+        """One value per file (missing: None), or one for all, which changes whenever the content may have."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The file's bytes. Raises `FileNotFoundError`, or `OSError` when it is there but broken."""
+        """The file's bytes. Raises `FileNotFoundError`, or `OSError` if the file is damaged."""
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Every file's relative path with forward slashes, sorted; hidden files and folders left out."""
+        """Relative paths of all files, with forward slashes, sorted, without hidden files and folders."""
 
     def close(self) -> None:  # noqa: B027 - a folder has nothing to close
-        """Release what was opened."""
+        """Close open files."""
 
 
 class FolderSource(FileSource):
-    """Files below a folder; absolute paths are taken as they are."""
+    """Files below a folder; absolute paths are used unchanged."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -72,9 +72,9 @@ class FolderSource(FileSource):
         path = self._root / name
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise OSError("it is a device or a pipe, and may never end")
+                raise OSError("it is a device or a pipe, not a regular file")
             return path.read_bytes()
-        except ValueError as error:  # no file can be called so: there is a null byte in it
+        except ValueError as error:  # the name contains a null byte
             raise FileNotFoundError(name) from error
 
     def names(self) -> list[str]:
@@ -88,7 +88,7 @@ class FolderSource(FileSource):
 
 
 class ZipSource(FileSource):
-    """Entries of a zip, which is opened at the first read."""
+    """Entries of a zip, which is opened on first read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -104,7 +104,7 @@ class ZipSource(FileSource):
                 self._archive = zipfile.ZipFile(self._path)
             except (zipfile.BadZipFile, OSError) as error:
                 raise DataError(
-                    f"Expected a whole zip at {self._path}, but it cannot be read ({error}). Zip the images anew."
+                    f"Expected a valid zip at {self._path}, but it cannot be read ({error}). Create it again."
                 ) from error
         return self._archive
 
@@ -116,10 +116,10 @@ class ZipSource(FileSource):
         except KeyError as error:
             raise FileNotFoundError(name) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise OSError(f"its zip entry is broken: {error}") from error
+            raise OSError(f"its zip entry is damaged: {error}") from error
 
     def names(self) -> list[str]:
-        """See `FileSource.names`; what macOS adds to zips is left out too."""
+        """See `FileSource.names`; files that macOS adds to zips are left out too."""
         entries = [name for name in self._opened().namelist() if not name.endswith("/")]
         return sorted(
             name for name in entries if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
@@ -138,7 +138,7 @@ def open_source(root: Path) -> FileSource:
         return FolderSource(root)
     if root.is_file() and zipfile.is_zipfile(root):
         return ZipSource(root)
-    what = "a file that is no zip" if root.is_file() else "not there"
+    what = "a file, not a zip" if root.is_file() else "missing"
     raise DataError(f"Expected a folder or a .zip of images, but {str(root)!r} is {what}. Set dataset.root.")
 
 
@@ -147,18 +147,18 @@ _CHANNEL = re.compile(r"_ch\d+(\.ome)?\.\w+$", re.IGNORECASE)
 
 
 def image_files(source: FileSource, below: str = "") -> list[str]:
-    """Relative paths of images below a folder of `source`, sorted; hidden ones left out."""
+    """Relative paths of images below a folder of `source`, sorted, without hidden ones."""
     start = f"{below}/" if below else ""
     return [n for n in source.names() if n.startswith(start) and n.lower().endswith(SUFFIXES)]
 
 
 def unite(name: str) -> str:
-    """A folder's name without case, blanks, hyphens and underscores: `Test-A` and `testa` are one."""
+    """A folder's name in lower case, without spaces, hyphens and underscores: `Test-A` and `testa` match."""
     return re.sub(r"[\s_-]", "", name).lower()
 
 
 def find_folder(names: Sequence[str], wanted: str) -> str | None:
-    """The first folder of these paths that is called `wanted` (see `unite`), as a path, or None."""
+    """The path of the first folder in these paths whose name matches `wanted` (see `unite`), or None."""
     for name in names:
         parts = PurePosixPath(name).parts[:-1]
         for depth, part in enumerate(parts):
@@ -168,7 +168,7 @@ def find_folder(names: Sequence[str], wanted: str) -> str | None:
 
 
 def copied_files(source: FileSource, names: Sequence[str], root: Path) -> list[list[str]]:
-    """Files with equal bytes, two or more each, in the order of `names`; remembered by sizes and times.
+    """Groups of two or more files with equal bytes, in the order of `names`; cached by sizes and times.
 
     Raises:
         OSError: a file cannot be read.
@@ -193,23 +193,24 @@ class Tree:
     """Cells found in folders, N of them."""
 
     levels: str
-    """What the folders are, from the outermost, as in `modality/class`."""
+    """The meaning of the folder levels, outermost first, such as `modality/class`."""
     listing: Manifest
     dropped: list[tuple[str, str]]
-    """(file, why it is no cell)."""
+    """(file, why it was dropped)."""
 
 
 def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
-    """List a folder per class, or classes in folders of modalities, groups or sides of a split.
+    """List the cells of a tree with one folder per class, or with class folders in folders of modalities,
+    groups or sides of a split.
 
-    Images of one cell in several modalities have one name, whatever the suffix.
+    Images of the same cell in several modalities have the same name, apart from the suffix.
 
     Args:
-        levels: `class`, `modality/class`, `split/class`, `class/group` ...; None: recognised, if only one fits.
+        levels: `class`, `modality/class`, `split/class`, `class/group` ...; None: inferred, if only one fits.
         where: the folder, for messages.
 
     Raises:
-        DataError: no images, or levels that are not known and cannot be told.
+        DataError: no images, or levels that are unknown or cannot be inferred.
     """
     files = image_files(source)
     if not files:
@@ -217,8 +218,8 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
     exported = [name for name in files if _CHANNEL.search(name)]
     if levels is None and 2 * len(exported) > len(files):
         raise DataError(
-            f"Expected a file a cell in {where}, but {exported[0]!r} looks like one channel of a cell out of an "
-            "imaging flow cytometer. Say --dataset imaging_flow, or --levels class if it is not."
+            f"Expected one file per cell in {where}, but {exported[0]!r} looks like one channel of a cell from an "
+            "imaging flow cytometer. Use --dataset imaging_flow, or --levels class if it is not."
         )
     words = (levels or _recognise(files, where)).split("/")
     if "class" not in words or len(set(words)) != len(words) or not set(words) <= set(LEVELS):
@@ -231,14 +232,14 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
     for name in files:
         *folders, last = PurePosixPath(name).parts
         if len(folders) != len(words):
-            dropped.append((name, f"lies {len(folders)} folders deep instead of {len(words)}"))
+            dropped.append((name, f"is {len(folders)} folders deep instead of {len(words)}"))
             continue
         at = dict(zip(words, folders, strict=True))
         if "split" in at and at["split"].lower() not in SIDES:
-            dropped.append((name, f"folder {at['split']!r} is none of train, val, test"))
+            dropped.append((name, f"folder {at['split']!r} is not one of train, val, test"))
             continue
         key = tuple(at.get(w, "") for w in ("split", "group", "class"))
-        # without folders of modalities a cell is its file, so that a.png and a.tif are two
+        # without modality folders each file is a cell, so a.png and a.tif are two cells
         key = (*key, PurePosixPath(last).stem if "modality" in at else last)
         modality = at.get("modality", "image")
         if modality in cells[key]:
@@ -266,7 +267,7 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
 
 
 def _recognise(files: Sequence[str], where: str) -> str:
-    """The levels, where only one reading fits. Raises `DataError`."""
+    """The levels, if only one interpretation fits. Raises `DataError`."""
     folders = [PurePosixPath(name).parts[:-1] for name in files]
     depth = max(map(len, folders))
     deep = [f for f in folders if len(f) == depth]
@@ -281,12 +282,13 @@ def _recognise(files: Sequence[str], where: str) -> str:
             {(p.parts[1], p.stem) for p in map(PurePosixPath, files) if len(p.parts) == 3 and p.parts[0] == name}
             for name in outer
         ]
-        # the same classes and mostly the same names of cells in each
+        # every outer folder has the same classes and mostly the same file names
         if len(outer) > 1 and all(i == inner[0] for i in inner) and len(inner[0]) > 1:
             shared = set.intersection(*cells)
             if 2 * len(shared) > max(map(len, cells)):
                 return "modality/class"
     raise DataError(
-        f"Expected a folder per class in {where}, but images lie {depth} deep, as {files[-1]!r} does, and what "
-        "the folders are cannot be told. Say it with --levels, as in --levels group/class or modality/class."
+        f"Expected a folder per class in {where}, but images are {depth} folders deep, such as {files[-1]!r}, and "
+        "the meaning of the folders is ambiguous. Give it with --levels, such as --levels group/class or "
+        "modality/class."
     )

@@ -1,4 +1,4 @@
-"""What is known of a manifest's images after every file was read once; remembered by sizes and mtimes."""
+"""Facts about a manifest's images, from reading every file once; cached by sizes and mtimes."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ Decode = Callable[[bytes, int, int], Array]
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """Facts of all images together."""
+    """Facts about all images together."""
 
     digest: str
-    """Hex digest of every image's content in order of modality and row."""
+    """Hex digest of all images' content, in order of modality and row."""
     channels: dict[str, int]
     bits: dict[str, int]
     smallest: int
     """The shortest side of any image, in pixels."""
     largest: int
     oblong: int
-    """Images that are not square."""
+    """Number of images that are not square."""
 
     @property
     def side(self) -> int | None:
-        """The side if all images are square and equal."""
+        """The side if all images are square and of one size, else None."""
         return self.smallest if self.smallest == self.largest and not self.oblong else None
 
 
 def index_images(
     manifest: Manifest, source: FileSource, root: str, problems: Problems, progress: Progress | None = None
 ) -> ImageIndex | None:
-    """Read contents and headers of all images, or recall what an earlier call found.
+    """Read contents and headers of all images, or return the cached result of an earlier call.
 
-    Broken files go to `problems`; then, and where no image is left, the result is None.
+    Damaged files are added to `problems`. The result is None if there are any, or if there is no image.
 
     Raises:
-        DataError: a modality that mixes 8-bit and 16-bit images.
+        DataError: a modality mixes 8-bit and 16-bit images.
     """
     names = sorted({path for paths in manifest.paths.values() for path in paths if path})
     key = content_digest(DECODER_VERSION, root, names, source.stamps(names), list(manifest.paths.items()))
@@ -99,13 +99,13 @@ def decode_images(
     progress: Progress | None,
     decode: Decode | None = None,
 ) -> dict[str, Array]:
-    """Decode every image to modality -> [N, C, side, side]; zeros where there is none.
+    """Decode every image to modality -> [N, C, side, side]; zeros where an image is missing.
 
     Args:
         decode: turns (encoded data, channels, side) into [C, side, side]; None: `decode_square`.
 
     Raises:
-        DataError: all undecodable images together, or files that changed since they were indexed.
+        DataError: some images cannot be decoded (the error lists them), or files changed since they were indexed.
     """
     problems, digest = Problems(), hashlib.sha256()
     count = len(manifest.lines)
@@ -125,7 +125,7 @@ def decode_images(
     problems.raise_if_any(where)
     if digest.hexdigest() != index.digest:
         raise DataError(
-            f"Expected the images of {where} to stay as they are, but some changed while they were read. "
+            f"Expected the images of {where} not to change, but some were modified while they were read. "
             "Run the command again."
         )
     return out
@@ -134,7 +134,7 @@ def decode_images(
 def _contents(
     manifest: Manifest, source: FileSource, problems: Problems, progress: Progress | None, what: str
 ) -> Iterator[tuple[str, int, str, bytes | None]]:
-    """(modality, line, path, bytes or None) of every place, in order."""
+    """(modality, line, path, bytes or None) of every modality and row, in order."""
     total = len(manifest.lines) * len(manifest.paths)
     done = 0
     for modality, paths in manifest.paths.items():
@@ -158,7 +158,7 @@ def _digest_one(digest: Any, modality: str, data: bytes | None) -> None:
 
 
 def _bits(modality: str, rows: list[tuple[int, ImageHeader]]) -> int:
-    """8 or 16. The two are not mixed: nobody but the user knows how their intensities compare."""
+    """8 or 16. The two cannot be mixed: only the user knows how their intensities compare."""
     lines = {bits: [line for line, h in rows if h.bits == bits] for bits in (8, 16)}
     if lines[8] and lines[16]:
         raise DataError(
@@ -175,12 +175,13 @@ P = TypeVar("P", bound=Parameters)
 class ListedImages(ABC, Generic[P]):
     """Cells listed as paths of PNG, JPEG, TIFF or BMP files below a folder or in a zip.
 
-    A data set describes and loads itself through a subclass, which says where the files lie and which cell has
-    which. (No data set inherits from it: what a component declares must stand in its own file.)
+    A data set uses a subclass to describe and load itself; the subclass defines where the files are and which
+    files belong to which cell. (No data set inherits from this class: a component's declarations must be in its
+    own file.)
     """
 
     version: ClassVar[str]
-    """Part of the fingerprint: raised whenever the same files would give other cells."""
+    """Part of the fingerprint: increased whenever the same files would give other cells."""
     licence: ClassVar[str] = "unknown"
 
     def __init__(self, params: P) -> None:
@@ -188,22 +189,22 @@ class ListedImages(ABC, Generic[P]):
 
     @abstractmethod
     def _root(self) -> Path:
-        """The folder or zip that paths start from."""
+        """The folder or zip that paths are relative to."""
 
     def _where(self) -> Path:
-        """What messages name."""
+        """The path that messages name."""
         return self._root()
 
     @abstractmethod
     def _list(self, source: FileSource, problems: Problems) -> Manifest:
-        """The cells, in a fixed order; broken ones go to `problems`. Reads no pixels. Raises `DataError`."""
+        """The cells in a fixed order; adds invalid ones to `problems`. Reads no pixels. Raises `DataError`."""
 
     def _classes(self) -> tuple[str, ...] | None:
         """Class names in order; None: the sorted distinct labels."""
         return None
 
     def _adapt(self, index: ImageIndex) -> ImageIndex:
-        """What images are decoded to, where it is not what their headers say."""
+        """The index of the decoded images, if it differs from that of the files' headers."""
         return index
 
     def _resolved(self, index: ImageIndex) -> dict[str, Any]:
@@ -221,7 +222,7 @@ class ListedImages(ABC, Generic[P]):
         return decode_images(manifest, source, index, side, str(self._where()), progress)
 
     def _decoding(self, index: ImageIndex) -> tuple[object, ...]:
-        """What, beside the files and the side, decoded arrays depend on."""
+        """What decoded arrays depend on, in addition to the files and the side."""
         return ("folder-arrays", DECODER_VERSION, RESIZE_VERSION, index)
 
     def _fingerprint(self, manifest: Manifest, index: ImageIndex) -> str:
@@ -230,7 +231,7 @@ class ListedImages(ABC, Generic[P]):
         return content_digest(self.version, DECODER_VERSION, columns, index.digest)
 
     def describe(self) -> Description:
-        """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
+        """See `Dataset.describe`. The first call reads every file, later ones only sizes and times."""
         manifest, index = self._read(None)
         labels, classes = encode_labels(np.array(manifest.labels), self._classes(), str(self._where()))
         return Description(
@@ -247,7 +248,7 @@ class ListedImages(ABC, Generic[P]):
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
-        """See `Dataset.load`; decoded once per size, then memory-mapped from the cache."""
+        """See `Dataset.load`. Images are decoded once per size, then memory-mapped from the cache."""
         manifest, index = self._read(progress)
         where = str(self._where())
         side = image_size or self._side(index)
@@ -284,7 +285,7 @@ class ListedImages(ABC, Generic[P]):
         with open_source(root) as source:
             manifest = self._list(source, problems)
             index = index_images(manifest, source, str(root.resolve()), problems, progress)
-        problems.raise_if_any(str(where), f"Paths of images start from {root} (dataset.root).")
+        problems.raise_if_any(str(where), f"Image paths are relative to {root} (dataset.root).")
         if index is None:
             raise DataError(f"Expected images in {where}, but it names none. Add their paths.")
         return manifest, self._adapt(index)

@@ -1,4 +1,4 @@
-"""Is any donor or image on two sides of the split that a run would use? And in words, what is at a path."""
+"""`wbcbench data`: describe the cells at a path, audit the split that a run would use, and import the cells."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from wbcbench.spec.trial import SplitSpec
 
 @dataclass(frozen=True)
 class Audit:
-    """A division and what is wrong with it."""
+    """A split and its leaks."""
 
     scheme: str
-    """official or stratified."""
+    """`official` or `stratified`."""
     side: NDArray[np.str_]
     """[N] of train, val, test."""
     leaks: Leaks
 
     def document(self, survey: Survey) -> dict[str, Any]:
-        """JSON-able, with every cell named."""
+        """As JSON; names every affected cell."""
 
         def rows(found: tuple[tuple[int, ...], ...]) -> list[list[dict[str, str]]]:
             return [
@@ -59,13 +59,13 @@ class Audit:
 
 
 def audit(survey: Survey, spec: SplitSpec) -> Audit:
-    """Divide as a run with `spec` would, and judge. Raises `DataError` where a run could not divide."""
+    """Split as a run with `spec` would, and find leaks. Raises `DataError` where a run could not split."""
     scheme, side = assign_sides(survey.codes, survey.classes, survey.group_codes, survey.split, spec)
     return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies))
 
 
 def facts(survey: Survey) -> dict[str, Any]:
-    """Everything that `data inspect` says, JSON-able."""
+    """Everything that `data inspect` reports, as JSON."""
     counts = np.bincount(survey.codes, minlength=len(survey.classes))
     document: dict[str, Any] = {
         "path": str(survey.path),
@@ -99,7 +99,7 @@ def facts(survey: Survey) -> dict[str, Any]:
 
 
 def _copies(survey: Survey) -> dict[str, Any]:
-    """How many cells show the same pixels: anywhere, over an official split, under two labels."""
+    """Number of cells with the same pixels: overall, across an official split, with different labels."""
     leaks = find_leaks(
         survey.codes,
         survey.split if survey.split is not None else np.full(len(survey), "train"),
@@ -124,10 +124,10 @@ def _copies(survey: Survey) -> dict[str, Any]:
 
 
 def run_commands(survey: Survey, flags: Sequence[str] = ()) -> list[str]:
-    """The commands that would train on these cells, ready for a shell.
+    """Shell commands that train on these cells.
 
     Args:
-        flags: what the user said of the source on the command line, for `data import`.
+        flags: the options given on the command line for reading the source; repeated for `data import`.
     """
     if survey.config is not None and not flags:
         return [shlex.join(["wbcbench", "run", "--config", str(survey.config)])]
@@ -142,7 +142,7 @@ def run_commands(survey: Survey, flags: Sequence[str] = ()) -> list[str]:
 
 
 def suggested_side(survey: Survey) -> int:
-    """A side for images of several sizes: the smallest one's, at most 64 px, so that nothing is enlarged."""
+    """A side for images of several sizes: the smallest image's, at most 64 px, so that no image is enlarged."""
     sides = [m.smallest for m in survey.modalities.values() if m.smallest]
     return max(8, min([64, *sides]))
 
@@ -161,22 +161,22 @@ _RESERVED = ("label", "group", "split", "id")
 
 @dataclass(frozen=True)
 class Intake:
-    """What would be brought in."""
+    """What would be imported."""
 
     rows: NDArray[np.intp]
-    """Of the survey's cells, those that are kept."""
+    """Rows of the survey's cells that are kept."""
     dropped: list[tuple[str, str]]
-    """(file, line or cell; why)."""
+    """(file, line or cell; reason)."""
 
 
 def plan_intake(survey: Survey, copies: Literal["drop", "keep"]) -> Intake:
     """Decide which cells are kept.
 
-    Of cells with the same pixels one stays: the first of the test side, else of val, else of train, so that an
-    official test set stays whole. None stays where the copies have different labels.
+    Of cells with the same pixels, one is kept: the first of the test side, else of val, else of train, so that an
+    official test set stays complete. None is kept if the copies have different labels.
 
     Raises:
-        DataError: fewer than two classes are left.
+        DataError: fewer than two classes remain.
     """
     dropped = list(survey.unusable)
     gone: dict[int, str] = {}
@@ -195,30 +195,30 @@ def plan_intake(survey: Survey, copies: Literal["drop", "keep"]) -> Intake:
     if len(rows_kept):
         encode_labels(np.array(survey.labels)[rows_kept], None, str(survey.path))
     else:
-        raise DataError(f"Expected cells to bring in from {survey.path}, but every one was dropped.")
+        raise DataError(f"Expected cells to import from {survey.path}, but all were dropped.")
     return Intake(rows_kept, dropped)
 
 
 def write_intake(survey: Survey, intake: Intake, dest: Path, copy: bool) -> dict[str, Any]:
-    """Make the folder `dest`: config, report, and a manifest or an array file.
+    """Create the folder `dest` with a config, a report, and a manifest or an array file.
 
     Args:
-        copy: images are copied below `dest`; else the manifest names them where they lie.
+        copy: copy images below `dest`; else the manifest refers to them where they are.
 
     Returns:
         The content of the report.
 
     Raises:
-        DataError: `dest` is there already, or a modality's name would clash with another column.
-        WbcbenchError: the file system refuses.
+        DataError: `dest` exists already, or a modality's name would clash with another column.
+        WbcbenchError: the file system refuses to write.
     """
     if dest.exists():
-        raise DataError(f"Expected a new folder, but {dest} is there. Choose another with -o, or remove it.")
+        raise DataError(f"Expected a new folder, but {dest} exists. Choose another one with -o, or remove it.")
     clash = sorted(set(survey.modalities) & set(_RESERVED))
     if clash:
         raise DataError(
-            f"Expected modalities called other than {', '.join(_RESERVED)}, but got {', '.join(clash)}. Name it "
-            "with --modality NAME=..., or rename its folder."
+            f"Expected modality names other than {', '.join(_RESERVED)}, but got {', '.join(clash)}. Choose "
+            "another name with --modality NAME=..., or rename its folder."
         )
     report = {
         "source": str(survey.path.resolve()),
@@ -243,7 +243,7 @@ def write_intake(survey: Survey, intake: Intake, dest: Path, copy: bool) -> dict
 
 
 def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, copy: bool) -> dict[str, Any]:
-    """Write `manifest.csv`, and the images if asked; return the config's `dataset`."""
+    """Write `manifest.csv` and, with `copy`, the images; return the config's `dataset`."""
     listing, root = survey.listing, survey.root
     assert listing is not None
     assert root is not None
@@ -256,7 +256,7 @@ def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, 
             elif zipped:
                 columns[modality] = [paths[i] for i in rows]
             else:
-                # absolute, so that the manifest may lie, and be moved, anywhere
+                # absolute, so that the manifest can be anywhere and can be moved
                 columns[modality] = [str(root.resolve() / paths[i]) if paths[i] else "" for i in rows]
     columns["label"] = [survey.labels[i] for i in rows]
     if survey.groups is not None:
@@ -272,7 +272,7 @@ def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, 
 
 
 def _copied(source: FileSource, path: str, modality: str, number: int, folder: Path) -> str:
-    """Copy one image; return its path in the new folder. Names are kept where they are safe."""
+    """Copy one image; return its path in the new folder. Keeps the name if it is safe."""
     if not path:
         return ""
     parts = PurePosixPath(path).parts
@@ -280,28 +280,29 @@ def _copied(source: FileSource, path: str, modality: str, number: int, folder: P
     name = PurePosixPath("images", modality, *(parts if safe else (f"{number:06d}_{parts[-1]}",)))
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():  # one file may serve two cells
+    if not target.exists():  # two cells may share one file
         try:
             target.write_bytes(source.read(path))
         except FileNotFoundError as error:
             raise DataError(
-                f"Expected {path} to stay where it is, but it is gone. Run the command again."
+                f"Expected {path} to exist, but it was removed meanwhile. Run the command again."
             ) from error
     return str(name)
 
 
 def _arrays(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, copy: bool) -> dict[str, Any]:
-    """Refer to the array file if nothing of it was dropped, else write `cells.npz`."""
+    """Refer to the array file if no cell was dropped, else write `cells.npz`."""
     assert survey.cells is not None
     if survey.dataset != "npz":
         raise DataError(
-            f"Expected a folder, a CSV or an .npz, but {survey.dataset} is a data set already. Run it."
+            f"Expected a folder, a CSV or an .npz, but {survey.dataset} is a data set already, which needs no "
+            f"import. Use it with `wbcbench run --dataset {survey.dataset}`."
         )
     if not copy and len(rows) == len(survey):
         return {"name": "npz", **survey.settings, "path": str(survey.path.resolve())}
     cells = survey.cells
     arrays: dict[str, Any] = {name: array[rows] for name, array in cells.images.items()}
-    # numbers and names, so that the order of the classes stays
+    # codes and names, so that the order of the classes is kept
     arrays |= {"label": cells.labels[rows], "classes": np.array(cells.classes)}
     if survey.groups is not None:
         arrays["group"] = np.array(survey.groups)[rows]

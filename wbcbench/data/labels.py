@@ -1,4 +1,4 @@
-"""Labels, groups and split columns as people write them, turned into what `Cells` holds."""
+"""Convert labels, groups and split columns from files to the values of `Cells`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MISSING = ("", "nan", "na", "n/a", "null")
 
 
 def is_missing(text: str) -> bool:
-    """True for an empty field and for the ways programs write 'no value' (nan, NA, null)."""
+    """True for an empty field and for common spellings of a missing value (nan, NA, null)."""
     return text.strip().lower() in _MISSING
 
 
@@ -39,8 +39,8 @@ def encode_labels(
         raw = raw[:, 0]
     if raw.ndim != 1:
         raise DataError(
-            f"Expected one label a cell [N] in {where}, but the labels are {list(raw.shape)}. "
-            "Choose one class for each cell."
+            f"Expected one label per cell [N] in {where}, but the labels are {list(raw.shape)}. "
+            "Give one class for each cell."
         )
     if raw.dtype.kind in "US":
         codes, names = _text(raw.astype(str), classes, where)
@@ -135,10 +135,10 @@ def encode_groups(raw: Array, where: str) -> NDArray[np.int64]:
 
 
 def kept_by_split(split: NDArray[np.str_], where: str) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which of [N] cells stand in train, val or test, and a note on the others.
+    """Which of [N] cells are in train, val or test, and a note on the others.
 
     Raises:
-        DataError: when none does.
+        DataError: none is.
     """
     keep: NDArray[np.bool_] = np.isin(split, SPLITS)
     others = [str(v) or "(empty)" for v in np.unique(split[~keep])]
@@ -153,7 +153,7 @@ def kept_by_split(split: NDArray[np.str_], where: str) -> tuple[NDArray[np.bool_
 
 
 def split_sizes(split: NDArray[np.str_] | None) -> dict[str, int] | None:
-    """Cells per side, or None where there is no official split."""
+    """Number of cells per side, or None without an official split."""
     return None if split is None else {s: int((split == s).sum()) for s in SPLITS}
 
 
@@ -162,19 +162,19 @@ _NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 def sanitise(name: str) -> str:
-    """Lower case with everything but letters and digits as single underscores: `PI (DNA)` -> `pi_dna`."""
+    """Lower case; everything but letters and digits becomes single underscores: `PI (DNA)` -> `pi_dna`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def distinct_names(originals: Iterable[str], where: str) -> list[str]:
-    """Sanitise names that a file gives. Raises `DataError` if one becomes empty or two become equal."""
+    """Sanitise names from a file. Raises `DataError` if one becomes empty or two become equal."""
     names: dict[str, str] = {}
     for original in originals:
         name = sanitise(original)
         if not name or name in names:
-            why = f"becomes {name!r} as {names[name]!r} does" if name else "has no letter or digit of a-z, 0-9"
+            why = f"becomes {name!r}, as does {names[name]!r}" if name else "has no letter or digit of a-z, 0-9"
             raise DataError(
-                f"Expected distinct names of modalities in {where}, but {original!r} {why}. "
+                f"Expected distinct modality names in {where}, but {original!r} {why}. "
                 "Name the modalities yourself with dataset.modalities.<name>=..."
             )
         names[name] = original
@@ -182,20 +182,20 @@ def distinct_names(originals: Iterable[str], where: str) -> list[str]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise `DataError` for a modality name that could not stand in an option or a file name."""
+    """Raise `DataError` for a modality name that cannot be used in an option or a file name."""
     for name in names:
         if not _NAME.fullmatch(name):
             raise DataError(
-                f"Expected names of modalities of letters, digits and '_', but got {name!r}. "
+                f"Expected modality names of letters, digits and '_', but got {name!r}. "
                 f"Try {sanitise(name) or 'image'!r}."
             )
 
 
 def find_layout(shape: tuple[int, ...], layout: Layout, what: str) -> tuple[Literal[0, 1, 3], int, int]:
-    """Where a stack has its channels: (axis, or 0 for [N, S, S] without one; channels; side in pixels).
+    """The channels of an image stack: (their axis, 0 if there is none; their number; side in pixels).
 
     Raises:
-        DataError: not square, not three- or four-dimensional, or ambiguous.
+        DataError: not square, not 3- or 4-dimensional, or ambiguous.
     """
     advice = "Crop or pad the images to squares; with channels set dataset.layout."
     if len(shape) == 3:
@@ -221,28 +221,28 @@ SHOWN = 20
 
 
 class Problems:
-    """Collects (line, what is wrong) and raises once."""
+    """Collects (line, problem) pairs and raises one error for all."""
 
     def __init__(self) -> None:
         self._found: list[tuple[int, str]] = []
 
     def add(self, line: int, text: str) -> None:
-        """Note that `line` (as an editor counts, from 1) is broken."""
+        """Add a problem of `line` (counted from 1)."""
         self._found.append((line, text))
 
     def found(self) -> list[tuple[int, str]]:
-        """(line, what is wrong), in order of lines."""
+        """(line, problem), in order of lines."""
         return sorted(self._found)
 
     def __len__(self) -> int:
         return len(self._found)
 
     def raise_if_any(self, where: str, advice: str = "") -> None:
-        """Raise `DataError` with the first 20 in order of lines and the total; nothing if there are none.
+        """Raise `DataError` with the first 20 problems, by line, and the total; does nothing if there are none.
 
         Args:
-            where: the table, for the first line.
-            advice: a sentence for the last one.
+            where: the table, for the first line of the message.
+            advice: a sentence for the last line.
         """
         if not self._found:
             return
@@ -252,5 +252,5 @@ class Problems:
             f"Expected every row of {where} to be usable, but found {len(rows)} "
             f"problem{'s' if len(rows) > 1 else ''}:\n"
             + "\n".join(rows[:SHOWN] + more)
-            + f"\nMend or remove these rows; a row whose split is empty is left out. {advice}".rstrip()
+            + f"\nFix or remove these rows; a row whose split is empty is left out. {advice}".rstrip()
         )

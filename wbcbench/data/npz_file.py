@@ -1,4 +1,4 @@
-"""An .npz file of plain arrays: shapes and dtypes from its headers, arrays only when asked for."""
+"""An .npz file of plain arrays: shapes and dtypes are read from its headers, arrays only on request."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Header:
 
 
 class NpzFile:
-    """Arrays of one file by name.
+    """The arrays of one file, by name.
 
     Raises:
-        DataError: when the file is absent, no zip, truncated, or a member is no array.
+        DataError: the file is missing, not a zip or truncated, or a member is not an array.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             there = path.is_file()
-        except OSError as error:  # no file can be called so
+        except OSError as error:  # an invalid file name
             raise DataError(
                 f"Expected an .npz file, but {str(path)!r}: {error.strerror}. Set dataset.path."
             ) from error
         if not there:
-            what = "a folder" if path.is_dir() else "not there"
+            what = "a folder" if path.is_dir() else "missing"
             raise DataError(f"Expected an .npz file, but {str(path)!r} is {what}. Set dataset.path to one.")
         try:
             self.digest = file_digest(path)
@@ -59,17 +59,17 @@ class NpzFile:
 
     def _broken(self, error: Exception) -> DataError:
         return DataError(
-            f"Expected a whole .npz file of arrays, but {self.path} cannot be read "
-            f"({error or type(error).__name__}). Save it anew with numpy.savez."
+            f"Expected a valid .npz file of arrays, but {self.path} cannot be read "
+            f"({error or type(error).__name__}). Save it again with numpy.savez."
         )
 
     def header(self, name: str, purpose: str) -> Header:
-        """The header of an array that must be there and hold plain values. Raises `DataError`."""
+        """The header of an array that must exist and hold plain values. Raises `DataError`."""
         if name not in self.headers:
             raise DataError(
                 f"Expected array {name!r} for {purpose} in {self.path}, but it has "
                 f"{', '.join(sorted(self.headers)) or 'none'}.{did_you_mean(name, self.headers)} "
-                "Name the right one in the data set's parameters."
+                "Set the right name in the data set's parameters."
             )
         header = self.headers[name]
         if header.dtype.hasobject:
@@ -91,10 +91,10 @@ class NpzFile:
 
 
 class MedMnist(NpzFile):
-    """MedMNIST's layout seen as one: `image`, `label` and `split` join its six arrays.
+    """A file in MedMNIST's layout: `image`, `label` and `split` are joined from its six arrays.
 
     Raises:
-        DataError: when one of the six is missing or they do not fit together.
+        DataError: one of the six is missing, or their shapes do not match.
     """
 
     def __init__(self, path: Path, image: str, label: str, split: str) -> None:
@@ -104,7 +104,7 @@ class MedMnist(NpzFile):
         if missing:
             raise DataError(
                 f"Expected MedMNIST's six arrays in {path}, but {', '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing. Save it whole."
+                f"{'is' if len(missing) == 1 else 'are'} missing. Save all six."
             )
         rows = []
         for side in SPLITS:
@@ -128,7 +128,7 @@ class MedMnist(NpzFile):
         }
 
     def read(self, name: str, purpose: str) -> Array:
-        """Decode one array, or join the three that a virtual name stands for. Raises `DataError`."""
+        """Decode one array, or join the three arrays of a virtual name. Raises `DataError`."""
         if name == self._split:
             return np.repeat(np.array(SPLITS), self._rows)
         stem = {self._image: "images", self._label: "labels"}.get(name)
@@ -138,7 +138,7 @@ class MedMnist(NpzFile):
 
 
 def open_npz(path: Path, image: str, label: str, split: str) -> NpzFile:
-    """Open a file in either layout; MedMNIST's is known by `train_images`. Raises `DataError`."""
+    """Open a file in either layout; MedMNIST's is recognised by `train_images`. Raises `DataError`."""
     file = NpzFile(path)
     if "train_images" in file.headers and image not in file.headers:
         return MedMnist(path, image, label, split)
@@ -153,6 +153,6 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
         shape, _, dtype = reader(member)
         claimed = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or (not dtype.hasobject and claimed != info.file_size - member.tell()):
-            # numpy would make room for what the header claims before it reads.
+            # numpy would allocate what the header claims before reading.
             raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, but has {info.file_size:,} bytes")
         return Header(shape, dtype)

@@ -1,4 +1,7 @@
-"""A folder or file that says itself how it is read: `dataset.yaml`, as `wbcbench data import` writes it."""
+"""Recognise and read the cells at a path: a folder tree, a CSV, an .npz or a `dataset.yaml`.
+
+A `dataset.yaml`, as written by `wbcbench data import`, specifies how its cells are read.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Described:
-    """A data set and its parameters, as a config file for `wbcbench run` has them."""
+    """A data set and its parameters, from a config file for `wbcbench run`."""
 
     config: Path
     name: str
@@ -41,11 +44,11 @@ class Described:
 
 
 def described(path: Path) -> Described | None:
-    """What a folder's `dataset.yaml`, or a YAML file, says; None where `path` is neither.
+    """The data set that a folder's `dataset.yaml`, or a YAML file, specifies; None if `path` is neither.
 
     Raises:
-        UsageError: it is no config file.
-        DataError: it names no data set.
+        UsageError: it is not a valid config file.
+        DataError: it specifies no data set.
     """
     config = path / CONFIG if path.is_dir() else path
     if config.suffix.lower() not in SUFFIXES or not config.is_file():
@@ -55,14 +58,14 @@ def described(path: Path) -> Described | None:
     tree = read_yaml(config)
     if "dataset" not in tree:
         raise DataError(
-            f"Expected `dataset:` in {config}, as `wbcbench data import` writes it, but there is none."
+            f"Expected `dataset:` in {config}, as written by `wbcbench data import`, but there is none."
         )
     dataset = request_from(tree, where=str(config)).dataset
     return Described(config, dataset.name, dict(dataset.params))
 
 
 def instead(folder: Path) -> str:
-    """What in a folder without images to give instead of it, as words of a command line; empty if nothing."""
+    """For a folder without images: the files in it to give instead, as command-line arguments; may be empty."""
     if not folder.is_dir():
         return ""
     inside = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
@@ -74,23 +77,23 @@ def instead(folder: Path) -> str:
 
 
 Open = Callable[[str, dict[str, Any]], Dataset]
-"""Makes a data set from its name and parameters."""
+"""Creates a data set from its name and parameters."""
 BSCCM = "BSCCM_index.csv"
 _IMAGES = ("image", "images", "x", "data")
 
 
 def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | None = None) -> Survey:
-    """Find out what is at `path` and read all of it.
+    """Recognise what is at `path` and read all of it.
 
     Raises:
-        DataError: nothing is there, or what is there can be read in two ways and `asked` does not say which.
+        DataError: nothing is there, or it can be read in two ways and `asked` does not specify which.
     """
     said = described(path) if asked.levels is None else None
     if said is not None:
         return _described(said, asked, opener, progress)
     if path.is_dir():
         if (path / BSCCM).is_file():
-            raise DataError(f"{path} is BSCCM as published ({BSCCM}). Say --dataset bsccm.")
+            raise DataError(f"{path} is BSCCM as published ({BSCCM}). Use --dataset bsccm.")
         if (path / "manifest.csv").is_file() and asked.levels is None:
             return _manifest(path / "manifest.csv", asked, progress)
         return _tree(path, asked, progress)
@@ -104,7 +107,7 @@ def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | Non
 
 
 def _described(said: Described, asked: Asked, opener: Open, progress: Progress | None) -> Survey:
-    """What a config file speaks of; what the user said of columns and arrays wins."""
+    """The cells of a config file; the user's options for columns and arrays take precedence."""
     dataset, params = opener(said.name, said.params), said.params
     place = Path(str(params.get("path") or "")).expanduser()
     if dataset.name == "folder":
@@ -115,7 +118,8 @@ def _described(said: Described, asked: Asked, opener: Open, progress: Progress |
         survey = _npz_as(place, params | _npz_settings(asked), [], opener, progress)
     elif asked != Asked():
         raise DataError(
-            f"Expected no options on columns, since {said.config} is read by the data set {said.name}."
+            f"Expected no options for columns, since {said.config} is read by the data set {said.name}. "
+            "Remove them, or change the parameters in that file."
         )
     else:
         survey = survey_dataset(said.name, dataset, params, progress)
@@ -124,7 +128,7 @@ def _described(said: Described, asked: Asked, opener: Open, progress: Progress |
 
 
 def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: Asked) -> Asked:
-    """The parameters of the data set `folder` in the user's words."""
+    """The parameters of the data set `folder`, as options."""
     named = {what: str(params[what]) for what in ("label", "group", "split", "id")}
     found = {what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()}
     taken = [*named.values(), *found.values(), *params["leave_out"]]
@@ -168,13 +172,13 @@ def _manifest(path: Path, asked: Asked, progress: Progress | None) -> Survey:
 
 
 def _listed(listing: Manifest, root: Path, path: Path, progress: Progress | None) -> Survey:
-    """What tree and manifest have in common."""
+    """The part common to trees and manifests."""
     kept, modalities, digests, unreadable = survey_listing(listing, root, str(path), progress)
     if not kept.lines:
         shown = "; ".join(f"{name} {why}" for name, why in unreadable[:3])
         raise DataError(
-            f"Expected readable images in {path}, but no cell has one ({shown}). Paths start from {root}: "
-            "say another place with --root."
+            f"Expected readable images in {path}, but no cell has one ({shown}). Paths are relative to {root}: "
+            "set another folder with --root."
         )
     _, classes = encode_labels(np.array(kept.labels), None, str(path))
     return Survey(
@@ -184,7 +188,7 @@ def _listed(listing: Manifest, root: Path, path: Path, progress: Progress | None
 
 
 def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: Asked) -> dict[str, Any]:
-    """Parameters of `folder` that read the manifest so; only those that differ from its defaults."""
+    """Parameters with which `folder` reads the manifest this way; only those that differ from its defaults."""
     settings: dict[str, Any] = {"path": str(path)}
     if asked.root is not None:
         settings["root"] = str(asked.root)
@@ -221,8 +225,8 @@ def _npz(path: Path, asked: Asked, opener: Open, progress: Progress | None) -> S
         pictures = [n for n in names if n.lower() in _IMAGES]
         if len(pictures) > 1 and not asked.modalities:
             raise DataError(
-                f"Expected one array of images in {where}, but {', '.join(pictures)} could each be meant. Say "
-                "which with --modality NAME=ARRAY."
+                f"Expected one array of images in {where}, but {', '.join(pictures)} each match. Choose "
+                "one with --modality NAME=ARRAY."
             )
         if pictures and pictures[0] != "image":
             settings["image"] = pictures[0]
@@ -232,7 +236,7 @@ def _npz(path: Path, asked: Asked, opener: Open, progress: Progress | None) -> S
 
 
 def _npz_settings(asked: Asked) -> dict[str, Any]:
-    """What the user said, as parameters of the data set `npz`."""
+    """The user's options as parameters of the data set `npz`."""
     said = {what: getattr(asked, what) for what in ("label", "group", "split")}
     settings: dict[str, Any] = {what: "" if name == NONE else name for what, name in said.items() if name}
     if asked.modalities:

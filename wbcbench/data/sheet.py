@@ -1,4 +1,4 @@
-"""A contact sheet: a few cells of every class in every modality on one PNG, for the eye."""
+"""A contact sheet: a few cells of every class in every modality, on one PNG."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def contact_sheet(cells: Cells, path: Path, per_class: int = 8) -> None:
     """Write a PNG of the first `per_class` cells of each class: a row per class and modality.
 
     8-bit images keep their grey levels; 16-bit modalities are stretched from their 0.1 to 99.9 percentile,
-    one stretch for the whole sheet. Three channels are red, green, blue; two are red and green; of more
-    than three the first three are shown. An absent image is a crossed-out box.
+    with one range for the whole sheet. Three channels are shown as red, green, blue; two as red and green; of
+    more than three the first three are shown. A missing image is a crossed-out box.
 
     Raises:
-        ValueError: if `per_class` is less than 1.
-        WbcbenchError: when the file cannot be written; then nothing is left half-written.
+        ValueError: `per_class` is less than 1.
+        WbcbenchError: the file cannot be written. No partial file is left.
     """
     if per_class < 1:
-        raise ValueError(f"Expected at least one cell a class, but got per_class={per_class}.")
+        raise ValueError(f"Expected at least one cell per class, but got per_class={per_class}.")
     from PIL import Image, ImageDraw
 
     picked = [np.flatnonzero(cells.labels == c)[:per_class] for c in range(len(cells.classes))]
@@ -84,7 +84,7 @@ def _tile(image: NDArray[Any], low: float, high: float) -> Image.Image:
     elif len(grey) == 2:
         grey = np.concatenate([grey, np.zeros_like(grey[:1])])
     pixels = (grey * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
-    # whole pixels of small images stay visible as such
+    # nearest neighbour keeps the pixels of small images visible
     how = Image.Resampling.NEAREST if TILE % image.shape[1] == 0 else Image.Resampling.BICUBIC
     return Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), how)
 

@@ -1,6 +1,6 @@
-"""What must not stand on two sides of a split: a donor, an image; and images that carry two labels.
+"""Splits and their leaks: a donor or an image on two sides of a split, and images with two labels.
 
-Pure functions of labels, sides, groups and of which cells show the same pixels.
+Pure functions of labels, sides, groups and of which cells have the same pixels.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from wbcbench.errors import DataError, LeakError
 from wbcbench.spec.trial import SplitSpec
 
 Copies = list[list[int]]
-"""Cells with the same images, two or more each: sorted rows, in order of the first."""
+"""Groups of two or more cells with the same images: sorted rows, in order of the first."""
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What is wrong with one division; all empty where nothing is."""
+    """The leaks of one split; all fields are empty if there are none."""
 
     across: tuple[tuple[int, ...], ...] = ()
-    """Rows of cells with one and the same image that stand on more than one side."""
+    """Rows of cells with the same image that are on more than one side."""
     conflicts: tuple[tuple[int, ...], ...] = ()
-    """Rows of cells with one and the same image that have different labels, on whatever side."""
+    """Rows of cells with the same image but different labels, on any side."""
     torn: tuple[int, ...] = ()
-    """Groups (donor, slide, plate) on two sides or more."""
+    """Groups (donor, slide, plate) on two or more sides."""
     groups: int = 0
-    """How many groups there are."""
+    """Total number of groups."""
 
     def __bool__(self) -> bool:
         return bool(self.across or self.conflicts or self.torn)
 
     def sentences(self, ids: Sequence[str] | None = None, groups: Sequence[str] | None = None) -> list[str]:
-        """One sentence for each kind of leak, with up to five examples by name.
+        """One sentence for each kind of leak, with up to five examples.
 
         Args:
-            ids: [N] names of cells; None: row numbers.
-            groups: names of groups by their number; None: the numbers.
+            ids: [N] names of cells; None: use row numbers.
+            groups: names of groups by number; None: use the numbers.
         """
 
         def named(rows: Iterable[int]) -> str:
@@ -71,28 +71,30 @@ class Leaks:
         return out
 
     def refuse(self, ids: Sequence[str] | None = None, groups: Sequence[str] | None = None) -> None:
-        """Raise `LeakError` if there is any leak, with what to do."""
+        """Raise `LeakError`, with advice, if there is any leak."""
         if not self:
             return
-        mend = []
+        advice = []
         if self.torn:
-            mend.append("Set split.scheme=stratified, or name no group.")
+            advice.append("Set split.scheme=stratified, or name no group.")
         if self.across or self.conflicts:
-            mend.append("`wbcbench data import` leaves copies out; `wbcbench data audit` names them all.")
-        mend.append("Or set split.allow_leaks=true: results are then too good, and the comparison key says so.")
-        raise LeakError(" ".join(self.sentences(ids, groups) + mend))
+            advice.append("`wbcbench data import` leaves copies out; `wbcbench data audit` lists them all.")
+        advice.append(
+            "Or set split.allow_leaks=true: results are then too optimistic, and the comparison key records it."
+        )
+        raise LeakError(" ".join(self.sentences(ids, groups) + advice))
 
 
 def find_leaks(
     labels: NDArray[np.int64], side: NDArray[np.str_], groups: NDArray[np.int64] | None, copies: Copies
 ) -> Leaks:
-    """Judge a division.
+    """Find the leaks of a split.
 
     Args:
         labels: [N].
         side: [N] of train, val, test.
         groups: [N] or None.
-        copies: of `same_rows` or `copies_of`.
+        copies: from `same_rows` or `copies_of`.
     """
     return Leaks(
         across=tuple(tuple(rows) for rows in copies if len(set(side[rows])) > 1),
@@ -103,7 +105,7 @@ def find_leaks(
 
 
 def same_rows(digests: Iterable[Hashable | None]) -> Copies:
-    """Rows with equal digests; None is equal to nothing."""
+    """Groups of rows with equal digests; None equals nothing."""
     seen: dict[Hashable, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         if digest is not None:
@@ -112,7 +114,7 @@ def same_rows(digests: Iterable[Hashable | None]) -> Copies:
 
 
 def copies_of(cells: Cells) -> Copies:
-    """Cells whose pixels agree in every modality (about 300 MB a second)."""
+    """Cells whose pixels are equal in every modality (reads about 300 MB per second)."""
     return same_rows(_digests(cells))
 
 
@@ -147,15 +149,15 @@ class Split:
     hash: str
     """Hex digest over labels, assignment and the data's fingerprint."""
     scheme: str
-    """The scheme really used: 'official' or 'stratified'."""
+    """The scheme that was used: 'official' or 'stratified'."""
     leaks: Leaks = field(default_factory=Leaks)
-    """What is wrong with it, and was allowed."""
+    """Its leaks, which `spec` allowed."""
 
 
 def make_split(cells: Cells, spec: SplitSpec) -> Split:
-    """Divide `cells`; deterministic in `spec`.
+    """Split `cells`; deterministic in `spec`.
 
-    An official split without validation cells gives `spec.val` of its training cells to validation.
+    If an official split has no validation cells, `spec.val` of its training cells become validation cells.
 
     Raises:
         LeakError: a donor or an image is on two sides or an image has two labels, and `spec` does not allow it.
@@ -178,7 +180,7 @@ def assign_sides(
     official: NDArray[np.str_] | None,
     spec: SplitSpec,
 ) -> tuple[str, NDArray[np.str_]]:
-    """The scheme really used and the side of each of [N] cells; looks at no image. Raises `DataError`."""
+    """The scheme that is used and the side of each of [N] cells; reads no image. Raises `DataError`."""
     n = len(labels)
     if spec.scheme == "official" and official is not None:
         scheme, side = "official", official.astype("<U5")
@@ -205,17 +207,17 @@ def assign_sides(
 
 
 def check_group_count(count: int, spec: SplitSpec) -> None:
-    """Refuse to divide so few groups, without their cells: the test side takes one of them at least.
+    """Refuse to split too few groups; needs only their number. The test side takes at least one of them.
 
     Raises:
-        DataError: `assign_sides` would raise it of these groups, whatever their labels.
+        DataError: `assign_sides` would raise it for this many groups, whatever their labels.
     """
     _enough_groups(count, spec.test)
     _enough_groups(count - 1, spec.val / (1 - spec.test))
 
 
 def _enough_groups(count: int, share: float) -> int:
-    """The number of folds of which one is the share."""
+    """The number of folds, such that one fold is about `share`."""
     folds = max(2, round(1 / share))
     if count < folds:
         raise DataError(
@@ -228,18 +230,19 @@ def _enough_groups(count: int, share: float) -> int:
 def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share: float, seed: int) -> Indices:
     """Draw about `share` of `pool`, stratified by label; whole groups if there are groups.
 
-    One fold of round(1 / share): scikit-learn balances classes over folds while groups stay whole.
+    With groups, it is one of round(1 / share) folds: scikit-learn balances classes over folds and keeps groups
+    together.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
     labels = all_labels[pool]
     if all_groups is None:
         try:
-            # A count, because scikit-learn rounds a share up: 0.1 / 0.7 of 700 would be 101.
+            # A count, because scikit-learn rounds a fraction up: 0.1 / 0.7 of 700 would give 101.
             count = max(1, round(share * len(pool)))
             drawn = train_test_split(np.arange(len(pool)), test_size=count, stratify=labels, random_state=seed)[1]
         except ValueError as error:
-            raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
+            raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
         return np.asarray(pool[drawn])
     groups = all_groups[pool]
     folds = _enough_groups(len(np.unique(groups)), share)
@@ -247,5 +250,5 @@ def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         chosen = next(splitter.split(labels, labels, groups))[1]
     except ValueError as error:
-        raise DataError(f"Expected enough cells of every class to divide, but: {error} Add cells.") from error
+        raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
     return np.asarray(pool[chosen])

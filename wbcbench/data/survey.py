@@ -1,4 +1,4 @@
-"""What is at a path: cells, classes, modalities, and which cells show the same pixels. Needs no training."""
+"""Survey the cells at a path: classes, modalities, and which cells have the same pixels."""
 
 from __future__ import annotations
 
@@ -24,57 +24,57 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Modality:
-    """What is known of one modality's images; sides in pixels, 0 where there is no image."""
+    """Facts about one modality's images; sides in pixels, 0 if there is no image."""
 
     channels: int
     bits: int
     smallest: int
     largest: int
     oblong: int
-    """Images that are not square."""
+    """Number of images that are not square."""
     missing: int
-    """Cells without one."""
+    """Number of cells without an image."""
 
 
 @dataclass
 class Survey:
-    """N cells at a path; cells that no run could use are in `unusable` and not among the N."""
+    """The N usable cells at a path; cells that a run cannot use are in `unusable` instead."""
 
     path: Path
     kind: Literal["tree", "manifest", "npz", "dataset"]
     labels: list[str]
-    """[N] as written."""
+    """[N], as in the source."""
     classes: tuple[str, ...]
     ids: list[str]
     modalities: dict[str, Modality]
     digests: dict[str, list[bytes | None]]
-    """Modality -> [N] digest of the decoded pixels; None where there is no image."""
+    """Modality -> [N] digests of the decoded pixels; None where an image is missing."""
     groups: list[str] | None = None
     split: NDArray[np.str_] | None = None
     dataset: str = ""
-    """The data set that would read it; empty where it has to be imported first."""
+    """The data set that can read the path; empty if it must be imported first."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Its parameters."""
     taken: list[tuple[str, str]] = field(default_factory=list)
-    """(column, folder level or array; what it was taken for)."""
+    """(column, folder level or array; the role it was given)."""
     unusable: list[tuple[str, str]] = field(default_factory=list)
-    """(file or line, why)."""
+    """(file or line, reason)."""
     notes: list[str] = field(default_factory=list)
     listing: Manifest | None = None
-    """Paths, where the images are files."""
+    """Paths, if the images are files."""
     root: Path | None = None
-    """Where those start."""
+    """The folder or zip that the paths are relative to."""
     cells: Cells | None = None
-    """Pixels, where they are at hand."""
+    """Pixels, if they have been loaded."""
     config: Path | None = None
-    """The config file that said how to read all this."""
+    """The config file that specified how to read the path."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:
-        """[N] labels as numbers of `classes`."""
+        """[N] labels as indices into `classes`."""
         number = {name: i for i, name in enumerate(self.classes)}
         return np.array([number[label] for label in self.labels], dtype=np.int64)
 
@@ -84,12 +84,12 @@ class Survey:
         return sorted(set(self.groups or ()))
 
     def group_name(self, code: int) -> str:
-        """The group that `group_codes` calls so."""
+        """The name of a group, given its number in `group_codes`."""
         return str(code) if self.cells is not None else self.group_names[code]
 
     @cached_property
     def group_codes(self) -> NDArray[np.int64] | None:
-        """[N] or None, numbered as the data set that a run loads numbers them: its split depends on the order."""
+        """[N] or None. Numbered as by the data set that a run loads, since its split depends on the order."""
         if self.groups is None or self.cells is not None:
             return self.cells.groups if self.cells is not None else None
         number = {name: i for i, name in enumerate(self.group_names)}
@@ -97,13 +97,13 @@ class Survey:
 
     @cached_property
     def copies(self) -> Copies:
-        """Cells whose pixels agree in every modality."""
+        """Cells whose pixels are equal in every modality."""
         rows = zip(*self.digests.values(), strict=True)
         return same_rows(row if any(row) else None for row in rows)
 
     @property
     def side(self) -> int | None:
-        """The side if all images are square and equal."""
+        """The side if all images are square and of one size, else None."""
         sides = {s for m in self.modalities.values() for s in (m.smallest, m.largest) if s}
         return sides.pop() if len(sides) == 1 and not any(m.oblong for m in self.modalities.values()) else None
 
@@ -111,11 +111,11 @@ class Survey:
 def survey_listing(
     listing: Manifest, root: Path, where: str, progress: Progress | None = None
 ) -> tuple[Manifest, dict[str, Modality], dict[str, list[bytes | None]], list[tuple[str, str]]]:
-    """Decode every image once (remembered by sizes and times).
+    """Decode every image once (cached by sizes and times).
 
     Returns:
-        The cells whose images can all be read; facts of each modality; digests [N] by modality; and
-        (file, why) of images that cannot be read.
+        The cells whose images can all be read; facts about each modality; digests [N] by modality; and
+        (file, reason) of images that cannot be read.
     """
     with open_source(root) as source:
         names = sorted({p for paths in listing.paths.values() for p in paths if p})
@@ -136,7 +136,7 @@ def survey_listing(
 
 
 def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[bytes | None]]]:
-    """Facts and digests of cells that are at hand."""
+    """Facts and digests of loaded cells."""
     modalities, digests = {}, {}
     for m, (name, array) in enumerate(cells.images.items()):
         there = np.ones(len(cells), bool) if cells.present is None else cells.present[:, m]

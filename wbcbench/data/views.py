@@ -19,7 +19,7 @@ _CHUNK = 2048
 
 @dataclass
 class Modality:
-    """One modality's images and how to normalise them."""
+    """One modality's images and their normalisation."""
 
     images: Tensor
     """[N, C, S, S] uint8, or int16 holding a 16-bit image minus 32768."""
@@ -42,7 +42,7 @@ class ResidentCells:
     """What training reads: images, labels and availability, all on one device."""
 
     def __init__(self, cells: Cells, modalities: tuple[str, ...], train: np.ndarray, device: torch.device) -> None:
-        """Copy the wanted modalities to `device`; `train` [n] are the cells to normalise by."""
+        """Copy the given modalities to `device`; the cells `train` [n] determine the normalisation."""
         self.device = device
         self.classes = cells.classes
         self.labels = torch.as_tensor(cells.labels, dtype=torch.int64, device=device)
@@ -76,13 +76,13 @@ class ResidentCells:
         return {m: int(self.modalities[m].images.shape[1]) for m in modalities}
 
     def present(self, cells: Tensor, modalities: tuple[str, ...]) -> Tensor | None:
-        """[B, M] bool, or None where no cell of the set lacks anything."""
+        """[B, M] bool, or None if no cell of the set lacks a modality."""
         if self._present is None:
             return None
         return torch.stack([self._present[m][cells] for m in modalities], 1)
 
     def images(self, cells: Tensor, modality: str) -> Tensor:
-        """[B, C, S, S] normalised and unaugmented; absent images are zero (the training mean)."""
+        """[B, C, S, S] normalised and unaugmented; missing images are zero (the training mean)."""
         return self.mask_absent(self.modalities[modality].gather(cells), cells, modality)
 
     def mask_absent(self, x: Tensor, cells: Tensor, modality: str) -> Tensor:
@@ -110,7 +110,7 @@ def moments(images: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _to_tensor(array: np.ndarray) -> Tensor:
     if array.dtype == np.uint16:
-        # torch has no arithmetic on uint16; shifting into int16 keeps every value and the memory.
+        # torch has no arithmetic on uint16; shifting to int16 keeps every value at the same memory.
         return torch.from_numpy((np.asarray(array).astype(np.int32) - 32768).astype(np.int16))
     return torch.from_numpy(np.array(array, dtype=np.uint8))
 
@@ -126,13 +126,13 @@ class Views:
         self.augmentation = augmentation
         self.seed = seed
         self.keeps = False
-        """Whether the latest batch's views are kept: live teachers look at what the student was shown."""
+        """Whether the latest batch's views are kept: live teachers must see the same views as the student."""
         self._bank: Tensor | None = None
         self._places: Tensor | None = None
         self._cached: EpochViews | None = None
 
     def epoch(self, epoch: int) -> EpochViews:
-        """The views of one epoch; the latest is kept."""
+        """The views of one epoch; those of the latest are cached."""
         if self._cached is None or self._cached.epoch != epoch:
             self._cached = EpochViews(self, epoch)
         return self._cached
@@ -144,10 +144,10 @@ class Views:
         return self._places
 
     def noise_bank(self, length: int) -> Tensor:
-        """A fixed field of Gaussian numbers that views read from a random place on.
+        """A fixed array of Gaussian noise, as all its windows of `length`; a view reads a random one.
 
-        Drawing fresh normals per pixel costs more than a small network's step; a window into a field of
-        a million costs one gather and repeats only after as many places.
+        Drawing new normals per pixel costs more than a small network's step. A window into an array of
+        a million values costs one gather, and there are a million windows.
         """
         if self._bank is None or len(self._bank) < _BANK + length:
             generator = torch.Generator().manual_seed(20220817)
@@ -157,7 +157,7 @@ class Views:
 
 
 class EpochViews:
-    """All views of one epoch: call with a modality and cell ids, get images."""
+    """All views of one epoch: call it with a modality and cell ids to get images."""
 
     def __init__(self, views: Views, epoch: int) -> None:
         self.epoch = epoch
@@ -208,7 +208,7 @@ class EpochViews:
         return self._views.keeps
 
     def __call__(self, modality: str, cells: Tensor) -> Tensor:
-        """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch; the caller's own to change."""
+        """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch; the caller may modify it."""
         if not self._views.keeps:
             return self._make(modality, cells)
         if self._kept_for is not cells:
@@ -238,7 +238,7 @@ class EpochViews:
 def affine(angle: Tensor, zoom: Tensor, mirror: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     """[N, 2, 3] matrices for `affine_grid`: mirror, then rotate (radians) and zoom, then shift.
 
-    Shifts are in units of half the side, as `affine_grid` has them; zoom > 1 enlarges the cell.
+    Shifts are in units of half the side, as in `affine_grid`; zoom > 1 enlarges the cell.
     """
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     row0 = torch.stack([cos * mirror, -sin * mirror, dx], 1)
@@ -247,7 +247,7 @@ def affine(angle: Tensor, zoom: Tensor, mirror: Tensor, dx: Tensor, dy: Tensor) 
 
 
 def pixel_places(side: int) -> Tensor:
-    """[3, S * S]: x and y of every pixel's middle, in [-1, 1] as `affine_grid` has them, and ones."""
+    """[3, S * S]: x and y of every pixel's centre, in [-1, 1] as in `affine_grid`, and ones."""
     still = F.affine_grid(torch.eye(2, 3)[None], [1, 1, side, side], align_corners=False)
     return torch.cat([still.reshape(-1, 2).T, torch.ones(1, side * side)])
 
@@ -255,12 +255,12 @@ def pixel_places(side: int) -> Tensor:
 def sampling_grid(theta: Tensor, places: Tensor) -> Tensor:
     """[B, S, S, 2]: where each pixel of each view is read, for `grid_sample`.
 
-    The numbers of `affine_grid`, to the bit, at a tenth of its time on a CPU: [2, 3] x [3, S * S] per view, where
-    `affine_grid` multiplies [S * S, 3] x [3, 2], a shape that matrix libraries are slow with.
+    Bitwise equal to `affine_grid`, in a tenth of its time on a CPU: it multiplies [2, 3] x [3, S * S] per view,
+    where `affine_grid` multiplies [S * S, 3] x [3, 2], a shape for which matrix libraries are slow.
 
     Args:
         theta: [B, 2, 3].
-        places: [3, S * S], of `pixel_places`.
+        places: [3, S * S], from `pixel_places`.
     """
     side = math.isqrt(places.shape[1])
     read = torch.bmm(theta, places.expand(len(theta), *places.shape))
@@ -278,20 +278,20 @@ def erase(x: Tensor, cx: Tensor, cy: Tensor, share: float) -> Tensor:
 
 
 def epoch_order(train: Tensor, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """Cell ids of each step. Every training cell once; step sizes differ by at most one.
+    """Cell ids of each step. Every training cell occurs once; batch sizes differ by at most one.
 
-    Equal steps, rather than a short last one, so that no batch is too small for batch statistics and
-    no cell is dropped from a small set.
+    Equal batches, instead of a short last one, so that no batch is too small for batch statistics and
+    no cell of a small set is dropped.
     """
     steps = max(1, -(-len(train) // batch_size))
     return torch.tensor_split(permutation(train, seed, "order", epoch), steps)
 
 
 class EpochDraws:
-    """The random numbers that a fusion or a policy may ask for in the steps of one epoch.
+    """The random numbers that a fusion or a policy may request in the steps of one epoch.
 
-    They are drawn for all steps at the first step that asks: a hash is some forty operations however long its
-    tensor, and a small network would notice those of every purpose in every step.
+    They are drawn for all steps at the first request: a hash takes about forty operations whatever the size of
+    its tensor, and repeating those in every step would slow a small network down.
     """
 
     def __init__(self, seed: int, epoch: int, steps: int, device: torch.device) -> None:
@@ -323,7 +323,7 @@ def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) ->
         rows = None if batch.rows is None else batch.rows.get(m)
         if rows is None:
             images = views(m, batch.cells)
-        elif views.keeps or len(rows) > len(batch.cells):  # made once, however many rows show it
+        elif views.keeps or len(rows) > len(batch.cells):  # computed once, however many rows show it
             images = views(m, batch.cells)[rows]
         else:
             images = views(m, batch.cells[rows])

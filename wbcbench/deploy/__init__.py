@@ -1,1 +1,1 @@
-"""Taking a trained network away: export it, predict new cells with it, explain its answers, report on a record."""
+"""Use of trained networks: export, prediction on new cells, explanation, and reports on records."""

@@ -1,4 +1,4 @@
-"""The model card: what the network is, how good, on what, for what, and how to run it.
+"""The model card: the network, its metrics, training data, intended use and limits, and how to run it.
 
 Headings follow Mitchell et al., "Model Cards for Model Reporting", FAT* 2019 (arXiv 1810.03993).
 """
@@ -14,8 +14,8 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.store import Store
 
 MISSING = {
-    "native": "the fusion leaves an absent modality out by itself",
-    "impute": "an absent image is replaced (the training mean, unless the method says otherwise)",
+    "native": "the fusion itself leaves out a missing modality",
+    "impute": "a missing image is imputed (by the training mean, unless the method specifies otherwise)",
     "refuse": "the fusion needs every modality",
 }
 
@@ -55,16 +55,16 @@ print([spec["classes"][k] for k in probabilities.argmax(1)])""",
 
 
 def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) -> str:
-    """The card in Markdown; text of the record is escaped."""
+    """The card in Markdown; text from the record is escaped."""
     record, result = rebuilt.record, rebuilt.record.result
     key, method = result.key, record.trial.method
     licence = _licence(rebuilt)
     lines = [
         f"# {markdown(result.title)}: {', '.join(map(markdown, key.classes))}",
         "",
-        f"A classifier of cell images, trained and judged with wbcbench (trial `{result.trial_id}`, record "
-        f"`{result.digest[:16]}`). `{inputs['model']}` holds the network with its preprocessing; `inputs.json` "
-        "says what it expects and what it answers.",
+        f"A classifier of cell images, trained and evaluated with wbcbench (trial `{result.trial_id}`, record "
+        f"`{result.digest[:16]}`). `{inputs['model']}` contains the network with its preprocessing; `inputs.json` "
+        "specifies its inputs and outputs.",
         "",
         "## Inputs and outputs",
         "",
@@ -78,7 +78,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
         f"{markdown(inputs['resize'])} Outputs: {', '.join(markdown(o['name']) for o in inputs['outputs'])}, each "
         f"[batch, {len(key.classes)}], in the order {', '.join(map(markdown, key.classes))}. `route_...` are the "
-        "answers of the network's single heads.",
+        "predictions of the network's individual heads.",
         "",
         "## Metrics",
         "",
@@ -99,7 +99,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         f"- fusion {markdown(result.fusion)}, backbone {markdown(result.backbone)}, distillation "
         f"{markdown(result.kd)}" + (f" from teachers {', '.join(result.teachers)}" if result.teachers else ""),
         f"- {result.cost.params:,} parameters"
-        + (f", {result.cost.macs:,} MACs a cell" if result.cost.macs else ""),
+        + (f", {result.cost.macs:,} MACs per cell" if result.cost.macs else ""),
         f"- {key.budget.epochs} epochs of batch {key.budget.batch_size}, seed {result.seed}; the epoch was chosen "
         f"by validation {key.selection}",
         *(f"- {c.kind} {markdown(c.provider)}/{markdown(c.name)} {markdown(c.version or '')}".rstrip()
@@ -107,20 +107,20 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
         "## Intended use",
         "",
-        "Research on cells of the kind above, photographed in the same way. It is no medical device, and nobody "
-        "has validated it for diagnosis.",
+        "Research on cells of the kind above, imaged in the same way. It is not a medical device and has not been "
+        "validated for diagnosis.",
         "",
         "## Limits",
         "",
-        f"- It always answers one of {len(key.classes)} classes, whatever the image shows; debris, doublets and "
-        "other cells get a class too.",
-        "- Other microscopes, stains, exposure times or donors than those of training may change the answers. "
-        "`wbcbench predict` says which images are unlike the training cells.",
-        f"- Missing modalities: {MISSING[rebuilt.fusion.traits.missing]}; the exported file wants every input.",
+        f"- It always predicts one of {len(key.classes)} classes, whatever the image shows; debris, doublets and "
+        "other cells get a class, too.",
+        "- Predictions may be worse with other microscopes, stains, exposure times or donors than in training. "
+        "`wbcbench predict` reports images that are unlike the training cells.",
+        f"- Missing modalities: {MISSING[rebuilt.fusion.missing]}; the exported file requires every input.",
         f"- Expected calibration error on test cells: {_ece(rebuilt)}; probabilities are not calibrated further.",
-        *(["- Test cells are of no known donors: the intervals take cells for independent."]
+        *(["- The donors of test cells are unknown: the intervals assume independent cells."]
           if "test_groups" not in record.predictions else []),
-        *([f"- It learned from teachers, whose data and licences are their own: {', '.join(result.teachers)}."]
+        *([f"- It was distilled from teachers with their own data and licences: {', '.join(result.teachers)}."]
           if method.teachers else []),
         "",
         "## Check",
@@ -144,7 +144,7 @@ def _metrics(rebuilt: Rebuilt, store: Store | None) -> list[str]:
     result = rebuilt.record.result
     found = metric_intervals(rebuilt.record)
     if not found:
-        return ["The trial was proposed by a search and knows validation cells only:", ""] + [
+        return ["The trial is from a search and has validation results only:", ""] + [
             f"- {name}: {value:.3f}" for name, value in result.metrics["val"].items() if value is not None
         ]
     per_class = [
@@ -176,9 +176,9 @@ def _metrics(rebuilt: Rebuilt, store: Store | None) -> list[str]:
 
 def _licence(rebuilt: Rebuilt) -> str:
     if rebuilt.bench is None:
-        return "unknown (the cells were not at hand when this was written)"
+        return "unknown (the cells were not available when this card was written)"
     licence = rebuilt.bench.cells(rebuilt.record.trial).licence
-    return licence if licence != "unknown" else "unknown: the data set does not say; ask whoever made the images"
+    return licence if licence != "unknown" else "unknown: not stated by the data set; ask the images' authors"
 
 
 def _ece(rebuilt: Rebuilt) -> str:

@@ -1,4 +1,4 @@
-"""From a path to the cells to be classified: image files, tables, archives; derived modalities as in training."""
+"""Read the cells to classify from a path: image files, tables, archives; modalities are derived as in training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from wbcbench.spec.load import merged, validate
 
 
 class FileCells:
-    """See `Source`. Headers are read at once: most of what is wrong is known before anything is computed."""
+    """See `Source`. Headers are read at the start, to find most errors before any computation."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class FileCells:
         labels: Sequence[str] | None,
         errors: Mapping[int, str] | None = None,
     ) -> None:
-        """`paths`: image -> [N], empty where there is none; `errors`: cells that are known to be broken.
+        """`paths`: image -> [N], empty where an image is missing; `errors`: cells known to be invalid.
 
         Raises:
-            DataError: the network reads images that no file could hold.
+            DataError: the network reads images that image files cannot contain.
         """
         self.where, self._root, self._order = where, root, order
         self.names = tuple(names)
@@ -84,7 +84,7 @@ class FileCells:
                 channels = self._order.kinds[m].channels
                 if channels not in (1, 3) and any(paths):
                     raise DataError(
-                        f"The network reads {m} with {channels} channels, which image files do not have. "
+                        f"Expected {m} with {channels} channels, which image files do not have. "
                         "Give the cells as an .npz."
                     )
                 for row, path in enumerate(paths):
@@ -99,10 +99,10 @@ class FileCells:
                         self.errors[row] = f"{path} {unfit}"
                     other += (header.width, header.height) != (side, side)
         if other:
-            self.notes.append(f"{other} images were not {side} x {side} pixels: cut or filled, and resized.")
+            self.notes.append(f"{other} images were not {side} x {side} pixels: cropped or padded, and resized.")
 
     def _unfit(self, name: str, header: ImageHeader) -> str:
-        """Why an image that can be read is none for the network; empty if it is one."""
+        """Why a readable image does not fit the network; empty if it does."""
         kind = self._order.kinds[name]
         if header.bits != kind.bits[0]:
             return f"has {header.bits} bits, but {name} was trained on {kind.bits[0]}"
@@ -122,14 +122,14 @@ Found = dict[str, dict[str, str]]
 
 
 def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Path | None = None) -> FileCells:
-    """One row a cell; columns named after the images (or as in training), `label` and `id` optional.
+    """One row per cell; columns are named after the images (or as in training); `label` and `id` are optional.
 
     Args:
-        called: what the columns are called, as parameters of the data set `folder`.
-        root: folder or zip that paths start from; None: the manifest's folder.
+        called: names of the columns, as parameters of the data set `folder`.
+        root: folder or zip that paths are relative to; None: the manifest's folder.
 
     Raises:
-        NothingFoundError: no column is called like an image.
+        NothingFoundError: no column has the name of an image.
     """
     file = ManifestFile(path)
     mapping = called.get("modalities", {})
@@ -174,13 +174,13 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
 
 
 def tree_cells(root: Path, order: Order) -> FileCells:
-    """A folder or a zip with one subfolder an image and equal names of files in them; with files named as the data
-    set of training names them; or, where a cell has one image only, with any images.
+    """A folder or a zip in one of these layouts: one subfolder per image, with the same file names in each; files
+    named as in the training data set; or, if a cell has only one image, any images.
 
-    Files in folders that are named as classes are labelled so.
+    A file in a folder with the name of a class gets that label.
 
     Raises:
-        NothingFoundError: there are no such subfolders and files.
+        NothingFoundError: it has none of these layouts.
     """
     source = open_source(root)
     with source:
@@ -191,7 +191,7 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     if not found:
         given = instead(root)
         advice = f" (give {given} instead)" if given else ""
-        raise NothingFoundError(f"no manifest.csv and no such subfolders of images{advice}")
+        raise NothingFoundError(f"no manifest.csv and no image subfolders of these names{advice}")
     names = sorted(found)
     labels = [order.label_of(PurePosixPath(name).parent.name) for name in names]
     return FileCells(
@@ -221,7 +221,7 @@ def _placed(
 
 
 def _in_subfolders(files: Sequence[str], names: Sequence[str]) -> Found:
-    """`u/b/7.png` is the image u of the cell b/7; all of it may lie in one more folder, as in many a zip."""
+    """`u/b/7.png` is the image u of the cell b/7. Everything may be in one more folder, as in many zips."""
     found: Found = defaultdict(dict)
     top = {PurePosixPath(file).parts[0] for file in files}
     skip = 1 if len(top) == 1 and not top & set(names) else 0
@@ -233,7 +233,7 @@ def _in_subfolders(files: Sequence[str], names: Sequence[str]) -> Found:
 
 
 def _all(files: Sequence[str], name: str) -> Found:
-    """Every file a cell, without its suffix where that is unmistakable."""
+    """Each file is a cell, named without the suffix if that is unambiguous."""
     stems = [str(PurePosixPath(file).with_suffix("")) for file in files]
     cells = stems if len(set(stems)) == len(stems) else files
     return {cell: {name: file} for cell, file in zip(cells, files, strict=True)}
@@ -242,13 +242,13 @@ def _all(files: Sequence[str], name: str) -> Found:
 def _add(found: Found, cell: str, image: str, file: str) -> None:
     if image in found[cell]:
         raise DataError(
-            f"Expected one {image} image of cell {cell}, but {found[cell][image]} and {file} both are."
+            f"Expected one {image} image of cell {cell}, but got {found[cell][image]} and {file}. Remove one."
         )
     found[cell][image] = file
 
 
 class DerivedCells:
-    """Cells of another source, seen as the network's modalities. See `Source`."""
+    """Cells of another source, converted to the network's modalities. See `Source`."""
 
     def __init__(self, raw: Source, given: Order, wanted: Order) -> None:
         """`raw` has the images of `given`; `wanted` are those of the network."""
@@ -284,19 +284,19 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> Source:
-    """Cells of a folder, a manifest (.csv), an .npz, a zip, one image file, or what a `dataset.yaml` speaks of.
+    """Cells of a folder, a manifest (.csv), an .npz, a zip, one image file, or a `dataset.yaml`.
 
-    A network whose modalities are derived takes them ready, or the images that they are derived from.
+    A network with derived modalities accepts these, or the images that they are derived from.
 
     Args:
-        root: where paths in a manifest start; None: its folder.
+        root: folder or zip that paths in a manifest are relative to; None: its folder.
 
     Raises:
-        DataError: nothing there, or nothing that the network could read.
+        DataError: nothing is there, or nothing that the network can read.
     """
     if not path.exists():
         raise DataError(
-            f"Expected a folder, a manifest (.csv), an .npz, a zip or an image, but {path} is not there."
+            f"Expected a folder, a manifest (.csv), an .npz, a zip or an image, but {path} does not exist."
         )
     read = _reader(path, wanted, root)
     reasons = []
@@ -309,7 +309,7 @@ def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> Source:
         refuse_if_all_broken(source, order.names)
         if wanted.dataset is None:
             source.notes.append(
-                "The data set of training is not installed here: images are cut to their middle square."
+                "The training data set is not installed here: images are cropped to their middle square."
             )
         return source if order is wanted.orders[0] else DerivedCells(source, order, wanted.orders[0])
     raise DataError(
@@ -319,7 +319,7 @@ def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> Source:
 
 
 def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], Source]:
-    """Reads what lies at `path`, once it is told which images to look for."""
+    """A function that reads what is at `path`, given the images to look for."""
     said, called = described(path), wanted.preparation.names
     if said is not None:
         return _described(said, wanted)
@@ -340,8 +340,8 @@ def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], 
 
 
 def _described(said: Described, wanted: Wanted) -> Callable[[Order], Source]:
-    """The files that a `dataset.yaml` names, read as files, so that a broken one costs its cell only; or whatever
-    else its data set makes of them."""
+    """The cells of a `dataset.yaml`. Image files are read one by one, so that a damaged one affects its cell only;
+    other data sets are loaded."""
     dataset = wanted.opener(said.name, said.params)
     params = dataset.params.model_dump(mode="json")
     path, root = (Path(str(params.get(what) or "")).expanduser() for what in ("path", "root"))
@@ -356,7 +356,7 @@ def _described(said: Described, wanted: Wanted) -> Callable[[Order], Source]:
 
 
 def _like_training(trained: Dataset, params: dict[str, Any]) -> Dataset:
-    """The data set with the places of `params` and all else as it was in training."""
+    """The data set with the paths of `params`, and all other parameters as in training."""
     cls = type(trained)
     return cls(validate(cls.Params, merged(params, trained.public_params()), f"dataset {cls.name}"))
 

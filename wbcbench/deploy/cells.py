@@ -1,4 +1,4 @@
-"""Cells to be classified, wherever they lie: named, perhaps labelled, and read a batch at a time."""
+"""Cells to classify, from any source: with names, optional labels, and images that are read in batches."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from wbcbench.records.schema import InputStatistics
 
 Array = NDArray[Any]
 Open = Callable[[str, dict[str, Any]], Dataset]
-"""Makes a data set from its name and parameters."""
+"""Creates a data set from its name and parameters."""
 
 
 class NothingFoundError(DataError):
-    """A place that has none of the images that were looked for; others may be."""
+    """A source has none of the requested images, but may have others."""
 
 
 class Source(Protocol):
-    """N cells in one place."""
+    """N cells of one source."""
 
     where: str
     names: tuple[str, ...]
     """[N]."""
     labels: tuple[str, ...] | None
-    """[N] as they are written, empty where unknown; None where nothing says."""
+    """[N] as in the source, empty where unknown; None if the source has no labels."""
     present: NDArray[np.bool_]
-    """[N, M] in the order of the images that were looked for."""
+    """[N, M] in the order of the requested images."""
     notes: list[str]
-    """What a reader must know: images that were resized, columns that were left aside."""
+    """Notes for the user: images that were resized, columns that were ignored."""
     errors: dict[int, str]
-    """Row -> why the cell cannot be read. Grows while cells are read: what is broken may show only then."""
+    """Row -> why the cell cannot be read. Grows while cells are read, since some errors are found only then."""
 
     def read(self, start: int, stop: int) -> dict[str, Array]:
-        """Image -> [stop - start, C, S, S]; zero where absent or in `errors`. Raises `DataError`."""
+        """Image -> [stop - start, C, S, S]; zero if missing or in `errors`. Raises `DataError`."""
         ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One image of a cell, as it has to be."""
+    """The required format of one image of a cell."""
 
     channels: int
     bits: tuple[int, ...]
-    """8, 16 or both, the one that files are decoded to first."""
+    """8, 16 or both; files are decoded to the first one."""
 
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
@@ -63,7 +63,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Order:
-    """Which images to look for, and how they are cut and resized."""
+    """The images to look for, and how they are cropped and resized."""
 
     kinds: Mapping[str, Kind]
     side: int
@@ -71,7 +71,7 @@ class Order:
     preparation: Preparation
     square: Callable[[Array, int], Array]
     alone: bool
-    """There is one image a cell, and no other that it could be taken for: it need not be called by its name."""
+    """Whether a cell has a single image, which then need not have its name, since it cannot be confused."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,25 +82,25 @@ class Order:
         return {n: np.zeros((count, k.channels, self.side, self.side), k.dtype) for n, k in self.kinds.items()}
 
     def label_of(self, folder: str) -> str:
-        """The class that a folder is named after, whatever its case; empty if there is none."""
+        """The class with the name of a folder, ignoring case; empty if there is none."""
         return {c.casefold(): c for c in self.classes}.get(folder.casefold(), "")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a network reads, and what that is made of."""
+    """The images that a network reads, and those they are derived from."""
 
     statistics: Mapping[str, InputStatistics]
     side: int
     classes: tuple[str, ...]
     dataset: Dataset | None
-    """That it was trained on, without its files; None where its plugin is not at hand."""
+    """The data set it was trained on, without its files; None if its plugin is not available."""
     preparation: Preparation
     opener: Open
 
     @classmethod
     def of(cls, rebuilt: Rebuilt) -> Wanted:
-        """Raises `DataError` where nobody knows how its images were prepared."""
+        """The same, of a rebuilt network. Raises `DataError` if the preparation of its images is unknown."""
         return cls(
             rebuilt.statistics, rebuilt.task.image_size, rebuilt.task.classes, rebuilt.dataset(),
             rebuilt.preparation(), rebuilt.open_dataset,
@@ -112,7 +112,7 @@ class Wanted:
 
     @cached_property
     def orders(self) -> tuple[Order, ...]:
-        """The modalities themselves; then, where these are derived, the images that they are made of."""
+        """The modalities themselves; then, if these are derived, the images that they are derived from."""
         p, common = self.preparation, (self.side, self.classes, self.preparation)
         ready = {m: Kind(len(s.mean), (s.bits,)) for m, s in self.statistics.items()}
         if p.derive is None:
@@ -129,12 +129,12 @@ class Wanted:
 
 
 def refuse_if_all_broken(source: Source, names: Sequence[str]) -> None:
-    """Raise `DataError` where no cell is left to be classified."""
+    """Raise `DataError` if no cell can be classified."""
     if len(source.errors) < len(source.names):
         return
     shown = "\n".join(f"  {source.names[row]}: {why}" for row, why in list(source.errors.items())[:5])
     lost = all(why.endswith("does not exist") for why in source.errors.values())
-    elsewhere = "\nDo the paths start in another folder, or in a zip? Say it with --root." if lost else ""
+    elsewhere = "\nIf the paths are relative to another folder or a zip, give it with --root." if lost else ""
     raise DataError(
         f"Expected cells with images of {', '.join(names)} in {source.where}, but none of {len(source.names)} can "
         f"be read:\n{shown}{elsewhere}"
@@ -158,7 +158,7 @@ class ArrayCells:
         """`stacks`: image -> [N, C, S, S]; `present` [N, M]. Raises `DataError` for other channels or depths."""
         count = {len(a) for a in stacks.values()}
         if len(count) != 1:
-            raise DataError(f"Expected as many images of every modality in {where}, but got {sorted(count)}.")
+            raise DataError(f"Expected equal numbers of images per modality in {where}, but got {sorted(count)}.")
         (n,) = count
         self.where, self._order, self._stacks = where, order, dict(stacks)
         self.notes: list[str] = []
@@ -175,7 +175,7 @@ class ArrayCells:
         side, out = self._order.side, self._order.blank(stop - start)
         for m, stack in self._stacks.items():
             part = stack[start:stop]
-            # Of the network's side: prepared already, as `inputs.json` tells people to.
+            # Images of the network's side are already prepared, as specified in `inputs.json`.
             whole = part if part.shape[2] == side else [self._order.square(image, side) for image in part]
             out[m] = np.ascontiguousarray(whole)
         return out
@@ -196,16 +196,16 @@ class ArrayCells:
 
 
 def npz_cells(path: Path, order: Order, called: Mapping[str, Any]) -> ArrayCells:
-    """One array an image, named after it, or the channels that it had in training.
+    """One array per image, named after it, or the channels that it had in training.
 
-    Labels are optional; the split is not looked at: every row is a cell.
+    Labels are optional. The split is ignored: every row is a cell.
 
     Args:
-        called: what the arrays are called, as parameters of the data set `npz`.
+        called: names of the arrays, as parameters of the data set `npz`.
 
     Raises:
-        NothingFoundError: no array is called like an image.
-        DataError: the file is broken, or has other channels or depths.
+        NothingFoundError: no array has the name of an image.
+        DataError: the file is damaged, or has other channels or bit depths.
     """
     image, label = str(called.get("image", "image")), str(called.get("label", "label"))
     file = open_npz(path, image, label, str(called.get("split", "split")))
@@ -265,7 +265,7 @@ def _labels(file: NpzFile, name: str, count: int, order: Order) -> tuple[str, ..
         return None
     raw = file.read(name, "labels").reshape(-1)
     if len(raw) != count:
-        raise DataError(f"Expected {count} labels in {file.path}, one a cell, but got {len(raw)}.")
+        raise DataError(f"Expected {count} labels in {file.path}, one per cell, but got {len(raw)}.")
     if raw.dtype.kind not in "US" and "classes" in file.headers:
         classes = tuple(map(str, file.read("classes", "class names").astype(str).reshape(-1)))
     elif raw.dtype.kind not in "US" and order.preparation.numbered:

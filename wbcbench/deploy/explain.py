@@ -1,8 +1,8 @@
-"""Where in which modality a network looked: class-activation maps by captum.
+"""Which regions of which modality a prediction depends on: class-activation maps, computed with captum.
 
-Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391) at the last map that depends on one modality alone. Where
-no map does, as in early fusion, or where it is not deep, as in a transformer, occlusion (Zeiler & Fergus, ECCV
-2014, arXiv 1311.2901): how much the class's probability falls when a square of the modality is hidden.
+Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391) at the last feature map that depends on a single modality.
+If there is none, as in early fusion, or it is not deep enough, as in a transformer: occlusion (Zeiler & Fergus,
+ECCV 2014, arXiv 1311.2901), the drop in the class's probability when a square of the modality is hidden.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 WINDOWS = 8
-"""Places of the hidden square along each side."""
+"""Positions of the hidden square along each side."""
 _TINY = 1e-12
 
 
@@ -39,7 +39,7 @@ class Explained:
     """Maps of B cells for one modality."""
 
     maps: NDArray[np.float32]
-    """[B, S, S]; higher: speaks more for the predicted class. Grad-CAM has no values below 0."""
+    """[B, S, S]; higher: more evidence for the predicted class. Grad-CAM has no values below 0."""
     how: str
     """`grad-cam` or `occlusion`."""
 
@@ -48,9 +48,9 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
     """Maps of every modality for the given classes.
 
     Args:
-        network: in eval mode, on the CPU, without gradients of its own.
-        images: modality -> [B, C, S, S] as stored, all there.
-        classes: [B] int64, the class that each cell's maps are for.
+        network: in eval mode, on the CPU, with parameters that require no gradient.
+        images: modality -> [B, C, S, S] as stored, none missing.
+        classes: [B] int64, the class to explain, per cell.
 
     Raises:
         ImportError: captum is not installed.
@@ -79,7 +79,7 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
             large = LayerAttribution.interpolate(small, (side, side), interpolate_mode="bilinear")
         found[m] = Explained(large.detach().sum(1).numpy(), "grad-cam")
     if left := [m for m in names if m not in found]:
-        # Hidden: the training mean, which is zero after normalisation.
+        # Hidden pixels get the training mean, which is zero after normalisation.
         window = max(1, side // (WINDOWS // 2))
         stride = max(1, side // WINDOWS)
         with torch.no_grad():
@@ -97,10 +97,10 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
 
 
 def own_layer(network: Network, seen: dict[str, Tensor], modality: str) -> nn.Module | None:
-    """The last module whose output is a map that depends on this modality and on no other; None: there is none.
+    """The last module whose output is a map that depends on this modality only; None if there is none.
 
-    Found by asking of which outputs a gradient reaches which modality's image. It must lie behind two convolutions
-    and run once.
+    Found by testing from which outputs a gradient reaches which modality's image. It must come after at least two
+    convolutions and run once.
     """
     mine, others = _maps(network, seen, {modality}), _maps(network, seen, set(seen) - {modality})
     depth, last = 0, None
@@ -113,9 +113,9 @@ def own_layer(network: Network, seen: dict[str, Tensor], modality: str) -> nn.Mo
 
 
 def _maps(network: Network, seen: dict[str, Tensor], which: set[str]) -> dict[nn.Module, int]:
-    """Modules whose output is [B, C, H, W], H and W above 1, and depends on these modalities; how often they ran.
+    """Modules whose output is [B, C, H, W], H and W above 1, and depends on these modalities -> number of calls.
 
-    In the order in which they ended.
+    In order of their last call.
     """
     found: dict[nn.Module, int] = {}
 
@@ -139,7 +139,7 @@ _GAP, _LINE = 6, 16
 
 
 def tile(image: NDArray[Any], side: int = TILE) -> Image.Image:
-    """[C, S, S] to an RGB picture, from its darkest to its brightest pixel; two channels are red and green."""
+    """[C, S, S] to an RGB picture, scaled to its darkest and brightest pixel; two channels are red and green."""
     from PIL import Image
 
     x = image[:3].astype(np.float32)
@@ -154,7 +154,7 @@ def tile(image: NDArray[Any], side: int = TILE) -> Image.Image:
 
 
 def overlaid(image: NDArray[Any], heat: NDArray[Any], top: float, side: int = TILE) -> Image.Image:
-    """The image with a map [S, S] over it, from clear (0 and below) to yellow (`top`)."""
+    """The image with a map [S, S] over it, from transparent (0 and below) to yellow (`top`)."""
     import matplotlib
     from PIL import Image
 
@@ -167,10 +167,9 @@ def overlaid(image: NDArray[Any], heat: NDArray[Any], top: float, side: int = TI
 
 @contained()
 def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, folder: Path) -> int:
-    """Write a PNG for each of a sample of cells, and `explained.csv`; returns how many there are.
+    """Write a PNG for each of a sample of cells, and `explained.csv`; returns the number of PNGs.
 
-    The sample is spread evenly over the cells that have every modality and an answer, so that it does not depend
-    on chance.
+    The sample is evenly spaced over the cells that have every modality and a prediction, so it is not random.
     """
     places = [(a, row) for a in answers for row in np.flatnonzero(a.source.present.all(1) & a.answered).tolist()]
     if len(places) > count:
@@ -187,23 +186,22 @@ def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, fold
             title = f"{clean(a.source.names[row])}: {clean(classes[best])} ({a.probabilities[row, best]:.2f})"
             write_synced(place / file, _png(_sheet(title, images, maps)))
             how = ",".join(maps[m].how for m in network.modalities)
-            said = [
-                spreadsheet(v).replace('"', '""') for v in (a.source.where, a.source.names[row], classes[best])
-            ]
-            lines.append(f'{file},"{said[0]}","{said[1]}","{said[2]}",{a.probabilities[row, best]:.6f},{how}')
+            cut = [spreadsheet(v).replace('"', '""') for v in (a.source.where, a.source.names[row], classes[best])]
+            lines.append(f'{file},"{cut[0]}","{cut[1]}","{cut[2]}",{a.probabilities[row, best]:.6f},{how}')
         write_synced(place / "explained.csv", ("\n".join(lines) + "\n").encode())
     return len(places)
 
 
 def _sheet(title: str, images: dict[str, NDArray[Any]], maps: dict[str, Explained]) -> Image.Image:
-    """Two rows: the modalities, and the maps over them."""
+    """A picture of two rows: the modalities, and the same with their maps overlaid."""
     from PIL import Image, ImageDraw
 
     step = TILE + _GAP
     sheet = Image.new("RGB", (max(len(images) * step, 320) + _GAP, 2 * step + 3 * _LINE), (255, 255, 255))
     pen = ImageDraw.Draw(sheet)
     pen.text((_GAP, 2), title, fill=(0, 0, 0))
-    # One scale for all maps of occlusion, which are in probability; Grad-CAM's of different layers have none.
+    # One scale for all occlusion maps, which are in units of probability. Grad-CAM maps of different layers have
+    # no common scale.
     top = max((float(e.maps.max()) for e in maps.values() if e.how == "occlusion"), default=0.0)
     for column, (m, image) in enumerate(images.items()):
         left, found = _GAP + column * step, maps[m]

@@ -1,4 +1,4 @@
-"""Does what was written answer as the trained network does?"""
+"""Export a trained network, and check that the exported file gives the same predictions."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability between the trained network and the file."""
+"""Largest allowed difference of a probability between the trained network and the file."""
 STORED = 0.02
-"""Largest difference between the trained network here and the predictions in its record, which may have been
-made on a GPU in lower precision. More means that code or cells are not what they were."""
+"""Largest allowed difference between the rebuilt network and the predictions in its record, which may have been
+made on a GPU in lower precision. A larger one means that code or cells have changed."""
 CELLS = 512
 MADE_UP = 32
 _BATCHES = (1, 2, 7, 64)
 
 
 class Disagrees(WbcbenchError):
-    """What was written is not the network that was trained."""
+    """The exported file does not match the trained network."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The outcome of a check that was passed."""
+    """The result of a passed check."""
 
     cells: int
     kind: str
@@ -57,7 +57,7 @@ class Agreement:
     tolerance: float
 
     def sentence(self) -> str:
-        """For people."""
+        """The result as a sentence."""
         against = (
             "" if self.stored is None else f"; the network and its record differ by at most {self.stored:.1e}"
         )
@@ -70,11 +70,11 @@ class Agreement:
 def check(rebuilt: Rebuilt, runner: Runner, outputs: Sequence[str], tolerance: float = TOLERANCE) -> Agreement:
     """Run both on the same cells, in batches of several sizes.
 
-    The trained network is asked as evaluation asks it, through the training's own preprocessing, where its cells
-    are at hand.
+    If the training cells are available, the trained network is run as in evaluation, with the preprocessing of
+    training.
 
     Raises:
-        Disagrees: a probability differs by more than `tolerance`, or an output is missing or misshapen.
+        Disagrees: a probability differs by more than `tolerance`, or an output is missing or has a wrong shape.
     """
     images, expected, stored, kind = _cells(rebuilt)
     count = len(next(iter(images.values())))
@@ -83,7 +83,7 @@ def check(rebuilt: Rebuilt, runner: Runner, outputs: Sequence[str], tolerance: f
         stop = min(count, start + next(sizes, _BATCHES[-1]))
         try:
             answers = runner({m: x[start:stop] for m, x in images.items()})
-        except Exception as error:  # a graph that fits one number of cells only fails in the runtime's own way
+        except Exception as error:  # the runtime's error, if the graph only fits one number of cells
             raise Disagrees(
                 f"The file does not run on {stop - start} cells: {error}. Nothing was written."
             ) from error
@@ -91,7 +91,7 @@ def check(rebuilt: Rebuilt, runner: Runner, outputs: Sequence[str], tolerance: f
             want = expected[name][start:stop]
             got = answers.get(name)
             if got is None or got.shape != want.shape:
-                shape = "absent" if got is None else list(got.shape)
+                shape = "missing" if got is None else list(got.shape)
                 raise Disagrees(
                     f"Expected output '{name}' {list(want.shape)}, but it is {shape}. Nothing was written."
                 )
@@ -100,20 +100,21 @@ def check(rebuilt: Rebuilt, runner: Runner, outputs: Sequence[str], tolerance: f
         start = stop
     if not largest <= tolerance:
         raise Disagrees(
-            f"Expected the file to answer as the trained network does to within {tolerance:g}, but on {count} "
+            f"Expected the file to match the trained network to within {tolerance:g}, but on {count} "
             f"{kind} they differ by up to {largest:.3g}. Nothing was written. Try another --format."
         )
     if stored is not None and not stored <= STORED:
         raise Disagrees(
             f"The network rebuilt from record {rebuilt.record.trial.id} differs from the record's own predictions "
-            f"by up to {stored:.3g}: a component's code is not what it was when the record was made. Nothing was "
-            "written."
+            f"by up to {stored:.3g}: a component's code has changed since the record was made. Nothing was "
+            "written. Install the version of wbcbench that made it."
         )
     return Agreement(count, kind, largest, stored, tolerance)
 
 
 def _cells(rebuilt: Rebuilt) -> tuple[Arrays, Arrays, float | None, str]:
-    """Raw images, what the trained network says of them, and how far that is from the record."""
+    """Raw images, the trained network's outputs for them, the largest difference from the record, and the kind of
+    cells."""
     if rebuilt.bench is None:
         images = made_up(rebuilt, MADE_UP)
         with torch.no_grad():
@@ -151,13 +152,13 @@ def _from_record(rebuilt: Rebuilt, found: Predictions) -> float:
     assert rebuilt.bench is not None
     trial, bench = rebuilt.record.trial, rebuilt.bench
     val = torch.as_tensor(bench.split(trial).val)
-    # Recorded are those of combiners fitted on other cells; in records from before there was that, its own.
+    # Recorded predictions are of combiners fitted on other cells; in older records, on the same cells.
     crossed = fit_combiner(copy.deepcopy(rebuilt.fusion), bench.resident(trial), val, trial.reads)
     return min(apart(found), apart(crossed))
 
 
 def _complete(rebuilt: Rebuilt, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of the cells that have every modality: the files take no others."""
+    """The cells that have every modality; exported files accept no others."""
     assert rebuilt.bench is not None
     cells, trial = rebuilt.bench.cells(rebuilt.record.trial), rebuilt.record.trial
     if cells.present is None:
@@ -173,7 +174,7 @@ def _without_cells(rebuilt: Rebuilt) -> Rebuilt:
 
 
 def made_up(rebuilt: Rebuilt, count: int) -> dict[str, NDArray[Any]]:
-    """Images of noise with the mean and spread of the training cells; the same ones for the same trial."""
+    """Noise images with the mean and spread of the training cells; the same for the same trial."""
     rng = np.random.default_rng(derive_seed(rebuilt.record.trial.seed, "made-up cells"))
     side, images = rebuilt.task.image_size, {}
     for m, s in rebuilt.statistics.items():
@@ -191,19 +192,19 @@ VERSION = 1
 def export(
     rebuilt: Rebuilt, format_name: str, folder: Path, *, store: Store | None = None, tolerance: float = TOLERANCE
 ) -> Agreement:
-    """Write `model.*`, `inputs.json` and `model_card.md` into a new folder, checked, whole or not at all.
+    """Write `model.*`, `inputs.json` and `model_card.md` to a new folder, atomically, after checking the model.
 
     Args:
         rebuilt: the network.
         format_name: a key of `FORMATS`.
-        folder: must not hold anything yet.
-        store: where the card looks for the same method's other seeds.
-        tolerance: largest difference of a probability that is let through.
+        folder: must be missing or empty.
+        store: where to look for other seeds of the same method, for the card.
+        tolerance: largest allowed difference of a probability.
 
     Raises:
-        UsageError: an unknown format, a missing package, or a folder that holds something.
-        NotExportable: the format cannot express the network. Nothing is written.
-        Disagrees: what was written answers otherwise than the trained network. Nothing is left.
+        UsageError: an unknown format, a missing package, or a folder that is not empty.
+        NotExportable: the format cannot represent the network. Nothing is written.
+        Disagrees: the exported file does not match the trained network. Nothing is written.
     """
     if format_name not in FORMATS:
         raise UsageError(
@@ -211,11 +212,11 @@ def export(
             f"There are: {', '.join(FORMATS)}."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"Expected a new folder, but {folder} is there already. Name another one with -o.")
+        raise UsageError(f"Expected a new folder, but {folder} exists already. Choose another one with -o.")
     if format_name == "onnx":
         need("onnx", "onnxscript", "onnxruntime")
     form = FORMATS[format_name]
-    # Weights alone are of the whole network; a graph is of what inference runs of it.
+    # Weights are exported for the whole network; a graph only has the part that inference runs.
     body = rebuilt.fusion if format_name == "safetensors" else deployed(rebuilt.fusion)
     network = Network(body, rebuilt.statistics).eval()
     outputs = _outputs(rebuilt, network)
@@ -234,7 +235,7 @@ def export(
 def document(
     rebuilt: Rebuilt, format_name: str, outputs: tuple[str, ...], agreement: Agreement, sha256: str
 ) -> dict[str, Any]:
-    """`inputs.json`: everything a program must know to feed the model and to read its answer."""
+    """`inputs.json`: everything a program needs to prepare the model's inputs and to read its outputs."""
     result, side = rebuilt.record.result, rebuilt.task.image_size
     classes = list(rebuilt.task.classes)
     inputs = [
@@ -263,7 +264,7 @@ def document(
         **_prepared(rebuilt),
         "outputs": [{"name": name, "shape": ["batch", len(classes)]} for name in outputs],
         "classes": classes,
-        "missing_modalities": "every input is needed; `wbcbench predict` knows what to do about missing ones",
+        "missing_modalities": "every input is required; `wbcbench predict` handles missing ones",
         "check": {
             "cells": agreement.cells,
             "kind": agreement.kind,
@@ -276,12 +277,12 @@ def document(
 
 
 def _prepared(rebuilt: Rebuilt) -> dict[str, Any]:
-    """How images become inputs, as the data set of training says it."""
+    """How images are converted to inputs, as declared by the training data set."""
     side = rebuilt.task.image_size
     try:
         found = rebuilt.preparation()
         words = found.words
-    except DataError as error:  # the network is sound without it, and an old record may not know
+    except DataError as error:  # the network works without it, and an older record may not have it
         found, words = Preparation(rebuilt.task.channels), f"How images were prepared is not known here: {error}"
     document: dict[str, Any] = {
         "resize": f"Pixels as stored, {side} x {side}. {words} Normalisation is part of the model."

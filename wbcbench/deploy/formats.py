@@ -1,4 +1,4 @@
-"""How a network is written: weights with their specification, a PyTorch program, an ONNX graph."""
+"""Export formats of a network: weights with their specification, a PyTorch program, an ONNX graph."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ Runner = Callable[[Arrays], Arrays]
 """Raw images by modality [B, C, S, S] -> outputs by name [B, K]."""
 
 LARGEST = 65_536
-"""Cells in one batch, at most."""
+"""Largest number of cells in a batch."""
 _EXAMPLE = 3
 
 
 class NotExportable(WbcbenchError):
-    """The network does something that the format has no word for."""
+    """The format cannot represent the network."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way of writing a network."""
+    """One export format."""
 
     file: str
     write: Callable[[Rebuilt, Network, tuple[str, ...], Path], None]
-    """(trained network, what is deployed of it, names of the outputs, file)."""
+    """(trained network, its deployed part, names of the outputs, file)."""
     read: Callable[[Rebuilt, Path], Runner]
-    """What was written, from its file alone (`safetensors`: from the file and the specification)."""
+    """Loads the exported network from its file alone (`safetensors`: from the file and the specification)."""
 
 
 def write_safetensors(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], path: Path) -> None:
-    """The weights and the normalisation, under the names of the `Network`'s own state."""
+    """Write the weights and the normalisation, named as in the `Network`'s state dict."""
     from safetensors.torch import save_file
 
     # Cloned, because safetensors refuses tensors that share memory.
@@ -61,20 +61,20 @@ def write_safetensors(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ..
 
 
 def read_safetensors(rebuilt: Rebuilt, path: Path) -> Runner:
-    """A network built anew, with the weights of the file in it."""
+    """A copy of the network with the weights of the file."""
     import copy
 
     from safetensors.torch import load_file
 
     network = copy.deepcopy(rebuilt.network)
     for tensor in network.state_dict().values():
-        tensor.zero_()  # so that what the file lacks is noticed
+        tensor.zero_()  # so that a tensor missing from the file is detected
     network.load_state_dict(load_file(path))
     return _torch_runner(network)
 
 
 def write_program(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], path: Path) -> None:
-    """A program that `torch.export.load` reads; PyTorch is all it needs."""
+    """Write a program for `torch.export.load`, which needs only PyTorch."""
     torch.export.save(trace(rebuilt, network), path)
 
 
@@ -83,7 +83,7 @@ def read_program(rebuilt: Rebuilt, path: Path) -> Runner:
 
 
 def write_onnx(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], path: Path) -> None:
-    """A graph that ONNX Runtime runs, inputs named by modality. One file, weights inside."""
+    """Write a graph for ONNX Runtime, with inputs named by modality, in one file with its weights."""
     need("onnx", "onnxscript")
     modalities = list(network.modalities)
     program = trace(rebuilt, network)
@@ -95,7 +95,7 @@ def write_onnx(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], pat
         try:
             found = torch.onnx.export(program, **how)
         except Exception:
-            # The optimiser stumbles over some graphs that are sound (onnxscript 0.7: SplitToSequence).
+            # The optimiser fails on some valid graphs (onnxscript 0.7: SplitToSequence).
             found = torch.onnx.export(program, **how, optimize=False)
     assert found is not None
     found.save(path, external_data=False)
@@ -126,20 +126,20 @@ FORMATS = {
 
 
 def trace(rebuilt: Rebuilt, network: Network) -> torch.export.ExportedProgram:
-    """The network as a graph that takes any number of cells.
+    """The network as a graph for any number of cells.
 
     Raises:
-        NotExportable: PyTorch cannot follow what the network does, or only for one number of cells.
+        NotExportable: PyTorch cannot trace the network, or only for one number of cells.
     """
     side = rebuilt.task.image_size
     images = {
         m: torch.zeros(_EXAMPLE, len(s.mean), side, side, dtype=torch.uint16 if s.bits == 16 else torch.uint8)
         for m, s in rebuilt.statistics.items()
     }
-    # From 2: one cell is a case of its own to the tracer. That one cell runs is checked afterwards.
+    # From 2: the tracer specialises on a batch of 1. That a single cell runs is checked afterwards.
     batch = torch.export.Dim("batch", min=2, max=LARGEST)
-    # The slower, strict way understands Python such as len(x), which the other takes for a fixed number. `AUTO`
-    # lets pass what the tracer cannot prove to hold for every number of cells; the check afterwards tries several.
+    # The slower, strict mode supports Python such as len(x), which the other mode treats as a constant. `AUTO`
+    # accepts graphs that the tracer cannot prove valid for every number of cells; the check then tries several.
     ways = [(batch, False), (torch.export.Dim.AUTO, False), (batch, True), (torch.export.Dim.AUTO, True)]
     with _quietly("a graph"):
         for number, (size, strict) in enumerate(ways, 1):
@@ -152,19 +152,19 @@ def trace(rebuilt: Rebuilt, network: Network) -> torch.export.ExportedProgram:
                 continue
             if _any_batch(program):
                 return program
-        raise ValueError("it gives an answer for one fixed number of cells only.")
-    raise AssertionError  # not reached: `_quietly` lets nothing pass
+        raise ValueError("it works for one fixed number of cells only.")
+    raise AssertionError  # not reached: `_quietly` converts every exception
 
 
 def _any_batch(program: torch.export.ExportedProgram) -> bool:
-    """Whether the graph's inputs are of any number of cells."""
+    """Whether the graph accepts any number of cells."""
     given = set(program.graph_signature.user_inputs)
     sizes = [n.meta["val"].shape[0] for n in program.graph.nodes if n.op == "placeholder" and n.name in given]
     return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def need(*packages: str) -> None:
-    """Raise `MissingExtraError` where an optional package is not installed, before any work is done."""
+    """Raise `MissingExtraError` if an optional package is not installed, before any work is done."""
     for name in packages:
         try:
             importlib.import_module(name)
@@ -183,7 +183,7 @@ def _torch_runner(network: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> 
 
 @contextmanager
 def _quietly(what: str) -> Iterator[None]:
-    """Without the exporters' own talk; whatever they raise becomes `NotExportable`."""
+    """Silence the exporters' output, and convert their exceptions to `NotExportable`."""
     loggers = [
         logging.getLogger(name) for name in ("torch", "torch.onnx", "torch._guards", "onnxscript", "onnx_ir")
     ]
@@ -196,7 +196,7 @@ def _quietly(what: str) -> Iterator[None]:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:  # the exporters raise almost anything
+    except Exception as error:  # the exporters raise almost any exception
         root: BaseException = error
         while root.__cause__ is not None:
             root = root.__cause__
@@ -218,19 +218,19 @@ def load_network(folder: Path | str, registry: Registry | None = None) -> Networ
         registry: where components come from; by default everything that is installed.
 
     Raises:
-        RecordError: the folder is not what `wbcbench export` wrote.
+        RecordError: the folder was not written by `wbcbench export`, or was changed.
     """
     from safetensors.torch import load
 
     folder = Path(folder)
     try:
-        said = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-        data = (folder / said["model"]).read_bytes()
-        if said["format"] != "safetensors" or hashlib.sha256(data).hexdigest() != said["sha256"]:
-            raise ValueError(f"{said['model']} is not the file that inputs.json speaks of")
+        spec = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+        data = (folder / spec["model"]).read_bytes()
+        if spec["format"] != "safetensors" or hashlib.sha256(data).hexdigest() != spec["sha256"]:
+            raise ValueError(f"{spec['model']} does not match inputs.json (its format or SHA-256 differs)")
         trial = Trial.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
-        statistics = {i["name"]: _statistics(i) for i in said["inputs"]}
-        classes = tuple(map(str, said["classes"]))
+        statistics = {i["name"]: _statistics(i) for i in spec["inputs"]}
+        classes = tuple(map(str, spec["classes"]))
         weights = load(data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"Expected a folder of `wbcbench export --format safetensors`, but {error}.") from error
@@ -242,11 +242,11 @@ def load_network(folder: Path | str, registry: Registry | None = None) -> Networ
     return network
 
 
-def _statistics(said: dict[str, object]) -> InputStatistics:
+def _statistics(spec: dict[str, object]) -> InputStatistics:
     return InputStatistics.model_validate_json(
         json.dumps(
-            {name: said[name] for name in ("mean", "std", "brightness", "contrast")}
-            | {"bits": 16 if said["dtype"] == "uint16" else 8}
+            {name: spec[name] for name in ("mean", "std", "brightness", "contrast")}
+            | {"bits": 16 if spec["dtype"] == "uint16" else 8}
         )
     )
 

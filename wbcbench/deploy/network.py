@@ -1,4 +1,4 @@
-"""A trained network made again from its record: images as stored in, probabilities out."""
+"""A trained network, rebuilt from its record. It maps images as stored to probabilities."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from wbcbench.training.workbench import Workbench, pick_device
 
 PROBABILITIES = "probabilities"
 ROUTE = "route_"
-"""What the outputs' names of routes begin with."""
+"""Prefix of the names of the routes' outputs."""
 
 
 class Normaliser(nn.Module):
-    """Raw pixels to mean 0 and sd 1 over the training cells, as `data.resident` does it, bit for bit."""
+    """Normalises raw pixels to mean 0 and sd 1 over the training cells; bitwise equal to `data.views`."""
 
     def __init__(self, statistics: Mapping[str, InputStatistics]) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Normaliser(nn.Module):
 
 
 class Network(nn.Module):
-    """What somebody with cells and without wbcbench needs of a trial."""
+    """The deployable network of a trial, with its normalisation."""
 
     def __init__(self, body: nn.Module, statistics: Mapping[str, InputStatistics]) -> None:
-        """`body`: a trained fusion, or what its `deploy` gave."""
+        """`body`: a trained fusion, or the result of its `deploy`."""
         super().__init__()
         self.body = body
         self.normaliser = Normaliser(statistics)
@@ -59,18 +59,19 @@ class Network(nn.Module):
 
         Args:
             images: modality -> [B, C, S, S] uint8 or uint16, in any order.
-            present: [B, M] bool in the order of `modalities`; an absent image may hold anything. None: all there.
+            present: [B, M] bool in the order of `modalities`; missing images may have any values. None: none are
+                missing.
         """
         seen = {m: self.normaliser(m, images[m]) for m in self.modalities}
         if present is not None:
-            # The training mean, which is zero after normalisation, as training and evaluation have it.
+            # The training mean, which is zero after normalisation, as in training and evaluation.
             seen = {
                 m: torch.where(present[:, i, None, None, None], x, 0.0) for i, (m, x) in enumerate(seen.items())
             }
         return self.answer(seen, present)
 
     def answer(self, seen: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
-        """The same from normalised images."""
+        """As `forward`, for normalised images."""
         if not isinstance(self.body, Fusion):
             return {PROBABILITIES: self.body(seen)}
         outputs = {route: out.float() for route, out in self.body(seen, present).items()}
@@ -79,12 +80,12 @@ class Network(nn.Module):
 
 
 def deployed(fusion: Fusion) -> nn.Module:
-    """What inference runs of a fusion: the fusion, cut down to what it uses, where `deploy` keeps it one."""
+    """The part of a fusion that inference runs; a reduced fusion if `deploy` returns one."""
     module = fusion.deploy()
     return module.fusion if isinstance(module, Deployed) else module
 
 
-HINT = "Say where the cells lie, as in --set dataset.path=cells.npz."
+HINT = "Give their path with --set dataset.path=cells.npz or the like."
 
 
 def workbench(
@@ -98,10 +99,10 @@ def workbench(
     """A workbench that has the record's cells.
 
     Args:
-        settings: `dataset.path=...` and the like: records do not say where files lie.
+        settings: `dataset.path=...` and the like, since records contain no paths.
 
     Raises:
-        UsageError: the cells are not at hand, or are others than the record's.
+        UsageError: the cells are not available, or are not those of the record.
     """
     dataset = dataset_of(record.trial, registry, settings)
     bench = Workbench(store, registry, pick_device(device), decoding=decoding)
@@ -113,7 +114,7 @@ def dataset_of(trial: Trial, registry: Registry, settings: Settings) -> Dataset:
     """The trial's data set, with the cells that it was trained on. Raises as `workbench` does."""
     for key, _ in pairs(settings):
         if not key.startswith("dataset."):
-            raise UsageError(f"Expected --set with dataset.* only, but got '{key}': the record says the rest.")
+            raise UsageError(f"Expected --set with dataset.* only, but got '{key}': the record fixes the rest.")
     overrides = load_request(None, {}, settings).overrides
     spec = trial.protocol.dataset
     cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
@@ -121,18 +122,18 @@ def dataset_of(trial: Trial, registry: Registry, settings: Settings) -> Dataset:
     dataset: Dataset = cls(validate(cls.Params, merged(spec.params, places), f"dataset {spec.name}"))
     public = dataset.public_params()
     if canonical_json(public) != canonical_json(spec.params):
-        # by their effect, not by name: a place may lie within another data set's parameters, as those of stains do
+        # compared by effect, not by name: a path may be within another data set's parameters, as for stains
         if changed := [name for name in places if public.get(name) != spec.params.get(name)]:
             raise UsageError(
-                f"--set dataset.{changed[0]}: the record says everything of its cells but where they lie, "
-                "as in dataset.path."
+                f"--set dataset.{changed[0]}: the record fixes all parameters of its data set. Only paths may be "
+                "set, such as dataset.path."
             )
         raise DataError(f"The record's data set '{spec.name}' has other parameters in this version of wbcbench.")
     fingerprint = dataset.describe().fingerprint
     if fingerprint != trial.protocol.fingerprint:
         raise DataError(
             f"Expected the cells that the record was made from (fingerprint {trial.protocol.fingerprint[:12]}), "
-            f"but those at hand have {fingerprint[:12]}. {HINT}"
+            f"but got cells with {fingerprint[:12]}. {HINT}"
         )
     return dataset
 
@@ -149,15 +150,15 @@ class Rebuilt:
     statistics_from: str
     """`the record` or `the training cells`."""
     bench: Workbench | None
-    """None where the cells that it was trained on are not at hand."""
+    """None if the cells that it was trained on are not available."""
     without: str
-    """Why they are not; empty where they are."""
+    """Why they are not available; empty if they are."""
     registry: Registry
 
     def dataset(self) -> Dataset | None:
-        """The data set that it was trained on, without its files; None where its plugin is not at hand.
+        """The data set that it was trained on, without its files; None if its plugin is not available.
 
-        Parameters that its cells decided are filled in. Raises `DataError` where nobody knows them any more.
+        Includes parameters that were inferred from its cells. Raises `DataError` if these are unknown.
         """
         spec, resolved = self.record.trial.protocol.dataset, self.record.result.resolved
         try:
@@ -174,12 +175,12 @@ class Rebuilt:
         return found
 
     def preparation(self) -> Preparation:
-        """How images of new cells become what the network reads. Raises `DataError` as `dataset` does."""
+        """How images of new cells are prepared for the network. Raises `DataError` as `dataset` does."""
         dataset = self.dataset()
         return Preparation(self.task.channels) if dataset is None else dataset.preparation(self.task.channels)
 
     def open_dataset(self, name: str, params: dict[str, Any]) -> Dataset:
-        """Make a data set. Raises `UsageError` or `PluginError`."""
+        """Create a data set. Raises `UsageError` or `PluginError`."""
         resolved = self.registry.resolve("dataset", name)
         cls: Any = self.registry.load(resolved.component)
         made: Dataset = cls(validate(cls.Params, {**resolved.params, **params}, f"dataset {name}"))
@@ -191,10 +192,10 @@ def rebuilt(record: Record, store: Store, registry: Registry, settings: Settings
     """Build the network of a record and load its weights.
 
     Args:
-        settings: where the cells lie, as in `dataset.path=cells.npz`.
+        settings: where the cells are, as in `dataset.path=cells.npz`.
 
     Raises:
-        UsageError: neither the record nor cells at hand say how its images were normalised.
+        UsageError: the normalisation of its images is neither in the record nor can be computed from the cells.
     """
     bench, without = None, ""
     try:
@@ -211,8 +212,8 @@ def rebuilt(record: Record, store: Store, registry: Registry, settings: Settings
         statistics, whence = statistics_of(cells, train, trial.reads), "the training cells"
     if not statistics:
         raise UsageError(
-            f"Record {trial.id} is older than records that say how their images were normalised, so the cells it "
-            f"was trained on are needed, but: {without} {HINT}"
+            f"Record {trial.id} is from an older version, which did not store the normalisation of images, so the "
+            f"cells it was trained on are needed, but: {without} {HINT}"
         )
     statistics = {m: statistics[m] for m in trial.reads}
     channels = {m: len(s.mean) for m, s in statistics.items()}

@@ -1,4 +1,4 @@
-"""A network's answers for all cells of a source, batch by batch."""
+"""A network's predictions for all cells of a source, batch by batch."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from wbcbench.training.input_statistics import unusual_images
 
 BATCH = 64
 Done = Callable[[int, int], None]
-"""Called as `done(cells so far, of how many)`."""
+"""Called as `done(cells so far, total)`."""
 
 
 @dataclass
 class Answers:
-    """What a network says of the N cells of one source."""
+    """A network's predictions for the N cells of one source."""
 
     source: Source
     probabilities: NDArray[np.float32]
     """[N, K]; NaN in the rows of `source.errors`."""
     routes: dict[str, NDArray[np.float32]]
-    """Route -> [N, K]; NaN also in the rows whose modality is absent."""
+    """Route -> [N, K]; NaN also in rows where its modality is missing."""
     odd: list[list[str]] = field(default_factory=list)
-    """[N], what is unlike the training cells; see `unusual_images`."""
+    """[N], differences from the training cells; see `unusual_images`."""
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """[N], the cells that could be read."""
+        """[N] bool, the cells that could be read and so have a prediction."""
         found = np.ones(len(self.source.names), dtype=np.bool_)
         found[list(self.source.errors)] = False
         return found
@@ -50,10 +50,10 @@ class Answers:
 def classify(
     rebuilt: Rebuilt, source: Source, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
 ) -> Answers:
-    """Ask the network about every cell. One that cannot be read is left without an answer: see `Source.errors`.
+    """Classify every cell. Cells that cannot be read get no prediction, see `Source.errors`.
 
     Raises:
-        IncompatibleError: a cell lacks a modality and the fusion cannot do without.
+        IncompatibleError: a cell lacks a modality that the fusion requires.
         DataError: no cell can be read.
     """
     network, modalities = rebuilt.network.to(device), rebuilt.network.modalities
@@ -64,7 +64,7 @@ def classify(
         raise IncompatibleError(
             f"Fusion '{rebuilt.record.result.fusion}' needs every modality of every cell, but "
             f"{int(lacking.sum())} cells of {source.where} lack {' or '.join(absent)}. Add the images, leave "
-            "those cells out, or take a network whose fusion does without."
+            "those cells out, or use a network whose fusion supports missing modalities."
         )
     total, joined = len(source.names), dict[str, NDArray[Any]]()
     odd: list[list[str]] = [[] for _ in range(total)]
@@ -94,7 +94,7 @@ def classify(
 
 
 def scores_of(answers: list[Answers], classes: tuple[str, ...]) -> tuple[Scores | None, int, list[str]]:
-    """Metrics over the cells whose label is one of the classes, how many those are, and the other labels met."""
+    """Metrics over the cells whose label is one of the classes, their number, and the other labels."""
     probabilities, labels, strange = [], [], set()
     for a in answers:
         for text, p, answered in zip(a.source.labels or (), a.probabilities, a.answered, strict=False):
@@ -113,7 +113,7 @@ SUFFIXES = (".csv", ".parquet")
 
 
 def check_name(path: Path) -> None:
-    """Raise `UsageError` for a file that is neither."""
+    """Raise `UsageError` for any other suffix."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"Expected a file that ends in .csv or .parquet, but got {path}.")
 
@@ -121,9 +121,9 @@ def check_name(path: Path) -> None:
 def table(answers: list[Answers], classes: tuple[str, ...], modalities: tuple[str, ...]) -> Any:
     """A pandas frame.
 
-    Columns: `source`, `cell`, `label` (where one is known), `predicted`, `confidence`, `probability:<class>`,
-    `<route>:<class>` for every route (empty where its modality is absent), `missing` and `unlike_training`, both
-    separated by `; `, and `error`: why a cell could not be read and has no answer.
+    Columns: `source`, `cell`, `label` (if any are known), `predicted`, `confidence`, `probability:<class>`,
+    `<route>:<class>` for every route (empty where its modality is missing), `missing` and `unlike_training`, both
+    separated by `; `, and `error`: why a cell could not be read and has no prediction.
     """
     import pandas as pd
 
@@ -148,7 +148,7 @@ def table(answers: list[Answers], classes: tuple[str, ...], modalities: tuple[st
 
 
 def write(frame: Any, path: Path) -> None:
-    """Write the frame, whole or not at all; in CSV no text is a formula to a spreadsheet."""
+    """Write the frame atomically. In CSV, text is escaped so that spreadsheets do not run it as a formula."""
     check_name(path)
     if path.suffix.lower() == ".parquet":
         buffer = io.BytesIO()

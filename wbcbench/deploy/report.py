@@ -1,4 +1,4 @@
-"""How sure the metrics of one record are: intervals over its test cells, and the same method on other seeds."""
+"""The HTML report of one record: metrics with intervals over test cells, worst mistakes, figures, provenance."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Interval:
     value: float | None
     """None: undefined."""
     low: float | None = None
-    """The percentile bootstrap's 2.5 %; None where the value is."""
+    """2.5th percentile of the bootstrap; None if the value is undefined or there is one donor only."""
     high: float | None = None
 
     def text(self) -> str:
@@ -57,7 +57,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Seeds:
-    """The same method and protocol, on every seed that a store has."""
+    """The same method and protocol, over all seeds in a store."""
 
     seeds: tuple[int, ...]
     mean: float
@@ -69,7 +69,7 @@ class Seeds:
 def metric_intervals(record: Record, resamples: int = RESAMPLES) -> dict[str, Interval]:
     """Metric -> value on the test cells with its 95 % interval; empty for a sealed record.
 
-    Test cells are drawn with replacement, whole groups (donors) where the record knows them. It covers the
+    Test cells are drawn with replacement, as whole groups (donors) if the record has them. The interval covers the
     choice of cells, not of the seed. Equal records give equal numbers.
     """
     arrays = record.predictions
@@ -79,7 +79,7 @@ def metric_intervals(record: Record, resamples: int = RESAMPLES) -> dict[str, In
     groups = arrays.get("test_groups", np.arange(len(labels)))
     clusters = np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.intp)
     values = record.result.metrics["test"]
-    if clusters.max() == 0:  # one donor: nothing can be drawn
+    if clusters.max() == 0:  # a single donor cannot be resampled
         return {name: Interval(values[name]) for name in METRICS}
     table = features(arrays["test_probabilities"], labels, clusters)
     drawn = bootstrap([table], list(METRICS), resamples)[0]
@@ -95,7 +95,7 @@ def metric_intervals(record: Record, resamples: int = RESAMPLES) -> dict[str, In
 
 
 def other_seeds(record: Record, store: Store | None) -> Seeds | None:
-    """The record and its siblings in the store; None where it is alone."""
+    """The record and those of the same method's other seeds in the store; None if there are no others."""
     if store is None or record.result.status == "sealed":
         return None
     method = record.result.method_id
@@ -123,13 +123,13 @@ class Mistake:
     confidence: float
     """Of the predicted class."""
     given: float
-    """The probability that the true class was given."""
+    """The probability of the true class."""
     pictures: tuple[tuple[str, str], ...]
-    """(modality, `data:` address of a PNG), of the modalities that the cell has."""
+    """(modality, `data:` URL of a PNG), for the modalities that the cell has."""
 
 
 def worst(record: Record, side: str, count: int = SHOWN) -> list[int]:
-    """Rows of the `test` or `val` predictions that are wrong, the least probable truth first."""
+    """Rows of the wrong `test` or `val` predictions, by increasing probability of the true class."""
     p, labels = record.predictions[f"{side}_probabilities"], record.predictions[f"{side}_labels"]
     wrong = np.flatnonzero(p.argmax(1) != labels)
     truth = p[wrong, labels[wrong]]
@@ -171,13 +171,13 @@ def gather(
     settings: Settings = (),
     decoding: Callable[[int, int, str], None] | None = None,
 ) -> Material:
-    """Everything that is at hand; without the cells there are no pictures, and the page says why.
+    """All available material. Without the cells there are no pictures, and the page states why.
 
     Args:
-        settings: where the cells lie, as in `dataset.path=cells.npz`.
+        settings: where the cells are, as in `dataset.path=cells.npz`.
 
     Raises:
-        UsageError: the cells that `settings` name are not the record's.
+        UsageError: the cells of `settings` are not those of the record.
     """
     found, remark = examination(record)
     material = Material(record, found, None, remark=remark)
@@ -191,15 +191,15 @@ def gather(
 
 
 def examination(record: Record) -> tuple[dict[str, Any] | None, str]:
-    """What `--evaluate full` wrote beside the record, if it can be trusted; and what has to be said of it."""
+    """The results of `--evaluate full` for the record, if they are valid, and a remark on them."""
     path = examination_path(record.path.parent.parent, record.trial.id)
     if not path.is_file():
         return None, ""
     try:
         found = read_examination(path, record.result.digest)
     except RecordError as error:
-        return None, f"An examination was refused: {error}"
-    return found.result, "" if found.checked else "Made before examinations had a checksum, so not checked."
+        return None, f"The full evaluation cannot be used: {error}"
+    return found.result, "" if found.checked else "The full evaluation has no checksum, so it was not checked."
 
 
 Facts = list[tuple[str, str]]
@@ -209,16 +209,16 @@ _NOT_SHOWN = ("host",)
 
 @dataclass(frozen=True)
 class Material:
-    """All that the page is a function of."""
+    """Everything that the page is made from."""
 
     record: Record
     examination: dict[str, Any] | None = None
-    """What `--evaluate full` found; None: nothing."""
+    """The results of `--evaluate full`; None: there are none."""
     mistakes: tuple[Mistake, ...] | None = None
     without: str = ""
-    """Why there are no pictures; empty where there are."""
+    """Why there are no pictures; empty if there are."""
     remark: str = ""
-    """What has to be said of the examination: why it was refused, or that it cannot be checked."""
+    """A remark on the full evaluation: why it was refused, or that it could not be checked."""
 
     @property
     def side(self) -> str:
@@ -227,7 +227,7 @@ class Material:
 
 
 def page(material: Material) -> str:
-    """The whole page as text; equal material gives equal bytes."""
+    """The page as HTML; equal material gives equal bytes."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["clean"] = lambda value: clean(str(value))
     record, result, examination = material.record, material.record.result, material.examination or {}
@@ -271,7 +271,7 @@ def page(material: Material) -> str:
 
 
 def read_history(record: Record) -> list[dict[str, float]]:
-    """The rows of history.csv; empty fields left out. Raises `RecordError`."""
+    """The rows of history.csv, without empty fields. Raises `RecordError`."""
     try:
         rows = csv.DictReader(io.StringIO((record.path / "history.csv").read_text(encoding="utf-8")))
         return [{name: float(value) for name, value in row.items() if value} for row in rows]
@@ -302,12 +302,12 @@ def _cost(record: Record) -> Facts:
     c = record.result.cost
     facts: list[tuple[str, Any, str]] = [
         ("parameters", c.params, "{:,}"),
-        ("multiply-accumulates a cell", c.macs, "{:,}"),
+        ("multiply-accumulates per cell", c.macs, "{:,}"),
         ("latency, one cell", c.latency_ms, "{:.2f} ms"),
         ("throughput, batch of 32", c.throughput, "{:,.0f} cells/s"),
         ("training", c.train_seconds, "{:.1f} s"),
-        ("teachers' answers", c.teacher_seconds or None, "{:.1f} s"),
-        ("training images", c.train_images_per_second, "{:,.0f} a second"),
+        ("teacher outputs", c.teacher_seconds or None, "{:.1f} s"),
+        ("training speed", c.train_images_per_second, "{:,.0f} images/s"),
         ("epochs", c.epochs_run, "{}"),
         ("device", c.device, "{}"),
         ("threads", c.threads, "{}"),
@@ -343,13 +343,13 @@ def _teachers(trial: Trial, depth: int) -> Iterator[dict[str, Any]]:
 
 
 def _reliance(examination: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Per modality: Shapley value of balanced accuracy, macro-F1 lost when it shows other cells."""
+    """Per modality: Shapley value of balanced accuracy, macro-F1 lost if it shows other cells."""
     shapley, drop = examination.get("shapley") or {}, examination.get("permutation_drop") or {}
     return [(m, _number(shapley.get(m)), _number(drop.get(m))) for m in dict.fromkeys((*shapley, *drop))]
 
 
 def _subsets(examination: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Per subset of modalities: test cells that have it, macro-F1 on them, parameters and MACs deployed for it."""
+    """Per subset of modalities: test cells that have it, macro-F1 on these, deployed parameters and MACs."""
     costs, scores = examination.get("subset_cost") or {}, examination.get("subsets") or {}
     counts = examination.get("subset_cells") or {}
     return [

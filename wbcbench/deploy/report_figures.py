@@ -1,4 +1,4 @@
-"""The page's figures of one record, each a pure function of what was stored; None: nothing to draw."""
+"""The figures of a record's report, each a pure function of stored data; None: nothing to draw."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def losses(history: Sequence[Row], selected: int) -> Drawing | None:
-    """Every term of the training loss by epoch."""
+    """All terms of the training loss by epoch."""
     names = [n for n in _names(history) if n not in ("epoch", "lr") and not n.startswith("val_")]
     if not names:
         return None
@@ -32,12 +32,12 @@ def losses(history: Sequence[Row], selected: int) -> Drawing | None:
             line={"color": colour, "width": 3 if name == "loss" else 1.5}, marker={"size": 5},
         )  # fmt: skip
     _mark(figure, selected)
-    doc = "Mean over an epoch's steps: the loss and its parts. The dotted line is the epoch that was kept."
+    doc = "The loss and its terms: means over the steps of an epoch. The dotted line is the selected epoch."
     return Drawing(finish(figure, "epoch", "training loss", 380), "Training", doc)
 
 
 def validation(history: Sequence[Row], selected: int) -> Drawing | None:
-    """One validation metric by epoch; a menu chooses which."""
+    """One validation metric by epoch, selected in a menu."""
     names = [n for n in METRICS if f"val_{n}" in _names(history)]
     if not names:
         return None
@@ -51,7 +51,7 @@ def validation(history: Sequence[Row], selected: int) -> Drawing | None:
         )  # fmt: skip
     _mark(figure, selected)
     choices = tuple(Choice(n, HEADERS[n], {"yaxis.title.text": HEADERS[n]}) for n in names)
-    doc = "On validation cells, by which the epoch was chosen."
+    doc = "On validation cells, which determine the selected epoch."
     drawn = finish(figure, "epoch", HEADERS[names[0]], 380)
     return Drawing(drawn, "Validation", doc, menu="Metric", choices=choices)
 
@@ -80,10 +80,10 @@ def per_class(record: Record, details: Details, side: str) -> dict[str, Drawing]
     methods = [(record.result.method_id, details)]
     cells = f"{'Test' if side == 'test' else 'Validation'} cells"
     docs = {
-        "classes": f"{cells}. Point at a bar to see the number of cells.",
+        "classes": f"{cells}. Hover over a bar to see the number of cells.",
         "confusion": f"{cells}; each row sums to 100 %.",
-        "calibration": f"{cells}. A mark is a bin of predictions, its area the number of cells. Below the line: "
-        "overconfident.",
+        "calibration": f"{cells}. Each marker is a bin of predictions; its area is the number of cells. Below the "
+        "line: overconfident.",
     }
     draw = {"classes": page.per_class, "confusion": page.confusion, "calibration": page.calibration}
     return {name: replace(draw[name](methods), doc=doc) for name, doc in docs.items()}
@@ -103,12 +103,12 @@ def missing(examination: Mapping[str, Any]) -> Drawing | None:
     )  # fmt: skip
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(range=[0, 1.001])
-    doc = "The same network with only these modalities there, on the test cells that have them."
-    return Drawing(finish(figure, "modalities that are there", "macro-F1", 380), "With modalities missing", doc)
+    doc = "The same network with only these modalities, on the test cells that have them."
+    return Drawing(finish(figure, "available modalities", "macro-F1", 380), "With modalities missing", doc)
 
 
 def corruptions(examination: Mapping[str, Any]) -> Drawing | None:
-    """Macro-F1 by severity of each corruption; a menu chooses the modality."""
+    """Macro-F1 by severity of each corruption; the modality is selected in a menu."""
     table = examination.get("corruptions")
     if not table:
         return None
@@ -123,7 +123,7 @@ def corruptions(examination: Mapping[str, Any]) -> Drawing | None:
                 meta=modality, visible=modality == first, line={"color": colour}, marker={"symbol": symbol},
             )  # fmt: skip
     figure.update_yaxes(range=[0, 1.001])
-    doc = "Images of one modality are corrupted, the others are not; severity 0 is clean."
+    doc = "The images of one modality are corrupted, the others are unchanged; severity 0 is clean."
     choices = tuple(Choice(m, m) for m in table)
     drawn = finish(figure, "severity", "macro-F1", 420)
     return Drawing(drawn, "With corrupted images", doc, menu="Modality", choices=choices)

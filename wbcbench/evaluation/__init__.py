@@ -1,4 +1,4 @@
-"""What a trained network is worth and what it costs: predictions, metrics, calibration, complexity."""
+"""Evaluation of trained networks: predictions, metrics, calibration, robustness and cost."""
 
 EXAMINATION_VERSION = 2
-"""Of what `--evaluate full` finds; raised when a question changes. Boards show one version only."""
+"""Version of the results of `--evaluate full`; increased when their meaning changes. Boards show one version."""

@@ -1,4 +1,4 @@
-"""A trained fusion with images left out, swapped or changed; what each modality brings (Shapley values)."""
+"""Ablation of a trained fusion: images removed, swapped or changed; Shapley values of the modalities."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shapley(values: Mapping[Subset, float], empty: float) -> dict[str, float]:
 
     Args:
         values: v of every non-empty subset.
-        empty: v of no modality at all: what guessing reaches.
+        empty: v of no modality at all: the score of guessing.
 
     Returns:
         One value per modality; they add up to v(all) - empty.
@@ -54,9 +54,9 @@ def shapley(values: Mapping[Subset, float], empty: float) -> dict[str, float]:
 
 
 PROBE = 32
-"""Cells on which it is tried out whether networks are separate."""
+"""Number of cells on which to test whether the routes are separate."""
 CLOSE = 1e-3
-"""Larger differences are no rounding, also of accelerators in reduced precision."""
+"""Larger differences are not due to rounding, even on accelerators in reduced precision."""
 
 Images = dict[str, Tensor]
 Change = Callable[[Images, Tensor | None, Tensor], tuple[Images, Tensor | None]]
@@ -65,18 +65,18 @@ Change = Callable[[Images, Tensor | None, Tensor], tuple[Images, Tensor | None]]
 
 @dataclass
 class Answer:
-    """What the fusion says of n cells."""
+    """The fusion's predictions for n cells."""
 
     probabilities: Tensor
     """[n, K]."""
     outputs: Outputs
-    """Every route's, without maps."""
+    """Of every route, without maps."""
     present: Tensor | None
-    """[n, M] bool: which modalities were there."""
+    """[n, M] bool: which modalities were available."""
 
 
 class Examination:
-    """One trained fusion on fixed cells; `passes` it took so far, and `saved`."""
+    """The evaluation of one trained fusion on fixed cells. Counts its forward `passes`, and those it `saved`."""
 
     def __init__(
         self, fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...], seed: int
@@ -84,20 +84,20 @@ class Examination:
         self.fusion, self.cells, self.ids, self.modalities, self.seed = fusion.eval(), cells, ids, modalities, seed
         self.labels = cells.labels[ids].cpu().numpy()
         self.passes = self.saved = 0
-        self.plain = True  # no output has attributes of its own, which `predict` might read
+        self.plain = True  # no output is of a subclass, whose extra attributes `predict` might read
 
     @cached_property
     def clean(self) -> Answer:
-        """Everything as it is."""
+        """The predictions for unchanged images."""
         return self.ask(lambda images, present, _: (images, present))
 
     def ask(self, change: Change) -> Answer:
-        """One pass."""
+        """The predictions for changed images; takes one pass."""
         self.passes += 1
         return self._answer(self.ids, change)
 
     def kept(self, subset: Subset) -> Answer:
-        """With only these modalities there."""
+        """The predictions with only these modalities available."""
         whole = set(subset) == set(self.modalities)
         if not whole and not self.separate:
             return self.ask(self._keep(subset))
@@ -108,7 +108,10 @@ class Examination:
         return Answer(self.fusion.predict(self.clean.outputs, present).float(), self.clean.outputs, present)
 
     def swapped(self, which: tuple[str, ...]) -> Answer:
-        """With other cells of the split in these modalities: a seeded permutation; what those lack is lacking."""
+        """The predictions with other cells of the split in these modalities, by a seeded permutation.
+
+        What the other cells lack is missing.
+        """
         to = permutation(self.ids, self.seed, "permute", "+".join(which))
         if not self.separate:
             other = torch.zeros(int(self.ids.max()) + 1, dtype=torch.int64, device=self.ids.device)
@@ -123,22 +126,23 @@ class Examination:
         return Answer(self.fusion.predict(outputs, present).float(), outputs, present)
 
     def having(self, subset: Subset) -> Tensor | None:
-        """[n] bool: the cells that have all these modalities; None: all cells have."""
+        """[n] bool: the cells that have all these modalities; None: all cells do."""
         if self.clean.present is None:
             return None
         return torch.stack([self.clean.present[:, self.modalities.index(m)] for m in subset]).all(0)
 
     def metrics(self, probabilities: Tensor, rows: Tensor | None = None) -> dict[str, float | None]:
-        """Of all cells, or of those in `rows` [n] bool, which are some."""
+        """Metrics of all cells, or of those in `rows` [n] bool, of which there must be at least one."""
         keep = slice(None) if rows is None else rows.cpu().numpy()
         return score(probabilities.cpu().numpy()[keep], self.labels[keep], self.cells.classes).summary
 
     @cached_property
     def separate(self) -> bool:
-        """Whether every route answers by one modality's images alone, and `predict` heeds those that are there.
+        """Whether every route depends on one modality's images only, and `predict` uses the available ones.
 
-        `Output.reads` does not tell: heads of one trunk follow one modality each and see all slots. So it is tried
-        out on a few cells that have everything, for every subset.
+        If so, results for subsets follow from the clean outputs without another pass. `Output.reads` cannot show
+        this: heads of a shared trunk read one modality each, but depend on all of them. So it is tested on a few
+        complete cells, for every subset.
         """
         routes = self.clean.outputs.values()
         if self.fusion.traits.missing == "refuse" or not self.plain or any(len(out.reads) != 1 for out in routes):
@@ -148,10 +152,10 @@ class Examination:
         rows = (every if having is None else every[having])[:PROBE]
         few = {r: out.select(rows) for r, out in self.clean.outputs.items()}
         for subset in subsets(self.modalities)[:-1] if len(rows) else []:
-            asked = self._answer(self.ids[rows], self._keep(subset))
-            told = self.fusion.predict(few, asked.present)
+            actual = self._answer(self.ids[rows], self._keep(subset))
+            derived = self.fusion.predict(few, actual.present)
             mine = [r for r, out in few.items() if out.reads <= set(subset)]
-            pairs = [(told, asked.probabilities), *((few[r].logits, asked.outputs[r].logits) for r in mine)]
+            pairs = [(derived, actual.probabilities), *((few[r].logits, actual.outputs[r].logits) for r in mine)]
             if not all(torch.allclose(a, b, rtol=CLOSE, atol=CLOSE) for a, b in pairs):
                 return False
         return len(rows) > 0
@@ -177,7 +181,7 @@ class Examination:
 
     def _keep(self, subset: Subset) -> Change:
         def change(images: Images, present: Tensor | None, ids: Tensor) -> tuple[Images, Tensor]:
-            # the one imputer: the training mean, which is zero after normalisation
+            # imputed by the training mean, which is zero after normalisation
             images = {m: x if m in subset else torch.zeros_like(x) for m, x in images.items()}
             return images, self._here(present, subset, len(ids))
 
@@ -190,7 +194,7 @@ class Examination:
     def _shown_instead(
         self, which: tuple[str, ...], images: Images, present: Tensor | None, ids: Tensor
     ) -> tuple[Images, Tensor | None]:
-        """Cells `ids` [B] in the modalities `which`, with what they have of them."""
+        """`images` with those of cells `ids` [B] in the modalities `which`, and their availability."""
         images = {m: self.cells.images(ids, m) if m in which else x for m, x in images.items()}
         theirs = self.cells.present(ids, self.modalities)
         if present is None or theirs is None:

@@ -1,4 +1,4 @@
-"""What a deployed network costs: parameters, multiply-accumulates, latency, throughput."""
+"""The cost of a deployed network: parameters, multiply-accumulates, latency, throughput."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 BURST = 3
-"""Passes of a burst: the fewest that have a median, so that as many bursts as possible are tried."""
+"""Passes per burst: the fewest with a meaningful median, to allow as many bursts as possible."""
 BURSTS = 34
-"""At most, so that a tiny network does not spin."""
+"""Largest number of bursts, to limit the time for tiny networks."""
 WAIT = 3.0
-"""Seconds to wait for another measurement on this machine; then it is measured all the same."""
+"""Seconds to wait for another measurement on this machine; after that, measure anyway."""
 
 
 def least_seconds(
     once: Callable[[], None], seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """The least of the bursts' medians, after a warm-up of two passes.
+    """The lowest median of the bursts, after a warm-up of two passes.
 
     Args:
         once: one pass, finished when it returns.
-        seconds: after which no other burst begins; one is made however long it takes.
-        clock: seconds.
+        seconds: no burst starts after this time; at least one burst is run.
+        clock: returns seconds.
     """
     once()
     once()
@@ -48,16 +48,16 @@ def least_seconds(
 
 @contextmanager
 def alone(folder: Path | None = None, wait: float = WAIT) -> Iterator[bool]:
-    """Hold the machine's lock for measurements; gives whether it was had.
+    """Hold the machine-wide lock for measurements; yields whether it was acquired.
 
     Args:
-        folder: of the lock; by default the machine's temporary folder.
-        wait: seconds, after which the block runs without it.
+        folder: of the lock; by default the system's temporary folder.
+        wait: seconds; after that the block runs without the lock.
     """
     from filelock import FileLock
 
     lock = FileLock((folder or Path(tempfile.gettempdir())) / "wbcbench-timing.lock")
-    with suppress(OSError):  # filelock's Timeout, another user's file
+    with suppress(OSError):  # filelock's Timeout, or a lock file of another user
         lock.acquire(timeout=wait)
     try:
         yield lock.is_locked
@@ -77,8 +77,8 @@ def parameters(module: nn.Module) -> int:
 def macs(module: nn.Module, images: Images) -> int:
     """Multiply-accumulates of one forward pass, in eval mode.
 
-    Counted by PyTorch's own dispatcher-level counter, so convolutions, matrix products and attention
-    count, whoever wrote them; element-wise operations, norms and pooling do not.
+    Counted by PyTorch's dispatcher-level counter. So convolutions, matrix products and attention
+    count, in plugins too; element-wise operations, norms and pooling do not.
 
     Args:
         module: maps `images` to probabilities [B, K].
@@ -97,9 +97,9 @@ def latency(
     *,
     seconds: float = 0.2,
 ) -> dict[str, Any]:
-    """Time forward passes in short bursts, of which the least disturbed counts; see `timing`.
+    """Time forward passes in short bursts and take the fastest burst, see `least_seconds`.
 
-    At most about twice `seconds` altogether, and a wait for other measurements on this machine.
+    Takes at most about twice `seconds`, plus a wait for other measurements on this machine.
 
     Args:
         module: maps images to probabilities [B, K]; moved to `device`.
@@ -108,8 +108,8 @@ def latency(
         seconds: time for each of the two measurements, after a warm-up of at least two passes.
 
     Returns:
-        `latency_ms` (at batch 1) and `throughput` (images per second at batch 32), each from the least of the
-        bursts' medians; `device` (its name) and `threads`. Compare only within one device and thread count.
+        `latency_ms` (at batch 1) and `throughput` (images per second at batch 32), each from the lowest median
+        of the bursts; `device` (its name) and `threads`. Compare only within one device and thread count.
     """
     device = torch.device(device)
     module.to(device)
@@ -131,7 +131,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 class _evaluating:
-    """Eval mode without gradients; every submodule's own mode is put back afterwards."""
+    """Eval mode without gradients; restores the mode of every submodule afterwards."""
 
     def __init__(self, module: nn.Module) -> None:
         self.modes = [(m, m.training) for m in module.modules()]

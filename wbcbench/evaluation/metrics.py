@@ -1,4 +1,4 @@
-"""From probabilities to numbers: the metrics of one set of cells, calibration among them."""
+"""Metrics of the predictions for one set of cells, including calibration."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> float:
 
 
 class Metric(NamedTuple):
-    """What a reader must know of a metric."""
+    """The properties of a metric."""
 
     higher_is_better: bool
     range: tuple[float, float]
@@ -97,12 +97,12 @@ class Scores:
 def score(probabilities: ArrayLike, labels: ArrayLike, classes: tuple[str, ...]) -> Scores:
     """Score predictions.
 
-    A class without a cell among `labels` is left out of balanced accuracy and AUROC, and counts as
+    A class without cells in `labels` is left out of balanced accuracy and AUROC, but counts as
     F1 = 0 in macro-F1 (all classes of the task, zero_division=0), so that two boards with the same
-    classes average over the same number of them.
+    classes average over the same number of classes.
 
     Args:
-        probabilities: [N, K], finite, not negative, rows summing to 1 (within 1e-3).
+        probabilities: [N, K], finite, non-negative, rows summing to 1 (within 1e-3).
         labels: [N] int, 0 .. K - 1.
         classes: K names.
 
@@ -161,16 +161,16 @@ def _ratio(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def evaluate(predictions: Mapping[str, NDArray[Any]], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Everything a record says about its predictions, from the arrays that it stores.
+    """All metrics of a record, from its stored arrays.
 
     Args:
         predictions: `test_probabilities` [N, K], `test_labels` [N], the same for `val_`, and
-            `test_route_<name>` [N, K] per route. A sealed trial has `val_` alone.
+            `test_route_<name>` [N, K] per route. A sealed trial has `val_` only.
         classes: K names.
 
     Returns:
         `metrics` {test, val}, `per_class` and `confusion` of test, `routes` {name: summary of test}. Without
-        test predictions all but `metrics` are empty.
+        test predictions, all but `metrics` are empty.
     """
     val = score(predictions["val_probabilities"], predictions["val_labels"], classes)
     if "test_probabilities" not in predictions:
@@ -199,8 +199,8 @@ def _checked(probabilities: ArrayLike, labels: ArrayLike, k: int) -> tuple[NDArr
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= k:
         raise ValueError(f"Expected integer labels 0..{k - 1}, but got {y.dtype} {y.min()}..{y.max()}.")
     if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
-        raise ValueError("Expected probabilities that are finite, not negative and sum to 1 in each row, "
-                         f"but they run from {p.min():g} to {p.max():g}. Give softmax outputs.")  # fmt: skip
+        raise ValueError("Expected probabilities that are finite, non-negative and sum to 1 in each row, "
+                         f"but they range from {p.min():g} to {p.max():g}. Give softmax outputs.")  # fmt: skip
     return p / p.sum(axis=1, keepdims=True), y.astype(np.int64)
 
 

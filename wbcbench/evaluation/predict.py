@@ -15,13 +15,13 @@ from wbcbench.data.views import ResidentCells
 
 
 def eval_batch(device: torch.device) -> int:
-    """Cells per forward pass without gradients: on a CPU as many as keep a layer's activations in its cache."""
+    """Cells per forward pass without gradients; on a CPU few enough for a layer's activations to fit its cache."""
     return 64 if device.type == "cpu" else 256
 
 
 @dataclass
 class Predictions:
-    """What a fusion says of n cells."""
+    """A fusion's predictions for n cells."""
 
     cells: NDArray[np.int64]
     """[n] stable cell ids."""
@@ -32,10 +32,10 @@ class Predictions:
     routes: dict[str, NDArray[np.float32]]
     """Route -> [n, K] probabilities."""
     shown: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """Route -> [n], which cells it was shown something of; without an entry, all."""
+    """Route -> [n], the cells for which it had any input; no entry: all of them."""
 
     def losses(self) -> dict[str, float]:
-        """Route -> mean cross-entropy over the cells that it was shown, without class weights; 0 without any."""
+        """Route -> mean cross-entropy over the cells for which it had input, without class weights; 0 if none."""
         found = {}
         for route, p in self.routes.items():
             own = np.take_along_axis(p, self.labels[:, None], 1)[:, 0]
@@ -50,7 +50,7 @@ def forward_all(
 ) -> tuple[Outputs, Tensor]:
     """Outputs of every route over the given cells [n], in eval mode, and the fusion's probabilities [n, K].
 
-    Leaves the fusion in the mode it was in.
+    Restores the fusion's training or eval mode.
     """
     was_training = fusion.training
     fusion.eval()
@@ -69,7 +69,7 @@ def forward_all(
 
 
 def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
-    """Probabilities for the given cells, and each route's own."""
+    """Probabilities for the given cells, of the fusion and of each route."""
     outputs, probs = forward_all(fusion, cells, ids, modalities)
     return Predictions(
         cells=ids.cpu().numpy(),
@@ -81,7 +81,7 @@ def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple
 
 
 def complete(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Tensor:
-    """Those of the cells [n] that have every modality; all of them unless each class has a complete one."""
+    """The cells [n] that have every modality; all cells if some class would have none."""
     present = cells.present(ids, modalities)
     if present is None:
         return ids
@@ -90,7 +90,7 @@ def complete(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> 
 
 
 def joined(parts: list[Output]) -> Output:
-    """One route's outputs for several batches as one, without maps."""
+    """One route's outputs of several batches, concatenated, without maps."""
     embeddings = [p.embedding for p in parts if p.embedding is not None]
     shown = [p.shown for p in parts if p.shown is not None]
     return Output(

@@ -31,17 +31,17 @@ def noise(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
 
 
 def blur(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Gaussian blur, sigma = 0.2 px (which changes next to nothing) + strength x 1/16 of the side (4 px of 64)."""
+    """Gaussian blur, sigma = 0.2 px (which changes almost nothing) + strength x 1/16 of the side (4 px of 64)."""
     return _depthwise(x, _gaussian(0.2 + strength * x.shape[-1] / 16, x))
 
 
 def defocus(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Out of focus: a disk of radius 0.5 px (which changes nothing) + strength x 1/12 of the side."""
+    """Defocus blur: a disk of radius 0.5 px (which changes nothing) + strength x 1/12 of the side."""
     return _depthwise(x, _disk(0.5 + strength * x.shape[-1] / 12, x))
 
 
 def illumination(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Uneven, wrong light: a linear shade in a random direction and a gain, both up to strength."""
+    """Uneven illumination: a linear gradient in a random direction and a gain, both up to strength."""
     angle = uniform(seed, "shade", cells) * 2 * math.pi
     gain = 1 + strength * (uniform(seed, "gain", cells) * 2 - 1)
     at = torch.linspace(-1, 1, x.shape[-1], device=x.device)
@@ -50,7 +50,7 @@ def illumination(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor
 
 
 def stain_shift(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Another batch of stain: each channel's gain and offset change, both by up to strength."""
+    """Stain variation: each channel's gain and offset change, both by up to strength."""
     channels = torch.arange(x.shape[1], device=x.device)
     key = cells[:, None] * x.shape[1] + channels[None]
     gain = 1 + strength * (uniform(seed, "stain gain", key) * 2 - 1)
@@ -59,7 +59,7 @@ def stain_shift(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
 
 
 def misregistration(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """The modality is shifted against the others by strength x 1/6 of the side, in a random direction."""
+    """Shift of the modality against the others by strength x 1/6 of the side, in a random direction."""
     angle = uniform(seed, "shift", cells) * 2 * math.pi
     theta = torch.zeros(len(x), 2, 3, device=x.device, dtype=x.dtype)
     theta[:, 0, 0] = theta[:, 1, 1] = 1
@@ -79,7 +79,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def _gaussian(sigma: float, like: Tensor) -> Tensor:
-    # Integrated over pixels: taken at their centres, a narrow Gaussian is a single pixel.
+    # Integrated over pixels: sampled at pixel centres, a narrow Gaussian would be a single pixel.
     reach = max(1, math.ceil(3 * sigma))
     edge = torch.arange(-reach, reach + 2, device=like.device, dtype=like.dtype) - 0.5
     line = torch.erf(edge / (sigma * math.sqrt(2))).diff()
@@ -88,7 +88,7 @@ def _gaussian(sigma: float, like: Tensor) -> Tensor:
 
 
 def _disk(radius: float, like: Tensor) -> Tensor:
-    # The rim's pixels count by how much of them is inside, so that every radius is another disk.
+    # Pixels at the edge are weighted by the part inside the disk, so that every radius gives another kernel.
     reach = math.ceil(radius)
     at = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
     disk = (radius + 0.5 - (at[:, None] ** 2 + at[None] ** 2).sqrt()).clamp(0, 1)
@@ -110,15 +110,15 @@ Metrics = dict[str, float | None]
 def examine(
     fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...], seed: int = 0
 ) -> dict[str, Any]:
-    """All of it as a JSON-able mapping; `seconds`, `passes` and `passes_saved` say what it cost.
+    """The full evaluation, as JSON; `seconds`, `passes` and `passes_saved` state what it cost.
 
-    Keys: `missing` (`native`: absent modalities are left out; `impute`: their images are filled in and read);
-    `subsets` (metrics per subset of modalities, of the `subset_cells` that have all of it) and `subset_cost`
-    (parameters and MACs of what is deployed for it), absent where the fusion refuses missing ones;
-    `worst_subset`, `shapley` (of balanced accuracy, on cells that have everything, for at most 5 modalities;
-    guessing is 1 / K), `permutation_drop` (macro-F1 lost when one modality shows other cells), `corruptions`
+    Keys: `missing` (`native`: missing modalities are left out; `impute`: their images are imputed and read);
+    `subsets` (metrics per subset of modalities, over the `subset_cells` that have all of them) and `subset_cost`
+    (parameters and MACs of what is deployed for it), omitted if the fusion refuses missing modalities;
+    `worst_subset`, `shapley` (of balanced accuracy, on complete cells, for at most 5 modalities;
+    guessing is 1 / K), `permutation_drop` (macro-F1 lost if one modality shows other cells), `corruptions`
     (macro-F1 per modality, kind and severity 1 to 5), `retained` (their mean as a share of the clean value),
-    `diversity` of routes, `cross_slot` (how much a route minds what the other modalities show, in nats).
+    `diversity` of routes, `cross_slot` (how much a route depends on the other modalities' images, in nats).
     """
     started = time.perf_counter()
     exam = Examination(fusion, cells, ids, modalities, seed)
@@ -143,10 +143,10 @@ def diversity(routes: Mapping[str, Tensor], shown: Mapping[str, Tensor] | None =
 
     Args:
         routes: name -> probabilities [n, K], two or more.
-        shown: name -> [n] bool, the cells that count, where not all do. A pair is compared on those of both.
+        shown: name -> [n] bool, the cells that count; no entry: all. A pair is compared on the cells of both.
 
     Returns:
-        Empty where no pair has a cell in common.
+        Empty if no pair has a cell in common.
     """
     disagree, apart = [], []
     for one, two in combinations(routes, 2):
@@ -164,13 +164,13 @@ def diversity(routes: Mapping[str, Tensor], shown: Mapping[str, Tensor] | None =
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) per row, [n, K] twice -> [n], in nats; probabilities below 1e-12 count as that."""
+    """KL(p || q) per row, [n, K] twice -> [n], in nats; smaller probabilities count as 1e-12."""
     p, q = p.clamp_min(1e-12), q.clamp_min(1e-12)
     return (p * (p / q).log()).sum(1)
 
 
 def subset_cost(fusion: Fusion, given: Subset, device: torch.device) -> dict[str, int]:
-    """Parameters, and MACs of one cell, of what is deployed where only these modalities are given."""
+    """Parameters, and MACs per cell, of the network that is deployed if only these modalities are given."""
     task, module = fusion.task, fusion.deploy(given)
     blank = {m: torch.zeros(1, task.channels[m], task.image_size, task.image_size, device=device) for m in given}
     return {"params": parameters(module), "macs": macs(module, blank)}
@@ -205,7 +205,7 @@ def _corrupt(exam: Examination, whole: Metrics) -> dict[str, Any]:
     for m in exam.modalities:
         table[m] = {}
         for kind, corrupt in CORRUPTIONS.items():
-            answers = [exam.ask(_spoilt(exam, m, corrupt, s / len(SEVERITIES))) for s in SEVERITIES]
+            answers = [exam.ask(_corrupted(exam, m, corrupt, s / len(SEVERITIES))) for s in SEVERITIES]
             table[m][kind] = [exam.metrics(a.probabilities)["macro_f1"] or 0.0 for a in answers]
     base = whole["macro_f1"] or 0.0
     retained = {
@@ -215,15 +215,15 @@ def _corrupt(exam: Examination, whole: Metrics) -> dict[str, Any]:
     return {"corruptions": table, "retained": retained}
 
 
-def _spoilt(exam: Examination, modality: str, corrupt: Corruption, strength: float) -> Change:
-    """One modality's images corrupted, where they are there."""
+def _corrupted(exam: Examination, modality: str, corrupt: Corruption, strength: float) -> Change:
+    """One modality's images corrupted, where they are available."""
     column = exam.modalities.index(modality)
 
     def change(images: Images, present: Tensor | None, ids: Tensor) -> tuple[Images, Tensor | None]:
-        spoilt = corrupt(images[modality], ids, strength, exam.seed)
+        corrupted = corrupt(images[modality], ids, strength, exam.seed)
         if present is not None:
-            spoilt = torch.where(present[:, column, None, None, None], spoilt, images[modality])
-        return {**images, modality: spoilt}, present
+            corrupted = torch.where(present[:, column, None, None, None], corrupted, images[modality])
+        return {**images, modality: corrupted}, present
 
     return change
 

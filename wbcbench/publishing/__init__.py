@@ -1,1 +1,1 @@
-"""What leaves a store: submissions and their verification, merged stores, published boards."""
+"""Submissions and their verification, merged stores, and published boards."""

@@ -1,4 +1,4 @@
-"""Zip files from strangers: judged by their directory before anything is unpacked, then read in pieces."""
+"""Untrusted zip files: their directory is checked before anything is unpacked; then they are read in pieces."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ CHUNK = 1 << 20
 _END = struct.Struct("<4s4H2LH")
 """End of the directory: signature, this disk, its disk, entries here, entries, size, offset, comment length."""
 _ENTRY_MAX = 512
-"""Bytes of the directory that one entry may take; names here are short."""
+"""Largest size of a directory entry in bytes; names in packs are short."""
 _LOCAL_HEADER = 30
 _PLAIN_RATIO_BELOW = 64 << 10
-"""Small files may unpack to any multiple of their size: they stay small."""
+"""Below this size, files may have any compression ratio."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pack may be. Bytes unless said otherwise."""
+    """Limits of a pack, in bytes unless stated otherwise."""
 
     pack: int = 2 << 30
-    """Of the file itself."""
+    """Size of the file."""
     total: int = 2 << 30
-    """Of everything in it, unpacked."""
+    """Size of all its content, unpacked."""
     entries: int = 50_001
-    """Files: ten thousand records. A zip of this kind has room for 65,535."""
+    """Number of files: enough for ten thousand records. A zip without 64-bit fields can have 65,535."""
     ratio: float = 100.0
-    """Unpacked size over packed size, of files above 64 KiB."""
+    """Unpacked size over packed size, for files above 64 KiB."""
     arrays: int = 512 << 20
-    """Of all arrays of one record."""
+    """Size of all arrays of one record."""
     cells: int = 5_000_000
     classes: int = 1000
 
 
 def open_archive(path: Path, limits: Limits) -> tuple[zipfile.ZipFile | None, list[Problem]]:
-    """Open a zip if its directory is small and its end is where it should be.
+    """Open a zip if its directory is small and ends with the file.
 
-    zipfile reads a whole directory into memory, however long it says it is; so that is looked at first.
+    zipfile reads the whole directory into memory, whatever its stated length, so the length is checked first.
     """
     size = path.stat().st_size
     if size > limits.pack:
@@ -63,17 +63,17 @@ def open_archive(path: Path, limits: Limits) -> tuple[zipfile.ZipFile | None, li
     if disk or first or here != entries or comment or offset + length + _END.size != size:
         return None, [("refuse", "its directory does not end with the file (disks, comment, 64-bit sizes)")]
     if entries > limits.entries or length > entries * _ENTRY_MAX:
-        told = f"{entries} files in a directory of {length:,} bytes; {limits.entries} files are allowed"
-        return None, [("refuse", f"says it has {told}")]
+        stated = f"{entries} files in a directory of {length:,} bytes; {limits.entries} files are allowed"
+        return None, [("refuse", f"states that it has {stated}")]
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         return None, [("refuse", f"cannot be opened ({error})")]
-    return archive, [] if len(archive.infolist()) == entries else [("refuse", "lists another number of files")]
+    return archive, [] if len(archive.infolist()) == entries else [("refuse", "states a wrong number of files")]
 
 
 def overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
-    """Files that share bytes (which lets a small archive unpack to anything), and bytes before the first."""
+    """Files that share bytes (as in zip bombs), and bytes before the first file."""
     at = 0
     for info in sorted(archive.infolist(), key=lambda i: i.header_offset):
         if info.header_offset < at:
@@ -84,23 +84,23 @@ def overlaps(archive: zipfile.ZipFile) -> Iterator[Problem]:
 
 
 def names(archive: zipfile.ZipFile, allowed: Callable[[str], int | None]) -> Iterator[Problem]:
-    """Names that no such archive has, and names that are the same to some file system."""
+    """Names that are not allowed in this kind of archive, and names that are equal on some file systems."""
     seen: Counter[str] = Counter()
     for info in archive.infolist():
-        name = info.orig_filename  # `filename` is cut at a NUL, and has its separators mended
+        name = info.orig_filename  # `filename` is cut at a NUL, and has its separators normalised
         seen[name.casefold()] += 1
         parts = name.replace("\\", "/").split("/")
         if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
-            yield "refuse", f"{name} leads out of the folder"
+            yield "refuse", f"{name} points outside the folder"
         elif allowed(name) is None or name != info.filename:
-            yield "refuse", f"{name} is no file that belongs here"
+            yield "refuse", f"{name} does not belong here"
     for name, count in seen.items():
         if count > 1:
-            yield "refuse", f"{name} is there {count} times (upper and lower case are the same to many systems)"
+            yield "refuse", f"{name} occurs {count} times (many systems do not distinguish upper and lower case)"
 
 
 def kinds(archive: zipfile.ZipFile) -> Iterator[Problem]:
-    """Links, folders, devices, encryption, rare compression."""
+    """Links, folders, devices, encryption, unusual compression."""
     for info in archive.infolist():
         mode = info.external_attr >> 16
         if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
@@ -113,7 +113,7 @@ def kinds(archive: zipfile.ZipFile) -> Iterator[Problem]:
 
 
 def sizes(archive: zipfile.ZipFile, allowed: Callable[[str], int | None], limits: Limits) -> Iterator[Problem]:
-    """Files that are too large, or unpack to many times what they take."""
+    """Files that are too large, or have too high a compression ratio."""
     for info in archive.infolist():
         limit = allowed(info.filename)
         if limit is not None and info.file_size > limit:
@@ -130,10 +130,10 @@ def sizes(archive: zipfile.ZipFile, allowed: Callable[[str], int | None], limits
 
 
 def pieces(file: IO[bytes], limit: int) -> Iterator[bytes]:
-    """The content of an open member, never more than `limit` bytes, whatever its directory entry said.
+    """The content of an open member, never more than `limit` bytes, whatever its directory entry states.
 
     Raises:
-        ValueError: there is more.
+        ValueError: there are more than `limit` bytes.
         zipfile.BadZipFile: the checksum differs.
     """
     read = 0
@@ -146,11 +146,11 @@ def pieces(file: IO[bytes], limit: int) -> Iterator[bytes]:
 
 _NAME = re.compile(r"((test|val)_(probabilities|labels|cells)|test_groups|test_route_[A-Za-z0-9_.+-]{1,64})\.npy")
 _HEADER_MAX = 10_000
-"""Bytes of text in an array's header: numpy parses it as a Python literal, which takes time."""
+"""Largest size of an array's header in bytes: numpy parses it as a Python literal, which takes time."""
 
 
 def check_arrays(path: Path, limits: Limits) -> Iterator[Problem]:
-    """What is wrong with the arrays of a file, by its directory and their headers; no array is loaded."""
+    """Problems of the arrays of a file, from its directory and their headers; loads no array."""
     archive, problems = open_archive(path, limits)
     yield from problems
     if archive is None or problems:
@@ -172,7 +172,7 @@ def check_arrays(path: Path, limits: Limits) -> Iterator[Problem]:
                 except (
                     ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError,
                 ) as error:  # fmt: skip
-                    yield "refuse", f"{info.filename} has no header of an array ({error})"
+                    yield "refuse", f"{info.filename} has no valid array header ({error})"
                     continue
             yield from _judge(info, shape, dtype, header, limits)
             total += info.file_size
@@ -181,7 +181,7 @@ def check_arrays(path: Path, limits: Limits) -> Iterator[Problem]:
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape, type and length of the header. Version 1 only, as `wbcbench` writes."""
+    """Shape, type and length of the header. Only version 1, which `wbcbench` writes."""
     version = np.lib.format.read_magic(member)  # type: ignore[no-untyped-call]
     if version != (1, 0):
         raise ValueError(f"its format is {version}, not (1, 0)")
@@ -210,11 +210,11 @@ def _judge(
         return
     claimed = dtype.itemsize * shape[0] * (1 if whole else shape[1])
     if info.file_size - header != claimed:
-        yield "refuse", f"{name} claims {claimed:,} bytes, but {info.file_size - header:,} follow its header"
+        yield "refuse", f"{name} states {claimed:,} bytes, but {info.file_size - header:,} follow its header"
 
 
 def by_cell(arrays: Mapping[str, NDArray[Any]], side: str) -> NDArray[np.int64]:
-    """The order [N] in which a side's cells are sorted by id, so that a shuffled copy is found too."""
+    """The order [N] that sorts a side's cells by id, so that a shuffled copy is detected, too."""
     return np.argsort(arrays[f"{side}_cells"], kind="stable")
 
 

@@ -1,4 +1,4 @@
-"""Files of a published board: `protocol.json` (options), `records.txt` (every record it ever had), `README.md`."""
+"""Files of a published board: `protocol.json` (options), `records.txt` (all records it ever had), `README.md`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROTOCOL, INVALID = "protocol.json", "invalid.yaml"
 
 
 class Asked(Strict):
-    """What a board was asked to show."""
+    """The options of a published board."""
 
     schema_version: Literal[1] = 1
     title: str = Field(min_length=1, max_length=200)
@@ -37,41 +37,41 @@ class Asked(Strict):
     where: dict[str, str] = {}
     resamples: int = 10_000
     board_seeds: dict[str, tuple[int, ...]] = {}
-    """Digest of a board's key -> the seeds that it was first published with, and keeps where `seeds` is None:
-    a row with more of them must not leave the others unranked."""
+    """Digest of a board's key -> the seeds that it was first published with, which it keeps if `seeds` is None: a
+    later row with more seeds must not make the other rows incomplete."""
 
     def options(self, **more: object) -> Options:
-        """The same as `Options` of `report`."""
+        """As `Options` of `report`."""
         return Options(by=self.by, seeds=self.seeds, board_seeds=self.board_seeds, keys=self.keys,
                        where=self.where, resamples=self.resamples, verify="full", **more)  # type: ignore[arg-type]  # fmt: skip
 
     def keeping(self, boards: Iterable[Board]) -> Asked:
-        """The same, with the seeds of these boards kept from now on, unless seeds were asked for."""
+        """The same options, with the seeds of these boards fixed from now on, unless seeds were requested."""
         kept = {} if self.seeds is not None else {b.digest: b.seeds for b in boards} | self.board_seeds
         return self.model_copy(update={"board_seeds": dict(sorted(kept.items()))})
 
 
 class Protocol(Asked):
-    """`protocol.json`: what was asked for, and what its boards have in common by their keys."""
+    """`protocol.json`: the options, and the comparison keys of the boards."""
 
     boards: dict[str, ComparisonKey] = {}
     """By digest."""
 
 
 def read_asked(folder: Path) -> Asked:
-    """What a published board was asked to show. Raises `UsageError`."""
+    """The options of a published board. Raises `UsageError`."""
     try:
         protocol = Protocol.model_validate_json((folder / PROTOCOL).read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(
             f"Expected a published board in {folder}, but {PROTOCOL} cannot be read ({error}). "
-            "`wbcbench leaderboard publish --name NAME --store STORE` makes one."
+            "`wbcbench leaderboard publish --name NAME --store STORE` creates one."
         ) from error
     return Asked.model_validate(protocol.model_dump(exclude={"boards"}))
 
 
 def invalid_beside(folder: Path) -> dict[str, str]:
-    """What `invalid.yaml` beside a board's folder strikes out: trial id or digest -> reason."""
+    """The records struck out by the `invalid.yaml` next to a board's folder: trial id or digest -> reason."""
     path = folder.parent / INVALID
     return read_invalid(path) if path.is_file() else {}
 
@@ -85,12 +85,12 @@ Named = tuple[str, str]
 
 
 def ledger_text(records: Iterable[Named]) -> bytes:
-    """The file with these records."""
+    """The content of `records.txt` for these records."""
     return (_HEAD + "".join(f"{trial}  {digest}\n" for trial, digest in sorted(set(records)))).encode()
 
 
 def read_ledger(folder: Path) -> set[Named]:
-    """The lines of a board's ledger; none where it has no ledger yet. Raises `RecordError` for any other line."""
+    """The records in a board's `records.txt`; none without this file. Raises `RecordError` for an invalid line."""
     path = folder / LEDGER
     if not path.is_file():
         return set()
@@ -99,15 +99,15 @@ def read_ledger(folder: Path) -> set[Named]:
         if not line.startswith("#"):
             match = _LINE.fullmatch(line)
             if match is None:
-                raise RecordError(f"{LEDGER} has a line that is no trial id and digest: {line[:80]!r}.")
+                raise RecordError(f"{LEDGER} has a line that is not a trial id and a digest: {line[:80]!r}.")
             found.add((match[1], match[2]))
     return found
 
 
 def once_published(folder: Path) -> set[Named]:
-    """Lines that the ledgers in or under a folder ever had, by the history of the repository around it.
+    """All records that `records.txt` files in or under a folder ever had, from the git history.
 
-    Empty where there is no git, no repository, or (in a shallow clone) no history.
+    Empty without git, without a repository, or without history (in a shallow clone).
     """
     command = ["git", "-C", str(folder), "log", "-m", "-p", "--format=", "--unified=0", "--no-ext-diff",
                "--no-textconv", "--no-color", "--", f":(glob)**/{LEDGER}"]  # fmt: skip
@@ -120,7 +120,7 @@ def once_published(folder: Path) -> set[Named]:
 
 
 def vanished(ledger: Iterable[Named], there: Iterable[Named], invalid: Mapping[str, str]) -> list[Named]:
-    """Records that were published, are not there, and are not struck out either."""
+    """Records that were published, are missing now, and are not struck out."""
     known = set(there)
     return sorted(r for r in set(ledger) - known if r[0] not in invalid and r[1] not in invalid)
 
@@ -137,12 +137,12 @@ def readme(
     """Markdown, UTF-8.
 
     Args:
-        found: what is published.
-        asked: what was asked for.
+        found: the boards that are published.
+        asked: their options.
         name: of the folder.
         store: the records.
-        manifest: of the pack that they came in.
-        ledger: every record that was ever published here.
+        manifest: of the pack of these records.
+        ledger: all records that were ever published here.
         invalid: trial id or digest -> why it is struck out.
     """
     by = HEADERS[asked.by]
@@ -187,7 +187,7 @@ def readme(
 def _struck(
     store: Unpacked, manifest: Manifest, ledger: Iterable[Named], invalid: Mapping[str, str], by: str
 ) -> Iterator[Named]:
-    """Trial id and line of the table, of every published record that is struck out."""
+    """Trial id and table row of every published record that is struck out."""
     for trial, digest in sorted(ledger):
         reason = invalid.get(trial) or invalid.get(digest)
         if reason is None:
@@ -202,7 +202,7 @@ def _struck(
 
 
 def _protocol(found: Report, store: Unpacked) -> list[str]:
-    """What the boards have in common, and a table of what they have not."""
+    """A list of what the boards have in common, and a table of their differences."""
     boards = []
     for board in found.boards:
         split = store.load(board.rows[0].sources[0].trial_id).trial.protocol.split
@@ -226,7 +226,7 @@ def _flat(document: dict[str, Any]) -> dict[str, str]:
 
 
 def _made(asked: Asked, name: str, store: Unpacked, manifest: Manifest) -> list[str]:
-    """The command, and where the records were trained."""
+    """The command, and the environments in which the records were trained."""
     words = ["wbcbench leaderboard publish", f"--name {name}", "--store STORE"]
     words += [f"--by {asked.by}"] if asked.by != "macro_f1" else []
     words += [f"--seeds {','.join(map(str, asked.seeds))}"] if asked.seeds else []

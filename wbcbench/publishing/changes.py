@@ -1,4 +1,4 @@
-"""What moved between two boards, and why."""
+"""The changes between two published boards, with their reasons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wbcbench.errors import UsageError
 
 @dataclass
 class Change:
-    """One row that is not what it was."""
+    """One row or board that changed."""
 
     board: str
     """Digest of its key."""
@@ -24,7 +24,7 @@ class Change:
 
 
 def read_report(path: Path) -> Report:
-    """A published folder's, or a `board.json`'s, report. Raises `UsageError`."""
+    """The report of a published folder or a `board.json`. Raises `UsageError`."""
     file = path / "board.json" if path.is_dir() else path
     try:
         report = Report.model_validate_json(file.read_bytes())
@@ -40,7 +40,7 @@ def read_report(path: Path) -> Report:
 
 
 def changes(old: Report, new: Report) -> list[Change]:
-    """Boards that came and went, rows that came and went, ranks and scores that moved, with the reasons found."""
+    """Added and removed boards and rows, and changed ranks and scores, with reasons if known."""
     found: list[Change] = []
     boards = {b.digest: b for b in old.boards}, {b.digest: b for b in new.boards}
     left_out = {r.record: r.reason for r in new.refused}
@@ -64,7 +64,7 @@ def changes(old: Report, new: Report) -> list[Change]:
 
 
 def _board(before: Board, after: Board) -> list[Change]:
-    """What was asked of the board, where that is another question now."""
+    """Changes of the board's options."""
     parts = []
     if before.by != after.by:
         parts.append(f"ranked by {HEADERS[after.by]}, before by {HEADERS[before.by]}")
@@ -80,7 +80,7 @@ def _numbers(values: tuple[int, ...]) -> str:
 
 
 def title_of(board: Board) -> str:
-    """The board's data in few words."""
+    """A short title: data set and modalities."""
     return f"{board.key.dataset}, {' + '.join(board.key.modalities)}"
 
 
@@ -131,7 +131,7 @@ def _why(a: Row, b: Row, left_out: dict[str, str]) -> list[str]:
 
 
 def _key(board: Board, others: Sequence[Board], came: bool) -> list[str]:
-    """In what a board's key differs from the likest board of the same data set on the other side."""
+    """How a board's key differs from the most similar board of the same data set on the other side."""
     best: list[str] | None = None
     for other in others:
         if other.digest == board.digest or other.key.dataset != board.key.dataset:

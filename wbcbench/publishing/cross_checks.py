@@ -1,4 +1,4 @@
-"""A pack's records beside each other and beside a trusted store; predictions that are too alike."""
+"""Comparison of a pack's records with each other and with a trusted store; detection of copied predictions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from wbcbench.records.store import Record, Store
 from wbcbench.spec import Trial
 
 NEAR = 1e-3
-"""Largest difference of any probability below which two trials' predictions are a copy with a little noise.
-Two trainings that differ in anything random are about a hundred times further apart."""
+"""If no probability differs by more than this, two trials' predictions count as a copy with a little noise.
+Two trainings with different random numbers differ by about a hundred times more."""
 
 SolvedOnce = Callable[[Trial], bool]
-"""Whether a trial's method is solved in one go: then its seed may have no part in it."""
+"""Whether a trial's method is solved directly, without iterative training: then its seed may have no effect."""
 
 
 def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """64 hex digits over every array's name, type, shape and values; the file's layout has no part in it."""
+    """64 hex digits over every array's name, type, shape and values, independent of the file's layout."""
     h = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -38,7 +38,7 @@ def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def answers(record: Record) -> NDArray[np.float32]:
-    """Test probabilities [N, K] in order of cell id, so that a shuffled copy is the same."""
+    """Test probabilities [N, K], sorted by cell id, so that a shuffled copy is equal."""
     arrays = record.predictions
     order = np.argsort(arrays["test_cells"], kind="stable")
     return np.asarray(arrays["test_probabilities"][order])
@@ -47,10 +47,10 @@ def answers(record: Record) -> NDArray[np.float32]:
 def copies(
     records: Sequence[Record], others: Sequence[Record], solved_once: SolvedOnce, whose: str
 ) -> Iterator[Problem]:
-    """Trials among `records` whose answers another trial has too: one of `others`, or where `whose` is empty, of
+    """Trials in `records` with the same predictions as another trial: one in `others` or, if `whose` is empty, in
     `records`.
 
-    Only trials of one split are compared. The same trial elsewhere is no copy.
+    Only trials with the same split are compared. The same trial elsewhere is not a copy.
     """
     here = {r.trial.id for r in records}
     others = [r for r in others if r.trial.id not in here]
@@ -72,12 +72,12 @@ def _alike(
 ) -> Iterator[Problem]:
     furthest = float(np.abs(p - q).max())
     if furthest > NEAR or (solved_once(a.trial) and solved_once(b.trial)):
-        return  # what is solved in one go draws nothing at random, and so may repeat itself
+        return  # methods that are solved directly use no random numbers, so equal results are expected
     pair = f"{named(a)} and {named(b)}{whose}"
     level: Level = "refuse"
     because = ""
     if float(np.ptp(p, axis=0).max()) <= NEAR:
-        level, because = "look", ", which say the same of every cell"
+        level, because = "look", ", which are the same for every cell"
     elif furthest > 0 or a.result.key != b.result.key:
         # Two protocols may select the same epoch of the same training.
         level = "look"
@@ -86,20 +86,20 @@ def _alike(
 
 
 def named(record: Record) -> str:
-    """A record for people: `independent + logits, seed 1 (0123abcd)`."""
+    """A record's display name: `independent + logits, seed 1 (0123abcd)`."""
     r = record.result
     return f"{r.title}, seed {r.seed} ({r.trial_id})"
 
 
 JUMP = 3.0
-"""Standard deviations above the best reference method from which a score is pointed out."""
+"""A score this many standard deviations above the best reference method is reported."""
 _METRIC = "macro_f1"
 
 
 def check_among(
     records: Sequence[Record], reference: Store | None, judge: Judge, solved_once: SolvedOnce, where: str
 ) -> None:
-    """The checks that need no reference but for teachers, which may lie there."""
+    """The checks that need no reference; only missing teachers are looked up there."""
     judge.run("pack.teachers", where, lambda: _teachers(records, reference))
     judge.run("pack.labels", where, lambda: _labels(records, records, ""))
     judge.run("pack.duplicates", where, lambda: copies(records, (), solved_once, ""))
@@ -108,10 +108,10 @@ def check_among(
 def check_against(
     records: Sequence[Record], reference: Store, judge: Judge, solved_once: SolvedOnce, where: str
 ) -> list[Record]:
-    """Compare with the records of a trusted store that hold the same cells, and give these."""
+    """Compare with the records of a trusted store that are of the same cells, and return these."""
     related, damaged = related_records(reference, records)
     theirs = " of the reference store"
-    judge.notes += [f"A record of the reference store cannot be trusted and was left out: {d}" for d in damaged]
+    judge.notes += [f"A record of the reference store is invalid and was left out: {d}" for d in damaged]
     judge.run("reference.split", where, lambda: _split(records, related))
     judge.run("reference.labels", where, lambda: _labels(records, related, theirs))
     judge.run("reference.duplicates", where, lambda: copies(records, related, solved_once, theirs))
@@ -121,7 +121,7 @@ def check_against(
 
 
 def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """The store's records of the same cells, checked but for their metrics; and the damaged ones, by reason."""
+    """The store's records of the same cells, checked except for their metrics; and the errors of damaged ones."""
     fingerprints = {r.result.key.fingerprint for r in records}
     found: list[Record] = []
     damaged: list[str] = []
@@ -130,9 +130,9 @@ def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Recor
         if not (folder / "result.json").is_file():
             continue
         try:
-            # The result alone says whether the rest is worth reading: a store may have many data sets.
+            # Read the result first, to skip other data sets: a store may have many.
             result = checks.read_result(folder)
-            # A search's sealed trials know no test cell: there is nothing to compare.
+            # A search's sealed trials have no test predictions, so there is nothing to compare.
             if result.key.fingerprint in fingerprints and result.status != "sealed":
                 found.append(store.load(folder.name))
         except RecordError as error:
@@ -146,7 +146,7 @@ def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Pr
         for teacher in record.trial.method.teachers:
             if teacher.id in here or (reference is not None and reference.has(teacher.id)):
                 continue
-            yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is not there"
+            yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is missing"
 
 
 def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:
@@ -157,11 +157,11 @@ def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Pro
         key = r.result.key
         splits = known.get((key.fingerprint, r.trial.protocol.split.model_dump_json()))
         if splits is None:
-            yield "look", f"{named(r)}: the reference store has no record of these cells, divided so"
+            yield "look", f"{named(r)}: the reference store has no record of these cells with this kind of split"
         elif key.split not in splits:
             yield (
                 "refuse",
-                f"{named(r)} has split {key.split[:12]}, but these cells, divided so, have {min(splits)[:12]}",
+                f"{named(r)} has split {key.split[:12]}, but for these cells it must be {min(splits)[:12]}",
             )
 
 
@@ -174,7 +174,7 @@ def _labels(records: Sequence[Record], others: Sequence[Record], whose: str) -> 
         peers = [o for o in by_split[key.fingerprint, key.split] if o.trial.id != record.trial.id or whose]
         if not peers:
             continue
-        # The reference's records agree among themselves if they are trusted; within a pack each is compared.
+        # The records of a trusted reference agree with each other; within a pack all pairs are compared.
         for other in peers[:1] if whose else peers:
             if other.result.key.classes != key.classes:
                 yield "refuse", f"{named(record)} has other classes than {named(other)}{whose}"
@@ -197,12 +197,12 @@ def _disagreement(a: Record, b: Record) -> str:
 
 
 def _other_groups(mine: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> str:
-    """Groups are part of the data set, so one fingerprint has one answer; all rows' intervals hang on it."""
+    """How groups differ, if they do. They are part of a fingerprint, and all rows' intervals depend on them."""
     there = "test_groups" in mine, "test_groups" in theirs
     if there == (False, False):
         return ""
     if there != (True, True):
-        return f"only the {'first' if there[0] else 'second'} says which group (donor, slide) a test cell is of"
+        return f"only the {'first' if there[0] else 'second'} has the groups (donor, slide) of test cells"
     p, q = by_cell(mine, "test"), by_cell(theirs, "test")
     differ = int((mine["test_groups"][p] != theirs["test_groups"][q]).sum())
     return f"{differ} of {len(p)} test cells are of another group" if differ else ""
@@ -235,7 +235,7 @@ def _jump(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Prob
             continue
         values = max(methods.values(), key=fmean)
         best, cells = fmean(values), len(record.predictions["test_labels"])
-        # Between seeds, but never less than what so few test cells leave open.
+        # Between seeds, but at least the sampling error of this number of test cells.
         sd = max(stdev(values) if len(values) > 1 else 0.0, math.sqrt(best * (1 - best) / cells))
         score = record.result.metrics["test"][_METRIC]
         if score is not None and score > best + JUMP * sd:

@@ -1,7 +1,7 @@
-"""Joining stores of several machines: every record is checked, none is overwritten, disagreement is told.
+"""Merge the stores of several machines: records are checked, never overwritten, and conflicts are reported.
 
-Trials of which the stores have different records are irreproducible. Every one of these records is kept, whole, in
-`<into>/irreproducible/<trial id>/<digest>/`, where no board looks, until somebody settles which is right.
+If stores have different records of a trial, it is irreproducible. All its records are kept in
+`<into>/irreproducible/<trial id>/<digest>/`, which boards do not read, until the user decides which one is right.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ ASIDE = "irreproducible"
 
 @dataclass
 class Merged:
-    """What became of the stores' records; trial ids."""
+    """The result of a merge, as trial ids."""
 
     copied: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
-    """In more than one store, with one digest."""
+    """In more than one store, with the same digest."""
     irreproducible: dict[str, str] = field(default_factory=dict)
     """Trial id -> which stores disagree, and by how much."""
     refused: list[str] = field(default_factory=list)
-    """Why records cannot be trusted; they were not copied."""
+    """Errors of invalid records, which were not copied."""
     without_teacher: dict[str, list[str]] = field(default_factory=dict)
-    """Trial id in the filled store -> its teachers that are not there."""
+    """Trial id in the target store -> its teachers that are missing there."""
 
     @property
     def fine(self) -> bool:
-        """Whether every record is in the filled store."""
+        """Whether all records are in the target store."""
         return not (self.irreproducible or self.refused)
 
 
 def merge(stores: list[Path], into: Path) -> Merged:
-    """Copy the records of some stores into one, with what stands beside them (evaluations, studies).
+    """Copy the records of some stores to one, with their evaluations and studies.
 
-    A teacher is a record like any other, and so comes along. A trial that was once found irreproducible stays so.
+    Teachers are records like any other, so they are copied, too. A trial that was irreproducible once remains so.
 
     Raises:
-        UsageError: a store is not there, or is the one to write to.
+        UsageError: a store does not exist, or is the target.
     """
     for store in stores:
         if not (store / "records").is_dir():
             raise UsageError(f"Expected a store with records in {store}, but there is none.")
         if store.resolve() == into.resolve():
             raise UsageError(
-                f"{into} is both read and written to. Name the other stores, and --into alone for it."
+                f"Expected stores other than the target of --into, but got {into} for both. Leave it out of the "
+                "stores: records that are already in --into are kept."
             )
     target, merged = Store(into), Merged()
     found = _found([*stores, *([into] if (into / "records").is_dir() else [])], merged)
@@ -91,7 +92,7 @@ def _found(stores: list[Path], merged: Merged) -> dict[str, list[Record]]:
 
 
 def _copy(record: Record, place: Path) -> None:
-    """Copy a record's folder, whole or not at all, and check what arrived."""
+    """Copy a record's folder atomically, and check the copy."""
     with atomic_folder(place) as folder:
         for file in sorted(p for p in record.path.iterdir() if p.is_file()):
             shutil.copyfile(file, folder / file.name)
@@ -99,7 +100,7 @@ def _copy(record: Record, place: Path) -> None:
 
 
 def _set_aside(records: list[Record], target: Store, aside: Path) -> str:
-    """Keep every record of an irreproducible trial out of the way, and say how they differ."""
+    """Move all records of an irreproducible trial aside, and describe how they differ."""
     trial = records[0].trial.id
     with target.lock(trial):
         for record in records:
@@ -112,7 +113,7 @@ def _set_aside(records: list[Record], target: Store, aside: Path) -> str:
             with storing(place):
                 aside.mkdir(parents=True, exist_ok=True)
                 if place.exists():
-                    shutil.rmtree(ours)  # the same record, which another store had too
+                    shutil.rmtree(ours)  # the same record as in another store
                 else:
                     os.rename(ours, place)
     told = []
@@ -127,7 +128,7 @@ def _set_aside(records: list[Record], target: Store, aside: Path) -> str:
 
 
 def _beside(store: Path, into: Path, irreproducible: dict[str, str]) -> None:
-    """Examinations and studies; what is there already stays, and winners of one study are joined."""
+    """Copy evaluations and studies. Existing files are kept; winners of the same study are joined."""
     for source in [*store.glob("evaluations/*.json"), *(p for p in store.glob("searches/**/*") if p.is_file())]:
         place = into / source.relative_to(store)
         if place.name == WINNER and place.exists():

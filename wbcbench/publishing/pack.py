@@ -1,11 +1,11 @@
 """The pack: records of a submission in one zip, without pickles and without code.
 
     manifest.json                 schema version, wbcbench version, SHA-256 of every file, digests of the records
-    records/<trial id>/<file>     as in a store; `model.safetensors` only if asked for
-    searches/<study>/winner.json  what a search had spent before it chose some of the trials
+    records/<trial id>/<file>     as in a store; `model.safetensors` only if requested
+    searches/<study>/winner.json  the budget of the search that found some of the trials
 
-Equal records give equal bytes: files in order of name, stored uncompressed (compressors differ between machines),
-and no clock.
+Equal records give equal bytes: files are sorted by name, stored uncompressed (compressors differ between
+machines), and without times.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ SIZES = {
     WEIGHTS: 1024 * _MEBI,
     WINNER: 1 * _MEBI,
 }
-"""Bytes that a file may have, unpacked."""
+"""Largest size of each file in bytes, unpacked."""
 
 
 class Manifest(Strict):
-    """What `manifest.json` says."""
+    """The content of `manifest.json`."""
 
     schema_version: Literal[1] = PACK_VERSION
     wbcbench: str
-    """The version that packed it."""
+    """The version that made the pack."""
     submitted: list[str]
-    """Trial ids that the submission is about; the other records are their teachers'."""
+    """Ids of the submitted trials; the other records are their teachers'."""
     records: dict[str, str]
     """Trial id -> digest of the record."""
     files: dict[str, str]
@@ -63,7 +63,7 @@ class Manifest(Strict):
 
 
 def allowed_size(name: str) -> int | None:
-    """Bytes that a file of this name may have; None: no pack has it."""
+    """Largest size in bytes of a file with this name; None: not allowed in a pack."""
     if name == MANIFEST:
         return SIZES[MANIFEST]
     if re.fullmatch(f"searches/{STUDY}/{re.escape(WINNER)}", name):
@@ -73,19 +73,19 @@ def allowed_size(name: str) -> int | None:
 
 
 def find_records(name: str, store: Store) -> list[Record]:
-    """A record by its folder, or by its trial id (or the beginning of one) in a store; or every seed of a method
-    by its name. Every metric is recomputed.
+    """A record by its folder, or by its trial id (or a prefix of it) in a store; or all seeds of a method by its
+    name. Every metric is recomputed.
 
     Raises:
-        UsageError: nothing, or more than one trial or method, goes by that name, or it is a search's sealed trial.
-        RecordError: a record is not what it claims.
+        UsageError: no trial or method matches, or more than one does, or it is a search's sealed trial.
+        RecordError: a record is invalid.
     """
     found = find(name, store, verify="full")
     for record in found:
         if record.result.status == "sealed":
             won = ", ".join(retrained(record.path.parent.parent, record.trial.id))
             raise UsageError(
-                f"Expected a record that knows the test split, but {record.trial.id} is sealed: a search's "
+                f"Expected a record with test results, but {record.trial.id} is sealed: a search's "
                 "proposal. "
                 + (f"It won, so submit its retrained trials: {won}." if won else "It did not win its search.")
             )
@@ -93,14 +93,14 @@ def find_records(name: str, store: Store) -> list[Record]:
 
 
 def with_teachers(records: Iterable[Record], store_of: Callable[[Path], Store] = Store) -> list[Record]:
-    """The records and those of their teachers (and theirs), from the store that each record lies in; by id.
+    """The records and those of their teachers, recursively, from the store of each record; sorted by id.
 
     Args:
         records: of one or more stores.
         store_of: the store at a root.
 
     Raises:
-        RecordError: a teacher's record is missing or bad: what it taught could not be checked.
+        RecordError: a teacher's record is missing or invalid, so its students cannot be checked.
     """
     found: dict[str, Record] = {}
     queue = list(records)
@@ -116,9 +116,9 @@ def with_teachers(records: Iterable[Record], store_of: Callable[[Path], Store] =
             except RecordError as error:
                 aside = store.root / "irreproducible" / teacher.id
                 raise RecordError(
-                    f"Expected the record of teacher {teacher.id} beside that of {record.trial.id}, which it "
-                    f"taught, but: {error}"
-                    + (f" Two records of it disagree: settle {aside} first." if aside.is_dir() else "")
+                    f"Expected the record of teacher {teacher.id} in the store of its student {record.trial.id}, "
+                    f"but: {error}"
+                    + (f" Two records of it disagree: resolve {aside} first." if aside.is_dir() else "")
                 ) from error
     return [found[i] for i in sorted(found)]
 
@@ -126,16 +126,16 @@ def with_teachers(records: Iterable[Record], store_of: Callable[[Path], Store] =
 def write_pack(
     records: Iterable[Record], path: Path, *, weights: bool = False, store_of: Callable[[Path], Store] = Store
 ) -> Manifest:
-    """Pack records and their teachers' records; the file appears whole or not at all.
+    """Pack records and their teachers' records; the file is written atomically.
 
     Args:
-        records: what the submission is about.
+        records: the submitted records.
         path: of the pack.
-        weights: whether to pack them.
+        weights: whether to include weights.
         store_of: the store at a root.
 
     Raises:
-        UsageError: weights are asked for, and a record has none.
+        UsageError: weights are requested, but a record has none.
         RecordError: a record, or a teacher's, is missing or changed since it was read.
         WbcbenchError: the file system refuses.
     """
@@ -143,14 +143,14 @@ def write_pack(
     whole = with_teachers(asked, store_of)
     if weights and (bare := [r.trial.id for r in whole if not (r.path / WEIGHTS).is_file()]):
         raise UsageError(
-            f"Expected records with {WEIGHTS}, but {bare[0]} has none: published boards keep no weights. Leave "
-            "out --weights, or name the store that the board was made from."
+            f"Expected records with {WEIGHTS}, but {bare[0]} has none: published boards keep no weights. Omit "
+            "--weights, or use the store that the board was made from."
         )
     return write_records(whole, {r.trial.id for r in asked}, path, weights=weights, searches=_searches(whole))
 
 
 def _searches(records: Sequence[Record]) -> dict[str, bytes]:
-    """Study -> what it says of these records' trials, from the stores that they lie in."""
+    """Study -> its `winner.json`, restricted to these records' trials, from the records' stores."""
     ids = {r.trial.id for r in records}
     found: dict[str, list[bytes]] = {}
     for root in dict.fromkeys(r.path.parent.parent for r in records):
@@ -169,9 +169,9 @@ def write_records(
     weights: bool = False,
     searches: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Pack exactly these records, by id; `submitted` says which ones the pack is about. Raises as `write_pack`.
+    """Pack exactly these records, sorted by id. Raises as `write_pack`.
 
-    `searches`: study -> `winner.json`.
+    `submitted`: ids of the submitted trials; `searches`: study -> `winner.json`.
     """
     everything = sorted(records, key=lambda r: r.trial.id)
     names = [n for n in FILES if weights or n != WEIGHTS]
@@ -201,7 +201,7 @@ def write_records(
 
 def _info(name: str, source: Path | bytes | None = None) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, date_time=_EPOCH)
-    info.create_system = 3  # whatever the machine, so that the bytes are the same
+    info.create_system = 3  # the same on every machine, so that the bytes are equal
     info.external_attr = 0o100644 << 16
     info.file_size = source.stat().st_size if isinstance(source, Path) else len(source or b"")
     return info

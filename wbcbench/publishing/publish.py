@@ -1,16 +1,16 @@
-"""A published board: a folder that holds the tables, and the records from which anybody can make them again.
+"""A published board: a folder with tables, and with the records from which others can reproduce them.
 
     README.md        the tables, the protocol, how they were made, how to check them
     board.csv  board.json  index.html
-    protocol.json    what was asked for (metric, seeds, resamples) and the comparison keys that came of it
-    records.txt      trial id and digest of every record that was ever published here, see `ledger`
-    records.zip      the records and their teachers', without weights, as `wbcbench submit` packs them
-    evaluations/  searches/    what stands beside the records: missing modalities, search budgets
+    protocol.json    the options (metric, seeds, resamples) and the resulting comparison keys
+    records.txt      trial id and digest of every record that was ever published here
+    records.zip      the records and their teachers', without weights, as packed by `wbcbench submit`
+    evaluations/  searches/    additional files of the records: missing modalities, search budgets
 
-The tables are always made from `records.zip`, never from a store, so that `proof.check` on a clean clone does
+The tables are always made from `records.zip`, never from a store, so that `check` on a clean clone does
 exactly what `publish` did. Without weights a record has about 90 kB, most of it predictions: 6 MB for the 67
-records of the first board, a sixth of what they take in a store. The zip is stored, not compressed: two releases
-of zlib deflate alike only by chance, bytes must be equal, and git compresses it anyway (to half).
+records of the first board, a sixth of their size in a store. The zip is stored, not compressed: different releases
+of zlib may give different bytes, bytes must be equal, and git compresses it anyway (to half).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from wbcbench.records.store import Store
 
 @dataclass(frozen=True)
 class Published:
-    """What `publish` wrote."""
+    """The result of `publish`."""
 
     report: Report
     manifest: Manifest
     told: list[str]
-    """What a person should know: records of the sources that were left out, findings about packs."""
+    """Notes for the user: records of the sources that were left out, findings about packs."""
     sources: dict[str, list[str]]
-    """Store or pack that brought records which were not there -> names of the rows that they are in."""
+    """Store or pack with new records -> names of the rows with these records."""
 
 
 def publish(
@@ -69,20 +69,20 @@ def publish(
     solved_once: SolvedOnce = lambda trial: False,
     installed: Installed | None = None,
 ) -> Published:
-    """Write a board's folder from stores, packs of strangers, and what was published there before.
+    """Write a board's folder from stores, untrusted packs, and what was published there before.
 
     Args:
-        folder: of the board; made if missing.
-        stores: whose records stand on the boards that are asked for. None: the files are made again.
-        asked: what to show.
-        packs: from `wbcbench submit`; judged against what was published before and what the stores have.
-        solved_once: see `duplicates.SolvedOnce`.
-        installed: see `checking.checked`.
+        folder: of the board; created if missing.
+        stores: their records on the requested boards are added. Empty: the files are only rebuilt.
+        asked: the board's options.
+        packs: from `wbcbench submit`; checked against what was published before and the stores' records.
+        solved_once: see `cross_checks.SolvedOnce`.
+        installed: see `verify.checked`.
 
     Raises:
         ComparabilityError: sources disagree about a trial, or a pack is refused.
-        RecordError: a record, or a teacher's, is missing or bad.
-        UsageError: no board is like that.
+        RecordError: a record, or a teacher's, is missing or invalid.
+        UsageError: no board matches.
     """
     invalid = invalid_beside(folder)
     with tempfile.TemporaryDirectory(prefix="wbcbench-publish-") as name:
@@ -103,7 +103,7 @@ def publish(
         ids = {s.trial_id for b in shown.boards for r in b.rows for s in r.sources}
         ids |= set(old.submitted) if old is not None else set()
         if not ids:
-            raise UsageError("No record is on such a board. `wbcbench leaderboard` shows which boards there are.")
+            raise UsageError("No record is on a matching board. `wbcbench leaderboard` shows the existing boards.")
         records = with_teachers([pool.store.load(i) for i in sorted(ids)], Unpacked)
         manifest = write_records(records, ids, new / PACK)
         if old is not None and old.model_copy(update={"wbcbench": manifest.wbcbench}) == manifest:
@@ -130,7 +130,7 @@ def publish(
 
 
 def _sources(found: Report, pool: Pool, published: Mapping[str, str]) -> dict[str, list[str]]:
-    """Where records came from that were not here -> the rows of the boards that they are in."""
+    """Source of new records -> names of the rows with these records."""
     new = {t: pool.origins[t] for t, digest in pool.digests.items() if published.get(t) != digest}
     sources: dict[str, list[str]] = {origin: [] for origin in new.values()}
     for row in (r for b in found.boards for r in b.rows):
@@ -140,30 +140,30 @@ def _sources(found: Report, pool: Pool, published: Mapping[str, str]) -> dict[st
 
 
 def _keeping(asked: Asked, pool: Pool) -> Asked:
-    """What was asked, with the seeds of the boards that are there before anything else joins them."""
+    """The options, with the seeds of the existing boards fixed before other records are added."""
     if not pool.digests:
         return asked
     try:
         options = asked.options(statistics=False, details=False, invalid=pool.invalid)
         return asked.keeping(report([pool.store], options).boards)
     except UsageError:
-        return asked  # the boards that are asked for come with a pack
+        return asked  # the requested boards come with a pack
 
 
 def files(
     folder: Path, name: str, asked: Asked, invalid: Mapping[str, str], ledger: set[Named]
 ) -> tuple[dict[str, bytes], Report]:
-    """File -> content, made from the pack in a folder; and the report that is in them.
+    """File -> content, made from the pack in a folder; and the report that they show.
 
     Args:
-        folder: where the pack lies, and what stands beside the records.
+        folder: of the pack, evaluations and searches.
         name: of the board.
-        asked: what to show.
+        asked: its options.
         invalid: trial id or digest -> why it is struck out.
         ledger: records that were published here before.
 
     Raises:
-        RecordError: the pack is not what it says.
+        RecordError: the pack is invalid.
     """
     with opened(folder) as (store, manifest):
         found = report([store], asked.options(statistics=True, details=True, invalid=invalid))
@@ -183,30 +183,30 @@ def files(
 
 
 GIVES = f"is not what {PACK} gives"
-"""How a problem ends that making the files again would mend."""
+"""The end of a problem's text, if rebuilding the files fixes it."""
 _OWN = frozenset({"FINDINGS.md", "figures", "data"})
-"""What people write, and draw, beside a board."""
+"""Files and folders that authors may add to a board."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found; no problems if the folder is what its records give and nothing has vanished."""
+    """The result of `check`. No problems: the files match their records, and no record is missing."""
 
     problems: list[str] = field(default_factory=list)
     records: int = 0
     notes: list[str] = field(default_factory=list)
-    """What could not be compared."""
+    """Parts that could not be compared."""
 
 
 def check(folder: Path) -> Checked:
-    """Make the folder's files again from its records, and name every file that is not what comes out, and every
-    record that was published once and is neither there nor struck out.
+    """Rebuild the folder's files from its records; report all files that differ, and all records that were once
+    published but are neither present nor struck out.
 
-    Of `index.html` all but the text of the two libraries in it is compared: another release of theirs is no other
-    board. Where they are not the installed releases, a note says so.
+    `index.html` is compared without the text of its two libraries, whose release does not matter. If they are not
+    the installed releases, a note states it.
 
     Raises:
-        UsageError: this is no published board.
+        UsageError: this is not a published board.
     """
     asked = read_asked(folder)
     invalid = invalid_beside(folder)
@@ -237,7 +237,7 @@ def check(folder: Path) -> Checked:
 
 
 def check_all(boards: Path) -> dict[str, Checked]:
-    """`check` of every board in a folder, by name; the empty name: boards that vanished altogether."""
+    """`check` of every board in a folder, by name. The empty name: records of boards that were removed."""
     names = sorted(p.parent.name for p in boards.glob(f"*/{PROTOCOL}"))
     found = {name: check(boards / name) for name in names}
     present = {r for name in names for r in _lines(boards / name)}
@@ -266,8 +266,8 @@ def _other_libraries(folder: Path) -> list[str]:
     if has_installed_libraries(page.read_text(encoding="utf-8", errors="replace")):
         return []
     return [
-        "index.html carries other releases of itables or plotly than are installed here; their text was not "
-        "compared. --rebuild puts the installed ones in."
+        "index.html contains other releases of itables or plotly than are installed here; their text was not "
+        "compared. --rebuild inserts the installed ones."
     ]
 
 
@@ -275,7 +275,7 @@ def _lines(folder: Path) -> set[Named]:
     try:
         return read_ledger(folder)
     except RecordError:
-        return set()  # the check of that board says so
+        return set()  # reported by the check of that board
 
 
 def _gone(record: Named) -> str:

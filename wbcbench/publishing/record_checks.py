@@ -1,4 +1,4 @@
-"""One record of a pack, by itself: is it what it says, and can what it says be?"""
+"""Checks of a single record of a pack: consistency and plausibility."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWN = BUILTIN_PROVIDER
 
 
 def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits) -> Record | None:
-    """Make every check that needs this record only. None: it was refused."""
+    """Run every check that needs only this record. None: it was refused."""
     where = folder.name
     documents: dict[str, Any] = {}
     read: list[Record] = []
@@ -36,19 +36,19 @@ def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits)
         for name in ("spec.json", "result.json", "env.json"):
             documents[name] = strict_json((folder / name).read_bytes())
             if not isinstance(documents[name], dict):
-                yield "refuse", f"{name} is no object"
+                yield "refuse", f"{name} is not an object"
 
     def schema() -> Iterator[Problem]:
         record = Record(folder, checks.read_trial(folder), checks.read_result(folder))
-        # What pydantic mends while reading ("1" for 1, absent keys) is read differently by others.
+        # What pydantic corrects while reading ("1" for 1, missing keys) may be read differently by other programs.
         for name, model in (("spec.json", record.trial), ("result.json", record.result)):
             if model.model_dump(mode="json") != documents[name]:
-                yield "refuse", f"{name} is not written as wbcbench writes it"
+                yield "refuse", f"{name} is not in the form that wbcbench writes"
         if record.result.status == "sealed":
-            yield "refuse", "is a search's sealed trial: it knows no test cell, and stands on no board"
-        for name, said in record.result.files.items():
-            if not re.fullmatch(r"[0-9a-f]{64}", said):
-                yield "refuse", f"result.json has no SHA-256 of {name}, but {said!r}"
+            yield "refuse", "is a search's sealed trial, which has no test results and cannot be on a board"
+        for name, stated in record.result.files.items():
+            if not re.fullmatch(r"[0-9a-f]{64}", stated):
+                yield "refuse", f"result.json has no SHA-256 of {name}, but {stated!r}"
         read.append(record)
 
     if not judge.run("record.json", where, parse) or not judge.run("record.schema", where, schema):
@@ -76,17 +76,17 @@ def check_record(folder: Path, manifest: Manifest, judge: Judge, limits: Limits)
 
 
 def _digests(record: Record, manifest: Manifest) -> Iterator[Problem]:
-    """As `checks.check_files`, but weights may be absent: then their SHA-256 is a claim that a rerun can test."""
+    """As `checks.check_files`, but weights may be missing. Then only a rerun can check their SHA-256."""
     result = record.result
     if set(result.files) != set(PAYLOAD):
         yield "refuse", f"result.json lists the files {sorted(result.files)}, not {sorted(PAYLOAD)}"
         return
     for name in PAYLOAD:
-        said = manifest.files.get(f"records/{record.path.name}/{name}")
-        if (said is not None or name != WEIGHTS) and said != result.files[name]:
-            yield "refuse", f"{name} is not the file that result.json speaks of (its SHA-256 differs)"
+        stated = manifest.files.get(f"records/{record.path.name}/{name}")
+        if (stated is not None or name != WEIGHTS) and stated != result.files[name]:
+            yield "refuse", f"{name} is not the file of result.json (its SHA-256 differs)"
     if content_digest(result.trial_id, result.files) != result.digest:
-        yield "refuse", "result.json has a digest that is not that of its files"
+        yield "refuse", "result.json has a digest that does not match its files"
     if manifest.records.get(record.path.name) != result.digest:
         yield "refuse", "the manifest has another digest of this record"
 
@@ -105,17 +105,17 @@ def _cost(record: Record) -> Iterator[Problem]:
     if cost.threads is not None and cost.threads < 1:
         yield "refuse", f"threads is {cost.threads}"
     if cost.params > 0 and cost.macs == 0:
-        yield "refuse", f"0 MACs with {cost.params:,} parameters: each would go unused"
+        yield "refuse", f"0 MACs with {cost.params:,} parameters: none would be used"
     if not 1 <= cost.epochs_run <= epochs:
         yield "refuse", f"{cost.epochs_run} epochs were run; the budget is {epochs}"
     if not 0 <= result.selected_epoch < cost.epochs_run:
-        yield "refuse", f"epoch {result.selected_epoch} was selected of {cost.epochs_run} (counted from 0)"
+        yield "refuse", f"epoch {result.selected_epoch} of {cost.epochs_run} was selected (counted from 0)"
     try:
         started, ended = datetime.fromisoformat(result.started), datetime.fromisoformat(result.ended)
         if ended < started:
             yield "refuse", f"ended ({result.ended}) before it started ({result.started})"
     except (ValueError, TypeError):
-        yield "refuse", "started or ended is not a time (ISO 8601, with zone)"
+        yield "refuse", "started or ended is not a time (ISO 8601, with a time zone)"
 
 
 def _history(record: Record) -> Iterator[Problem]:
@@ -151,35 +151,35 @@ def _history(record: Record) -> Iterator[Problem]:
 def _environment(document: Any) -> Iterator[Problem]:
     packages = document.get("packages", {})
     if not isinstance(packages, dict) or not all(isinstance(v, str) for v in packages.values()):
-        yield "refuse", "its packages are no names and versions"
+        yield "refuse", "its packages are not names and versions"
     elif not set(packages) <= set(PACKAGES):
-        yield "look", f"names unusual packages: {', '.join(sorted(set(packages) - set(PACKAGES)))}"
+        yield "look", f"lists unusual packages: {', '.join(sorted(set(packages) - set(PACKAGES)))}"
 
 
 def _origin(result: Result) -> Iterator[Problem]:
     if not result.components:
-        yield "look", "does not say which components took part"
+        yield "look", "does not list its components"
     for part in result.components:
         if part.provider != OWN:
             digest = f", SHA-256 {part.sha256}" if part.sha256 else ""
-            yield "look", f"{part.kind} {part.name} is code of {part.provider}{digest}: ask for it"
+            yield "look", f"{part.kind} {part.name} is code of {part.provider}{digest}: request it"
 
 
 def _perfect(result: Result) -> Iterator[Problem]:
     for where, summary in {"test": result.metrics["test"], **result.routes}.items():
         if summary.get("macro_f1") == 1.0:
-            yield "look", f"macro-F1 is 1 ({where}): every cell right"
+            yield "look", f"macro-F1 is 1 ({where}): every cell is correct"
 
 
 def _cells(arrays: dict[str, NDArray[Any]]) -> Iterator[Problem]:
     test, val = arrays["test_cells"], arrays["val_cells"]
     for side, cells in (("test", test), ("validation", val)):
         if len(np.unique(cells)) != len(cells):
-            yield "refuse", f"a {side} cell stands there twice"
+            yield "refuse", f"a {side} cell occurs twice"
         if (cells < 0).any():
             yield "refuse", f"a {side} cell has a negative id"
     if both := np.intersect1d(test, val).size:
-        yield "refuse", f"{both} cells are test and validation cells at once"
+        yield "refuse", f"{both} cells are both test and validation cells"
 
 
 def _weights(record: Record) -> Iterator[Problem]:
@@ -188,7 +188,7 @@ def _weights(record: Record) -> Iterator[Problem]:
         yield "refuse", f"{WEIGHTS} has NaN or infinite weights"
     numbers = sum(w.numel() for w in weights.values())
     if numbers < record.result.cost.params:
-        yield "look", f"{WEIGHTS} has {numbers:,} numbers; {record.result.cost.params:,} parameters are claimed"
+        yield "look", f"{WEIGHTS} has {numbers:,} numbers; {record.result.cost.params:,} parameters are stated"
 
 
 __all__ = ["check_record"]

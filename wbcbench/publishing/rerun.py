@@ -1,7 +1,7 @@
-"""Train one seed of a pack again, with its teachers, on cells that are here, and compare.
+"""Train one seed of a pack again, with its teachers, on local cells, and compare.
 
-The spec comes from a stranger: every component's parameters are checked by the component's own types first, the
-data set opens only what the user names, and the pack's weights are not used.
+The spec is untrusted: all parameters are validated by the components' own types first, the data set opens only
+what the user specifies, and the pack's weights are not used.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def choose(records: Sequence[Record], submitted: Sequence[str], wanted: str | No
     """The submitted record whose id begins with `wanted`, or the first one.
 
     Raises:
-        UsageError: none, or several, begin so.
+        UsageError: none, or more than one, matches.
     """
     found = [r for r in records if r.trial.id in submitted and r.trial.id.startswith(wanted or "")]
     if not found or (wanted and len(found) > 1):
         raise UsageError(
-            f"Expected --trial to begin the id of one submitted trial, but got {wanted!r}. "
+            f"Expected --trial as the start of one submitted trial's id, but got {wanted!r}. "
             f"Submitted: {', '.join(submitted)}."
         )
     return found[0]
 
 
 def chain(trial: Trial) -> list[PlannedTrial]:
-    """The trial and its teachers (and theirs), each once, teachers first."""
+    """The trial and its teachers, recursively; each once, teachers first."""
     ordered: dict[str, PlannedTrial] = {}
 
     def add(one: Trial) -> None:
@@ -70,20 +70,20 @@ def rerun(
     tolerance: float = 0.02,
     device: str = "auto",
 ) -> None:
-    """Train the record's trial again in an empty store, and judge the difference.
+    """Train the record's trial again in an empty store, and check the difference.
 
     Args:
         record: of the pack; already checked.
         judge: gets the check `rerun`.
-        registry: where components come from.
+        registry: provides the components.
         display: of progress.
         store: an empty folder for the records of the rerun.
-        sets: where the data lie, as in `--set dataset.path=cells.npz`.
-        tolerance: how far test or validation macro-F1 may be apart where predictions are not bit-identical.
+        sets: the path of the data, as in `--set dataset.path=cells.npz`.
+        tolerance: largest difference of test or validation macro-F1 if predictions are not bit-identical.
         device: as in `wbcbench run --device`.
 
     Raises:
-        UsageError: the data or a component are not here, which is no fault of the pack.
+        UsageError: the data or a component are not available here, which is not a fault of the pack.
     """
     trial = record.trial
     request = load_request(None, {"store": str(store), "device": device}, sets)
@@ -100,30 +100,32 @@ def rerun(
 def dataset_of(
     trial: Trial, request: Request, registry: Registry
 ) -> tuple[Dataset | None, Description | None, list[Problem]]:
-    """The trial's data set where the user says it lies, and what is wrong with what the spec says of it."""
+    """The trial's data set at the user's path, its description, and problems of its spec."""
     spec = trial.protocol.dataset
     extra = set(request.overrides) - {"dataset"}
     if extra:
-        raise UsageError(f"--rerun trains what the pack says: --set may name dataset.*, but got {min(extra)}.*.")
+        raise UsageError(
+            f"Expected --set with dataset.* only, since --rerun trains the pack's trial, but got {min(extra)}.*."
+        )
     cls: Any = registry.load(registry.resolve("dataset", spec.name).component)
     given = merged(spec.params, request.overrides.get("dataset", {}))
     dataset: Dataset = cls(validate(cls.Params, given, f"dataset {spec.name}"))
     if canonical_json(dataset.public_params()) != canonical_json(spec.params):
         public = canonical_json(dataset.public_params())
         if canonical_json(merged(spec.params, dataset.public_params())) != public:
-            return None, None, [("refuse", "spec.json says where data lie, which no trial does")]
-        raise UsageError("--set changes what the trial is: for --rerun, name only where the data lie.")
+            return None, None, [("refuse", "spec.json contains a path of the data, which trials never do")]
+        raise UsageError("--set would change the trial: for --rerun, set only paths of the data.")
     description = dataset.describe()
     if description.fingerprint != trial.protocol.fingerprint:
         raise UsageError(
             f"Expected the cells that the pack was made from (fingerprint {trial.protocol.fingerprint[:12]}), "
-            f"but those at hand have {description.fingerprint[:12]}. Name them: --set dataset.path=..."
+            f"but got cells with {description.fingerprint[:12]}. Give their path with --set dataset.path=..."
         )
     return dataset, description, []
 
 
 def misfits(trial: Trial, description: Description, registry: Registry) -> Iterator[Problem]:
-    """What the planner would not have let through."""
+    """Problems for which the planner would have refused the trial."""
     m, protocol = trial.method, trial.protocol
     parts = [("fusion", m.fusion), ("backbone", m.backbone)]
     parts += [("policy", p) for p in m.policies] + [("distiller", d) for d in m.distillers]
@@ -132,7 +134,7 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
         yield from _component(kind, spec, registry)
     unknown = set(protocol.modalities) - set(description.modalities)
     if unknown:
-        yield "refuse", f"reads {', '.join(sorted(unknown))}, which the data set has not"
+        yield "refuse", f"reads {', '.join(sorted(unknown))}, which the data set does not have"
     try:
         check_arity(registry, m.fusion, protocol.modalities)
         check_fit(registry, m.fusion, m.backbone, m.distillers, description, protocol, m.recipe)
@@ -140,7 +142,7 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
     except IncompatibleError as error:
         yield "refuse", f"cannot have been planned: {error}"
     if in_order(registry, m.policies) != m.policies:
-        yield "refuse", "has its policies in an order in which no trial has them"
+        yield "refuse", "has its policies in an order that the planner does not produce"
 
 
 def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Problem]:
@@ -153,15 +155,15 @@ def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Probl
     except UsageError as error:
         yield "refuse", str(error)
         return
-    # As the planner names them: a parameter that was added later is left out while it has its default.
+    # As written by the planner: a parameter that was added later is omitted while it has its default.
     if canonical_json(identity(params) | imputer) != canonical_json(spec.params):
-        yield "refuse", f"{kind} {spec.name} has parameters that are not written out as its own are"
+        yield "refuse", f"{kind} {spec.name} has parameters that are not in the form that wbcbench writes"
     for name, field in component.params.model_fields.items():
         extra = field.json_schema_extra
         source = extra.get(DIGEST_KEY) if isinstance(extra, dict) else None
-        # Either of them: a path without a digest would open whatever lies there on this machine.
+        # Either is refused: a path without a digest would open any file at that path on this machine.
         if source and (getattr(params, name) or getattr(params, str(source))):
-            yield "refuse", f"{kind} {spec.name} reads a file of the machine it ran on: it cannot be trained again"
+            yield "refuse", f"{kind} {spec.name} reads a file of the original machine: it cannot be trained again"
 
 
 def _train(
@@ -169,7 +171,7 @@ def _train(
 ) -> tuple[Record | None, str]:
     from wbcbench.scheduling.inline import InlineExecutor, prepare
 
-    # As many threads as then: sums over threads are not the same bit by bit.
+    # The same number of threads as originally, since sums over threads depend on it bitwise.
     request = request.model_copy(update={"threads": record.result.cost.threads or request.threads})
     bench = prepare(plan, request, registry)
     outcomes = InlineExecutor(bench).run(PlanSource(plan.trials), display, Observers())
@@ -184,7 +186,7 @@ def _compare(
         yield "refuse", f"could not be trained again: {error}"
         return
     if predictions_digest(record.predictions) == predictions_digest(again.predictions):
-        judge.notes.append(f"{named(record)} was trained again: the same predictions, bit for bit.")
+        judge.notes.append(f"{named(record)} was trained again with bitwise equal predictions.")
         return
     told = []
     for side in ("test", "val"):
@@ -193,10 +195,10 @@ def _compare(
         assert now is not None
         told.append(f"{side} {_METRIC} {then:.4f} in the pack, {now:.4f} here")
         if abs(then - now) > tolerance:
-            yield "refuse", f"{told[-1]}: further apart than the tolerance of {tolerance:g}"
-    judge.notes.append(f"{named(record)} was trained again: other predictions; {'; '.join(told)}.")
+            yield "refuse", f"{told[-1]}: the difference exceeds the tolerance of {tolerance:g}"
+    judge.notes.append(f"{named(record)} was trained again with different predictions: {'; '.join(told)}.")
     if _environment(record) == _environment(again):
-        yield "look", "is not bit-identical, though it says that it ran on a machine like this one"
+        yield "look", "is not bit-identical, although its environment states the same kind of machine"
 
 
 def _environment(record: Record) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What a board publishes beside its records: search winners (`searches/<study>/winner.json`) and evaluations."""
+"""Files that a board publishes in addition to its records: search winners (`searches/<study>/winner.json`) and
+evaluations."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from wbcbench.records.schema import Strict
 from wbcbench.records.store import Record
 
 STUDY = r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}"
-"""A study's id, which names its folder."""
+"""A study's id, which is the name of its folder."""
 
 
 class Spent(Strict):
-    """What a pack says of a search; a study's own file says more."""
+    """The budget of a search in a pack; a subset of the study's own file."""
 
     study: str = Field(pattern=f"^{STUDY}$")
     trials: int = Field(ge=1, le=10_000_000)
@@ -39,16 +40,16 @@ class Winner(Strict):
 
 
 class Winners(Strict):
-    """The file in a pack."""
+    """`winner.json` in a pack."""
 
     winners: tuple[Winner, ...] = Field(min_length=1, max_length=1000)
 
 
 def joined(files: Iterable[bytes]) -> bytes:
-    """The winners of several files of one study as one file; the first file where the others add nothing.
+    """The winners of several files of one study as one file; the first file if the others add nothing.
 
-    Of one set of trials that several have, the entry of the longer search counts. A file that is none is passed
-    over.
+    If several files have the same set of trials, the entry of the longest search is kept. Invalid files are
+    skipped.
     """
     every = list(dict.fromkeys(files))
     found: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -63,13 +64,13 @@ def joined(files: Iterable[bytes]) -> bytes:
 
 
 def of_trials(data: bytes, ids: Set[str]) -> bytes | None:
-    """What a pack of some trials says of a study; None: it chose none of them."""
+    """A study's `winner.json` for a pack of these trials; None if the study chose none of them."""
     winners = []
     for winner in _read(data):
         own = tuple(t for t in winner["trial_ids"] if t in ids)
         spent = {name: winner["budget"].get(name) for name in Spent.model_fields}
         if own:
-            with suppress(ValidationError):  # of a file that no pack could have
+            with suppress(ValidationError):  # the file does not fit a pack's schema
                 winners.append(Winner(trial_ids=own, budget=Spent(**spent)))
     if not winners:
         return None
@@ -77,7 +78,7 @@ def of_trials(data: bytes, ids: Set[str]) -> bytes | None:
 
 
 def retrained(root: Path, proposal: str) -> tuple[str, ...]:
-    """Trials of a store in which a search's proposal was trained again, because it won; empty if it did not."""
+    """Trials of a store that retrained a search's proposal because it won; empty if it did not win."""
     for path in sorted(root.glob("searches/*/winner.json")):
         for winner in _read(path.read_bytes()):
             if winner.get("proposal") == proposal:
@@ -86,10 +87,10 @@ def retrained(root: Path, proposal: str) -> tuple[str, ...]:
 
 
 def check_winners(files: Mapping[str, Any], trials: Set[str]) -> Iterator[Problem]:
-    """What is wrong with the files of a pack: study -> its JSON document; `trials` are those of the pack."""
+    """Problems of a pack's `winner.json` files (study -> JSON document); `trials`: ids of the pack's trials."""
     for study, document in files.items():
         try:
-            # strict types know no tuple in parsed JSON
+            # in strict mode a list is not accepted as a tuple, except from JSON text
             found = Winners.model_validate_json(json.dumps(document))
         except ValidationError as error:
             first = error.errors()[0]
@@ -98,7 +99,7 @@ def check_winners(files: Mapping[str, Any], trials: Set[str]) -> Iterator[Proble
         for winner in found.winners:
             spent = winner.budget
             if spent.study != study:
-                yield "refuse", f"search {study} speaks of search {shown(spent.study)}"
+                yield "refuse", f"search {study} has the budget of search {shown(spent.study)}"
             if strange := sorted(set(winner.trial_ids) - trials):
                 yield "refuse", f"search {study} chose trial {shown(strange[0])}, which is not in the pack"
             if (spent.complete or 0) + (spent.pruned or 0) + (spent.failed or 0) > spent.trials:
@@ -106,14 +107,14 @@ def check_winners(files: Mapping[str, Any], trials: Set[str]) -> Iterator[Proble
 
 
 def told_of_winners(data: bytes) -> Iterator[str]:
-    """What a pack says of a search, in words; nobody can recompute it."""
+    """A pack's statements about a search, as text; they cannot be recomputed."""
     for winner in _read(data):
         ids, budget = ", ".join(winner["trial_ids"]), winner["budget"]
-        yield f"{ids}: chosen by search {budget.get('study')} of {budget['trials']} trials, as the pack says."
+        yield f"{ids}: chosen by search {budget.get('study')} of {budget['trials']} trials, according to the pack."
 
 
 def _read(data: bytes) -> list[dict[str, Any]]:
-    """Entries that name trials and a budget; a file may be a newer release's, or damaged."""
+    """Entries with trials and a budget. Others are skipped: a file may be of a newer release, or damaged."""
     try:
         winners = json.loads(data)["winners"]
         return [w for w in winners if _names_trials(w)]
@@ -142,12 +143,12 @@ BESIDE = ("evaluations", "searches")
 
 
 def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> dict[str, bytes]:
-    """File of the board's folder -> content: from the stores, else as it was published; searches from all.
+    """File of the board's folder -> content. Evaluations: from the stores, else as published; searches: from all.
 
     Args:
         records: of the board.
-        stores: where to look.
-        folder: of the board, as it was published.
+        stores: roots of the stores.
+        folder: of the board, as published before.
     """
     ids = {r.trial.id for r in records}
     found: dict[str, bytes] = {}

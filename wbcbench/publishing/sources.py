@@ -1,4 +1,4 @@
-"""Where a board's records come from: stores, published boards and packs, each record checked by itself."""
+"""Sources of a board's records: stores, published boards and packs. Each record is checked."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from wbcbench.records.store import Record, Store
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
-    """The records of a pack, or of a published board's folder, as a store; gone after the block.
+    """The records of a pack, or of a published board's folder, as a temporary store, removed after the block.
 
-    A board comes with what stands beside its records (examinations, searches) and with what `invalid.yaml` strikes
-    out, so that reading it gives what its tables say.
+    For a board, it includes the evaluations and searches, and the records struck out by `invalid.yaml`, so that
+    it gives the same tables.
 
     Raises:
-        RecordError: the pack, or a record in it, is missing or not what it says.
+        RecordError: the pack, or a record in it, is missing or invalid.
     """
     board = path if path.is_dir() else None
     pack = path if board is None else board / PACK
@@ -59,10 +59,10 @@ def opened(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
 
 @contextmanager
 def store_at(path: Path) -> Iterator[Store]:
-    """A store's folder, a published board's, or a pack, as a store; what was unpacked is gone after the block.
+    """A store's folder, a published board's, or a pack, as a store; unpacked files are removed after the block.
 
     Raises:
-        RecordError: the pack is not what it says.
+        RecordError: the pack is invalid.
     """
     if path.is_file() or (not (path / "records").is_dir() and (path / PACK).is_file()):
         with opened(path) as (store, _):
@@ -73,17 +73,17 @@ def store_at(path: Path) -> Iterator[Store]:
 
 @contextmanager
 def stores_at(paths: Sequence[Path]) -> Iterator[list[Store]]:
-    """`store_at` of each."""
+    """`store_at` for each path."""
     with ExitStack() as stack:
         yield [stack.enter_context(store_at(path)) for path in paths]
 
 
 @contextmanager
 def reference_at(path: Path) -> Iterator[Store]:
-    """The records to compare with: `store_at`, where there must be some.
+    """The records to compare with: as `store_at`, but there must be some.
 
     Raises:
-        RecordError: there are none, or the pack is not what it says.
+        RecordError: there are none, or the pack is invalid.
     """
     if not (path.is_file() or (path / "records").is_dir() or (path / PACK).is_file()):
         raise RecordError(f"Expected a store with records, or a published board, in {path}, but there is none.")
@@ -93,23 +93,23 @@ def reference_at(path: Path) -> Iterator[Store]:
 
 @dataclass
 class Pool:
-    """Records of one board to be."""
+    """The records of a board that is to be published."""
 
     store: Unpacked
     invalid: Mapping[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     """Trial id -> digest of its record here."""
     roots: list[Path] = field(default_factory=list)
-    """Stores that records came from: evaluations and searches lie there."""
+    """Stores of the records, which also have their evaluations and searches."""
     told: list[str] = field(default_factory=list)
-    """What a person should know: records that were left out, findings about packs."""
+    """Notes for the user: records that were left out, findings about packs."""
     torn: dict[str, str] = field(default_factory=dict)
     """Trial id -> which sources disagree."""
     origins: dict[str, str] = field(default_factory=dict)
-    """Trial id -> the store, the pack, or that it was published before."""
+    """Trial id -> its store or pack, or `the published board`."""
 
     def add(self, record: Record, origin: str) -> None:
-        """Take a record in. One that is struck out by its digest gives way to another of the same trial."""
+        """Add a record. A record struck out by its digest is replaced by another one of the same trial."""
         trial, digest = record.trial.id, record.result.digest
         there = self.digests.get(trial)
         if there == digest or (there is not None and not self.invalid.keys().isdisjoint((trial, digest))):
@@ -129,7 +129,7 @@ class Pool:
         self.digests[trial], self.origins[trial] = digest, origin
 
     def add_board(self, pack: Path) -> Manifest:
-        """Everything of a published board. Raises `RecordError` if it is not what it says."""
+        """Add all records of a published board. Raises `RecordError` if the board's pack is invalid."""
         with opened(pack) as (store, manifest):
             for trial in sorted(manifest.records):
                 self.add(store.load(trial), "the published board")
@@ -138,7 +138,7 @@ class Pool:
     def add_pack(
         self, pack: Path, asked: Asked, solved_once: SolvedOnce, installed: Installed | None = None
     ) -> None:
-        """What a stranger sent, if no check refuses it beside what is here already.
+        """Add the records of an untrusted pack, if no check refuses it, compared with the records here.
 
         Raises:
             ComparabilityError: it is refused.
@@ -150,7 +150,7 @@ class Pool:
             if bad:
                 raise ComparabilityError(
                     f"Expected a pack that can be accepted, but {pack} is refused: {bad[0].check}: {bad[0].text}. "
-                    "`wbcbench leaderboard verify` names every reason."
+                    "`wbcbench leaderboard verify` lists all reasons."
                 )
             self.told += [f"{pack.name}: look: {f.check}, {f.where}: {f.text}" for f in judge.findings]
             self.told += [f"{pack.name}: {line}" for line in judge.consequences]
@@ -161,7 +161,7 @@ class Pool:
                 self._add_searches(root, new)
 
     def _add_searches(self, root: Path, new: set[str]) -> None:
-        """What a pack says of searches, but of trials that it brought: nobody speaks for others."""
+        """Add a pack's search budgets, only for the trials that it added: it must not change those of others."""
         for path in sorted(root.glob(f"searches/*/{WINNER}")):
             own = of_trials(path.read_bytes(), new)
             place = self.store.root / path.relative_to(root)
@@ -172,12 +172,12 @@ class Pool:
     def add_stores(
         self, stores: Sequence[Store], options: Options, published: Mapping[str, str], alone: bool
     ) -> None:
-        """The records of the boards that were asked for, with their teachers, and what stands beside them.
+        """Add the records of the requested boards, with their teachers, evaluations and searches.
 
-        A published trial of which a store has another record is torn, whether it is still asked for or not.
+        A published trial of which a store has another record is a conflict, even if it is no longer requested.
 
         Raises:
-            UsageError: no board is like that, and records come from nowhere else (`alone`).
+            UsageError: no board matches, and there is no other source of records (`alone`).
         """
         if not stores:
             return
@@ -186,7 +186,7 @@ class Pool:
         except UsageError:
             if alone:
                 raise
-            return  # the boards asked for are in packs or were published; the stores have others
+            return  # the requested boards are in packs or were published; the stores have others
         self.told += [r.reason for r in found.refused]
         rows = [row for board in found.boards for row in board.rows]
         sources = {s.trial_id: s.path for row in rows for s in row.sources if s.path is not None}
@@ -203,7 +203,7 @@ class Pool:
                         self.told.append(str(error))
         stay = [t for t in published if t not in sources and not any(s.has(t) for s in stores)]
         if stay:
-            self.told.append(f"{len(stay)} published records are in none of the given stores, and stay.")
+            self.told.append(f"{len(stay)} published records are in none of the given stores, and are kept.")
         self.roots += at
 
     def whole(self) -> None:
@@ -213,7 +213,7 @@ class Pool:
             raise ComparabilityError(
                 f"Expected one record of each trial, but sources disagree about {len(self.torn)}, which are "
                 f"irreproducible:\n  {lines}\nLeave out a source, or strike out the wrong digest in invalid.yaml "
-                "beside the board's folder, with the reason."
+                "next to the board's folder, with the reason."
             )
 
 

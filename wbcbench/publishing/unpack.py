@@ -1,4 +1,4 @@
-"""From a hostile zip to a folder of records whose every name and size is ours: the first half of `verify`."""
+"""Unpack an untrusted zip to a folder with known file names and limited sizes: the first half of `verify`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PACK = "the pack"
 
 
 def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | None:
-    """Unpack what is safe to unpack. None: it was refused, and `judge` says why.
+    """Unpack a pack if it is safe. None: it was refused, and `judge` has the reasons.
 
-    Nothing is written before the archive's whole directory was found harmless; the names written are those of
-    `FILES` under ids of hex digits.
+    Nothing is written before the archive's whole directory has been checked. Only files named in `FILES` are
+    written, in folders with trial ids as names.
     """
     opened: list[zipfile.ZipFile] = []
 
@@ -43,7 +43,7 @@ def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | N
     if not opened:
         return None
     with opened[0] as archive:
-        # Each of them is made, so that a report names everything that is wrong with the directory.
+        # All of them are run, so that the report lists all problems of the directory.
         fine &= judge.run("archive.names", PACK, lambda: zips.names(archive, allowed_size))
         fine &= judge.run("archive.kinds", PACK, lambda: zips.kinds(archive))
         fine &= judge.run("archive.sizes", PACK, lambda: zips.sizes(archive, allowed_size, limits))
@@ -61,19 +61,19 @@ def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | N
 
 
 class Unpacked(Store):
-    """A store of records that were checked as they were unpacked, and that may lack their weights."""
+    """A store of records that were checked when they were unpacked, and that may lack their weights."""
 
     packed: ClassVar[bool] = True
 
     def __init__(
         self, root: Path | str, origin: Path | None = None, struck_out: Mapping[str, str] | None = None
     ) -> None:
-        """Args: where it was unpacked; the pack or board that it was; see `Store.struck_out`."""
+        """Args: the folder it was unpacked to; the pack or board it came from; see `Store.struck_out`."""
         super().__init__(root, origin)
         self.struck_out = {} if struck_out is None else struck_out
 
     def has(self, trial_id: str) -> bool:
-        """Whether the record is there."""
+        """Whether the record exists."""
         return (self.record_path(trial_id) / RESULT).is_file()
 
     @staticmethod
@@ -82,7 +82,7 @@ class Unpacked(Store):
 
 
 def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> Iterator[Problem]:
-    """Write every file in pieces, and note its SHA-256."""
+    """Write every file in pieces, and store its SHA-256 in `digests`."""
     for info in archive.infolist():
         target = into / info.filename
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,13 +96,13 @@ def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> I
             yield "refuse", f"{info.filename} cannot be read ({error})"
             return
         if target.stat().st_size != info.file_size:
-            yield "refuse", f"{info.filename} has not the size that the archive says"
+            yield "refuse", f"{info.filename} does not have the size that the archive states"
         digests[info.filename] = digest.hexdigest()
 
 
 def _manifest(into: Path, digests: dict[str, str], found: list[Manifest]) -> Iterator[Problem]:
     if MANIFEST not in digests:
-        yield "refuse", f"there is no {MANIFEST}; `wbcbench submit` makes packs"
+        yield "refuse", f"there is no {MANIFEST}; `wbcbench submit` creates packs"
         return
     document = strict_json((into / MANIFEST).read_bytes())
     version = document.get("schema_version") if isinstance(document, dict) else None
@@ -127,14 +127,14 @@ def _manifest(into: Path, digests: dict[str, str], found: list[Manifest]) -> Ite
             if f"records/{folder}/{file}" not in there and file != WEIGHTS:
                 yield "refuse", f"record {folder} has no {file}"
     if not manifest.submitted or not set(manifest.submitted) <= folders:
-        yield "refuse", "says that it is about records which are not there, or about none"
+        yield "refuse", "lists submitted records that are missing, or none"
     found.append(manifest)
 
 
 def _digests(manifest: Manifest, digests: dict[str, str]) -> Iterator[Problem]:
-    for name, said in manifest.files.items():
-        if digests.get(name) != said:
-            yield "refuse", f"{name} has SHA-256 {digests.get(name)}, but the manifest says {shown(said, 64)}"
+    for name, stated in manifest.files.items():
+        if digests.get(name) != stated:
+            yield "refuse", f"{name} has SHA-256 {digests.get(name)}, but the manifest has {shown(stated, 64)}"
 
 
 def _searches(paths: list[Path], trials: set[str]) -> Iterator[Problem]:
@@ -142,20 +142,20 @@ def _searches(paths: list[Path], trials: set[str]) -> Iterator[Problem]:
 
 
 def strict_json(data: bytes) -> Any:
-    """Parse JSON in which no key stands twice and no number is NaN or infinite.
+    """Parse JSON without duplicate keys, NaN and infinity.
 
     Raises:
-        ValueError: it is not that; too deeply nested documents included.
+        ValueError: it is not valid, or nested too deeply.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(pairs)
         if len(keys) != len(pairs):
-            raise ValueError("a key stands twice in one object, so that readers may differ on what it says")
+            raise ValueError("an object has a duplicate key, which parsers may read differently")
         return keys
 
     def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a JSON number")
 
     try:
         return json.loads(data, object_pairs_hook=once, parse_constant=refuse)

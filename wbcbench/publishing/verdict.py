@@ -1,4 +1,4 @@
-"""What was checked, what was found, and what follows from it: accept, needs a look, refuse."""
+"""The checks of a pack, their findings, and the verdict: accept, needs a look, refuse."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from wbcbench.errors import ExitCode, RecordError
 Level = Literal["look", "refuse"]
 Verdict = Literal["accept", "needs a look", "refuse"]
 Problem = tuple[Level, str]
-"""How bad, and what: texts of strangers in it are escaped by `Judge`."""
+"""(level, text). `Judge` escapes untrusted text in it."""
 
 CHECKS: dict[str, str] = {
-    "archive.directory": "one plain zip: nothing before, after or between its files, not too many, not too large",
-    "archive.names": "only names that a pack has: no way out of the folder, no unknown file, no two alike",
+    "archive.directory": "a plain zip: nothing before, after or between its files, not too many, not too large",
+    "archive.names": "only names allowed in a pack: no path outside the folder, no unknown file, no duplicates",
     "archive.kinds": "plain files: no link, no folder, no encryption, stored or deflated",
-    "archive.sizes": "no file, and no sum of files, that is too large or unpacks to many times its size",
-    "archive.content": "every file can be read whole and has the checksum of the archive",
-    "manifest.schema": "the manifest is read strictly and names every file and record once",
-    "manifest.digests": "every file has the SHA-256 that the manifest says",
-    "pack.searches": "what a search had spent can be so, and is about trials of the pack",
-    "record.json": "its documents are JSON without repeated keys, NaN or anything that a record does not have",
+    "archive.sizes": "no file is too large or compressed too much, and neither are all files together",
+    "archive.content": "every file can be read completely and matches its checksum in the archive",
+    "manifest.schema": "the manifest follows the schema strictly and lists every file and record once",
+    "manifest.digests": "every file has the SHA-256 of the manifest",
+    "pack.searches": "search budgets are plausible and belong to trials of the pack",
+    "record.json": "its documents are JSON objects without duplicate keys and NaN",
     "record.schema": "result.json and spec.json follow the schema of this version",
-    "record.digests": "the digests in result.json are those of its files",
-    "record.identity": "the trial id is recomputed from spec.json, and all that follows from it agrees",
-    "record.names": "names have no control or invisible characters; markup is pointed out",
-    "record.arrays": "predictions are arrays of the promised kinds and sizes, judged by their headers first",
-    "record.values": "shapes, labels and probabilities: finite, not negative, rows that sum to 1",
-    "record.cells": "no cell twice, none on both sides",
-    "record.ranges": "every metric lies in its range",
-    "record.metrics": "every metric recomputed from the predictions, within 1e-6",
-    "record.cost": "no cost that cannot be: time <= 0, parameters without MACs, epochs above the budget",
-    "record.history": "the history belongs to the run, and its selected epoch is the best by validation",
+    "record.digests": "the digests in result.json match its files",
+    "record.identity": "the trial id, recomputed from spec.json, and everything derived from it match",
+    "record.names": "names have no control or invisible characters; markup is reported",
+    "record.arrays": "predictions are arrays of the expected types and sizes, according to their headers",
+    "record.values": "shapes and labels are valid; probabilities are finite, non-negative and sum to 1",
+    "record.cells": "no cell occurs twice or on both sides",
+    "record.ranges": "every metric is in its range",
+    "record.metrics": "every metric equals the one recomputed from the predictions, within 1e-6",
+    "record.cost": "no impossible cost: time <= 0, parameters without MACs, more epochs than the budget",
+    "record.history": "the history fits the run, and the selected epoch is the best on validation cells",
     "record.environment": "env.json is a plain object",
-    "record.weights": "weights, if packed, are finite and as many as the claimed parameters",
-    "record.origin": "code that is not part of wbcbench is pointed out",
-    "record.perfect": "a perfect score is pointed out",
+    "record.weights": "weights, if packed, are finite and match the stated number of parameters",
+    "record.origin": "code that is not part of wbcbench is reported",
+    "record.perfect": "a perfect score is reported",
     "pack.teachers": "every teacher's record is in the pack or in the reference store",
-    "pack.components": "what is said to be wbcbench's code is what is installed here",
+    "pack.components": "code stated to be wbcbench's equals the code installed here",
     "pack.labels": "records of one split agree on the labels and groups of its cells",
     "pack.duplicates": "no two trials have the same predictions",
-    "reference.split": "same cells, same division: the split's hash is that of the reference store",
-    "reference.labels": "the labels of test and validation cells, and the groups, are the reference's, by cell",
-    "reference.duplicates": "no predictions that the reference store has under another trial",
-    "reference.same_trial": "a trial that the reference store has too has the same predictions there",
+    "reference.split": "for the same cells, the split's hash equals that of the reference store",
+    "reference.labels": "labels of test and validation cells, and groups, equal those of the reference store",
+    "reference.duplicates": "no predictions equal those of another trial in the reference store",
+    "reference.same_trial": "a trial that is also in the reference store has the same predictions there",
     "reference.jump": "no score far above every reference method of the same comparison key",
-    "rerun": "one seed, trained again here, gives the same predictions or scores within the tolerance",
+    "rerun": "one seed, trained again here, gives equal predictions, or scores within the tolerance",
 }
-"""Every check by name, in the order in which they are made."""
+"""All checks by name, in the order in which they are run."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, or that a person should look at."""
+    """Something that is wrong, or that needs a manual check."""
 
     check: str
     level: Level
@@ -65,19 +65,20 @@ class Finding:
 
 @dataclass
 class Judge:
-    """Runs checks and keeps what they find. A check that breaks is a refusal: hostile input may break it."""
+    """Runs checks and collects their findings. An error in a check is a refusal, since malicious input may cause
+    it."""
 
     findings: list[Finding] = field(default_factory=list)
     made: dict[str, None] = field(default_factory=dict)
-    """Names of the checks that were made (in order; a set that keeps it)."""
+    """Names of the checks that were run (a dict used as an ordered set)."""
     notes: list[str] = field(default_factory=list)
     consequences: list[str] = field(default_factory=list)
-    """What would become of a board that took the pack in."""
+    """Effects on a board if the pack were added."""
 
     def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
-        """Make a check, which yields problems or raises a `RecordError`.
+        """Run a check, which yields problems or raises a `RecordError`.
 
-        Returns whether it refused nothing, so that what builds on it can be left out.
+        Returns whether it passed, so that checks that depend on it can be skipped.
         """
         assert check in CHECKS, check
         self.made[check] = None
@@ -86,15 +87,15 @@ class Judge:
         except RecordError as error:
             found = [("refuse", reason(error))]
         except Exception as error:
-            # Every way in which a stranger's file can break a check ends in a refusal, never in an acceptance.
-            found = [("refuse", f"the check could not be made ({type(error).__name__}: {error})")]
+            # If an untrusted file causes any error in a check, it is refused, never accepted.
+            found = [("refuse", f"the check failed with an error ({type(error).__name__}: {error})")]
         for level, text in found:
             self.findings.append(Finding(check, level, where, shown(text)))
         return not any(level == "refuse" for level, _ in found)
 
     @property
     def verdict(self) -> Verdict:
-        """`refuse` if any check refuses, `needs a look` if any points something out, else `accept`."""
+        """`refuse` if any check refuses, `needs a look` if any has a finding, else `accept`."""
         levels = {f.level for f in self.findings}
         return "refuse" if "refuse" in levels else "needs a look" if "look" in levels else "accept"
 
@@ -111,7 +112,7 @@ class Judge:
         return "refuse" if "refuse" in levels else "look"
 
     def document(self) -> dict[str, Any]:
-        """The whole as JSON."""
+        """Everything as JSON."""
         return {
             "verdict": self.verdict,
             "checks": {name: self.state(name) for name in CHECKS},
@@ -121,27 +122,27 @@ class Judge:
 
 
 def shown(text: str, limit: int = 500) -> str:
-    """A stranger's text for a terminal or a report: control and invisible characters escaped, cut to `limit`."""
+    """Untrusted text for a terminal or a report: control and invisible characters escaped, cut to `limit`."""
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
     return plain if len(text) <= limit else plain[:limit] + "..."
 
 
 def reason(error: RecordError) -> str:
-    """A record's error without the folder, which is a temporary one here, and without the advice."""
+    """A record's error without the folder, which is temporary here, and without the advice."""
     text = str(error).split(" It is not counted;")[0]
     return text.split(": ", 1)[1] if text.startswith("Record ") and ": " in text else text
 
 
 LONGEST = 2000
-"""Characters of one text."""
+"""Largest number of characters of a text."""
 _TAG = re.compile(r"<[a-z/!?]|javascript:|\]\(", re.IGNORECASE)
-"""What begins a tag of HTML or a link of Markdown: no name, note or parameter has a use for it."""
+"""The start of an HTML tag or a Markdown link, which no name, note or parameter needs."""
 _MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@]")
-"""What else means something to a browser, to Markdown, to LaTeX or, at the start of a cell, to a spreadsheet."""
+"""Other characters with a meaning in HTML, Markdown, LaTeX or, at the start of a cell, in spreadsheets."""
 
 
 def bad_names(documents: dict[str, Any]) -> Iterator[Problem]:
-    """Control and invisible characters, tags and links are refused; other markup is pointed out, since boards show
+    """Refuses control and invisible characters, tags and links. Other markup is only reported, since boards show
     it escaped."""
     for file, document in documents.items():
         for where, text in _texts("", document):
@@ -150,9 +151,9 @@ def bad_names(documents: dict[str, Any]) -> Iterator[Problem]:
             elif len(text) > LONGEST:
                 yield "refuse", f"{file}: {where} has {len(text):,} characters; {LONGEST:,} are allowed"
             elif found := _TAG.search(text):
-                yield "refuse", f"{file}: {where} has {found[0]!r}, which begins a tag or a link: {text}"
+                yield "refuse", f"{file}: {where} has {found[0]!r}, the start of a tag or a link: {text}"
             elif found := _MARKUP.search(text):
-                yield "look", f"{file}: {where} has {found[0]!r}, which is markup somewhere: {text}"
+                yield "look", f"{file}: {where} has {found[0]!r}, which is markup in some formats: {text}"
 
 
 def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`wbcbench leaderboard verify`: every check of a pack, in order, from the outermost in."""
+"""`wbcbench leaderboard verify`: all checks of a pack, in order, from the archive to its records."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ Installed = Mapping[tuple[str, str], str]
 
 
 def installed_by(registry: Registry) -> Installed:
-    """Those of this machine, former names included."""
+    """The components of this installation, including their former names."""
     own = [c for c in registry.components(provider=BUILTIN_PROVIDER) if c.builtin]
     return {(c.kind, name): c.sha256 for c in own for name in c.names}
 
 
 def strange_code(records: Sequence[Record], installed: Installed) -> Iterator[Problem]:
-    """Components under wbcbench's name that it does not have, has otherwise, or that the trial does not name."""
+    """Components stated to be wbcbench's that it does not have, that have other code, or that the trial does not
+    use."""
     found: Counter[str] = Counter()
     for record in records:
         named = set(_named(record.trial))
@@ -46,20 +47,20 @@ def strange_code(records: Sequence[Record], installed: Installed) -> Iterator[Pr
 
 
 def _strange(part: Used, named: set[tuple[str, str]], installed: Installed) -> str:
-    what = f"{part.kind} {part.name} is said to be wbcbench's"
+    what = f"{part.kind} {part.name} is stated to be wbcbench's"
     known = installed.get((part.kind, part.name))
     if known is None:
-        return f"{what}, but the wbcbench that is installed here has none of that name: ask for its code"
+        return f"{what}, but the wbcbench installed here has none of that name: request its code"
     if (part.kind, part.name) not in named:
-        return f"{what}, but the trial does not name it so"
+        return f"{what}, but the trial does not use it under that name"
     if part.sha256 != known:
-        said = part.sha256[:12] if part.sha256 else "none"
-        return f"{what}, with SHA-256 {said}; here it is {known[:12]}: another release, or changed code"
+        stated = part.sha256[:12] if part.sha256 else "none"
+        return f"{what}, with SHA-256 {stated}; here it is {known[:12]}: another release, or changed code"
     return ""
 
 
 def _named(trial: Trial) -> Iterator[tuple[str, str]]:
-    """Kind and name of every component of a trial; foreign ones have their provider before a slash."""
+    """Kind and name of every component of a trial; those of plugins have their provider before a slash."""
     method = trial.method
     yield "dataset", trial.protocol.dataset.name
     yield "fusion", method.fusion.name
@@ -77,15 +78,15 @@ Rows = dict[str, Seeds]
 def told_of_seeds(
     records: Sequence[Record], submitted: Sequence[str], related: Sequence[Record], asked: Asked | None
 ) -> Iterator[str]:
-    """Rows that would lack a seed, seeds that would not count, and boards that would ask for others.
+    """Rows that would lack a seed, seeds that would not count, and boards that would require other seeds.
 
-    Of single modalities, which are other boards' references, nothing is said.
+    Single modalities are skipped: they are references of other boards.
 
     Args:
         records: of the pack.
-        submitted: ids of the trials that it is about.
-        related: of the reference.
-        asked: what the reference was published for; None: it is a store, whose boards follow their rows.
+        submitted: ids of the submitted trials.
+        related: records of the reference.
+        asked: the options of the reference; None: it is a store, whose boards take their seeds from their rows.
     """
     mine = [r.result for r in records if r.trial.id in submitted and r.result.fusion != "single"]
     for digest in sorted({r.key.digest for r in mine}):
@@ -111,14 +112,14 @@ def told_of_seeds(
 
 
 def outgrown(boards: Sequence[Board], anew: Sequence[Board]) -> Iterator[str]:
-    """Boards that keep the seeds which they were published with, although made anew they would ask for others."""
+    """Boards that keep the seeds they were first published with, although a new board would require others."""
     usual = {b.digest: b.seeds for b in anew}
     for board in boards:
         seeds = usual.get(board.digest, board.seeds)
         if seeds != board.seeds:
             yield (
                 f"Board {board.digest} counts {_seeds(board.seeds)}, with which it was published; most rows have "
-                f"{_seeds(seeds)} now. The same with --seeds {','.join(map(str, seeds))} counts those."
+                f"{_seeds(seeds)} now. Add --seeds {','.join(map(str, seeds))} to count those."
             )
 
 
@@ -146,24 +147,24 @@ def checked(
     asked: Asked | None = None,
     installed: Installed | None = None,
 ) -> Iterator[tuple[Judge, list[Record], tuple[str, ...]]]:
-    """Judge a pack. While the block runs, its records lie in a temporary folder.
+    """Check a pack. During the block, its records are in a temporary folder.
 
     Args:
         path: the pack.
-        reference: a store that is trusted, to compare with.
-        solved_once: see `duplicates.SolvedOnce`.
+        reference: a trusted store to compare with.
+        solved_once: see `cross_checks.SolvedOnce`.
         limits: of sizes; by default those of `Limits`.
-        asked: what the reference was published for, if it is a published board.
-        installed: wbcbench's own components here, to compare with what the pack says of its; None: not compared.
+        asked: the options of the reference, if it is a published board.
+        installed: wbcbench's components here, to compare with those stated in the pack; None: not compared.
 
     Yields:
-        The judge, the records that were not refused by themselves, and the trial ids that were submitted.
+        The judge, the records that passed their own checks, and the submitted trial ids.
 
     Raises:
         UsageError: there is no such file.
     """
     if not path.is_file():
-        raise UsageError(f"Expected a pack, but {path} is no file. `wbcbench submit RECORD...` makes one.")
+        raise UsageError(f"Expected a pack, but {path} is not a file. `wbcbench submit RECORD...` creates one.")
     judge = Judge()
     with tempfile.TemporaryDirectory(prefix="wbcbench-pack-") as folder:
         limits = limits or Limits()
@@ -181,15 +182,15 @@ def checked(
                 submitted = () if manifest is None else manifest.submitted
                 judge.consequences += told_of_seeds(records, submitted, related, asked)
             else:
-                # Labels that a stranger made up agree with themselves: without a reference nobody can tell.
+                # Made-up labels agree with each other: they can only be detected with a reference.
                 judge.run("reference.labels", PACK, lambda: [("look", NO_REFERENCE)])
             if not any(f"records/{i}/model.safetensors" in manifest.files for i in manifest.records):
-                judge.notes.append("Weights were not packed; --rerun would train again.")
+                judge.notes.append("Weights were not packed; --rerun trains the network again.")
         yield judge, records, tuple(manifest.submitted) if manifest is not None else ()
 
 
 def solved_once_by(registry: Registry) -> SolvedOnce:
-    """Ask the components that are installed here; of unknown ones, no."""
+    """According to the components that are installed here; False for unknown ones."""
 
     def answer(trial: Trial) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Where a record was made: versions, device, threads, source revision. No paths, no host names."""
+"""The environment a record was made in: versions, device, threads, source revision. No paths, no host names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def capture(device: str | None = None) -> dict[str, Any]:
         "cudnn": cudnn() if torch.cuda.is_available() else None,
         "device": device_name(device) if device else None,
         "git": source_revision(),
-        # Tells two machines apart without naming either.
+        # Distinguishes machines without naming them.
         "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
     }
 
@@ -51,8 +51,8 @@ def capture(device: str | None = None) -> dict[str, Any]:
 def source_revision() -> dict[str, Any] | None:
     """Commit and dirty flag of the tree that wbcbench is imported from; None if it is not a checkout.
 
-    Not of the current folder: that may be the user's own repository. As it was when this process first asked: a
-    commit made later is not the code that runs here, and two processes for each record are dear to short trials.
+    Not of the current folder, which may be the user's own repository. Read once per process: a commit made later
+    is not the code that runs here, and two git processes per record would slow short trials down.
     """
     tree = Path(wbcbench.__file__).resolve().parents[1]
     if not (tree / ".git").exists():
@@ -74,7 +74,7 @@ def _git(tree: Path, *arguments: str) -> str | None:
 
 @cache
 def version_of(name: str) -> str | None:
-    """The installed version of a package; None where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

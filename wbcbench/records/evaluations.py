@@ -1,4 +1,4 @@
-"""`evaluations/<trial>.json`, what `--evaluate full` found, and other checksummed documents beside records."""
+"""`evaluations/<trial>.json`, the results of `--evaluate full`, and other documents with a checksum."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ CHECKSUM = "checksum"
 
 
 class Document(NamedTuple):
-    """What a file says."""
+    """The content of a file."""
 
     content: dict[str, Any]
     checked: bool
-    """False: written before such files had a checksum."""
+    """Whether it had a checksum, which older files lack."""
 
 
 def checksummed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with 64 hex digits over it, as it is written."""
+    """The content with its checksum (64 hex digits), as it is written to the file."""
     body = {name: value for name, value in content.items() if name != CHECKSUM}
     return {**body, CHECKSUM: digest(body, length=64)}
 
 
 def read_checksummed(path: Path, name: str = "") -> Document:
-    """Read a file that `checksummed` was written to, or an older one without checksum.
+    """Read a file with the content of `checksummed`, or an older one without a checksum.
 
     Args:
         path: of the file.
-        name: what it is called in errors, where these go to other machines; else the path.
+        name: its name in errors, which must not be a path if they go to other machines; default: the path.
 
     Raises:
-        RecordError: it cannot be read, is no JSON object, or is not what was written.
+        RecordError: it cannot be read, is not a JSON object, or does not match its checksum.
     """
     name = name or str(path)
     try:
@@ -50,17 +50,17 @@ def read_checksummed(path: Path, name: str = "") -> Document:
     except DOCUMENTS as error:
         raise RecordError(f"{name} is damaged ({str(error).splitlines()[0]}).") from error
     if not intact:
-        reason = "its content does not have its checksum" if isinstance(content, dict) else "it is no JSON object"
+        reason = "it does not match its checksum" if isinstance(content, dict) else "it is not a JSON object"
         raise RecordError(f"{name} is damaged ({reason}).")
     checked = bool(content.pop(CHECKSUM, ""))
     return Document(content, checked)
 
 
-AGAIN = "`wbcbench run ... --evaluate full` examines again."
+AGAIN = "`wbcbench run ... --evaluate full` evaluates it again."
 
 
 class _Form(BaseModel):
-    """What is read of such a file; whatever else is in it is left alone."""
+    """The fields that are read from such a file; others are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -101,9 +101,9 @@ class Examination:
     """One file of `evaluations/`."""
 
     entry: dict[str, Any]
-    """Everything in it; `result` is what was found."""
+    """Everything in it; `result` holds the findings."""
     checked: bool
-    """False: written before examinations had a checksum."""
+    """Whether it had a checksum, which older files lack."""
 
     @property
     def result(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Examination:
 
     @property
     def whole(self) -> bool:
-        """Whether everything is there that `wbcbench run` shows of it."""
+        """Whether it has everything that `wbcbench run` shows."""
         found = self.result
         return (
             {"method", "kd", "seed"} <= set(self.entry)
@@ -123,15 +123,16 @@ class Examination:
 
 
 def examination_path(root: Path, trial_id: str) -> Path:
-    """Where the trial's examination is, or would be."""
+    """The path of the trial's evaluation; the file need not exist."""
     return root / "evaluations" / f"{trial_id}.json"
 
 
 def read_examination(path: Path, digest: str) -> Examination:
-    """The examination of the record with this digest.
+    """The evaluation of the record with this digest.
 
     Raises:
-        RecordError: the file is damaged, of another version, or of another record; starts with its name.
+        RecordError: the file is damaged, of another version, or of another record. The message starts with its
+            name.
     """
     name = f"{path.parent.name}/{path.name}"
     entry, checked = read_checksummed(path, name)
@@ -151,7 +152,7 @@ def read_examination(path: Path, digest: str) -> Examination:
 
 
 def write_examination(path: Path, entry: dict[str, Any]) -> None:
-    """Store what was found, with its checksum. Raises `WbcbenchError` when the file system refuses."""
+    """Store the findings with their checksum. Raises `WbcbenchError` if the file system refuses."""
     atomic_write_json(path, checksummed(entry))
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows of a record's folder, by epoch; values that are missing or no numbers are left out.
+    """The rows of a record's `history.csv`, by epoch, without values that are missing or not numbers.
 
     Raises:
-        OSError: there is no such file. (A verified record has one.)
+        OSError: the file is missing. (A verified record has one.)
     """
     with open(folder / "history.csv", encoding="utf-8", newline="") as file:
         return [_numbers(row) for row in csv.DictReader(file)]
@@ -41,8 +41,8 @@ _PLAIN = ("trial_id", "method_id", "label", "fusion", "kd", "backbone", "routing
 
 
 def flat(record: Record) -> dict[str, Any]:
-    """One row: what the record is, `board` (its comparison key's digest), metrics as `test_macro_f1`, costs as
-    `cost_params`, `policies` and `modalities` joined by `+`, its path."""
+    """One row: the record's identity, `board` (digest of its comparison key), metrics as `test_macro_f1`, costs as
+    `cost_params`, `policies` and `modalities` joined by `+`, and its path."""
     result = record.result
     row: dict[str, Any] = {"method" if n == "label" else n: getattr(result, n) for n in _PLAIN}
     row |= {"policies": "+".join(result.policies), "modalities": "+".join(record.trial.reads)}
@@ -55,17 +55,17 @@ def flat(record: Record) -> dict[str, Any]:
 
 def cells(record: Record, side: Literal["test", "val"] = "test") -> pd.DataFrame:
     """One row per cell of a split: `cell` (its index in the data set), `label`, `predicted`, `correct`,
-    `p_<class>` and, of the test cells, `<route>_p_<class>` per route and `group` where groups are known.
+    `p_<class>` and, for test cells, `<route>_p_<class>` per route, and `group` if groups are known.
 
     Raises:
-        UsageError: the record knows no such split (a search's proposal never saw the test cells).
+        UsageError: the record does not have the split (a search's proposal has no test predictions).
     """
     import pandas as pd
 
     arrays, classes = record.predictions, record.result.key.classes
     if f"{side}_labels" not in arrays:
         there = sorted(n.removesuffix("_labels") for n in arrays if n.endswith("_labels"))
-        raise UsageError(f"Expected one of {', '.join(there)}, which this record knows, but got '{side}'.")
+        raise UsageError(f"Expected one of {', '.join(there)}, the splits of this record, but got '{side}'.")
     labels, p = arrays[f"{side}_labels"], arrays[f"{side}_probabilities"]
     frame = {
         "cell": arrays[f"{side}_cells"],
@@ -85,17 +85,17 @@ def cells(record: Record, side: Literal["test", "val"] = "test") -> pd.DataFrame
 
 
 def history(record: Record) -> pd.DataFrame:
-    """One row per epoch, as `history.csv` has them. Raises `RecordError` where it cannot be read."""
+    """One row per epoch, from `history.csv`. Raises `RecordError` if it cannot be read."""
     import pandas as pd
 
     try:
         return pd.read_csv(record.path / "history.csv")
-    except (OSError, ValueError) as error:  # of pandas' own errors the parser's are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise refuse(record.path, "history.csv", f"cannot be read ({error})") from error
 
 
 def summary_text(record: Record) -> str:
-    """What a console shows: what the record is, a line of metrics per split, where it lies."""
+    """Text for a console: the record's title, one line of metrics per split, and its path."""
     lines = [_title(record)]
     for side, summary in record.result.metrics.items():
         metrics = ", ".join(f"{n} {'-' if v is None else format(v, '.3f')}" for n, v in summary.items())
@@ -109,7 +109,7 @@ def _title(record: Record) -> str:
 
 
 def summary_html(record: Record) -> str:
-    """What a notebook shows: what the record is, and its metrics."""
+    """HTML for a notebook: the record's title and its metrics."""
     import pandas as pd
 
     result = record.result

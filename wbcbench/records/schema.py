@@ -1,7 +1,7 @@
-"""What `result.json` says. Pydantic, strict; imports no torch, pandas or scikit-learn.
+"""The schema of `result.json`, as strict Pydantic models. Imports no torch, pandas or scikit-learn.
 
-A record is a folder `records/<trial id>/`; `FILES` lists what is in it. Adding a field here needs a
-default; changing one's meaning needs a higher `SCHEMA_VERSION`.
+A record is a folder `records/<trial id>/` with the files of `FILES`. A new field here needs a
+default; a changed meaning needs a higher `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Strict(BaseModel):
 
 
 class ComparisonKey(Strict):
-    """What must be equal for two numbers to stand in one table."""
+    """What must be equal for two numbers to be compared in one table."""
 
     dataset: str
     fingerprint: str
     """Of the content: pixels, labels, groups, official split."""
     split: str
-    """Hash of which cell is on which side."""
+    """Hash of the assignment of cells to sides."""
     modalities: tuple[str, ...]
     image_size: int
     classes: tuple[str, ...]
@@ -48,11 +48,11 @@ class ComparisonKey(Strict):
     selection: str
     metrics_version: int = METRICS_VERSION
     leaks_allowed: bool = False
-    """True where a donor or an image was allowed to stand on two sides of the split."""
+    """True if a donor or an image was allowed to be on two sides of the split."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without leaks nothing is said of them, so that a key's digest is what it was before there was a word."""
+        """Omits `leaks_allowed` if false, so that keys have the same digest as before the field was added."""
         document: dict[str, Any] = handler(self)
         if not self.leaks_allowed:
             document.pop("leaks_allowed", None)
@@ -62,7 +62,7 @@ class ComparisonKey(Strict):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """The fields' schema: of a serialiser of our own pydantic knows only that it gives a mapping."""
+        """The schema of the fields: of a custom serialiser, pydantic only knows that it returns a mapping."""
         return handler({k: v for k, v in core_schema.items() if k != "serialization"})  # type: ignore[arg-type]
 
     @classmethod
@@ -88,19 +88,19 @@ class ComparisonKey(Strict):
 
 
 class Cost(Strict):
-    """What a method costs to run and to train. None: not measured."""
+    """The cost of running and training a method. None: not measured."""
 
     params: int
     macs: int | None = None
     """Multiply-accumulates of one cell."""
     latency_ms: float | None = None
-    """Batch of one: the least of several short bursts' medians (in older records one median)."""
+    """For a batch of one: the lowest of several short bursts' medians (in older records, a single median)."""
     throughput: float | None = None
-    """Images per second, batch of 32; measured likewise."""
+    """Images per second, for a batch of 32; measured in the same way."""
     train_seconds: float | None = None
     teacher_seconds: float | None = None
-    """Computing teachers' answers that were not stored yet; no part of `train_seconds`. Live teachers' time
-    is part of `train_seconds`."""
+    """Time to compute teacher outputs that were not stored yet; not included in `train_seconds`. The time of live
+    teachers is included in `train_seconds`."""
     train_images_per_second: float | None = None
     teacher_replayed: bool | None = None
     """None without teachers."""
@@ -110,7 +110,7 @@ class Cost(Strict):
 
 
 class Used(Strict):
-    """A component that took part, and where its code came from."""
+    """A component that was used, and the origin of its code."""
 
     kind: str
     name: str
@@ -121,26 +121,27 @@ class Used(Strict):
 
 
 class InputStatistics(Strict):
-    """One modality's images as a network was trained on them: what it takes to show it others. C channels."""
+    """Statistics of one modality's training images, needed to apply the network to other images. C channels."""
 
     bits: Literal[8, 16]
-    """Of a pixel as stored: uint8 or uint16."""
+    """Per pixel as stored: uint8 or uint16."""
     mean: tuple[float, ...]
-    """[C], of raw pixel values over the training cells. The network sees (pixel - mean) / std."""
+    """[C], of raw pixel values over the training cells. The network's input is (pixel - mean) / std."""
     std: tuple[float, ...]
     """[C]; 1 for a flat channel."""
     brightness: tuple[tuple[float, float], ...]
     """[C], the 1 % and 99 % quantiles, over training cells, of a cell's mean pixel value."""
     contrast: tuple[tuple[float, float], ...]
-    """[C], the same of the standard deviation of a cell's pixel values."""
+    """[C], the same for the standard deviation of a cell's pixel values."""
 
 
 class Outcome(Strict):
-    """What a finished trial hands to the store; the store adds identity and digests."""
+    """The result of a finished trial; the store adds identity and digests."""
 
     key: ComparisonKey
     metrics: dict[Literal["test", "val"], Summary]
-    """A sealed trial has no `test`, and `per_class`, `confusion` and `routes`, which are of test, are empty."""
+    """A sealed trial has no `test`; its `per_class`, `confusion` and `routes`, which are of the test split, are
+    empty."""
     per_class: dict[str, dict[str, float]]
     confusion: list[list[int]]
     routes: dict[str, Summary] = {}
@@ -149,9 +150,9 @@ class Outcome(Strict):
     notes: list[str] = []
     pseudo_multimodal: bool = False
     inputs: dict[str, InputStatistics] = {}
-    """Modality -> how its images were. Empty in records that were made before this was written down."""
+    """Modality -> statistics of its images. Empty in records made before this field was added."""
     resolved: dict[str, bool | int | float | str] = {}
-    """Parameters of the data set that its cells decided; see `Cells.resolved`."""
+    """Parameters of the data set that were inferred from its cells; see `Cells.resolved`."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
@@ -159,7 +160,7 @@ class Outcome(Strict):
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What came later is not written where empty, so that an older record has the checksum that it had."""
+        """Omits later fields if empty, so that the checksums of older records remain valid."""
         document: dict[str, Any] = handler(self)
         for name in ("inputs", "resolved"):
             if not getattr(self, name):
@@ -168,13 +169,13 @@ class Outcome(Strict):
 
 
 class Result(Outcome):
-    """The whole of `result.json`."""
+    """The content of `result.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     trial_id: str
     method_id: str
     status: Literal["done", "sealed"] = "done"
-    """`sealed`: of a search; knows validation cells only and is never ranked."""
+    """`sealed`: a search's trial; has validation results only and is never ranked."""
     label: str
     fusion: str
     kd: str
@@ -187,13 +188,13 @@ class Result(Outcome):
     files: dict[str, str]
     """Name -> SHA-256 of every other file of the record."""
     digest: str
-    """Of trial, predictions and weights: equal for two identical runs, however long each took."""
+    """Of trial, predictions and weights: equal for two identical runs, whatever their timings."""
     checksum: str = ""
-    """Of this document without this field, so that a damaged `result.json` is noticed too."""
+    """Of this document without this field, to detect a damaged `result.json`."""
 
     @property
     def title(self) -> str:
-        """The whole method for people, as tables show it: `concat + logits + modality_dropout`."""
+        """The method's display name, as in tables: `concat + logits + modality_dropout`."""
         return method_name(self.label, self.kd, self.policies)
 
     @classmethod
@@ -221,7 +222,7 @@ def content_digest(trial_id: str, files: dict[str, str]) -> str:
 
 
 def backbone_name(component: SpecComponent) -> str:
-    """The name people know: a family's chosen `model` if it has one, else the component's own."""
+    """The display name of a backbone: the `model` parameter of a family, else the component's name."""
     return str(component.params.get("model") or component.name)
 
 

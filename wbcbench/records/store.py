@@ -1,15 +1,15 @@
-"""The store: a folder of immutable records, and the working files of trials that are not done yet.
+"""The store: a folder of immutable records, and the working files of unfinished trials.
 
     <root>/records/<trial id>/   one complete record each; appears by one atomic rename
-    <root>/failures/<id>.json    the last error of a trial; never counted as done
+    <root>/failures/<id>.json    the last error of a trial, which does not count as done
     <root>/searches/<study>/     proposals, and which of them were pruned; see `wbcbench.searches.files`
     <root>/work/<id>/            checkpoints; may be deleted at any time
     <root>/replay/<key>/         teachers' stored outputs; may be deleted at any time
     <root>/locks/<id>.lock       held by the process that runs the trial
-    <root>/locks/store.mark      a random word: which store this is
-    <root>/broken/               incomplete folders that a new record had to take the place of
+    <root>/locks/store.mark      a random identifier of this store
+    <root>/broken/               incomplete record folders, moved here to make way for a new record
 
-Imports no torch, pandas or scikit-learn: a dry run asks the store which trials are done.
+Imports no torch, pandas or scikit-learn, since a dry run checks which trials are done.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Verify = bool | Literal["full"]
 
 @dataclass(frozen=True)
 class Record:
-    """One trial that has run."""
+    """One finished trial."""
 
     path: Path
     trial: Trial
@@ -67,13 +67,13 @@ class Record:
         """Arrays of `predictions.npz`, read on first use.
 
         `test_probabilities` [N, K] float32, `test_labels` and `test_cells` [N] int64, the same for
-        `val_`, and `test_route_<name>` [N, K] per route. `test_groups` [N] int64 (donor, slide or plate) where
-        the data set knows groups.
+        `val_`, and `test_route_<name>` [N, K] per route. `test_groups` [N] int64 (donor, slide or plate) if
+        the data set has groups.
         """
         return checks.read_predictions(self.path)
 
     def weights(self) -> dict[str, Tensor]:
-        """The selected epoch's state, on the CPU. Raises `RecordError` where the file cannot be read."""
+        """The selected epoch's state, on the CPU. Raises `RecordError` if the file cannot be read."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -106,42 +106,42 @@ class Record:
 
 
 class Store:
-    """Records under one root folder. Making a `Store` touches nothing on disk."""
+    """Records under one root folder. Creating a `Store` does not access the disk."""
 
     packed: ClassVar[bool] = False
-    """Whether its records were checked as they were unpacked, and may lack their weights."""
+    """Whether its records were checked when they were unpacked, and may lack their weights."""
 
     def __init__(self, root: Path | str, shown: Path | str | None = None) -> None:
-        """`shown`: what the user calls the folder, in messages; None: `root`."""
+        """`shown`: the folder as given by the user, for messages; None: `root`."""
         self.root = Path(root)
         self.shown = str(root if shown is None else shown)
         self.struck_out: Mapping[str, str] = {}
-        """Trial id or digest -> why it does not count, as a published board says of its records."""
+        """Trial id or digest -> why it does not count, for the records of a published board."""
 
     @classmethod
     def fixed(cls, shown: Path | str) -> Store:
-        """A store that stays the same folder, wherever a plugin may take the process."""
+        """A store with an absolute root, so that it stays valid if a plugin changes the working directory."""
         return cls(Path(shown).absolute(), shown)
 
     def record_path(self, trial_id: str) -> Path:
-        """Where the trial's record is, or would be."""
+        """The path of the trial's record; it need not exist."""
         return self.root / "records" / _safe(trial_id)
 
     def has(self, trial_id: str) -> bool:
-        """Whether a complete record is there. Looks at names and sizes only, so it is quick."""
+        """Whether there is a complete record. Fast: checks names and sizes only."""
         return checks.complete(self.record_path(trial_id))
 
     def load(self, trial_id: str, verify: Verify = True) -> Record:
         """Read a record.
 
         Raises:
-            RecordError: when it is missing, incomplete, of another schema, or not what it claims.
+            RecordError: it is missing, incomplete, of another schema, or inconsistent.
         """
         return self._load(self.record_path(trial_id), verify)
 
     @staticmethod
     def load_folder(folder: Path, verify: Verify = True) -> Record:
-        """Read the record in a folder, wherever it lies; see `load`."""
+        """Read the record in any folder; see `load`."""
         return Store._load(folder, verify)
 
     def write(
@@ -154,19 +154,19 @@ class Store:
         history: Sequence[Mapping[str, Any]],
         environment: Mapping[str, Any],
     ) -> Record:
-        """Store a finished trial, whole or not at all. If a record is there already, that one stays.
+        """Store a finished trial atomically. An existing record is kept.
 
         Args:
-            trial: what ran.
-            outcome: what came out.
+            trial: the trial that ran.
+            outcome: its result.
             predictions: arrays as in `Record.predictions`; probabilities become float32, the rest int64.
             model: state dict, or the bytes of a safetensors file.
             history: one row per epoch; columns are the union of the rows' keys.
             environment: from `wbcbench.records.environment.capture`.
 
         Raises:
-            RecordError: when the parts do not belong together; nothing is stored.
-            WbcbenchError: when the file system refuses; nothing is stored.
+            RecordError: the parts are inconsistent; nothing is stored.
+            WbcbenchError: the file system refuses; nothing is stored.
         """
         path = self.record_path(trial.id)
         if self.has(trial.id):
@@ -180,7 +180,7 @@ class Store:
         }
         files = {name: hashlib.sha256(data).hexdigest() for name, data in payload.items()}
         result = Result.build(trial, outcome, files)
-        # A record that would be refused when read must not get in: the trial would look done for good.
+        # Never store a record that would be refused on reading: the trial would count as done forever.
         arrays = _typed(predictions)
         checks.check_identity(path, trial, result)
         checks.check_ranges(path, result)
@@ -194,7 +194,7 @@ class Store:
         return self._load(path, verify=True)
 
     def folders(self) -> list[Path]:
-        """Every folder that may be a record, by name."""
+        """Every folder that may be a record, sorted by name."""
         base = self.root / "records"
         if not base.is_dir():
             return []
@@ -203,7 +203,7 @@ class Store:
         return [base / name for name in names]
 
     def scan(self, verify: Verify = True) -> tuple[list[Record], list[tuple[Path, RecordError]]]:
-        """Every record that can be trusted, by id, and every folder that cannot, with the reason."""
+        """All valid records, by id, and all folders that are not valid records, with the reason."""
         good: list[Record] = []
         bad: list[tuple[Path, RecordError]] = []
         for folder in self.folders():
@@ -215,27 +215,27 @@ class Store:
 
     @contextmanager
     def lock(self, trial_id: str, timeout: float = -1, what: str = "") -> Iterator[None]:
-        """Hold the trial for this process; a holder that dies lets go of it. See `records.locks.held`.
+        """Lock the trial for this process; released if the process dies. See `wbcbench.files.held`.
 
         Args:
-            trial_id: which trial, or `search-` and the id of a study.
-            timeout: seconds to wait for another holder; negative: for ever.
-            what: for the error: what one wants to have alone; default: the trial.
+            trial_id: the trial, or `search-` and the id of a study.
+            timeout: seconds to wait for another process; negative: no limit.
+            what: for the error: what is locked; default: the trial.
 
         Raises:
-            WbcbenchError: when another process still holds it after `timeout`.
+            WbcbenchError: another process still holds the lock after `timeout`.
         """
         with held(self.root / "locks" / f"{_safe(trial_id)}.lock", what or f"trial {trial_id}", timeout):
             yield
 
     def mark(self, make: bool = True) -> str:
-        """A random word that belongs to this store, by which two machines see that they have the same one.
+        """A random identifier of this store, by which two machines can tell that they share it.
 
         Args:
-            make: write it if there is none yet; else that gives an empty string.
+            make: create it if missing; else a missing one gives an empty string.
 
         Raises:
-            WbcbenchError: when the file system refuses.
+            WbcbenchError: the file system refuses.
         """
         path = self.root / "locks" / "store.mark"
         if make and not path.is_file():
@@ -243,11 +243,11 @@ class Store:
         return path.read_text() if path.is_file() else ""
 
     def work(self, trial_id: str) -> Path:
-        """The trial's folder for checkpoints; made if missing."""
+        """The trial's folder for checkpoints; created if missing."""
         return _made(self.root / "work" / _safe(trial_id))
 
     def tidy(self, *trial_ids: str) -> None:
-        """Remove what finished trials leave: checkpoints, and parts of a record whose writer was killed."""
+        """Remove leftovers of finished trials: checkpoints, and partial records whose writer was killed."""
         for trial_id in trial_ids:
             shutil.rmtree(self.root / "work" / _safe(trial_id), ignore_errors=True)
         ended = set(trial_ids)
@@ -256,11 +256,11 @@ class Store:
                 shutil.rmtree(part, ignore_errors=True)
 
     def replay_dir(self, key: str) -> Path:
-        """The folder for one teacher's stored outputs; made if missing."""
+        """The folder for one teacher's stored outputs; created if missing."""
         return _made(self.root / "replay" / _safe(key))
 
     def fail(self, trial: Trial, error_text: str) -> None:
-        """Note why a trial failed. It stays to be done."""
+        """Store why a trial failed. The trial does not count as done."""
         atomic_write_json(
             self._failure(trial.id),
             {
@@ -274,11 +274,11 @@ class Store:
         )
 
     def has_failed(self, trial_id: str) -> bool:
-        """Whether the trial's last attempt raised."""
+        """Whether the trial's last attempt failed."""
         return self._failure(trial_id).is_file()
 
     def clear_failure(self, trial_id: str) -> None:
-        """Forget a failure; nothing happens if there is none."""
+        """Remove a stored failure, if there is one."""
         path = self._failure(trial_id)
         with storing(path):
             path.unlink(missing_ok=True)
@@ -311,11 +311,11 @@ class Store:
 
 
 def predictions_bytes(predictions: Mapping[str, NDArray[Any]]) -> bytes:
-    """The `.npz` file of these arrays: equal arrays give equal bytes, whatever their order or the clock."""
+    """The `.npz` file of these arrays: equal arrays give equal bytes, whatever their order and the time."""
     import numpy as np
 
     buffer = io.BytesIO()
-    # NumPy stamps every member with 1980-01-01, so only the order is left to fix.
+    # NumPy dates every member 1980-01-01, so only the order must be fixed.
     arrays: dict[str, Any] = dict(sorted(_typed(predictions).items()))
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -347,7 +347,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _safe(name: str) -> str:
-    # Names come from the command line too: none may lead out of the store.
+    # Names may come from the command line: none may point outside the store.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
         raise UsageError(f"Expected an id of letters, digits, '_', '-' and '.', but got {name!r}.")
     return name

@@ -1,4 +1,4 @@
-"""Is a record what it says it is? Every refusal names the folder, the file and the reason."""
+"""Consistency checks of records. Every error names the folder, the file and the reason."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _PER_CLASS = {"precision", "recall", "f1", "support"}
 
 
 def refuse(folder: Path, file: str, reason: str) -> RecordError:
-    """The error for one bad file of a record."""
+    """The error for one invalid file of a record."""
     return RecordError(
-        f"Record {folder}: {file} {reason}. It is not counted; delete the folder to have the trial run again."
+        f"Record {folder}: {file} {reason}. It is not counted; delete the folder to run the trial again."
     )
 
 
@@ -40,7 +40,7 @@ def read_result(folder: Path) -> Result:
 
 
 def read_document(folder: Path) -> tuple[Result, dict[str, Any]]:
-    """The same, and the document as `wbcbench.spec.canonical.plain` gives it, without the checksum."""
+    """As `read_result`, and the document from `wbcbench.spec.canonical.plain`, without the checksum."""
     text = read_bytes(folder, RESULT)
     try:
         document: dict[str, Any] = plain(text)
@@ -60,7 +60,7 @@ def read_document(folder: Path) -> tuple[Result, dict[str, Any]]:
         where = ".".join(map(str, first["loc"]))
         raise refuse(folder, RESULT, f"does not follow the schema ({where}: {first['msg']})") from error
     document.pop("checksum", None)
-    # As it was written it is checked without another walk through it; said in other words it may still be right.
+    # The fast path checks the document as written. An equivalent but differently written one may still be valid.
     if digest_plain(document, length=64) != result.checksum and result.own_checksum() != result.checksum:
         raise refuse(folder, RESULT, "was changed after it was written (its checksum differs)")
     return result, document
@@ -70,7 +70,7 @@ def read_trial(folder: Path) -> Trial:
     """Parse `spec.json`."""
     try:
         trial = Trial.model_validate_json(read_bytes(folder, "spec.json"))
-        trial.id  # noqa: B018  NaN has no place in an identity, and is found when that is taken
+        trial.id  # noqa: B018  computing the identity raises an error for NaN
     except DOCUMENTS as error:
         raise refuse(folder, "spec.json", f"is not a trial ({str(error).splitlines()[0]})") from error
     return trial
@@ -87,31 +87,31 @@ def read_predictions(folder: Path) -> dict[str, NDArray[Any]]:
     except ARRAYS as error:
         raise refuse(folder, "predictions.npz", f"cannot be read ({error})") from error
     if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise refuse(folder, "predictions.npz", f"has {other[0]!r}, which is no array")
+        raise refuse(folder, "predictions.npz", f"has {other[0]!r}, which is not an array")
     return arrays
 
 
 def check_files(folder: Path, result: Result) -> None:
-    """Every file is there and has the SHA-256 that `result.json` says."""
+    """Every file exists and has the SHA-256 stated in `result.json`."""
     if set(result.files) != set(PAYLOAD):
         raise refuse(folder, RESULT, f"lists the files {sorted(result.files)}, not {sorted(PAYLOAD)}")
     for name in PAYLOAD:
         if hashlib.sha256(read_bytes(folder, name)).hexdigest() != result.files[name]:
             raise refuse(folder, name, "is damaged or was changed (its SHA-256 differs)")
     if content_digest(result.trial_id, result.files) != result.digest:
-        raise refuse(folder, RESULT, "has a digest that is not that of its files")
+        raise refuse(folder, RESULT, "has a digest that does not match its files")
 
 
 def check_identity(folder: Path, trial: Trial, result: Result) -> None:
-    """Folder, spec and result speak of the same trial, and the key follows from its protocol."""
+    """Folder, spec and result are of the same trial, and the key follows from its protocol."""
     if trial.id != result.trial_id:
-        raise refuse(folder, RESULT, f"claims trial {result.trial_id}, but spec.json is that of trial {trial.id}")
+        raise refuse(folder, RESULT, f"is of trial {result.trial_id}, but spec.json is of trial {trial.id}")
     if folder.name != trial.id:
-        raise refuse(folder, "spec.json", f"is that of trial {trial.id}, but the folder is another's")
+        raise refuse(folder, "spec.json", f"is of trial {trial.id}, but the folder has another name")
     key = result.key
     expected = type(key).of(trial, fingerprint=key.fingerprint, split=key.split, classes=key.classes)
     if differences := expected.diff(key):
-        raise refuse(folder, RESULT, "has a key that is not its trial's: " + "; ".join(differences))
+        raise refuse(folder, RESULT, "has a key that does not match its trial: " + "; ".join(differences))
     rebuilt = Result.build(trial, result, result.files)
     for name in Result.model_fields:
         if getattr(rebuilt, name) != getattr(result, name):
@@ -119,12 +119,12 @@ def check_identity(folder: Path, trial: Trial, result: Result) -> None:
 
 
 def sides_of(result: Result) -> tuple[Literal["test", "val"], ...]:
-    """The splits that a record speaks of."""
+    """The splits that a record has."""
     return ("val",) if result.status == "sealed" else ("test", "val")
 
 
 def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
-    """Arrays have the promised shapes and values, and confusion and accuracy are theirs (numpy only)."""
+    """Arrays have the expected shapes and values, and confusion and accuracy match them (uses numpy only)."""
     import numpy as np
 
     def bad(reason: str) -> RecordError:
@@ -132,7 +132,7 @@ def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], res
 
     k = len(result.key.classes)
     if result.status == "sealed" and (seen := sorted(n for n in predictions if not n.startswith("val_"))):
-        raise bad(f"is of a sealed trial, which must not know the test split, but has {seen}")
+        raise bad(f"is of a sealed trial, which must have no test predictions, but has {seen}")
     for side in sides_of(result):
         for name in (f"{side}_probabilities", f"{side}_labels", f"{side}_cells"):
             if name not in predictions:
@@ -151,7 +151,7 @@ def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], res
         if p.shape != (n, k) or p.dtype != np.float32:
             raise bad(f"has {name} {p.dtype}{list(p.shape)}, not float32[{n}, {k}]")
         if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
-            raise bad(f"has {name} that are not probabilities (finite, not negative, rows sum to 1)")
+            raise bad(f"has {name} that are not probabilities (finite, non-negative, rows sum to 1)")
     groups = predictions.get("test_groups")
     if groups is not None and (groups.shape != predictions["test_labels"].shape or groups.dtype != np.int64):
         raise bad(f"has test_groups {groups.dtype}{list(groups.shape)}, not int64[N]")
@@ -163,14 +163,14 @@ def check_predictions(folder: Path, predictions: Mapping[str, NDArray[Any]], res
     labels, predicted = predictions[f"{side}_labels"], predictions[f"{side}_probabilities"].argmax(axis=1)
     confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
     if result.confusion != ([] if result.status == "sealed" else confusion.tolist()):
-        raise refuse(folder, RESULT, "has a confusion matrix that is not that of predictions.npz")
+        raise refuse(folder, RESULT, "has a confusion matrix that does not match predictions.npz")
     accuracy = result.metrics.get(side, {}).get("accuracy")
     if accuracy is None or abs(accuracy - np.trace(confusion) / len(labels)) > TOLERANCE:
-        raise refuse(folder, RESULT, f"has accuracy {accuracy}, which is not that of predictions.npz")
+        raise refuse(folder, RESULT, f"has accuracy {accuracy}, which does not match predictions.npz")
 
 
 def check_ranges(folder: Path, result: Result) -> None:
-    """Every stored metric is a known one and lies in its range."""
+    """Every stored metric is known and in its range."""
     from wbcbench.evaluation.metrics import METRICS
 
     summaries: dict[str, Summary] = {f"routes.{k}": v for k, v in result.routes.items()}
@@ -181,7 +181,7 @@ def check_ranges(folder: Path, result: Result) -> None:
         raise refuse(folder, RESULT, f"has metrics of {sorted(result.metrics)}, not of {sorted(sides)}")
     classes = () if result.status == "sealed" else result.key.classes
     if set(result.per_class) != set(classes) or any(set(s) != _PER_CLASS for s in result.per_class.values()):
-        raise refuse(folder, RESULT, f"has not {', '.join(sorted(_PER_CLASS))} of each class in per_class")
+        raise refuse(folder, RESULT, f"does not have {', '.join(sorted(_PER_CLASS))} of each class in per_class")
     for where, summary in summaries.items():
         if set(summary) != set(METRICS):
             raise refuse(folder, RESULT, f"has metrics {sorted(summary)} in {where}, not {sorted(METRICS)}")
@@ -192,7 +192,7 @@ def check_ranges(folder: Path, result: Result) -> None:
 
 
 def check_metrics(folder: Path, predictions: Mapping[str, NDArray[Any]], result: Result) -> None:
-    """Every metric, recomputed from the predictions, is what `result.json` says."""
+    """Every metric, recomputed from the predictions, equals that in `result.json`."""
     from wbcbench.evaluation.metrics import evaluate
 
     again = evaluate(predictions, result.key.classes)
@@ -202,18 +202,18 @@ def check_metrics(folder: Path, predictions: Mapping[str, NDArray[Any]], result:
             raise refuse(folder, RESULT, f"has {part} for {sorted(stored)}, not {sorted(again[part])}")
         for where, summary in again[part].items():
             for name, value in summary.items():
-                said = stored[where].get(name)
-                if (said is None) != (value is None) or (
-                    said is not None and value is not None and abs(said - value) > TOLERANCE
+                stated = stored[where].get(name)
+                if (stated is None) != (value is None) or (
+                    stated is not None and value is not None and abs(stated - value) > TOLERANCE
                 ):
                     raise refuse(
                         folder, RESULT,
-                        f"has {part}.{where}.{name} = {said}, but its predictions give {value}",
+                        f"has {part}.{where}.{name} = {stated}, but its predictions give {value}",
                     )  # fmt: skip
 
 
 def complete(folder: Path) -> bool:
-    """Whether every file is there and not empty; no content is read."""
+    """Whether every file exists and is not empty; reads no content."""
     try:
         return all((folder / name).stat().st_size > 0 for name in FILES)
     except OSError:

@@ -1,4 +1,4 @@
-"""Searches: Optuna proposes parameters, an executor trains, records hold the scores; and studies of many parts.
+"""Hyperparameter searches with Optuna, whose scores are in records; and studies with several parts.
 
-The package is not called `search`, since `wbcbench.search` is the function.
+The package is not named `search`, since `wbcbench.search` is the function.
 """

@@ -1,6 +1,7 @@
-"""The space around a request: ranges that components declare beside their parameters, and `--space`.
+"""The search space of a request, from the ranges declared with components' parameters and from `--space`.
 
-What the user pinned (inline, by `--set`, in the file's `training`) is not searched unless `--space` names it.
+Parameters that the user set (inline, by `--set`, or in the file's `training`) are only searched if `--space` names
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from wbcbench.spec.trial import Recipe
 
 @dataclass(frozen=True)
 class _Slot:
-    """One parameter that could be searched."""
+    """One parameter that can be searched."""
 
     name: str
     section: str
@@ -35,10 +36,10 @@ class _Slot:
 
 
 def build_space(request: Request, registry: Registry, overrides: Mapping[str, Any] | None = None) -> Space:
-    """The space of a request, ranges from `overrides` (name -> text, list or value) before declared ones.
+    """The space of a request. Ranges in `overrides` (name -> text, list or value) replace declared ones.
 
     Raises:
-        UsageError: an unknown name, a bad range, or nothing left to search.
+        UsageError: an unknown name, an invalid range, or nothing to search.
     """
     request = written_out(request, registry)
     slots = list(_slots(request, registry))
@@ -61,7 +62,7 @@ def build_space(request: Request, registry: Registry, overrides: Mapping[str, An
     space = Space(request, tuple(dimensions))
     if not space.free:
         raise UsageError(
-            "Nothing is left to search: every parameter is fixed. Give a range, as in "
+            "Expected at least one parameter to search, but all are fixed. Give a range, as in "
             "--space 'training.lr=log(1e-4,1e-2)'"
         )
     return space
@@ -70,7 +71,7 @@ def build_space(request: Request, registry: Registry, overrides: Mapping[str, An
 def known_ranges(
     request: Request, registry: Registry, ranges: Mapping[str, Any], strict: bool = False
 ) -> dict[str, Any]:
-    """Those of the ranges that this request has a parameter for; `strict` raises `UsageError` for the others."""
+    """The ranges for which the request has a parameter; with `strict`, others raise `UsageError`."""
     slots = list(_slots(written_out(request, registry), registry))
     found = {}
     for name, value in ranges.items():
@@ -85,7 +86,8 @@ def known_ranges(
 
 
 def written_out(request: Request, registry: Registry) -> Request:
-    """Overrides by `--set` as parameters of the choices that have them (the planner has refused the others)."""
+    """The request with `--set` overrides moved into the choices with these parameters (the planner has refused
+    others)."""
 
     def mine(kind: str, section: str, choice: Choice) -> Choice:
         fields = _fields(registry, kind, choice)
@@ -128,7 +130,7 @@ def _slots(request: Request, registry: Registry) -> Iterator[_Slot]:
 def _section(
     request: Request, registry: Registry, section: str, alternatives: dict[str, tuple[Choice, ...]]
 ) -> Iterator[_Slot]:
-    """Each parameter of each component once, with the labels for which it exists and is not pinned."""
+    """Each parameter of each component once, with the labels for which it exists and is not set by the user."""
     category = {"distiller": "kd"}.get(section, section)
     names = dict.fromkeys(c.name for combination in alternatives.values() for c in combination if c.name != "none")
     alone = len(names) == 1
@@ -166,7 +168,7 @@ def _has_teacher(registry: Registry, choice: Choice) -> bool:
 def _idle_weight(
     registry: Registry, section: str, parameter: str, choice: Choice, combination: tuple[Choice, ...]
 ) -> bool:
-    """Whether this is the `weight` of a distiller that adds no loss here."""
+    """Whether this is the `weight` of a distiller that adds no loss in this combination."""
     if section != "distiller" or parameter != "weight":
         return False
     role = registry.declared("distiller", choice.name).role
@@ -174,7 +176,7 @@ def _idle_weight(
 
 
 def _target(name: str, slots: list[_Slot]) -> frozenset[str]:
-    """The slots that a name of `--space` means: by full name, or without the component's name."""
+    """The slots that match a name of `--space`: by full name, or without the component's name."""
     section, _, rest = name.strip().partition(".")
     section = {"kd": "distiller", "policies": "policy", "recipe": "training"}.get(section, section)
     full = f"{section}.{rest}"
@@ -184,17 +186,17 @@ def _target(name: str, slots: list[_Slot]) -> frozenset[str]:
         why = _WHY_NOT.get(section if rest else "methods", "")
         known = [s.name for s in slots]
         raise UsageError(
-            f"--space {name}: no parameter of this search is called so.{why}{did_you_mean(full, known)} "
-            "--show-space lists what there is."
+            f"--space {name}: no parameter of this search has that name.{why}{did_you_mean(full, known)} "
+            "--show-space lists all parameters."
         )
     return frozenset(found)
 
 
-_PROTOCOL = " It belongs to the protocol, which must be equal for all."
+_PROTOCOL = " It belongs to the protocol, which must be the same for all methods."
 _WHY_NOT = {
     **dict.fromkeys(("dataset", "split", "budget", "augmentation", "selection"), _PROTOCOL),
     "teacher": " Teachers are shared by all proposals and are not searched.",
-    "methods": " Choose among methods with --fusion a,b, --kd c,d and --backbone e,f.",
+    "methods": " Select methods with --fusion a,b, --kd c,d and --backbone e,f.",
 }
 
 

@@ -1,8 +1,8 @@
-"""An Optuna study that lives in memory and is lived again, from proposals and records, on every start.
+"""An Optuna study in memory, which is rebuilt from proposals and records on every start.
 
-No number is read from anywhere but records: a finished proposal is asked for anew (with the stored parameters
-instead of sampled ones), its epochs are reported anew, and it is told what its record says. So sampler and
-pruner are in the state in which an unbroken search would have them.
+All scores are read from records: a finished proposal is asked again (with the stored parameters instead of sampled
+ones), its epochs are reported again, and Optuna is told the score of its record. So sampler and pruner are in the
+same state as in an uninterrupted search.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from wbcbench.searches.space import suggest_all
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a proposal's trial."""
+    """The result of a proposal's trial."""
 
     state: Literal["complete", "pruned", "failed"]
     values: list[float] | None = None
-    """Of the objective; complete only."""
+    """Of the objective, only if complete."""
     history: Sequence[dict[str, Any]] = ()
     seconds: float = 0.0
 
 
 @dataclass
 class Asked:
-    """A proposal that is under way or done."""
+    """A proposal with its Optuna trial, running or finished."""
 
     proposal: Proposal
     trial: Trial
     heard: dict[int, bool] = field(default_factory=dict)
-    """Epoch -> whether to stop there."""
+    """Reported epoch -> whether to stop there."""
 
 
 class Recorded(BaseSampler):
-    """Gives stored parameters where `inner` would sample; lets `inner` note what it notes of a proposal."""
+    """Returns stored parameters where `inner` would sample. Calls `inner` too if it keeps state per proposal."""
 
     def __init__(self, inner: BaseSampler, params: dict[str, Any], ask_inner: bool) -> None:
         self.inner = inner
@@ -70,7 +70,7 @@ class Recorded(BaseSampler):
 
 
 class Study:
-    """Proposals, what became of them, and what to propose next."""
+    """The proposals of a study, their results, and the sampler for the next ones."""
 
     def __init__(self, spec: StudySpec, folder: StudyFolder, store: Store) -> None:
         self.spec = spec
@@ -78,9 +78,9 @@ class Study:
         self.store = store
         self.asked: list[Asked] = []
         self.open: list[Asked] = []
-        """Proposed in an earlier life and not finished; to be run first."""
+        """Proposals of an earlier start that are not finished; to be run first."""
         self.seconds = 0.0
-        """Training seconds that its finished and pruned proposals took; a repeated one costs nothing."""
+        """Training seconds of its finished and pruned proposals; repeated ones count once."""
         self._paid: set[str] = set()
         with quiet():
             self.optuna = optuna.create_study(
@@ -89,24 +89,24 @@ class Study:
                 pruner=make_pruner(spec.pruner, spec.epochs),
             )
             for proposal in folder.proposals():
-                self._relive(proposal)
+                self._replay(proposal)
 
     def ask(self) -> tuple[Trial, dict[str, Any]]:
-        """The next proposal's Optuna trial and its values, fixed ones included; `keep` it before use."""
+        """The next proposal's Optuna trial and its values, including fixed ones; call `keep` before using it."""
         with quiet():
             self.optuna.sampler = make_sampler(self.spec.sampler, self.spec.seed, len(self.asked))
             trial = self.optuna.ask()
             return trial, suggest_all(self.spec.dimensions, trial)
 
     def keep(self, trial: Trial, trial_id: str = "", error: str = "") -> Asked:
-        """Write down what was asked, so that it is never asked twice."""
+        """Store the proposal, so that a later start does not sample it again."""
         proposal = Proposal(number=trial.number, params=dict(trial.params), trial_id=trial_id, error=error)
         self.folder.propose(proposal)
         self.asked.append(Asked(proposal, trial))
         return self.asked[-1]
 
     def fate(self, proposal: Proposal) -> Fate | None:
-        """What files say of a proposal; None if it is still to be run."""
+        """The result of a proposal according to the files; None if it has not been run."""
         if not proposal.trial_id:
             return Fate("failed")
         mark = self.folder.pruned(proposal.trial_id)
@@ -121,7 +121,7 @@ class Study:
         return Fate("failed") if self.store.has_failed(proposal.trial_id) else None
 
     def hear(self, asked: Asked, epoch: int, row: dict[str, Any]) -> bool:
-        """Report one epoch; True: the pruner wants to stop here. An epoch told again gets the same answer."""
+        """Report one epoch; returns whether to prune here. A repeated epoch gets the same answer."""
         if epoch in asked.heard or not self.spec.objective.per_epoch:
             return asked.heard.get(epoch, False)
         value = self.spec.objective.at_epoch(row)
@@ -135,7 +135,7 @@ class Study:
         return stop
 
     def tell(self, asked: Asked, fate: Fate) -> None:
-        """Close a proposal."""
+        """Finish a proposal: tell Optuna its result."""
         for row in fate.history:
             if "epoch" in row:
                 self.hear(asked, int(row["epoch"]), row)
@@ -147,7 +147,7 @@ class Study:
             self.seconds += fate.seconds
 
     def counts(self) -> dict[str, int]:
-        """How many proposals are `trials` (closed), `complete`, `pruned`, `failed`."""
+        """Number of proposals: `trials` (all that are finished), `complete`, `pruned`, `failed`."""
         states = [t.state for t in self.optuna.get_trials(deepcopy=False)]
         found = {
             "complete": states.count(TrialState.COMPLETE),
@@ -156,7 +156,7 @@ class Study:
         }
         return {"trials": sum(found.values()), **found}
 
-    def _relive(self, proposal: Proposal) -> None:
+    def _replay(self, proposal: Proposal) -> None:
         inner = make_sampler(self.spec.sampler, self.spec.seed, proposal.number)
         self.optuna.sampler = Recorded(inner, proposal.params, self.spec.sampler in REMEMBERS)
         trial = self.optuna.ask()
@@ -165,7 +165,7 @@ class Study:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             path = self.folder.proposal_path(proposal.number)
             raise RecordError(
-                f"Expected parameters of the study's space in {path}, but got another's ({error}). {ADVICE}"
+                f"Expected parameters of the study's space in {path}, but got others ({error}). {ADVICE}"
             ) from error
         asked = Asked(proposal, trial)
         self.asked.append(asked)

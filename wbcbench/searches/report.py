@@ -1,4 +1,4 @@
-"""A study as a page to read: Optuna's plots in one self-contained HTML file, and the same as PNG."""
+"""Reports of a study: Optuna's plots in a self-contained HTML file and as PNG; and its export to a database."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _PER_OBJECTIVE = {
     "slices": "plot_slice",
 }
 ENOUGH = 8
-"""Finished proposals from which importances are estimated; fewer give numbers without meaning."""
+"""Fewest finished proposals for importances; with fewer, the estimates are meaningless."""
 Draw = Callable[[ModuleType], Any]
-"""Takes `optuna.visualization` or its matplotlib twin and gives a figure (or axes)."""
+"""Takes `optuna.visualization` or its matplotlib version and returns a figure (or axes)."""
 
 
 def overview(store: Store) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """One JSON-able row per study of the store; and for each damaged one, what is wrong with it."""
+    """One row as JSON per study of the store; and the error of each damaged study."""
     rows: list[dict[str, Any]] = []
     damaged: dict[str, str] = {}
     for folder in studies(store):
@@ -60,9 +60,9 @@ def _row(folder: StudyFolder, store: Store) -> dict[str, Any]:
 
 
 def write_report(folder: StudyFolder, store: Store, target: Path) -> list[Path]:
-    """Write `report.html` and a PNG per plot into a folder; returns the files.
+    """Write `report.html` and a PNG per plot to a folder; returns the files.
 
-    A plot that the study has too few finished proposals for is left out, and the page says why.
+    A plot is left out if the study has too few finished proposals for it, and the page states why.
 
     Raises:
         RecordError: the study is damaged.
@@ -86,7 +86,7 @@ def write_report(folder: StudyFolder, store: Store, target: Path) -> list[Path]:
 
 
 def plots(study: Study) -> Iterator[tuple[str, Draw]]:
-    """Name and drawing of every plot that suits the study."""
+    """Name and drawing of every plot that applies to the study."""
     objective, trials = study.spec.objective, study.optuna
     for i, name in enumerate(objective.names):
         label = f"val {name}" if name not in COSTS else name
@@ -107,7 +107,7 @@ def _value(index: int, trial: FrozenTrial) -> float:
 def _call(function: str, trials: optuna.Study, arguments: dict[str, Any], library: ModuleType) -> Any:
     finished = len(trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     if function == _PER_OBJECTIVE["importances"] and finished < ENOUGH:
-        raise ValueError(f"{finished} finished proposals tell nothing about importance; {ENOUGH} are needed")
+        raise ValueError(f"{finished} finished proposals are too few to estimate importances; {ENOUGH} are needed")
     return getattr(library, function)(trials, **arguments)
 
 
@@ -118,7 +118,7 @@ def _html(draw: Draw, first: bool) -> str:
         figure = draw(visualization)
     if not figure.data:
         raise ValueError("there are too few finished proposals to draw it")
-    # The library travels inside the page, once, so that it opens without a network.
+    # The page includes the library, once, so that it works without a network.
     html: str = figure.to_html(full_html=False, include_plotlyjs=first, include_mathjax=False)
     return html
 
@@ -140,7 +140,7 @@ def _png(draw: Draw) -> bytes:
         return buffer.getvalue()
     finally:
         plt.close(figure)
-        mpl.rcdefaults()  # Optuna's plots change the style for everybody
+        mpl.rcdefaults()  # Optuna's plots change matplotlib's global style
 
 
 def _page(study: Study, parts: list[str], missing: list[str]) -> str:
@@ -177,7 +177,7 @@ SQLITE = "sqlite:///"
 
 
 def export(folder: StudyFolder, store: Store, target: str) -> int:
-    """Copy a study's finished proposals; returns how many.
+    """Copy a study's finished proposals to a file or database; returns their number.
 
     Args:
         folder: the study.
@@ -185,7 +185,7 @@ def export(folder: StudyFolder, store: Store, target: str) -> int:
         target: a new file (a journal, or after `sqlite:///` a database), or another database's URL.
 
     Raises:
-        UsageError: the file is there already, or the database refuses.
+        UsageError: the file exists already, or the database refuses.
         WbcbenchError: the file system refuses.
     """
     study = Study(folder.spec(), folder, store)
@@ -195,7 +195,7 @@ def export(folder: StudyFolder, store: Store, target: str) -> int:
         return len(done)
     path = Path(target.removeprefix(SQLITE))
     if path.exists():
-        raise UsageError(f"Expected a new file, but {path} is there already. Delete it, or choose another.")
+        raise UsageError(f"Expected a new file, but {path} exists already. Delete it, or choose another.")
     temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,13 +229,13 @@ def _copy(study: Study, trials: list[FrozenTrial], open_storage: Callable[[], Ba
             raise UsageError(
                 f"{target} has a study '{study.folder.id}' already. Choose another database."
             ) from None
-        except Exception as error:  # whatever a database driver raises is about the URL that was given
+        except Exception as error:  # any error of a database driver is due to the given URL
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"Expected to write to {target}, but it refused: {reason}") from error
 
 
 def _plain(trial: FrozenTrial, study: Study) -> FrozenTrial:
-    """A copy without the samplers' notes, with our trial's id for people."""
+    """A copy without the samplers' attributes, but with the id of our trial."""
     return create_trial(
         state=trial.state,
         values=trial.values if trial.state == optuna.trial.TrialState.COMPLETE else None,

@@ -1,4 +1,4 @@
-"""From a request to a search: its space, what is refused beforehand, running it, and retraining the winners."""
+"""Prepare a search from a request, run it, and retrain its winners."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from wbcbench.searches.space import Space, label
 from wbcbench.spec.request import Request
 
 TRAINING_SEED = 1000
-"""Proposals train with this seed unless another is asked for: far from those that people compare with, so
-that a winner can be retrained with 0, 1, 2 as everything else is."""
+"""Default seed for training proposals. It is far from the seeds of comparisons, so that a winner can be
+retrained with 0, 1, 2 like all other methods."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Search:
     folder: StudyFolder
     registry: Registry
     base: Plan
-    """Every combination of methods with defaults, and their teachers: what must be possible at all."""
+    """Every combination of methods with default parameters, and their teachers; all must be valid."""
 
     @property
     def store(self) -> Store:
@@ -52,20 +52,20 @@ class Search:
 
     @property
     def request_seed(self) -> int:
-        """The seed with which proposals are trained."""
+        """The seed for training proposals."""
         return self.request.seeds[0]
 
     def plan(self, request: Request) -> Plan:
-        """Plan one proposal. Raises `UsageError` for parameters that exclude each other."""
+        """Plan one proposal. Raises `UsageError` for incompatible parameters."""
         return make_plan(request, self.registry)
 
     def study(self) -> Study:
-        """Open the study's folder and live its proposals again."""
+        """Open the study's folder and replay its proposals."""
         self.folder.open(self.spec)
         return Study(self.spec, self.folder, self.store)
 
     def source(self, study: Study) -> SearchSource:
-        """What an executor takes the study's trials from."""
+        """The source of trials for an executor."""
         return SearchSource(study, self.space, self.plan, self.settings.trials, self.settings.budget_seconds)
 
 
@@ -75,10 +75,10 @@ def prepare_search(
     """Build the space, plan every combination of methods once, and name the study. Writes nothing.
 
     Raises:
-        UsageError: unknown names, methods that cannot work, or a sampler or pruner that cannot do this.
+        UsageError: unknown names, incompatible methods, or a sampler or pruner that does not support the search.
     """
     request = _one_seed(request)
-    make_plan(request, registry)  # refuses unknown names before they are missed in the space
+    make_plan(request, registry)  # refuse unknown names first: the space would report them less clearly
     space = build_space(request, registry, ranges)
     objective = Objective.parse(settings.objective)
     check_strategy(space, objective, settings.sampler, settings.pruner)
@@ -102,7 +102,7 @@ def prepare_search(
 def prepare_searches(
     request: Request, registry: Registry, settings: SearchSettings, ranges: dict[str, Any]
 ) -> list[Search]:
-    """One search, or with `each` an equal one of its own for every method. Raises as `prepare_search` does."""
+    """One search; with `each`, one search per method, with equal budgets. Raises as `prepare_search` does."""
     prepare = each_method if settings.each else lambda *given: [prepare_search(*given)]
     return prepare(request, registry, settings, ranges)
 
@@ -110,10 +110,10 @@ def prepare_searches(
 def each_method(
     request: Request, registry: Registry, settings: SearchSettings, ranges: dict[str, Any]
 ) -> list[Search]:
-    """An equal search of its own for every fusion, backbone and combination of distillers.
+    """One search, with an equal budget, for every fusion, backbone and combination of distillers.
 
     Raises:
-        UsageError: as `prepare_search`, for any of them, before anything is spent.
+        UsageError: as `prepare_search`, for any of them, before any training.
     """
     make_plan(request, registry)
     known_ranges(request, registry, ranges, strict=True)
@@ -136,7 +136,7 @@ def _one_seed(request: Request) -> Request:
         return request.model_copy(update={"seeds": (TRAINING_SEED,)})
     if len(request.seeds) != 1:
         raise UsageError(
-            f"A search trains each proposal with one seed, but got {len(request.seeds)}. Say which "
+            f"Expected one seed for all proposals of a search, but got {len(request.seeds)}. Choose one "
             f"(--seeds {TRAINING_SEED}); winners are retrained with several: --winner-seeds 0,1,2"
         )
     return request
@@ -170,9 +170,9 @@ def _title(request: Request) -> str:
 
 
 def ranking(study: Study) -> list[FrozenTrial]:
-    """Finished proposals that may win, best first, each trial once.
+    """Finished proposals that can win, best first, each trial once.
 
-    One objective: all finished ones by value. Several: the Pareto set, by the first objective.
+    With one objective: all finished ones, by value. With several: the Pareto set, by the first objective.
     """
     trials = [t for t in study.optuna.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if study.spec.objective.several:
@@ -185,18 +185,18 @@ def ranking(study: Study) -> list[FrozenTrial]:
 
 
 def proposal_of(study: Study, trial: FrozenTrial) -> Proposal:
-    """The stored proposal behind one of the study's trials."""
+    """The stored proposal of one of the study's Optuna trials."""
     return study.asked[trial.number].proposal
 
 
 def fresh_seeds(wanted: Sequence[int], used: int) -> tuple[int, ...]:
-    """The wanted seeds, moved up together if the search itself has trained with one of them."""
+    """The wanted seeds, all shifted up if the search itself has trained with one of them."""
     shift = used + 1 - min(wanted) if used in wanted else 0
     return tuple(s + shift for s in dict.fromkeys(wanted))
 
 
 def plan_winners(search: Search, study: Study) -> tuple[list[tuple[FrozenTrial, list[str]]], Plan]:
-    """The winners with the ids of the trials that retrain them, and one plan of those with their teachers.
+    """The winners with the ids of the trials that retrain them, and one plan of these trials and their teachers.
 
     Raises:
         TrialFailedError: no proposal has finished.
@@ -206,7 +206,7 @@ def plan_winners(search: Search, study: Study) -> tuple[list[tuple[FrozenTrial, 
         counts = study.counts()
         raise TrialFailedError(
             f"Search '{search.folder.id}' has no finished proposal to choose from: {counts['pruned']} pruned, "
-            f"{counts['failed']} failed. `failures/` in the store says why; the space may be too wide."
+            f"{counts['failed']} failed. See `failures/` in the store for the reasons; the space may be too wide."
         )
     seeds = fresh_seeds(search.settings.winner_seeds, search.request_seed)
     ordered: dict[str, PlannedTrial] = {}
@@ -223,7 +223,7 @@ def plan_winners(search: Search, study: Study) -> tuple[list[tuple[FrozenTrial, 
 def keep_winners(
     search: Search, study: Study, winners: Sequence[tuple[FrozenTrial, list[str]]], outcomes: Sequence[Outcome]
 ) -> list[Winner]:
-    """Note in the study's folder which records are winners and what finding them cost; failed ones are not."""
+    """Store in the study's folder which records are winners, and the search's budget; leaves out failed ones."""
     good = {o.planned.trial.id for o in outcomes if o.record is not None}
     seeds = fresh_seeds(search.settings.winner_seeds, search.request_seed)
     kept = []
@@ -245,7 +245,7 @@ def keep_winners(
 
 
 def budget(study: Study) -> SearchBudget:
-    """What the study has spent so far."""
+    """The budget that the study has spent so far."""
     counts: dict[str, Any] = study.counts()
     return SearchBudget(
         study=study.folder.id,
@@ -257,17 +257,17 @@ def budget(study: Study) -> SearchBudget:
 
 
 PATIENCE = 5.0
-"""Seconds to wait for another process that has the study: one that was just ended is about to let go."""
+"""Seconds to wait for another process that holds the study's lock: one that was just stopped releases it soon."""
 
 
 @dataclass
 class Found:
-    """What a search came to."""
+    """The result of a search."""
 
     search: Search
     study: Study
     outcomes: list[Outcome]
-    """Of proposals and of teachers that were missing, of this start only."""
+    """Of proposals and missing teachers, of this start only."""
     winners: list[Winner] = field(default_factory=list)
     retrained: list[Outcome] = field(default_factory=list)
 
@@ -279,14 +279,14 @@ def run_search(
     plugins: PluginOptions | None = None,
     retrain: bool = True,
 ) -> Found:
-    """Go on with a study until its budget is spent, then retrain its winners.
+    """Run or resume a study until its budget is spent, then retrain its winners.
 
-    Which executor runs the trials is the request's to say: see `executors.choose`. With several at once, a
-    proposal is made from what has ended by then, so that the same seed may propose otherwise than inline.
+    The request selects the executor, see `executors.choose`. If several trials run at once, a proposal is based on
+    the trials finished by then, so the same seed may give other proposals than inline.
 
     Raises:
         TrialFailedError: a teacher failed, or no proposal finished.
-        WbcbenchError: another process searches the same study in the same store: each would count the other's
+        WbcbenchError: another process runs the same study in the same store. Each would count the other's
             proposals as its own.
     """
 

@@ -1,4 +1,4 @@
-"""What a user asks of a search: objectives, sampler, pruner; the `search:` section with flags on top."""
+"""Settings of a search: objectives, sampler, pruner; read from the `search:` section and from flags."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Objective(Frozen):
-    """One or several quantities, each with its direction."""
+    """One or more quantities, each with its direction."""
 
     names: Annotated[tuple[str, ...], AfterValidator(_known)] = ("macro_f1",)
 
@@ -69,7 +69,7 @@ class Objective(Frozen):
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Optuna's words, one per name."""
+        """Optuna's direction of each name."""
         from wbcbench.evaluation.metrics import METRICS
 
         higher = {**{k: m.higher_is_better for k, m in METRICS.items()}, **COSTS}
@@ -77,7 +77,7 @@ class Objective(Frozen):
 
     @property
     def per_epoch(self) -> bool:
-        """Whether an epoch's history shows the objective, so that a pruner can judge by it."""
+        """Whether the objective is measured in every epoch, so that a pruner can use it."""
         return not self.several and self.names[0] not in COSTS
 
     def values(self, record: Record) -> list[float] | None:
@@ -92,7 +92,7 @@ class Objective(Frozen):
         return found
 
     def at_epoch(self, row: Mapping[str, Any]) -> float | None:
-        """The value in one row of history; None if it has none that is finite."""
+        """The value in one row of the history; None if it is missing or not finite."""
         value = row.get(f"val_{self.names[0]}")
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -100,16 +100,16 @@ class Objective(Frozen):
 SamplerName = Literal["tpe", "nsga2", "gp", "random", "cmaes"]
 PrunerName = Literal["asha", "hyperband", "median", "none"]
 REMEMBERS = frozenset({"nsga2", "cmaes"})
-"""Samplers that note something in the study with every proposal, so that a replay must ask them again."""
+"""Samplers that keep state in the study for every proposal, so that a replay must call them again."""
 REDUCTION = 3
-"""Of three trials at a rung, one goes on."""
+"""One of three trials at a rung continues."""
 
 
 def check_strategy(space: Space, objective: Objective, sampler: SamplerName, pruner: PrunerName) -> None:
-    """Raises `UsageError` for a sampler or pruner that cannot do what is asked."""
+    """Raise `UsageError` for a sampler or pruner that does not support the space or objective."""
     if pruner != "none" and not objective.per_epoch:
-        what = "several objectives" if objective.several else f"'{objective.names[0]}', which no epoch measures"
-        raise UsageError(f"--pruner {pruner} cannot judge {what}. Use --pruner none.")
+        what = "several objectives" if objective.several else f"'{objective.names[0]}', not measured per epoch"
+        raise UsageError(f"--pruner {pruner} does not support {what}. Use --pruner none.")
     if sampler == "cmaes":
         if objective.several:
             raise UsageError("--sampler cmaes takes one objective. Use nsga2, tpe or gp for several.")
@@ -127,26 +127,26 @@ def check_strategy(space: Space, objective: Objective, sampler: SamplerName, pru
 
 
 def make_sampler(name: SamplerName, seed: int, number: int) -> BaseSampler:
-    """The sampler that makes proposal `number`, its whole state a function of (seed, number) and the study."""
+    """The sampler for proposal `number`. Its state is a function of (seed, number) and the study only."""
     from optuna import samplers
 
     own = int(digest(["sampler", seed, number], length=8), 16) % 2**31
     with quiet():
         if name == "tpe":
-            # In groups, so that parameters which only some methods have are still modelled together.
+            # In groups, so that parameters of some methods only are also modelled jointly.
             return samplers.TPESampler(seed=own, multivariate=True, group=True, constant_liar=True)
         if name == "nsga2":
             return samplers.NSGAIISampler(seed=own, population_size=16)
         if name == "gp":
             return samplers.GPSampler(seed=own)
         if name == "cmaes":
-            importlib.import_module("cmaes")  # Optuna's own error would not say what installs it
+            importlib.import_module("cmaes")  # Optuna's own error would not name the extra that installs it
             return samplers.CmaEsSampler(seed=own)
         return samplers.RandomSampler(seed=own)
 
 
 def make_pruner(name: PrunerName, epochs: int) -> BasePruner:
-    """The pruner for trials of so many epochs; nothing is pruned before a ninth of them (a quarter: median)."""
+    """The pruner for trials of `epochs` epochs. It does not prune in their first ninth (median: first quarter)."""
     from optuna import pruners
 
     first = max(1, epochs // REDUCTION**2)
@@ -161,7 +161,7 @@ def make_pruner(name: PrunerName, epochs: int) -> BasePruner:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna without its notices: one line per trial, and warnings of experimental arguments."""
+    """Silence Optuna's log lines per trial, and its warnings on experimental arguments."""
     from optuna import logging as optuna_logging
 
     before = optuna_logging.get_verbosity()
@@ -181,16 +181,16 @@ Objectives = Annotated[str, BeforeValidator(lambda v: ",".join(split_list(v)))]
 
 
 class SearchSettings(Frozen):
-    """How to search. Only the objective, sampler, pruner and seed are part of a study's identity."""
+    """Settings of a search. Only objective, sampler, pruner and seed are part of a study's identity."""
 
-    trials: int = Field(20, ge=1, description="proposals in all, those of earlier starts included")
+    trials: int = Field(20, ge=1, description="total number of proposals, including those of earlier starts")
     objective: Objectives = "macro_f1"
     sampler: SamplerName = "tpe"
     pruner: PrunerName = "none"
-    budget_seconds: float | None = Field(None, gt=0, description="no proposal after so much training")
-    seed: int = Field(0, ge=0, description="of the sampler; the training's is `seeds`")
-    each: bool = Field(False, description="an equal search of its own for every method")
-    winners: int = Field(1, ge=1, description="how many are retrained; of several objectives, from the Pareto set")
+    budget_seconds: float | None = Field(None, gt=0, description="stop proposing after this much training")
+    seed: int = Field(0, ge=0, description="of the sampler; `seeds` is for training")
+    each: bool = Field(False, description="one search per method, with equal budgets")
+    winners: int = Field(1, ge=1, description="number to retrain; with several objectives, from the Pareto set")
     winner_seeds: Seeds = (0, 1, 2)
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 
@@ -198,10 +198,11 @@ class SearchSettings(Frozen):
 def load_settings(
     config: Path | None, flags: dict[str, Any], spaces: Mapping[str, Any] | Sequence[str]
 ) -> tuple[SearchSettings, dict[str, Any]]:
-    """Settings, and ranges by name: the file's `search` and `space`, then flags and `--space name=range`.
+    """Settings, and ranges by name, from the file's `search` and `space`; flags and `--space name=range` take
+    precedence.
 
     Raises:
-        UsageError: an unknown key, a bad value, or a `--space` without `=`.
+        UsageError: an unknown key, an invalid value, or a `--space` without `=`.
     """
     return settings_from(read_yaml(config) if config is not None else {}, flags, spaces, config)
 
@@ -212,7 +213,7 @@ def settings_from(
     spaces: Mapping[str, Any] | Sequence[str] = (),
     config: Path | str | None = None,
 ) -> tuple[SearchSettings, dict[str, Any]]:
-    """The same of a document that was read already; `config` says where it is from. Raises as the other does."""
+    """As `load_settings`, for a document that was already read from the file `config`. Raises as it does."""
     search, space = (tree.get(key) or {} for key in ("search", "space"))
     for key, section in (("search", search), ("space", space)):
         if not isinstance(section, dict):

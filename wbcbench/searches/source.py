@@ -1,4 +1,4 @@
-"""A search as a source of trials: proposes, listens to epochs, prunes, and tells the study what came of it."""
+"""A search as a source of trials: it makes proposals, reports epochs, prunes, and tells the study the results."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from wbcbench.spec.request import Request
 
 
 def sealed(plan: Plan) -> Trial:
-    """A proposal's plan has one student: its sealed trial. Raises `UsageError` for any other number."""
+    """The sealed trial of a proposal's plan, which has one student. Raises `UsageError` for any other number."""
     students = [p.trial for p in plan.trials if p.role == "student"]
     if len(students) != 1:
         raise UsageError(
-            f"A search needs one student per proposal, but '{students[0].method.fusion.name}' makes "
+            f"Expected one student per proposal of a search, but '{students[0].method.fusion.name}' has "
             f"{len(students)}, one per modality. Choose one with --modalities."
         )
     return students[0].seal()
 
 
 class SearchSource:
-    """Proposals until `trials` were made or `budget_seconds` of training are spent. See `source.Source`.
+    """Makes proposals until there are `trials`, or `budget_seconds` of training are spent. See `source.Source`.
 
-    Teachers that a proposal needs and that are not there yet come before it, unsealed: they are the same
-    trials for every proposal, and for runs outside the search.
+    Missing teachers of a proposal come before it, unsealed: they are the same trials for all proposals, and for
+    runs outside the search.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class SearchSource:
     ) -> None:
         self.study = study
         self.broken = ""
-        """Why nothing more can be proposed: a teacher failed."""
+        """Why no more proposals can be made: a teacher failed."""
         self._space = space
         self._planner = planner
         self._trials = trials
         self._budget = budget_seconds
         self._left: list[PlannedTrial] = []
         self._pending: set[str] = set()
-        """Trials that were queued and have not ended."""
+        """Trials that were queued and are not finished."""
         self._running: dict[str, list[Asked]] = {}
-        """Trial -> its proposals; the first pays, the others were the same suggestion again."""
+        """Trial -> its proposals; the first one is trained, the others have the same parameters."""
         self._started: dict[str, float] = {}
         self._rows: dict[str, dict[int, dict[str, Any]]] = {}
         for asked in study.open:
@@ -61,7 +61,7 @@ class SearchSource:
         self.total: int | None = None if budget_seconds is not None else left + len(self._left)
 
     def next(self) -> PlannedTrial | Wait | None:
-        """A trial whose teachers are there; a new proposal if there is none and the budget allows it."""
+        """A trial whose teachers are done; a new proposal if there is none and the budget allows it."""
         while not self.broken:
             for i, planned in enumerate(self._left):
                 if not self._pending.intersection(planned.needs):
@@ -77,7 +77,7 @@ class SearchSource:
         return None
 
     def epoch(self, planned: PlannedTrial, epoch: int, row: dict[str, Any]) -> bool:
-        """Report a proposal's epoch. If the pruner says so, mark the trial, then stop it."""
+        """Report a proposal's epoch. If the pruner decides to stop, mark the trial as pruned and return True."""
         trial_id = planned.trial.id
         running = self._running.get(trial_id)
         if running is None:
@@ -91,7 +91,7 @@ class SearchSource:
         return True
 
     def ended(self, outcome: Outcome) -> None:
-        """Tell the study what the files say; they, not the outcome, are what a later start will see."""
+        """Tell the study the result according to the files, since a later start reads these, not the outcome."""
         trial_id = outcome.planned.trial.id
         self._pending.discard(trial_id)
         if trial_id not in self._running:
@@ -107,7 +107,7 @@ class SearchSource:
                 self.study.tell(asked, fate)
         self._rows.pop(trial_id, None)
         if fate is not None and fate.state == "pruned":
-            # Its checkpoint is of no further use to this study.
+            # This study does not need its checkpoint any more.
             self.study.store.tidy(trial_id)
 
     def _propose(self) -> None:
@@ -116,7 +116,7 @@ class SearchSource:
             plan = self._planner(self._space.overlay(values))
             asked = self.study.keep(trial, sealed(plan).id)
         except UsageError as error:
-            # Parameters that exclude each other: the study learns that nothing comes of them.
+            # Incompatible parameters count as a failed proposal.
             self.study.tell(self.study.keep(trial, error=str(error)), Fate("failed"))
             return
         if asked.proposal.trial_id in self._running:
@@ -134,8 +134,9 @@ class SearchSource:
         plan = self._planner(self._space.overlay(values))
         if sealed(plan).id != asked.proposal.trial_id:
             raise UsageError(
-                f"Search '{self.study.folder.id}' proposed trial {asked.proposal.trial_id}, but the same "
-                f"parameters now make {sealed(plan).id}: a component has changed. Begin a new search with --name."
+                f"Expected trial {asked.proposal.trial_id} for a proposal of search '{self.study.folder.id}', but "
+                f"its parameters now give {sealed(plan).id}: a component has changed. Start a new search with "
+                "--name."
             )
         self._queue(asked, plan)
 

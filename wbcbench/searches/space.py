@@ -1,4 +1,4 @@
-"""The search space, and the words for its ranges: `log(1,20)`, `choice(a,b)`, `fixed(0.5)`."""
+"""The search space, and the syntax of its ranges: `log(1,20)`, `choice(a,b)`, `fixed(0.5)`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def _plain(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class Range(Frozen):
-    """Where a search may look: between two numbers, among choices, or at one value only."""
+    """The range of a parameter: between two numbers, among choices, or one fixed value."""
 
     kind: Literal["float", "int", "choice", "fixed"]
     low: float = 0.0
     high: float = 0.0
     log: bool = False
     choices: Annotated[tuple[Any, ...], AfterValidator(_plain)] = ()
-    """The alternatives; for `fixed` the one value."""
+    """The alternatives; for `fixed`, the single value."""
 
     def __str__(self) -> str:
         if self.kind in ("choice", "fixed"):
@@ -49,26 +49,26 @@ class Range(Frozen):
 
 
 class Dimension(Frozen):
-    """A named range, what it sets, and for which choices of method it exists."""
+    """A named range, the parameter it sets, and the methods for which it exists."""
 
     name: str
-    """As shown to people and known to Optuna: `training.lr`, `distiller.dkd.beta`, `fusion`."""
+    """For display and for Optuna: `training.lr`, `distiller.dkd.beta`, `fusion`."""
     section: str
     """`training`, `fusion`, `backbone`, `distiller`, `policy` or `routing`."""
     component: str = ""
-    """Which of the section's components; empty for `training` and for a choice of method."""
+    """The component in the section; empty for `training` and for a choice of method."""
     parameter: str = ""
-    """Empty: the dimension chooses among methods."""
+    """Empty: the dimension is a choice of method."""
     range: Range
     when: dict[str, tuple[str, ...]] = {}
-    """Choice of method -> labels for which this dimension exists; all must hold."""
+    """Choice of method -> labels for which this dimension exists; all conditions must hold."""
 
     def active(self, chosen: dict[str, Any]) -> bool:
-        """Whether the dimension exists once these were suggested."""
+        """Whether the dimension exists, given these values."""
         return all(chosen.get(name) in labels for name, labels in self.when.items())
 
     def suggest(self, trial: BaseTrial) -> Any:
-        """The trial's value."""
+        """The value that the Optuna trial suggests."""
         r = self.range
         if r.kind == "fixed":
             return r.choices[0]
@@ -79,7 +79,7 @@ class Dimension(Frozen):
         return trial.suggest_float(self.name, r.low, r.high, log=r.log)
 
     def distribution(self) -> BaseDistribution:
-        """Optuna's name for the range (a fixed one has none and is refused)."""
+        """The range as an Optuna distribution. Raises `ValueError` for a fixed one, which has none."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         r = self.range
@@ -93,7 +93,7 @@ class Dimension(Frozen):
 
 
 def suggest_all(dimensions: Sequence[Dimension], trial: BaseTrial) -> dict[str, Any]:
-    """Dimension -> value, fixed ones included, without those that the chosen method does not have."""
+    """Dimension -> value, including fixed ones, without dimensions that the chosen method does not have."""
     values: dict[str, Any] = {}
     for dimension in dimensions:
         if dimension.active(values):
@@ -102,7 +102,7 @@ def suggest_all(dimensions: Sequence[Dimension], trial: BaseTrial) -> dict[str, 
 
 
 def _exact(number: float) -> str:
-    """As short as it can be without being another number: what is shown can be asked for again."""
+    """The shortest text that is exactly this number, so that it can be given again."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)
 
@@ -113,10 +113,10 @@ def parse_range(name: str, value: Any, whole: bool = False) -> Range:
     Args:
         name: of the parameter, for messages.
         value: text or, from a file, a list (choices) or a number (fixed).
-        whole: the parameter takes whole numbers only, so `uniform` and `log` draw such.
+        whole: the parameter takes integers only, so `uniform` and `log` draw integers.
 
     Raises:
-        UsageError: not one of these forms, or a range that is empty.
+        UsageError: not one of these forms, or an empty range.
     """
     if isinstance(value, list | tuple):
         return _choices(name, value)
@@ -128,7 +128,7 @@ def parse_range(name: str, value: Any, whole: bool = False) -> Range:
     word, inner = call[1].lower(), call[2]
     arguments = [parse_value(part) for part in split_list(inner)]
     if word not in WORDS:
-        raise UsageError(f"{name}: no range is called '{word}'.{did_you_mean(word, WORDS)} {_FORMS}")
+        raise UsageError(f"{name}: unknown range '{word}'.{did_you_mean(word, WORDS)} {_FORMS}")
     if word == "choice":
         return _choices(name, arguments)
     if word == "fixed":
@@ -147,9 +147,9 @@ def interval(name: str, low: float, high: float, *, log: bool = False, whole: bo
     if not low < high:
         raise UsageError(f"{name}: expected a range from low to high, but got {low:g} to {high:g}.")
     if log and low <= 0:
-        raise UsageError(f"{name}: a logarithmic range must begin above 0, but this one begins at {low:g}.")
+        raise UsageError(f"{name}: expected a logarithmic range that starts above 0, but it starts at {low:g}.")
     if whole and (low != int(low) or high != int(high)):
-        raise UsageError(f"{name}: takes whole numbers, but the range is {low:g} to {high:g}.")
+        raise UsageError(f"{name}: expected a range of whole numbers, but got {low:g} to {high:g}.")
     return Range(kind="int" if whole else "float", low=low, high=high, log=log)
 
 
@@ -176,12 +176,12 @@ METHOD = {"fusion": "fusion", "backbone": "backbone", "kd": "kd"}
 
 
 def label(choice: Choice) -> str:
-    """A choice as a user writes it: `independent:rho=0.5`."""
+    """A choice as in command-line options: `independent:rho=0.5`."""
     return ":".join([choice.name, *(f"{k}={v}" for k, v in sorted(choice.params.items()))])
 
 
 def labels(request: Request, key: str) -> dict[str, Any]:
-    """Label -> alternative of one list of the request; for `kd` an alternative is a combination."""
+    """Label -> alternative, for one list of the request; for `kd`, an alternative is a combination."""
     if key == "kd":
         return {"+".join(map(label, combination)): combination for combination in request.kd}
     return {label(choice): choice for choice in getattr(request, key)}
@@ -189,12 +189,12 @@ def labels(request: Request, key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Space:
-    """What may vary around a request. Calling it with an Optuna trial gives the request of that trial."""
+    """The search space of a request. Calling it with an Optuna trial gives the request of that trial."""
 
     request: Request
-    """With overrides of components (`--set fusion.rho=0.2`) already written into its choices."""
+    """With overrides of components (`--set fusion.rho=0.2`) already moved into its choices."""
     dimensions: tuple[Dimension, ...]
-    """Choices of method first, as the others depend on them."""
+    """Choices of method come first, since the others depend on them."""
 
     def __call__(self, trial: BaseTrial) -> Request:
         """The proposed request. Works with `Trial` and, from stored parameters, `FixedTrial`."""
@@ -205,16 +205,16 @@ class Space:
         return suggest_all(self.dimensions, trial)
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Dimension -> Optuna's distribution, of all that is not fixed; for replaying stored proposals."""
+        """Dimension -> Optuna's distribution, for all that are not fixed; used to replay stored proposals."""
         return {d.name: d.distribution() for d in self.free}
 
     @property
     def free(self) -> tuple[Dimension, ...]:
-        """Dimensions that really vary."""
+        """Dimensions that are not fixed."""
         return tuple(d for d in self.dimensions if d.range.kind != "fixed")
 
     def overlay(self, values: dict[str, Any]) -> Request:
-        """The request with these values in it. Its teachers stay those of the base request."""
+        """The request with these values. Its teachers remain those of the base request."""
         request = self.request
         given: dict[tuple[str, str], dict[str, Any]] = {}
         for dimension in self.dimensions:
@@ -246,7 +246,7 @@ class Space:
         return request.model_copy(update=changes)
 
     def methods(self) -> list[dict[str, str]]:
-        """Every combination of choices of method, each as dimension -> label; one empty one without choices."""
+        """All combinations of methods, each as dimension -> label; a single empty one if there are no choices."""
         combinations: list[dict[str, str]] = [{}]
         for dimension in self.dimensions:
             if not dimension.parameter:
@@ -254,7 +254,7 @@ class Space:
         return combinations
 
     def rows(self) -> list[dict[str, Any]]:
-        """One JSON-able row per dimension: name, range, condition."""
+        """One row as JSON per dimension: name, range, condition."""
         return [
             {"name": d.name, "range": str(d.range), "when": {k: list(v) for k, v in d.when.items()}}
             for d in self.dimensions

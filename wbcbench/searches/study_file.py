@@ -1,4 +1,4 @@
-"""A study file: settings common to all parts, each part's own, and finalists that pass between parts."""
+"""A study file: common settings of all parts, settings of each part, and finalists passed from part to part."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from wbcbench.spec.request import Choice, Request
 
 
 class Finalists(BaseModel):
-    """`finalists:` of a part, which says which methods it takes; its own `fusion` and `kd` are not read."""
+    """`finalists:` of a part, which selects its methods; its `fusion` and `kd` are ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    of: str = Field(description="a part before this one, a run")
-    count: int = Field(4, ge=0, description="the best so many methods of it: fusion with distillation")
-    always: tuple[str, ...] = Field((), description="fusions whose best method goes on whatever its place")
+    of: str = Field(description="an earlier part, which is a run")
+    count: int = Field(4, ge=0, description="number of its best methods (fusion with distillation) to take")
+    always: tuple[str, ...] = Field((), description="fusions whose best method is always taken")
 
 
 def choose(plan: Plan, store: Store, wanted: Finalists) -> list[Trial] | int:
-    """One trial of each finalist, best first; or, while some of the plan's students lack a record, how many do.
+    """One trial of each finalist, best first; or the number of the plan's students without a record, if any.
 
-    A method's score is its mean macro-F1 on validation cells over its seeds: the test split is not read. Of equal
-    scores the one with the smaller method id comes first.
+    A method's score is its mean macro-F1 on validation cells over its seeds; the test split is not read. If scores
+    are equal, the smaller method id comes first.
     """
     students = [p.trial for p in plan.trials if p.role == "student"]
     missing = sum(not store.has(t.id) for t in students)
@@ -56,10 +56,11 @@ def choose(plan: Plan, store: Store, wanted: Finalists) -> list[Trial] | int:
 
 
 def plan_finalists(request: Request, finalists: Iterable[Trial], registry: Registry) -> Plan:
-    """A plan of exactly these methods with the request's own seeds, backbone, budget and data.
+    """A plan of exactly these methods with the request's seeds, backbone, budget and data.
 
     Raises:
-        IncompatibleError: with `incompatible: refuse`, a method that does not go with them; else, none does.
+        IncompatibleError: a method is not compatible with these and the request has `incompatible: refuse`, or no
+            method is.
     """
     whole: Plan | None = None
     refused: list[str] = []
@@ -75,13 +76,13 @@ def plan_finalists(request: Request, finalists: Iterable[Trial], registry: Regis
             continue
         whole = plan if whole is None else _joined(whole, plan)
     if whole is None:
-        raise IncompatibleError("Expected finalists to run, but none goes with this part. " + " ".join(refused))
+        raise IncompatibleError("Expected finalists to run, but none fits this part. " + " ".join(refused))
     whole.notes += refused
     return whole
 
 
 def _joined(a: Plan, b: Plan) -> Plan:
-    """Teachers first, every trial once."""
+    """Both plans as one: teachers first, each trial once."""
     both = {p.trial.id: p for p in b.trials} | {p.trial.id: p for p in a.trials}
     roles: dict[str, list[PlannedTrial]] = {"teacher": [], "student": []}
     for planned in (*a.trials, *b.trials):
@@ -96,7 +97,7 @@ def _choice(component: Component) -> Choice:
 
 @dataclass(frozen=True)
 class Part:
-    """One run, or one search: what `wbcbench run` or `wbcbench search` would make of a file with these words."""
+    """One run or one search, as by `wbcbench run` or `wbcbench search` with a config file of this content."""
 
     name: str
     request: Request
@@ -105,28 +106,28 @@ class Part:
     ranges: dict[str, Any] = field(default_factory=dict)
     """Of a search: parameter -> range."""
     finalists: Finalists | None = None
-    """The methods are the best of another part."""
+    """Its methods are the best of another part."""
     source: Part | None = None
-    """Of finalists: that part."""
+    """Of finalists: the part that they are from."""
 
 
 def read_study(
     path: Path, flags: dict[str, Any] | None = None, settings: Settings = (), only: Sequence[str] = ()
 ) -> list[Part]:
-    """The parts of a study file, in its order.
+    """The parts of a study file, in order.
 
-    Its keys are `common`, in the words of any config file, and `parts`, name -> more of them: mappings are merged
-    into those of `common`, all else replaces it. A part with `search:` (and `space:`) is a search; one with
-    `finalists:` takes its methods from a part before it.
+    Its keys are `common`, with the keys of any config file, and `parts`, name -> the same keys: mappings are
+    merged with those of `common`, other values replace them. A part with `search:` (and `space:`) is a search; one
+    with `finalists:` takes its methods from an earlier part.
 
     Args:
         path: the file.
-        flags: key of the request -> value, for every part; wins over the file.
-        settings: any key, for every part; wins over both.
-        only: names of the parts that are wanted; empty: all.
+        flags: key of the request -> value, for every part; takes precedence over the file.
+        settings: any key, for every part; takes precedence over both.
+        only: names of the requested parts; empty: all.
 
     Raises:
-        UsageError: an unknown key or part, naming it and where it is.
+        UsageError: an unknown key or part; the message names it and its place.
     """
     document = read_yaml(path)
     if unknown := sorted(set(map(str, document)) - {"common", "parts"}):
@@ -140,7 +141,7 @@ def read_study(
         if not isinstance(section, dict):
             raise UsageError(f"{path}: expected key: value pairs in '{key}', but got {section!r}.")
     if not parts:
-        raise UsageError(f"{path}: expected `parts`, each a name with what it trains, but there is none.")
+        raise UsageError(f"{path}: expected `parts`, a mapping of names to settings, but there is none.")
     if missing := [name for name in only if name not in parts]:
         raise UsageError(
             f"{path} has no part '{missing[0]}'.{did_you_mean(missing[0], parts)} It has: {', '.join(parts)}."
@@ -153,7 +154,7 @@ def read_study(
 
 
 def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A part's document. Another data set or backbone does not inherit the parameters of the common one."""
+    """A part's document. A different data set or backbone does not inherit the parameters of the common one."""
     both = merged(deepcopy(common), deepcopy(own))
     for path in (("dataset",), ("backbone",), ("teacher", "backbone")):
         shared, mine = _at(common, path), _at(own, path)
@@ -188,14 +189,14 @@ def _part(
         runs = [n for n, p in before.items() if p.settings is None and p.finalists is None]
         if finalists.of not in runs or tree.get("search") is not None:
             raise UsageError(
-                f"{where}: expected `finalists` to name a run before it, in `of`, and no `search`; got "
+                f"{where}: expected `finalists` with an earlier run in `of`, and no `search`; got "
                 f"'{finalists.of}'.{did_you_mean(finalists.of, runs)} There are: {', '.join(runs) or 'none'}."
             )
         source = before[finalists.of]
     if tree.get("search") is not None:
         search, ranges = settings_from(tree, {}, (), where)
     elif tree.get("space") is not None:
-        raise UsageError(f"{where}: expected `search:` beside `space:`; without it nothing is searched.")
+        raise UsageError(f"{where}: expected `search:` together with `space:`. Add it, or remove `space:`.")
     return Part(name, request_from(tree, flags, settings, where=where), search, ranges, finalists, source)
 
 

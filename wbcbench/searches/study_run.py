@@ -1,4 +1,4 @@
-"""Plan and run a study's parts, one after another; what is in the store already is not run again."""
+"""Plan and run a study's parts, one after another. Trials that are in the store already are not run again."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ class Planned:
     plan: Plan | None
     searches: tuple[Search, ...] = ()
     waits: int = 0
-    """Of finalists: how many trials are missing in the part that they come from."""
+    """Of finalists: the number of missing trials in the part that they are from."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a part comes to. Trials that several parts share are counted by each."""
+    """The cost of a part. Trials shared by several parts are counted in each."""
 
     trials: int
     done: int
     seconds: float | None
-    """Of training still to be done, by earlier runs in the store; None where none tells."""
+    """Of the remaining training, estimated from earlier runs in the store; None if there are none."""
     unknown: int
-    """Trials to run of which no earlier run tells."""
+    """Number of trials to run without an estimate."""
     waits: int = 0
-    """See `Planned`: until then nobody knows which trials these are."""
+    """See `Planned`. Until these are done, the part's trials are unknown."""
 
 
 @dataclass
 class Done:
-    """What became of a part."""
+    """The result of a part."""
 
     part: Part
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    """Searches that ended early, finalists that could not be chosen, and why."""
+    """Why searches ended early or finalists could not be chosen."""
     examinations: list[dict[str, Any]] = field(default_factory=list)
-    """What was found of the networks, where that was asked for."""
+    """Results of the full evaluation of the networks, if requested."""
 
     @property
     def failed(self) -> list[Outcome]:
@@ -82,7 +82,7 @@ def plan_part(part: Part, registry: Registry) -> Planned:
 
 
 def costs(planned: Planned) -> Costs:
-    """Trials, those done, and about how long the rest takes; of a search its proposals."""
+    """Number of trials and of finished ones, and the estimated time for the rest; of a search, its proposals."""
     store = Store(planned.part.request.root)
     if planned.waits:
         rows, proposals, asked = [], 0, 0
@@ -112,18 +112,18 @@ def run_part(
     screens: Callable[[int | None], Screens],
     full: bool = False,
 ) -> Done:
-    """Run what is missing of a part. A trial that fails does not stop the others.
+    """Run the missing trials of a part. A trial that fails does not stop the others.
 
     Args:
         planned: from `plan_part`.
-        registry: as planned with.
-        plugins: from which it was made.
-        observers: are told of trials.
-        screens: training cells -> displays.
-        full: also examine the students, of a search those that were retrained.
+        registry: the one used for planning.
+        plugins: options it was made with.
+        observers: are notified of trials.
+        screens: number of training cells -> displays.
+        full: also run the full evaluation of the students; for a search, of the retrained ones.
     """
     part = planned.part
-    if planned.waits:  # by now the part that it waited for has run
+    if planned.waits:  # the part that it waited for has run by now
         planned = plan_part(part, registry)
     done = Done(part)
     if planned.waits:
@@ -145,7 +145,7 @@ def run_part(
     for search in planned.searches:
         try:
             found = run_search(search, screens(train_cells(search.base)), observers, plugins)
-        except TrialFailedError as error:  # which must not cost the other methods their searches
+        except TrialFailedError as error:  # the searches of the other methods must still run
             done.failures.append(f"{search.spec.title}: {error}")
             continue
         done.outcomes += found.retrained
@@ -159,9 +159,9 @@ def _examine(done: Done, outcomes: list[Outcome], plan: Plan, request: Request, 
 
     try:
         done.examinations += examine_students(outcomes, plan, request, registry)
-    except Exception as error:  # what was trained stays, and the other parts want to be trained
-        log.debug("part %s could not be examined", done.part.name, exc_info=True)
-        done.failures.append(f"Its networks could not be examined: {error}")
+    except Exception as error:  # trained networks are kept, and the other parts must still be trained
+        log.debug("full evaluation of part %s failed", done.part.name, exc_info=True)
+        done.failures.append(f"The full evaluation of its networks failed: {error}")
 
 
 __all__ = ["Costs", "Done", "Planned", "costs", "plan_part", "run_part"]

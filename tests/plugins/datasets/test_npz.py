@@ -198,7 +198,7 @@ def test_labels(save: Any, label: Any, classes: Any, names: tuple[str, ...], cod
         (np.array(["a", "b", ""] * 4), "4 have none"),
         (np.array(["a", "b", "NaN"] * 4), "4 have none"),
         (np.zeros(N, int), "two classes"),
-        (np.eye(N, dtype=int), "one label a cell"),
+        (np.eye(N, dtype=int), "one label per cell"),
         (np.array(LABEL, dtype=object), "Python objects"),
         (LABEL[:-1], "one a label"),
         (np.array([], dtype=int), r"labels \[N\]"),
