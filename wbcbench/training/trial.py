@@ -1,4 +1,4 @@
-"""One trial from its spec to its record: teachers first, then training, one look at test, the record."""
+"""One trial from its spec to its record: teachers first, then training, one test evaluation, the record."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ log = logging.getLogger("wbcbench")
 
 
 def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> tuple[Record, bool]:
-    """The trial's record, and whether it was there already.
+    """The trial's record, and whether it already existed.
 
-    Safe to call from several processes at once: one trains, the others wait and read.
+    Several processes can call this at the same time: one trains, the others wait and read.
     """
     store = bench.store
     if store.has(trial.id):
@@ -54,7 +54,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     train, val = (torch.as_tensor(ids, device=bench.device) for ids in (split.train, split.val))
     fusion = build_fusion(trial, task_of(trial, cells), bench.registry)
     lacking = [m for m in trial.reads if m in cells.incomplete]
-    if fusion.missing == "refuse" and lacking:  # unknown to the plan where the data set does not tell
+    if fusion.missing == "refuse" and lacking:  # unknown to the plan if the data set does not declare it
         raise IncompatibleError(
             f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some cells have no "
             f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities)."
@@ -81,7 +81,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     if trial.method.distillers:
         add_distillers(job, teachers, bench, split.hash)
     state = fit_once(job, done) if fusion.trained == "once" else fit(job, done)
-    fusion = job.fusion  # a distiller may have put another head on it
+    fusion = job.fusion  # a distiller may have replaced its head
 
     assert state.best is not None
     fusion.load_state_dict(state.best)
@@ -89,5 +89,5 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     predictions: dict[str, Predictions] = {"val": told or predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)
-        predictions["test"] = predict(fusion, cells, test, trial.reads)  # the one look at the test split
+        predictions["test"] = predict(fusion, cells, test, trial.reads)  # the only evaluation on the test split
     return write_record(job, state, predictions, bench, split, started)
