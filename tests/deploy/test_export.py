@@ -175,7 +175,7 @@ def test_without_cells_the_check_is_on_made_up_ones(winners: Any, tmp_path: Path
     code, said, err = invoke("export", winners.ids["early"], *args)
     assert code == 0, err
     assert "made-up cells" in said
-    assert "not at hand" in err
+    assert "not available" in err
     assert "unknown (the cells were not at hand" in (out / "model_card.md").read_text()
 
 
