@@ -224,7 +224,7 @@ def registered_class(source: Source, kind: str, name: str) -> type:
 
 
 def new_manager() -> pluggy.PluginManager:
-    """A plugin manager that knows our hooks."""
+    """A plugin manager with our hooks."""
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
     return manager

@@ -114,7 +114,7 @@ class Plan:
     dataset: Dataset
     description: Description
     notes: list[str] = field(default_factory=list)
-    """What a reader of the results must know."""
+    """Notes for readers of the results."""
 
 
 def make_plan(request: Request, registry: Registry) -> Plan:

@@ -62,7 +62,7 @@ def check_feasible(share: Share, nodes: list[tuple[int, int]]) -> int:
         cpus, gpus = max(nodes, key=lambda node: node[::-1], default=(0, 0))
         raise UsageError(
             f"Expected a trial's share to fit on one node, but {share.cpus} CPUs and {share.gpus:g} GPUs were "
-            f"asked for, and the largest node has {cpus} CPUs and {gpus} GPUs. Lower --cpus-per-trial or "
+            f"requested, and the largest node has {cpus} CPUs and {gpus} GPUs. Lower --cpus-per-trial or "
             "--gpus-per-trial."
         )
     return fit
