@@ -101,7 +101,7 @@ class Run(Shown):
     planning: list[str] = field(default_factory=list)
     """Notes from planning: resolved aliases, for example."""
     examinations: list[dict[str, Any]] = field(default_factory=list)
-    """With `evaluate="full"`, the full evaluation of each student: subsets of modalities, corruptions, reliance."""
+    """With `evaluate="full"`, for each student: results without modalities and on corrupted images, reliance."""
 
     @property
     def records(self) -> list[Record]:
