@@ -153,7 +153,7 @@ class Checked(Shown):
                     where = f" ({verdict.where})" if verdict.where else ""
                     lines.append(f"Broken: {verdict.promise} {verdict.found}{where}{fix}")
             if one.waiting:
-                lines.append(f"{one.component.name}: {len(one.waiting)} more were not checked because of that.")
+                lines.append(f"{one.component.name}: {len(one.waiting)} more not checked because of that.")
         return lines
 
 

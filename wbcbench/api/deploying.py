@@ -305,7 +305,7 @@ def predict(
     no_plugins: bool | str | Sequence[str] = False,
     progress: bool = True,
 ) -> Predicted:
-    """Classify new cells with the network of a record: class, probabilities, probabilities per route.
+    """Classify new cells with the network of a record: class and probabilities, also per route.
 
         Args:
             record: a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.

@@ -61,7 +61,7 @@ def check(
         click.echo(_lines(verdict, verbose, told), file=out)
 
     def ended(one: CheckedComponent) -> None:
-        waits = f" {len(one.waiting)} more depend on the broken one and were not checked." if one.waiting else ""
+        waits = f" Not checked because of that: {len(one.waiting)} more." if one.waiting else ""
         click.echo(f"{one.kept} of {len(one.verdicts)} promises kept.{waits}", file=out)
 
     done = wanted.check() if as_json else wanted.check(begins, stands, ended)

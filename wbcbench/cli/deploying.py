@@ -85,7 +85,7 @@ def export(as_json: bool, **given: Any) -> None:
 @json_option
 @plugins_options
 def predict(as_json: bool, **given: Any) -> None:
-    """Classify the cells of every PATH with the network of RECORD: class, probabilities, answers per route.
+    """Classify the cells of every PATH with the network of RECORD: class and probabilities, also per route.
 
     Cells may lack a modality if the fusion supports that. Cells that cannot be read get no prediction, and the
     reason in the column `error`. Images that are unlike the training cells are reported. If labels are known,

@@ -207,7 +207,7 @@ def _check(to: Path, name: str | None) -> int:
 @plugins_options
 @click.pass_context
 def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
-    """Check a pack made by `wbcbench submit`, or from an untrusted source.
+    """Check a pack of records, which is treated as untrusted.
 
     Exit status 0: accepted, or needs a look (see the reasons); 3: refused.
     """
