@@ -1,4 +1,4 @@
-"""What the registry knows of components: documents for `wbcbench list` and `show`, Markdown pages for `docs/`."""
+"""Descriptions of components: documents for `wbcbench list` and `show`, Markdown pages for `docs/`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def entry(registry: Registry, component: Component) -> dict[str, Any]:
-    """One component as a JSON-able mapping. What cannot be read is said in `error`, not raised."""
+    """One component as a JSON-able mapping. Errors are reported in `error`, not raised."""
     row: dict[str, Any] = {
         "name": component.name,
         "qualified_name": qualified_name(component),
@@ -50,7 +50,7 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
 
 
 def describe(registry: Registry, resolved: Resolved) -> dict[str, Any]:
-    """Everything that is known of a component without building it, JSON-able. Raises `PluginError`."""
+    """Everything that is known about a component without building it, JSON-able. Raises `PluginError`."""
     component = resolved.component
     declared = registry.declaration(component)
     return {
@@ -78,7 +78,7 @@ def kinds_and_components() -> dict[str, list[str]]:
 
 
 def described(kind: str, name: str) -> dict[str, Any]:
-    """What `wbcbench show KIND NAME --json` says. `kind` may be in the plural."""
+    """The document of `wbcbench show KIND NAME --json`. `kind` may be in the plural."""
     registry = _registry()
     return describe(registry, registry.resolve(kind_of(kind), name))
 
@@ -105,7 +105,7 @@ def component_page(kind: str, name: str) -> str:
 
 def index_page(listed: dict[str, list[str]]) -> str:
     """All components, a table per kind."""
-    lines = ["# Components", "", "Made from the registry: what `wbcbench list` shows.", ""]
+    lines = ["# Components", "", "Generated from the registry: what `wbcbench list` shows.", ""]
     for kind, names in listed.items():
         lines += [f"## {kind.capitalize()} ({len(names)})", "", "| name | what it does |", "| --- | --- |"]
         for name in names:
@@ -133,7 +133,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         }
         needs = {k: v for k, v in told["needs"].items() if v and usual.get(k) != v}
         facts["Needs"] = "; ".join(f"{k.replace('_', ' ')}: {_value(v)}" for k, v in needs.items())
-        facts["Teachers' answers are replayed"] = "yes" if told["replayable"] else "if they fit on disk"
+        facts["Teacher outputs are replayed"] = "yes" if told["replayable"] else "if they fit on disk"
     elif told["kind"] == "routing":
         facts["Pairs"] = told["pairing"]
     elif told["kind"] == "policy":

@@ -64,7 +64,7 @@ def test_methods_of_different_boards(study, add):
     with pytest.raises(ComparabilityError, match=r"budget\.epochs(.|\n)*Only rows of one table can be compared"):
         explain([study], "far", "gated", FAST)
     add(study, fake_trial(0, fusion="gated_twice", budget=Budget(epochs=9)))
-    with pytest.raises(ComparabilityError, match="Beside 'far' there is: gated_twice"):
+    with pytest.raises(ComparabilityError, match="In the table of 'far': gated_twice"):
         explain([study], "far", "gated", FAST)
     add(study, fake_trial(0, fusion="gated", budget=Budget(epochs=9)))
     add(study, fake_trial(0, budget=Budget(epochs=9)))

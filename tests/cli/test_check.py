@@ -84,7 +84,7 @@ def test_a_promise_that_no_contract_has_can_be_meant(plugin: Path, invoke: Invok
     for words in ("its name", "Its NAME is"):
         code, out, err = invoke("check", str(plugin), "--only", words)
         assert (code, err) == (0, "")
-        assert out.splitlines()[1:] == ["  ok    Its name is its own.", "1 of 1 promises kept."]
+        assert out.splitlines()[1:] == ["  ok    Its name is unique.", "1 of 1 promises kept."]
 
 
 def test_the_package_that_new_wrote_and_a_file_of_it(tmp_path: Path, plugin: Path, invoke: Invoke) -> None:
@@ -133,7 +133,7 @@ def test_a_taken_name_is_a_broken_promise(plugin: Path, invoke: Invoke) -> None:
     change(plugin, 'name = "mine"', 'name = "dkd"')
     code, out, _ = invoke("check", str(plugin), "--only", "each loss")
     assert code == 1
-    assert "FAIL  Its name is its own." in out
+    assert "FAIL  Its name is unique." in out
     assert "offered by wbcbench" in out
 
 
@@ -145,7 +145,7 @@ def test_a_taken_name_is_a_broken_promise(plugin: Path, invoke: Invoke) -> None:
         (("plugins/test_mine.py",), 2, "helper or a test"),
         (("mean",), 2, "Say which: --kind fusion"),
         (("plugins/mine.py", "--kind", "fusion"), 2, "Expected a fusion in plugins/mine.py"),
-        (("plugins/mine.py", "--only", "colour"), 2, "'colour' is in none of: Its name is its own."),
+        (("plugins/mine.py", "--only", "colour"), 2, "'colour' is in none of: Its name is unique."),
         (("mine", "--kind", "fusoin"), 2, "Did you mean 'fusion'"),
     ],
 )

@@ -215,7 +215,7 @@ def test_import_refuses_and_leaves_nothing_behind(invoke: Invoke, tree: Path, tm
     (tmp_path / "in").mkdir()
     code, _, err = invoke("data", "import", str(tree), "-o", str(tmp_path / "in"))
     assert code == 2
-    assert "is there" in err
+    assert "exists" in err
     for file in (tree / "b").iterdir():
         file.unlink()
     code, _, err = invoke("data", "import", str(tree), "-o", str(tmp_path / "new"))

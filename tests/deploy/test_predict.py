@@ -252,7 +252,7 @@ def test_who_answered_is_said(invoke: Invoke, winners: Any, tree: Path, tmp_path
     args = ("--store", str(winners.root), str(tree), "-o", str(tmp_path / "out.csv"))
     code, out, _ = invoke("predict", "independent", *args)
     assert code == 0
-    assert out.startswith(f"Answered by independent, seed 0 (record {winners.ids['independent']}).")
+    assert out.startswith(f"Network: independent, seed 0 (record {winners.ids['independent']}).")
     document = json.loads(invoke("predict", "independent", *args, "--json")[1])
     assert document["seed"] == 0
     assert document["trial_id"] == winners.ids["independent"]

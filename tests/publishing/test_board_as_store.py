@@ -245,7 +245,7 @@ def test_a_pack_of_a_boards_records_says_what_their_search_had_spent(
     words = ("submit", "late", "--store", str(made[1]), "-o", str(tmp_path / "p.zip"))
     code, out, err = invoke(*words)
     assert code == 0, err
-    assert "What was spent before: search first" in out
+    assert "Search budgets included: first" in out
     with store_at(tmp_path / "p.zip") as store:
         (board,) = report([store]).boards
         assert row(board.rows, "late").search is not None

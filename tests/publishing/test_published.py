@@ -339,7 +339,7 @@ def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> No
     assert "plain folder name" in err
     board = str(tmp_path / "lb" / "cells")
     code, out, _ = invoke("leaderboard", "diff", board, board)
-    assert (code, out.strip()) == (0, "Nothing moved.")
+    assert (code, out.strip()) == (0, "Nothing changed.")
     pack = str(tmp_path / "lb" / "cells" / "records.zip")
     for reference in (str(store.root), board):
         code, out, _ = invoke("leaderboard", "verify", pack, "--against", reference)

@@ -111,7 +111,7 @@ def test_teachers_and_every_kind_of_component_pass(train: Train, rerun: Rerun, t
         ("fusion", "independent", {"depth": 2}, "'depth' is not a known key"),
         ("fusion", "early", {"impute": "mean"}, "not in the form that wbcbench writes"),
         ("fusion", "early", {"impute": ["token"]}, "no imputer is called"),
-        ("fusion", "independent", {"impute": "token"}, "leaves absent modalities out by itself"),
+        ("fusion", "independent", {"impute": "token"}, "handles absent modalities itself"),
         ("backbone", "cellnet", {"impute": "token"}, "'impute' is not a known key"),
         ("backbone", "resnet10t", {"checkpoint": "/etc/hostname"}, "reads a file of the original machine"),
     ],

@@ -60,14 +60,14 @@ def test_a_name_may_mean_every_seed_and_an_id_means_one(store: Store) -> None:
     one = find_record("early", store)
     for text in (one.trial.id, one.path):
         assert [r.trial.id for r in find_records(text, store)] == [one.trial.id]
-    with pytest.raises(UsageError, match="So begin"):
+    with pytest.raises(UsageError, match="Matches"):
         find_records("late", store)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("late", "So begin: late_logit, late_prob"),
+        ("late", "Matches: late_logit, late_prob"),
         ("erly", "Did you mean 'early'"),
         ("", "Methods here: early, late"),
     ],

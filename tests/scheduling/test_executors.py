@@ -250,7 +250,7 @@ def test_excluding_everything_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--cpus-per-trial", "9999"], "were asked for, and the largest node has"),
+        (["--cpus-per-trial", "9999"], "were requested, and the largest node has"),
         (["--device", "cpu", "--jobs", "0"], "not in the range"),
         (["--ray-address", "nowhere"], "as host:port"),
         (["--ray-address", "ray://a:1"], "as host:port"),

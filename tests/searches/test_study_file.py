@@ -100,7 +100,7 @@ def test_what_does_not_go_together_is_left_out_and_said(tmp_path: Path) -> None:
     assert [p.trial.label for p in plan.trials] == ["early"]
     assert [n for n in plan.notes if n.startswith("Left out: film with none.")]
     nothing = {**words, "fusion": "film", "incompatible": "skip"}
-    with pytest.raises(UsageError, match=r"nothing here goes together.*film"):
+    with pytest.raises(UsageError, match=r"no combination is compatible.*film"):
         make_plan(load_request(write(tmp_path / "c.yaml", nothing)), registry)
 
 

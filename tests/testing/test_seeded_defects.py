@@ -459,4 +459,4 @@ def test_a_beginner_s_slip_is_told_once_with_line_and_mend(name: str, tmp_path: 
     assert len(document["waiting"]) > 5
     _, out, _ = invoke("check", str(plugin), "--only", document["waiting"][0])  # the first is tried all the same
     assert f"mine.py:{line}: {told['found']}" in out
-    assert "1 more rest on the broken one, and wait." in out
+    assert "Not checked because of that: 1 more." in out

@@ -94,7 +94,7 @@ def test_the_default_is_no_part_of_the_identity() -> None:
 def test_what_cannot_be_imputed_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="Did you mean 'token'"):
         resolved("early:impute=tokn")
-    with pytest.raises(UsageError, match="leaves absent modalities out by itself"):
+    with pytest.raises(UsageError, match="handles absent modalities itself"):
         resolved("independent:impute=zero")
     assert "impute" not in resolved("independent", ("impute", "zero"))
 

@@ -1,15 +1,15 @@
-"""The verbs of the command line as functions, for notebooks and scripts.
+"""The commands of the command line as functions, for notebooks and scripts.
 
-They take the same words (`fusion="early,independent"`, or a list), read the same config files, and return objects
-that show themselves as tables and open as pandas frames. Each makes a request, which its command makes too.
+They take the same values (`fusion="early,independent"`, or a list), read the same config files, and return objects
+that are displayed as tables and convert to pandas frames. A function and its command make the same request.
 
     run, search, study             train and record
-    load_record, load_records      open what was recorded
+    load_record, load_records      read records
     leaderboard, compare           tables of records
-    predict, export, report        take one trained network away
+    predict, export, report        use one trained network
     check                          test a plugin
 
-None changes what is global in the calling process: see `wbcbench.isolation`.
+They do not change global state of the calling process: see `wbcbench.isolation`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MODULES = {
     "searching": ("Searches", "search"),
     "studying": ("StudyRun", "study"),
 }
-"""Module beside this one -> what it has; imported when it is asked for, so that `--help` stays quick."""
+"""Module of this package -> its public names; imported on first use, so that `--help` stays fast."""
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [

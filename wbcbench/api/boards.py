@@ -1,4 +1,4 @@
-"""`wbcbench.leaderboard` and `compare`: boards of the records in some stores, and one row against another."""
+"""`wbcbench.leaderboard` and `compare`: boards of the records in some stores, and comparisons of two rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Verify = Literal["quick", "files", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class BoardRequest:
-    """What `wbcbench.leaderboard`, `wbcbench leaderboard` and those of its commands take that make boards."""
+    """The arguments of `wbcbench.leaderboard`, `wbcbench leaderboard`, and its subcommands that make boards."""
 
     store: Paths | None = None
     by: str = METRIC
@@ -44,7 +44,7 @@ class BoardRequest:
     index: bool = True
 
     def options(self) -> Options:
-        """For `report` and its like. Raises `UsageError`."""
+        """The options for `wbcbench.boards`. Raises `UsageError`."""
         from wbcbench.boards.options import Options, read_invalid
 
         keys = (self.key,) if isinstance(self.key, str) else tuple(self.key)
@@ -57,11 +57,11 @@ class BoardRequest:
 
     @contextmanager
     def stores(self) -> Iterator[list[Store]]:
-        """Folders with records, and published boards: unpacked and checked until the block ends.
+        """Folders with records, and published boards, which are checked and stay unpacked until the block ends.
 
         Raises:
-            UsageError: one is neither.
-            RecordError: a published board is not what it says.
+            UsageError: a path is neither.
+            RecordError: a published board is damaged or was changed.
         """
         from wbcbench.publishing.sources import stores_at
 
@@ -73,11 +73,11 @@ class BoardRequest:
     def boards(self) -> Boards:
         """The boards, and what was left out and why.
 
-        What was unpacked stays as long as they do: a page reads records again when it is rendered.
+        Unpacked files are kept as long as the boards: a page reads records again when it is rendered.
 
         Raises:
             UsageError: no such metric, key or store.
-            ComparabilityError: one table was asked for, but protocols differ.
+            ComparabilityError: one table was requested, but protocols differ.
         """
         from wbcbench.boards.build import report
 
@@ -90,13 +90,13 @@ class BoardRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest(BoardRequest):
-    """What `wbcbench.compare` and `wbcbench leaderboard compare` take."""
+    """The arguments of `wbcbench.compare` and `wbcbench leaderboard compare`."""
 
     a: str
     b: str
 
     def explain(self) -> Explanation:
-        """Compare. Raises as `compare` does."""
+        """Compare. Raises what `compare` raises."""
         from wbcbench.boards.compare import explain
 
         options = self.options()
@@ -105,7 +105,7 @@ class CompareRequest(BoardRequest):
 
 
 def check_stores(stores: Sequence[Path]) -> None:
-    """Raise `UsageError` for a store that is not there."""
+    """Raise `UsageError` for a store that does not exist."""
     from wbcbench.errors import UsageError
 
     for store in stores:
@@ -147,7 +147,7 @@ class Boards(Shown):
     """One board per protocol, largest first."""
 
     report: Report
-    """Everything that is known: rows, statistics, what was left out and why."""
+    """The full result: rows, statistics, what was left out and why."""
 
     @property
     def boards(self) -> tuple[Board, ...]:
@@ -163,7 +163,7 @@ class Boards(Shown):
         return pd.read_csv(io.BytesIO(self.render("csv")))
 
     def summary(self) -> pd.DataFrame:
-        """The columns of the terminal's table, of all boards."""
+        """The columns of the terminal's table, for all boards."""
         import pandas as pd
 
         from wbcbench.boards.columns import chosen
@@ -200,10 +200,10 @@ class Boards(Shown):
 
 @dataclass(repr=False)
 class Comparison(Shown):
-    """Two methods of one board against each other."""
+    """A comparison of two methods of one board."""
 
     explanation: Explanation
-    """Everything that was computed."""
+    """The full result."""
 
     def frame(self) -> pd.DataFrame:
         """F1 of every class, A minus B, with its 95 % interval and whether that is beyond noise."""
@@ -223,7 +223,7 @@ class Comparison(Shown):
         return pd.DataFrame([row])
 
     def notes(self) -> list[str]:
-        """In plain words."""
+        """The explanation in plain words."""
         from wbcbench.boards.text import clean
 
         return [clean(line) for line in self.explanation.lines() if line]
@@ -244,27 +244,27 @@ def leaderboard(
     invalid: str | Path | None = None,
     index: bool = True,
 ) -> Boards:
-    """Boards of one store or several: one per protocol, a row per method.
+    """Boards of one or several stores: one per protocol, a row per method.
 
     Args:
-        store: folders of records, or published boards; None: what `WBCBENCH_STORE` says, else wbcbench-store.
+        store: folders of records, or published boards; None: `WBCBENCH_STORE` if set, else wbcbench-store.
         by: the metric that ranks.
-        seeds: which a row needs; None: those that most rows have.
-        where: only boards whose protocol says so, `{"dataset": "npz", "budget.epochs": "30"}`.
-        key: only boards whose digest begins so.
-        together: one table, refused where protocols differ.
-        resamples: of the bootstrap.
-        statistics: intervals, gains and ties; None: unless there are thousands of records.
-        verify: how closely new records are checked; None: as closely as their number allows.
-        invalid: YAML of records that are struck out, with reasons.
-        index: False reads everything anew and writes no `index/` into the stores.
+        seeds: seeds that a row needs; None: those that most rows have.
+        where: only boards whose protocol has these values, `{"dataset": "npz", "budget.epochs": "30"}`.
+        key: only boards whose digest begins with this.
+        together: one table for all; an error if protocols differ.
+        resamples: number of bootstrap resamples.
+        statistics: intervals, gains and ties; None: yes, unless there are thousands of records.
+        verify: how thoroughly new records are checked; None: depends on their number.
+        invalid: YAML list of records marked invalid, with reasons.
+        index: False reads all records again and writes no `index/` into the stores.
 
     Returns:
         The boards, largest first.
 
     Raises:
         UsageError: no such metric, key or store.
-        ComparabilityError: one table was asked for, but protocols differ.
+        ComparabilityError: one table was requested, but protocols differ.
     """
     wanted = BoardRequest(
         store=store, by=by, seeds=seeds, where=where, key=key, together=together, resamples=resamples,
@@ -291,7 +291,7 @@ def compare(
     """Explain the difference between two methods of one board.
 
     Args:
-        a: a row's name as the table shows it, or the beginning of a method's or a trial's id.
+        a: a row's name as shown in the table, or the beginning of a method's or a trial's id.
         b: the same.
         store, by, seeds, where, key, resamples, verify, invalid, index: as in `wbcbench.leaderboard`; `by` is the
             metric that is compared.
@@ -301,7 +301,7 @@ def compare(
 
     Raises:
         UsageError: no such method or store, or several methods.
-        ComparabilityError: they stand on different boards, or share no seed that counts.
+        ComparabilityError: they are on different boards, or share no valid seed.
     """
     wanted = CompareRequest(
         a=a, b=b, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples, verify=verify,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRequest:
-    """What `wbcbench.check` and `wbcbench check` take."""
+    """The arguments of `wbcbench.check` and `wbcbench check`."""
 
     plugin: str | Path
     kind: str | None = None
@@ -36,12 +36,12 @@ class CheckRequest:
         stands: Callable[[Verdict], None] = lambda _: None,
         ended: Callable[[CheckedComponent], None] = lambda _: None,
     ) -> Checked:
-        """Run the contract tests. Raises as `wbcbench.check` does.
+        """Run the contract tests. Raises what `wbcbench.check` raises.
 
         Args:
-            begins: is told of each component.
-            stands: is told of each verdict as soon as it stands.
-            ended: is told what became of each component.
+            begins: called with each component when its tests begin.
+            stands: called with each verdict as soon as it is known.
+            ended: called with each component's result.
         """
         from importlib.util import find_spec
 
@@ -69,9 +69,9 @@ class CheckRequest:
         component = subject.resolved.component
         params = component_params(cls, subject.resolved.params, self.settings).model_dump(exclude_unset=True)
         verdicts = [
-            Verdict("name", "Its name is its own.", False, clash, "Choose another `name`.", component.origin)
+            Verdict("name", "Its name is unique.", False, clash, "Choose another `name`.", component.origin)
             for clash in subject.clashes
-        ] or [Verdict("name", "Its name is its own.", True)]
+        ] or [Verdict("name", "Its name is unique.", True)]
         for verdict in verdicts:
             stands(verdict)
         findings = check_component(component.kind, cls, params, stands, self.only, tuple(verdicts))
@@ -91,12 +91,12 @@ def _load(subject: Subject) -> Any:
 
 @dataclass
 class CheckedComponent:
-    """One component, and what became of every promise of its contract."""
+    """One component, and the verdict on every promise of its contract."""
 
     component: Component
     verdicts: list[Verdict]
     waiting: list[str]
-    """Promises that were not tried, because the one that they rest on is broken."""
+    """Promises that were not checked, because a promise that they depend on is broken."""
 
     @property
     def kept(self) -> int:
@@ -105,7 +105,7 @@ class CheckedComponent:
 
     @property
     def ok(self) -> bool:
-        """Whether all are."""
+        """Whether all promises are kept."""
         return self.kept == len(self.verdicts)
 
 
@@ -121,7 +121,7 @@ class Checked(Shown):
         return all(c.ok for c in self.components)
 
     def frame(self) -> pd.DataFrame:
-        """One row per promise: `kind`, `name`, `promise`, `ok`, what was found, how to fix it, where to look."""
+        """One row per promise: `kind`, `name`, `promise`, `ok`, what was found, how to fix it, and where it is."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -144,7 +144,7 @@ class Checked(Shown):
         return pd.DataFrame(rows, columns=columns)
 
     def notes(self) -> list[str]:
-        """Broken promises, and how many were not tried because of them."""
+        """Broken promises, and how many were not checked because of them."""
         lines = []
         for one in self.components:
             for verdict in one.verdicts:
@@ -153,7 +153,7 @@ class Checked(Shown):
                     where = f" ({verdict.where})" if verdict.where else ""
                     lines.append(f"Broken: {verdict.promise} {verdict.found}{where}{fix}")
             if one.waiting:
-                lines.append(f"{one.component.name}: {len(one.waiting)} more were not tried because of that.")
+                lines.append(f"{one.component.name}: {len(one.waiting)} more not checked because of that.")
         return lines
 
 
@@ -167,17 +167,17 @@ def check(
     plugins_dir: Paths = (),
     no_plugins: bool | str | Sequence[str] = False,
 ) -> Checked:
-    """Test a plugin against the contract of its kind. It is imported, built and trained on toy problems.
+    """Test a plugin against the contract of its kind: it is imported, built and trained on toy problems.
 
     Args:
         plugin: the path of a plugin file or package, or a component's name.
-        kind: what the name is, where it could be several things: fusion, distiller, ...
+        kind: kind of the component, if several have the name: fusion, distiller, ...
         set: parameters to test with, `{"rho": 0.2}`.
-        only: check only promises that have these words in them.
+        only: check only promises that contain these words.
         plugins_dir, no_plugins: as in `wbcbench.run`.
 
     Returns:
-        Every promise with what was found; `ok` says whether all are kept.
+        Every promise with what was found; `ok` is true if all are kept.
 
     Raises:
         UsageError: no component matches, several do, or a parameter is wrong.

@@ -5,9 +5,9 @@ from __future__ import annotations
 STORE = "wbcbench-store"
 METRIC = "macro_f1"
 RESAMPLES = 10_000
-"""Of the bootstrap."""
+"""Number of bootstrap resamples."""
 BATCH = 256
-"""Cells that are classified at a time."""
+"""Cells per batch in `predict`."""
 TOLERANCE = 1e-4
 """Largest difference of a probability between an exported file and the trained network."""
 

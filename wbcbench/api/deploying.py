@@ -1,4 +1,4 @@
-"""`wbcbench.predict`, `export` and `report`: what can be had of one record."""
+"""`wbcbench.predict`, `export` and `report`: use one record."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 FIRST = 5
-"""Cells without an answer that are named."""
+"""Maximum number of unreadable cells to name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordRequest:
-    """Which record, in which store, and where its cells lie."""
+    """Which record, in which store, and where its cells are."""
 
     record: str | Path
     store: str | Path | None = None
@@ -36,7 +36,7 @@ class RecordRequest:
     plugins: PluginOptions = field(default_factory=plugin_options)
 
     def open_store(self) -> Store:
-        """Where the record is looked up."""
+        """The store in which the record is looked up."""
         from wbcbench.records.store import Store
 
         return Store.fixed(stores_of(self.store)[0])
@@ -53,14 +53,14 @@ class RecordRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest(RecordRequest):
-    """What `wbcbench.export` and `wbcbench export` take."""
+    """The arguments of `wbcbench.export` and `wbcbench export`."""
 
     format: Format
     output: str | Path
     tolerance: float = TOLERANCE
 
     def export(self) -> Exported:
-        """Write and check. Raises as `wbcbench.export` does."""
+        """Write and check. Raises what `wbcbench.export` raises."""
         from wbcbench.deploy.export import export
 
         store, folder = self.open_store(), Path(self.output).absolute()
@@ -72,7 +72,7 @@ class ExportRequest(RecordRequest):
 
 @dataclass(repr=False)
 class Exported(Shown):
-    """A network that was written, and checked against the trained one."""
+    """An exported network that was checked against the trained one."""
 
     trial_id: str
     format: str
@@ -80,10 +80,10 @@ class Exported(Shown):
     files: list[str]
     agreement: Agreement
     without: str = ""
-    """Why the cells that it was trained on were not at hand for the check; empty where they were."""
+    """Why the training cells were not available for the check; empty if they were."""
 
     def summary(self) -> pd.DataFrame:
-        """What was written where, and the largest difference of a probability."""
+        """What was written, where, and the largest difference of a probability."""
         import pandas as pd
 
         a = self.agreement
@@ -94,16 +94,16 @@ class Exported(Shown):
         return pd.DataFrame([row])
 
     def notes(self) -> list[str]:
-        """The files, and why the cells were not at hand."""
+        """The files, and why the training cells were not available."""
         lines = [f"Files: {', '.join(self.files)}"]
         if self.without:
-            lines.append(f"The cells it was trained on were not at hand: {self.without}")
+            lines.append(f"The cells it was trained on were not available: {self.without}")
         return lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest(RecordRequest):
-    """What `wbcbench.predict` and `wbcbench predict` take."""
+    """The arguments of `wbcbench.predict` and `wbcbench predict`."""
 
     paths: Paths
     output: str | Path | None = None
@@ -113,7 +113,7 @@ class PredictRequest(RecordRequest):
     root: str | Path | None = None
 
     def predict(self, progress: bool = True) -> Predicted:
-        """Classify. Raises as `wbcbench.predict` does."""
+        """Classify. Raises what `wbcbench.predict` raises."""
         from wbcbench.deploy.cell_files import open_cells
         from wbcbench.deploy.cells import Wanted
         from wbcbench.deploy.predict import check_name, classify, table, write
@@ -124,7 +124,7 @@ class PredictRequest(RecordRequest):
         if self.output is not None:
             check_name(Path(self.output))
         if self.explain is not None and Path(self.explain[1]).exists():
-            raise UsageError(f"Expected a new folder for --explain, but {self.explain[1]} is there already.")
+            raise UsageError(f"Expected a new folder for --explain, but {self.explain[1]} exists.")
         here = Path.cwd()  # a plugin may change it
         found = self.rebuilt()
         device = pick_device(self.device)
@@ -184,7 +184,7 @@ def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[
 
 @dataclass(repr=False)
 class Predicted(Shown):
-    """A network's answers for new cells."""
+    """A network's predictions for new cells."""
 
     cells: pd.DataFrame
     """See `frame`."""
@@ -193,32 +193,32 @@ class Predicted(Shown):
     output: Path | None = None
     """The file that was written."""
     explained: int = 0
-    """Cells that were explained."""
+    """Number of cells that were explained."""
 
     def frame(self) -> pd.DataFrame:
         """One row per cell.
 
         Columns: `source`, `cell`, `label` (where one is known), `predicted`, `confidence`, `probability:<class>`,
-        `<route>:<class>` for every route, `missing`, `unlike_training` and `error`, each empty where there is
-        nothing to say.
+        `<route>:<class>` for every route, `missing`, `unlike_training` and `error`, each empty where it does not
+        apply.
         """
         return self.cells
 
     def summary(self) -> pd.DataFrame:
-        """How many cells were given which class."""
+        """How many cells were assigned to each class."""
         import pandas as pd
 
         return pd.DataFrame(list(self.facts["predicted"].items()), columns=["predicted", "cells"])
 
     def warnings(self) -> list[str]:
-        """Why not to trust some answers."""
+        """Why some predictions should not be trusted."""
         from wbcbench.boards.text import clean
 
         facts, lines = self.facts, []
         if facts["errors"]["cells"]:
             lines.append(
-                f"{facts['errors']['cells']} of {facts['cells']} cells could not be read and have no answer; the "
-                "column `error` says why:"
+                f"{facts['errors']['cells']} of {facts['cells']} cells could not be read and have no prediction; "
+                "see the column `error`:"
             )
             lines += [f"  {clean(broken['cell'])}: {clean(broken['why'])}" for broken in facts["errors"]["first"]]
         unlike = facts["unlike_training"]
@@ -226,18 +226,18 @@ class Predicted(Shown):
             kinds = ", ".join(f"{n} {clean(kind)}" for kind, n in unlike["kinds"].items())
             lines.append(
                 f"{unlike['cells']} of {facts['cells']} cells are unlike the training cells ({kinds}), judged by "
-                f"statistics from {unlike['statistics_from']}. Do not trust their answers without looking."
+                f"statistics from {unlike['statistics_from']}. Inspect them before trusting their predictions."
             )
         return lines
 
     def remarks(self) -> list[str]:
-        """What was noticed while reading, and labels that could not be scored."""
+        """Remarks from reading the cells, and labels that could not be scored."""
         from wbcbench.boards.text import clean
 
         lines = [clean(note) for note in self.facts["notes"]]
         if self.facts["other_labels"]:
             shown = ", ".join(clean(v) for v in self.facts["other_labels"][:8])
-            lines.append(f"labels that are none of the classes were not scored: {shown}")
+            lines.append(f"labels that are not among the classes were not scored: {shown}")
         return lines
 
     def notes(self) -> list[str]:
@@ -252,12 +252,12 @@ class Predicted(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(RecordRequest):
-    """What `wbcbench.report` and `wbcbench report` take."""
+    """The arguments of `wbcbench.report` and `wbcbench report`."""
 
     output: str | Path
 
     def write(self) -> RecordPage:
-        """Write the page. Raises as `wbcbench.report` does."""
+        """Write the page. Raises what `wbcbench.report` raises."""
         from wbcbench.boards.find import find_record
         from wbcbench.deploy.report import gather, page
         from wbcbench.files import atomic_write_text
@@ -276,7 +276,7 @@ class RecordPage(Shown):
     trial_id: str
     path: Path
     without: str = ""
-    """Why it has no pictures of mistakes; empty where it has."""
+    """Why it has no pictures of mistakes; empty if it has."""
 
     def summary(self) -> pd.DataFrame:
         """Which record, and where the page is."""
@@ -305,28 +305,29 @@ def predict(
     no_plugins: bool | str | Sequence[str] = False,
     progress: bool = True,
 ) -> Predicted:
-    """Classify new cells with the network of a record: class, probabilities, answers per route.
+    """Classify new cells with the network of a record: class and probabilities, also per route.
 
-    Args:
-        record: a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
-        paths: one or several of a manifest (.csv), a folder, a zip, an .npz, an image, or what `wbcbench data
-            import` wrote; see `wbcbench predict --help`.
-        store: where the record is; None: what `WBCBENCH_STORE` says, else wbcbench-store.
-        output: .csv or .parquet to write `frame()` to.
-        batch: cells at a time.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        explain: so many cells, and a new folder for PNGs of where in each modality the network looked at them.
-        root: folder or zip that the paths in a manifest start from; default: the manifest's folder.
-        set: where the training cells lie, `{"dataset.path": "cells.npz"}`, if they are needed.
-        plugins_dir, no_plugins, progress: as in `wbcbench.run`.
+        Args:
+            record: a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
+            paths: one or several of a manifest (.csv), a folder, a zip, an .npz, an image, or what `wbcbench data
+                import` wrote; see `wbcbench predict --help`.
+            store: where the record is; None: `WBCBENCH_STORE` if set, else wbcbench-store.
+            output: .csv or .parquet to write `frame()` to.
+            batch: cells per batch.
+            device: auto, cpu, cuda, cuda:1 or mps.
+            explain: number of cells, and a new folder for PNG maps of where in each modality the network looked.
+            root: folder or zip that a manifest's paths are relative to; default: the manifest's folder.
+            set: where the training cells are, `{"dataset.path": "cells.npz"}`, if they are needed.
+            plugins_dir, no_plugins, progress: as in `wbcbench.run`.
 
-    Returns:
-        A row per cell in `frame()`. Cells that cannot be read get no answer, and the reason in the column `error`.
+        Returns:
+            A row per cell in `frame()`. Cells that cannot be read get no prediction, and the reason in the column
+    `error`.
 
-    Raises:
-        UsageError: no record or file matches, or several records do.
-        IncompatibleError: a cell lacks a modality, and the fusion cannot do without.
-        DataError: no cell can be read.
+        Raises:
+            UsageError: no record or file matches, or several records do.
+            IncompatibleError: a cell lacks a modality that the fusion needs.
+            DataError: no cell can be read.
     """
     wanted = PredictRequest(
         record=record, paths=paths, store=store, output=output, batch=batch, device=device, explain=explain,
@@ -349,16 +350,16 @@ def export(
 ) -> Exported:
     """Write the network of a record with its preprocessing, a model card and a description of its inputs.
 
-    What was written is run and compared with the trained network, on validation cells if they are at hand, else on
-    made-up ones.
+    The exported file is run and compared with the trained network, on validation cells if they are available, else
+    on synthetic ones.
 
     Args:
         record: as in `wbcbench.predict`.
         output: a new folder.
         format: safetensors (weights and specification), onnx (a graph) or torch-export (a PyTorch program).
-        store: where the record is; None: what `WBCBENCH_STORE` says, else wbcbench-store.
+        store: where the record is; None: `WBCBENCH_STORE` if set, else wbcbench-store.
         tolerance: largest difference of a probability between file and trained network.
-        set: where the training cells lie, `{"dataset.path": "cells.npz"}`.
+        set: where the training cells are, `{"dataset.path": "cells.npz"}`.
         plugins_dir, no_plugins: as in `wbcbench.run`.
 
     Returns:
@@ -366,7 +367,7 @@ def export(
 
     Raises:
         UsageError: no record matches, the folder is not new, or a package is missing.
-        WbcbenchError: the format cannot express the network, or the two disagree; nothing is left.
+        WbcbenchError: the format cannot express the network, or the two disagree; nothing is written.
     """
     wanted = ExportRequest(
         record=record, output=output, format=format, store=store, tolerance=tolerance, settings=set,
@@ -385,17 +386,17 @@ def report(
     plugins_dir: Paths = (),
     no_plugins: bool | str | Sequence[str] = False,
 ) -> RecordPage:
-    """Write one HTML page on a record that needs no network connection: equal records give equal bytes.
+    """Write a self-contained HTML page about a record: equal records give equal bytes.
 
     Args:
         record: as in `wbcbench.predict`.
         output: the file, page.html.
-        store: where the record is; None: what `WBCBENCH_STORE` says, else wbcbench-store.
-        set: where the training cells lie, `{"dataset.path": "cells.npz"}`, for pictures of mistakes.
+        store: where the record is; None: `WBCBENCH_STORE` if set, else wbcbench-store.
+        set: where the training cells are, `{"dataset.path": "cells.npz"}`, for pictures of mistakes.
         plugins_dir, no_plugins: as in `wbcbench.run`.
 
     Returns:
-        Where the page is, and why it has no pictures, if so.
+        Where the page is, and why it has no pictures, if it has none.
 
     Raises:
         UsageError: no record matches, or the cells that `set` names are not the record's.

@@ -1,4 +1,4 @@
-"""`wbcbench.load_record` and `load_records`: what is in a store, as pandas frames."""
+"""`wbcbench.load_record` and `load_records`: the records of a store, as pandas frames."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Records(Shown, Sequence["Record"]):
         return self.frame().reindex(columns=columns).rename(columns={"test_macro_f1": "macro-F1"})
 
     def notes(self) -> list[str]:
-        """What is damaged."""
+        """Damaged records."""
         return [f"Left out: {path}: {reason}" for path, reason in self.damaged.items()]
 
 
@@ -59,16 +59,16 @@ def load_record(record: str | Path, store: str | Path | None = None) -> Record:
 
     Args:
         record: a trial's id, the beginning of one, the path of its folder, or a method's name as on a leaderboard,
-            of which the seed with the best validation score is taken.
-        store: where ids and names are looked up; None: what `WBCBENCH_STORE` says, else wbcbench-store.
+            which gives the seed with the best validation score.
+        store: where ids and names are looked up; None: `WBCBENCH_STORE` if set, else wbcbench-store.
 
     Returns:
         The record. Its `predictions`, `weights()`, `frame()` (cells with probabilities) and `history()` are read
-        when asked for.
+        on first use.
 
     Raises:
         UsageError: no record matches, or several do.
-        RecordError: it is not what it claims.
+        RecordError: the record is damaged or was changed.
     """
     from wbcbench.boards.find import find_record
     from wbcbench.records.store import Store
@@ -78,10 +78,10 @@ def load_record(record: str | Path, store: str | Path | None = None) -> Record:
 
 @guest()
 def load_records(store: str | Path | None = None) -> Records:
-    """All records of a store, each checked; damaged ones are left out and named.
+    """All records of a store, each checked; damaged ones are left out and listed.
 
     Args:
-        store: a folder of records; None: what `WBCBENCH_STORE` says, else wbcbench-store.
+        store: a folder of records; None: `WBCBENCH_STORE` if set, else wbcbench-store.
 
     Returns:
         A sequence of records by trial id, with `frame()` for all of them.

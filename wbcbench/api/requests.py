@@ -1,5 +1,5 @@
-"""What the requests of several verbs share. A function and its command make the same request, so that a flag and
-an argument cannot mean different things."""
+"""What the requests of several commands share. A function and its command make the same request, so that a flag
+and an argument cannot mean different things."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Names = str | Sequence[Any] | Mapping[str, Any] | None
 """`"a,b"`, `["a", "b"]`, or one component with parameters as a mapping."""
 Seeds = int | str | Sequence[int] | None
 Settings = Mapping[str, Any] | Sequence[str]
-"""`{"training.lr": 1e-3}`, or `["training.lr=1e-3"]` as `--set` takes it."""
+"""`{"training.lr": 1e-3}`, or `["training.lr=1e-3"]` as for `--set`."""
 Paths = str | Path | Sequence[str | Path]
 Executor = Literal["auto", "inline", "ray"]
 Evaluate = Literal["standard", "full"]
 
 
 def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[str] = False) -> PluginOptions:
-    """Which plugins to look for, beside what `WBCBENCH_PLUGIN_PATH` and `WBCBENCH_DISABLE_PLUGINS` say.
+    """Which plugins to look for, in addition to `WBCBENCH_PLUGIN_PATH` and `WBCBENCH_DISABLE_PLUGINS`.
 
     Args:
         plugins_dir: folders of plugin files.
@@ -59,19 +59,19 @@ def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
 
 
 def stores_of(store: Paths | None) -> list[Path]:
-    """Where records are read from; None: what `WBCBENCH_STORE` says, else `STORE`."""
+    """Where records are read from; None: `WBCBENCH_STORE` if set, else `STORE`."""
     if store is None:
         store = os.environ.get("WBCBENCH_STORE", "").split(os.pathsep)
     return [Path(s) for s in several(store) if str(s)] or [Path(STORE)]
 
 
 def several(paths: Paths) -> list[str | Path]:
-    """One path as a list of one."""
+    """A list of paths; a single path becomes a list of one."""
     return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
 def check_evaluate(evaluate: str) -> None:
-    """Raise `UsageError` for a word that is neither."""
+    """Raise `UsageError` for any other value than `standard` and `full`."""
     from wbcbench.errors import UsageError
 
     if evaluate not in ("standard", "full"):
@@ -91,13 +91,13 @@ class Compute:
     gpus_per_trial: float | None = None
     ray_address: str | None = None
     settings: Settings = ()
-    """Any key of the request; wins over all else."""
+    """Any key of the request; overrides everything else."""
     plugins: PluginOptions = field(default_factory=plugin_options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices(Compute):
-    """Data and methods as well: what `run` and `search` share."""
+    """Data and methods as well: the arguments that `run` and `search` share."""
 
     fusion: Names = None
     kd: Names = None
@@ -112,11 +112,11 @@ class Choices(Compute):
     seeds: Seeds = None
     image_size: int | None = None
     config: str | Path | None = None
-    """A YAML file; the above wins over it."""
+    """A YAML file; the fields above override it."""
     track: str | Sequence[str] | None = None
 
     def request(self) -> Request:
-        """With variables, config file and defaults filled in.
+        """The request, with variables, config file and defaults filled in.
 
         Raises:
             UsageError: an unknown key, or a value out of range.
@@ -127,7 +127,7 @@ class Choices(Compute):
 
     @property
     def trackers(self) -> str | Sequence[str] | None:
-        """Names of trackers, by the argument or its variable."""
+        """Names of trackers, from the argument or its variable."""
         from wbcbench.spec.load import variable
 
         return self.track or os.environ.get(variable("track")) or None

@@ -1,4 +1,4 @@
-"""`wbcbench.run`: plan, train what is missing, give the records back."""
+"""`wbcbench.run`: plan, train what is missing, return the records."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest(Choices):
-    """What `wbcbench.run` and `wbcbench run` take."""
+    """The arguments of `wbcbench.run` and `wbcbench run`."""
 
     evaluate: Evaluate = "standard"
 
     def plan(self) -> PlannedRun:
-        """Resolve every name, and work out the trials. Imports no torch.
+        """Resolve every name and plan the trials. Does not import torch.
 
         Raises:
-            UsageError: an unknown name, a value out of range, a pair that does not go together.
+            UsageError: an unknown name, a value out of range, or an incompatible pair.
         """
         from wbcbench.scheduling.plan import make_plan
 
@@ -64,7 +64,7 @@ class PlannedRun:
     observers: Observers
 
     def costs(self) -> list[dict[str, Any]]:
-        """One mapping per trial: what it is, whether it is done, seconds that it will take where that is known."""
+        """One mapping per trial: what it is, whether it is done, and the expected seconds, if known."""
         from wbcbench.records.store import Store
         from wbcbench.scheduling.resources import estimate
 
@@ -76,7 +76,7 @@ class PlannedRun:
         from wbcbench.scheduling.resources import train_cells
 
         def screens(trials: int) -> Any:
-            from wbcbench.progress import displays  # only where something is left to do
+            from wbcbench.progress import displays  # only if something is left to do
 
             return displays(progress, self.request.root, train_cells(self.plan), self.wanted.trackers)(trials)
 
@@ -94,14 +94,14 @@ class PlannedRun:
 
 @dataclass(repr=False)
 class Run(Shown):
-    """What became of a plan's trials, in the plan's order: teachers first."""
+    """The outcomes of a plan's trials, in the plan's order: teachers first."""
 
     outcomes: list[Outcome]
     store: Path
     planning: list[str] = field(default_factory=list)
-    """What the planner had to say: aliases that were resolved, defaults that were taken."""
+    """Notes from planning: resolved aliases, for example."""
     examinations: list[dict[str, Any]] = field(default_factory=list)
-    """With `evaluate="full"`, of each student: subsets of modalities, corruptions, reliance."""
+    """With `evaluate="full"`, for each student: results without modalities and on corrupted images, reliance."""
 
     @property
     def records(self) -> list[Record]:
@@ -115,7 +115,7 @@ class Run(Shown):
 
     @property
     def failed(self) -> list[Outcome]:
-        """Trials that failed; `error` says why."""
+        """Trials that failed; `error` has the reason."""
         return [o for o in self.outcomes if o.status == "failed"]
 
     def frame(self) -> pd.DataFrame:
@@ -132,12 +132,12 @@ class Run(Shown):
         return outcome_summary(self.frame())
 
     def notes(self) -> list[str]:
-        """What planning said, and the last line of each failure."""
+        """Notes from planning, and the last line of each failure."""
         return [*self.planning, *(f"Failed: {reason(o)}" for o in self.failed)]
 
 
 def outcome_row(outcome: Outcome) -> dict[str, Any]:
-    """A trial with its metrics and costs, as `Run.frame` has it."""
+    """A trial with its metrics and costs, as a row of `Run.frame`."""
     from wbcbench.records.frames import flat
 
     row = {"role": outcome.planned.role, "status": outcome.status}
@@ -151,7 +151,7 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """A few columns of many rows; `part` is kept where there is one."""
+    """The main columns of a frame of outcomes; `part` is kept if there is one."""
     from wbcbench.spec.trial import method_name
 
     if frame.empty:
@@ -164,7 +164,7 @@ def outcome_summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def reason(outcome: Outcome) -> str:
-    """The last line of a failure."""
+    """The last line of a failure's message."""
     return (outcome.error.strip().splitlines() or ["no reason given"])[-1]
 
 
@@ -199,18 +199,18 @@ def run(
     progress: bool = True,
     check: bool = True,
 ) -> Run:
-    """Train teachers once, then students, and record each; what is in the store already is not run again.
+    """Train teachers once, then students, and record each; what is already in the store is not run again.
 
     Several fusions, distillers, backbones and seeds make the cross product. Each is text (`"early,independent"`)
     or a list; a component with parameters is `"independent:rho=0.2"` or `{"name": "independent", "rho": 0.2}`.
-    None: what `config` or a `WBCBENCH_*` variable says, else the default.
+    None: the value from `config` or a `WBCBENCH_*` variable, else the default.
 
     Args:
         fusion: fusion schemes; default: independent.
-        kd: distillers, several at once as `"lskd+dkd"`, or none, the default.
+        kd: distillers (`"lskd+dkd"` combines two), or none, the default.
         dataset: default: synthetic.
-        modalities: what the student reads; default: all that the data set has.
-        teacher_modalities: what teachers read; may be more than the student does.
+        modalities: what the student reads; default: all of the data set.
+        teacher_modalities: what teachers read; may be more than the student reads.
         routing: who teaches whom; default: matched.
         policy: training policies, all applied together.
         backbone: of the students: cellnet, the default, or any timm model.
@@ -220,27 +220,27 @@ def run(
         image_size: side in pixels; default: the data set's own.
         device: auto, the default, cpu, cuda, cuda:1 or mps.
         store: folder of the records; default: wbcbench-store.
-        executor: inline runs one trial after another in this process, ray several at once; auto, the default,
-            takes whichever is quicker.
-        jobs: at most so many trials at once.
+        executor: inline runs one trial after another in this process, ray several at a time; auto, the default,
+            chooses whichever is faster.
+        jobs: maximum number of concurrent trials.
         cpus_per_trial: cores of a trial, and its threads. Without it (and `threads`, see `set`), a trial in this
-            process has as many threads as `torch.get_num_threads()` says.
-        gpus_per_trial: share of a GPU that a trial is given: 0.25 puts four on one.
+            process uses `torch.get_num_threads()` threads.
+        gpus_per_trial: share of a GPU per trial: 0.25 runs four on one GPU.
         ray_address: `host:port` of a running Ray cluster, or auto.
-        config: a YAML file; arguments win over it.
-        set: any parameter by its dotted name, `{"training.lr": 1e-3}`; wins over all else.
+        config: a YAML file; arguments override it.
+        set: any parameter by its dotted name, `{"training.lr": 1e-3}`; overrides everything else.
         plugins_dir: folders of plugin files.
-        no_plugins: True leaves out all third-party plugins; a name or several leave out those.
+        no_plugins: True leaves out all third-party plugins; one or several names leave out those.
         track: trackers to log to as well: tensorboard, mlflow, wandb.
-        evaluate: "full": also every subset of modalities, corruptions and reliance; `examinations` has them.
-        progress: show it on stderr.
-        check: raise when a trial failed; without it, `failed` of the result has them.
+        evaluate: "full": also every subset of modalities, corruptions and reliance, in `examinations`.
+        progress: show progress on stderr.
+        check: raise if a trial failed; if False, failed trials are in `failed` of the result.
 
     Returns:
         The outcome of every trial, teachers first.
 
     Raises:
-        UsageError: an unknown name, a value out of range, a pair that does not go together.
+        UsageError: an unknown name, a value out of range, or an incompatible pair.
         TrialFailedError: trials failed; the others ran, and are in the store.
     """
     from wbcbench.errors import TrialFailedError
@@ -257,7 +257,7 @@ def run(
         raise TrialFailedError(
             f"{len(done.failed)} of {len(done.outcomes)} trials failed; the others are in {done.store}. "
             f"The first, {done.failed[0].planned.trial.label}:\n{done.failed[0].error.rstrip()}\n"
-            "run(..., check=False) returns what there is."
+            "run(..., check=False) returns the others."
         )
     return done
 

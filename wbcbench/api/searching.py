@@ -38,7 +38,7 @@ SETTINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest(Choices):
-    """What `wbcbench.search` and `wbcbench search` take. None: what the config file says, else the default."""
+    """The arguments of `wbcbench.search` and `wbcbench search`. None: the config file's, else the default."""
 
     trials: int | None = None
     objective: str | Sequence[str] | None = None
@@ -55,10 +55,10 @@ class SearchRequest(Choices):
     name: str | None = None
 
     def plan(self) -> PlannedSearches:
-        """Build the spaces, and plan every combination of methods. Imports no torch.
+        """Build the spaces, and plan every combination of methods. Does not import torch.
 
         Raises:
-            UsageError: an unknown name or range, or a sampler or pruner that cannot do this.
+            UsageError: an unknown name or range, or a sampler or pruner that does not support this search.
         """
         from wbcbench.searches.search import prepare_searches
         from wbcbench.searches.settings import load_settings
@@ -82,11 +82,11 @@ class PlannedSearches:
         """Propose and train until the budgets are spent, then retrain the winners.
 
         Args:
-            progress: show it on stderr.
-            say: is told in a line which search begins, of several, and which failed.
+            progress: show progress on stderr.
+            say: if there are several searches, called with a line when one begins or fails.
 
         Raises:
-            TrialFailedError: the only search failed. Of several, one that fails does not cost the others theirs.
+            TrialFailedError: the only search failed. If one of several fails, the others continue.
         """
         from wbcbench.errors import TrialFailedError
         from wbcbench.progress import displays
@@ -112,11 +112,11 @@ class PlannedSearches:
 
 @dataclass(repr=False)
 class Searches(Shown):
-    """What one search came to, or with `each` one per method."""
+    """The result of one search, or with `each` of one per method."""
 
     found: list[Found]
     failures: list[str] = field(default_factory=list)
-    """Searches that ended without a winner, of several, and why."""
+    """If there are several: searches that ended without a winner, and why."""
 
     @property
     def winners(self) -> list[Record]:
@@ -125,7 +125,7 @@ class Searches(Shown):
 
     @property
     def failed(self) -> list[Outcome]:
-        """Winners that could not be retrained; `error` says why."""
+        """Winners whose retraining failed; `error` has the reason."""
         return [o for f in self.found for o in f.retrained if o.status == "failed"]
 
     def frame(self) -> pd.DataFrame:
@@ -148,7 +148,7 @@ class Searches(Shown):
         return self.frame().drop(columns="trial_id", errors="ignore").head(5)
 
     def notes(self) -> list[str]:
-        """What was spent, and what the winners score on the test cells."""
+        """The cost of the search, and the winners' test scores."""
         from wbcbench.searches.search import budget
 
         lines = [f"Failed: {failure}" for failure in self.failures]
@@ -205,35 +205,35 @@ def search(
 ) -> Searches:
     """Search parameters and methods on validation cells, then retrain the winners with fresh seeds.
 
-    Called again with the same arguments, it resumes: `trials` counts earlier proposals too. The test split is
-    looked at only for retrained winners.
+    Called again with the same arguments, it resumes: `trials` includes earlier proposals. The test split is used
+    only for retrained winners.
 
     Args:
         fusion, kd, dataset, modalities, teacher_modalities, routing, policy, backbone, teacher, epochs,
             image_size, device, store, executor, jobs, cpus_per_trial, gpus_per_trial, ray_address, config, set,
             plugins_dir, no_plugins, track: as in `wbcbench.run`. Several methods are searched too.
         seeds: the one seed that proposals are trained with; default: 1000.
-        trials: proposals in all; default: 20.
+        trials: total number of proposals; default: 20.
         objective: validation metrics or costs; several give a Pareto set; default: macro_f1.
         sampler: default: tpe.
         pruner: what stops poor proposals early; default: none.
-        budget_seconds: no proposal after so many seconds of training.
+        budget_seconds: no new proposal after this many seconds of training.
         space: parameter -> range, `{"distiller.temperature": "log(1,20)"}`; default: what components declare.
-        seed: of the sampler; default: 0.
-        each: an equal search of its own for every method.
-        winners: how many are retrained; default: 1.
+        seed: seed of the sampler; default: 0.
+        each: a separate, equal search for every method.
+        winners: how many winners are retrained; default: 1.
         winner_seeds: fresh seeds for retraining; default: 0, 1, 2.
         retrain: False leaves the test split sealed.
-        name: of the study; default: a hash of what is searched and how.
-        progress: show it on stderr.
-        check: raise when one of several searches, or the training of a winner, failed; without it, `failures` and
+        name: name of the study; default: a hash of the search's settings.
+        progress: show progress on stderr.
+        check: raise if one of several searches, or the training of a winner, failed; if False, `failures` and
             `failed` of the result have them.
 
     Returns:
         Proposals with their values, and the records of the winners.
 
     Raises:
-        UsageError: an unknown name or range, or a sampler or pruner that cannot do this.
+        UsageError: an unknown name or range, or a sampler or pruner that does not support this search.
         TrialFailedError: a teacher failed, no proposal finished, or see `check`.
     """
     from wbcbench.errors import TrialFailedError
@@ -252,7 +252,7 @@ def search(
         first = done.failures[0] if done.failures else done.failed[0].error.rstrip()
         raise TrialFailedError(
             f"{len(done.failures)} searches and the training of {len(done.failed)} winners failed. The first:\n"
-            f"{first}\nsearch(..., check=False) returns what there is."
+            f"{first}\nsearch(..., check=False) returns the others."
         )
     return done
 

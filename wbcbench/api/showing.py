@@ -1,4 +1,4 @@
-"""How results show themselves: a plain table in a console, an escaped HTML table in a notebook."""
+"""How results are displayed: a plain table in a console, an escaped HTML table in a notebook."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class Shown(ABC):
-    """Something with a `summary` frame, shown as a table."""
+    """A result with a `summary` frame, shown as a table."""
 
     @abstractmethod
     def summary(self) -> pd.DataFrame:
-        """What is shown: a few columns, a row per thing."""
+        """The frame that is shown: the main columns."""
 
     def notes(self) -> list[str]:
         """Lines under the table."""

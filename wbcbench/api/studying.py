@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRequest(Compute):
-    """What `wbcbench.study` and `wbcbench study` take; what is given here holds for every part."""
+    """The arguments of `wbcbench.study` and `wbcbench study`; these values apply to every part."""
 
     file: str | Path
     only: str | Sequence[str] = ()
@@ -43,7 +43,7 @@ class StudyRequest(Compute):
         """Read the file and plan every part, before any training.
 
         Raises:
-            UsageError: an unknown key, part or name, naming it and where it is.
+            UsageError: an unknown key, part or name, with its location.
         """
         from wbcbench.searches.study_file import read_study
         from wbcbench.searches.study_run import plan_part
@@ -67,11 +67,11 @@ class PlannedStudy:
 
     @property
     def notes(self) -> dict[str, list[str]]:
-        """Part -> what its planning said, where it said something."""
+        """Part -> notes from planning, for parts that have any."""
         return {p.part.name: p.plan.notes for p in self.parts if p.plan is not None and p.plan.notes}
 
     def costs(self) -> dict[str, Costs]:
-        """Part -> trials, those done, and about how long the rest takes."""
+        """Part -> number of trials, those done, and the approximate time for the rest."""
         from wbcbench.searches.study_run import costs
 
         return {p.part.name: costs(p) for p in self.parts}
@@ -82,12 +82,12 @@ class PlannedStudy:
         begins: Callable[[int, str], None] = lambda *_: None,
         ended: Callable[[Done], None] = lambda _: None,
     ) -> StudyRun:
-        """Run what is missing, part by part. A part that has failed trials does not stop the others.
+        """Run what is missing, part by part. A part with failed trials does not stop the others.
 
         Args:
-            progress: show it on stderr.
-            begins: is told the number (from 1) and name of a part.
-            ended: is told what became of it.
+            progress: show progress on stderr.
+            begins: called with the number (from 1) and name of each part.
+            ended: called with the outcome of each part.
         """
         from wbcbench.progress import displays
         from wbcbench.searches.study_run import run_part
@@ -109,12 +109,12 @@ class PlannedStudy:
 
 @dataclass(repr=False)
 class StudyRun(Shown):
-    """What became of a study's parts, in the file's order."""
+    """The outcomes of a study's parts, in the file's order."""
 
     parts: list[Done]
     store: Path
     planning: dict[str, list[str]] = field(default_factory=dict)
-    """Part -> what its planning said."""
+    """Part -> notes from planning."""
 
     @property
     def records(self) -> list[Record]:
@@ -124,7 +124,7 @@ class StudyRun(Shown):
 
     @property
     def failed(self) -> list[Outcome]:
-        """Trials that failed; `error` says why."""
+        """Trials that failed; `error` has the reason."""
         return [o for part in self.parts for o in part.failed]
 
     @property
@@ -133,7 +133,7 @@ class StudyRun(Shown):
         return [f"{part.part.name}: {failure}" for part in self.parts for failure in part.failures]
 
     def frame(self) -> pd.DataFrame:
-        """One row per trial, as in `Run.frame`, with its `part`; of a search, those that were retrained."""
+        """One row per trial, as in `Run.frame`, with its `part`; for a search, its retrained winners."""
         import pandas as pd
 
         return pd.DataFrame([{"part": p.part.name, **outcome_row(o)} for p in self.parts for o in p.outcomes])
@@ -143,7 +143,7 @@ class StudyRun(Shown):
         return outcome_summary(self.frame())
 
     def notes(self) -> list[str]:
-        """What planning said, and what failed."""
+        """Notes from planning, and failures."""
         said = [f"{part}: {note}" for part, notes in self.planning.items() for note in notes]
         return [*said, *(f"Failed: {f}" for f in (*self.failures, *map(reason, self.failed)))]
 
@@ -169,20 +169,20 @@ def study(
 ) -> StudyRun:
     """Run every part of a study file, runs and searches, one after another into one store.
 
-    Called again, it resumes: what is in the store already is not run again.
+    Called again, it resumes: what is already in the store is not run again.
 
     Args:
         file: YAML with `common` and `parts`; see `wbcbench study --help`.
         only: names of some parts; default: all, in the file's order.
         store, device, executor, jobs, cpus_per_trial, gpus_per_trial, ray_address: as in `wbcbench.run`, for every
-            part; None: what the file says.
-        set: any parameter by its dotted name, for every part; wins over all else.
+            part; None: as in the file.
+        set: any parameter by its dotted name, for every part; overrides everything else.
         plugins_dir, no_plugins, progress: as in `wbcbench.run`.
         evaluate: "full": also every subset of modalities, corruptions and reliance; `examinations` of each part.
-        check: raise when something failed; without it, `failed` and `failures` of the result have it.
+        check: raise if something failed; if False, `failed` and `failures` of the result list it.
 
     Returns:
-        What became of every part.
+        The outcome of every part.
 
     Raises:
         UsageError: an unknown key, part or name.
@@ -200,7 +200,7 @@ def study(
         first = done.failures[0] if done.failures else done.failed[0].error.rstrip()
         raise TrialFailedError(
             f"{len(done.failed)} trials and {len(done.failures)} parts failed; the others are in {done.store}. "
-            f"The first:\n{first}\nstudy(..., check=False) returns what there is."
+            f"The first:\n{first}\nstudy(..., check=False) returns the others."
         )
     return done
 

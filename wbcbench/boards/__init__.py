@@ -3,7 +3,7 @@
     from wbcbench.boards import Options, build
     boards = build(["wbcbench-store"], Options(by="balanced_accuracy"))
 
-`model` says what a board is; `build` makes them; `formats` turns them into text and files; `figures` draws them.
+`model` defines boards; `build` makes them; `formats` writes them as text and files; `figures` draws them.
 """
 
 from wbcbench.boards.build import build, report

@@ -1,4 +1,4 @@
-"""One board: the seeds it needs, its rows, their gains over single modalities and no distillation, their ranks."""
+"""One board: its seeds and rows, their gains over single modalities and no distillation, and their ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Methods = Mapping[str, Sequence[Found]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """Finds baselines among the methods of a board and measures against them."""
+    """Finds baselines among the methods of a board and computes differences from them."""
 
     methods: Methods
     """Method id -> records in order of seed, references included."""
@@ -30,7 +30,7 @@ class Baselines:
     higher_is_better: bool
 
     def single(self, row: Row) -> str | None:
-        """Best single modality of the row's backbone with all its seeds: best by validation, never by test."""
+        """Best single modality with the row's backbone and all its seeds: best by validation, never by test."""
         mine = self.methods[row.method_id][0].entry
         if mine.fusion == "single":
             return None
@@ -47,7 +47,7 @@ class Baselines:
         return None if best is None else best[1]
 
     def no_kd(self, row: Row) -> tuple[str, bool] | None:
-        """The same student without distillation, and whether its recipe is the same too."""
+        """The same student without distillation, and whether it has the same recipe."""
         mine = self.methods[row.method_id][0].entry
         if mine.kd == "none":
             return None
@@ -67,7 +67,7 @@ class Baselines:
         names: Mapping[str, str],
         exact: bool = True,
     ) -> Difference | None:
-        """The row's lead over another method; positive is better."""
+        """The row's lead over another method; positive means better."""
         if against is None:
             return None
         u = stats.pair(row.method_id, against)
@@ -96,7 +96,7 @@ _STATUS_ORDER = {"ranked": 0, "reference": 1, "incomplete": 2}
 def make_board(
     group: Group, maker: RowMaker, options: Options, *, statistics: bool, with_details: bool
 ) -> tuple[Board, dict[str, str]]:
-    """A board, and the records that were refused once their predictions were read (trial id -> reason)."""
+    """A board, and the records that were refused after reading their predictions (trial id -> reason)."""
     higher = METRICS[options.by].higher_is_better
     seeds = board_seeds(by_method(group.own), options, group.digest)
     methods = _methods(group, seeds)
@@ -167,7 +167,7 @@ def make_board(
 
 
 def _methods(group: Group, seeds: tuple[int, ...]) -> dict[str, list[Found]]:
-    """Records that count: a method that has all seeds of the board is judged on these alone."""
+    """Records that count: for a method that has all seeds of the board, only those seeds."""
     methods = by_method(group.own)
     for method, records in methods.items():
         if set(seeds) <= {f.entry.seed for f in records}:
@@ -231,7 +231,7 @@ def _ranked(rows: list[Row], stats: BoardStatistics, by: str, higher: bool) -> t
 
 
 def _ranked_by_mean(rows: list[Row], by: str, higher: bool) -> list[Row]:
-    """Without statistics only equal means share a rank."""
+    """Without statistics, only rows with equal means share a rank."""
     last: tuple[float | None, int] = (None, 0)
     for place, i in enumerate(_order(rows, by, higher), start=1):
         mean = rows[i].metrics[by].mean

@@ -1,4 +1,4 @@
-"""The statistics of one board, from its records' predictions; cached beside the index by what they depend on."""
+"""The statistics of one board, from its records' predictions; cached next to the index, keyed by their inputs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from wbcbench.files import atomic_write_bytes
 from wbcbench.spec import digest
 
 STATISTICS_VERSION = 3
-"""Raised, with `Kept.version`, when any number below would come out differently."""
+"""Incremented, with `Kept.version`, when any number below would change."""
 _BATCH = 100_000_000
-"""Bytes of features and of resampled metrics held at a time."""
+"""Maximum bytes of features and of resampled metrics in memory."""
 
 SCALES: dict[str, Scale] = {
     "macro_f1": "logit", "balanced_accuracy": "logit", "accuracy": "logit", "auroc": "logit", "nll": "log",
@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 
 class Kept(BaseModel):
-    """What is stored: small, and complete for the same question."""
+    """What is cached: small, and sufficient to answer the same question again."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,14 +56,14 @@ class Kept(BaseModel):
 class BoardStatistics:
     """Intervals of every method of a board, and the uncertainty of any paired difference.
 
-    Predictions are read only for questions that were not answered before.
+    Predictions are read only for results that are not cached.
     """
 
     def __init__(
         self, methods: Mapping[str, Sequence[Found]], options: Options, root: Path, classes: int,
         metrics: Sequence[str] = METRIC_ORDER,
     ) -> None:  # fmt: skip
-        """`metrics` are those that need intervals, the board's among them."""
+        """`metrics` are those that need intervals, including the board's metric."""
         self.metrics = tuple(metrics)
         self.methods = {m: list(records) for m, records in methods.items()}
         self.options = options
@@ -81,7 +81,7 @@ class BoardStatistics:
             self.kept = kept
 
     def interval(self, method: str, metric: str) -> tuple[float, float] | None:
-        """95 % interval of a method's mean; None where the metric is undefined."""
+        """95 % interval of a method's mean; None if the metric is undefined."""
         return self.kept.intervals.get(method, {}).get(metric)
 
     def pair(self, a: str, b: str) -> Uncertainty:
@@ -107,10 +107,10 @@ class BoardStatistics:
         """Mean of some methods minus mean of as many others, on the board's metric.
 
         Args:
-            mine: methods, of which each has the seeds of all.
+            mine: methods that all have the same seeds.
             base: the same.
-            every: sets like these two, themselves included, from which to learn how much such means scatter
-                between seeds.
+            every: sets like these two, including them, from which the variance of such means between seeds is
+                estimated.
         """
         if not self._resampled:
             self._resample()
@@ -136,7 +136,7 @@ class BoardStatistics:
         return [there.index(seed) for seed in seeds]
 
     def _scatter(self, seeds: tuple[int, ...]) -> tuple[dict[str, float], float] | None:
-        """Variance between these seeds, and its degrees of freedom, learnt from every method that has them all."""
+        """Variance between these seeds, and its degrees of freedom, from every method that has them all."""
         if len(seeds) < 2:
             return None
         if seeds not in self._scatters:
@@ -146,7 +146,7 @@ class BoardStatistics:
         return self._scatters[seeds]
 
     def save(self) -> None:
-        """Keep what was found, if anything is new and the store can be written."""
+        """Cache the results, if any are new and the store can be written."""
         if self._changed and self.options.index:
             with suppress(WbcbenchError):
                 atomic_write_bytes(self._path, self.kept.model_dump_json().encode())

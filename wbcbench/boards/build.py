@@ -1,4 +1,4 @@
-"""From stores to boards, and what holds over several of them."""
+"""Builds boards from stores, and comparisons over several boards."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from wbcbench.spec import digest
 
 
 def across(boards: Sequence[Board], by: str) -> list[Across]:
-    """One comparison of the methods that are ranked on every data set; empty where they are too few.
+    """One comparison of the methods that are ranked on every data set; empty if there are too few.
 
-    Needs two data sets and three methods; `matching` says which rows are one method. Of several boards of one data
-    set the largest counts.
+    Needs two data sets and three methods; `matching` decides which rows are the same method. Of several boards of
+    one data set the largest is used.
     """
     firsts: dict[str, Board] = {}
     for board in boards:
@@ -92,7 +92,7 @@ def _runs(row: Row, by: str, sign: float) -> list[float]:
 
 
 def families(boards: Sequence[Board]) -> list[list[Board]]:
-    """Boards whose keys are equal but for the split, two or more each; in the order of the boards."""
+    """Groups of two or more boards whose keys differ only in the split; in the order of the boards."""
     found: dict[str, list[Board]] = {}
     for board in boards:
         found.setdefault(digest(board.key.model_copy(update={"split": ""})), []).append(board)
@@ -100,11 +100,11 @@ def families(boards: Sequence[Board]) -> list[list[Board]]:
 
 
 def over_splits(boards: Sequence[Board], board: Board, a: Row, b: Row, by: str) -> str | None:
-    """Nadeau and Bengio's test of two rows of `board`, in words; None where there is one split only.
+    """Nadeau and Bengio's test of two rows of `board`, as a sentence; None if there is only one split.
 
-    On another split a row is the same method if its specification is the same, teachers included but for the split
-    that they learnt on. Each split gives one difference, of means over the same seeds; splits on which a row lacks
-    one of them are left out.
+    On another split a row is the same method if its specification is the same, including teachers, except for the
+    split that they were trained on. Each split gives one difference, of means over the same seeds; splits on which
+    a row lacks one of the seeds are left out.
     """
     siblings = next((own for own in families(boards) if board.digest in {o.digest for o in own}), [])
     names = _makeup(a), _makeup(b)
@@ -139,7 +139,7 @@ def over_splits(boards: Sequence[Board], board: Board, a: Row, b: Row, by: str) 
 
 
 def with_hints(boards: Sequence[Board]) -> list[Board]:
-    """The boards, each with a note of those that are the same data on another split, and what joins them."""
+    """The boards, each with a note on boards of the same data with another split, and how to compare them."""
     found = {b.digest: b for b in boards}
     for own in families(boards):
         for b in own if any(len(x.rows) > 1 for x in own) else ():
@@ -153,7 +153,7 @@ def with_hints(boards: Sequence[Board]) -> list[Board]:
 
 
 def _makeup(row: Row) -> str:
-    """Equal for rows of one specification, whatever the split; the method's id where none can be read."""
+    """Equal for rows with the same specification apart from the split; the method's id if it cannot be read."""
     try:
         method = checks.read_trial(_path(row)).method.model_dump(mode="json")
     except RecordError:
@@ -179,7 +179,7 @@ def _test_cells(row: Row) -> bytes:
 
 
 def _test_to_train(row: Row) -> float:
-    """Test cells per training cell, as the protocol divides them."""
+    """Test cells per training cell, according to the protocol's split."""
     split = checks.read_trial(_path(row)).protocol.split
     return split.test / (1 - split.test - split.val)
 
@@ -198,13 +198,13 @@ def build(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) -> 
 
     Raises:
         UsageError: a key or field that no record has.
-        ComparabilityError: one table was asked for, but keys differ.
+        ComparabilityError: one table was requested, but keys differ.
     """
     return list(report(stores, options).boards)
 
 
 def report(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) -> Report:
-    """Boards, comparisons across them, and what was left out; raises as `build` does."""
+    """Boards, comparisons across them, and what was left out; raises what `build` raises."""
     found = gather([s if isinstance(s, Store) else Store(s) for s in stores], options)
     chosen = groups(found, options)
     budgets, unread = searches(found.roots)

@@ -1,4 +1,4 @@
-"""Numbers for people, with as many digits as they are worth."""
+"""The columns of tables, and numbers formatted with their significant digits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def count(value: float | None) -> str:
 
 
 def two_digits(value: float) -> str:
-    """0.0234 -> `0.023`, 9.41 -> `9.4`, 123 -> `120`: what a timing is worth, without an exponent."""
+    """0.0234 -> `0.023`, 9.41 -> `9.4`, 123 -> `120`: the precision of a timing, without an exponent."""
     rounded = float(f"{value:.1e}")
     places = 1 - floor(log10(rounded)) if rounded > 0 else 0
     return f"{rounded:.{max(0, places)}f}"
@@ -39,7 +39,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `cell` gives plain text, which each format still escapes."""
+    """One column. `cell` returns plain text, which each format must escape."""
 
     header: str
     doc: str
@@ -188,13 +188,13 @@ NARROW = (
 """Shown by default; `{by}` is the metric that ranks."""
 
 SHARED = ("backbone", "device")
-"""Left out of the default choice, and said once below the table, where all rows have the same."""
+"""Left out of the default columns if all rows have the same value, which is then stated below the table."""
 
 FIRST_TO_GO = (
     "device", "backbone", "search", "latency", "macs", "worst_subset", "params", "over_single", "over_no_kd",
     "{by}_interval", "provider",
 )  # fmt: skip
-"""In which order columns of the default choice are left out where a terminal is too narrow for them."""
+"""The order in which default columns are dropped if a terminal is too narrow."""
 
 WIDE = (
     "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval",
@@ -208,7 +208,7 @@ _OPTIONAL = frozenset({
     "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
     *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
-"""Left out of a default choice where no row has anything to say."""
+"""Left out of the default columns if they are empty in every row."""
 
 
 def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False) -> dict[str, Column]:
@@ -217,7 +217,7 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
     Args:
         board: empty optional columns, and those of `shared`, are left out, unless named.
         names: exactly these, in this order.
-        wide: all instead of those that fit a terminal.
+        wide: all columns, not only those that fit a terminal.
 
     Raises:
         UsageError: a name that is no column.
@@ -239,7 +239,7 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
 
 
 def shared(board: Board) -> dict[str, str]:
-    """Those of `SHARED` that are the same in every row, with what they are."""
+    """The columns of `SHARED` that are the same in every row, with their values."""
     cells = {name: {COLUMNS[name].cell(r, board) for r in board.rows} for name in SHARED}
     return {name: values.pop() for name, values in cells.items() if len(values) == 1}
 

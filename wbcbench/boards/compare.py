@@ -1,4 +1,4 @@
-"""In what the specifications of two methods differ, line by line."""
+"""Comparison of two methods: their results, and the differences of their specifications."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wbcbench.records.store import Store
 
 
 def spec_differences(a: Row, b: Row) -> Iterator[str]:
-    """`field: a's != b's`; teachers are told by what they read and are made of."""
+    """Lines `field: a's != b's`; teachers are identified by their modalities and components."""
     paths = [row.sources[0].path for row in (a, b)]
     assert all(paths)
     mine, theirs = (checks.read_trial(p).method.model_dump(mode="json") for p in paths if p is not None)
@@ -64,14 +64,14 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         stores: where their records are.
         a: a row's name, the beginning of a method's or a trial's id, or its fusion where only one row has that.
         b: the same.
-        options: as for boards; `options.by` is the metric compared.
+        options: as for boards; `options.by` is the compared metric.
 
     Raises:
         UsageError: no such method, or several.
-        ComparabilityError: they stand on different boards, or share no seed that counts.
+        ComparabilityError: they are on different boards, or share no valid seed.
 
-    Records that a board would refuse are left out and named. Where boards differ in the split only, the largest
-    is chosen, and `Explanation.splits` says what holds over all of them.
+    Records that a board would refuse are left out and listed. If boards differ only in the split, the largest is
+    used, and `Explanation.splits` has the test over all of them.
     """
     fast = replace(options, statistics=False, details=False)
     opened = [s if isinstance(s, Store) else Store(s) for s in stores]
@@ -120,7 +120,7 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
 def _shared_seeds(
     a: Row, b: Row, samples: Mapping[str, Sequence[Sample]], refused: Mapping[str, str]
 ) -> list[int]:
-    """Seeds of which both rows have predictions that count."""
+    """Seeds for which both rows have valid predictions."""
     there = [{s.seed for s in samples.get(r.method_id, ())} for r in (a, b)]
     if seeds := sorted(there[0] & there[1]):
         return seeds
@@ -132,7 +132,7 @@ def _shared_seeds(
 
 
 def _everywhere(stores: Sequence[Store], asked: Sequence[Board], options: Options) -> list[Board]:
-    """The boards asked for, and those that --key and --where leave out."""
+    """The requested boards, and those that --key and --where leave out."""
     if not options.keys and not options.where:
         return list(asked)
     every = report(stores, replace(options, keys=(), where={})).boards
@@ -153,13 +153,13 @@ def _find(boards: Sequence[Board], a: str, b: str) -> tuple[Board, Row, Row]:
         first = next(board for board, x, _ in hits if x)
         second = next(board for board, _, y in hits if y)
         near = [r.name for r in first.rows if r.name.startswith(b)][:10]
-        beside = f" Beside '{a}' there is: {'; '.join(near)}." if near else ""
+        beside = f" In the table of '{a}': {'; '.join(near)}." if near else ""
         remedy = f"Only rows of one table can be compared.{beside}"
         raise mixed([(first.digest, first.key), (second.digest, second.key)], remedy)
-    # boards that differ in the split only are one question; the largest comes first
+    # boards that differ only in the split are treated as one; the largest comes first
     if len(shared) > 1 and [len(own) for own in families([board for board, _, _ in shared])] != [len(shared)]:
         keys = ", ".join(f"{board.digest} ({board.key.dataset})" for board, _, _ in shared)
-        raise UsageError(f"'{a}' and '{b}' stand together on several boards: {keys}. Choose one with --key.")
+        raise UsageError(f"'{a}' and '{b}' are both on several boards: {keys}. Choose one with --key.")
     board, x, y = shared[0]
     for name, rows in ((a, x), (b, y)):
         if len(rows) > 1:
@@ -178,7 +178,7 @@ def _matches(board: Board, text: str) -> list[Row]:
         and (r.method_id.startswith(text.lstrip("#")) or any(s.trial_id.startswith(text) for s in r.sources))
     ]  # fmt: skip
     exact = [r for r in board.rows if r.name == text]
-    # `a + b (weight=1)` and `a + b #1234` are names made unique; without that they may still mean several
+    # `a + b (weight=1)` and `a + b #1234` are names made unique; without the suffix they may be ambiguous
     loose = [r for r in board.rows if text in (r.method, r.name.split(" #")[0].split(" (")[0])]
     return by_id or exact or loose
 

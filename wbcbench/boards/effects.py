@@ -1,11 +1,11 @@
-"""What one part of a method is worth on average: fusions, distillers, backbones or policies, all else equal.
+"""The average effect of one part of a method, all else equal: fusions, distillers, backbones or policies.
 
-A board of fusions x distillers x seeds is a factorial experiment. Its rows, one against one, say little: there are
-thousands of pairs. An effect averages the paired difference between two levels (`gmu` and `early`, say) over every
-*block* in which both were run: the same distiller, teachers, backbone, policies and recipe. Cells and seeds are
-treated as for a single pair (`statistics.uncertainty`), with means over blocks in place of methods; p-values are
-corrected for all levels of the board (Holm). An average hides interactions: `ahead` counts the blocks in which the
-level leads.
+A board of fusions x distillers x seeds is a factorial experiment. Comparing its rows pair by pair is of little
+use, since there are thousands of pairs. An effect averages the paired difference between two levels (`gmu` and
+`early`, for example) over every *block* in which both were run: the same distiller, teachers, backbone, policies
+and recipe. Cells and seeds are treated as for a single pair (`statistics.uncertainty`), with means over blocks
+instead of methods; p-values are corrected for all levels of the board (Holm). An average hides interactions:
+`ahead` counts the blocks in which the level leads.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from wbcbench.spec.trial import Component, Method
 Factor = Literal["fusion", "kd", "backbone", "policy"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 USUAL: Mapping[Factor, str] = {"fusion": "early", "kd": "none", "policy": "none"}
-"""What levels are measured against unless another is named."""
+"""The level that others are compared with by default."""
 
 
 class Effect(Strict):
-    """One level of a factor against another."""
+    """One level of a factor compared with another."""
 
     level: str
     lead: float
-    """Mean over blocks and seeds; positive is better."""
+    """Mean over blocks and seeds; positive means better."""
     low: float
     high: float
     """95 % interval."""
@@ -50,9 +50,9 @@ class Effect(Strict):
     """After Holm's correction."""
     blocks: int
     ahead: int
-    """Blocks in which the mean over seeds is ahead."""
+    """Number of blocks in which the mean over seeds is ahead."""
     macs: float | None
-    """Of the level as a multiple, mean over blocks."""
+    """MACs of the level as a multiple of the other's, mean over blocks."""
 
 
 class Effects(Strict):
@@ -76,10 +76,10 @@ def effects(
 
     Args:
         stores: where the records are.
-        of: what is varied.
+        of: the factor that varies.
         options: as for boards; only methods with all seeds of the board count.
-        against: the level that others are measured against; default `USUAL`. A component's bare name means,
-            where a board has it with several settings, the one that most blocks have.
+        against: the level that others are compared with; default `USUAL`. If a board has a component with
+            several settings, its bare name means the setting that most blocks have.
 
     Raises:
         UsageError: no board has that level.
@@ -179,12 +179,12 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
     "fusion": ("fusion",),
     "backbone": ("backbone",),
     "policy": ("policies",),
-    "kd": ("distillers", "routing", "teachers"),  # without distillation there are neither teachers nor a routing
+    "kd": ("distillers", "routing", "teachers"),  # without distillation there are no teachers and no routing
 }
 
 
 def _part(method: Method, of: Factor) -> tuple[Any, ...]:
-    """The components that make the level, and for distillation who teaches, and whom."""
+    """The components of the level, and for distillation the teachers and the routing."""
     if of == "fusion":
         return (method.fusion,)
     if of == "backbone":
@@ -207,7 +207,7 @@ def _mark(part: Iterable[Any]) -> str:
 
 
 def _names(parts: Iterable[tuple[Any, ...]]) -> dict[str, str]:
-    """Mark -> name for people: parameters, and who teaches, only where names would be equal without."""
+    """Mark -> readable name, with parameters and teachers only where names would otherwise be equal."""
     unique = {_mark(p): p for p in parts}
     twins: dict[str, list[str]] = {}
     for mark, part in unique.items():

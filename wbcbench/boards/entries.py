@@ -1,4 +1,4 @@
-"""One record as a line of the index: what tables need of it, without its predictions and weights."""
+"""One record as an entry of the index: what tables need, without its predictions and weights."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from wbcbench.spec import digest
 
 WEIGHTS = "model.safetensors"
 METRIC_ORDER = tuple(METRICS)
-"""Of the tuples in `Entry`."""
+"""Order of the metrics in the tuples of `Entry`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record that was checked. Keys and components, which many records share, are named by digest."""
+    """A record that was checked. Keys and components, which many records share, are referenced by digest."""
 
     trial_id: str
     stamp: str
-    """Of the files as they lie on this machine, see `stamp`."""
+    """Of the files on this machine, see `stamp`."""
     checked: Checked
     digest: str
     key: str
     components: str
     method_id: str
     twin: str
-    """Equal for methods that differ in distillation only."""
+    """Equal for methods that differ only in distillation."""
     loose_twin: str
-    """The same, whatever the recipe."""
+    """The same, ignoring the recipe."""
     backbone_id: str
     """With parameters."""
     label: str
@@ -67,14 +67,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A record without a look at the test split, which searches leave: never on a board."""
+    """A record of a search's trial, without test predictions: never on a board."""
 
     stamp: str
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """An entry with what it names by digest."""
+    """An entry with the documents that it references by digest."""
 
     entry: Entry
     key: ComparisonKey
@@ -84,8 +84,8 @@ class Read:
 def stamp(folder: Path, packed: bool = False) -> str:
     """Changes when any file of the record is written, replaced or copied.
 
-    Times of the last change of the inode are part of it, which no archive restores: what an index says of files on
-    another machine is never believed here. Raises `RecordError` where a file is missing; a pack may lack weights.
+    It includes the inode change times, which no archive restores, so an index from another machine is never
+    trusted here. Raises `RecordError` if a file is missing; a pack may lack weights.
     """
     parts = []
     for name in FILES:
@@ -100,10 +100,10 @@ def stamp(folder: Path, packed: bool = False) -> str:
 
 
 def read(folder: Path, checked: Checked, packed: bool = False) -> Read | Sealed:
-    """Read and check one record; of a pack, which was checked as a whole, only what it says is read.
+    """Read and check one record. A record of a pack, which was checked as a whole, is only read.
 
     Raises:
-        RecordError: it is not what it claims.
+        RecordError: the record is damaged or was changed.
     """
     mark = stamp(folder, packed)
     result, document = checks.read_document(folder)
@@ -170,7 +170,7 @@ def _entry(mark: str, checked: Checked, result: Result, key: str, components: st
 
 
 # Most records share most documents with others. As keys of a cache they are marshalled, which takes a tenth of the
-# time of their canonical form; version 2 gives equal bytes for equal documents, and no one else reads them.
+# time of their canonical form; version 2 gives equal bytes for equal documents, and the bytes are not stored.
 
 
 def _digest(document: Any) -> str:

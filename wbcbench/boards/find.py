@@ -1,4 +1,4 @@
-"""Which records a person means: an id or the beginning of one, a folder, or a method's name."""
+"""Finds records by what a user typed: an id or the beginning of one, a folder, or a method's name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record
 
     Args:
         text: a trial's id, a unique beginning of one, the path of a record's folder, or a method's name as
-            leaderboards show it (`independent + logits`) or a unique beginning of one, of which the seed with the
-            best validation score is taken.
+            shown on leaderboards (`independent + logits`) or a unique beginning of one, which gives the seed with
+            the best validation score.
         store: where ids and names are looked up.
-        verify: how closely the record is checked.
+        verify: how thoroughly the record is checked.
 
     Raises:
-        UsageError: nothing is called so, or several things are.
+        UsageError: no record matches, or several methods do.
         RecordError: the record is damaged.
     """
     found = _trial(text, store, verify)
@@ -31,9 +31,9 @@ def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record
 
 
 def find_records(text: str | Path, store: Store, verify: Verify = True) -> list[Record]:
-    """The finished records that `text` names: one of a trial's id or folder, all seeds of a method's name.
+    """The finished records that `text` names: one for a trial's id or folder, all seeds for a method's name.
 
-    Takes and raises what `find_record` does.
+    Arguments and errors are those of `find_record`.
     """
     found = _trial(text, store, verify)
     if found is not None:
@@ -43,7 +43,7 @@ def find_records(text: str | Path, store: Store, verify: Verify = True) -> list[
 
 
 def _trial(text: str | Path, store: Store, verify: Verify) -> Record | None:
-    """The record of that folder or trial id; None: it may be a name."""
+    """The record of that folder or trial id; None if `text` may be a name."""
     path, text = Path(text), str(text)
     if text and (path / RESULT).is_file():
         return Store.load_folder(path.resolve(), verify)
@@ -53,7 +53,7 @@ def _trial(text: str | Path, store: Store, verify: Verify) -> Record | None:
     if text in found or len(found) == 1:
         return store.load(text if text in found else found[0], verify)
     if len(found) > 1:
-        raise UsageError(f"Expected the beginning of one record's id, but '{text}' begins {_listed(found)}.")
+        raise UsageError(f"Expected the beginning of one record's id, but '{text}' matches {_listed(found)}.")
     return None
 
 
@@ -62,7 +62,7 @@ def _by_name(text: str, store: Store) -> list[Result]:
     results = [r.result for r in store.scan(verify=False)[0] if r.result.status == "done"]
     if not results:
         raise UsageError(
-            f"Expected records in {store.shown}, but there is none. Name a store with --store, or a record by "
+            f"Expected records in {store.shown}, but there are none. Name a store with --store, or a record by "
             "its folder or trial id."
         )
     called = [r for r in results if text in (r.title, _plain(r))]
@@ -78,7 +78,7 @@ def _by_name(text: str, store: Store) -> list[Result]:
         near = "" if begun else did_you_mean(text, names | {r.trial_id for r in results})
         raise UsageError(
             f"No record in {store.shown} is '{text}'.{near} Expected a trial id, a method's name, the beginning "
-            f"of one of either, or a folder. {'So begin' if begun else 'Methods here'}: {_listed(sorted(names))}."
+            f"of one of either, or a folder. {'Matches' if begun else 'Methods here'}: {_listed(sorted(names))}."
         )
     if len({r.method_id for r in named}) > 1:
         ids = [r.trial_id for r in named]
@@ -87,12 +87,12 @@ def _by_name(text: str, store: Store) -> list[Result]:
 
 
 def _plain(result: Result) -> str:
-    """The method's name without the modality that is read where there is one: `early + logits`."""
+    """The method's name without its single modality: `early + logits`."""
     return method_name(result.fusion, result.kd, result.policies)
 
 
 def _on_boards(text: str, store: Store) -> set[str]:
-    """The trials of the rows that boards call so: with backbone or parameters, where two rows shared a name."""
+    """The trials of the rows with this name on boards, which may include a backbone or parameters."""
     from wbcbench.boards import Options, report
 
     found = report([store], Options(verify="quick", statistics=False, details=False, index=False))

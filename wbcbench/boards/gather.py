@@ -1,4 +1,4 @@
-"""Records of one or more stores as one set; which boards they make, and which seeds a row needs."""
+"""Combines the records of one or more stores; groups them into boards, and decides which seeds a row needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wbcbench.spec.canonical import flat
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry and the store that it lies in."""
+    """An entry and the store that contains it."""
 
     entry: Entry
     root: Path
@@ -29,12 +29,12 @@ class Found:
     @property
     def path(self) -> Path:
         """The record's folder."""
-        return Path(f"{self.root}/records/{self.entry.trial_id}")  # a third of the time of two joins
+        return Path(f"{self.root}/records/{self.entry.trial_id}")  # takes a third of the time of two joins
 
 
 @dataclass
 class Gathered:
-    """What the stores hold, and what was left out."""
+    """The records of the stores, and what was left out."""
 
     trials: dict[str, Found] = field(default_factory=dict)
     """Trial id -> its record."""
@@ -48,7 +48,7 @@ class Gathered:
 def gather(stores: Sequence[Store], options: Options) -> Gathered:
     """Read the stores.
 
-    The same trial in two stores counts once where the records' digests agree. Where they do not, the trial is not
+    The same trial in two stores counts once if the records' digests agree. If they do not, the trial is not
     reproducible and is left out.
     """
     found = Gathered()
@@ -113,7 +113,7 @@ def refusal(root: Path, name: str, reason: str) -> Refused:
 
 
 def by_method(found: Iterable[Found]) -> dict[str, list[Found]]:
-    """Records of each method in order of seed; methods in order of id."""
+    """Records of each method, sorted by seed; methods sorted by id."""
     groups: dict[str, list[Found]] = {}
     for f in found:
         groups.setdefault(f.entry.method_id, []).append(f)
@@ -124,11 +124,11 @@ Seeds = tuple[int, ...]
 
 
 def board_seeds(methods: Mapping[str, Sequence[Found]], options: Options, digest: str) -> Seeds:
-    """Those asked for; else those that the board was published with; else the usual ones of its rows.
+    """The requested seeds; else those that the board was published with; else those that most rows have.
 
     Args:
-        methods: records of each method, in order of seed.
-        options: what was asked for.
+        methods: records of each method, sorted by seed.
+        options: the user's choices.
         digest: of the board's key.
     """
     if options.seeds is not None:
@@ -139,9 +139,9 @@ def board_seeds(methods: Mapping[str, Sequence[Found]], options: Options, digest
 
 
 def usual_seeds(rows: Iterable[Seeds]) -> Seeds:
-    """The set of seeds that most rows have; of equally frequent ones the larger, then the lowest.
+    """The set of seeds that most rows have; of equally frequent sets the larger, then the lowest.
 
-    Not the largest: one row with a seed more would leave all others unranked.
+    Not the largest set: one row with an extra seed would leave all others unranked.
     """
     found = Counter(rows)
     return min(found, key=lambda s: (-found[s], -len(s), s), default=())
@@ -159,13 +159,13 @@ class Group:
 
 
 def groups(found: Gathered, options: Options) -> list[Group]:
-    """The boards asked for, largest first.
+    """The requested boards, largest first.
 
-    A board of nothing but records that are references elsewhere is left out, unless it is asked for by its key.
+    A board whose records are all references on other boards is left out, unless it is requested by its key.
 
     Raises:
         UsageError: an unknown key or field.
-        ComparabilityError: one table was asked for, but the records are not comparable.
+        ComparabilityError: one table was requested, but the records are not comparable.
     """
     members: dict[str, list[Found]] = {}
     for f in found.trials.values():
@@ -203,7 +203,7 @@ ONE_TABLE = "Choose one with --key or --where, or leave out --together to get on
 
 
 def mixed(keys: list[tuple[str, ComparisonKey]], remedy: str = ONE_TABLE) -> ComparabilityError:
-    """The refusal to put different keys into one table; says in which fields they differ."""
+    """The error for different keys in one table; lists the fields in which they differ."""
     (first, mine), *others = keys
     lines = [f"Expected records of one comparison key for one table, but there are {len(keys)}:"]
     for name, theirs in others[:10]:

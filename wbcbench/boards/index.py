@@ -1,8 +1,8 @@
-"""`<store>/index/records.json`: what was read of every record, so that only new and changed ones are read again.
+"""`<store>/index/records.json`: what was read from every record, so that only new and changed ones are read again.
 
-Safe to delete: what comes out is the same with it and without it. A record whose files changed in any way is read
-anew, and an index that came with a copied store matches no file here, so nothing is believed that this machine did
-not check itself. The file carries its own SHA-256: one flipped bit of a number would else stand on a board.
+Safe to delete: results are the same with and without it. A record whose files changed in any way is read again,
+and the index of a copied store matches no file here, so only what this machine has checked itself is trusted. The
+file contains its own SHA-256: otherwise one flipped bit could change a number on a board.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _LEVEL: dict[Checked, int] = {"quick": 0, "files": 1, "full": 2}
 _SIGNATURE = b'{"sha256":"%s",'
 _SIGNED = len(_SIGNATURE % bytes(64))
 _PARALLEL = 3000
-"""Records to read above which several processes do it."""
+"""Number of records above which several processes read them."""
 _CHUNK = 500
-"""Records that a process reads at a time."""
+"""Records per chunk of one process."""
 
 
 class IndexFile(BaseModel):
@@ -46,7 +46,7 @@ class IndexFile(BaseModel):
 
 @dataclass
 class Contents:
-    """What a store holds."""
+    """The contents of a store."""
 
     entries: list[Entry] = field(default_factory=list)
     """By trial id."""
@@ -56,21 +56,21 @@ class Contents:
     refused: list[tuple[str, str]] = field(default_factory=list)
     """Folder name and reason."""
     read: int = 0
-    """How many records were read, the others being known."""
+    """How many records were read; the others were in the index."""
 
 
 def contents(
     store: Store, verify: Checked | None = None, use_index: bool = True, packed: bool = False
 ) -> Contents:
-    """Everything in a store; new and changed records are read and checked, and the index is brought up to date.
+    """Everything in a store; new and changed records are read and checked, and the index is updated.
 
     Args:
-        store: where.
-        verify: how closely every record must have been checked; None: by their number, see `level_for`. Records
-            that the index knows to be checked more closely are said to be checked so closely and no more, since
-            what comes out must not depend on what was asked before.
+        store: the store.
+        verify: how thoroughly every record must have been checked; None: by their number, see `level_for`.
+            Records that were checked more thoroughly before are reported at this level only, since results must
+            not depend on earlier calls.
         use_index: False: read everything and write nothing.
-        packed: records were checked already, and may be without their weights.
+        packed: records were checked already, and may lack their weights.
     """
     folders = store.folders()
     level = verify or level_for(len(folders))
@@ -120,7 +120,7 @@ def contents(
 
 
 def level_for(count: int) -> Checked:
-    """How closely so many records can be checked in a minute or so."""
+    """How thoroughly this many records can be checked in about a minute."""
     return "full" if count <= 200 else "files" if count <= 5000 else "quick"
 
 
@@ -132,7 +132,7 @@ def _read_all(folders: list[Path], level: Checked, packed: bool) -> Iterable[tup
         return
     from joblib import Parallel, delayed
 
-    # joblib's workers do not run the caller's script again, which may have no `if __name__ == "__main__"`
+    # joblib's workers do not re-run the caller's script, which may have no `if __name__ == "__main__"`
     pool = Parallel(workers, backend="loky", return_as="generator", batch_size=1)
     chunks = (folders[i : i + _CHUNK] for i in range(0, len(folders), _CHUNK))
     for chunk in pool(delayed(_read_chunk)(chunk, level, packed) for chunk in chunks):
@@ -140,7 +140,7 @@ def _read_all(folders: list[Path], level: Checked, packed: bool) -> Iterable[tup
 
 
 def _read_chunk(folders: list[Path], level: Checked, packed: bool) -> list[tuple[str, Read | Sealed | str]]:
-    """Records that share a key share the object, so that it travels to the caller's process once a chunk."""
+    """Records with the same key share one object, so that it is sent to the caller's process once per chunk."""
     keys: dict[str, ComparisonKey] = {}
     components: dict[str, tuple[Used, ...]] = {}
     found: list[tuple[str, Read | Sealed | str]] = []
@@ -161,7 +161,7 @@ def _read_one(folder: Path, level: Checked, packed: bool) -> Read | Sealed | str
 
 
 def signed(document: bytes) -> bytes:
-    """A JSON object with the SHA-256 of all the rest as its first key."""
+    """A JSON object with the SHA-256 of the rest as its first key."""
     rest = document.lstrip()[1:]
     return _SIGNATURE % hashlib.sha256(rest).hexdigest().encode() + rest
 
@@ -174,7 +174,7 @@ def _load(path: Path) -> IndexFile:
         index = IndexFile.model_validate_json(data)
     except (OSError, ValidationError):
         return IndexFile()
-    # Whatever the file says, an entry is only used under a key that has the digest which it names.
+    # An entry is only used with a key whose digest is the one that it names.
     keys = {name: key for name, key in index.keys.items() if key.digest == name}
     sound = {
         name: e
@@ -185,7 +185,7 @@ def _load(path: Path) -> IndexFile:
 
 
 def _save(path: Path, index: IndexFile) -> None:
-    # A store that cannot be written can still be read; it just takes as long next time.
+    # A store that cannot be written can still be read; the next time takes as long.
     with suppress(WbcbenchError):
         atomic_write_bytes(path, signed(index.model_dump_json().encode()))
 

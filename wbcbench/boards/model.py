@@ -1,7 +1,7 @@
-"""What a board is: the structure that every format, figure and published page is made from.
+"""The data model of a board, from which every format, figure and published page is made.
 
-`wbcbench.boards.build(stores, options)` returns `Board`s; `wbcbench.boards.report` also says what was
-left out. Everything is frozen, ordered and free of clocks, host names and paths (`Source.path` is not serialised),
+`wbcbench.boards.build(stores, options)` returns `Board`s; `wbcbench.boards.report` also returns what was
+left out. Everything is frozen, ordered and free of times, host names and paths (`Source.path` is not serialised),
 so equal records give equal bytes. `wbcbench leaderboard schema` prints the JSON schema of `Report`.
 """
 
@@ -25,7 +25,7 @@ Status = Literal["ranked", "reference", "incomplete"]
 
 
 class Estimate(Strict):
-    """A metric over seeds. None: undefined, or no statistics were made."""
+    """A metric over seeds. None: undefined, or no statistics were computed."""
 
     mean: float | None = None
     sd: float | None = None
@@ -36,7 +36,7 @@ class Estimate(Strict):
 
 
 class Difference(Strict):
-    """How far a row is ahead of another on the board's metric; positive is better, paired by cell and seed."""
+    """A row's lead over another on the board's metric, paired by cell and seed; positive means better."""
 
     against: str
     """Method id."""
@@ -52,25 +52,25 @@ class Difference(Strict):
 
 
 class Comparison(Strict):
-    """A row against the leader of its tie group's round: what the ranks are made of."""
+    """A row compared with the leader of a tie group: the tests that ranks are based on."""
 
     leader: str
     row: str
     """Method ids."""
     value: float
-    """Leader minus row, positive where the leader is better."""
+    """Leader minus row; positive if the leader is better."""
     low: float
     high: float
     p: float
     p_holm: float
-    """Corrected for all pairs of ranked rows, since any might have led."""
+    """Corrected for all pairs of ranked rows, since any row could have been a leader."""
 
 
 class Timing(Strict):
-    """Speed of the deployed network, median over seeds. Comparable within one device and thread count only."""
+    """Speed of the deployed network, median over seeds. Comparable only for the same device and thread count."""
 
     device: str
-    """Several, joined by ` / `, where seeds ran on different devices: then nothing is said of speed."""
+    """Several, joined by ` / `, if seeds ran on different devices: then no speed is given."""
     threads: int | None = None
     latency_ms: float | None = None
     throughput: float | None = None
@@ -78,18 +78,18 @@ class Timing(Strict):
 
 
 class Teaching(Strict):
-    """What the teachers of a row cost, their own teachers included."""
+    """Cost of the teachers of a row, including their own teachers."""
 
     teachers: int
-    """Distinct trained networks, over all seeds."""
+    """Number of distinct trained networks, over all seeds."""
     train_seconds: float | None
     macs: int | None
-    """Of the teachers of one student, per cell. None for both where a teacher's record is in no given store."""
+    """Of the teachers of one student, per cell. Both are None if a teacher's record is in no given store."""
     params: int | None
 
 
 class Search(Strict):
-    """What a search had spent before it chose this row's parameters, by validation."""
+    """Cost of the search that chose this row's parameters, by validation."""
 
     study: str
     trials: int
@@ -100,7 +100,7 @@ class Search(Strict):
 
 
 class MissingModalities(Strict):
-    """Macro-F1 with only some modalities there, mean over seeds; only where every seed was examined."""
+    """Macro-F1 with only some modalities present, mean over seeds; only if every seed was evaluated in full."""
 
     worst: tuple[str, ...]
     worst_macro_f1: float
@@ -109,7 +109,7 @@ class MissingModalities(Strict):
 
 
 class Part(Strict):
-    """A component that took part, and whose code it is."""
+    """A component of a method, and its provider."""
 
     kind: str
     name: str
@@ -131,7 +131,7 @@ class Source(Strict):
     metrics: dict[str, float | None]
     """On the test split; keys `METRIC_NAMES`."""
     path: Path | None = Field(default=None, exclude=True)
-    """Where it lies; not part of any output."""
+    """Its location; not part of any output."""
 
 
 class ClassScore(Strict):
@@ -142,11 +142,11 @@ class ClassScore(Strict):
     f1: float
     f1_sd: float | None
     support: int
-    """Test cells."""
+    """Number of test cells."""
 
 
 class ReliabilityBin(Strict):
-    """Test cells of all seeds whose top probability falls into one of the equal-width bins."""
+    """Test cells of all seeds whose top probability is in one of the equal-width bins."""
 
     cells: int
     confidence: float
@@ -154,7 +154,7 @@ class ReliabilityBin(Strict):
 
 
 class Details(Strict):
-    """What a page shows of a row and a table does not."""
+    """What a page, but not a table, shows about a row."""
 
     per_class: dict[str, ClassScore]
     confusion: tuple[tuple[int, ...], ...]
@@ -163,25 +163,25 @@ class Details(Strict):
 
 
 class Row(Strict):
-    """One method: everything but the seed is equal."""
+    """One method: everything except the seed is equal."""
 
     rank: int | None
     """1 + number of rows in better tie groups. None: not ranked."""
     tie_group: int | None
-    """1 for the best; rows of a group cannot be told from its best. Groups follow the order of means: the first of
-    a group is worse than the best of the group before, beyond noise. None: no statistics."""
+    """1 for the best; rows of a group cannot be distinguished from its best. Groups follow the order of means: the
+    first of a group is worse than the best of the group before, beyond noise. None: no statistics."""
     status: Status
     """`reference`: reads fewer modalities than the board; `incomplete`: lacks a seed of the board."""
     method: str
-    """Fusion; with its modalities where it reads one: `single[dapi]`."""
+    """Fusion; with its modality if it reads only one: `single[dapi]`."""
     method_id: str
     name: str
-    """For people, unique on the board: `independent + logits`."""
+    """Readable and unique on the board: `independent + logits`."""
     fusion: str
     kd: str
     backbone: str
     backbone_differs: str = ""
-    """`width=24`: the parameters that tell it from the board's other backbones of that name; empty: none do."""
+    """`width=24`: parameters that differ from the board's other backbones of that name; empty: none."""
     policies: tuple[str, ...]
     routing: str | None
     teacher_backbones: tuple[str, ...]
@@ -199,13 +199,13 @@ class Row(Strict):
     macs: int | None
     timing: Timing
     train_seconds: float | None
-    """Mean over seeds, teachers not counted."""
+    """Mean over seeds, without teachers."""
     teaching: Teaching | None
     """None: no teachers."""
     search: Search | None = None
     missing_modalities: MissingModalities | None = None
     pseudo_multimodal: bool
-    """Modalities computed from one image: no new light was measured."""
+    """The modalities were computed from one image, not measured separately."""
     parts: tuple[Part, ...]
     sources: tuple[Source, ...]
     """In the order of `seeds`."""
@@ -213,7 +213,7 @@ class Row(Strict):
 
     @property
     def backbone_text(self) -> str:
-        """`cellnet`, or `cellnet (width=24)` where the board has others."""
+        """`cellnet`, or `cellnet (width=24)` if the board has others."""
         return self.backbone + (f" ({self.backbone_differs})" if self.backbone_differs else "")
 
     @property
@@ -232,22 +232,23 @@ class Board(Strict):
 
     key: ComparisonKey
     digest: str
-    """Of the key."""
+    """Digest of the key."""
     by: str
     """The metric that ranks."""
     higher_is_better: bool
     seeds: tuple[int, ...]
-    """Which a row needs to be ranked."""
+    """Seeds that a row needs to be ranked."""
     test_cells: int | None = None
     clusters: int | None = None
-    """What was resampled: donors where the split has groups, else cells. None: no statistics."""
+    """Number of resampled units: groups (donors, for example) if the split has any, else cells. None: no
+statistics."""
     grouped: bool = False
     resamples: int | None = None
     rows: tuple[Row, ...]
-    """Ranked ones first, group by group; then references, then incomplete ones; best first within each."""
+    """Ranked rows first, group by group; then references, then incomplete rows; best first within each."""
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a reader must know: what was left out, and why."""
+    """Notes for readers: what was left out, and why."""
 
     def row(self, method_id: str) -> Row:
         """The row of a method. Raises `KeyError`."""
@@ -258,7 +259,7 @@ class Board(Strict):
 
 
 class Improvement(Strict):
-    """Chance that a run of `a` beats a run of `b` on a data set drawn at random."""
+    """Probability that a run of `a` beats a run of `b` on a randomly drawn data set."""
 
     a: str
     b: str
@@ -280,17 +281,17 @@ class Across(Strict):
     friedman_p: float
     iman_davenport_p: float
     critical_difference: float
-    """Nemenyi, alpha 0.05: mean ranks nearer than this cannot be told apart."""
+    """Nemenyi, alpha 0.05: mean ranks that differ by less cannot be distinguished."""
     groups: tuple[tuple[str, ...], ...]
     """Bars of the critical-difference diagram."""
     improvement: tuple[Improvement, ...]
     """For every pair, the better mean rank first."""
     notes: tuple[str, ...] = ()
-    """How rows were matched, where they differ."""
+    """How rows were matched, if they differ."""
 
     @property
     def hopeless(self) -> bool:
-        """Whether so few data sets could show no difference at all, whatever the results."""
+        """Whether there are too few data sets to show any difference, whatever the results."""
         return self.critical_difference > len(self.methods) - 1
 
 
@@ -301,11 +302,11 @@ class Refused(Strict):
     """Trial id, or the folder's name."""
     reason: str
     path: Path | None = Field(default=None, exclude=True)
-    """Where it lies; not part of any output."""
+    """Its location; not part of any output."""
 
 
 class Report(Strict):
-    """Everything that came out of some stores."""
+    """The boards of some stores, comparisons across them, and what was left out."""
 
     schema_version: Literal[1] = BOARD_SCHEMA_VERSION
     boards: tuple[Board, ...]

@@ -1,8 +1,8 @@
-"""Names for people: unique on their board, and no longer than it takes to tell the rows apart.
+"""Readable names of rows: unique on their board, and no longer than needed to distinguish the rows.
 
-`gmu`, `independent + dkd`, `concat + modality_dropout`; where two rows would share a name, what differs is added:
-backbone, teachers, then the parameters, as in `independent + dkd (weight=0.1)`. Only rows that nothing readable
-tells apart get a piece of their id, `#4caab3`.
+`gmu`, `independent + dkd`, `concat + modality_dropout`; if two rows would share a name, what differs is added:
+backbone, teachers, then the parameters, as in `independent + dkd (weight=0.1)`. Only rows without any readable
+difference get a part of their id, `#4caab3`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from wbcbench.spec import digest
 from wbcbench.spec.trial import method_name
 
 SHOWN = 4
-"""Parameters in one name, at most."""
+"""Maximum number of parameters in one name."""
 _LONGEST = 24
-"""Characters of one parameter's value."""
+"""Maximum number of characters of one parameter's value."""
 _EXTRAS: tuple[Callable[[Row], str], ...] = (
     lambda r: f" ({r.backbone})",
     lambda r: f" < {'+'.join(r.teacher_backbones)}" if r.teacher_backbones else "",
@@ -31,13 +31,13 @@ Settings = dict[str, str]
 
 
 def label(entry: Entry, modalities: tuple[str, ...]) -> str:
-    """`gmu`; `single[dapi]` where one modality is read."""
+    """`gmu`; `single[dapi]` if only one modality is read."""
     one = entry.fusion == "single" or len(modalities) == 1
     return f"{entry.fusion}[{'+'.join(modalities)}]" if one else entry.fusion
 
 
 def named(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their names. Reads the specifications of rows that differ in parameters only."""
+    """The rows with their names. Reads the specifications of rows that differ only in parameters."""
     names = {r.method_id: method_name(r.method, r.kd, r.policies) for r in rows}
     for extra in _EXTRAS:
         for twins in _twins(rows, names):
@@ -52,7 +52,7 @@ def named(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_backbones(rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:
-    """The rows, each with what tells its backbone from others of that name.
+    """The rows, each with the parameters that distinguish its backbone from others of that name.
 
     Args:
         rows: of one board.
@@ -70,10 +70,10 @@ def with_backbones(rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:
 
 
 def distinct(settings: Sequence[Settings]) -> list[str]:
-    """For each set of parameters, ` (name=value, ...)` with the fewest first parameters that tell them apart.
+    """For each set of parameters, ` (name=value, ...)` with as few parameters as distinguish the sets.
 
-    Parameters are taken in their order, each if it splits rows that those before it leave equal. Empty texts where
-    nothing differs.
+    Parameters are tried in order; each is used if it separates rows that the previous ones do not. Empty strings
+    if nothing differs.
     """
     keys = [k for k in dict.fromkeys(k for s in settings for k in s) if len({s.get(k) for s in settings}) > 1]
     full = len({tuple(s.get(k) for k in keys) for s in settings})
@@ -99,12 +99,12 @@ def _twins(rows: Sequence[Row], names: dict[str, str]) -> list[list[Row]]:
 
 
 def _settings(row: Row) -> Settings:
-    """Every parameter of a row's method; empty where its specification cannot be read any more."""
+    """Every parameter of a row's method; empty if its specification cannot be read."""
     return _read(row, lambda method: dict(_method("", method)))
 
 
 def _backbone(row: Row) -> Settings:
-    """Parameters of a row's backbone, without the model that names it."""
+    """Parameters of a row's backbone, without the model's name."""
     return _read(
         row, lambda method: {k: _short(v) for k, v in method["backbone"]["params"].items() if k != "model"}
     )
@@ -127,7 +127,7 @@ def parameters(parts: Iterable[dict[str, Any] | None], prefix: str = "") -> Iter
 
 
 def teaching(teachers: Sequence[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """What tells the teachers of one method from those of another."""
+    """The parameters that distinguish the teachers of one method from those of another."""
     if teachers:
         yield f"{prefix}teachers", "+".join("+".join(t["protocol"]["modalities"]) for t in teachers)
     for teacher in teachers:
@@ -161,21 +161,21 @@ def _short(value: Any) -> str:
 
 T = TypeVar("T")
 COMPARED = 12
-"""Names in a note, at most."""
+"""Maximum number of names in a note."""
 
 Rows = tuple["Candidate", ...]
 """One per board, in the order of the boards."""
 
 
 class Candidate(NamedTuple):
-    """A row with what its specification says, or empty texts where that cannot be read any more."""
+    """A row with digests of its specification; empty strings if that cannot be read."""
 
     row: Row
     parameters: str
     """Equal for students of equal components."""
     recipe: str
     settings: dict[str, str]
-    """Every parameter, for a name."""
+    """Every parameter, for the name."""
 
 
 class Matched(NamedTuple):
@@ -184,11 +184,11 @@ class Matched(NamedTuple):
     methods: dict[str, tuple[Row, ...]]
     """Unique name -> its rows, in the order of the boards."""
     notes: tuple[str, ...]
-    """What a reader must know of how rows were matched."""
+    """Notes for readers on how rows were matched."""
 
 
 def matched(boards: Sequence[Sequence[Row]]) -> Matched:
-    """Match the rows of some boards; of a name that cannot be matched without doubt nothing is taken."""
+    """Match the rows of some boards; names that cannot be matched unambiguously are left out."""
     tables = [_grouped(rows, _names) for rows in boards]
     found: list[tuple[str, Rows]] = []
     left: list[str] = []
@@ -209,7 +209,7 @@ def matched(boards: Sequence[Sequence[Row]]) -> Matched:
 
 
 def _same(candidates: Sequence[Sequence[Candidate]]) -> Iterator[Rows]:
-    """Rows of equal parameters; then, of the winners among the others, those that are alone on their board."""
+    """Rows with equal parameters; then, of the other searches' winners, those that are alone on their board."""
     exact = [_grouped(own, lambda c: c.parameters) for own in candidates]
     taken = set()
     for parameters in exact[0]:
@@ -245,7 +245,7 @@ def _alike(rows: Rows) -> bool:
 
 
 def _compared_settings(rows: Rows) -> dict[str, str]:
-    """Parameters for a name; none where each row has its own."""
+    """Parameters for a name; none if they differ between rows."""
     return rows[0].settings if _alike(rows) else {}
 
 

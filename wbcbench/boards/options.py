@@ -1,4 +1,4 @@
-"""What one may choose about boards, and which records are struck out (`leaderboards/invalid.yaml`)."""
+"""Options of boards, and the list of invalid records (`leaderboards/invalid.yaml`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wbcbench.records.schema import Strict
 from wbcbench.spec.request import load_yaml
 
 LARGE = 2000
-"""Records on the chosen boards above which statistics and details are made only when asked for."""
+"""Number of records on the boards above which statistics and details are computed only on request."""
 
 Checked = Literal["quick", "files", "full"]
 
@@ -28,28 +28,28 @@ class Options:
     by: str = "macro_f1"
     """The metric that ranks."""
     seeds: tuple[int, ...] | None = None
-    """Which a row needs; None: those of `board_seeds`, else those that most methods have."""
+    """Seeds that a row needs; None: those of `board_seeds`, else those that most methods have."""
     board_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Digest of a board's key -> the seeds that it was published with."""
     keys: tuple[str, ...] = ()
-    """Beginnings of key digests; empty: all boards."""
+    """Prefixes of key digests; empty: all boards."""
     where: dict[str, str] = field(default_factory=dict)
     """Field of the key (dotted: `budget.epochs`) -> its value as text."""
     together: bool = False
-    """Everything in one table; an error where keys differ."""
+    """Everything in one table; an error if keys differ."""
     statistics: bool | None = None
-    """None: unless there are more than `LARGE` records on the boards."""
+    """None: yes, unless there are more than `LARGE` records on the boards."""
     details: bool | None = None
     """Per-class scores, confusion, reliability; None as above."""
     resamples: int = RESAMPLES
     bootstrap_seed: int = SEED
     verify: Checked | None = None
-    """How closely records are checked; None: `full` up to 200 records in the stores, `files` up to 5,000, else
+    """How thoroughly records are checked; None: `full` up to 200 records in the stores, `files` up to 5,000, else
     `quick`. With statistics, metrics are always recomputed."""
     index: bool = True
     """Read and write `index/` in the stores."""
     invalid: Mapping[str, str] = field(default_factory=dict)
-    """Trial id, or a record's digest -> why it does not count: struck out, named among what was left out."""
+    """Trial id, or a record's digest -> why it is invalid: it does not count and is listed as left out."""
 
     def __post_init__(self) -> None:
         if self.by not in METRICS:
@@ -64,7 +64,7 @@ class Options:
 
 
 class Invalid(Strict):
-    """One record that is struck out."""
+    """One invalid record."""
 
     record: str = Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$")
     """Trial id (16 hex digits: every record of it), or a record's digest (64)."""
@@ -72,7 +72,7 @@ class Invalid(Strict):
 
 
 def read_invalid(path: Path) -> dict[str, str]:
-    """Trial id or digest -> reason. Raises `UsageError` for a file that does not say that."""
+    """Trial id or digest -> reason. Raises `UsageError` for a file in another format."""
     try:
         document = load_yaml(path.read_text(encoding="utf-8")) or []
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Paired questions about two rows of a board, on the seeds that they share, and how the answers are worded."""
+"""Paired comparison of two rows of a board, on the seeds that they share, and its text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PairMcNemar(Strict):
 
     seed: int
     only_a: int
-    """Cells that only A got right."""
+    """Number of cells that only A got right."""
     only_b: int
     p: float
     """Exact, two-sided."""
@@ -40,12 +40,12 @@ class ClassShift(Strict):
     low: float
     high: float
     p_holm: float
-    """Over the classes."""
+    """Corrected over the classes."""
     beyond_noise: bool
 
 
 class Ratio(Strict):
-    """What A costs as a multiple of B."""
+    """A cost of A as a multiple of B's."""
 
     what: str
     a: float
@@ -54,7 +54,7 @@ class Ratio(Strict):
 
 
 class Explanation(Strict):
-    """One pair of methods on one board."""
+    """The comparison of two methods of one board."""
 
     board: str
     by: str
@@ -63,30 +63,30 @@ class Explanation(Strict):
     a_id: str
     b_id: str
     seeds: tuple[int, ...]
-    """Shared ones, which all numbers are of."""
+    """The shared seeds, on which all numbers are based."""
     a_mean: float
     b_mean: float
     lead: float
-    """Of A; positive is better."""
+    """Of A; positive means better."""
     low: float
     high: float
     p: float
     comparisons: int
-    """So many pairs of rows might have been asked about: all of A, B and the ranked rows."""
+    """Number of pairs that could have been compared: all pairs of A, B and the ranked rows."""
     p_holm: float
     beyond_noise: bool
     mcnemar: tuple[PairMcNemar, ...]
     classes: tuple[ClassShift, ...]
     cost: tuple[Ratio, ...]
     differences: tuple[str, ...]
-    """Of the methods' specifications: `field: A's != B's`."""
+    """Differences of the methods' specifications: `field: A's != B's`."""
     splits: str | None = None
-    """Over several splits of the same data, where there are some."""
+    """The test over several splits of the same data, if there are any."""
     refused: tuple[str, ...] = ()
     """Records of this board that were left out, and why."""
 
     def lines(self) -> list[str]:
-        """In plain words, one paragraph a line. Not escaped."""
+        """The comparison in plain words, one paragraph per line. Not escaped."""
         metric = HEADERS[self.by]
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         found = [f"A = {self.a} (id {self.a_id})", f"B = {self.b} (id {self.b_id})", ""]
@@ -135,12 +135,12 @@ class Explanation(Strict):
 
 
 class Pairs:
-    """Answers on some seeds; rows that lack one of them must not be asked about."""
+    """Comparisons on some seeds; every row must have all of them."""
 
     def __init__(
         self, board: Board, samples: Mapping[str, Sequence[Sample]], seeds: Sequence[int], options: Options
     ) -> None:
-        """`samples`: what counts of every row, by method id; see `samples.agreeing`."""
+        """`samples`: the valid predictions of every row, by method id; see `samples.agreeing`."""
         self.board, self.seeds, self.options = board, list(seeds), options
         self.sign = 1.0 if METRICS[options.by].higher_is_better else -1.0
         self.clusters = clusters([s for own in samples.values() for s in own])
@@ -151,11 +151,11 @@ class Pairs:
         self._scattered: tuple[dict[str, float], float] | None = None
 
     def mean(self, row: Row) -> float:
-        """Of the compared metric, over shared seeds."""
+        """Mean of the compared metric over the shared seeds."""
         return float(np.mean(self._values(row.method_id)))
 
     def lead(self, a: Row, b: Row) -> Uncertainty:
-        """How far a is ahead of b; positive is better."""
+        """The lead of a over b; positive means better."""
         x, y = self._bootstrap(a.method_id), self._bootstrap(b.method_id)
         values = self._values(a.method_id) - self._values(b.method_id)
         known = self._scatter()
@@ -163,7 +163,7 @@ class Pairs:
         return uncertainty(self.sign * values, self.sign * (x - y), self.clusters.count, seeds)
 
     def mcnemar(self, a: Row, b: Row) -> Iterator[PairMcNemar]:
-        """One test per seed: each is about two trained networks."""
+        """One test per seed: each compares two trained networks."""
         for seed, x, y in zip(self.seeds, self.samples[a.method_id], self.samples[b.method_id], strict=True):
             found = mcnemar(x.probabilities.argmax(1) == x.labels, y.probabilities.argmax(1) == y.labels)
             yield PairMcNemar(
@@ -172,7 +172,7 @@ class Pairs:
             )  # fmt: skip
 
     def classes(self, a: Row, b: Row) -> Iterator[ClassShift]:
-        """F1 of each class, a minus b, Holm over classes."""
+        """F1 of each class, a minus b, with Holm's correction over classes."""
         values, resampled = [], []
         for row in (a, b):
             tables = self._tables(row.method_id)

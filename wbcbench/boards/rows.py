@@ -1,4 +1,4 @@
-"""Records of one method as a row: means over seeds, cost, teachers, provenance; and the searches behind it."""
+"""Makes a row from the records of one method: means over seeds, cost, teachers, provenance, searches."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Winners(_Lenient):
 
 
 def searches(roots: Iterable[Path]) -> tuple[dict[str, Search], list[str]]:
-    """Trial id of every retrained winner -> what its search had spent (the costliest, if several found it); and a
+    """Trial id of every retrained winner -> the cost of its search (the highest, if several found it); and a
     sentence per file that cannot be trusted."""
     budgets: dict[str, Search] = {}
     notes: list[str] = []
@@ -82,20 +82,20 @@ def searches(roots: Iterable[Path]) -> tuple[dict[str, Search], list[str]]:
 
 
 class Examinations:
-    """Reads examinations of the records of one report, and keeps what has to be said of them."""
+    """Reads the full evaluations of the records of one report, and collects notes about them."""
 
     def __init__(self) -> None:
         self.refused: dict[str, str] = {}
-        """Trial id -> why what stands beside its record is not shown."""
+        """Trial id -> why the evaluation of its record is not shown."""
         self.unchecked: set[str] = set()
-        """Trial ids whose examination is older than checksums."""
+        """Trial ids whose evaluation was written before checksums were added."""
 
     def missing_modalities(self, records: Sequence[Found]) -> MissingModalities | None:
-        """Mean over seeds of macro-F1 per subset of modalities; None unless every record was examined."""
+        """Mean over seeds of macro-F1 per subset of modalities; None unless every record was evaluated in full."""
         tables = []
         for record in records:
             path = f"{record.root}/evaluations/{record.entry.trial_id}.json"
-            if not os.path.isfile(path):  # nearly always, so no Path is made for it
+            if not os.path.isfile(path):  # the usual case, so creating a Path is avoided
                 return None
             tables.append(self._table(Path(path), record))
         if any(table is None for table in tables):
@@ -111,7 +111,7 @@ class Examinations:
         return MissingModalities(worst=tuple(worst.split("+")), worst_macro_f1=means[worst], subsets=means)
 
     def notes(self, trials: Iterable[str]) -> list[str]:
-        """What a reader of a board of these trials must know."""
+        """Notes for readers of a board of these trials."""
         mine = sorted(set(trials))
         notes = [
             f"Refused: {self.refused[t]} Its row shows nothing of missing modalities."
@@ -124,7 +124,7 @@ class Examinations:
         return notes
 
     def _table(self, path: Path, record: Found) -> dict[str, float] | None:
-        """Subset -> macro-F1, where that is defined."""
+        """Subset -> macro-F1, if defined."""
         try:
             found = read_examination(path, record.entry.digest)
         except RecordError as error:
@@ -146,7 +146,7 @@ def _parsed(model: type[Any], content: dict[str, Any], name: str) -> Any:
 
 
 def details(row: Row, classes: int) -> Details | None:
-    """None where a record cannot be read any more."""
+    """The details of a row; None if a record cannot be read."""
     results, bins = [], []
     try:
         for source in row.sources:
@@ -186,7 +186,7 @@ def _bin(cells: int, confidence: float, accuracy: float) -> ReliabilityBin:
 
 
 BUILT_IN = frozenset({"wbcbench", "builtin", "built-in"})
-"""Providers that need no mention."""
+"""Providers that need not be mentioned."""
 
 
 _PLACES = tuple((name, METRIC_ORDER.index(name)) for name in METRIC_NAMES)
@@ -201,7 +201,7 @@ class RowMaker:
     examinations: Examinations = field(default_factory=Examinations)
 
     def row(self, records: Sequence[Found], status: Status, missing: tuple[int, ...]) -> Row:
-        """The row of one method; `records` in the order of their seeds, at least one."""
+        """The row of one method; `records` sorted by seed, at least one."""
         entries = [f.entry for f in records]
         e = entries[0]
         modalities = self.found.keys[e.key].modalities
@@ -235,7 +235,7 @@ class RowMaker:
         )  # fmt: skip
 
     def _teachers(self, trials: Sequence[str]) -> dict[str, Entry | None]:
-        """Every teacher, and its teachers in turn; None for one that no store holds."""
+        """Every teacher, and its teachers recursively; None for one that is in no store."""
         seen: dict[str, Entry | None] = {}
         left = list(trials)
         while left:
@@ -291,7 +291,7 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     defined = [v for v in values if v is not None]
     if len(defined) < len(values):
         return Estimate()
-    # exact sums, as in `statistics`, but without its fractions: a large store has a million of these
+    # exact sums, as in `statistics`, but without its fractions, which would be too slow for a large store
     mean = math.fsum(defined) / len(defined)
     if len(defined) == 1:
         return Estimate(mean=mean)

@@ -1,4 +1,4 @@
-"""The test predictions behind a board: read, checked, and of one set of cells with one set of groups."""
+"""The test predictions of a board: read, checked, and for one set of cells with one set of groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sample:
 
     @property
     def seed(self) -> int:
-        """Of the record."""
+        """The record's seed."""
         return self.found.entry.seed
 
     @property
@@ -44,12 +44,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Clusters:
-    """What is resampled as one piece."""
+    """The clusters of test cells that are resampled together."""
 
     of: NDArray[np.intp]
     """[N] cluster of each test cell, 0 .. G - 1."""
     grouped: bool
-    """By the data set's groups; else each cell is a cluster."""
+    """True: the data set's groups; False: each cell is a cluster."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,9 +61,9 @@ class Clusters:
 def agreeing(
     methods: Mapping[str, Sequence[Found]], classes: int
 ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
-    """Predictions by method, and the records that cannot be trusted or are of other cells: trial id -> reason.
+    """Predictions by method, and the records that are invalid or of other cells: trial id -> reason.
 
-    Which cells are the right ones, the most records say. A method without a record that counts is not there.
+    The cells of the majority of records are used. Methods without a valid record are left out.
     """
     samples: dict[str, list[Sample]] = {}
     refused: dict[str, str] = {}
@@ -87,9 +87,9 @@ def agreeing(
 
 
 def clusters(samples: Sequence[Sample]) -> Clusters:
-    """The groups that most records have of the test cells; to have none is an answer too.
+    """The groups of the test cells according to most records, which may have none.
 
-    Where as many know groups as know none, groups count: without them intervals would be too narrow.
+    In a tie between groups and none, groups are used: without them intervals would be too narrow.
     """
     votes = Counter(b"" if s.groups is None else s.groups.tobytes() for s in samples)
     usual = max(votes, key=lambda g: (votes[g], g))
@@ -112,10 +112,10 @@ def clusters(samples: Sequence[Sample]) -> Clusters:
 
 
 def load(found: Found, classes: int) -> Sample:
-    """Test predictions of a record, once every metric that they give is the one that the record claims.
+    """Test predictions of a record, after checking that they give the record's metrics.
 
     Raises:
-        RecordError: they are missing, malformed or another's.
+        RecordError: they are missing, malformed or of another record.
     """
     folder, entry = found.path, found.entry
     arrays = checks.read_predictions(folder)
@@ -129,7 +129,7 @@ def load(found: Found, classes: int) -> Sample:
     if not shapes_are_right or not types_are_right or labels.min() < 0 or labels.max() >= classes:
         raise checks.refuse(folder, "predictions.npz", "has test arrays of another shape, type or range")
     if not np.isfinite(p).all() or (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
-        raise checks.refuse(folder, "predictions.npz", "has test probabilities that are none")
+        raise checks.refuse(folder, "predictions.npz", "has invalid test probabilities")
     groups = arrays.get("test_groups")
     if groups is not None and (groups.shape != labels.shape or groups.dtype != np.int64):
         raise checks.refuse(folder, "predictions.npz", "has test_groups that are not int64 [N]")

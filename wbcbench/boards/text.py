@@ -1,4 +1,4 @@
-"""Text from records is a stranger's: what must be done to it before it stands in a table."""
+"""Text from records is untrusted: it must be escaped before it is put into a table."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def clean(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """For a cell of a GitHub table: no new columns, HTML, links, mentions or code."""
+    """Escape text for a cell of a GitHub table: no new columns, HTML, links, mentions or code."""
     safe = "".join(_MARKDOWN.get(c, c) for c in clean(text))
     return re.sub(r"://", "&#58;//", re.sub(r"\](?=[(\[:])", r"\\]", safe))
 
 
 def latex(text: str) -> str:
-    """For LaTeX text: no command, no comment, no alignment."""
+    """Escape text for LaTeX: no command, no comment, no alignment."""
     return "".join(_LATEX.get(c, c) for c in clean(text))
 
 
 def spreadsheet(text: str) -> str:
-    """For CSV: a cell that a spreadsheet would take for a formula gets a leading apostrophe."""
+    """Escape text for CSV: a cell that a spreadsheet would interpret as a formula gets a leading apostrophe."""
     safe = clean(text)
     return f"'{safe}" if safe.lstrip()[:1] in ("=", "+", "-", "@") else safe

@@ -1,4 +1,4 @@
-"""The command line: a coat over `wbcbench.api`. Modules are imported only when they are used."""
+"""The command line: a thin layer over `wbcbench.api`. Modules are imported only when they are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TRACEBACK_VARIABLE = "WBCBENCH_TRACEBACK"
 
 
 def main() -> None:
-    """Entry point of the command `wbcbench`, whose process is wbcbench's own."""
+    """Entry point of the command `wbcbench`, which runs in a process of its own."""
     from wbcbench.training.allocator import claim_process
 
     claim_process()
@@ -20,7 +20,7 @@ def main() -> None:
 def execute(args: Sequence[str]) -> int:
     """Run one command and return its exit code (see `wbcbench.errors.ExitCode`).
 
-    A `WbcbenchError` becomes a message; any other exception is a bug of ours and passes through.
+    A `WbcbenchError` becomes a message; any other exception is a bug in wbcbench and is not caught.
     """
     import click
 
@@ -29,7 +29,7 @@ def execute(args: Sequence[str]) -> int:
 
     args = list(args)
     show_traceback = "--traceback" in args or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
-    # Taken out here, so that it may stand anywhere on the line.
+    # Removed here, so that it may be anywhere on the line.
     args = [a for a in args if a != "--traceback"]
     try:
         result = cli.main(args, prog_name="wbcbench", standalone_mode=False)
@@ -55,6 +55,6 @@ def execute(args: Sequence[str]) -> int:
         click.echo("Interrupted.", err=True)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader (`head`, a pager) has seen enough. Python would complain again while it exits.
+        # The reader (`head`, a pager) closed the pipe. Python would report it again while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK

@@ -1,4 +1,4 @@
-"""`wbcbench check`: the contract tests of a plugin, told in plain words."""
+"""`wbcbench check`: the contract tests of a plugin, reported in plain words."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 @click.option(
     "--kind",
     shell_complete=kinds,
-    help="What the name is, where it could be several things: fusion, distiller, ...",
+    help="Kind of the component, if several have the name: fusion, distiller, ...",
 )
 @set_option("Parameter to test with.")
-@click.option("--only", default="", metavar="WORDS", help="Check only promises that these words are in.")
-@click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each promise that is broken.")
+@click.option("--only", default="", metavar="WORDS", help="Check only promises that contain these words.")
+@click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each broken promise.")
 @json_option
 @plugins_options
 def check(
@@ -41,7 +41,7 @@ def check(
     as_json: bool,
     plugins: PluginOptions,
 ) -> int:
-    """Check a plugin file, or the component of a name, against the contract of its kind.
+    """Check a plugin file, or a component given by name, against the contract of its kind.
 
     Exit codes: 0 all promises kept, 1 some broken, 2 usage, 4 the plugin cannot be imported.
     """
@@ -50,7 +50,7 @@ def check(
     from wbcbench.registry import qualified_name
 
     wanted = CheckRequest(plugin=plugin, kind=kind, settings=settings, only=only, plugins=plugins)
-    out = sys.stdout  # pytest puts its own in place
+    out = sys.stdout  # pytest replaces sys.stdout
     told: set[str] = set()
 
     def begins(component: Component) -> None:
@@ -61,7 +61,7 @@ def check(
         click.echo(_lines(verdict, verbose, told), file=out)
 
     def ended(one: CheckedComponent) -> None:
-        waits = f" {len(one.waiting)} more rest on the broken one, and wait." if one.waiting else ""
+        waits = f" Not checked because of that: {len(one.waiting)} more." if one.waiting else ""
         click.echo(f"{one.kept} of {len(one.verdicts)} promises kept.{waits}", file=out)
 
     done = wanted.check() if as_json else wanted.check(begins, stands, ended)
@@ -103,6 +103,6 @@ def _lines(verdict: Verdict, verbose: bool, told: set[str]) -> str:
 
 
 def _near(place: str) -> str:
-    """`file:line` relative to the working folder, where it lies below it."""
+    """`file:line`, relative to the working folder if it is inside it."""
     path = Path(place)
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else place

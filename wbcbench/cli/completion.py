@@ -1,5 +1,5 @@
-"""`wbcbench completion`: the shell's part of completion; and what a shell is offered after a flag: component names
-from declarations, records from the store."""
+"""`wbcbench completion`: the shell script; and the completions after a flag: component names from declarations,
+records from the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 
 
 def components(kind: str) -> Completer:
-    """Names of a kind, for the last item of a list such as `early,inde` or `lskd+dk`."""
+    """Names of a kind, to complete the last item of a list such as `early,inde` or `lskd+dk`."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from wbcbench.registry.loading import PluginOptions, load_plugins
@@ -55,7 +55,7 @@ def anything(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 def named(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the kind that stands before."""
+    """Names of the kind given before."""
     from wbcbench.registry import KINDS
 
     kind = str(ctx.params.get("kind"))
@@ -71,14 +71,14 @@ def trackers(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 def records(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Trial ids in the store that `--store` names."""
+    """Trial ids in the store given by `--store`."""
     folder = Path(ctx.params.get("store") or "wbcbench-store") / "records"
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     return [CompletionItem(n) for n in names if n.startswith(incomplete)]
 
 
 def _last(incomplete: str) -> tuple[str, str]:
-    """What is done of a list, and how its last item begins."""
+    """The complete items of a list, and the beginning of its last item."""
     match = re.search(r"[^,+]*$", incomplete)
     assert match is not None
     return incomplete[: match.start()], match[0]
@@ -94,7 +94,7 @@ _WHERE = {
 @click.command("completion")
 @click.argument("shell", type=click.Choice(list(_WHERE)))
 def completion(shell: str) -> None:
-    """Print the script for SHELL; how to keep it goes to stderr. New shells have it."""
+    """Print the script for SHELL; stderr shows how to install it. It takes effect in new shells."""
     from click.shell_completion import get_completion_class
 
     from wbcbench.cli.group import cli
@@ -102,7 +102,7 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(cli, {}, "wbcbench", "_WBCBENCH_COMPLETE").source())
-    click.echo(f"To have it always: {_WHERE[shell]}", err=True)
+    click.echo(f"To install it: {_WHERE[shell]}", err=True)
 
 
 __all__ = [

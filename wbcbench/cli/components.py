@@ -1,4 +1,4 @@
-"""`wbcbench list`, `show`, `plugins` and `new`: components and plugins, read from declarations alone."""
+"""`wbcbench list`, `show`, `plugins` and `new`: components and plugins, read from declarations only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Examples:
 
 @click.command("list")
 @click.argument("kind", required=False, shell_complete=plurals)
-@click.option("--matrix", is_flag=True, help="Which fusion goes with which distiller and policy, and why not.")
+@click.option("--matrix", is_flag=True, help="Which fusion works with which distiller and policy, and why not.")
 @click.option("--modalities", type=click.IntRange(1, 6), default=2, help="With --matrix: how many modalities.")
 @click.option("--classes", type=click.IntRange(2), default=5, help="With --matrix: how many classes.")
 @json_option
@@ -58,14 +58,14 @@ def list_components(
             continue
         head = ["name", "notes", "from", "summary"]
         rows = [[e["name"], _notes(e), _provider(e), e["summary"]] for e in entries]
-        if kind:  # one kind alone has room for where it comes from
+        if kind:  # a single kind leaves room for the provider
             head.append("source")
             rows = [[*row, e.get("source", "")] for row, e in zip(rows, entries, strict=True)]
         print_table(head, rows, title=title)
 
 
 def _matrix(registry: Registry, modalities: int, classes: int, as_json: bool) -> None:
-    """Every refused pair with its reason; how many go together."""
+    """Every incompatible pair with its reason, and how many pairs are compatible."""
     from wbcbench.scheduling.matrix import compatibility
 
     rows = compatibility(registry, modalities, classes)
@@ -73,8 +73,8 @@ def _matrix(registry: Registry, modalities: int, classes: int, as_json: bool) ->
         print_json({"modalities": modalities, "classes": classes, "pairs": rows})
         return
     refused = [r for r in rows if r["reason"]]
-    print_table(["", "does not go with", "because"], [[r["first"], r["second"], r["reason"]] for r in refused])
-    click.echo(f"{len(rows) - len(refused)} of {len(rows)} pairs go together.")
+    print_table(["", "does not work with", "because"], [[r["first"], r["second"], r["reason"]] for r in refused])
+    click.echo(f"{len(rows) - len(refused)} of {len(rows)} pairs are compatible.")
 
 
 def _notes(entry: dict[str, Any]) -> str:
@@ -131,7 +131,7 @@ def show(
 
     kind = kind_of(kind)
     if (save or settings) and kind != "dataset":
-        raise UsageError(f"Expected --save and --set with a dataset only, but got a {kind}. Leave them out.")
+        raise UsageError(f"Expected --save and --set with a dataset only, but got a {kind}. Remove them.")
     registry, _ = load(plugins)
     resolved = registry.resolve(kind, name)
     document = describe(registry, resolved)
@@ -204,7 +204,7 @@ def _save_sheet(registry: Registry, resolved: Resolved, settings: tuple[str, ...
 @click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each plugin that failed.")
 @plugins_options
 def plugins(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
-    """Show every plugin that was found: loaded, blocked or failed, and why."""
+    """Show every plugin that was found, whether it was loaded, blocked or failed, and why."""
     from dataclasses import asdict
 
     from wbcbench.registry.loading import load_plugins
@@ -244,9 +244,9 @@ def plugins(as_json: bool, verbose: bool, plugins: PluginOptions) -> None:
 )
 @json_option
 def new(kind: str, name: str, package: bool, folder: Path | None, as_json: bool) -> None:
-    """Write a plugin of KIND (fusion, distiller, backbone, dataset, policy, routing) called NAME.
+    """Write a plugin of KIND (fusion, distiller, backbone, dataset, policy, routing) named NAME.
 
-    It is short and commented, trains as it is, and its test keeps the contract. Nothing is overwritten.
+    It is short and commented, can be trained unchanged, and passes its test. Nothing is overwritten.
     """
     from wbcbench.registry import kind_of
     from wbcbench.scaffold import check_name, write_file, write_package
@@ -266,7 +266,7 @@ def new(kind: str, name: str, package: bool, folder: Path | None, as_json: bool)
 
 
 def _known(folder: Path | None) -> Registry:
-    """Everything that has a name: what is installed, and what lies in the plugin folder. Imports no component."""
+    """All known components: those installed, and those in the plugin folder. Imports no component."""
     from wbcbench.registry.loading import PluginOptions, load_plugins
 
     folders = [f for f in (folder, Path("plugins")) if f is not None and f.is_dir()]

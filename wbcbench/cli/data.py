@@ -1,4 +1,4 @@
-"""`wbcbench data`: your own cells, looked at, brought in, and checked."""
+"""`wbcbench data`: inspect, import and check your own cells."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SHOWN, SHOWN_LEAKS = 20, 50
 SUBCOMMANDS = {
     "inspect": (
         "data:inspect",
-        "What is there: classes, modalities, groups, copies, unreadable files; a contact sheet.",
+        "Show classes, modalities, groups, copies and unreadable files; write a contact sheet.",
     ),
     "import": (
         "data:import_cells",
-        "Write the manifest and the config that a run reads, from folders, a CSV or an .npz.",
+        "Write the manifest and the config for a run, from folders, a CSV or an .npz.",
     ),
     "audit": (
         "data:audit_split",
-        "Refuse a split with a donor or an image on two sides, or an image under two labels.",
+        "Fail if a donor or an image is on two sides of the split, or an image has two labels.",
     ),
 }
 """Name -> where it is, short help."""
@@ -43,20 +43,20 @@ SUBCOMMANDS = {
     cls=LazyGroup,
     lazily=SUBCOMMANDS,
     unknown="`data` has no command '{}'.",
-    short_help="Look at your own cells, bring them in, check the split.",
+    short_help="Inspect your own cells, import them, check the split.",
 )
 def data() -> None:
-    """Your own cells: look at them, bring them in, and check the split for leaks.
+    """Inspect your own cells, import them, and check the split for leaks.
 
     PATH is a folder with a folder per class (or per modality and class, split and class, ...; also in a zip), a
-    CSV with a path of an image per modality, an .npz, or what `data import` wrote: its folder, or the dataset.yaml
-    in it. With --dataset it is read by that data set instead.
+    CSV with an image path per modality, an .npz, or what `data import` wrote: its folder, or the dataset.yaml in
+    it. With --dataset it is read by that data set instead.
     """
 
 
 @dataclass(frozen=True)
 class Source:
-    """A path, and what the user said of it."""
+    """A path, and the user's options for reading it."""
 
     path: Path
     values: dict[str, Any]
@@ -86,7 +86,7 @@ class Source:
         return survey_path(self.path, asked, self._open, _progress())
 
     def split(self, **flags: Any) -> SplitSpec:
-        """How a run would divide: flags, then `--set split.KEY=VALUE`. Raises `UsageError`."""
+        """The split of a run: flags, then `--set split.KEY=VALUE`. Raises `UsageError`."""
         from wbcbench.spec.load import validate
         from wbcbench.spec.request import parse_value
         from wbcbench.spec.trial import SplitSpec
@@ -99,7 +99,7 @@ class Source:
         return [(key, text) for key, text in pairs if key.startswith("split.") == of_split]
 
     def flags(self) -> list[str]:
-        """The options that were given, as words of a command line."""
+        """The given options, as arguments of a command line."""
         words: list[str] = []
         for name in ("label", "group", "split", "id", "root", "levels", "modality", "leave_out"):
             value = self.values[name]
@@ -118,34 +118,34 @@ class Source:
 
 
 def source_options(function: F) -> F:
-    """Add PATH and what says how it is read; the handler gets one argument `source`."""
+    """Add PATH and the options for reading it; the handler gets one argument `source`."""
 
     @click.argument("path", type=click.Path(path_type=Path))
     @click.option("--label", metavar="COLUMN", help="Column (or array) of labels; default: recognised by name.")
-    @click.option("--group", metavar="COLUMN", help="Of donors, slides or plates; - for none.")
-    @click.option("--split", metavar="COLUMN", help="Of train, val, test; - for none.")
-    @click.option("--id", metavar="COLUMN", help="Of names of cells; - for none.")
+    @click.option("--group", metavar="COLUMN", help="Column of donors, slides or plates; - for none.")
+    @click.option("--split", metavar="COLUMN", help="Column of train, val, test; - for none.")
+    @click.option("--id", metavar="COLUMN", help="Column of cell names; - for none.")
     @click.option(
         "--modality",
         multiple=True,
         metavar="NAME=COLUMN",
         help="Images of a modality (.npz: array, or channels as 0,1); repeatable.",
     )
-    @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Where a CSV's paths start.")
-    @click.option("--levels", metavar="A/B", help="What folders are: class, modality/class, split/class ...")
+    @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Folder of a CSV's relative paths.")
+    @click.option("--levels", metavar="A/B", help="Folder levels: class, modality/class, split/class ...")
     @click.option("--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows to leave out; repeatable.")
     @click.option(
         "--dataset",
         metavar="NAME",
         shell_complete=components("dataset"),
-        help="Read PATH by this data set (bsccm, medmnist, pbc ...).",
+        help="Read PATH with this data set (bsccm, medmnist, pbc ...).",
     )
     @click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Its parameters; audit: split.KEY=VALUE.",
+        help="Parameter of that data set; for audit: split.KEY=VALUE.",
     )
     @plugins_options
     @functools.wraps(function)
@@ -167,7 +167,7 @@ def _pairs(items: tuple[str, ...], option: str) -> list[tuple[str, str]]:
 
 
 def _progress() -> Any:
-    """A line on stderr that counts, on a terminal; silence elsewhere."""
+    """Show a counter on stderr if it is a terminal."""
     import sys
 
     if not sys.stderr.isatty():
@@ -185,7 +185,7 @@ def _progress() -> Any:
               help="Write a contact sheet: a few cells of each class, in each modality.")  # fmt: skip
 @json_option
 def inspect(source: Source, sheet: Path | None, as_json: bool) -> None:
-    """Say what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
+    """Show what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
     from wbcbench.data.intake import facts, run_commands
     from wbcbench.data.sheet import TILE, contact_sheet
     from wbcbench.data.survey import sheet_cells
@@ -209,7 +209,7 @@ def _print_facts(d: dict[str, Any]) -> None:
     click.echo()
     g = d["groups"]
     counted = g and f"{g['count']} of {g['smallest']} to {g['largest']} cells (median {g['median']:g})"
-    click.echo(f"groups: {counted or 'none known: cells of one donor may stand on two sides of a split'}")
+    click.echo(f"groups: {counted or 'none known: cells of one donor may be on two sides of a split'}")
     split = d["split"] and ", ".join(f"{side} {n}" for side, n in d["split"].items())
     click.echo(f"split: {split or 'none: a run makes one'}")
     _print_copies(d["copies"])
@@ -222,14 +222,14 @@ def _print_facts(d: dict[str, Any]) -> None:
 
 
 def _print_taken(taken: list[dict[str, str]]) -> None:
-    """What each column, folder level or array was taken for."""
+    """How each column, folder level or array was interpreted."""
     if taken:
         print_table(["found", "taken for"], [[t["what"], t["for"]] for t in taken])
         click.echo()
 
 
 def _print_list(what: str, rows: list[dict[str, str]], shown: int = SHOWN) -> None:
-    """`what: N`, then the first few with reasons."""
+    """Print `what: N`, then the first few with reasons."""
     if rows:
         click.echo(f"{what}: {len(rows)}")
         for row in rows[:shown]:
@@ -263,23 +263,23 @@ def _side(m: dict[str, Any]) -> str:
 @click.command("import")
 @source_options
 @click.option("-o", "--output", "dest", required=True, type=click.Path(path_type=Path), metavar="DEST",
-              help="A folder that is not there yet.")  # fmt: skip
-@click.option("--copy", is_flag=True, help="Copy the images; else they are referred to where they lie.")
+              help="A new folder.")  # fmt: skip
+@click.option("--copy", is_flag=True, help="Copy the images; default: refer to the originals.")
 @click.option("--copies", type=click.Choice(["drop", "keep"]), default="drop", show_default=True,
-              help="Of cells with equal pixels drop all but one (all if labels differ), or none.")  # fmt: skip
+              help="drop: keep one of several equal cells (none if labels differ); keep: keep all.")  # fmt: skip
 @json_option
 def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop", "keep"], as_json: bool) -> None:
     """Write DEST from PATH: dataset.yaml for `wbcbench run --config`, a manifest (or cells.npz), import.json.
 
-    It says what each column was taken for, and what was dropped and why; import.json holds all of it. DEST appears
-    whole or not at all.
+    It reports how each column was interpreted, and what was dropped and why; import.json contains all of it. DEST
+    is written atomically.
     """
     from wbcbench.data.intake import plan_intake, write_intake
     from wbcbench.data.reading import CONFIG
     from wbcbench.errors import DataError
 
-    if dest.exists():  # before hours of reading
-        raise DataError(f"Expected a new folder, but {dest} is there. Choose another with -o, or remove it.")
+    if dest.exists():  # before reading, which may take hours
+        raise DataError(f"Expected a new folder, but {dest} exists. Choose another with -o, or remove it.")
     survey = source.survey()
     intake = plan_intake(survey, copies)
     report = write_intake(survey, intake, dest, copy)
@@ -291,15 +291,15 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
     for note in report["notes"]:
         click.echo(f"note: {note}")
     _print_list("dropped", report["dropped"])
-    click.echo(f"{dest}: {report['cells']} cells brought in, {len(report['dropped'])} dropped")
+    click.echo(f"{dest}: {report['cells']} cells imported, {len(report['dropped'])} dropped")
     click.echo(f"\nTo train on these cells:\n  {run}")
 
 
 @click.command("audit")
 @source_options
 @click.option("--scheme", type=click.Choice(["official", "stratified"]), default="official", show_default=True,
-              help="official: the set's own split, if any; stratified: one that wbcbench makes.")  # fmt: skip
-@click.option("--allow-leaks", is_flag=True, help="Report, but exit 0.")
+              help="official: the data set's own split, if any; stratified: made by wbcbench.")  # fmt: skip
+@click.option("--allow-leaks", is_flag=True, help="Report leaks, but exit 0.")
 @json_option
 @click.pass_context
 def audit_split(
@@ -308,8 +308,8 @@ def audit_split(
 ) -> None:  # fmt: skip
     """Exit 3 if a group or an image is on two sides of the split that a run would use, or an image has two labels.
 
-    A run refuses the same, unless split.allow_leaks=true is set, which its comparison key then carries. Where
-    groups are known, a split that wbcbench makes never has one on two sides.
+    A run refuses the same, unless split.allow_leaks=true is set, which is then part of its comparison key. If
+    groups are known, a split that wbcbench makes keeps each on one side.
     """
     from wbcbench.data.intake import audit
     from wbcbench.errors import ExitCode
@@ -329,7 +329,7 @@ def _print_audit(d: dict[str, Any]) -> None:
     sizes = ", ".join(f"{side} {n}" for side, n in d["sizes"].items())
     click.echo(f"{d['path']}: {d['cells']} cells, {d['scheme']} split: {sizes}")
     if d["groups"] is None:
-        click.echo("groups: none known, so nothing can be said of donors (--group COLUMN names them)")
+        click.echo("groups: none known, so leaks between donors cannot be checked (--group COLUMN names them)")
     for torn in _some(d["groups_on_two_sides"], "groups on two sides"):
         sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
         click.echo(f"  {torn['group']}: {sides}")
@@ -338,15 +338,15 @@ def _print_audit(d: dict[str, Any]) -> None:
     for cells in _some(d["images_of_two_labels"], "images under two labels"):
         click.echo("  " + " = ".join(f"{c['cell']} ({c['label']})" for c in cells))
     if d["unusable"]:
-        click.echo(f"not judged: {d['unusable']} files or rows that cannot be used (`data inspect` names them)")
+        click.echo(f"not checked: {d['unusable']} files or rows that cannot be used (`data inspect` names them)")
     if not d["leaks"]:
         click.echo("No leak found.")
     elif d["allowed"]:
-        click.echo("Leaks found, and allowed. A run needs --set split.allow_leaks=true, and its key says so.")
+        click.echo("Leaks found, and allowed. A run needs --set split.allow_leaks=true, which is part of its key.")
     else:
         click.echo(
             "Leaks found: a run refuses this split. `wbcbench data import` drops copies; split.scheme=stratified "
-            "keeps groups whole; split.allow_leaks=true trains nevertheless, and the comparison key says so."
+            "keeps groups whole; split.allow_leaks=true trains anyway, and becomes part of the comparison key."
         )
 
 

@@ -1,4 +1,4 @@
-"""`wbcbench export`, `predict` and `report`: what can be had of one record."""
+"""`wbcbench export`, `predict` and `report`: use one record."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PATH is one of:
   an .npz with an array per modality, or laid out as in training
   a folder of images, a zip of them or one image, where the network reads one modality
   what `wbcbench data import` wrote: its folder, or the dataset.yaml in it
-  files named or stored as those of the data set of training (imaging_flow, bsccm)
+  files in the format of the training data set (imaging_flow, bsccm)
 
-Where the data set of training computes its modalities from other images, as `stains`
-does from an RGB image, those images are given instead, and computed from in the same way.
+If the training data set computes its modalities from other images, as `stains` does
+from an RGB image, give those images; the modalities are computed in the same way.
 """
 
 
@@ -50,8 +50,8 @@ def export(as_json: bool, **given: Any) -> None:
 
     RECORD is a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
 
-    What was written is run and compared with the trained network, on validation cells if they are at hand
-    (--set dataset.path=...), else on made-up ones; if they differ nothing is left, exit 1.
+    The exported file is run and compared with the trained network, on validation cells if they are available
+    (--set dataset.path=...), else on synthetic ones; if they differ, nothing is written, exit 1.
     """
     from dataclasses import asdict
 
@@ -65,7 +65,7 @@ def export(as_json: bool, **given: Any) -> None:
     click.echo(f"{done.folder}: {', '.join(done.files)}")
     click.echo(done.agreement.sentence())
     if done.without:
-        click.echo(f"The cells it was trained on were not at hand: {done.without}", err=True)
+        click.echo(f"The cells it was trained on were not available: {done.without}", err=True)
 
 
 @click.command("predict", epilog=PREDICT_EPILOG)
@@ -76,20 +76,20 @@ def export(as_json: bool, **given: Any) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--explain", type=(click.IntRange(1), click.Path(path_type=Path)), default=None, metavar="N DIR",
-    help="For N of the cells, write where in each modality the network looked (PNG) to a new folder.",
+    help="For N of the cells, write PNG maps of where in each modality the network looked, to a new folder.",
 )  # fmt: skip
 @click.option(
     "--root", type=click.Path(path_type=Path, exists=True), default=None,
-    help="Folder or zip that the paths in a manifest start from; default: the manifest's folder.",
+    help="Folder or zip that a manifest's paths are relative to; default: the manifest's folder.",
 )  # fmt: skip
 @json_option
 @plugins_options
 def predict(as_json: bool, **given: Any) -> None:
-    """Classify the cells of every PATH with the network of RECORD: class, probabilities, answers per route.
+    """Classify the cells of every PATH with the network of RECORD: class and probabilities, also per route.
 
-    Cells may lack a modality where the fusion can do without. Cells that cannot be read get no answer, and the
-    reason in the column `error`. Images that are unlike the training cells are named. Where labels are known,
-    metrics are printed; cells that the network was trained on flatter them.
+    Cells may lack a modality if the fusion supports that. Cells that cannot be read get no prediction, and the
+    reason in the column `error`. Images that are unlike the training cells are reported. If labels are known,
+    metrics are printed; they are too high for cells that the network was trained on.
     """
     from wbcbench.api.deploying import PredictRequest
 
@@ -104,7 +104,7 @@ def predict(as_json: bool, **given: Any) -> None:
     from wbcbench.spec.trial import method_name
 
     method = method_name(facts["method"], facts["kd"], facts["policies"])
-    click.echo(f"Answered by {clean(method)}, seed {facts['seed']} (record {facts['trial_id']}).")
+    click.echo(f"Network: {clean(method)}, seed {facts['seed']} (record {facts['trial_id']}).")
     click.echo(f"{given['output']}: {facts['cells']} cells")
     print_table(["predicted", "cells"], [[clean(c), n] for c, n in facts["predicted"].items()])
     if facts["missing"]:
@@ -125,11 +125,11 @@ def predict(as_json: bool, **given: Any) -> None:
 )
 @plugins_options
 def report(**given: Any) -> None:
-    """Write one HTML page on RECORD that needs no network: equal records give equal bytes.
+    """Write a self-contained HTML page about RECORD: equal records give equal bytes.
 
     Metrics with intervals, confusion, reliability, classes, routes, curves, cost, environment and provenance;
-    worst mistakes as pictures where the cells are at hand (--set dataset.path=...); missing modalities and
-    corrupted images where the record was examined (wbcbench run --evaluate full).
+    worst mistakes as pictures if the cells are available (--set dataset.path=...); missing modalities and
+    corrupted images if the record was evaluated in full (wbcbench run --evaluate full).
     """
     from wbcbench.api.deploying import ReportRequest
 

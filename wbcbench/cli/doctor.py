@@ -16,8 +16,8 @@ _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 
 @click.command("doctor")
-@store_option("Which store to look into.")
-@click.option("--quick", is_flag=True, help="Do not read every file of the store to check its digest.")
+@store_option("Store to check.")
+@click.option("--quick", is_flag=True, help="Do not check the digests of the store's files.")
 @json_option
 @plugins_options
 @click.pass_context
@@ -47,14 +47,12 @@ def doctor(ctx: click.Context, store: Path, quick: bool, as_json: bool, plugins:
 
 
 def _announce(store: Path) -> None:
-    """Say how long it will take, where that is a wait: about 2 ms a record and 2 s a GiB."""
+    """Report the expected time, if it is long: about 2 ms a record and 2 s a GiB."""
     files = [path.stat().st_size for path in store.glob("records/*/*") if path.is_file()]
     gib = sum(files) / 2**30
     seconds = len(files) / 3000 + 2 * gib
     if seconds > 5:
-        text = (
-            f"Checking digests of {len(files)} files, {gib:.1f} GiB: about {seconds:.0f} s. --quick leaves it out."
-        )
+        text = f"Checking digests of {len(files)} files, {gib:.1f} GiB: about {seconds:.0f} s. --quick skips this."
         click.echo(text, err=True)
 
 

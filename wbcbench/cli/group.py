@@ -1,4 +1,4 @@
-"""The top-level command: a table of verbs whose short help is known without importing them."""
+"""The top-level command: a table of commands with their short help, known without importing them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class LazyGroup(click.Group):
     """Imports a command's module when that command is called, not before.
 
     Args:
-        lazily: name of the command -> where it is, `module:attribute` beside this file, and its short help.
-        unknown: how an unknown command is refused, with `{}` for what was typed.
+        lazily: name of the command -> `module:attribute` in this package, and its short help.
+        unknown: message for an unknown command, with `{}` for what was typed.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, help) for name, (_, help) in self._lazily.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # `--no-plugins` may stand alone. Click would then take the next word as its value, as in
-        # `wbcbench list --no-plugins fusions`; so only `=` gives it one.
+        # `--no-plugins` may have no value. Click would then take the next word as its value, as in
+        # `wbcbench list --no-plugins fusions`; so a value must be given with `=`.
         end = args.index("--") if "--" in args else len(args)
         args = [f"{a}=*" if a == "--no-plugins" and i < end else a for i, a in enumerate(args)]
         return super().parse_args(ctx, args)
@@ -61,21 +61,21 @@ class LazyGroup(click.Group):
 
 VERBS = {
     "run": ("run:run", "Train and evaluate methods; teachers are trained first where they are missing."),
-    "study": ("run:study", "Run every part of a study file into one store; run it again and it resumes."),
+    "study": ("run:study", "Run every part of a study file into one store; run it again to resume."),
     "search": (
         "search:search",
         "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
     ),
     "list": (
         "components:list_components",
-        "List what can be combined: data sets, backbones, fusions, distillers and so on.",
+        "List components: data sets, backbones, fusions, distillers and so on.",
     ),
     "show": ("components:show", "Show one component: its parameters, defaults, search space, source."),
-    "data": ("data:data", "Look at your own cells, bring them in, and check the split for leaks."),
-    "plugins": ("components:plugins", "Show which plugins were found, and why any was not loaded."),
-    "new": ("components:new", "Write a plugin to start from, with its test: one file, or a package."),
+    "data": ("data:data", "Inspect your own cells, import them, and check the split for leaks."),
+    "plugins": ("components:plugins", "Show which plugins were found, and why some were not loaded."),
+    "new": ("components:new", "Write a plugin template with its test: one file, or a package."),
     "check": ("check:check", "Test a plugin against the contract of its kind, and suggest fixes."),
-    "submit": ("publishing:submit", "Pack records for a leaderboard that others keep."),
+    "submit": ("publishing:submit", "Pack records for a leaderboard that others maintain."),
     "export": (
         "deploying:export",
         "Write a trained network with its preprocessing: ONNX, torch.export or safetensors.",
@@ -83,16 +83,16 @@ VERBS = {
     "predict": ("deploying:predict", "Classify cells of a folder, a manifest or an .npz with a trained network."),
     "report": (
         "deploying:report",
-        "One HTML page on one record: curves, confusion, mistakes, reliability, provenance.",
+        "Write an HTML page about one record: curves, confusion, mistakes, reliability, provenance.",
     ),
     "leaderboard": ("leaderboard:leaderboard", "Build, check and compare tables of stored results."),
     "doctor": ("doctor:doctor", "Diagnose the installation and suggest fixes."),
     "completion": (
         "completion:completion",
-        "Print the script that completes verbs and component names in your shell.",
+        "Print the script for completion of commands and component names in your shell.",
     ),
 }
-"""Verb -> where it is, short help."""
+"""Command -> where it is, short help."""
 
 
 @click.group(
@@ -106,7 +106,7 @@ VERBS = {
     "--traceback",
     is_flag=True,
     expose_value=False,
-    help="Show the whole traceback of an error (also WBCBENCH_TRACEBACK=1).",
+    help="Show the full traceback of an error (also WBCBENCH_TRACEBACK=1).",
 )
 def cli(**_: Any) -> None:
-    """Compare ways of fusing modalities, and of distilling big teachers into small students, on cells."""
+    """Compare ways of fusing modalities, and of distilling large teachers into small students, on cells."""

@@ -1,4 +1,4 @@
-"""`wbcbench leaderboard`: records -> tables. Reads records, writes none."""
+"""`wbcbench leaderboard`: tables from records. Never writes records."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ SUBCOMMANDS = {
     "compare": ("leaderboard:compare", "Explain the difference between two methods in plain words."),
     "effects": (
         "leaderboard:effects",
-        "What a fusion, distiller, backbone or policy is worth on average, all else equal.",
+        "The average effect of a fusion, distiller, backbone or policy, all else equal.",
     ),
     "plot": ("leaderboard:plot", "Draw a figure for a paper: pareto, cd, heatmap, bars, missing."),
     "publish": (
         "publishing:publish",
-        "Write a board's folder under leaderboards/, or check that it is what its records give.",
+        "Write a board's folder under leaderboards/, or check that its records reproduce it.",
     ),
-    "verify": ("publishing:verify", "Judge a pack of records: accept, needs a look, or refuse."),
-    "merge": ("publishing:merge", "Join stores of several machines."),
-    "diff": ("leaderboard:diff", "What moved between two boards, and why."),
+    "verify": ("publishing:verify", "Check a pack of records: accept, needs a look, or refuse."),
+    "merge": ("publishing:merge", "Merge the stores of several machines."),
+    "diff": ("leaderboard:diff", "What changed between two boards, and why."),
     "schema": ("leaderboard:schema", "Print the JSON schema of --format json."),
 }
 """Name -> where it is, short help."""
 FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
-"""The names in `wbcbench.boards.formats`, known without importing it."""
+"""The names in `wbcbench.boards.formats`, here without importing it."""
 FIGURES = ("pareto", "cd", "heatmap", "bars", "missing")
 
 
@@ -50,23 +50,23 @@ def stores_option(function: Any) -> Any:
 
 
 def board_options(function: Any) -> Any:
-    """Add what chooses and makes boards; names are those of `api.boards.BoardRequest`."""
+    """Add the options of boards; their names are the fields of `api.boards.BoardRequest`."""
     return added([
         click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable."),
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
-                     help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable."),
-        click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="What ranks."),
+                     help="Only boards with this value in their key: dataset=npz, budget.epochs=30; repeatable."),
+        click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="Metric that ranks."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
-                     help="Intervals, gains and ties; default: unless there are thousands of records."),
+                     help="Intervals, gains and ties; default: on, unless there are thousands of records."),
         click.option("--resamples", default=RESAMPLES, show_default=True,
                      type=click.IntRange(100), metavar="N", help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
-                     help="How closely to check new records; default: as closely as their number allows."),
+                     help="How thoroughly to check new records; default: depends on their number."),
         click.option("--invalid", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
-                     help="YAML of records that are struck out, with reasons (leaderboards/invalid.yaml)."),
+                     help="YAML list of records marked invalid, with reasons (leaderboards/invalid.yaml)."),
         click.option("--no-index", "index", flag_value=False, is_flag=True, default=True,
-                     help="Read everything anew and write no index/ into the store."),
+                     help="Read all records again, and write no index/ into the store."),
     ]
     )(function)  # fmt: skip
 
@@ -80,11 +80,11 @@ def board_options(function: Any) -> Any:
     short_help="Show finished trials as tables.",
 )
 @stores_option
-@click.option("--format", "style", type=click.Choice(FORMATS), help="Default: terminal there, else plain.")
+@click.option("--format", "style", type=click.Choice(FORMATS), help="Default: terminal on a terminal, else plain.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
-@click.option("--columns", metavar="A,B,C", help="Which, in this order (terminal, plain, markdown, latex).")
-@click.option("--wide", is_flag=True, help="All columns, not only those that fit a terminal.")
-@click.option("--together", is_flag=True, help="One table for all; refused (exit 3) where keys differ.")
+@click.option("--columns", metavar="A,B,C", help="Columns, in this order (terminal, plain, markdown, latex).")
+@click.option("--wide", is_flag=True, help="All columns, not only those that fit the terminal.")
+@click.option("--together", is_flag=True, help="One table for all records; refused (exit 3) if keys differ.")
 @board_options
 @click.option("--json", "as_document", is_flag=True, help="The same as --format json.")
 @click.pass_context
@@ -92,10 +92,10 @@ def leaderboard(
     ctx: click.Context, /, store: tuple[Path, ...], style: str | None, output: Path | None, columns: str | None,
     wide: bool, as_document: bool, **values: Any,
 ) -> None:  # fmt: skip
-    """Show one table per comparison key: only trials that may be compared share one.
+    """Show one table per comparison key: only comparable trials share a table.
 
-    Rows that cannot be told from the best of their group share its rank. Records that cannot be trusted are named
-    on stderr and left out.
+    Rows that cannot be distinguished from the best of their group share its rank. Records that cannot be trusted
+    are listed on stderr and left out.
     """
     from wbcbench.api.boards import BoardRequest
 
@@ -108,7 +108,7 @@ def leaderboard(
     terminal = sys.stdout.isatty() and output is None
     style = "json" if as_document else style or ("terminal" if terminal else "plain")
     if style in BINARY and output is None:
-        raise click.UsageError(f"Expected -o FILE, since {style} is no text.")
+        raise click.UsageError(f"Expected -o FILE, since {style} is not text.")
     wanted = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     boards = BoardRequest(store=store, **values).boards()
     found = boards.report
@@ -123,7 +123,7 @@ def leaderboard(
         )
         return
     for board in found.boards:
-        chosen(board, wanted)  # a wrong name is an error in every format
+        chosen(board, wanted)  # an unknown name is an error in every format
     view = View(wanted, wide, _width(), colour=terminal)
     data = render(found, style, view)
     if output is None:
@@ -173,16 +173,16 @@ def compare(as_json: bool, **values: Any) -> None:
 
 @click.command("effects")
 @click.option("--of", type=click.Choice(["fusion", "kd", "backbone", "policy"]), default="fusion",
-              show_default=True, help="What is varied; all else is equal.")  # fmt: skip
-@click.option("--against", metavar="LEVEL", help="What the others are measured against; default: early, or none.")
+              show_default=True, help="The factor that varies; all else is equal.")  # fmt: skip
+@click.option("--against", metavar="LEVEL", help="What others are compared with; default: early, or none.")
 @stores_option
 @board_options
 @json_option
 def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
-    """Average paired differences over every block in which both levels were run.
+    """Average the paired differences over every block in which both levels were run.
 
-    A block is the same distiller, teachers, backbone, policies and recipe for --of fusion, and so on. `ahead` says
-    in how many of the blocks the level leads. * is beyond noise after Holm's correction for the levels shown.
+    For --of fusion a block is the same distiller, teachers, backbone, policies and recipe, and so on. `ahead`
+    counts the blocks in which the level leads. * is beyond noise after Holm's correction for the levels shown.
     """
     from wbcbench.api.boards import BoardRequest
     from wbcbench.boards import effects as module
@@ -240,7 +240,7 @@ def _show_effects(board: Effects) -> None:
 @stores_option
 @board_options
 def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
-    """Draw one board (cd: several data sets) as a vector figure with labelled axes and colour-blind-safe colours.
+    """Draw one board (cd: several data sets) as a figure with labelled axes and colour-blind-safe colours.
 
     Equal records give equal bytes.
     """
@@ -257,9 +257,9 @@ def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
 @click.argument("new", type=click.Path(path_type=Path, exists=True))
 @json_option
 def diff(old: Path, new: Path, as_json: bool) -> None:
-    """Show what moved from OLD to NEW, and why: new seeds, new rows, struck-out records, other code.
+    """Show what changed from OLD to NEW, and why: new seeds, new rows, invalid records, other code.
 
-    Each is a published folder, or a file that `wbcbench leaderboard --format json` wrote.
+    Each is a published folder, or a file written by `wbcbench leaderboard --format json`.
     """
     from dataclasses import asdict
 
@@ -281,7 +281,7 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
         for why in change.why:
             click.echo(f"      {clean(why)}")
     if not found:
-        click.echo("Nothing moved.")
+        click.echo("Nothing changed.")
 
 
 @click.command("schema")

@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def added(options: Iterable[Callable[[Any], Any]]) -> Callable[[F], F]:
-    """Several options as one decorator, in the order in which `--help` shows them."""
+    """Combine several options into one decorator, in the order in which `--help` shows them."""
 
     def decorate(function: F) -> F:
         for option in reversed(list(options)):
@@ -54,32 +54,32 @@ def plugins_options(function: F) -> F:
 executor_options = added([
     click.option(
         "--executor", type=click.Choice(["auto", "inline", "ray"]),
-        help="One trial after another (inline), several at once (ray), or whichever is quicker (auto).",
+        help="One trial after another (inline), several at a time (ray), or whichever is faster (auto).",
     ),
-    click.option("--jobs", type=click.IntRange(1), help="At most N trials at once."),
+    click.option("--jobs", type=click.IntRange(1), help="At most N trials at a time."),
     click.option(
         "--cpus-per-trial", type=click.IntRange(1), help="Cores of a trial, and its threads under either executor."
     ),
     click.option(
         "--gpus-per-trial", type=click.FloatRange(0),
-        help="Share of a GPU that a trial is given: 0.25 puts four on one.",
+        help="Share of a GPU per trial: 0.25 runs four on one GPU.",
     ),
     click.option(
         "--ray-address", metavar="HOST:PORT",
-        help="A running Ray cluster (or auto); the store must be on a path that its nodes share.",
+        help="A running Ray cluster (or auto); all its nodes must share the store's path.",
     ),
 ])  # fmt: skip
 """`--executor`, `--jobs`, `--cpus-per-trial`, `--gpus-per-trial` and `--ray-address`."""
 
 
 def choice_options(seeds: str) -> Callable[[F], F]:
-    """Add what chooses data and methods, `--config`, `--set` (`settings`), `--track`, and `executor_options`.
+    """Add the options for data and methods, `--config`, `--set` (`settings`), `--track`, and `executor_options`.
 
-    Their names are those of `api.requests.Choices`. The variables `WBCBENCH_<NAME>` that stand in for flags are
-    read where a request is made, so that they count for `wbcbench.run` too.
+    Their names are the fields of `api.requests.Choices`. The variables `WBCBENCH_<NAME>`, which replace missing
+    flags, are read where a request is made, so that they also apply to `wbcbench.run`.
 
     Args:
-        seeds: help of `--seeds`, which means something else in a search.
+        seeds: help of `--seeds`, which has another meaning in a search.
     """
     return added([
         click.option("--dataset", metavar="NAME", shell_complete=components("dataset"),
@@ -108,7 +108,7 @@ def choice_options(seeds: str) -> Callable[[F], F]:
         click.option("--track", metavar="NAME[,NAME]", shell_complete=trackers,
                      help="Log to trackers as well: tensorboard, mlflow, wandb."),
         click.option("--config", type=click.Path(path_type=Path, dir_okay=False),
-                     help="YAML file; flags win over it."),
+                     help="YAML file; flags override it."),
         set_option("Any parameter: --set training.lr=1e-3"),
         executor_options,
     ])  # fmt: skip
@@ -127,7 +127,7 @@ def record_options(function: F) -> F:
             "--store", envvar="WBCBENCH_STORE", type=click.Path(path_type=Path, file_okay=False),
             default=Path(STORE), metavar="DIR", help=f"Where records are kept; default: {STORE}.",
         ),
-        set_option("Where the cells of the record lie: --set dataset.path=cells.npz"),
+        set_option("Where the record's cells are: --set dataset.path=cells.npz"),
     ])(function)  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def json_option(function: F) -> F:
 
 
 def store_option(help: str) -> Callable[[F], F]:
-    """Add `--store`, for verbs that only read it."""
+    """Add `--store`, for commands that only read it."""
     return click.option(
         "--store",
         default=STORE,

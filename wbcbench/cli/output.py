@@ -1,4 +1,4 @@
-"""Print for people or for programs: documents and tables on stdout, everything else on stderr."""
+"""Output for people and programs: documents and tables on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout. NaN and infinities have no JSON form and are an error."""
+    """Print one JSON document on stdout. NaN and infinity, which JSON cannot represent, are an error."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A table on stdout: with rich on a terminal, aligned plain text elsewhere (never cut off)."""
+    """Print a table on stdout: with rich on a terminal, else aligned plain text (never truncated)."""
     cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -43,12 +43,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 
 def as_typed(path: Path, request: Request) -> str:
-    """A path in the store, beginning with what the user called the store."""
+    """A path in the store, beginning with the store's name as the user typed it."""
     return os.path.join(request.store, path.relative_to(request.root))
 
 
 def rows(outcomes: list[Outcome], request: Request) -> list[dict[str, Any]]:
-    """One mapping a trial, as JSON documents have them."""
+    """One mapping per trial, as in JSON documents."""
     return [_row(o, request) for o in outcomes]
 
 
@@ -87,7 +87,7 @@ def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
 
 
 def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
-    """Students beside their teachers, what was already there, where records lie, what to try next."""
+    """Print students and their teachers, what was already done, where records are, and next steps."""
     for note in plan.notes:
         click.echo(note)
     columns = ["role", "method", "kd", "seed", "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
@@ -96,7 +96,7 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     print_table(columns, rows)
     counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed")}
     if counts["cached"] == len(outcomes):
-        click.echo("Nothing left to do: every trial is in the store already.")
+        click.echo("Nothing left to do: every trial is already in the store.")
     else:
         replayed = any(
             o.record is not None and o.status == "done" and o.record.result.cost.teacher_replayed for o in outcomes

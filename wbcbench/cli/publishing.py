@@ -1,4 +1,4 @@
-"""`wbcbench submit`, `leaderboard publish`, `verify` and `merge`: records that go to others or come from them."""
+"""`wbcbench submit`, `leaderboard publish`, `verify` and `merge`: exchange records with others."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from wbcbench.registry import Registry
 
 SHOWN = 8
-"""Names of new rows, at most."""
+"""Maximum number of new rows to name."""
 
 
-@click.command("submit", short_help="Pack records for a leaderboard that others keep.")
+@click.command("submit", short_help="Pack records for a leaderboard that others maintain.")
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...", shell_complete=known_records)
-@store_option("Where records named by trial id lie: a folder with records, or a published board.")
+@store_option("Where to look up records: a folder with records, or a published board.")
 @click.option(
     "-o", "--output", default="submission.zip", show_default=True,
     type=click.Path(path_type=Path, dir_okay=False), help="The pack.",
@@ -44,8 +44,8 @@ def submit(
     A RECORD is a folder, a trial id of the store (or the beginning of one), or a method's name, which means all of
     its seeds.
 
-    It holds documents and arrays: no pickle, no code. Every metric is recomputed first. Whoever gets it says
-    `wbcbench leaderboard verify PACK`.
+    It contains documents and arrays: no pickle, no code. Every metric is recomputed first. The recipient checks it
+    with `wbcbench leaderboard verify PACK`.
     """
     from wbcbench.publishing.pack import find_records, write_pack
     from wbcbench.publishing.sources import store_at
@@ -69,7 +69,7 @@ def submit(
         click.echo(f"{name}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}")
     searches = [file.split("/")[1] for file in manifest.files if file.startswith("searches/")]
     if searches:
-        click.echo(f"What was spent before: search {', '.join(searches)}")
+        click.echo(f"Search budgets included: {', '.join(searches)}")
     teachers = len(manifest.records) - len(manifest.submitted)
     size = output.stat().st_size
     click.echo(
@@ -77,27 +77,27 @@ def submit(
         + ("" if weights else ", without weights (--weights adds them)")
     )
     for component in foreign:
-        click.echo(f"Code is not packed: say where {component} can be read.", err=True)
+        click.echo(f"Code is not packed: state where {component} can be found.", err=True)
 
 
 @click.command("publish")
-@click.option("--name", metavar="NAME", help="Of the folder under --to; with --check, default: every board there.")
+@click.option("--name", metavar="NAME", help="Folder under --to; with --check, default: every board there.")
 @click.option("--to", default="leaderboards", show_default=True, type=click.Path(path_type=Path, file_okay=False),
-              help="Folder of all published boards, and of invalid.yaml.")  # fmt: skip
+              help="Folder of all published boards and invalid.yaml.")  # fmt: skip
 @click.option("--check", "checking", is_flag=True,
-              help="Write nothing; exit 1 if a file is not what its records give, or one vanished.")  # fmt: skip
+              help="Write nothing; exit 1 if records do not reproduce a file, or one is missing.")  # fmt: skip
 @click.option("--rebuild", is_flag=True,
-              help="From what is published alone: after an upgrade, or a change of invalid.yaml.")  # fmt: skip
+              help="Use published records only: after an upgrade, or a change of invalid.yaml.")  # fmt: skip
 @stores_option
 @click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="Also what a stranger submitted, if it is not refused; repeatable.")  # fmt: skip
+              help="Add a submitted pack, if it is not refused; repeatable.")  # fmt: skip
 @click.option("--title", help="Heading of the board; default: its name.")
 @click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
-              help="Only boards whose key says so: dataset=npz, budget.epochs=30; repeatable.")  # fmt: skip
-@click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="What ranks.")
+              help="Only boards with this value in their key: dataset=npz, budget.epochs=30.")  # fmt: skip
+@click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="Metric that ranks.")
 @click.option("--seeds", metavar="0,1,2",
-              help="Seeds a row needs; default: as it was published with, at first of most rows.")  # fmt: skip
+              help="Seeds a row needs; default: as published before, at first those of most rows.")  # fmt: skip
 @click.option("--resamples", default=RESAMPLES, show_default=True, type=click.IntRange(100),
               metavar="N", help="Bootstrap resamples.")  # fmt: skip
 @plugins_options
@@ -108,9 +108,9 @@ def publish(
 ) -> None:  # fmt: skip
     """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, protocol.json, and the records.
 
-    Published again, or with a --pack, a board keeps its records, options and seeds, and adds what --pack and a
-    --store that is named here have. A record stops counting only where leaderboards/invalid.yaml strikes it out
-    with a reason. Equal records give equal bytes.
+    A board that is published again keeps its records, options and seeds, and adds the records of --pack and of a
+    --store that is given here. A record is excluded only if leaderboards/invalid.yaml lists it with a reason.
+    Equal records give equal bytes.
     """
     from wbcbench.api.boards import check_stores
     from wbcbench.api.requests import load
@@ -134,7 +134,7 @@ def publish(
     said = ctx.get_parameter_source("store") is ParameterSource.COMMANDLINE
     if rebuild or (not said and (there or packs)):
         if not rebuild and (idle := [s for s in store if s.is_dir()]):
-            click.echo(f"Not read: {', '.join(map(str, idle))}. --store adds a store's records.", err=True)
+            click.echo(f"Not read: {', '.join(map(str, idle))}. Use --store to add a store's records.", err=True)
         store = ()
     check_stores(store)
     asked = _asked(ctx, folder, name, values)
@@ -154,7 +154,7 @@ def publish(
 
 
 def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
-    """What the command line says; where it is silent, what the board was asked for before."""
+    """The options of the command line; where none is given, those that the board was published with."""
     from wbcbench.api.boards import BoardRequest
     from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
 
@@ -179,37 +179,37 @@ def _check(to: Path, name: str | None) -> int:
         for note in result.notes:
             click.echo(f"{to / board}: note: {note}")
         if not result.problems:
-            click.echo(f"{to / board} is what its {result.records} records on boards give; none has vanished.")
+            click.echo(f"{to / board} matches its {result.records} records on boards; none is missing.")
         if any(p.endswith(GIVES) for p in result.problems):
-            click.echo(f"    If that is meant: wbcbench leaderboard publish --rebuild --to {to} --name {board}")
+            click.echo(f"    If this is intended: wbcbench leaderboard publish --rebuild --to {to} --name {board}")
         if any("vanished" in p for p in result.problems):
-            click.echo("    Bring it back from an earlier commit, or strike it out in invalid.yaml and say why.")
+            click.echo("    Restore it from an earlier commit, or list it in invalid.yaml with a reason.")
     if not found:
         click.echo(f"No board is published in {to}.")
     return int(any(result.problems for result in found.values()))
 
 
-@click.command("verify", short_help="Judge a pack of records: accept, needs a look, or refuse.")
+@click.command("verify", short_help="Check a pack of records: accept, needs a look, or refuse.")
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option(
     "--against", type=click.Path(path_type=Path), metavar="STORE",
-    help="A store or a published board that is trusted: labels, splits, copies and jumps are compared with it.",
+    help="A trusted store or published board: labels, splits, copies and jumps are compared with it.",
 )  # fmt: skip
 @click.option("--rerun", is_flag=True, help="If nothing was refused: train one seed again and compare.")
 @click.option("--trial", metavar="ID", help="Which submitted trial to train again; default: the first.")
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
-    help="How far macro-F1 of the rerun may be from the pack's.",
+    help="Largest allowed difference of macro-F1 between the rerun and the pack.",
 )  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="Where to train again: auto, cpu, cuda, ...")
-@set_option("Where the data lie, for --rerun: --set dataset.path=cells.npz")
+@set_option("Where the data are, for --rerun: --set dataset.path=cells.npz")
 @json_option
 @plugins_options
 @click.pass_context
 def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
-    """Judge a pack that `wbcbench submit` made, or somebody else did.
+    """Check a pack of records, which is treated as untrusted.
 
-    Exit status 0: accepted, or needs a look (read why); 3: refused.
+    Exit status 0: accepted, or needs a look (see the reasons); 3: refused.
     """
     from wbcbench.api.requests import load
     from wbcbench.publishing.board_files import PROTOCOL, read_asked
@@ -231,7 +231,7 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
         if options["rerun"] and judge.verdict != "refuse":
             _rerun(choose(records, submitted, options["trial"]), judge, registry, options)
         elif options["rerun"]:
-            judge.notes.append("Nothing was trained again: the pack is refused without it.")
+            judge.notes.append("Nothing was trained again: the pack is refused anyway.")
     if options["as_json"]:
         print_json({"pack": str(pack), **judge.document()})
     else:
@@ -255,7 +255,7 @@ def _rerun(record: Record, judge: Judge, registry: Registry, options: dict[str, 
 def _print_verdict(pack: Path, judge: Judge) -> None:
     from wbcbench.publishing.verdict import CHECKS
 
-    print_table(["check", "result", "what it asks"], [[n, judge.state(n), CHECKS[n]] for n in CHECKS])
+    print_table(["check", "result", "what it checks"], [[n, judge.state(n), CHECKS[n]] for n in CHECKS])
     click.echo()
     for finding in judge.findings:
         click.echo(f"{finding.level}: {finding.check}, {finding.where}: {finding.text}")
@@ -266,14 +266,14 @@ def _print_verdict(pack: Path, judge: Judge) -> None:
 
 @click.command("merge")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
-@click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="The store to fill.")
+@click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="Store to write to.")
 @json_option
 @click.pass_context
 def merge(ctx: click.Context, /, stores: tuple[Path, ...], into: Path, as_json: bool) -> None:
     """Copy the records of STORE... into one store; every file's digest is checked, nothing is overwritten.
 
     The same trial twice is one record if both agree. If they do not, it is reported as irreproducible (exit status
-    1), and all of its records are kept in INTO/irreproducible/TRIAL/DIGEST, where no board counts them. To settle
+    1), and all of its records are kept in INTO/irreproducible/TRIAL/DIGEST, where no board counts them. To resolve
     one, move the right DIGEST to INTO/records/TRIAL and delete INTO/irreproducible/TRIAL.
     """
     from dataclasses import asdict
@@ -300,7 +300,7 @@ def merge(ctx: click.Context, /, stores: tuple[Path, ...], into: Path, as_json: 
     click.echo(f"{into}: {counts}")
     if merged.irreproducible:
         click.echo(
-            f"Irreproducible records are kept in {into / ASIDE}, uncounted; --help says how to settle them."
+            f"Irreproducible records are in {into / ASIDE} and do not count; --help shows how to resolve them."
         )
     ctx.exit(int(not merged.fine))
 

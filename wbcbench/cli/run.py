@@ -1,4 +1,4 @@
-"""`wbcbench run` and `wbcbench study`: train what is missing, show students beside their teachers."""
+"""`wbcbench run` and `wbcbench study`: train what is missing, show students and their teachers."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ Examples:
 """
 STUDY_EPILOG = """\b
 Examples:
-  wbcbench study configs/studies/smoke.yaml --dry-run       parts, trials, what is done, what the rest will cost
+  wbcbench study configs/studies/smoke.yaml --dry-run       parts, trials, what is done, cost of the rest
   wbcbench study configs/studies/smoke.yaml
   wbcbench study study.yaml --only label_free,searches --executor ray --jobs 2
-  wbcbench study study.yaml --evaluate full               + networks without some modalities, on corrupted images
-Run the same command again: it resumes.
+  wbcbench study study.yaml --evaluate full               + evaluation without some modalities, on corrupted images
+Run the same command again to resume.
 """
 
 
 @click.command("run", epilog=RUN_EPILOG)
 @choice_options(seeds="One trial per seed; default: 0.")
 @evaluate_option
-@click.option("--dry-run", is_flag=True, help="Show the trials, which are done, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show the trials and which are done, and stop.")
 @json_option
 @plugins_options
 @click.pass_context
 def run(ctx: click.Context, /, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Train teachers once, then students, and record each as one immutable record.
 
-    Comma lists make the cross product. What is in the store already is not run again.
+    Comma-separated lists make the cross product. What is already in the store is not run again.
     """
     from wbcbench.api.running import RunRequest
 
@@ -92,8 +92,8 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
     told = [f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"] if known else []
     if guess:
         told.append(
-            f"{'the others' if known else 'no earlier run in this store tells how long; they'} would take about "
-            f"{guess:.0f} s of one core at {GUESSED_SPEED:,.0f} cells a second, which a small network may reach"
+            f"{'the others' if known else 'no earlier run in this store to estimate from; they'} would take about "
+            f"{guess:.0f} s on one core at {GUESSED_SPEED:,.0f} cells a second, typical of a small network"
         )
     cost = "; ".join(told)
     click.echo(f"{len(rows) - len(left)} done, {len(left)} to run" + (f": {cost}." if left else "."))
@@ -106,8 +106,8 @@ def _about(row: dict[str, Any]) -> str:
 
 @click.command("study", epilog=STUDY_EPILOG)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--only", metavar="PART[,PART]", help="Some parts; default: all, in the file's order.")
-@click.option("--store", metavar="DIR", help="Where records are kept; default: the file's.")
+@click.option("--only", metavar="PART[,PART]", help="Only these parts; default: all, in the file's order.")
+@click.option("--store", metavar="DIR", help="Where records are stored; default: as in the file.")
 @click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps.")
 @set_option("Any parameter, for every part.")
 @click.option("--dry-run", is_flag=True, help="Show the parts and what is left to do, and stop.")
@@ -119,9 +119,9 @@ def _about(row: dict[str, Any]) -> str:
 def study(ctx: click.Context, /, dry_run: bool, as_json: bool, only: str | None, **given: Any) -> None:
     """Run every part of a study FILE: runs and searches, one after another, into one store.
 
-    FILE has `common:` and `parts:`; each part is what `wbcbench run --config` (or, with `search:`, `wbcbench
-    search`) would make of the two together. One with `finalists: {of: PART, count: 4}` takes the best methods of
-    a part before it, by validation. A part that has failed trials does not stop the others.
+    FILE has `common:` and `parts:`; each part, merged with `common`, is run as by `wbcbench run --config` (or,
+    with `search:`, by `wbcbench search`). A part with `finalists: {of: PART, count: 4}` takes the best methods of
+    an earlier part, by validation. A part with failed trials does not stop the others.
     """
     from wbcbench.api.studying import StudyRequest
 

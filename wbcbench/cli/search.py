@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wbcbench.searches.search import Found, Search
 
 SHOWN = 5
-"""Proposals in the table."""
+"""Number of proposals in the table."""
 _VAL = frozenset({"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "brier", "ece"})
 EPILOG = """\b
 Examples:
@@ -28,7 +28,7 @@ Examples:
   wbcbench search --fusion independent --kd dkd --show-space
   wbcbench search report STUDY -o report/                           history, importances, slices, Pareto
   wbcbench search export STUDY --to sqlite:///study.db              for optuna-dashboard
-Run the same command again: it resumes.
+Run the same command again to resume.
 """
 
 _store = store_option("Where the study is.")
@@ -36,12 +36,12 @@ _store = store_option("Where the study is.")
 
 @click.group("search", epilog=EPILOG, invoke_without_command=True)
 @choice_options(seeds="The one seed that proposals are trained with; default: 1000.")
-@click.option("--trials", type=click.IntRange(1), help="Proposals in all, earlier starts included; default: 20.")
+@click.option("--trials", type=click.IntRange(1), help="Total of proposals, earlier starts included; default: 20.")
 @click.option("--objective", metavar="NAME[,NAME]", help="Validation metrics or costs; default: macro_f1.")
 @click.option("--sampler", metavar="NAME", help="tpe (default), nsga2, gp, random, cmaes.")
 @click.option("--pruner", metavar="NAME", help="none (default), asha, hyperband, median.")
 @click.option(
-    "--budget-seconds", type=click.FloatRange(0, min_open=True), help="No proposal after so much training."
+    "--budget-seconds", type=click.FloatRange(0, min_open=True), help="No new proposal after this much training."
 )
 @click.option(
     "--space",
@@ -50,15 +50,15 @@ _store = store_option("Where the study is.")
     metavar="NAME=RANGE",
     help="uniform(a,b), log(a,b), int(a,b), choice(a,b), or a value.",
 )
-@click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
-@click.option("--seed", type=click.IntRange(0), help="Of the sampler; default: 0.")
+@click.option("--show-space", is_flag=True, help="Show the search space, and stop.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the sampler; default: 0.")
 @click.option(
     "--each", is_flag=True, default=None, help="An equal search for every method, and a table of the winners."
 )
-@click.option("--winners", type=click.IntRange(1), help="How many are retrained; default: 1.")
+@click.option("--winners", type=click.IntRange(1), help="How many winners are retrained; default: 1.")
 @click.option("--winner-seeds", metavar="0,1,2", help="Fresh seeds for retraining; default: 0,1,2.")
 @click.option("--no-winner", is_flag=True, help="Retrain nothing: the test split stays sealed.")
-@click.option("--name", metavar="NAME", help="Of the study; default: a hash of what is searched and how.")
+@click.option("--name", metavar="NAME", help="Name of the study; default: a hash of the search's settings.")
 @click.option("--dry-run", is_flag=True, help="Show the space, what is done, what is left, and stop.")
 @json_option
 @plugins_options
@@ -66,8 +66,8 @@ _store = store_option("Where the study is.")
 def search(ctx: click.Context, /, **options: Any) -> None:
     """Search parameters (and methods) on validation cells; then retrain the best with fresh seeds.
 
-    What can be searched is declared by the components and listed by --show-space. The test split is looked at
-    only for retrained winners. A pruned or searched trial never stands on a leaderboard.
+    Components declare what can be searched; --show-space lists it. The test split is used only for retrained
+    winners. A pruned or searched trial is never on a leaderboard.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -151,7 +151,7 @@ def _document(found: Found) -> dict[str, Any]:
 
 
 def _print_found(found: Found) -> None:
-    """The best proposals by validation, what was spent, and what the retrained winners score on test."""
+    """Print the best proposals by validation, the search's cost, and the test scores of retrained winners."""
     from wbcbench.searches.search import budget, ranking
 
     study, spent = found.study, budget(found.study)
@@ -180,7 +180,7 @@ def _print_found(found: Found) -> None:
 
 
 def _print_comparison(found: list[Found]) -> None:
-    """One row per method: its winner, and the equal budget that found it."""
+    """Print one row per method: its winner, and the (equal) budget of its search."""
     from wbcbench.searches.search import budget
 
     rows = []
@@ -230,7 +230,7 @@ def _short(value: Any) -> str:
 )
 @json_option
 def report_command(study: str | None, store: Path, output: Path | None, as_json: bool) -> None:
-    """Write history, importances, slices and Pareto front of STUDY as HTML and PNG."""
+    """Write the history, importances, slices and Pareto front of STUDY as HTML and PNG."""
     from wbcbench.records.store import Store
     from wbcbench.searches.files import find_study
     from wbcbench.searches.report import write_report
@@ -256,7 +256,7 @@ def export_command(study: str | None, store: Path, target: str) -> None:
 
     folder = find_study(Store(store), study)
     count = export(folder, Store(store), target)
-    click.echo(f"{count} trials of study {folder.id} written to {target}. Look at them: optuna-dashboard {target}")
+    click.echo(f"{count} trials of study {folder.id} written to {target}. View them: optuna-dashboard {target}")
 
 
 @search.command("list")
@@ -275,7 +275,7 @@ def list_command(store: Path, as_json: bool) -> None:
     elif damaged and not rows:
         click.echo(f"No search in {store} can be read.")
     elif not rows:
-        click.echo(f"No searches in {store}. `wbcbench search` makes one; `wbcbench search --help` shows how.")
+        click.echo(f"No searches in {store}. `wbcbench search` makes one; see `wbcbench search --help`.")
     else:
         columns = [
             "study",

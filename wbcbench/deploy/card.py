@@ -116,7 +116,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "other cells get a class, too.",
         "- Predictions may be worse with other microscopes, stains, exposure times or donors than in training. "
         "`wbcbench predict` reports images that are unlike the training cells.",
-        f"- Missing modalities: {MISSING[rebuilt.fusion.missing]}; the exported file requires every input.",
+        f"- Missing modalities: {MISSING[rebuilt.fusion.traits.missing]}; the exported file requires every input.",
         f"- Expected calibration error on test cells: {_ece(rebuilt)}; probabilities are not calibrated further.",
         *(["- The donors of test cells are unknown: the intervals assume independent cells."]
           if "test_groups" not in record.predictions else []),

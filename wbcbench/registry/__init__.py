@@ -1,14 +1,14 @@
 """Which components there are, what each declares, and the real class of each.
 
-`load_plugins` finds plugins and gives a `Registry`. What a plugin offers is told by an index, so that no
-command has to import a plugin (and torch with it) only to name what is there:
+`load_plugins` finds plugins and returns a `Registry`. An index holds what each plugin offers, so that no
+command has to import a plugin (and torch with it) only to list names:
 
-- `provenance`: where code is written, its digests, and importing it;
+- `provenance`: where source files are, their digests, and importing them;
 - `declaration`: what a class declares, as JSON and back;
-- `probe`: one import of a plugin file, in a process of its own;
-- `index`: what these imports found, kept and checked by digests;
-- `registry`: names to components;
-- `loading`: all of it together.
+- `probe`: imports one plugin file in a separate process;
+- `index`: caches what these imports found, validated by digests;
+- `registry`: maps names to components;
+- `loading`: puts all of this together.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What each plugin file offers and declares, found by importing it once and kept as JSON.
+"""What each plugin file offers and declares, found by importing it once and cached as JSON.
 
-An entry holds for the files that it was made from: the plugin's own, those of the classes that its components
-inherit from, and the helpers beside it. The index of the built-in components is shipped (`builtin.json`, made by
-`python -m wbcbench.registry.index`), others are in the cache folder. What fails is not kept: the reason may lie
-outside of the file.
+An entry is valid for the files that it was made from: the plugin's own, those of the classes that its components
+inherit from, and the helpers in its folder. The index of the built-in components is shipped (`builtin.json`, made
+by `python -m wbcbench.registry.index`), others are in the cache folder. Failures are not cached: the cause may be
+outside the file.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Index:
         self._helpers: dict[Path, str] = {}
 
     def look_up(self, sources: Sequence[Source]) -> list[Entry | Failure]:
-        """What each plugin offers, or why that cannot be told. Imports nothing in this process."""
+        """What each plugin offers, or why that is not known. Imports nothing in this process."""
         found: dict[Source, Entry | Failure] = {}
         for source in sources:
             entry = self._known(source)
             if entry is not None:
                 found[source] = entry
         unknown = [s for s in dict.fromkeys(sources) if s not in found]
-        for source in unknown:  # with others to follow, torch is imported once for all
+        for source in unknown:  # if more follow, torch is imported once for all of them
             found[source] = self._probe(source, more=len(unknown) > 1)
         return [found[s] for s in sources]
 
@@ -90,7 +90,7 @@ class Index:
 
 
 def names_before(source: Source) -> frozenset[str]:
-    """What the plugin offered when it was last imported, whatever became of it since."""
+    """What the plugin offered when it was last imported, even if it was edited or broken since."""
     entry = _read(source)
     return frozenset(n for c in entry["components"] for n in (c["name"], *c["aliases"])) if entry else frozenset()
 
@@ -124,7 +124,7 @@ def as_text(index: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def shipped() -> dict[str, Entry]:
-    """Module -> entry, as shipped; empty if that is damaged or was made for other contracts."""
+    """Module -> entry, as shipped; empty if the file is damaged or was made for other contracts."""
     try:
         index = json.loads(SHIPPED.read_bytes())
         current = (index["format"], index["contracts"]) == (FORMAT, contracts_digest())
@@ -135,7 +135,7 @@ def shipped() -> dict[str, Entry]:
 
 @lru_cache(maxsize=1)
 def contracts_digest() -> str:
-    """Of the files that say what components declare, and what is the default of each."""
+    """Digest of the files that define what components declare, and the defaults."""
     folder = Path(__file__).parents[1] / "contracts"
     digests = [sha256_of(folder / f"{name}.py") for name in (*KINDS, "needs", "params", "previous")]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -160,7 +160,7 @@ def _read(source: Source) -> Entry | None:
 
 
 def _write(source: Source, entry: Entry) -> None:
-    """Whole or not at all; a cache that cannot be written only costs time."""
+    """Write atomically. A cache that cannot be written only costs time."""
     path = _place(source)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Find plugins, look up what each one offers, and report what became of every one of them.
+"""Find plugins, look up what each one offers, and report the status of each.
 
-Order: built-in, entry points by name, plugin folders. A plugin that fails is left out whole and reported; the
+Order: built-in, entry points by name, plugin folders. A plugin that fails is left out completely and reported; the
 others load.
 """
 
@@ -56,7 +56,7 @@ class PluginOptions:
     def from_environment(
         cls, folders: Iterable[Path | str] = (), block_all: bool = False, blocked: Iterable[str] = ()
     ) -> PluginOptions:
-        """What was asked for, plus `WBCBENCH_PLUGIN_PATH` and `WBCBENCH_DISABLE_PLUGINS`."""
+        """The given options, plus `WBCBENCH_PLUGIN_PATH` and `WBCBENCH_DISABLE_PLUGINS`."""
         more = [p for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
         names = [n.strip() for n in os.environ.get(DISABLE_VARIABLE, "").split(",")]
         paths = dict.fromkeys(Path(p).expanduser().resolve() for p in (*folders, *more))
@@ -73,7 +73,7 @@ class PluginOptions:
 
 @dataclass(frozen=True)
 class PluginStatus:
-    """What became of one plugin."""
+    """The status of one plugin."""
 
     provider: str
     version: str
@@ -85,15 +85,15 @@ class PluginStatus:
     components: int = 0
     builtin: bool = False
     skipped: tuple[str, ...] = ()
-    """Classes that look like components and are none, each with the reason."""
+    """Classes that look like components but are not, each with the reason."""
     outdated: tuple[str, ...] = ()
     """Classes in a form that the next release will not read, each with what to write."""
 
 
 class Observers:
-    """Tells plugins that a trial starts or has finished. What they raise is logged and changes nothing.
+    """Notifies plugins that a trial starts or has finished. What they raise is logged and changes nothing.
 
-    The plugins are imported when there is something to tell; one cannot stop the next.
+    The plugins are imported on the first notification; one that fails does not stop the others.
     """
 
     def __init__(self, plugins: Iterable[Source] = ()) -> None:
@@ -128,14 +128,14 @@ class Observers:
             try:
                 manager.register(source.load(), name=source.provider)
             except (Exception, SystemExit):
-                text = "Plugin '%s' could not be imported; it observes nothing."
+                text = "Plugin '%s' could not be imported; it is not notified of trials."
                 log.warning(text, source.provider, exc_info=True)
         return manager
 
 
 @dataclass
 class LoadReport:
-    """What became of every plugin, and the observers among them."""
+    """The status of every plugin, and the observers among them."""
 
     plugins: list[PluginStatus] = field(default_factory=list)
     clashes: list[str] = field(default_factory=list)
@@ -148,14 +148,14 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A plugin that was found and not yet looked up."""
+    """A plugin that was found but not yet looked up."""
 
     source: Source
     version: str
     origin: str
     other_names: tuple[str, ...] = ()
     missing: bool = False
-    """It was asked for and is not there."""
+    """It was requested but does not exist."""
 
     @property
     def builtin(self) -> bool:
@@ -163,7 +163,7 @@ class _Candidate:
 
 
 def load_plugins(options: PluginOptions | None = None) -> tuple[Registry, LoadReport]:
-    """Load everything that the options let through. Never raises because of a plugin."""
+    """Load every plugin that the options do not block. Never raises because of a plugin."""
     options = options if options is not None else PluginOptions.from_environment()
     registry, report = Registry(), LoadReport()
     chosen: dict[str, tuple[_Candidate, str]] = {}
@@ -171,7 +171,7 @@ def load_plugins(options: PluginOptions | None = None) -> tuple[Registry, LoadRe
     for candidate in _found(options):
         provider = candidate.source.provider
         if provider in chosen or provider == BUILTIN_PROVIDER:
-            refused.append((candidate, f"another plugin is called '{provider}' too; rename one of them"))
+            refused.append((candidate, f"another plugin is also called '{provider}'; rename one of them"))
         else:
             chosen[provider] = candidate, options.block_reason(provider, *candidate.other_names)
     allowed = [c for c, reason in chosen.values() if not reason and not c.missing]
@@ -189,7 +189,7 @@ def load_plugins(options: PluginOptions | None = None) -> tuple[Registry, LoadRe
         elif _admit(registry, report, candidate, told[candidate.source]):
             observing.append(candidate.source)
     for candidate, reason in refused:
-        # The first of that name is fine, so questions about it must not be answered by this one.
+        # The first plugin of that name is loaded, so this one's error must not be reported for its components.
         report.plugins.append(_status(candidate, "failed", reason))
     registry.freeze()
     report.clashes = registry.clashes()
@@ -198,13 +198,13 @@ def load_plugins(options: PluginOptions | None = None) -> tuple[Registry, LoadRe
 
 
 def is_plugin_file(path: Path) -> bool:
-    """Whether a file of a plugin folder is a plugin by its name: neither a helper (`_x.py`) nor pytest's."""
+    """Whether a file of a plugin folder is a plugin by its name: neither a helper (`_x.py`) nor a pytest file."""
     stem = plugin_stem(path)
     return not stem.startswith(("_", ".", "test_")) and stem != "conftest"
 
 
 def _found(options: PluginOptions) -> list[_Candidate]:
-    """All plugins but the built-in ones."""
+    """All plugins except the built-in ones."""
     points = entry_points(group=ENTRY_POINT_GROUP)
     candidates = [_entry_point(p) for p in sorted(points, key=lambda p: (p.name, p.value))]
     for folder in options.folders:
@@ -225,7 +225,7 @@ def _entry_point(point: EntryPoint) -> _Candidate:
 
 def _local(path: Path, missing: bool = False) -> _Candidate:
     stem = plugin_stem(path)
-    # A dot, because ':' has a meaning in shells, in Windows paths and in targets.
+    # A dot, because ':' is special in shells, in Windows paths and in targets.
     return _Candidate(Source(f"local.{stem}", str(path)), "", str(path), (stem,), missing)
 
 
@@ -251,7 +251,7 @@ def _admit_builtin(
 
 
 def _admit(registry: Registry, report: LoadReport, candidate: _Candidate, entry: Entry | Failure) -> bool:
-    """Add what a plugin offers, or report why not; whether it observes trials."""
+    """Add what a plugin offers, or report why not. Returns whether it observes trials."""
     if not isinstance(entry, dict):
         _fail(registry, report, candidate, entry.reason, entry.traceback)
         return False
@@ -302,7 +302,7 @@ def _fail(registry: Registry, report: LoadReport, candidate: _Candidate, reason:
 
 
 def _guess_names(path: Path | None) -> frozenset[str]:
-    """What a plugin that cannot be imported may have offered, so that asking for it says why it is not there."""
+    """What a plugin that cannot be imported may have offered, so that requesting it reports why it is missing."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path is not None else ""
     except OSError:

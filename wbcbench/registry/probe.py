@@ -1,4 +1,4 @@
-"""What a plugin file offers, found out by importing it, in a process that the plugin cannot take us down with."""
+"""What a plugin file offers, found by importing it in a separate process, so that a crash there is harmless."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TIMEOUT = 60.0
 _PREFIX = "wbcbench_"
 _FORKS = sys.platform == "linux"
 _IDLE = 30.0
-"""Seconds after which the process that imports plugins ends by itself."""
+"""Idle seconds after which the process that imports plugins exits."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Failure:
 
 
 def survey(source: Source) -> dict[str, Any]:
-    """Import a plugin in this process and write down what it offers (see `wbcbench.registry.index`).
+    """Import a plugin in this process and return what it offers (see `wbcbench.registry.index`).
 
-    Raises whatever the plugin raises, and `ValueError` for a plugin that offers nothing or hooks that none are.
+    Raises whatever the plugin raises, and `ValueError` for a plugin that offers nothing or has unknown hooks.
     """
-    before = {p: sha256_of(p) for p in (source.path,)}  # not after: it may be edited while it is imported
+    before = {p: sha256_of(p) for p in (source.path,)}  # before the import: the file may be edited meanwhile
     plugin = source.load()
     module = plugin if isinstance(plugin, ModuleType) else sys.modules[source.value.partition(":")[0].strip()]
     manager = new_manager()
@@ -101,7 +101,7 @@ def survey(source: Source) -> dict[str, Any]:
 
 
 def class_components(module: ModuleType, provider: str, skipped: list[str]) -> Iterator[Component]:
-    """The module's own classes that subclass a contract and state a name. `skipped` is told of all others."""
+    """The module's own classes that subclass a contract and state a name. All others are added to `skipped`."""
     taken: dict[tuple[str, str], type] = {}
     own = list(_own_classes(module))
     for cls in own:
@@ -109,7 +109,7 @@ def class_components(module: ModuleType, provider: str, skipped: list[str]) -> I
         reason = _no_component(cls, own)
         if not reason and "name" not in vars(cls):
             continue  # a base class of others
-        aliases = vars(cls).get("aliases", ())  # those of a base are the base's
+        aliases = vars(cls).get("aliases", ())  # aliases are not inherited
         component = Component(
             kind=kind,
             name=getattr(cls, "name", ""),
@@ -133,7 +133,7 @@ def class_components(module: ModuleType, provider: str, skipped: list[str]) -> I
 
 
 def _no_component(cls: type, own: list[type]) -> str:
-    """Why a class is no component although it looks like one; empty if it is one, or a base of others."""
+    """Why a class is not a component although it looks like one; empty if it is one, or a base class of others."""
     named = "name" in vars(cls)
     if cls.__name__.startswith("_"):
         return f"a class that starts with '_' is a base; call it {cls.__name__.lstrip('_')}" if named else ""
@@ -174,7 +174,7 @@ def _place(cls: type) -> str:
 
 
 def _target(cls: type) -> str | None:
-    """How to find the class again; None for one that its module does not hold."""
+    """How to find the class again; None if it is not an attribute of its module."""
     home = sys.modules.get(cls.__module__)
     attribute = next((n for n, v in vars(home).items() if v is cls), None) if home is not None else None
     if home is None or attribute is None:
@@ -182,12 +182,12 @@ def _target(cls: type) -> str | None:
     path = file_of(cls)
     top, _, module = cls.__module__.partition(".")
     if path is not None and top == LOCAL_PACKAGE and "." not in module:
-        return file_target(path, attribute)  # by its path: another file may have the same name
+        return file_target(path, attribute)  # by path: another file may have the same name
     return f"{cls.__module__}:{attribute}"
 
 
 def _described(component: Component, files: dict[Path, str], classes: set[type]) -> dict[str, Any]:
-    """The component as the index has it. `files` and `classes` learn what it is made from."""
+    """The component as stored in the index. What it is made from is added to `files` and `classes`."""
     target = component.target if isinstance(component.target, str) else _target(component.target)  # type: ignore[arg-type]
     path, summary = file_of(component.target), component.summary
     try:
@@ -217,7 +217,7 @@ def _described(component: Component, files: dict[Path, str], classes: set[type])
 
 
 def registered_class(source: Source, kind: str, name: str) -> type:
-    """A class that only a plugin's own registration hook can give, because no module holds it."""
+    """A class that only a plugin's own registration hook can return, because it is in no module."""
     plugin, manager = source.load(), new_manager()
     check_plugin(manager, plugin, source.provider)
     offered = collect_components(manager, plugin, source.provider)
@@ -225,17 +225,17 @@ def registered_class(source: Source, kind: str, name: str) -> type:
 
 
 def new_manager() -> pluggy.PluginManager:
-    """A plugin manager that knows our hooks."""
+    """A plugin manager with our hooks."""
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
     return manager
 
 
 def check_plugin(manager: pluggy.PluginManager, plugin: object, provider: str) -> None:
-    """Register the plugin with pluggy. Raises if it is of another API, or has a hook that none is.
+    """Register the plugin with pluggy. Raises if it is written for another API version, or has an unknown hook.
 
-    pluggy itself leaves a plugin with a wrong signature half registered, and takes a misspelt hook
-    for one that another version may know.
+    pluggy itself leaves a plugin with a wrong signature half registered, and accepts a misspelt hook
+    as one that another version may know.
     """
     stated = getattr(plugin, f"{_PREFIX}api", hooks.HOOK_API)
     if stated != hooks.HOOK_API:
@@ -258,7 +258,7 @@ def check_plugin(manager: pluggy.PluginManager, plugin: object, provider: str) -
 
 
 def collect_components(manager: pluggy.PluginManager, plugin: object, provider: str) -> list[Component]:
-    """Call this plugin's registration hooks, and no other plugin's."""
+    """Call the registration hooks of this plugin only."""
     components: list[Component] = []
     for kind in KINDS:
         hook = getattr(manager.hook, f"{_PREFIX}register_{plural(kind)}")
@@ -296,10 +296,10 @@ def _register(kind: str, provider: str, into: list[Component]) -> Callable[..., 
 
 
 class Probe:
-    """Runs `survey` in a process of its own, which is kept for the next plugin.
+    """Runs `survey` in a separate process, which is kept for the next plugin.
 
-    On Linux, each plugin has a fork of that process, so that torch is imported once and no plugin meets what
-    another one left behind. Elsewhere, where forking is not safe, each has a new process.
+    On Linux, each plugin is imported in a fork of that process, so that torch is imported once and plugins do not
+    affect each other. Elsewhere, where forking is not safe, each plugin gets a new process.
     """
 
     def __init__(self) -> None:
@@ -309,11 +309,11 @@ class Probe:
         self._lock = threading.Lock()
 
     def run(self, source: Source, more: bool = False) -> dict[str, Any] | Failure:
-        """What a plugin offers, or why it cannot be told. Never raises because of the plugin.
+        """What a plugin offers, or why that is not known. Never raises because of the plugin.
 
         Args:
             source: the plugin.
-            more: others will follow, so that importing torch beforehand pays.
+            more: other plugins will follow, so importing torch beforehand saves time.
         """
         limit = time_limit()
         with self._lock, tempfile.TemporaryDirectory(prefix="wbcbench-plugin-") as folder:
@@ -355,10 +355,10 @@ class Probe:
                 timer.cancel()
             if answer.strip():
                 return int(answer)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # the pipe closes just before the process is gone
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the pipe closes just before the process exits
                 process.wait(10)
             self.close()
-            if fresh or stopped.is_set():  # otherwise it had just been idle for too long
+            if fresh or stopped.is_set():  # otherwise it had just exited because it was idle
                 return None if stopped.is_set() else process.returncode
 
     def _running(self) -> tuple[subprocess.Popen[str], bool]:
@@ -373,7 +373,7 @@ class Probe:
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            start_new_session=True,  # Ctrl-C is for us; and all that a plugin starts can be stopped with it
+            start_new_session=True,  # keeps Ctrl-C from it; whatever a plugin starts can be stopped with it
         )
         return self._process, True
 
@@ -396,7 +396,7 @@ def _stop(process: subprocess.Popen[str], stopped: threading.Event) -> None:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(OSError):  # it has ended by itself
+    with contextlib.suppress(OSError):  # it has already exited
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
         else:
@@ -439,12 +439,12 @@ def _preload() -> None:
     try:
         for kind in KINDS:
             contract(kind)
-    except Exception:  # an installation without torch: the plugins that need it will say so
+    except Exception:  # torch is not installed: the plugins that need it will report that
         pass
 
 
 def _answer(request: dict[str, Any]) -> None:
-    """Write the result into a file and end the process, in whatever way the plugin tries to."""
+    """Write the result to a file and end the process, even if the plugin calls `sys.exit`."""
     with open(request["trace"], "w") as trace:
         faulthandler.dump_traceback_later(request["limit"], exit=True, file=trace)
         with open(os.devnull) as nothing:

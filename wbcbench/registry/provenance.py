@@ -1,4 +1,4 @@
-"""Where code is written, what it contains, and how it is imported.
+"""Where source files are, their digests, and how they are imported.
 
 A target names an object: `package.module:Class`, or `path/file.py::Class` for a file that belongs to no package.
 """
@@ -29,7 +29,7 @@ LOCAL_PACKAGE = "wbcbench_local"
 _FILE = "::"
 _DIGEST = "__wbcbench_digest__"
 _local: dict[str, Path] = {}
-"""Module name -> file, of the plugin files of this process."""
+"""Module name -> file, for the plugin files of this process."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Source:
     value: str
     """A path, a module, or the value of an entry point."""
     how: str = "file"
-    """`file`, `module` (a built-in one) or `entry_point`."""
+    """`file`, `module` (a built-in plugin) or `entry_point`."""
 
     @property
     def path(self) -> Path | None:
@@ -53,7 +53,7 @@ class Source:
         return module_file(self.value.partition(":")[0].strip())
 
     def load(self) -> object:
-        """Import it. Whatever it raises passes through."""
+        """Import it. Whatever it raises is passed on."""
         if self.how == "file":
             return import_file(Path(self.value))
         with output_to_stderr():
@@ -78,13 +78,13 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def source_file(target: str) -> Path | None:
-    """Where the target's module is written; imports nothing. None if unknown. Raises `ValueError`."""
+    """The source file of the target's module; imports nothing. None if unknown. Raises `ValueError`."""
     where, _ = split_target(target)
     return Path(where) if _FILE in target else module_file(where)
 
 
 def module_file(name: str) -> Path | None:
-    """Where a module is written. Unlike `find_spec`, it does not import the packages around the module."""
+    """The source file of a module. Unlike `find_spec`, this does not import the parent packages."""
     origin = getattr(sys.modules.get(name), "__file__", None)
     if name in sys.modules:
         return Path(origin) if origin and origin.endswith(".py") else None
@@ -108,7 +108,7 @@ def module_file(name: str) -> Path | None:
 
 
 def file_of(target: object) -> Path | None:
-    """As `source_file`, for a class as well; None also for what is no target."""
+    """As `source_file`, but also for a class; None if `target` is not a target."""
     if isinstance(target, str):
         try:
             return source_file(target)
@@ -119,7 +119,7 @@ def file_of(target: object) -> Path | None:
 
 
 def import_target(target: str) -> object:
-    """Import the module and return the attribute. Whatever the module raises passes through."""
+    """Import the module and return the attribute. Whatever the module raises is passed on."""
     where, attribute = split_target(target)
     if _FILE in target:
         module = import_file(Path(where))
@@ -135,20 +135,20 @@ def import_target(target: str) -> object:
 
 
 def plugin_stem(path: Path) -> str:
-    """What a plugin file is called: `gated` for `gated.py` and for `gated/__init__.py`."""
+    """The name of a plugin file: `gated` for `gated.py` and for `gated/__init__.py`."""
     return path.parent.name if path.name == "__init__.py" else path.stem
 
 
 def local_module(path: Path) -> str:
-    """The name under which a plugin file is imported. Remembered, so that targets can say it before the import."""
+    """The name under which a plugin file is imported. Remembered, so that targets can use it before the import."""
     name = f"{LOCAL_PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', plugin_stem(path))}"
     _local[name] = path
     return name
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a plugin file as `wbcbench_local.<stem>`; a second call returns the same module, unless the file (or
-    one beside it, of a plugin that is a folder) was edited since, as one does in a notebook."""
+    """Import a plugin file as `wbcbench_local.<stem>`. A second call returns the same module, unless the file (or
+    another file of a plugin that is a folder) was edited since, as is common in a notebook."""
     path = path.resolve()
     name = local_module(path)
     digest = _content(path)
@@ -167,11 +167,11 @@ def import_file(path: Path) -> ModuleType:
         del sys.modules[stale]
     module = importlib.util.module_from_spec(spec)
     setattr(module, _DIGEST, (str(path), digest))
-    # Before exec: dataclasses, pydantic and pickle look their module up by name.
+    # Before exec: dataclasses, pydantic and pickle look up their module by name.
     sys.modules[name] = module
     try:
         with output_to_stderr():
-            # Not by the loader: its bytecode cache misses an edit of the same length within a second.
+            # Not with the loader: its bytecode cache misses an edit of the same length within a second.
             exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
@@ -188,20 +188,20 @@ def builtin_folder() -> Path:
 
 
 def short(path: Path) -> str:
-    """A path as the index has it: files of the built-in components by their place in the package."""
+    """A path as the index stores it: relative to the package for files of the built-in components."""
     folder = builtin_folder()
     return path.relative_to(folder).as_posix() if folder in path.parents else str(path)
 
 
 @contextlib.contextmanager
 def output_to_stderr() -> Iterator[None]:
-    """What a plugin prints while it is imported must not end up in a document on stdout."""
+    """Redirect what a plugin prints while it is imported, so that it does not end up in a document on stdout."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
 
 def sha256_of(path: Path | None) -> str:
-    """Of a file's content; empty if there is no such file."""
+    """SHA-256 of a file's content; empty if there is no such file."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
     except OSError:
@@ -209,7 +209,7 @@ def sha256_of(path: Path | None) -> str:
 
 
 def components_of(trial: Trial) -> Iterator[tuple[str, str]]:
-    """Kind and name, as it was asked for, of all that takes part in a trial, its teachers aside."""
+    """Kind and name, as requested, of every component of a trial, without its teachers."""
     method = trial.method
     yield "dataset", trial.protocol.dataset.name
     yield "fusion", method.fusion.name
@@ -221,13 +221,13 @@ def components_of(trial: Trial) -> Iterator[tuple[str, str]]:
 
 
 def helper_digest(component: Component) -> str:
-    """Digest of the files that a component may import from beside it, as they are now; empty if there are none."""
+    """Current digest of the helper files that a component may import from its folder; empty if there are none."""
     path = file_of(component.target) if isinstance(component.target, str) else None
     return helper_digest_of(path) if path is not None and path.is_file() else ""
 
 
 def helper_digest_of(path: Path) -> str:
-    """As `helper_digest`. For a plugin that is a folder, all of its files; for a file, the folder's `_x.py`."""
+    """As `helper_digest`. For a plugin that is a folder: all of its files; for a file: the folder's `_x.py`."""
     folder = path.name == "__init__.py"
     found = path.parent.rglob("*.py") if folder else path.parent.glob("_*.py")
     files = sorted(p for p in found if p != path and (folder or p.name != "__init__.py"))
@@ -239,7 +239,7 @@ def helper_digest_of(path: Path) -> str:
 
 @cache
 def cached_helper_digest(component: Component) -> str:
-    """`helper_digest` as this process found them first."""
+    """`helper_digest` at its first call in this process."""
     return helper_digest(component)
 
 

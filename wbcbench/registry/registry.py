@@ -1,4 +1,4 @@
-"""Names to components. Knows neither pluggy nor torch; imports a component only to `load` it."""
+"""Maps names to components. Uses neither pluggy nor torch; imports a component only to `load` it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Component:
     kind: str
     name: str
     target: str | type | Callable[[], type]
-    """`package.module:Class`, `path/file.py::Class`, the class itself, or what gives it."""
+    """`package.module:Class`, `path/file.py::Class`, the class itself, or a function that returns it."""
     summary: str = ""
     provider: str = BUILTIN_PROVIDER
     provider_version: str = ""
@@ -51,12 +51,12 @@ class Component:
     aliases: tuple[str, ...] = ()
     builtin: bool = False
     sha256: str = ""
-    """Of the file that holds the class; empty if there is no such file."""
+    """SHA-256 of the file that contains the class; empty if there is no such file."""
     declared: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
-    """What the index knows of the class; None: ask the class."""
+    """What the index contains about the class; None: read it from the class."""
 
     def check(self) -> None:
-        """Raise `ValueError` if a plugin handed over something that cannot be a component."""
+        """Raise `ValueError` if what a plugin registered cannot be a component."""
         if self.kind not in KINDS:
             raise ValueError(f"expected a kind of {KINDS}, but got {self.kind!r}")
         for name in (self.name, *self.aliases):
@@ -78,7 +78,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name stands for: a component, and parameters that the name itself fixes."""
+    """What a name resolves to: a component, and parameters that the name itself fixes."""
 
     component: Component
     params: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Missing:
-    """A provider that is not there, and the names that it would have offered as far as known."""
+    """A provider that was not loaded, and the names that it would have offered, as far as known."""
 
     provider: str
     reason: str
@@ -96,12 +96,12 @@ class Missing:
 
 
 def qualified_name(component: Component) -> str:
-    """The name that stands in a trial's identity: bare for a built-in, else `provider/name`."""
+    """The name used in a trial's identity: bare for a built-in, else `provider/name`."""
     return component.name if component.builtin else f"{component.provider}/{component.name}"
 
 
 def contract(kind: str) -> type:
-    """The class that every component of this kind subclasses (imports torch, except for data sets)."""
+    """The base class of all components of this kind (imports torch, except for data sets)."""
     cls: type = getattr(importlib.import_module(f"wbcbench.contracts.{kind}"), kind.capitalize())
     return cls
 
@@ -135,12 +135,12 @@ def load_class(component: Component) -> type:
 
 def _advice(provider: str) -> str:
     if provider == BUILTIN_PROVIDER:
-        return "Undo what was changed in this file, or install wbcbench again."
+        return "Undo the changes to this file, or reinstall wbcbench."
     return f"Fix it, or disable it with --no-plugins={provider}."
 
 
 class Registry:
-    """All components that may be asked for by name."""
+    """All components that can be requested by name."""
 
     def __init__(self) -> None:
         self._by_name: dict[tuple[str, str], list[Component]] = {}
@@ -152,9 +152,9 @@ class Registry:
         self._frozen = False
 
     def add(self, *components: Component) -> None:
-        """Add all of them or, raising `ValueError`, none.
+        """Add all of them, or none if one is invalid (`ValueError`).
 
-        Two providers may offer one name: then only the qualified names resolve.
+        Two providers may offer the same name: then only the qualified names resolve.
         """
         if self._frozen:
             raise RuntimeError("The registry is frozen: plugins may register only while they are loaded.")
@@ -175,7 +175,7 @@ class Registry:
                 self._by_name.setdefault((component.kind, name), []).append(component)
 
     def add_missing(self, missing: Missing) -> None:
-        """Remember a blocked or failed provider, so that asking for its components says why."""
+        """Remember a blocked or failed provider, so that requesting its components reports why."""
         self._missing.append(missing)
 
     def freeze(self) -> None:
@@ -188,7 +188,7 @@ class Registry:
         return sorted(chosen, key=lambda c: (KINDS.index(c.kind), c.name, not c.builtin, c.provider))
 
     def names(self, kind: str) -> list[str]:
-        """Names that `resolve` takes (without aliases and family members); qualified where bare clashes."""
+        """Names that `resolve` accepts (without aliases and family members); qualified where bare names clash."""
         return sorted(
             c.name if len(self._by_name[kind, c.name]) == 1 else f"{c.provider}/{c.name}"
             for c in self.components(kind)
@@ -199,11 +199,11 @@ class Registry:
         return [clash_sentence(k, n, cs) for (k, n), cs in sorted(self._by_name.items()) if len(cs) > 1]
 
     def get(self, kind: str, name: str) -> Component:
-        """As `resolve`, for callers that need no preset parameters."""
+        """As `resolve`, for callers that do not need preset parameters."""
         return self.resolve(kind, name).component
 
     def resolve(self, kind: str, name: str) -> Resolved:
-        """What `name`, an alias, `provider/name` or a family's member stands for.
+        """What `name`, an alias, `provider/name` or the name of a family's member resolves to.
 
         Raises `UnknownNameError`, `NameClashError`, or `PluginError` if its plugin failed.
         """
@@ -235,7 +235,7 @@ class Registry:
         raise UnknownNameError(kind, bare, {*self.names(kind), *aliases, *members})
 
     def declared(self, kind: str, name: str) -> Declaration:
-        """What the component of that name declares. Raises as `resolve` and `declaration` do."""
+        """What the component of that name declares. Raises what `resolve` and `declaration` raise."""
         return self.declaration(self.resolve(kind, name).component)
 
     def declaration(self, component: Component) -> Declaration:
@@ -269,7 +269,7 @@ class Registry:
         return self._loaded[id(component)]
 
     def _family(self, component: Component) -> list[str]:
-        """Names of the models that a component stands for; empty for an ordinary component."""
+        """Names of the models of a family; empty for an ordinary component."""
         if component.kind != "backbone":
             return []
         try:
@@ -279,7 +279,7 @@ class Registry:
             lister = import_target(family)
             return [str(name) for name in lister()] if callable(lister) else []
         except PluginError:
-            return []  # a broken neighbour must not stand in the way of another name
+            return []  # a broken family must not block lookups of other names
         except Exception as error:
             raise PluginError(
                 f"Expected `family` of backbone '{qualified_name(component)}' to list model names, "
@@ -293,7 +293,7 @@ class Registry:
             if missing.blocked and named:
                 raise UsageError(
                     f"Plugin '{provider}' is blocked ({missing.reason}), so its {kind} '{name}' "
-                    "is not there. Leave out the block to use it."
+                    "is not available. Remove the block to use it."
                 )
             if not missing.blocked and (named or (offers and not provider)):
                 raise PluginError(
@@ -303,7 +303,7 @@ class Registry:
 
 
 def clash_sentence(kind: str, name: str, components: Iterable[Component]) -> str:
-    """Who offers the name, and what to write instead."""
+    """Which providers offer the name, and what to write instead."""
     offers = " and by ".join(
         f"{c.provider}{f' {c.provider_version}' if c.provider_version else ''} ({c.origin})" for c in components
     )

@@ -1,1 +1,1 @@
-"""From a request to trials in dependency order, and the executors that run them."""
+"""Plans the trials of a request in dependency order, and the executors that run them."""

@@ -1,4 +1,4 @@
-"""From choices in a request to components with every parameter written out, the teachers among them."""
+"""Turns choices in a request into components with every parameter written out, including the teachers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def component(
     siblings: Any = (),
     section: str | None = None,
 ) -> Component:
-    """A component with all parameters written out: its defaults, then inline ones, then `--set`."""
+    """A component with all parameters written out: defaults, then inline parameters, then `--set`."""
     resolved = registry.resolve(kind, choice.name)
     declared = registry.declaration(resolved.component)
     params_class = declared.params
@@ -56,7 +56,7 @@ def component(
 
 
 def _with_digests(params: BaseModel, where: str) -> BaseModel:
-    """Fill in parameters that are declared to hold the digest of a file that another one names."""
+    """Fill in parameters that are declared as the digest of the file that another parameter names."""
     found: dict[str, str] = {}
     for name, field_info in type(params).model_fields.items():
         extra = field_info.json_schema_extra
@@ -64,13 +64,13 @@ def _with_digests(params: BaseModel, where: str) -> BaseModel:
         path = getattr(params, str(source)) if source else ""
         if path:
             if not Path(path).is_file():
-                raise UsageError(f"{where}: expected a file, but {source}={path} is none. Check the path.")
+                raise UsageError(f"{where}: expected a file, but {source}={path} is not one. Check the path.")
             found[name] = file_digest(Path(path))
     return params.model_copy(update=found)
 
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:
-    """Whether another of the listed components has the parameter, so that this one may skip it."""
+    """Whether another of the listed components has the parameter, so that this one may ignore it."""
     return any(key in registry.declared(kind, s.name).params.model_fields for s in siblings)
 
 
@@ -81,26 +81,26 @@ class Offer:
     fusion: Component
     reads: tuple[str, ...]
     backbones: tuple[Component, ...]
-    """One; or a chain, each taught by the next."""
+    """One size, or a chain in which each is taught by the next."""
     seed: int
 
 
 class TeacherPool:
-    """Teachers are trials of their own: per modality (or of all, where a fusion is asked for), size and seed."""
+    """Teachers are separate trials: per modality (or for all, if a fusion is requested), size and seed."""
 
     def __init__(self, request: Request, registry: Registry, base: Protocol, modalities: tuple[str, ...]) -> None:
         self._request = request
         self._registry = registry
         self._base = base
         self._modalities = modalities
-        # A teacher's own components are not touched by `--set fusion.*` and the like, which are the student's.
+        # `--set fusion.*` and similar settings apply to the student only, not to a teacher's own components.
         self._backbones = tuple(component(registry, "backbone", b, Request()) for b in request.teacher.backbone)
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
 
     def assign(
         self, fusion: Component, modalities: tuple[str, ...], distillers: tuple[Component, ...]
     ) -> tuple[Component, tuple[Trial, ...]]:
-        """The routing, and those teachers that some route of the student really uses."""
+        """The routing, and the teachers that some route of the student actually uses."""
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
         declared = registry.declared("routing", routing.name)
@@ -149,7 +149,7 @@ class TeacherPool:
         trial: Trial | None = None
         for backbone in reversed(offer.backbones):
             taught = {"distillers": distillers, "routing": routing, "teachers": (trial,)} if trial else {}
-            # A teacher without teachers learns from labels alone, whatever share of them its student gets.
+            # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})
             method = Method(fusion=offer.fusion, backbone=backbone, recipe=own).model_copy(update=taught)
             trial = Trial(protocol=protocol, method=method, seed=offer.seed)

@@ -1,4 +1,4 @@
-"""Execute a plan: train what is missing, then evaluate the students in full if `--evaluate full` asks for it."""
+"""Execute a plan: train what is missing, then, with `--evaluate full`, evaluate the students in full."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def examine_students(
     registry: Registry,
     decoding: Callable[[int, int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """What is found of every student that has a record, in this process; read back where it was found before.
+    """The full evaluation of every student that has a record, in this process; read from disk if already done.
 
     Args:
         outcomes: of trials on the plan's data set.
-        plan: its trials are left alone.
+        plan: used for its data set only.
         request: for its store and device.
-        registry: as planned with.
-        decoding: is told of progress in reading images.
+        registry: the one used for planning.
+        decoding: called with progress in reading images.
     """
     from wbcbench.scheduling.inline import prepare
     from wbcbench.training.report import examined
@@ -55,9 +55,9 @@ def carry_out(
     observers: Observers,
     evaluate: Evaluate = "standard",
 ) -> tuple[list[Outcome], list[dict[str, Any]]]:
-    """What became of the plan's trials, in its order; and what `full` found out about each student.
+    """The outcomes of the plan's trials, in its order, and the full evaluation of each student if requested.
 
-    Imports no torch where nothing is left to do.
+    Does not import torch if nothing is left to do.
     """
     outcomes = all_cached(plan, Store(request.root))
     if outcomes is not None and evaluate == "standard":

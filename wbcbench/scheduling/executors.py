@@ -1,4 +1,4 @@
-"""Which of the two executors a run gets, and how many cores and GPUs a trial is given."""
+"""Chooses one of the two executors for a run, and the cores and GPUs per trial."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from wbcbench.spec.request import Request
 Name = Literal["inline", "ray"]
 
 RAY_START = 15.0
-"""Seconds until Ray's workers train: its own start, and every worker's imports and data."""
+"""Seconds until Ray's workers train: Ray's start, and every worker's imports and data loading."""
 
 
 def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
-    """The executor for what is missing of a plan; see `worth_ray` for what `auto` means.
+    """The executor for the missing trials of a plan; see `worth_ray` for what `auto` means.
 
     Args:
-        request: as planned with.
+        request: the one used for planning.
         plan: what is to be trained.
-        store: in which some of it may be done, and earlier runs tell how long such trials take.
+        store: may contain some of the trials; its records give an estimate of how long trials take.
         times: how many trials like each of the plan's students there will be: a search's proposals.
     """
     if request.executor != "auto":
@@ -54,10 +54,10 @@ def choose(request: Request, plan: Plan, store: Store, times: int = 1) -> Name:
 
 
 def for_several(request: Request, plan: Plan, times: int = 1) -> bool:
-    """Whether a plan as a whole, done or not, is one for several trials at once, with one thread each.
+    """Whether a plan as a whole, done or not, runs several trials at a time, with one thread each.
 
-    A function of the command and the machine alone: a sweep that is started again finds the same answer, whatever
-    is done by then and however fast it was, and so the same number of threads.
+    Depends only on the command and the machine, not on what is already done or how fast it was: a sweep that is
+    started again gets the same answer, and so the same number of threads.
     """
     cpus, gpus = machine()
     views = [train_cells(plan, p.trial) * p.trial.protocol.budget.epochs for p in plan.trials]
@@ -70,7 +70,7 @@ def for_several(request: Request, plan: Plan, times: int = 1) -> bool:
 def threads_of(request: Request, plan: Plan, times: int = 1) -> int | None:
     """Threads of a trial that runs in this process; None: PyTorch's own choice, all cores.
 
-    Where Ray would run the plan, or did so before, one: as there.
+    One thread if Ray would run the plan, or already did, to get the same numbers.
     """
     given = request.threads or request.cpus_per_trial
     if given is not None or request.executor != "auto":
@@ -79,14 +79,14 @@ def threads_of(request: Request, plan: Plan, times: int = 1) -> int | None:
 
 
 def worth_ray(at_once: int, costs: Sequence[tuple[float | None, int]]) -> bool:
-    """Whether several trials at once end sooner, by a clear margin, than one after another.
+    """Whether running several trials at a time is clearly faster than one after another.
 
-    True if the sum of all trials' seconds x (1 - 1 / trials at once), which is what running them at once
-    saves, is at least twice `RAY_START`. A trial like which none has run is judged by `GUESSED_SPEED`.
+    True if the time saved, which is the sum of all trials' seconds x (1 - 1 / concurrent trials), is at least
+    twice `RAY_START`. If no similar trial has run, `GUESSED_SPEED` is used.
 
     Args:
         at_once: how many trials fit.
-        costs: of every missing trial its estimated seconds, or None, and its training cells x epochs.
+        costs: for every missing trial, its estimated seconds (or None) and its training cells x epochs.
     """
     at_once = min(at_once, len(costs))
     total = sum(views / GUESSED_SPEED if seconds is None else seconds for seconds, views in costs)
@@ -103,7 +103,7 @@ def execute(
     observers: Observers,
     times: int = 1,
 ) -> list[Outcome]:
-    """Run a source's trials with the executor that suits the plan; see `choose`, `make` and `Executor.run`."""
+    """Run a source's trials with the executor chosen for the plan; see `choose`, `make` and `Executor.run`."""
     name = choose(request, plan, Store(request.root), times)
     if name == "inline" and (threads := threads_of(request, plan, times)) is not None:
         request = request.model_copy(update={"threads": threads})
@@ -111,12 +111,12 @@ def execute(
 
 
 def for_one_process(device: str) -> bool:
-    """Whether a device cannot be shared out by Ray: a GPU chosen by its number, and Apple's."""
+    """Whether Ray cannot allocate a device: a GPU selected by its number, or Apple's GPU."""
     return ":" in device or device == "mps"
 
 
 def machine() -> tuple[int, int]:
-    """Cores and GPUs that this process may use: what a container or CUDA_VISIBLE_DEVICES hides is not counted."""
+    """Cores and GPUs that this process may use, without those hidden by a container or CUDA_VISIBLE_DEVICES."""
     import torch
     from joblib import cpu_count
 
@@ -133,18 +133,18 @@ def make(
 ) -> Executor:
     """An executor for the plan's trials, or for any others on the plan's data set.
 
-    What is broken in the data, or in how the plan's missing trials fit together, is met here.
+    Broken data, and components of the plan's missing trials that do not fit together, are detected here.
 
     Args:
         name: from `choose`.
-        request: as planned with.
+        request: the one used for planning.
         plan: its data set is used, and its missing trials are rehearsed (it may have none).
-        registry: as planned with.
-        plugins: from which the registry was made.
-        decoding: is told of progress in reading images.
+        registry: the one used for planning.
+        plugins: the options that the registry was made with.
+        decoding: called with progress in reading images.
 
     Raises:
-        UsageError: a trial's share can never be given, or the device is not there.
+        UsageError: a trial's share is larger than any node, or the device is not available.
         DataError: the cells cannot be read.
     """
     from wbcbench.scheduling.inline import InlineExecutor, prepare
@@ -153,13 +153,13 @@ def make(
         return InlineExecutor(prepare(plan, request, registry, decoding))
     if for_one_process(request.device):
         raise UsageError(
-            f"Expected --device auto, cuda or cpu with --executor ray, but got '{request.device}': Ray gives out "
-            f"the GPUs itself. Choose which ones it has by CUDA_VISIBLE_DEVICES (now "
+            f"Expected --device auto, cuda or cpu with --executor ray, but got '{request.device}': Ray assigns "
+            f"the GPUs itself. Choose which ones it may use with CUDA_VISIBLE_DEVICES (now "
             f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}), or use --executor inline."
         )
     cpus, gpus = (0, 0) if request.ray_address else machine()
-    if not request.ray_address:  # a cluster's nodes are asked once it is joined
+    if not request.ray_address:  # a cluster's nodes are checked after joining it
         check_feasible(share_of(request, gpus), [(cpus, gpus)])
-    # The rehearsal is of shapes: it needs no GPU, and the driver of a cluster may have none.
+    # The rehearsal only checks shapes: it needs no GPU, and the driver of a cluster may have none.
     prepare(plan, request.model_copy(update={"device": "cpu"}), registry, decoding)
     return RayExecutor(request, plan.description.fingerprint, registry, plugins, cpus, gpus)

@@ -34,8 +34,8 @@ def prepare(
 ) -> Workbench:
     """Store, device and data set, ready for the plan.
 
-    Broken data is met here, before any training: a `DataError` concerns every trial alike. So are networks that
-    cannot be built of what was asked for, and distillers that cannot read them.
+    Broken data is detected here, before any training: a `DataError` affects every trial. So are networks that
+    cannot be built as requested, and distillers that cannot read their outputs.
     """
     initial_threads()
     threads = request.threads or request.cpus_per_trial
@@ -59,7 +59,7 @@ def prepare(
 
 
 def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Registry) -> None:
-    """Build every network once and set every distiller up, before the data are read."""
+    """Build every network and set up every distiller once, before the data are read."""
     channels, classes = plan.description.modalities, plan.description.classes
     built: set[str] = set()
     rehearsed: set[str] = set()
@@ -72,7 +72,7 @@ def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Regi
             except IncompatibleError as error:
                 if request.incompatible == "refuse":
                     raise
-                log.warning("%s It will fail; the other trials are run.", error)
+                log.warning("%s This trial will fail; the others are run.", error)
         if trial.method.distillers and trial.method_id() not in rehearsed:
             rehearsed.add(trial.method_id())
             rehearse(trial, channels, classes, registry)
@@ -89,7 +89,7 @@ class InlineExecutor:
         """Run what is missing, one after another."""
         outcomes: list[Outcome] = []
         while (planned := source.next()) is not None:
-            assert planned != "wait", "nothing runs that could be waited for"
+            assert planned != "wait", "no running trial to wait for"
             display.trial_started(planned)
             observers.trial_started(planned.trial)
             lost = lost_teacher(planned, outcomes)
@@ -116,7 +116,7 @@ class InlineExecutor:
                 reset(self._settings, derive_seed(planned.trial.seed, "slate"))
                 record, cached = run_trial(planned.trial, self.bench, done)
         except DataError:
-            raise  # of the cells, and so of every trial
+            raise  # the cells cannot be read, which affects every trial
         except TrialPruned:
             return Outcome(planned, "pruned")
         except Exception as error:

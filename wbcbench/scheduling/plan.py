@@ -1,4 +1,4 @@
-"""From a request to trials in dependency order: every teacher once, before whoever needs it."""
+"""Turns a request into trials in dependency order: every teacher once, before the trials that need it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from wbcbench.spec.request import Choice, Exclude, Request
 
 
 class Excluder:
-    """Tells which cells are left out, and remembers which rules ever applied.
+    """Decides which cells are left out, and records which rules applied.
 
-    A rule applies where everything that it names does: `{fusion: early, kd: dkd}` is every cell of `early`
-    with `dkd` alone, whatever its backbone and seed. A list means any of its items. Parameters that a
-    name is given with must be equal; others do not count. A distiller's name means itself alone, not a
-    combination that holds it: write `kd: lskd+dkd` for that.
+    A rule applies where everything that it names matches: `{fusion: early, kd: dkd}` is every cell of `early`
+    with only `dkd`, for any backbone and seed. A list means any of its items. Parameters given with a name
+    must be equal; others do not matter. A distiller's name means that distiller alone, not a combination that
+    contains it: write `kd: lskd+dkd` for that.
     """
 
     def __init__(self, rules: Sequence[Exclude], registry: Registry) -> None:
@@ -60,7 +60,7 @@ class Excluder:
         return bool(applying)
 
     def check(self) -> None:
-        """Raises `UsageError` for a rule that left nothing out: it is a slip of the pen."""
+        """Raises `UsageError` for a rule that left nothing out, which is probably a typo."""
         for i, rule in enumerate(self._rules):
             if i in self._applied:
                 continue
@@ -73,8 +73,8 @@ class Excluder:
                             f"{did_you_mean(name, known)} It has: {', '.join(known)}."
                         )
             raise UsageError(
-                f"exclude {i + 1}: expected to leave something out, but no cell of this study is all of "
-                f"{rule.names()}. Correct it or take it out."
+                f"exclude {i + 1}: expected to leave something out, but no cell of this study matches "
+                f"{rule.names()}. Correct the rule or remove it."
             )
 
     def _is(self, kind: str, choice: Choice, component: Component) -> bool:
@@ -96,7 +96,7 @@ class Excluder:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial, why it is run, and the trials that must be there first."""
+    """A trial, why it is run, and the trials that must be done first."""
 
     trial: Trial
     role: Literal["student", "teacher"]
@@ -108,22 +108,22 @@ class PlannedTrial:
 
 @dataclass
 class Plan:
-    """What a request comes to."""
+    """The trials of a request, with notes."""
 
     trials: list[PlannedTrial]
     dataset: Dataset
     description: Description
     notes: list[str] = field(default_factory=list)
-    """What a reader of the results must know."""
+    """Notes for readers of the results."""
 
 
 def make_plan(request: Request, registry: Registry) -> Plan:
-    """Resolve names, fill in defaults, check that everything fits, and order by dependency.
+    """Resolve names, fill in defaults, check compatibility, and order by dependency.
 
     Raises:
-        UsageError: unknown names or parameters, or components that cannot work together.
+        UsageError: unknown names or parameters, or incompatible components.
         PluginError: a component's plugin failed.
-        DataError: the cells cannot be read, or are of too few groups to be divided.
+        DataError: the cells cannot be read, or belong to too few groups to be divided.
     """
     notes: list[str] = []
     with contained():
@@ -211,15 +211,15 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     notes += [f"Left out: {what}. {why}" for what, why in skipped.items()]
     excluder.check()
     if not students and skipped:
-        raise IncompatibleError("Expected trials to run, but nothing here goes together. " + " ".join(notes))
+        raise IncompatibleError("Expected trials to run, but no combination is compatible. " + " ".join(notes))
     if not students:
-        raise UsageError("Expected trials to run, but `exclude` leaves none. Take a rule out.")
+        raise UsageError("Expected trials to run, but `exclude` leaves none. Remove a rule.")
     ordered: dict[str, PlannedTrial] = {}
     for trial in students.values():
         _add_teachers(trial, ordered)
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
-    # A trial asked for outright that also teaches keeps its place among the teachers.
+    # A requested trial that is also a teacher keeps its position among the teachers.
     return Plan(list(ordered.values()), dataset, description, notes)
 
 
@@ -230,7 +230,7 @@ def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:
 
 
 def open_dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
-    """The request's data set, and how a trial's identity names it. Reads nothing yet."""
+    """The request's data set, and its component in a trial's identity. Reads no data."""
     resolved = registry.resolve("dataset", request.dataset.name)
     cls: Any = registry.load(resolved.component)
     given = {**resolved.params, **request.dataset.params, **request.overrides.get("dataset", {})}
@@ -247,7 +247,7 @@ def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -
                 f"{what}: the data set has no modality '{name}'.{did_you_mean(name, known)} "
                 f"It has: {', '.join(known)}."
             )
-    # canonical order, so that the order in which a user lists them is no part of the identity
+    # canonical order, so that the order in which a user lists them does not affect the identity
     return tuple(m for m in known if m in (wanted or ()))
 
 

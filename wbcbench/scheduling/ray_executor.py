@@ -1,8 +1,8 @@
-"""The Ray executor: several trials at once, on one machine or a cluster, scheduled by Ray Tune.
+"""The Ray executor: several trials at a time, on one machine or a cluster, scheduled by Ray Tune.
 
-Tune only decides where and when a trial runs. Records, checkpoints and what is done are the store's:
+Tune only decides where and when a trial runs. Records, checkpoints and progress are in the store:
 nothing is restored from Tune's files, and no number is read from Tune's results. A worker that is
-killed is replaced, and its trial goes on from its checkpoint.
+killed is replaced, and its trial resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from wbcbench.scheduling.source import Display, Outcome, Source
 from wbcbench.spec.request import Request
 
 RETRIES = 2
-"""How often a trial whose worker died is taken up again."""
+"""How often a trial whose worker died is restarted."""
 ENDLESS = 10**9
-"""Tune wants a number of trials; the source alone knows when there are no more."""
+"""Tune requires a number of trials; only the source knows when there are no more."""
 
 
 class RayExecutor:
     """Runs a source's trials through Ray Tune. See `source.Executor`.
 
     Args:
-        request: store, device, data set, and what a trial is given.
-        fingerprint: of the data set, as the trials name it.
-        registry: as the trials were planned with; workers refuse to run other code.
-        plugins: from which the registry was made.
-        cpus, gpus: what a Ray started here may give out; a cluster at `request.ray_address` knows its own.
+        request: store, device, data set, and the resources of a trial.
+        fingerprint: of the data set, as in the trials.
+        registry: the one used for planning; workers refuse to run other code.
+        plugins: the options that the registry was made with.
+        cpus, gpus: what a Ray started here may assign; a cluster at `request.ray_address` knows its own.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class RayExecutor:
         """Run the source's trials.
 
         Raises:
-            UsageError: nothing answers at the address, or no node can give a trial its share.
+            UsageError: nothing answers at the address, or a trial's share fits on no node.
             DataError: the cells cannot be read.
             PluginError: a plugin's file changed since the trials were planned.
             WbcbenchError: the store cannot be written.
-            KeyboardInterrupt: Ctrl-C; what is done is stored, what ran can go on.
+            KeyboardInterrupt: Ctrl-C; finished trials are stored, the others can be resumed.
         """
         store = Store(self._request.root)
         mark = store.mark()
         joined = nullcontext() if ray_session.running() else self._session()
         with joined:
-            # Not before: some of Ray's settings are read when it is imported.
+            # Not earlier: some of Ray's settings are read when it is imported.
             import ray
 
             from wbcbench.scheduling.ray_source import Bridge
@@ -83,7 +83,7 @@ class RayExecutor:
         if bridge.crash is not None:
             raise bridge.crash
         if not bridge.complete:
-            raise KeyboardInterrupt  # Tune catches Ctrl-C, stops its workers and returns as if all were well
+            raise KeyboardInterrupt  # Tune catches Ctrl-C, stops its workers and returns normally
         return bridge.outcomes
 
     def _session(self) -> Any:
@@ -148,7 +148,7 @@ class RayExecutor:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Tune leaves its handlers behind when a sweep has ended well."""
+    """Restore signal handlers: Tune does not when a sweep ends normally."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

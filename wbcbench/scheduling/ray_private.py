@@ -1,4 +1,4 @@
-"""The private parts of Ray that wbcbench touches: all of them, and why no public part will do.
+"""All private parts of Ray that wbcbench uses, and why no public part is sufficient.
 
 Tested with Ray 2.60. `pyproject.toml` bounds the version; `tests/scheduling/test_ray_private.py` fails if a newer
 Ray lacks one of these names. To raise the bound: install the new Ray, run `pytest tests/scheduling tests/faults`,
@@ -15,11 +15,11 @@ from typing import Any
 log = logging.getLogger("wbcbench")
 
 TESTED = "2.60"
-"""Release of Ray that these work with."""
+"""Release of Ray that these were tested with."""
 
 
 def read_settings_again() -> None:
-    """Ray reads some variables once per process: an import or a session before this one had other ones."""
+    """Read Ray's variables again: Ray reads some once per process, maybe before this session set them."""
     from ray import _raylet
     from ray._private import ray_constants
 
@@ -31,7 +31,7 @@ def read_settings_again() -> None:
 
 @contextmanager
 def silent_raylet() -> Iterator[None]:
-    """Ray prints a node's complaints on stdout whatever it is told; there they would spoil `--json`."""
+    """Keep Ray from printing a node's messages on stdout, which no setting prevents and which breaks `--json`."""
     from ray._private import worker
 
     module: Any = worker
@@ -44,10 +44,10 @@ def silent_raylet() -> Iterator[None]:
 
 
 def survive_memory_kills() -> None:
-    """Let a trial be retried whose worker Ray's memory monitor killed.
+    """Retry a trial whose worker was killed by Ray's memory monitor.
 
-    Ray 2.60's Tune takes only `RayActorError` for a dead worker; `OutOfMemoryError` is none, and ends the
-    whole sweep. Both modules look the name up at every failure, so it may stand for both.
+    Ray 2.60's Tune treats only `RayActorError` as a dead worker; `OutOfMemoryError` is not a subclass, and ends
+    the whole sweep. Both modules look up the name at every failure, so it is replaced by a tuple of both.
     """
     import ray.air.execution._internal.actor_manager as manager
     import ray.tune.execution.tune_controller as controller

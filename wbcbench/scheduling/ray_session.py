@@ -1,8 +1,8 @@
-"""Ray for the length of one `with` block: started here alone, or joined where a cluster runs.
+"""Ray for the duration of one `with` block: started on this machine, or an existing cluster.
 
-A Ray of our own listens on the loopback interface only, keeps its files and its access token in one
-short private folder, and leaves neither a folder nor a process behind. A cluster keeps its own ways:
-we only join and leave it.
+A Ray started here listens on the loopback interface only, keeps its files and its access token in one
+short private folder, and leaves neither a folder nor a process behind. A cluster keeps its own
+configuration: we only join and leave it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from wbcbench.training import allocator
 log = logging.getLogger("wbcbench")
 
 PREFIX = "wbcray-"
-"""Session folders are called `wbcray-<place>-<pid of the driver>-<random>`."""
+"""Session folders are named `wbcray-<place>-<pid of the driver>-<random>`."""
 ROOM = 40
-"""Longest session folder: Ray appends some 63 characters, and a socket's path may have 107."""
+"""Maximum length of a session folder: Ray appends about 63 characters, and a socket's path may have 107."""
 OBJECT_STORE = 100_000_000
-"""Bytes. Only specs and losses travel through Ray; cells and weights go through the store."""
+"""Bytes. Only specs and losses are sent through Ray; cells and weights go through the store."""
 
 # Read by Ray or Tune when they start: no telemetry, no per-trial loggers, no printed banner, the
 # working folder as it is, trials without a GPU share see no GPU, no snapshots of Tune's own state.
@@ -49,19 +49,19 @@ _QUIET_LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data")
 
 
 def running() -> bool:
-    """Whether this process is connected to Ray already; does not import it."""
+    """Whether this process is already connected to Ray; does not import it."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
 
 @contextmanager
 def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
-    """Have Ray running within the block.
+    """Run Ray within the block.
 
     Args:
         address: `host:port` of a cluster's head, `auto` for one on this machine, empty to start Ray.
-        cpus: cores that a Ray started here gives out.
-        gpus: likewise GPUs.
+        cpus: cores that a Ray started here may assign.
+        gpus: GPUs, likewise.
 
     Raises:
         UsageError: no cluster answers at the address.
@@ -73,7 +73,7 @@ def session(address: str = "", cpus: int = 1, gpus: int = 0) -> Iterator[None]:
             _join(address)
         else:
             _start(cpus, gpus, stack)
-        import ray  # not before its settings are made: some are read right here
+        import ray  # only after its settings are made: some are read at import
 
         stack.callback(ray.shutdown)
         stack.enter_context(ray_private.silent_raylet())
@@ -88,7 +88,7 @@ def _start(cpus: int, gpus: int, stack: ExitStack) -> None:
     with open(token, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(secrets.token_hex(32))
     own = {
-        # Ray reads this as: this machine only, so that its ports are bound to the loopback interface.
+        # Ray takes this to mean this machine only, so it binds its ports to the loopback interface.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -126,12 +126,12 @@ def _join(address: str) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"Expected a running Ray cluster at --ray-address {address}, but could not join it: {reason} "
-            "`ray status` on this node shows whether one is there; all nodes need one Ray, Python and token."
+            "`ray status` on this node shows if one is running; all nodes need the same Ray, Python and token."
         ) from error
 
 
 def _knock(address: str) -> None:
-    """Ray itself would wait a minute for a head that is not there."""
+    """Check that the head answers: Ray itself would wait a minute for a missing one."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit():
         raise UsageError(f"Expected --ray-address as host:port (such as 10.0.0.1:6379) or auto, got '{address}'.")
@@ -148,7 +148,7 @@ def short_folder() -> str:
     """A writable folder for temporary files whose name is short enough for Ray's sockets.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such folder.
     """
     tried = dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"])
     room = ROOM - len(f"/{own_prefix()}12345678")
@@ -162,15 +162,15 @@ def short_folder() -> str:
 
 
 def own_prefix() -> str:
-    """How the names of this process's folders begin."""
+    """The prefix of this process's session folders."""
     return f"{PREFIX}{_place()}-{os.getpid()}-"
 
 
 @cache
 def _place() -> str:
-    """A word for where this process's number means anything: a machine since its start, or a container of it.
+    """An identifier of the PID namespace of this process: a machine since its last boot, or a container on it.
 
-    A temporary folder may be shared by several of them, and a driver that is alive elsewhere is not dead here.
+    Several machines or containers may share a temporary folder, so a pid unknown here may be alive elsewhere.
     """
     told = [socket.gethostname()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
@@ -180,7 +180,7 @@ def _place() -> str:
 
 
 def sweep() -> None:
-    """Remove session folders whose driver is dead: one that was killed could not do it itself."""
+    """Remove session folders of dead drivers: a killed driver could not do this itself."""
     for base in dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]):
         for folder in Path(base).glob(f"{PREFIX}{_place()}-*-*"):
             pid = folder.name.removeprefix(f"{PREFIX}{_place()}-").partition("-")[0]
@@ -200,7 +200,7 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    # Ray's last processes may still write a log line while they end.
+    # Ray's last processes may still write to a log while they exit.
     for _ in range(3):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -223,7 +223,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _silent_loggers() -> Iterator[None]:
-    """Ray's own log lines stay away: what a user must know, we say ourselves."""
+    """Suppress Ray's own log lines: wbcbench reports what a user needs to know."""
     loggers = [logging.getLogger(name) for name in _QUIET_LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:

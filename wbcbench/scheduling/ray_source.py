@@ -1,8 +1,8 @@
-"""Between a `Source` and Ray Tune: who runs next, what every epoch means, what became of a trial.
+"""Connects a `Source` to Ray Tune: which trial runs next, whether it continues, and its outcome.
 
-Tune drives the sweep through three small adapters; all of them hand over to one `Bridge`, whose methods
-never raise: an exception in a callback would make Tune drop the whole sweep. It is kept instead, the
-sweep ends, and the executor raises it.
+Tune drives the sweep through small adapters that delegate to one `Bridge`, whose methods never raise: an
+exception in a callback would make Tune drop the whole sweep. Instead it is stored, the sweep ends, and the
+executor raises it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("wbcbench")
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds until a record that a worker has written must be seen here, over a shared file system."""
+"""Seconds within which a worker's record must become visible here, over a shared file system."""
 
 
 @dataclass
@@ -42,11 +42,11 @@ class _Running:
     pruned: bool = False
     deaths: int = 0
     reason: str = ""
-    """Of the last death of its worker."""
+    """Why its worker last died."""
 
 
 def _kept(default: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Keep what a method of `Bridge` raises in `bridge.crash`, and return `default`."""
+    """Store what a method of `Bridge` raises in `bridge.crash`, and return `default`."""
 
     def decorate(method: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(method)
@@ -72,16 +72,16 @@ class Bridge:
         self.crash: Exception | None = None
         """What ended the sweep early; the executor raises it."""
         self.exhausted = False
-        """Whether the source has said that there are no more trials."""
+        """Whether the source has reported that there are no more trials."""
         self._source, self._display, self._observers = source, display, observers
         self._store, self._registry = store, registry
         self._running: dict[str, _Running] = {}
         self._again: list[PlannedTrial] = []
-        """Trials that found the GPU full: each is tried once more with nothing beside it."""
+        """Trials that ran out of GPU memory: each is retried once, alone."""
         self._pruned: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Tune pickles whatever it is given, in order to be restored later, which we never do.
+        # Tune pickles its arguments so that a sweep can be restored, which is never done here.
         return (type(None), ())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bridge:
@@ -114,7 +114,7 @@ class Bridge:
         return config
 
     def _next(self) -> PlannedTrial | Wait | None:
-        """The next trial that needs a worker; those that need none are ended here."""
+        """The next trial that needs a worker; trials that do not need one are ended here."""
         while (planned := self._source.next()) is not None and planned != "wait":
             trial = planned.trial
             lost = lost_teacher(planned, self.outcomes)
@@ -124,7 +124,7 @@ class Bridge:
             if lost is not None:
                 self._end(Outcome(planned, "failed", error=f"its teacher {lost} failed"))
             elif trial.id in self._pruned:
-                # Its worker may still be unwinding, and it would only be stopped at the same epoch.
+                # Its worker may still be stopping, and it would only be stopped again at the same epoch.
                 self._end(Outcome(planned, "pruned"))
             else:
                 self._end(self._from_store(planned, "cached"))
@@ -132,7 +132,7 @@ class Bridge:
 
     @_kept(None)
     def started(self, key: str) -> None:
-        """A worker has taken the trial up, for the first time or again."""
+        """A worker has started the trial, or restarted it."""
         running = self._running.get(key)
         if running is not None and not running.started:
             running.started = True
@@ -140,7 +140,7 @@ class Bridge:
 
     @_kept(True)
     def stops(self, key: str, result: dict[str, Any]) -> bool:
-        """Hear a result; whether the trial is to stop now."""
+        """Process a result; returns whether the trial is to stop now."""
         running, message = self._running.get(key), unpack(result)
         if self.crash is not None or running is None or not isinstance(message, EpochMessage):
             return running is not None and isinstance(message, EndMessage)
@@ -150,7 +150,7 @@ class Bridge:
 
     @_kept(None)
     def died(self, key: str, text: str | None) -> None:
-        """The trial's worker is gone. Tune starts it again or, after too many deaths, calls `ended`."""
+        """The trial's worker died. Tune restarts the trial or, after too many deaths, calls `ended`."""
         running = self._running.get(key)
         if running is None:
             return
@@ -160,7 +160,7 @@ class Bridge:
 
     @_kept(None)
     def ended(self, key: str, result: dict[str, Any] | None, error: bool) -> None:
-        """The trial will not be heard of again."""
+        """The trial has ended and sends no more results."""
         running = self._running.pop(key, None)
         if running is None:
             return
@@ -174,7 +174,7 @@ class Bridge:
         elif message.status == "refused":
             self.crash = self.crash or message.exception()
         elif message.status == "no_memory" and not running.alone:
-            log.warning("%s: the GPU was full; it is tried again alone", planned.trial.label)
+            log.warning("%s: the GPU was full; the trial is retried alone", planned.trial.label)
             self._again.append(planned)
         elif message.status == "no_memory":
             hint = "Choose a smaller batch_size, image_size or backbone."
@@ -212,7 +212,7 @@ class Bridge:
 
 
 def reason_of(text: str) -> str:
-    """One sentence on why a worker is gone, from Ray's report."""
+    """One sentence on why a worker died, from Ray's report."""
     if "memory" in text and ("OutOfMemory" in text or "running low on memory" in text):
         return "its worker was stopped because the machine ran out of memory (fewer --jobs help)"
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
@@ -220,7 +220,7 @@ def reason_of(text: str) -> str:
 
 
 class SourceSearcher(Searcher):  # type: ignore[misc]
-    """Asks the bridge for trials, and tells it of their ends."""
+    """Requests trials from the bridge, and reports their ends to it."""
 
     def __init__(self, bridge: Bridge) -> None:
         super().__init__()
@@ -234,14 +234,14 @@ class SourceSearcher(Searcher):  # type: ignore[misc]
         self._bridge.ended(trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the store is the only memory."""
+        """Does nothing: all state is in the store."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("A run goes on from the store, not from Tune's files.")
+        raise NotImplementedError("A run resumes from the store, not from Tune's files.")
 
 
 class SourceScheduler(FIFOScheduler):  # type: ignore[misc]
-    """First in, first out; stops a trial when the source says so, or when it has said how it ended."""
+    """First in, first out; stops a trial when the source requests it, or when the trial has reported its end."""
 
     def __init__(self, bridge: Bridge) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -256,7 +256,7 @@ class SourceScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class Starts(tune.Callback):  # type: ignore[misc]
-    """Tells the bridge when a worker takes a trial up."""
+    """Notifies the bridge when a worker starts a trial."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
@@ -266,7 +266,7 @@ class Starts(tune.Callback):  # type: ignore[misc]
 
 
 class StopAll(tune.Stopper):  # type: ignore[misc]
-    """Ends the sweep once something has gone wrong that concerns every trial."""
+    """Ends the sweep after an error that affects every trial."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge

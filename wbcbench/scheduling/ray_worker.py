@@ -1,6 +1,6 @@
-"""What a worker process tells the driver, as one JSON text per message.
+"""The worker process, and its messages to the driver as JSON text.
 
-Text, because Tune flattens, copies and logs mappings; a text passes through untouched. Imports neither
+Text, because Tune flattens, copies and logs mappings, but does not change a string. Imports neither
 torch nor ray.
 """
 
@@ -33,7 +33,7 @@ _CLASSES: dict[str, type[WbcbenchError]] = {
 
 @dataclass(frozen=True)
 class EpochMessage:
-    """One epoch is over and its checkpoint is written."""
+    """An epoch has ended and its checkpoint is written."""
 
     epoch: int
     epochs: int
@@ -42,21 +42,21 @@ class EpochMessage:
 
 @dataclass(frozen=True)
 class EndMessage:
-    """A trial is over; its record, if there is one, is in the store."""
+    """A trial has ended; its record, if there is one, is in the store."""
 
     status: Literal["done", "cached", "failed", "no_memory", "refused"]
-    """`no_memory`: the GPU was full. `refused`: what is wrong concerns every trial alike."""
+    """`no_memory`: the GPU's memory was full. `refused`: an error that affects every trial."""
     error: str = ""
     kind: Kind = ""
-    """Which class of error it was, for the exit code."""
+    """The class of error, for the exit code."""
 
     def exception(self) -> WbcbenchError | None:
-        """An error of the class that the worker met, with its text; None where it was not one of ours."""
+        """The worker's error, with its class and text; None if it was not a `WbcbenchError`."""
         return _CLASSES[self.kind](self.error) if self.kind else None
 
 
 def kind_of_error(error: BaseException) -> Kind:
-    """The class of error that an exit code depends on."""
+    """The class of error that determines the exit code."""
     if isinstance(error, LeakError):
         return "leak"
     if isinstance(error, DataError):
@@ -83,36 +83,36 @@ def unpack(result: dict[str, Any] | None) -> EpochMessage | EndMessage | None:
 
 
 VARIABLES = "WBCBENCH_"
-"""Environment variables that begin so travel to the workers: cache, data, plugin folders."""
+"""Environment variables with this prefix are passed to the workers: cache, data, plugin folders."""
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """All that a worker needs to work like the driver. Plain data: it crosses to other machines."""
+    """Everything that a worker needs to work like the driver. Plain data: it is sent to other machines."""
 
     request: str
     """The request as JSON."""
     plugins: PluginOptions
     fingerprint: str
-    """Of the data set, as the driver found it."""
+    """Of the data set, as computed by the driver."""
     threads: int
     device: str
     gpus: float
-    """A trial's share; without one, no GPU is seen, however the cluster was started."""
+    """A trial's share; without one, GPUs are hidden, however the cluster was started."""
     store: str
     """Absolute path; the same on all nodes."""
     mark: str
-    """`Store.mark` as the driver reads it: who reads another one has another disk before it."""
+    """`Store.mark` as read by the driver: a worker that reads another value sees another disk."""
     run: str
-    """A name for this run alone."""
+    """A unique name of this run."""
     folder: str
-    """The driver's working folder, in which relative paths are meant."""
+    """The driver's working folder, to which relative paths refer."""
     environment: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 
 
 def train_one(config: dict[str, Any], setup: WorkerSetup) -> None:
-    """Tune's trainable: run one trial and report every epoch, then how it ended.
+    """Tune's trainable: run one trial, report every epoch, then its outcome.
 
     Args:
         config: `trial` (its spec as JSON), `id`, and `sources` from `source_digests`.
@@ -121,11 +121,11 @@ def train_one(config: dict[str, Any], setup: WorkerSetup) -> None:
     from ray import tune
 
     def done(epoch: int, epochs: int, row: dict[str, Any]) -> None:
-        # Waits for the driver's answer; a trial that is to stop is unwound from here by SystemExit.
+        # Waits for the driver's answer; a trial that is to stop gets a SystemExit here.
         try:
             tune.report(pack(EpochMessage(epoch, epochs, row)))
         except SystemExit as stop:
-            raise Stopped from stop  # so that it is not taken for a plugin's
+            raise Stopped from stop  # so that it is not mistaken for a plugin's SystemExit
 
     try:
         message = _worker(setup).run(config, done)
@@ -149,7 +149,7 @@ class Worker:
             )
         os.environ.update(setup.environment)
         if not setup.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch reads it
         if os.path.isdir(setup.folder):
             os.chdir(setup.folder)
         from wbcbench.records.store import Store
@@ -157,7 +157,7 @@ class Worker:
         store = Store(setup.store)
         if store.mark(make=False) != setup.mark:
             raise UsageError(
-                f"Expected the store {store.root} on node {os.uname().nodename}, but what is there "
+                f"Expected the store {store.root} on node {os.uname().nodename}, but that folder "
                 "is not the driver's store. Choose a --store on a path that all nodes share."
             )
         import torch
@@ -214,7 +214,7 @@ class SourceChangedError(PluginError):
 
 
 class _Refused:
-    """Stands for a worker that could not be set up: every trial gets the same answer."""
+    """Replaces a worker that could not be set up: every trial gets the same answer."""
 
     def __init__(self, message: EndMessage) -> None:
         self.message = message
@@ -236,14 +236,14 @@ def _worker(setup: WorkerSetup) -> Worker | _Refused:
         except Exception as error:
             if not gpu_is_full(error):
                 raise
-            return _Refused(EndMessage("no_memory", str(error)))  # not kept: the next try may find room
+            return _Refused(EndMessage("no_memory", str(error)))  # not cached: the next attempt may succeed
     return _known[setup.run]
 
 
 def gpu_is_full(error: Exception) -> bool:
-    """Whether a GPU had no memory left, in any of the ways in which PyTorch says so.
+    """Whether an error means that a GPU ran out of memory.
 
-    The allocator has an error of its own; a context, cuBLAS and cuDNN that find no room raise plain ones.
+    The allocator has its own class of error; a context, cuBLAS and cuDNN raise plain errors.
     """
     import torch
 
@@ -259,7 +259,7 @@ def gpu_is_full(error: Exception) -> bool:
 def source_digests(trial: Trial, registry: Registry) -> dict[str, str]:
     """Every component of the trial and its teachers, `kind name`, and the digest of its code.
 
-    The files' digests are those of the moment when the registry was made, their helpers' of the first look.
+    The files' digests are from when the registry was made, those of their helpers from when they were first read.
     """
     found = {}
     for kind, name in _components(trial):
@@ -269,10 +269,10 @@ def source_digests(trial: Trial, registry: Registry) -> dict[str, str]:
 
 
 def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) -> None:
-    """Raises `SourceChangedError` where this process has other code than the driver planned with.
+    """Raises `SourceChangedError` if this process has other code than the driver used for planning.
 
-    The files are read again: a component is imported when it is first used, which may be long after its
-    file was found.
+    The files are read again, because a component is imported when it is first used, which may be long after
+    its file was found.
     """
     for kind, name in _components(trial):
         component = registry.get(kind, name)
@@ -280,12 +280,12 @@ def check_sources(trial: Trial, registry: Registry, expected: dict[str, str]) ->
         there = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else component.sha256
         planned, _, beside = expected.get(f"{kind} {name}", "").partition(" ")
         if not planned == component.sha256 == there or beside != helper_digest(component):
-            found = there[:12] or "no file" if planned != there else "another helper beside it"
+            found = there[:12] or "no file" if planned != there else "another helper file"
             raise SourceChangedError(
                 f"Expected {kind} '{name}' as it was when this run was planned (SHA-256 "
                 f"{planned[:12] or 'unknown'}), but a worker found {found} in "
-                f"{component.origin}. Leave plugin files alone while a run goes on, and have the same ones on "
-                "all nodes; then start it again: what is done stays done."
+                f"{component.origin}. Do not edit plugin files during a run, and use the same ones on all "
+                "nodes; then run it again to resume."
             )
 
 
@@ -296,7 +296,7 @@ def _components(trial: Trial) -> Iterator[tuple[str, str]]:
 
 
 def _free() -> None:
-    """Give GPU memory back: another trial of the same GPU may need it while this process waits."""
+    """Release GPU memory: another trial on the same GPU may need it while this process waits."""
     import torch
 
     gc.collect()

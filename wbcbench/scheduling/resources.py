@@ -1,4 +1,4 @@
-"""What one trial is given of a machine, how many fit beside each other, and what a plan will cost."""
+"""The resources of a trial, how many trials fit on a machine, and the cost of a plan."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Share:
 
     cpus: int
     gpus: float
-    """Of one GPU (0.25: four trials share it), or a whole number of GPUs."""
+    """A share of one GPU (0.25: four trials share it), or a whole number of GPUs."""
 
 
 def share_of(request: Request, gpus: int) -> Share:
-    """What a trial is given: as asked for, else one core and, where there are GPUs, a whole one.
+    """The resources of a trial: as requested, else one core and, where there are GPUs, a whole one.
 
-    A whole GPU is the careful choice: shares are bookkeeping, a GPU's memory is not divided.
+    A whole GPU is the safe default: Ray only counts shares, it does not divide a GPU's memory.
 
     Raises:
-        UsageError: a GPU is to be used, but no share of one is given.
+        UsageError: a GPU is to be used, but the share is zero.
     """
     wanted = request.gpus_per_trial
     if wanted is None:
@@ -43,7 +43,7 @@ def share_of(request: Request, gpus: int) -> Share:
 
 
 def slots(cpus: int, gpus: int, share: Share) -> int:
-    """How many trials of a share run at once on a machine of so many cores and GPUs."""
+    """How many trials of a share fit on a machine with so many cores and GPUs."""
     by_cpu = cpus // share.cpus
     if not share.gpus:
         return by_cpu
@@ -52,32 +52,32 @@ def slots(cpus: int, gpus: int, share: Share) -> int:
 
 
 def check_feasible(share: Share, nodes: list[tuple[int, int]]) -> int:
-    """How many trials fit at once on nodes of (cores, GPUs).
+    """How many trials fit on nodes of (cores, GPUs) at a time.
 
     Raises:
-        UsageError: not even one ever does. Ray would wait for ever.
+        UsageError: not even one fits. Ray would wait forever.
     """
     fit = sum(slots(cpus, gpus, share) for cpus, gpus in nodes)
     if not fit:
         cpus, gpus = max(nodes, key=lambda node: node[::-1], default=(0, 0))
         raise UsageError(
             f"Expected a trial's share to fit on one node, but {share.cpus} CPUs and {share.gpus:g} GPUs were "
-            f"asked for, and the largest node has {cpus} CPUs and {gpus} GPUs. Lower --cpus-per-trial or "
+            f"requested, and the largest node has {cpus} CPUs and {gpus} GPUs. Lower --cpus-per-trial or "
             "--gpus-per-trial."
         )
     return fit
 
 
 GUESSED_SPEED = 1000.0
-"""Training cells per second where no earlier run tells: a small network on one core."""
+"""Training cells per second where no earlier run is known: a small network on one core."""
 ENOUGH = 2000
-"""Records that are asked how long they took."""
+"""Maximum number of records that are read for speeds."""
 
 
 def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """One JSON-able row per planned trial: identity, whether it is done, what it will take.
+    """One JSON-able row per planned trial: identity, whether it is done, its expected cost.
 
-    `cell_views` is training cells x epochs; `estimated_seconds` is None without a like trial to go by.
+    `cell_views` is training cells x epochs; `estimated_seconds` is None if there is no similar trial.
     """
     speeds = _speeds(store)
     rows = []
@@ -105,7 +105,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 
 def train_cells(plan: Plan, trial: Trial | None = None) -> int:
-    """About how many cells a trial (by default the plan's first) trains on; exact for an official split."""
+    """Approximate number of training cells of a trial (default: the plan's first); exact for an official split."""
     trial = trial or plan.trials[0].trial
     split, sizes = trial.protocol.split, plan.description.split_sizes or {}
     if "train" in sizes and split.scheme == "official":
@@ -114,7 +114,7 @@ def train_cells(plan: Plan, trial: Trial | None = None) -> int:
 
 
 def _likeness(spec: dict[str, Any]) -> str:
-    """Trials of one likeness train at about one speed."""
+    """A key for similar trials, which train at about the same speed."""
     method, protocol = spec["method"], spec["protocol"]
     return digest(
         {
@@ -129,8 +129,8 @@ def _likeness(spec: dict[str, Any]) -> str:
 def _speeds(store: Store) -> dict[str, float]:
     """Likeness -> median training cells per second over the store's records.
 
-    Nothing is ranked by them, so records are not checked, and of a large store some are enough: their names, which
-    are digests, are in no order.
+    Speeds are only estimates, so records are not checked, and a sample is enough in a large store. The first names
+    are a random sample, since names are digests.
     """
     seen: dict[str, list[float]] = {}
     for folder in islice(store.folders(), ENOUGH):
@@ -140,5 +140,5 @@ def _speeds(store: Store) -> dict[str, float]:
             if isinstance(speed, int | float) and speed > 0:
                 seen.setdefault(_likeness(spec), []).append(speed)
         except (OSError, *DOCUMENTS, KeyError, TypeError):
-            continue  # whoever reads it for a table says what is wrong with it
+            continue  # a damaged record is reported where it is read for a table
     return {likeness: median(speeds) for likeness, speeds in seen.items()}

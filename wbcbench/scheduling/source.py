@@ -1,4 +1,4 @@
-"""Where an executor gets its trials from, and what became of them. Imports no torch."""
+"""Where an executor gets its trials from, and their outcomes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 
 @dataclass
 class Outcome:
-    """What became of one planned trial."""
+    """The outcome of one planned trial."""
 
     planned: PlannedTrial
     status: Literal["done", "cached", "failed", "pruned"]
@@ -26,7 +26,7 @@ class Outcome:
 
 
 def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
-    """The outcomes if every trial is in the store already, else None. Raises `RecordError` for a bad record."""
+    """The outcomes if every trial is already in the store, else None. Raises `RecordError` for a bad record."""
     if not all(store.has(p.trial.id) for p in plan.trials):
         return None
     store.tidy(*(p.trial.id for p in plan.trials))
@@ -34,7 +34,7 @@ def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
 
 
 def in_order(plan: Plan, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes in the plan's order, whichever trial ended first."""
+    """The outcomes in the plan's order, not in the order in which trials ended."""
     place = {p.trial.id: i for i, p in enumerate(plan.trials)}
     return sorted(outcomes, key=lambda o: place[o.planned.trial.id])
 
@@ -46,7 +46,7 @@ def lost_teacher(planned: PlannedTrial, outcomes: Sequence[Outcome]) -> str | No
 
 
 def exit_code(outcomes: list[Outcome]) -> ExitCode:
-    """0, or 1 if some trials failed; if nothing but one kind of user error happened, that error's code."""
+    """0, or 1 if some trials failed; if all failed because of one kind of user error, that error's code."""
     failures = [o for o in outcomes if o.status == "failed"]
     if not failures:
         return ExitCode.OK
@@ -59,30 +59,30 @@ def exit_code(outcomes: list[Outcome]) -> ExitCode:
 
 
 Wait = Literal["wait"]
-"""Nothing can start now; ask again when a running trial has ended."""
+"""Nothing can start now; call `next` again when a running trial has ended."""
 
 
 class Source(Protocol):
-    """Trials in the order in which they may start. Called from one thread of the driver only."""
+    """Trials in the order in which they may start. Called from a single thread of the driver."""
 
     total: int | None
-    """How many trials there will be; None if nobody knows yet."""
+    """How many trials there will be; None if not known yet."""
 
     def next(self) -> PlannedTrial | Wait | None:
-        """The next trial to start, `"wait"` while all that is left needs running ones, None at the end."""
+        """The next trial to start, `"wait"` while all remaining trials need running ones, None at the end."""
         ...
 
     def epoch(self, planned: PlannedTrial, epoch: int, row: dict[str, Any]) -> bool:
-        """Hear one epoch's row of history (`val_macro_f1`, ...). True: stop this trial here, it is pruned."""
+        """Receives one epoch's row of history (`val_macro_f1`, ...). Returns True to stop (prune) the trial."""
         ...
 
     def ended(self, outcome: Outcome) -> None:
-        """Hear what became of a trial that `next` gave out."""
+        """Receives the outcome of a trial that `next` returned."""
         ...
 
 
 class Display(Protocol):
-    """Where progress is shown. All methods may do nothing."""
+    """Shows progress. All methods may do nothing."""
 
     def trial_started(self, planned: PlannedTrial) -> None: ...
     def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None: ...
@@ -96,7 +96,7 @@ class Screen(Display, Protocol):
 
 
 Screens = Callable[[int], AbstractContextManager[Screen]]
-"""Number of trials -> a display for them."""
+"""Makes a display for a number of trials."""
 
 
 class Executor(Protocol):
@@ -105,10 +105,10 @@ class Executor(Protocol):
     def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
         """Every trial's outcome, in the order in which they ended.
 
-        A failed trial fails those that need it; the others go on.
+        A failed trial fails those that need it; the others continue.
 
         Raises:
-            DataError: the cells cannot be read, which concerns every trial alike.
+            DataError: the cells cannot be read, which affects every trial.
         """
         ...
 

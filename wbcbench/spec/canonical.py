@@ -11,14 +11,14 @@ from typing import Any
 from pydantic import BaseModel
 
 HASH_VERSION = 1
-"""Raised whenever the canonical form changes, so that an old identity is never mistaken for a new one."""
+"""Incremented whenever the canonical form changes, so that an old identity is never mistaken for a new one."""
 
 
 def canonical_json(value: Any) -> str:
     """Serialise so that equal content gives equal text: sorted keys, no spaces, 1.0 written as 1.
 
     Raises:
-        ValueError: for NaN, infinity and anything JSON has no form for.
+        ValueError: for NaN, infinity and anything that JSON cannot represent.
     """
     return _text(_plain(value))
 
@@ -29,16 +29,16 @@ def digest(value: Any, *, length: int = 16) -> str:
 
 
 def plain(text: str | bytes) -> Any:
-    """What a JSON text says, in the values that its canonical form has: 1.0 is read as 1.
+    """Parse JSON text into the values of its canonical form: 1.0 is read as 1.
 
     Raises:
-        ValueError: NaN, infinity, or no JSON.
+        ValueError: NaN, infinity, or invalid JSON.
     """
     return json.loads(text, parse_float=_number, parse_constant=_number)
 
 
 def digest_plain(document: Any, *, length: int = 16) -> str:
-    """The `digest` of what `plain` gave, without another walk through it."""
+    """The `digest` of what `plain` returned, without traversing it again."""
     text = f"wbcbench/{HASH_VERSION}:{_text(document)}"
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -48,7 +48,7 @@ def _text(document: Any) -> str:
 
 
 def flat(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path -> leaf of nested mappings, in their order; a list is a leaf."""
+    """Dotted path -> leaf of nested mappings, in their order; a list counts as a leaf."""
     if isinstance(document, dict):
         for name, inner in document.items():
             yield from flat(inner, f"{path}.{name}" if path else name)
@@ -64,7 +64,7 @@ def _number(written: str | float) -> float | int:
 
 
 def _plain(value: Any) -> Any:
-    # exact types first: nearly every value is of one, and a leaderboard hashes millions
+    # exact types first: nearly every value has one of them, and a leaderboard hashes millions
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value

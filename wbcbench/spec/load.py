@@ -14,7 +14,7 @@ from wbcbench.spec.request import Request, load_yaml, parse_value
 
 COMPONENT_SECTIONS = ("dataset", "fusion", "kd", "backbone", "routing", "policy")
 SEARCH_SECTIONS = ("space", "search")
-"""What a config file may say to `wbcbench search`; a plain run passes over it."""
+"""The section of a config file for `wbcbench search`; a plain run ignores it."""
 _ALIASES = {
     "distiller": "kd",
     "policies": "policy",
@@ -33,11 +33,11 @@ ARGUMENTS = {
 the config file, `--set` wins over both."""
 
 Settings = Mapping[str, Any] | Sequence[str]
-"""`{"training.lr": 1e-3}`, or `key=value` as text, the way `--set` takes it."""
+"""`{"training.lr": 1e-3}`, or `key=value` as text, as for `--set`."""
 
 
 def variable(name: str) -> str:
-    """The environment variable that stands in for a flag which is not given: `WBCBENCH_EPOCHS`."""
+    """The environment variable that is used where a flag is not given: `WBCBENCH_EPOCHS`."""
     return f"WBCBENCH_{name.upper()}"
 
 
@@ -56,7 +56,7 @@ def keys_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def load_request(
     config: Path | None = None, flags: dict[str, Any] | None = None, settings: Settings = ()
 ) -> Request:
-    """Merge a YAML file, flags (already without the ones not given) and `--set a.b=c` into a request.
+    """Merge a YAML file, flags (only those that were given) and `--set a.b=c` into a request.
 
     Args:
         config: a YAML file.
@@ -76,7 +76,7 @@ def request_from(
     settings: Settings = (),
     where: str = "command line",
 ) -> Request:
-    """The same of a document that was read already, which is changed; `where` it is from stands in errors."""
+    """The same for a document that is already read, which is modified; errors name `where` it is from."""
     for section in SEARCH_SECTIONS:
         tree.pop(section, None)
     for alias, target in _ALIASES.items():
@@ -98,7 +98,7 @@ def request_from(
 
 
 def pairs(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """Key and value of each. Raises `UsageError`."""
+    """Key and value of each setting. Raises `UsageError`."""
     if isinstance(settings, Mapping):
         yield from settings.items()
         return
@@ -110,7 +110,7 @@ def pairs(settings: Settings) -> Iterator[tuple[str, Any]]:
 
 
 def component_params(cls: Any, preset: Mapping[str, Any], settings: Settings) -> Any:
-    """A component's `Params` from what its name fixes and from settings without a prefix. Raises `UsageError`."""
+    """A component's `Params`, from what its name fixes and settings without a prefix. Raises `UsageError`."""
     values: dict[str, Any] = dict(preset)
     for key, value in pairs(settings):
         if key not in cls.Params.model_fields:
@@ -128,12 +128,12 @@ def component_params(cls: Any, preset: Mapping[str, Any], settings: Settings) ->
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; numbers such as `1e-3`, which YAML 1.1 reads as text, are mended later by type."""
+    """A YAML mapping; numbers such as `1e-3`, which YAML 1.1 reads as text, are converted later by type."""
     try:
         tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"Expected a config file, but {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # no UTF-8 is one, too
+    except ValueError as error:  # includes invalid UTF-8
         raise UsageError(f"Expected YAML in {path}, but it does not parse: {error}") from error
     if tree is None:
         return {}
@@ -156,7 +156,7 @@ def put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both nested mappings in a new one, `above` winning."""
+    """Both nested mappings merged into a new one; `above` wins."""
     both = dict(below)
     for key, value in above.items():
         old = both.get(key)
@@ -168,7 +168,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], tree: Any, where: str) -> M:
-    """Build a model, turning pydantic's errors into one message per problem with path and nearest name."""
+    """Build a model; pydantic's errors become one message per problem, with its path and the nearest name."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""YAML from people: one kind of error for all that can be wrong with it, and a limit to what aliases unfold to."""
+"""The request of a run, and reading YAML: one kind of error for every problem, and a limit on alias expansion."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_
 from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
 
 LARGEST = 100_000
-"""Values in one document, those behind aliases counted each time: ten lines of them make a thousand million."""
+"""Most values in one document. Aliases count each time: ten lines of them can expand to 1e9 values."""
 
 
 def load_yaml(text: str) -> Any:
     """The document's value.
 
     Raises:
-        ValueError: no YAML, a date or number that cannot be, nested too deeply, or too large.
+        ValueError: invalid YAML, an impossible date or number, too deep nesting, or too many values.
     """
     import yaml
 
@@ -32,7 +32,7 @@ def load_yaml(text: str) -> Any:
         inner = left.pop()
         seen += 1
         if seen > LARGEST:
-            raise ValueError(f"it has more than {LARGEST:,} values (behind aliases each one counts every time)")
+            raise ValueError(f"it has more than {LARGEST:,} values (aliased values count each time)")
         if isinstance(inner, dict):
             left += [*inner.keys(), *inner.values()]
         elif isinstance(inner, list | tuple | set):
@@ -63,7 +63,7 @@ class Choice(Frozen):
                 raise ValueError(f"expected a name, but got '{value}'")
             return cls(name=name, params=params)
         if isinstance(value, dict) and set(value) == {"name", "params"} and isinstance(value["params"], dict):
-            return cls(**value)  # as a dumped request has it
+            return cls(**value)  # as in a dumped request
         if isinstance(value, dict) and isinstance(value.get("name"), str):
             return cls(name=value["name"], params={k: v for k, v in value.items() if k != "name"})
         raise ValueError(f"expected a name or a mapping with 'name', but got {value!r}")
@@ -104,8 +104,8 @@ def _choices(value: Any) -> tuple[Choice, ...]:
 def _combinations(value: Any) -> tuple[tuple[Choice, ...], ...]:
     """`a,b+c` is two alternatives: a alone, b and c together.
 
-    Items that each state their weight are meant together: `logits:weight=0.5,at:weight=1000` is one
-    combination. To compare them, give the option twice or write a YAML list.
+    Items that all state their weight belong together: `logits:weight=0.5,at:weight=1000` is one
+    combination. To compare them, repeat the option or write a YAML list.
     """
     if isinstance(value, str) and "," in value:
         weighted = [Choice.parse(p) for item in split_list(value) for p in item.split("+")]
@@ -152,8 +152,8 @@ class TeacherRequest(Frozen):
     """The teachers: high-complexity networks, one or more per modality, shared by all students and seeds."""
 
     backbone: Choices = (Choice(name="cellnet", params={"width": 32}),)
-    """Several sizes per modality: all of them teach, or, with `routing: assistant`, the first teaches and
-    each is taught by the next."""
+    """Several sizes per modality: all of them teach, or, with `routing: assistant`, the first teaches the student
+    and each is taught by the next."""
     fusion: Choices = (Choice(name="single"),)
     """`single`: a teacher per modality. Any other: one teacher that reads all teacher modalities."""
     epochs: int | None = Field(None, ge=1, description="default: as long as the student")
@@ -169,7 +169,7 @@ def _teacher(value: Any) -> Any:
 
 
 class Exclude(Frozen):
-    """Which cells of the cross product are left out: all that agree with everything named here."""
+    """Which cells of the cross product are left out: all that match everything named here."""
 
     fusion: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
     backbone: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
@@ -183,7 +183,7 @@ class Exclude(Frozen):
         return self
 
     def names(self) -> dict[str, list[str]]:
-        """What is named, key by key, as a user would write it."""
+        """The names by key, as a user would write them."""
         found = {
             "fusion": [c.name for c in self.fusion],
             "backbone": [c.name for c in self.backbone],
@@ -215,7 +215,7 @@ class Request(Frozen):
     exclude: tuple[Exclude, ...] = ()
     """Cells of the cross product that are left out."""
     incompatible: Literal["refuse", "skip"] = "refuse"
-    """`skip` leaves out what cannot work together, and says why, instead of refusing the whole."""
+    """`skip` leaves out incompatible combinations, with the reason, instead of refusing the whole request."""
     overrides: dict[str, dict[str, Any]] = {}
     """Section (dataset, fusion, kd, backbone, routing, policy) -> parameters from `--set`, applied to
     every listed component that has them."""
@@ -224,19 +224,19 @@ class Request(Frozen):
     threads: int | None = Field(None, ge=1)
     """Compute threads of one trial; None: `cpus_per_trial`, or torch's choice if that is None too."""
     executor: Literal["auto", "inline", "ray"] = "auto"
-    """`inline`: one trial after another in this process. `ray`: several at once, through Ray Tune."""
+    """`inline`: one trial after another in this process. `ray`: several at a time, with Ray Tune."""
     jobs: int | None = Field(None, ge=1)
-    """At most so many trials at once; None: as many as fit."""
+    """Maximum number of concurrent trials; None: as many as fit."""
     cpus_per_trial: int | None = Field(None, ge=1)
-    """CPU cores that a trial is given, and its compute threads under either executor."""
+    """CPU cores of a trial, and its compute threads under either executor."""
     gpus_per_trial: Annotated[float | None, AfterValidator(_gpu_share)] = Field(None, ge=0)
-    """Share of a GPU that a trial is given; None: a whole one where there is one, else none."""
+    """Share of a GPU per trial; None: a whole GPU if there is one, else none."""
     ray_address: str = ""
-    """`host:port` of a running Ray cluster, or `auto`; empty: Ray is started for this run alone."""
+    """`host:port` of a running Ray cluster, or `auto`; empty: Ray is started for this run only."""
     replay_maps_gb: float = Field(2.0, ge=0)
-    """Stage maps are replayed too (in half precision) where all epochs of a trial's teachers fit into this."""
+    """Stage maps are replayed too (in half precision) if all epochs of a trial's teachers fit into this size."""
     replay: Literal["auto", "never"] = "auto"
-    """`never` runs teachers live at every step; same student to float tolerance, slower."""
+    """`never` runs teachers at every step: the same student up to float tolerance, but slower."""
     _root: Path = PrivateAttr()
 
     def model_post_init(self, _: Any) -> None:
@@ -244,5 +244,5 @@ class Request(Frozen):
 
     @property
     def root(self) -> Path:
-        """The store, wherever the process may have changed to since; `store` is what the user typed."""
+        """The store's absolute path, also after a change of working directory; `store` is what the user typed."""
         return self._root

@@ -22,10 +22,10 @@ IMPUTERS = {
 
 
 def chosen_imputer(given: dict[str, Any], fusion: str, missing: str) -> dict[str, str]:
-    """Take `impute` out of the given parameters; what of it belongs to the identity: nothing for the mean.
+    """Remove `impute` from the given parameters; return what belongs to the identity (nothing for the mean).
 
     Raises:
-        UsageError: no such imputer, or a fusion that does not impute.
+        UsageError: unknown imputer, or a fusion that does not impute.
     """
     how = given.pop(IMPUTE, MEAN)
     if not isinstance(how, str) or how not in IMPUTERS:
@@ -34,17 +34,17 @@ def chosen_imputer(given: dict[str, Any], fusion: str, missing: str) -> dict[str
             f"fusion {fusion}: no imputer is called '{how}'.{did_you_mean(str(how), IMPUTERS)} {known}."
         )
     if how != MEAN and missing != "impute":
-        does = "leaves absent modalities out by itself" if missing == "native" else "takes complete cells only"
-        raise UsageError(f"fusion {fusion}: impute={how} was asked for, but it {does}. Leave impute out.")
+        does = "handles absent modalities itself" if missing == "native" else "accepts complete cells only"
+        raise UsageError(f"fusion {fusion}: impute={how} was requested, but it {does}. Leave impute out.")
     return {} if how == MEAN else {IMPUTE: how}
 
 
 METRICS_VERSION = 1
-"""Raised when any stored metric's definition changes."""
+"""Incremented when the definition of any stored metric changes."""
 
 
 class Frozen(BaseModel):
-    """Frozen, strict about keys; tuples instead of lists; no NaN or infinity, which no identity can hold."""
+    """Frozen, strict about keys; tuples instead of lists; no NaN or infinity, which an identity cannot contain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), allow_inf_nan=False)
 
@@ -57,7 +57,7 @@ class Component(Frozen):
     """A plugin's component with every parameter written out, defaults included."""
 
     name: str
-    """As registered; `provider/name` for components that are not built in."""
+    """The registered name; `provider/name` for components that are not built in."""
     params: dict[str, Any] = {}
 
     def __str__(self) -> str:
@@ -69,17 +69,17 @@ class SplitSpec(Frozen):
 
     scheme: Literal["official", "stratified"] = Field("official", description="official, else stratified")
     val: float = Field(0.15, gt=0, lt=0.9, description="share of cells for selection")
-    test: float = Field(0.25, gt=0, lt=0.9, description="share of cells looked at once, at the end")
+    test: float = Field(0.25, gt=0, lt=0.9, description="share of cells, evaluated once at the end")
     seed: int = Field(0, ge=0, description="of the division; the same for every trial of a board")
     allow_leaks: bool = Field(
         False,
-        description="train although a donor or an image is on two sides, or an image has two labels; the "
-        "comparison key then says so",
+        description="train although a donor or an image is on two sides, or an image has two labels; recorded "
+        "in the comparison key",
     )
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A split that allows no leaks does not speak of them, so that identities are what they always were."""
+        """The field is left out where it is false, so that identities are as they were before it existed."""
         document: dict[str, Any] = handler(self)
         if not self.allow_leaks:
             document.pop("allow_leaks", None)
@@ -105,7 +105,7 @@ class Augmentation(Frozen):
     Geometry (flip to cutout) is shared by a cell's modalities; intensity and noise are not.
     """
 
-    flip: bool = Field(True, description="mirror left-right with probability 1/2")
+    flip: bool = Field(True, description="flip left-right with probability 1/2")
     rotate: float = Field(180.0, ge=0, le=180, description="rotate by up to this many degrees either way")
     scale: float = Field(0.0, ge=0, lt=0.9, description="zoom by up to this share either way; needs interpolate")
     shift: float = Field(0.06, ge=0, le=0.5, description="shift by up to this share of the side")
@@ -118,8 +118,8 @@ class Augmentation(Frozen):
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
     interpolate: bool = Field(
         False,
-        description="off: only right-angle turns and whole-pixel shifts, so that every pixel stays as measured; "
-        "on: any angle and zoom, blurred between pixels as no validation or test image is",
+        description="off: only right-angle rotations and whole-pixel shifts, so that pixels stay as measured; "
+        "on: any angle and zoom, blurred by interpolation, as no validation or test image is",
     )
 
     @model_validator(mode="after")
@@ -138,13 +138,13 @@ class Augmentation(Frozen):
 
 
 class Selection(Frozen):
-    """Which epoch's weights are kept, judged on validation cells only."""
+    """Which epoch's weights are kept, chosen on validation cells only."""
 
     metric: Literal["macro_f1", "balanced_accuracy", "nll", "last"] = "macro_f1"
 
 
 class Recipe(Frozen):
-    """How a network is optimised. Part of the method: a search may change it."""
+    """How a network is optimised. Part of the method, so a search may change it."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = param(2e-3, "peak learning rate", gt=0, le=10, search=(3e-4, 2e-2), log=True)
@@ -157,7 +157,7 @@ class Recipe(Frozen):
         "weight of a class in the task loss: 1, 1/sqrt(count), 1/count; mean 1 over cells",
         search=["none", "sqrt", "inverse"],
     )
-    task_weight: float = Field(1.0, ge=0, description="factor on the task loss beside a distiller's weight")
+    task_weight: float = Field(1.0, ge=0, description="factor on the task loss, next to a distiller's weight")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per step of averaged weights; 0: off")
     clip: float = Field(0.0, ge=0, description="gradient norm is cut to this; 0: off")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -172,7 +172,7 @@ class Protocol(Frozen):
     modalities: tuple[str, ...]
     image_size: int = Field(ge=8, le=1024)
     fingerprint: str
-    """Of the data set's content, as it described itself when the trial was planned."""
+    """Of the data set's content, from its description when the trial was planned."""
     split: SplitSpec = SplitSpec()
     budget: Budget = Budget()
     augmentation: Augmentation = Augmentation()
@@ -190,7 +190,7 @@ class Method(Frozen):
     distillers: tuple[Component, ...] = ()
     routing: Component | None = None
     teachers: tuple[Trial, ...] = ()
-    """Each teacher is a whole trial, so that it is found by identity and chains come for free."""
+    """Each teacher is a complete trial, so it is found by its identity, and chains need no extra code."""
 
     @property
     def kd(self) -> str:
@@ -205,19 +205,19 @@ class Trial(Frozen):
     method: Method
     seed: int = Field(0, ge=0)
     sealed: bool = False
-    """Proposed by a search: judged on validation cells only. Its record holds nothing of the test split and
-    is never ranked."""
+    """Proposed by a search: judged on validation cells only. Its record contains nothing about the test split
+    and is never ranked."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An ordinary trial does not speak of seals, so that its identity is what it was before there were any."""
+        """The field is left out where it is false, so that identities are as they were before it existed."""
         document: dict[str, Any] = handler(self)
         if not self.sealed:
-            document.pop("sealed", None)  # a nested trial passes here twice
+            document.pop("sealed", None)  # this runs twice for a nested trial
         return document
 
     def seal(self) -> Trial:
-        """The same training without a look at the test split: a trial of its own."""
+        """The same training without evaluation on the test split: a separate trial."""
         # Not model_copy, which would copy the cached identity too.
         return Trial(protocol=self.protocol, method=self.method, seed=self.seed, sealed=True)
 
@@ -232,23 +232,23 @@ class Trial(Frozen):
 
     @property
     def label(self) -> str:
-        """Short name of the method for people: `independent`, `single[brightfield]`, `early:impute=token`."""
+        """Short readable name of the method: `independent`, `single[brightfield]`, `early:impute=token`."""
         fusion, imputer = self.method.fusion.name, self.method.fusion.params.get(IMPUTE)
         fusion = f"{fusion}:{IMPUTE}={imputer}" if isinstance(imputer, str) else fusion
         return f"{fusion}[{self.reads[0]}]" if len(self.reads) == 1 else fusion
 
     @property
     def title(self) -> str:
-        """The whole method for people, as tables show it: `concat + logits + modality_dropout`."""
+        """Full readable name of the method, as in tables: `concat + logits + modality_dropout`."""
         return method_name(self.label, self.method.kd, [p.name for p in self.method.policies])
 
     def method_id(self) -> str:
-        """Identity of everything but the seed: rows of a leaderboard are grouped by it."""
+        """Identity of everything except the seed: rows of a leaderboard are grouped by it."""
         return digest({"protocol": self.protocol, "method": self.method})
 
 
 def method_name(label: str, kd: str, policies: Iterable[str] = ()) -> str:
-    """What people call a method: `concat`, `concat + logits`, `concat + logits + modality_dropout`."""
+    """Readable name of a method: `concat`, `concat + logits`, `concat + logits + modality_dropout`."""
     return " + ".join([label, *([] if kd == "none" else [kd]), *policies])
 
 

@@ -1,9 +1,9 @@
-"""Freed memory stays with the process that trains, instead of going back to the system layer by layer.
+"""Keep freed memory in the training process instead of returning it to the system after every layer.
 
-glibc returns every freed block of more than 32 MiB to the kernel at once, and the activations of one layer are
-soon that large: the next layer then waits for pages to be found and cleared. What is kept is at most what a step
-has used anyway. This is for processes of our own, the command and Ray's workers: a notebook's is left alone.
-`tests/benchmarks/allocator.py` measures both ways. No number that is computed changes.
+glibc returns every freed block of more than 32 MiB to the kernel at once, and the activations of one layer can be
+that large: the next layer then waits for the kernel to allocate and clear pages. At most the memory that a step
+needs anyway is kept. This applies only to our own processes, the command and Ray's workers, not to a notebook.
+`tests/benchmarks/allocator.py` measures both. Computed numbers do not change.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of <malloc.h>
 LARGE = 1 << 30
-"""Bytes from which on a block (of cells, say) still goes back when it is freed."""
+"""Blocks of this many bytes or more (cells, for example) are still returned when they are freed."""
 
 
 def is_set_by_user() -> bool:
-    """Whether the environment says already how the allocator is to work, or that it is another one."""
+    """Whether the environment already configures the allocator, or selects another one."""
     return any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
 
 
@@ -24,20 +24,20 @@ _ours = False
 
 
 def claim_process() -> None:
-    """Say that this process is wbcbench's own, not a notebook's that calls it."""
+    """Mark this process as wbcbench's own, not a notebook's that calls it."""
     global _ours
     _ours = True
 
 
 def keep_freed_memory_if_ours() -> bool:
-    """`keep_freed_memory` in a process of our own."""
+    """Call `keep_freed_memory` if this process is our own."""
     return _ours and keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
-    """From now on, in this process's main thread. Returns whether the allocator took it: others than glibc's,
-    and settings of the user's own, stay as they are."""
-    import ctypes  # not above: every command imports this module
+    """From now on, in this process's main thread. Returns whether the allocator accepted it: other allocators
+    than glibc's, and the user's own settings, are not changed."""
+    import ctypes  # not at the top: every command imports this module
 
     if is_set_by_user():
         return False
@@ -49,7 +49,7 @@ def keep_freed_memory() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The same for processes to be started, in all of their threads: Ray trains in one that is not the main."""
+    """The same for child processes, in all of their threads: Ray does not train in the main thread."""
     if is_set_by_user():
         return {}
     never = str(1 << 62)

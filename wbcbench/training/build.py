@@ -1,4 +1,4 @@
-"""From a trial's names and numbers to modules, with their imputers and replaced classifiers."""
+"""Builds the modules of a trial, with their imputers and replaced classifiers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class Imputer(nn.Module):
     """Fills in absent images before the fusion that owns this module sees them.
 
-    `zero` shows black pixels; `token` an image per modality that is learned with the network, from the training
-    cells that lack the modality (the data set's own, or those of the policy `modality_dropout`). A token starts
-    at the training mean; together they add sum_m C_m S^2 parameters.
+    `zero` uses black pixels; `token` an image per modality that is learned with the network, from the training
+    cells that lack the modality (in the data set, or because of the policy `modality_dropout`). A token starts
+    at the training mean; together the tokens add sum_m C_m S^2 parameters.
     """
 
     def __init__(self, task: Task, how: str) -> None:
@@ -61,14 +61,14 @@ class Imputer(nn.Module):
         self.prefix = "token" if how == "token" else "black"
 
     def measure(self, cells: ResidentCells) -> None:
-        """Find out how dark a black pixel is after normalisation: -mean / sd of each channel."""
+        """Compute the value of a black pixel after normalisation: -mean / sd of each channel."""
         if self.prefix == "black":
             for m in self.modalities:
                 modality = cells.modalities[m]
                 self.fill(m).copy_((-modality.mean / modality.std)[:, None, None])
 
     def fill(self, modality: str) -> Tensor:
-        """[C, S, S] or [C, 1, 1]: what stands for the modality."""
+        """[C, S, S] or [C, 1, 1]: the replacement for an absent image."""
         found: Tensor = getattr(self, f"{self.prefix}_{modality}")
         return found
 
@@ -90,7 +90,7 @@ def impute(fusion: Fusion, how: str) -> Fusion:
 
 
 def _fill_in(fusion: Fusion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    # Reached through the module, so that a copied fusion uses the copy's own imputer.
+    # Accessed through the module, so that a copied fusion uses the copy's own imputer.
     images, *rest = args if args else (kwargs.pop("images"),)
     present = rest[0] if rest else kwargs.get("present")
     imputer = fusion.imputer
@@ -101,8 +101,8 @@ def _fill_in(fusion: Fusion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
 class ReplacedHeads(OwnHeads, Fusion):
     """A fusion whose routes answer through a distiller's projector and the teacher's frozen classifier.
 
-    While training, the answers carry no gradient: the student learns from the distiller's own loss alone, as
-    the method has it. The student's own classifier stays, unused, and its D x K numbers are counted.
+    During training these logits carry no gradient: the student learns from the distiller's own loss only, as
+    in the method's paper. The student's own classifier stays, unused, and its D x K parameters are counted.
     """
 
     def __init__(self, inner: Fusion, projectors: Mapping[str, Distiller], heads: Mapping[str, nn.Module]) -> None:
@@ -158,11 +158,11 @@ def replaces(distillers: list[Distiller]) -> int | None:
 
 
 def teacher_classifier(answer: Output) -> nn.Module:
-    """The classifier of a teacher as a module. Raises `IncompatibleError` if it has none of its own."""
+    """A teacher's classifier as a module. Raises `IncompatibleError` if the teacher has no single one."""
     if not isinstance(answer.head, nn.Module):
         raise IncompatibleError(
-            "A distiller puts the teacher's classifier in place of the student's, but this teacher has no "
-            "single one. Choose teachers with one backbone each (teacher.fusion=single)."
+            "A distiller replaces the student's classifier with the teacher's, but this teacher has no "
+            "single classifier. Choose teachers with one backbone each (teacher.fusion=single)."
         )
     return answer.head
 
@@ -170,7 +170,7 @@ def teacher_classifier(answer: Output) -> nn.Module:
 def rebuild(inner: Fusion, distiller: Distiller, weights: Mapping[str, Tensor], probe: Outputs) -> ReplacedHeads:
     """The network of a stored record: shapes come from its weights, `probe` is any output of `inner`.
 
-    `distiller` is a fresh one; it is copied per route.
+    `distiller` is a new instance; it is copied per route.
     """
     projectors, heads = {}, {}
     for route in inner.routes:
@@ -197,7 +197,7 @@ def _no_backbone(in_chans: int, *, width: float = 1.0) -> Backbone:
 
 
 def component_class(registry: Registry, kind: str, spec: Component) -> Any:
-    """The class that a trial's component names."""
+    """The class of a trial's component."""
     return registry.load(registry.resolve(kind, spec.name).component)
 
 
@@ -213,7 +213,7 @@ def task_of(trial: Trial, cells: ResidentCells) -> Task:
 
 
 def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
-    """A freshly initialised fusion; the same weights for the same trial seed."""
+    """A newly initialised fusion; the same trial seed gives the same weights."""
     backbone_cls = component_class(registry, "backbone", trial.method.backbone)
     backbone_params = backbone_cls.Params(**trial.method.backbone.params)
     fusion_cls = component_class(registry, "fusion", trial.method.fusion)
@@ -222,7 +222,7 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
         net: Backbone = backbone_cls(in_chans, task.image_size, backbone_params, width)
         return net
 
-    # Some fusions find by a backward pass which modules they use, whatever the caller's mode is.
+    # Some fusions run a backward pass to find which modules they use, so gradients must be enabled.
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(derive_seed(trial.seed, "init"))
         params = dict(trial.method.fusion.params)
@@ -243,14 +243,14 @@ def build_policies(trial: Trial, fusion: Fusion, registry: Registry) -> list[Pol
 
 
 def build_distillers(trial: Trial, registry: Registry) -> list[Distiller]:
-    """One fresh distiller per configured one; a supervision copies them per route."""
+    """One new instance per configured distiller; `Distillation` copies them per route."""
     return [make(registry, "distiller", d) for d in trial.method.distillers]
 
 
 def build_routing(trial: Trial, registry: Registry) -> Routing:
     """The trial's routing."""
     if trial.method.routing is None:
-        raise RuntimeError("A trial with distillers always has a routing; the planner writes it.")
+        raise RuntimeError("A trial with distillers always has a routing; the planner adds it.")
     routing: Routing = make(registry, "routing", trial.method.routing)
     return routing
 
@@ -261,8 +261,8 @@ def stored_fusion(record: Record, task: Task, registry: Registry) -> Fusion:
 
 
 def fusion_of(trial: Trial, task: Task, registry: Registry, weights: Mapping[str, Tensor]) -> Fusion:
-    """A trial's network with these weights in it, on the CPU."""
-    with torch.enable_grad():  # some find out by a backward pass which layers they need
+    """A trial's network with these weights, on the CPU."""
+    with torch.enable_grad():  # some fusions run a backward pass to find which layers they need
         fusion = build_fusion(trial, task, registry)
     distillers = build_distillers(trial, registry)
     replacing = replaces(distillers)

@@ -1,4 +1,4 @@
-"""Distillers at work: for every student route, what its teachers (or the student itself) have to say."""
+"""Applies distillers: for every student route, the loss terms from its teachers (or the student itself)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wbcbench.training.teachers import TeacherBank
 
 
 def valid_rows(student: Output, teachers: Sequence[Output]) -> Tensor | None:
-    """[B] bool: rows of which the student and at least one teacher were shown something; None: all."""
+    """[B] bool: rows in which the student and at least one teacher were shown something; None: all."""
     masks = [t.shown for t in teachers if t.shown is not None]
     some = torch.stack(masks).any(0) if masks and len(masks) == len(teachers) else None
     if student.shown is None or some is None:
@@ -36,7 +36,7 @@ def valid_rows(student: Output, teachers: Sequence[Output]) -> Tensor | None:
 
 
 def only_valid(out: Output, valid: Tensor | None) -> Output:
-    """The output with rows that are valid, in turn, in the places of those that are not; as it is without any."""
+    """The output with invalid rows replaced by valid ones, in turn; unchanged if no row is valid."""
     if valid is None:
         return out
     place = torch.arange(len(valid), device=valid.device)
@@ -46,7 +46,7 @@ def only_valid(out: Output, valid: Tensor | None) -> Output:
 
 
 def mean_of_valid(terms: dict[str, Tensor], valid: Tensor | None) -> dict[str, Tensor]:
-    """Terms [B], or scalars, of which only valid rows count: the mean is over them; 0 where there are none."""
+    """Terms [B], or scalars: the mean over valid rows only; 0 where there are none."""
     if valid is None:
         return terms
     some = valid.any()
@@ -54,11 +54,11 @@ def mean_of_valid(terms: dict[str, Tensor], valid: Tensor | None) -> dict[str, T
 
 
 class Average(nn.Module):
-    """A copy of a fusion whose weights follow exponentially. It runs in training mode, as the authors' code does.
+    """An exponential moving average of a fusion's weights. It runs in training mode, as in the authors' code.
 
-    Averaged weights under the student's own batch-norm statistics are no network at all: on 40-pixel cells the
-    average then taught noise. So it normalises by each batch and keeps running statistics of its own. Its
-    state is saved with the training, so that a resumed run goes on with the same average.
+    Averaged weights do not work with the student's batch-norm statistics: on 40-pixel cells the average then
+    predicted noise. So it normalises by each batch and keeps its own running statistics. Its state is saved in
+    the checkpoint, so that a resumed run continues with the same average.
     """
 
     def __init__(self, fusion: Fusion, decay: float) -> None:
@@ -71,7 +71,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, fusion: Fusion) -> None:
-        """One step: early on the average forgets faster, min(decay, 1 - 1 / (steps + 1))."""
+        """One step. Early on the average forgets faster: min(decay, 1 - 1 / (steps + 1))."""
         self.steps += 1
         keep = (1 - 1 / (self.steps + 1)).clamp(max=self.decay)
         for mine, theirs in zip(self.copy.parameters(), fusion.parameters(), strict=True):
@@ -79,7 +79,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: dict[str, Tensor], present: Tensor | None) -> Outputs:
-        """What the average says of a batch."""
+        """The average's outputs for a batch."""
         self.copy.train()
         outputs: Outputs = self.copy(images, present)
         return outputs
@@ -90,16 +90,16 @@ AVERAGE, SELF = "average", "self"
 
 @dataclass(frozen=True)
 class Pairing:
-    """One distiller (by position) for one student route, and the sources it learns from."""
+    """One distiller (by index) for one student route, and the sources it learns from."""
 
     distiller: int
     route: str
     sources: tuple[str, ...]
-    """Teacher positions (`"0"`), `"self"`, `"average"`, or other routes of the student."""
+    """Teacher indices (`"0"`), `"self"`, `"average"`, or other routes of the student."""
 
     @property
     def taught(self) -> bool:
-        """By trained teachers, and so through the routing."""
+        """Whether the sources are trained teachers, and so combined by the routing."""
         return self.sources[0].isdigit()
 
 
@@ -113,8 +113,8 @@ class Distillation(nn.Module):
         assigned: tuple[RouteTeachers, ...],
         routes: tuple[str, ...],
     ) -> None:
-        """`build` makes one fresh distiller per configured one, `routing` a fresh routing; `assigned` pairs
-        routes with teachers."""
+        """`build` makes a new instance of every configured distiller, `routing` a new routing; `assigned`
+        pairs routes with teachers."""
         super().__init__()
         first = build()
         self.names = [d.name for d in first]
@@ -147,7 +147,7 @@ class Distillation(nn.Module):
             self.average = Average(fusion, self._decay)
 
     def routing_of(self, pairing: Pairing) -> Routing:
-        """The routing of a taught pairing."""
+        """The routing of a pairing with trained teachers."""
         return self.routings[_key(pairing.distiller, pairing.route)]  # type: ignore[return-value]
 
     def of(self, pairing: Pairing, distiller: int | None = None) -> list[Distiller]:
@@ -160,7 +160,7 @@ class Distillation(nn.Module):
     ) -> dict[str, Tensor]:
         """Weighted scalar terms, named `distiller.term.route`. Losses in float32.
 
-        Rows of which the student's route, or all who teach it, were shown nothing are left out.
+        Rows in which the student's route, or all of its sources, were shown nothing are left out.
         """
         answers = [] if bank is None else bank.answers(batch.cells)
         terms: dict[str, Tensor] = {}
@@ -181,14 +181,14 @@ class Distillation(nn.Module):
         return terms
 
     def after_step(self, fusion: Fusion) -> None:
-        """Move the average after the student."""
+        """Update the average from the student."""
         if self.average is not None:
             self.average.update(fusion)
 
     def _taught(
         self, pairing: Pairing, student: Output, teachers: list[Output], progress: Progress
     ) -> dict[str, Tensor]:
-        """What trained teachers say, through the routing; transforms see the logits first."""
+        """Terms of trained teachers, combined by the routing; transforms are applied to the logits first."""
         rows = valid_rows(student, teachers)
         student, teachers = only_valid(student, rows), [only_valid(t, rows) for t in teachers]
         if pairing.distiller in self.targets:
@@ -202,7 +202,7 @@ class Distillation(nn.Module):
     def _said(
         self, source: str, student: Output, route: str, outputs: Outputs, answers: list[Output], averaged: Outputs
     ) -> Output:
-        """What a source says of the cells that the student's rows show."""
+        """A source's output for the cells that the student's rows show."""
         if source.isdigit():
             teacher = answers[int(source)].select(student.rows)
         elif source == SELF:
@@ -217,8 +217,8 @@ class Distillation(nn.Module):
 def same_cells(peer: Output, student: Output) -> Output:
     """A peer's rows, re-ordered to show the cells that the student's rows show.
 
-    Where several rows of the peer show a cell, the last one speaks; where none does, the student's own
-    (detached) logits stand in, so that nothing is learned from that row.
+    If several rows of the peer show a cell, the last one is used; if none does, the student's own
+    (detached) logits are used, so that nothing is learned from that row.
     """
     if peer.rows is None and student.rows is None:
         return peer
@@ -226,7 +226,7 @@ def same_cells(peer: Output, student: Output) -> Output:
     order = torch.arange(count, device=student.logits.device)
     shown = order if peer.rows is None else peer.rows
     wanted = order if student.rows is None else student.rows
-    # amax, not a plain scatter: its result does not depend on the order of threads
+    # amax, not a plain scatter, because its result does not depend on thread order
     place = torch.full((count,), -1, device=order.device).scatter_reduce(0, shown, order, "amax")
     at = place[wanted]
     found, own = at >= 0, student.detach()
@@ -236,7 +236,7 @@ def same_cells(peer: Output, student: Output) -> Output:
 
 
 def _own_terms(distiller: Distiller, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
-    """What the student itself, its average or another of its routes says."""
+    """Terms from the student itself, its average, or another of its routes."""
     rows = valid_rows(student, [teacher])
     return mean_of_valid(distiller.terms(only_valid(student, rows), only_valid(teacher, rows), progress), rows)
 

@@ -1,4 +1,4 @@
-"""What is fitted instead of trained by gradient: combiners on validation cells, and a leaderboard's floors."""
+"""Parts that are fitted, not trained by gradient: combiners on validation cells, and baseline fusions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FOLDS = 5
 
 
 def folds(ids: Tensor, labels: Tensor, count: int = FOLDS) -> Tensor:
-    """[n] fold of each cell, 0 .. count - 1; sizes differ by at most one, over all and within a class.
+    """[n] fold of each cell, 0 .. count - 1; sizes differ by at most one, overall and within a class.
 
-    A function of the cells alone: every method and seed has the same ones.
+    Depends only on the cells: every method and seed has the same folds.
 
     Args:
         ids: [n] cell ids.
         labels: [n].
-        count: how many folds.
+        count: number of folds.
     """
     hashed = counter_hash("combiner", ids)
     assert isinstance(hashed, Tensor)
@@ -41,15 +41,15 @@ def folds(ids: Tensor, labels: Tensor, count: int = FOLDS) -> Tensor:
 
 
 def fit_combiner(fusion: Fusion, cells: ResidentCells, val: Tensor, modalities: tuple[str, ...]) -> Predictions:
-    """Fit the combiner on the validation cells `val` [n]; returns cross-fitted predictions of them.
+    """Fit the combiner on the validation cells `val` [n]; returns cross-fitted predictions for them.
 
-    Fold by fold, the combiner starts from where it was, is fitted on the other folds' complete cells and predicts
-    the fold; then it is fitted on all of them, and stays so. Costs two passes over the validation cells.
+    For each fold, the combiner is reset, fitted on the other folds' complete cells, and predicts the fold. Finally
+    it is fitted on all of them. Costs two passes over the validation cells.
     """
     combiner = combiner_of(fusion)
     assert combiner is not None
     before = {name: value.clone() for name, value in fusion.state_dict().items()}
-    judges = complete(cells, val, modalities)  # what a head says of an absent image tells nothing of the head
+    judges = complete(cells, val, modalities)  # a head's output for an absent image says nothing about the head
     outputs = forward_all(fusion, cells, judges, modalities)[0]
     labels = cells.labels[judges]
     fold = folds(val, cells.labels[val])
@@ -70,7 +70,7 @@ def fit_combiner(fusion: Fusion, cells: ResidentCells, val: Tensor, modalities: 
 
 
 def _joined(parts: Sequence[Predictions], place: np.ndarray) -> Predictions:
-    """Predictions of all folds; row i of their concatenation belongs to `place[i]`."""
+    """Predictions of all folds; row i of their concatenation is moved to `place[i]`."""
     order = np.argsort(place)
 
     def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -90,9 +90,9 @@ _CHUNK = 256
 
 @torch.no_grad()
 def fit_once(job: Job, done: EpochDone | None = None) -> TrainState:
-    """Show the fusion every training cell once, unaugmented, and let it solve. One row of history.
+    """Show the fusion every training cell once, unaugmented, then call its solver. One row of history.
 
-    The seed has no part in it, except for a fusion that draws by itself.
+    The seed has no effect, unless the fusion itself draws random numbers.
     """
     fusion, cells, reads = job.fusion, job.cells, job.trial.reads
     assert isinstance(fusion, SolvedOnce)

@@ -1,4 +1,4 @@
-"""How bright and how rich in contrast training cells were, and which new images are unlike them."""
+"""Brightness and contrast of the training cells, and which new images are unlike them."""
 
 from __future__ import annotations
 
@@ -52,19 +52,20 @@ def _ranges(values: Tensor) -> tuple[tuple[float, float], ...]:
 
 
 MARGIN = 1.0
-"""An image is far out if its brightness or contrast lies beyond the 1 % to 99 % range of training cells by more
+"""An image is an outlier if its brightness or contrast is outside the 1 % to 99 % range of training cells by more
 than this many widths of that range."""
 
 
 def unusual_images(
     images: Mapping[str, NDArray[Any]], present: NDArray[np.bool_], statistics: Mapping[str, InputStatistics]
 ) -> list[list[str]]:
-    """For each of B cells what is odd about its images: constant, or far brighter, darker, flatter or richer.
+    """What is unusual about the images of each of B cells: constant, much brighter or darker, much lower or higher
+    contrast.
 
-    Args:
-        images: modality -> [B, C, S, S] as stored.
-        present: [B, M] in the order of `statistics`.
-        statistics: of the training cells.
+        Args:
+            images: modality -> [B, C, S, S] as stored.
+            present: [B, M] in the order of `statistics`.
+            statistics: of the training cells.
     """
     found: list[list[str]] = [[] for _ in range(len(present))]
     for column, (m, s) in enumerate(statistics.items()):

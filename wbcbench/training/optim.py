@@ -30,7 +30,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) 
     warmup = recipe.warmup_epochs * steps_per_epoch
     total = steps_per_epoch * epochs
     if warmup > 0:
-        # A budget shorter than the warm-up still reaches the peak, half way.
+        # A budget shorter than the warm-up still reaches the peak, halfway through.
         warmup = min(warmup, total / 2)
         if step < warmup:
             return recipe.lr * (step + 1) / (warmup + 1)
@@ -39,7 +39,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) 
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group."""
+    """Set the learning rate of every parameter group."""
     for group in optimiser.param_groups:
         group["lr"] = lr
 

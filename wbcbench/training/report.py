@@ -1,4 +1,4 @@
-"""The record of a finished training, and the full evaluation of its network beside it."""
+"""Writes the record of a finished training, and the full evaluation of its network next to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_record(
     split: Split,
     started: datetime,
 ) -> Record:
-    """Score the predictions, count the cost, and store everything at once."""
+    """Score the predictions, measure the cost, and store everything atomically."""
     trial, cells = job.trial, bench.cells(job.trial)
     arrays = prediction_arrays(predictions, cells.groups)
     notes = [*cells.notes]
@@ -77,12 +77,12 @@ def write_record(
 def prediction_arrays(
     predictions: Mapping[str, Predictions], groups: NDArray[Any] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """`val` and, unless the trial is sealed, `test` predictions under the names that a record stores them by.
+    """`val` and, unless the trial is sealed, `test` predictions, by the names of a record's arrays.
 
     Args:
         predictions: by side.
-        groups: [all cells] donor, slide or plate, where the data set knows them: statistics then resample whole
-            groups of test cells.
+        groups: [all cells] donor, slide or plate, if the data set has them: statistics then resample whole groups
+            of test cells.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for side, p in predictions.items():
@@ -98,7 +98,7 @@ def prediction_arrays(
 
 
 def cost_of(job: Job, state: TrainState) -> Cost:
-    """Cost of what would be deployed (on the trial's device), and of training it."""
+    """Cost of the deployed network (on the trial's device), and of training it."""
     deployed = job.fusion.deploy().eval()
     trial, cells = job.trial, job.cells
     views = len(job.train) * trial.protocol.budget.epochs
@@ -141,21 +141,21 @@ def used_components(trial: Trial, registry: Registry) -> list[Used]:
 
 
 def why_live(job: Job) -> str:
-    """Which distillers need more of a teacher than its stored outputs."""
+    """Which distillers need more from a teacher than its stored outputs."""
     names = [d.name for d in job.trial.method.distillers]
     return f"{' or '.join(names)} reads stage maps, which do not fit replay_maps_gb"
 
 
 @contained()
 def examined(record: Record, bench: Workbench) -> dict[str, Any]:
-    """What `examine` finds in a record's network on its test split; read back where it was found before.
+    """The full evaluation of a record's network on its test split; read from disk if it was already done.
 
-    The record itself stays as it is: an examination chooses nothing and may be made at any later time.
+    The record itself does not change: the evaluation selects nothing, so it can be done at any later time.
     """
     if record.trial.sealed:
         raise UsageError(
-            f"Trial {record.trial.id} was proposed by a search and must not see the test split. Examine the "
-            "winner, which is retrained."
+            f"Trial {record.trial.id} was proposed by a search and must not see the test split. Evaluate the "
+            "retrained winner instead."
         )
     path = examination_path(bench.store.root, record.trial.id)
     if path.is_file():
@@ -164,7 +164,7 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
             if found.whole:
                 return found.entry
         except RecordError:
-            pass  # made anew, over what cannot be trusted
+            pass  # redone below, replacing the file that cannot be trusted
     trial = record.trial
     cells, split = bench.resident(trial), bench.split(trial)
     test = torch.as_tensor(split.test, device=bench.device)

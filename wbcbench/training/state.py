@@ -1,4 +1,4 @@
-"""Everything a run must remember to go on exactly where it was, in one file that is whole or absent."""
+"""Everything that a run needs to resume exactly, in one file that is written atomically."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = logging.getLogger("wbcbench")
 class TrainState:
     """Weights, optimiser, average, best epoch so far and history of one run.
 
-    `modules` holds whatever is trained: the fusion, and policies and distillers with their adapters.
-    Random state is not here: every epoch draws its own from (seed, epoch).
+    `modules` holds everything that is trained: the fusion, and policies and distillers with their adapters.
+    Random state is not included: every epoch derives its own from (seed, epoch).
     """
 
     def __init__(self, modules: nn.ModuleDict, optimiser: torch.optim.Optimizer, ema: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class TrainState:
         self.best_epoch = -1
         self.best_score = float("-inf")
         self.best_predictions: Predictions | None = None
-        """What `best` says of the validation cells, if it was found by this process: no checkpoint has it."""
+        """Predictions of `best` for the validation cells, if found by this process: they are not checkpointed."""
         self.history: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.teacher_seconds = 0.0
@@ -65,7 +65,7 @@ class TrainState:
         return False
 
     def save(self, folder: Path, stamp: str) -> None:
-        """Write the checkpoint; the previous one stays until this one is whole."""
+        """Write the checkpoint; the previous one is kept until this one is complete."""
         tensors: Weights = {f"model.{k}": v for k, v in self.modules.state_dict().items()}
         for i, param in enumerate(self._params()):
             for key, value in self.optimiser.state.get(param, {}).items():
@@ -83,12 +83,12 @@ class TrainState:
             "teacher_seconds": self.teacher_seconds,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        # clone: the averaged, the best and the current weights may share memory, which the format refuses.
+        # clone: the averaged, best and current weights may share memory, which the format does not allow.
         flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         atomic_write_bytes(folder / CHECKPOINT, save(flat, metadata={"wbcbench": json.dumps(meta)}))
 
     def resume(self, folder: Path, stamp: str) -> bool:
-        """Load the checkpoint if there is a usable one; False (and an untouched state) otherwise."""
+        """Load the checkpoint if there is a usable one; otherwise returns False and changes nothing."""
         path = folder / CHECKPOINT
         if not path.is_file():
             return False
@@ -101,7 +101,7 @@ class TrainState:
         model = _under(tensors, "model.")
         same = {k: v.shape for k, v in model.items()} == {k: v.shape for k, v in self.modules.state_dict().items()}
         if meta.get("version") != CHECKPOINT_VERSION or meta.get("stamp") != stamp or not same:
-            log.warning("%s is of another version of the code; the trial starts over.", path)
+            log.warning("%s was written by another version of the code; the trial starts over.", path)
             return False
         self.modules.load_state_dict(model)
         self._load_optimiser(tensors)
@@ -123,7 +123,7 @@ class TrainState:
         for i, param in enumerate(self._params()):
             for key, value in _under(tensors, f"optim.{i}.").items():
                 if value.shape == param.shape:
-                    # Into memory laid out like the parameter: fused optimisers walk both side by side.
+                    # In the memory layout of the parameter: fused optimisers iterate over both together.
                     value = torch.empty_like(param, requires_grad=False).copy_(value)
                 self.optimiser.state[param][key] = value
 

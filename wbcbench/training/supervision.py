@@ -1,4 +1,4 @@
-"""What a student learns from its labels: every route for the cells that it was shown."""
+"""The task loss: every route is supervised with the labels of the cells that it was shown."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from wbcbench.contracts import Batch, Fusion, Output, Outputs, PairShapes, Polic
 def with_labels(outputs: Outputs, batch: Batch) -> Outputs:
     """Give every route the labels and cell ids of the cells that it was shown; cast to float32.
 
-    `batch.present` is what the rows were really shown: [R, M], in the order of the images' rows.
+    `batch.present` states what the rows were actually shown: [R, M], in the order of the images' rows.
     """
     ready: Outputs = {}
     for route, out in outputs.items():
         out = out.float()
         out.shown = batch.shown(out.reads)
         if out.shown is not None and out.rows is not None and batch.rows is None:
-            out.shown = out.shown[out.rows]  # the fusion itself took rows of the batch in another order
+            out.shown = out.shown[out.rows]  # the fusion itself reordered rows of the batch
         if out.rows is None and batch.rows is not None:
             out.rows = rows_of(batch.rows, out.reads)
         out.labels, out.index = batch.labels_of(out.rows), batch.cells_of(out.rows)
@@ -27,9 +27,9 @@ def with_labels(outputs: Outputs, batch: Batch) -> Outputs:
 
 
 def rows_of(rows: dict[str, Tensor], reads: frozenset[str]) -> Tensor:
-    """The rows that a route's label follows.
+    """The rows that determine a route's labels.
 
-    A head of one modality follows that modality. A route that reads several has one label only if they
+    For a head of one modality, that modality's rows. A route that reads several has one label only if they
     all show the same cell; a fusion whose joint route mixes cells must set `Output.rows` itself.
     """
     return rows[min(reads)]
@@ -45,7 +45,7 @@ def task_loss(
 ) -> dict[str, Tensor]:
     """Scalar task terms, one per route (or as the fusion names them), class-weighted per route.
 
-    A route's term is the mean over the rows that it was shown something of: `Output.shown`.
+    A route's term is the mean over the rows in which it was shown something: `Output.shown`.
 
     `weights`: [K], mean 1 over the training cells.
     """
@@ -66,7 +66,7 @@ def task_loss(
 
 
 def pair_shapes(student: Output, teacher: Output, n_classes: int, cells: Tensor, labels: Tensor) -> PairShapes:
-    """The shapes of a student route and a teacher, from one probe output each.
+    """The shapes of a student route and a teacher, from one probe output of each.
 
     `cells`: [n] training ids; `labels`: [N] of all cells.
     """

@@ -1,8 +1,8 @@
-"""Frozen teachers: their answers for a batch, computed live or looked up.
+"""Frozen teachers: their outputs for a batch, computed live or looked up.
 
 A frozen teacher's output for a training cell is a function of (teacher, stream), where a stream is what
-fixes the views: data, split, image side, augmentation, seed and epoch. It is computed once per epoch of
-a stream, in large batches, and stored; every trial that shares teacher and stream reads it back.
+determines the views: data, split, image side, augmentation, seed and epoch. It is computed once per epoch
+of a stream, in large batches, and stored; every trial with the same teacher and stream reads it back.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from wbcbench.errors import DataError
 from wbcbench.evaluation.predict import eval_batch
 from wbcbench.files import TEMPORARY, atomic_write_bytes
 
-HALF = 65504.0  # the largest number that half precision holds
+HALF = 65504.0  # the largest number in half precision
 
 
 class Teacher:
-    """One frozen teacher. Built on first use: a replayed teacher need never be in memory."""
+    """One frozen teacher. Built on first use: a replayed teacher need not be in memory."""
 
     def __init__(self, reads: tuple[str, ...], digest: str, build: Callable[[], Fusion]) -> None:
         self.reads = reads
         self.digest = digest
-        """Of the teacher's record: weights and identity."""
+        """Digest of the teacher's record: weights and identity."""
         self._build = build
         self._fusion: Fusion | None = None
 
     @property
     def fusion(self) -> Fusion:
-        """The network in eval mode, without gradients, whatever the student does."""
+        """The network in eval mode, without gradients, independent of the student's mode."""
         if self._fusion is None:
             self._fusion = self._build().eval().requires_grad_(False)
         return self._fusion
 
     @torch.no_grad()
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
-        """[B] rows, one per cell: what the teacher says of this epoch's views of these cells."""
+        """[B] rows, one per cell: the teacher's output for this epoch's views of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
         return teacher_output(self.fusion, self.fusion(images, present, maps), present)
 
 
 def teacher_output(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
-    """What a network says as a teacher: its only route's output, or the logarithm of its prediction."""
+    """A network's output as a teacher: its only route's output, or the logarithm of its prediction."""
     if len(outputs) == 1:
         return next(iter(outputs.values())).detach().float()
     probs = fusion.predict(outputs, present)
@@ -61,12 +61,12 @@ def teacher_output(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> 
 
 
 class Replay:
-    """Stored answers of one teacher on one stream: a file per epoch and kind, each whole or absent."""
+    """Stored outputs of one teacher on one stream: a file per epoch and kind, each written atomically."""
 
     def __init__(
         self, folder: Path, teacher: Teacher, views: Views, train: Tensor, embedding: bool, maps: int = 0
     ) -> None:
-        """`maps`: how many stage maps to store too, in half precision; 0: none."""
+        """`maps`: number of stage maps to store as well, in half precision; 0: none."""
         self.folder = folder
         self.teacher = teacher
         self.views = views
@@ -75,10 +75,10 @@ class Replay:
         self.kinds = ("logits", "embedding") if embedding else ("logits",)
         self.maps = tuple(f"map{i}" for i in range(maps))
         self.seconds = 0.0
-        """Spent on computing (not looking up) so far."""
+        """Time spent on computing (not looking up) so far."""
 
     def epoch(self, epoch: int) -> Output:
-        """Answers for every training cell [n, ...] in one epoch, on the device."""
+        """Outputs for every training cell [n, ...] in one epoch, on the device."""
         wanted = (*self.kinds, *self.maps)
         if any(self._read(epoch, kind) is None for kind in wanted):
             self._compute(epoch)
@@ -87,7 +87,7 @@ class Replay:
         if lost:
             raise DataError(f"{self._path(epoch, lost[0])} cannot be read back. Is the disk full?")
         device = self.train.device
-        # Copied into memory, but for maps, which stay memory-mapped on a CPU.
+        # Copied into memory, except maps, which stay memory-mapped on a CPU.
         tensors = {k: torch.from_numpy(a if k in self.maps else np.array(a)).to(device) for k, a in arrays.items()}
         return Output(
             logits=tensors["logits"],
@@ -103,7 +103,7 @@ class Replay:
         try:
             array = np.load(self._path(epoch, kind), mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            return None  # not there yet, or broken: computed again
+            return None  # missing or damaged: computed again
         form = (4, np.float16) if kind in self.maps else (2, np.float32)
         return array if (array.ndim, array.dtype) == form and array.shape[0] == len(self.train) else None
 
@@ -118,7 +118,7 @@ class Replay:
             parts["logits"].append(out.logits)
             if "embedding" in parts:
                 if out.embedding is None:
-                    raise RuntimeError("A distiller reads embeddings, but this teacher has none to give.")
+                    raise RuntimeError("A distiller reads embeddings, but this teacher has none.")
                 parts["embedding"].append(out.embedding)
             for kind, m in zip(self.maps, out.maps, strict=True):
                 parts[kind].append(m.clamp(-HALF, HALF).half().contiguous().cpu())
@@ -128,9 +128,9 @@ class Replay:
         self.seconds += time.perf_counter() - start
 
     def _tidy(self) -> None:
-        """Remove what a killed process left half-written here; one that lives is done with a file in seconds."""
+        """Remove partial files of killed processes; a live process finishes a file within seconds."""
         for part in self.folder.glob(f"{TEMPORARY}*"):
-            with suppress(OSError):  # its writer, or another reader, was quicker
+            with suppress(OSError):  # its writer, or another reader, already removed it
                 if time.time() - part.stat().st_mtime > 600:
                     part.unlink()
 
@@ -143,7 +143,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 class TeacherBank:
-    """All teachers of a trial, asked once per step."""
+    """All teachers of a trial, queried once per step."""
 
     def __init__(
         self, teachers: list[Teacher], replays: list[Replay] | None, views: Views, train: Tensor, maps: bool
@@ -154,7 +154,7 @@ class TeacherBank:
         self.views.keeps = replays is None
         self.maps = maps
         self.heads: list[Callable[[Tensor], Tensor] | None] = [None] * len(teachers)
-        """Each teacher's classifier, embedding [B, D] -> logits [B, K], where a distiller calls it."""
+        """Each teacher's classifier, embedding [B, D] -> logits [B, K], if a distiller calls it."""
         self._epoch = -1
         self._answers: list[Output] = []
         # cell id -> row of a replayed array
@@ -166,7 +166,7 @@ class TeacherBank:
         return self.replays is not None
 
     def start_epoch(self, epoch: int) -> float:
-        """Make the epoch's stored answers ready; returns seconds spent computing them."""
+        """Load or compute the epoch's stored outputs; returns seconds spent computing them."""
         self._epoch = epoch
         if self.replays is None:
             return 0.0
@@ -175,7 +175,7 @@ class TeacherBank:
         return sum(r.seconds for r in self.replays) - before
 
     def answers(self, cells: Tensor) -> list[Output]:
-        """Per teacher, its output for the batch's cells [B], on the views of the current epoch."""
+        """Each teacher's output for the batch's cells [B], on the views of the current epoch."""
         present = [self.views.cells.present(cells, t.reads) for t in self.teachers]
         if self.replays is not None:
             rows = self._row[cells]

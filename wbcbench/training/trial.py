@@ -1,4 +1,4 @@
-"""One trial from its spec to its record: teachers first, then training, one look at test, the record."""
+"""One trial from its spec to its record: teachers first, then training, one test evaluation, the record."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ log = logging.getLogger("wbcbench")
 
 
 def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> tuple[Record, bool]:
-    """The trial's record, and whether it was there already.
+    """The trial's record, and whether it already existed.
 
-    Safe to call from several processes at once: one trains, the others wait and read.
+    Several processes can call this at the same time: one trains, the others wait and read.
     """
     store = bench.store
     if store.has(trial.id):
@@ -91,5 +91,5 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     predictions: dict[str, Predictions] = {"val": told or predict(fusion, cells, val, trial.reads)}
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)
-        predictions["test"] = predict(fusion, cells, test, trial.reads)  # the one look at the test split
+        predictions["test"] = predict(fusion, cells, test, trial.reads)  # the only evaluation on the test split
     return write_record(job, state, predictions, bench, split, started)

@@ -1,4 +1,4 @@
-"""What trials of one process share: decoded cells, splits, device tensors. Loaded once, by content."""
+"""What trials of one process share: decoded cells, splits, device tensors. Loaded once, keyed by content."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger("wbcbench")
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; auto takes a GPU if there is one.
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; auto uses a GPU if there is one.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -36,12 +36,12 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"Expected a device (auto, cpu, cuda, cuda:1, mps), but got '{name}'.") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
-        raise UsageError(f"Device '{name}' is not available here. --device auto takes what there is.")
+        raise UsageError(f"Device '{name}' is not available here. --device auto uses what is available.")
     if device.type == "cuda":
         if device.index is None:
             return torch.device("cuda", torch.cuda.current_device())
         if device.index >= torch.cuda.device_count():
-            raise UsageError(f"Device '{name}' was asked for, but there are {torch.cuda.device_count()} GPUs.")
+            raise UsageError(f"Device '{name}' was requested, but there are {torch.cuda.device_count()} GPUs.")
     return device
 
 
@@ -65,7 +65,7 @@ class Workbench:
         self.device = device
         self.replay = replay
         self.replay_maps_bytes = replay_maps_gb * 1e9
-        """What one trial's teachers may store of stage maps; above it they run live."""
+        """Limit on the stage maps that one trial's teachers may store; above it they run live."""
         self._decoding = decoding
         self._datasets: dict[str, Dataset] = {}
         self._cells: dict[tuple[str, int], Cells] = {}
@@ -73,17 +73,17 @@ class Workbench:
         self._resident: dict[tuple[str, int, SplitSpec, tuple[str, ...]], ResidentCells] = {}
 
     def add_dataset(self, fingerprint: str, dataset: Dataset) -> None:
-        """Say which data set stands behind a fingerprint: trials name content, not places."""
+        """Register the data set with this fingerprint: trials name content, not locations."""
         self._datasets[fingerprint] = dataset
 
     def cells(self, trial: Trial) -> Cells:
-        """The trial's cells, checked. Raises `DataError` if they are not what was planned with."""
+        """The trial's cells, checked. Raises `DataError` if they are not those of the plan."""
         protocol = trial.protocol
         key = (protocol.fingerprint, protocol.image_size)
         if key not in self._cells:
             dataset = self._datasets.get(protocol.fingerprint)
             if dataset is None:
-                raise DataError(f"No data set with fingerprint {protocol.fingerprint[:12]} is at hand.")
+                raise DataError(f"No data set with fingerprint {protocol.fingerprint[:12]} is available.")
             cells = dataset.load(protocol.image_size, self._decoding).check()
             if cells.fingerprint != protocol.fingerprint:
                 raise DataError(
@@ -115,7 +115,7 @@ class Workbench:
         for (*known, have), resident in self._resident.items():
             if tuple(known) == key and wanted <= set(have):
                 return resident
-        # Everything the set has, if it fits easily: the next trial will want another subset.
+        # The whole set, if it fits easily: the next trial will need another subset.
         reads = tuple(cells.images) if _bytes(cells) < 2 << 30 else tuple(m for m in cells.images if m in wanted)
         self._resident.clear()
         resident = ResidentCells(cells, reads, self.split(trial).train, self.device)

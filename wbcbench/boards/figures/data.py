@@ -1,7 +1,7 @@
-"""What figures show, computed once from a board; `paper` and `page` only draw it. No plotting library here.
+"""The data of figures, computed once from a board; `paper` and `page` only draw it. Imports no plotting library.
 
-The heat map has a module of its own, `heat_map`. A critical-difference diagram is drawn from the model's `Across`,
-which has ranks and groups already.
+The heat map is in a separate module, `heat_map`. A critical-difference diagram is drawn from the model's `Across`,
+which already has ranks and groups.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 from wbcbench.boards.model import Across, Board, Row
 
 NONE = "none"
-"""What boards call no distillation."""
+"""The name of no distillation on boards."""
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A7A00", "#888888")
-"""Colours that colour-blind readers can tell apart.
+"""Colours that colour-blind readers can distinguish.
 
 Source: Okabe and Ito, "Color Universal Design" (2008).
 """
@@ -42,7 +42,7 @@ class Mark:
     row: Row
     value: float
     below: float
-    """Length of the interval below the mean; 0 where there is no interval."""
+    """Length of the interval below the mean; 0 if there is no interval."""
     above: float
 
 
@@ -50,14 +50,14 @@ def _mark(row: Row, by: str) -> Mark | None:
     e = row.metrics[by]
     if e.mean is None:
         return None
-    # Rounding may put an end of an interval of no length on the wrong side of the mean.
+    # Rounding may put an end of a zero-length interval on the wrong side of the mean.
     below = 0.0 if e.low is None else max(0.0, e.mean - e.low)
     above = 0.0 if e.high is None else max(0.0, e.high - e.mean)
     return Mark(row, e.mean, below, above)
 
 
 def bars(board: Board) -> tuple[Mark, ...]:
-    """Every row of which the metric is known, references and incomplete rows too, in the order of the board."""
+    """Every row whose metric is known, including references and incomplete rows, in the order of the board."""
     return tuple(mark for row in board.rows if (mark := _mark(row, board.by)) is not None)
 
 
@@ -70,10 +70,10 @@ def complete(board: Board) -> tuple[Mark, ...]:
 
 
 class Cost(NamedTuple):
-    """A kind of cost; the smaller the better."""
+    """A kind of cost; smaller is better."""
 
     title: str
-    """Of the axis."""
+    """Title of the axis."""
     name: str
     of: Callable[[Row], float | None]
 
@@ -87,7 +87,7 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Point(Mark):
-    """A row of which the cost is known."""
+    """A row whose cost is known."""
 
     cost: float
     """Above zero."""
@@ -101,7 +101,7 @@ class Series:
     colour: str
     symbol: str
     points: tuple[Point, ...]
-    """Empty where no row of the distiller has this cost."""
+    """Empty if no row of the distiller has this cost."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ class Pareto:
     series: tuple[Series, ...]
     """The same points by distiller, no distillation first."""
     frontier: tuple[Point, ...]
-    """Those that no other of the same or a lower cost beats, cheapest first."""
+    """Points that no other point of the same or lower cost beats, cheapest first."""
 
 
 def pareto(board: Board, cost: str) -> Pareto | None:
-    """The complete rows of a board against one of `COSTS`; None where no row has this cost.
+    """The complete rows of a board against one of `COSTS`; None if no row has this cost.
 
-    Rows that cost nothing have no place on a logarithmic axis and are left out. A distiller keeps its colour and
-    symbol whatever the cost.
+    Rows with zero cost cannot be shown on a logarithmic axis and are left out. A distiller has the same colour and
+    symbol for every cost.
     """
     marks = complete(board)
     points = tuple(
@@ -144,7 +144,7 @@ def pareto(board: Board, cost: str) -> Pareto | None:
 
 
 def frontier(points: Sequence[Point], higher_is_better: bool) -> tuple[Point, ...]:
-    """Points that no other of the same or a lower cost beats, cheapest first."""
+    """Points that no other point of the same or lower cost beats, cheapest first."""
     sign = -1 if higher_is_better else 1
     best, kept = float("inf"), []
     for point in sorted(points, key=lambda p: (p.cost, sign * p.value, p.row.name)):
@@ -165,7 +165,7 @@ class Curve:
     colour: str
     symbol: str
     values: tuple[float | None, ...]
-    """Of every subset of the figure; None: this row was not examined with it."""
+    """For every subset of the figure; None: this row was not evaluated with it."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class SubsetScores:
 
 
 def subset_scores(board: Board) -> SubsetScores | None:
-    """Rows whose records were examined with missing modalities; None where none was."""
+    """Rows whose records were evaluated with missing modalities; None if there are none."""
     examined = {r.method_id: (r, r.missing_modalities.subsets) for r in board.rows if r.missing_modalities}
     if not examined:
         return None
@@ -199,7 +199,7 @@ def subset_order(subset: str) -> tuple[int, str]:
 
 
 def without_power(across: Across) -> str:
-    """The sentence for data sets so few that no test could tell the methods apart: see `Across.hopeless`."""
+    """The sentence for too few data sets to distinguish the methods by any test: see `Across.hopeless`."""
     most, sets = len(across.methods) - 1, len(across.boards)
     return (
         f"So few data sets could show nothing: mean ranks of {most + 1} methods differ by {most} at most, less "

@@ -1,9 +1,9 @@
-"""The heat map of a board as data: which row is in which cell. `paper` and `page` draw it.
+"""The data of a board's heat map: which row is in which cell. `paper` and `page` draw it.
 
-Fusions by distillers, one panel per arrangement of teachers; students without teachers, above all undistilled
-ones, are in every panel. All rows have one backbone and one training recipe, and a cell is one row of the board:
-never a mean, never the best of several. A fusion or distiller with several settings gets a line or column for
-each. Rows that are not comparable with the others, or would share a cell, are left out and counted.
+Fusions by distillers, one panel per arrangement of teachers; students without teachers, such as undistilled
+ones, are in every panel. All rows have the same backbone and training recipe, and a cell is one row of the board,
+not a mean or the best of several. A fusion or distiller with several settings gets a line or column for each. Rows
+that are not comparable with the others, or would share a cell, are left out and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wbcbench.spec.trial import method_name
 
 T = TypeVar("T")
 MOST = 6
-"""Panels, at most: those with most rows."""
+"""Maximum number of panels: those with most rows."""
 TUNED = "Every row won a search, and has the parameters that it chose."
 
 
@@ -32,7 +32,7 @@ class Panel:
     """Students of one arrangement of teachers."""
 
     title: str
-    """`teachers=pi`; empty where the board has one arrangement."""
+    """`teachers=pi`; empty if the board has only one arrangement."""
     kds: tuple[str, ...]
     """Columns, `none` first."""
     rows: tuple[tuple[Row | None, ...], ...]
@@ -43,12 +43,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Panels with the same lines."""
+    """Panels that share their lines."""
 
     fusions: tuple[str, ...]
     panels: tuple[Panel, ...]
     remarks: str
-    """What is left out, and whether searches chose the parameters; empty: neither."""
+    """What is left out, and whether searches chose the parameters; may be empty."""
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -66,9 +66,9 @@ class HeatMap:
 def heat_map(board: Board) -> HeatMap | None:
     """The heat map of a board; None unless it has two fusions, and two distillers in one panel.
 
-    References do not compete and are left out. So are other backbones and, unless all rows are such, winners of
-    searches: a network of nine times the cost, or with tuned parameters, would look like a better method. Where
-    all rows are winners, each has the parameters that its search chose.
+    References are not ranked and are left out. So are other backbones and, unless all rows are winners of
+    searches, such winners: a network of nine times the cost, or with tuned parameters, would look like a better
+    method. If all rows are winners, each has the parameters that its search chose.
     """
     known = [r for r in board.rows if r.metrics[board.by].mean is not None]
     kept = _Selection(known)
@@ -117,13 +117,13 @@ def heat_map(board: Board) -> HeatMap | None:
 
 @dataclass
 class _Selection:
-    """Rows to show, and what was left out, in words."""
+    """Rows to show, and descriptions of what was left out."""
 
     rows: list[Row]
     left: list[str] = field(default_factory=list)
 
     def drop(self, which: Callable[[Row], bool], what: str, rest: str = "") -> None:
-        """Leave out the rows for which `which` holds."""
+        """Leave out the rows for which `which` is true."""
         count = sum(map(which, self.rows))
         if count:
             self.rows = [r for r in self.rows if not which(r)]
@@ -131,7 +131,7 @@ class _Selection:
 
 
 class _Part(NamedTuple):
-    """The position of a row on one axis: rows of equal parts share a line, column or panel."""
+    """The position of a row on one axis: rows with equal parts share a line, column or panel."""
 
     name: str
     settings: tuple[tuple[str, str], ...] = ()
@@ -139,7 +139,7 @@ class _Part(NamedTuple):
     exact: str = ""
     """Digest of every parameter."""
     taught: bool = False
-    """Of distillers: they have teachers, and so are in one panel only."""
+    """For distillers: whether they have teachers, and so are in only one panel."""
 
 
 class _Place(NamedTuple):
@@ -157,7 +157,7 @@ class _Place(NamedTuple):
 
 
 def _place(row: Row, tuned: bool) -> _Place | None:
-    """None: the specification cannot be read. `tuned`: searches chose the parameters, which tell nothing apart."""
+    """None: the specification cannot be read. `tuned`: searches chose the parameters, which are then ignored."""
     path = row.sources[0].path
     if path is None:
         return None
@@ -186,7 +186,7 @@ def _part(name: str, components: Sequence[Any], teachers: Sequence[Any] = ()) ->
 
 
 def _labels(parts: Iterable[_Part]) -> dict[_Part, str]:
-    """Unique names for people: with parameters, or a number, where parts share a name."""
+    """Unique readable names: with parameters, or a number, if parts share a name."""
     labels: dict[_Part, str] = {}
     every = list(dict.fromkeys(parts))
     for name in dict.fromkeys(p.name for p in every):
@@ -198,7 +198,7 @@ def _labels(parts: Iterable[_Part]) -> dict[_Part, str]:
 
 
 def _usual(values: Iterable[T]) -> T | None:
-    """The most frequent; of equally frequent ones the first."""
+    """The most frequent value; of equally frequent values the first."""
     found = Counter(values).most_common(1)
     return found[0][0] if found else None
 

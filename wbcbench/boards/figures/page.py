@@ -1,7 +1,7 @@
-"""Figures of web pages, drawn with plotly: a reader can point at marks, switch the axis and hide curves.
+"""Interactive figures of web pages, drawn with plotly: hover over marks, switch the axis, hide curves.
 
-A second renderer next to `paper`, because matplotlib's pictures are static. Every function is pure; None means
-that there is nothing to draw.
+A second renderer in addition to `paper`, because matplotlib's figures are static. Every function is pure; None
+means that there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from wbcbench.boards.text import clean
 
 GRID = "rgba(128,128,128,.22)"
 INK = "#808080"
-"""For lines, on light paper and on dark. The page's stylesheet gives text the reader's own colour."""
+"""For lines, on light and dark backgrounds. The page's stylesheet sets the colour of text."""
 SHADES = [[0, "rgba(0,114,178,0.04)"], [1, "rgba(0,114,178,0.72)"]]
-"""From the paper to blue, never so deep that text on it is hard to read, on light paper or on dark."""
+"""From transparent to blue, light enough that text on it is readable on light and dark backgrounds."""
 _VISIBLE = 8
-"""Curves that are drawn at first."""
+"""Number of curves that are visible at first."""
 _PANEL_GAP = 110
 """Pixels between the panels of a heat map: names of distillers, an axis title, the next panel's title."""
 
@@ -38,25 +38,25 @@ class Choice:
     value: str
     label: str
     layout: dict[str, Any] = field(default_factory=dict)
-    """Attributes of plotly's layout that change with it, dotted."""
+    """Attributes of plotly's layout that change with the option, dotted."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its heading, text and menu. The first choice is the one that is drawn."""
+    """A figure with its heading, text and menu. The first choice is shown at first."""
 
     figure: go.Figure
     heading: str
     doc: str
     wide: bool = False
-    """Takes the page's whole width."""
+    """Use the full width of the page."""
     menu: str = ""
-    """The menu's label; empty: no menu of its own."""
+    """The menu's label; empty: no menu."""
     choices: tuple[Choice, ...] = ()
 
 
 def label(text: str) -> str:
-    """Text from a record for plotly, which reads a little HTML in its labels."""
+    """Escape text from a record for plotly, which interprets some HTML in labels."""
     return clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -88,7 +88,8 @@ def finish(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
 
 
 def pareto(board: Board) -> Drawing | None:
-    """The board's metric against each cost that two rows have, with 95 % intervals; a menu chooses the cost."""
+    """The board's metric against each cost that at least two rows have, with 95 % intervals; a menu selects the
+    cost."""
     drawn = [found for cost in COSTS if (found := data.pareto(board, cost)) and len(found.points) > 1]
     if not drawn:
         return None
@@ -125,7 +126,7 @@ def pareto(board: Board) -> Drawing | None:
 
 
 def _cost_axis(found: Pareto) -> dict[str, Any]:
-    """As many ticks on the logarithmic axis as its range has room for."""
+    """Ticks of the logarithmic axis, depending on its range."""
     costs = [p.cost for p in found.points]
     span = max(costs) / min(costs)
     return {
@@ -136,7 +137,7 @@ def _cost_axis(found: Pareto) -> dict[str, Any]:
 
 
 def _sides(points: Sequence[Point]) -> list[str]:
-    """Names are on the side that has room: on the left of the costlier half."""
+    """Position of names: on the left for the costlier half, where there is room."""
     middle = (points[0].cost * points[-1].cost) ** 0.5
     return ["top right" if p.cost <= middle else "top left" for p in points]
 
@@ -188,7 +189,7 @@ def heat_map(board: Board) -> Drawing | None:
 
 
 def missing(board: Board) -> Drawing | None:
-    """Macro-F1 for every subset of modalities, of rows whose records were examined."""
+    """Macro-F1 for every subset of modalities, for rows whose records were evaluated in full."""
     found = data.subset_scores(board)
     if found is None:
         return None
@@ -210,7 +211,7 @@ def missing(board: Board) -> Drawing | None:
 
 
 def critical_difference(across: Across) -> Drawing:
-    """Mean ranks over data sets; a bar joins methods that Nemenyi's test cannot tell apart."""
+    """Mean ranks over data sets; a bar joins methods that Nemenyi's test cannot distinguish."""
     figure = go.Figure()
     names = [label(m) for m in across.methods]
     lowest = max(across.mean_ranks)
@@ -237,10 +238,10 @@ def critical_difference(across: Across) -> Drawing:
     )
 
 
-# Of one method that the reader chooses, or of one record
+# For one method that the reader selects, or for one record
 
 Detailed = Sequence[tuple[str, Details]]
-"""Method ids with their details; the first is drawn."""
+"""Methods with their details; the first is shown at first."""
 
 
 def per_class(methods: Detailed) -> Drawing:
@@ -266,7 +267,7 @@ def per_class(methods: Detailed) -> Drawing:
 
 
 def confusion(methods: Detailed) -> Drawing:
-    """Share of each true class's cells by predicted class, all seeds together."""
+    """Share of each true class's cells by predicted class, over all seeds."""
     figure = go.Figure()
     size = 0
     for i, (method, details) in enumerate(methods):
@@ -286,7 +287,7 @@ def confusion(methods: Detailed) -> Drawing:
 
 
 def calibration(methods: Detailed) -> Drawing:
-    """Reliability diagram: how often a prediction of some confidence is right."""
+    """Reliability diagram: how often predictions of a given confidence are right."""
     figure = go.Figure()
     figure.add_scatter(
         x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": INK}, hoverinfo="skip", showlegend=False

@@ -1,6 +1,6 @@
 """Figures for a paper, drawn with matplotlib: pdf, svg or png, and equal boards give equal bytes.
 
-A second renderer next to `page`, because plotly needs a browser to write a vector file.
+A second renderer in addition to `page`, because plotly needs a browser to write a vector file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SUFFIXES = ("pdf", "svg", "png")
 _MARKERS = dict(zip(SYMBOLS, "osD^PX*h", strict=True))
 """Plotly's names of symbols -> matplotlib's."""
 _MOST_NAMES = 12
-"""Rows that a plot can label; of more, only those on the frontier are labelled."""
+"""Maximum number of rows to label; if there are more, only those on the frontier are labelled."""
 _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": "wbcbench", "Producer": None},
     "svg": {"Date": None, "Creator": "wbcbench"},
@@ -43,7 +43,7 @@ _SETTINGS: Any = {
     "pdf.fonttype": 42,  # TrueType: journals refuse type 3
     "svg.hashsalt": "wbcbench",
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may contain $ and is no formula
+    "text.parse_math": False,  # a $ in a name does not start a formula
     "font.size": 9,
     "font.family": "sans-serif",
 }
@@ -52,10 +52,10 @@ _SETTINGS: Any = {
 def save(report: Report, kind: str, path: Path, cost: str = "macs") -> None:
     """Draw one of `KINDS` and write it as pdf, svg or png, by the file's suffix.
 
-    The bytes depend on the figure alone: no date, no random ids.
+    The bytes depend only on the figure: no date, no random ids.
 
     Raises:
-        UsageError: another suffix, or a board that has nothing to draw.
+        UsageError: another suffix, or nothing to draw.
     """
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in SUFFIXES:
@@ -67,12 +67,12 @@ def save(report: Report, kind: str, path: Path, cost: str = "macs") -> None:
 
 
 def draw(report: Report, kind: str, cost: str = "macs") -> Figure:
-    """One of `KINDS`.
+    """Draw one of `KINDS`.
 
     Args:
         report: with one board; for `cd`, with a comparison over several data sets, of which the first is drawn.
-        kind: of `KINDS`.
-        cost: of `COSTS`, for `pareto`.
+        kind: one of `KINDS`.
+        cost: one of `COSTS`, for `pareto`.
 
     Raises:
         UsageError: there is nothing to draw.
@@ -100,7 +100,7 @@ def _pareto(board: Board, cost: str) -> Figure:
     """The board's metric against a cost (log scale), with 95 % intervals; a step joins the frontier."""
     found = data.pareto(board, cost)
     if found is None:
-        raise UsageError(f"No row of this board says what it costs in {COSTS[cost].title}.")
+        raise UsageError(f"No row of this board has a known cost in {COSTS[cost].title}.")
     figure, axes = _canvas(7.0, 4.6)
     for series in found.series:
         if series.points:
@@ -174,10 +174,10 @@ def _heat_map(board: Board) -> Figure:
 
 
 def _missing(board: Board) -> Figure:
-    """Macro-F1 for every subset of modalities, of rows whose records were examined."""
+    """Macro-F1 for every subset of modalities, for rows whose records were evaluated in full."""
     found = data.subset_scores(board)
     if found is None:
-        raise UsageError("No record of this board was examined. `wbcbench run ... --evaluate full` does it.")
+        raise UsageError("No record of this board was evaluated in full. Run `wbcbench run ... --evaluate full`.")
     figure, axes = _canvas(1.6 + 1.1 * len(found.subsets), 4.4)
     for curve in found.curves:
         values = [np.nan if v is None else v for v in curve.values]
@@ -192,11 +192,11 @@ def _missing(board: Board) -> Figure:
 
 
 _BAR, _NAME = 0.34, 0.42
-"""Of the critical-difference diagram: heights of a bar and of a name, in units of 1/2.2 inch."""
+"""Heights of a bar and of a name in the critical-difference diagram, in units of 1/2.2 inch."""
 
 
 def _critical_difference(across: Across) -> Figure:
-    """Mean ranks on one axis, best at the left; a bar joins methods that Nemenyi's test cannot tell apart.
+    """Mean ranks on one axis, best at the left; a bar joins methods that Nemenyi's test cannot distinguish.
 
     Names are at the sides, the better half at the left, each joined to its rank by a line.
 
@@ -239,7 +239,7 @@ def _critical_difference(across: Across) -> Figure:
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one pair of axes, in inches. Not pyplot's: no backend, no global state, no window."""
+    """A figure with one pair of axes, size in inches. Not from pyplot: no backend, no global state, no window."""
     figure = Figure(figsize=(width, max(2.2, height)), layout="constrained")
     axes: Any = figure.add_subplot()
     axes.grid(color="#E2E2DE", lw=0.6)
@@ -254,7 +254,7 @@ def _errors(marks: Sequence[Mark]) -> list[list[float]]:
 
 
 def _label(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names next to their points, on the side that has room, and below the name of a neighbour."""
+    """Write names next to their points, on the side with room, and below the name of a nearby point."""
     line, near = 10.0, 90.0  # typographical points
     middle = (min(x for x, *_ in points) * max(x for x, *_ in points)) ** 0.5
     placed: list[tuple[bool, float, float]] = []
@@ -272,7 +272,7 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Ticks at 1, 2 and 5 of every decade, or at decades alone where there are many: 500, 1k, 2k."""
+    """Ticks at 1, 2 and 5 of every decade, or only at decades if there are many: 500, 1k, 2k."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)))

@@ -1,6 +1,6 @@
-"""Reports as text and files: tables for people (`tables`), tables for programs (`data`), and a web page (`page`).
+"""Reports as text and files: readable tables (`tables`), tables for programs (`data`), and a web page (`page`).
 
-To add a format, write `render_NAME(report, view) -> bytes` in one of these modules and name it in `FORMATS`.
+To add a format, write `render_NAME(report, view) -> bytes` in one of these modules and add it to `FORMATS`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ FORMATS = {
     "parquet": "data",
     "html": "page",
 }
-"""Name -> the module that has `render_NAME`."""
+"""Name -> the module that defines `render_NAME`."""
 BINARY = frozenset({"parquet"})
-"""Cannot be printed in a terminal."""
+"""Formats that cannot be printed in a terminal."""
 
 
 @dataclass(frozen=True)
 class View:
-    """How tables for people are shown; csv, json and parquet always hold everything."""
+    """How readable tables are shown; csv, json and parquet always contain everything."""
 
     columns: tuple[str, ...] | None = None
     wide: bool = False
     width: int = 160
-    """Of a terminal, in characters."""
+    """Width of the terminal, in characters."""
     colour: bool = False
     title: str | None = None
     """Heading of a page; None: the default."""
 
 
 def render(report: Report, name: str, view: View | None = None) -> bytes:
-    """The report in one of `FORMATS`, UTF-8 where it is text.
+    """The report in one of `FORMATS`; text is UTF-8.
 
     Raises:
         UsageError: an unknown format or column.
@@ -49,7 +49,7 @@ def render(report: Report, name: str, view: View | None = None) -> bytes:
         raise UsageError(
             f"No format is called '{name}'.{did_you_mean(name, FORMATS)} There are: {', '.join(FORMATS)}."
         )
-    # Imported now: a page needs plotly, Parquet pyarrow, a terminal's table rich.
+    # Imported here: a page needs plotly, Parquet pyarrow, a terminal's table rich.
     module = importlib.import_module(f"{__name__}.{FORMATS[name]}")
     data: bytes = getattr(module, f"render_{name}")(report, view or View())
     return data

@@ -1,4 +1,4 @@
-"""Formats for programs: every row with typed values at full precision, whatever `View` says."""
+"""Formats for programs: every row with typed values at full precision, independent of `View`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wbcbench.boards.text import spreadsheet
 
 
 def render_json(report: Report, view: View) -> bytes:
-    """The whole report: UTF-8, indented, no NaN. `wbcbench/boards/schema.json` says what is in it."""
+    """The whole report: UTF-8, indented, no NaN. `wbcbench/boards/schema.json` is its schema."""
     # Straight to bytes: a large store gives a few hundred MiB, which a string would double.
     data: bytes = type(report).__pydantic_serializer__.to_json(report, indent=2)
     return data + b"\n"
@@ -28,7 +28,7 @@ def schema() -> dict[str, Any]:
 
 
 def render_csv(report: Report, view: View) -> bytes:
-    """One table of all boards, UTF-8; a missing value is empty, and text that looks like a formula is defused."""
+    """One table of all boards, UTF-8; missing values are empty, and text that looks like a formula is escaped."""
     rows = _rows(report)
     if not rows:
         return b""

@@ -1,7 +1,7 @@
-"""The leaderboard as one web page: opens from disk, without a network, and holds every table, figure and source.
+"""The leaderboard as one self-contained web page with every table, figure and source.
 
-DataTables (from itables) and plotly are written into the page once: 6 MB, 4.8 of them plotly.js, of which the
-Python package ships no smaller bundle.
+DataTables (from itables) and plotly are written into the page once: 6 MB, of which 4.8 are plotly.js; the Python
+package ships no smaller bundle.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def render_html(report: Report, view: View) -> bytes:
 
 
 def _prose(text: str) -> Markup:
-    """A sentence that may name `code`."""
+    """A sentence that may contain `code`."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(clean(text)))))
 
 
@@ -82,7 +82,7 @@ def _link(mime: str, data: bytes) -> str:
 
 
 def _titles(boards: Sequence[Board]) -> dict[str, str]:
-    """Data set and modalities; with the key where several boards share them."""
+    """Data set and modalities; with the key if several boards share them."""
     names = {b.digest: f"{b.key.dataset}: {' + '.join(b.key.modalities)}" for b in boards}
     often = Counter(names.values())
     return {digest: name if often[name] == 1 else f"{name} ({digest})" for digest, name in names.items()}
@@ -139,7 +139,7 @@ def _facts(board: Board) -> list[tuple[str, str]]:
 
 
 def _figure(drawing: figures.Drawing, id_: str, section: str) -> dict[str, Any]:
-    """A figure as the template takes it; the name of its menu is its key in the page's address."""
+    """A figure as input of the template; the name of its menu is its key in the page's URL fragment."""
     return figure_fields(drawing, id_) | {
         "wide": drawing.wide,
         "menu_key": f"{section}.{drawing.menu.lower()}",
@@ -147,7 +147,7 @@ def _figure(drawing: figures.Drawing, id_: str, section: str) -> dict[str, Any]:
 
 
 def figure_fields(drawing: figures.Drawing, id_: str) -> dict[str, Any]:
-    """A figure as templates take it."""
+    """A figure as input of templates."""
     text = drawing.figure.to_json(engine="json")
     assert text is not None
     return {
@@ -162,7 +162,7 @@ def figure_fields(drawing: figures.Drawing, id_: str) -> dict[str, Any]:
 
 
 def _script_json(text: str) -> Markup:
-    """JSON for a script element: without `<`, no text in it can end the element."""
+    """JSON for a script element, with `<` escaped so that no text in it can end the element."""
     return Markup(text.replace("<", "\\u003c"))
 
 
@@ -171,17 +171,17 @@ def _script_json(text: str) -> Markup:
 _FILTERS = ("fusion", "kd", "backbone")
 _ALWAYS = ("rank", "method")
 _LAST = float("1e300")
-"""Sorts an empty cell after all others in ascending order."""
+"""Sort value of an empty cell: after all others in ascending order."""
 
 
 def _cell(column: str, row: Row, board: Board) -> str:
-    """A cell's text. SearchPanes writes a filter's values into an attribute between quotes and escapes none."""
+    """A cell's text. SearchPanes writes a filter's values into a quoted attribute without escaping them."""
     text = COLUMNS[column].cell(row, board)
     return text.replace('"', "”") if column in _FILTERS else text
 
 
 def _sort_value(column: str, row: Row) -> float | None:
-    """The number that a column is sorted by; None: it is sorted by its text."""
+    """The number that a column is sorted by; None: it is sorted by text."""
 
     def known(value: float | None) -> float:
         return _LAST if value is None else value
@@ -205,11 +205,11 @@ def _sort_value(column: str, row: Row) -> float | None:
 
 
 def _datatables_options(names: Sequence[str], shown: Sequence[str], file: str) -> dict[str, Any]:
-    """DataTables' options of one table: search, sort, filter, choice of columns, CSV of what is shown.
+    """DataTables' options of one table: search, sort, filter, choice of columns, CSV of the visible rows.
 
     Args:
-        names: of all columns, in their order.
-        shown: of those that are visible at first.
+        names: all columns, in their order.
+        shown: those that are visible at first.
         file: name of the CSV, without suffix.
     """
     filters = [names.index(n) for n in _FILTERS]
@@ -230,7 +230,7 @@ def _datatables_options(names: Sequence[str], shown: Sequence[str], file: str) -
              "config": {"cascadePanes": True, "layout": "columns-3", "columns": filters}},
             {"extend": "colvis", "text": "Columns",
              "columns": [i for i, n in enumerate(names) if n not in _ALWAYS]},
-            # A name from a record must not become a formula in the reader's spreadsheet.
+            # A name from a record must not be interpreted as a formula by a spreadsheet.
             {"extend": "csvHtml5", "text": "CSV of what is shown", "filename": f"board-{file}",
              "exportOptions": {"columns": ":visible", "escapeExcelFormula": True}},
         ],
@@ -245,13 +245,13 @@ def _datatables_options(names: Sequence[str], shown: Sequence[str], file: str) -
 
 
 def asset(name: str) -> str:
-    """A file in this folder."""
+    """The text of a file in this folder."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
 def datatables_js() -> str:
-    """DataTables with its extensions, as itables ships it for pages without a network (1 MB)."""
+    """DataTables with its extensions, as itables ships it for offline pages (1 MB)."""
     import itables
     from itables.javascript import generate_init_offline_itables_html
 
@@ -265,15 +265,15 @@ def plotly_js() -> str:
     """The only bundle that plotly's Python package ships (5 MB)."""
     from plotly.offline import get_plotlyjs
 
-    # An HTML parser drops carriage returns, and the policy's digest would not match.
+    # An HTML parser drops carriage returns, so the policy's digest would not match.
     return str(get_plotlyjs()).replace("</script", "<\\/script").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def content_policy(scripts: Iterable[str]) -> str:
-    """Content-Security-Policy: no network, and no script but these, by their digests.
+    """Content-Security-Policy: no network, and no scripts except these, by their digests.
 
-    An event handler or script that a record managed to write into the page would not run. `blob:` is how itables
-    loads its module; styles are inline because both libraries write them.
+    An event handler or script injected by a record would not run. itables loads its module as a `blob:`; inline
+    styles are allowed because both libraries write them.
     """
     found = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     digests = " ".join(f"'sha256-{d}'" for d in found)
@@ -293,10 +293,10 @@ _POLICY = re.compile(
 
 
 def without_libraries(html: str) -> str:
-    """A page without its two libraries and their digests: which release they are is no part of a board.
+    """A page without its two libraries and their digests: their releases are not part of a board.
 
-    They are cut out only if they are two scripts and the policy allows just these and the page's own script.
-    Otherwise nothing is cut out, so that the page differs from one that is rendered again.
+    They are removed only if they are two scripts and the policy allows only these and the page's own script.
+    Otherwise nothing is removed, so that the page differs from one that is rendered again.
     """
     libraries, stated = _LIBRARIES.search(html), _POLICY.search(html)
     if (
@@ -309,7 +309,7 @@ def without_libraries(html: str) -> str:
 
 
 def has_installed_libraries(html: str) -> bool:
-    """Whether a page carries the releases of the two libraries that are installed here."""
+    """Whether a page contains the installed releases of the two libraries."""
     libraries = _LIBRARIES.search(html)
     return libraries is not None and libraries.groups() == (datatables_js(), plotly_js())
 

@@ -1,4 +1,4 @@
-"""Tables for people, and the sentences around them: terminal, plain text, Markdown and LaTeX."""
+"""Readable tables and the text around them: terminal, plain text, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from wbcbench.boards.text import clean, latex, markdown
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Sentences, not escaped yet
+# Sentences, not yet escaped
 
 SINGLE_ROW = "Boards of one row, with nothing to compare it to:"
-"""Before the lines of `split`."""
+"""Heading of the lines of `split`."""
 _PAIRS = 5
-"""Comparisons of the best method that are listed, at most."""
+"""Maximum number of comparisons of the best method that are listed."""
 
 
 def title(board: Board) -> str:
-    """What the board's rows share, in one line."""
+    """What the board's rows have in common, in one line."""
     k = board.key
     pseudo = (
         " (pseudo-multimodal)" if len(k.modalities) > 1 and all(r.pseudo_multimodal for r in board.rows) else ""
@@ -40,9 +40,9 @@ def title(board: Board) -> str:
 
 
 def split(boards: Sequence[Board]) -> tuple[list[Board], list[str]]:
-    """The boards to show as tables, and one line for each board of a single row, such as a teacher's.
+    """The boards to show as tables, and one line for each board with a single row, such as a teacher's.
 
-    Where no board has more rows, all are tables.
+    If no board has more than one row, all are tables.
     """
     large = [b for b in boards if len(b.rows) > 1]
     if not large:
@@ -56,7 +56,7 @@ def _line(board: Board) -> str:
 
 
 def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
-    """How to read the table with these columns, then the board's notes."""
+    """How to read the table with these columns, followed by the board's notes."""
     ranked = [r for r in board.rows if r.status == "ranked"]
     better = "higher" if board.higher_is_better else "lower"
     lines = [f"Mean ± sd (ddof 1) over n seeds; ranked by {HEADERS[board.by]}, {better} is better."]
@@ -93,7 +93,7 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
 
 
 def across_lines(across: Across) -> list[str]:
-    """What holds over several data sets."""
+    """The comparison over several data sets, as lines."""
     lines = [
         f"Over {len(across.boards)} data sets, {len(across.methods)} methods ranked by {HEADERS[across.by]}: "
         f"Friedman p = {across.friedman_p:.3g}; mean ranks nearer than {across.critical_difference:.2f} cannot be "
@@ -125,12 +125,12 @@ class Grid:
 
     @property
     def width(self) -> int:
-        """Characters of a line, with two between columns."""
+        """Characters per line, with two between columns."""
         return sum(self.widths) + 2 * (len(self.widths) - 1)
 
     @property
     def widths(self) -> list[int]:
-        """Of each column."""
+        """Width of each column."""
         return [max(map(cell_len, column)) for column in zip(self.headers, *self.rows, strict=True)]
 
     @property
@@ -154,9 +154,9 @@ def _grid(board: Board, view: View, escape: Callable[[str], str]) -> Grid:
 
 
 def _fit(full: Grid, board: Board, width: int) -> tuple[Grid, list[str]]:
-    """The grid without the columns that do not fit into a width in characters, and the headers of those.
+    """The grid without the columns that do not fit into a width in characters, and the dropped headers.
 
-    Columns are dropped in the order of `FIRST_TO_GO`; the others stay however narrow it is.
+    Columns are dropped in the order of `FIRST_TO_GO`; the others are always kept.
     """
     keep = dict(zip(full.names, full.widths, strict=True))
     # a long name may take two lines
@@ -238,7 +238,7 @@ def _latex_table(board: Board, view: View) -> str:
 
 
 def render_terminal(report: Report, view: View) -> bytes:
-    """Tables drawn by rich: as many columns as the terminal has room for, rank 1 in bold, unranked rows dim.
+    """Tables drawn by rich: as many columns as fit the terminal, rank 1 in bold, unranked rows dim.
 
     UTF-8 text, with escape sequences if `view.colour`.
     """
@@ -254,7 +254,7 @@ def render_terminal(report: Report, view: View) -> bytes:
     for board in boards:
         grid = _grid(board, view, clean)
         dropped: list[str] = []
-        # Columns that were chosen are never squeezed: long lines can be scrolled, broken words cannot be read.
+        # Chosen columns are never narrowed: long lines can be scrolled, but broken words cannot be read.
         whole = view.wide or view.columns is not None
         if not whole:
             grid, dropped = _fit(grid, board, view.width)
@@ -280,7 +280,7 @@ def render_terminal(report: Report, view: View) -> bytes:
         console.print()
     for line in report.notes:
         console.print(Text(clean(line)))
-    # rich pads lines to the width; trailing blanks are of no use in a file
+    # rich pads lines to the width; trailing blanks are not wanted in a file
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines()).encode()
 
 

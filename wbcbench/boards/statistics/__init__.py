@@ -1,10 +1,10 @@
-"""Is a difference more than noise? Pure numpy and scipy; nothing here knows of records.
+"""Whether a difference is more than noise. Pure numpy and scipy, independent of records.
 
-Cells and seeds are two sources of noise. Test cells (or donors, where cells of one donor go together) are
-resampled with replacement, 10,000 times, the same resamples for every method. Seeds are too few to resample
-(three seeds drawn with replacement show two thirds of their variance), so their variance enters directly, with
-its few degrees of freedom. `uncertainty` combines the two; `seed_variance` says what the other rows of a board
-tell about the variance between seeds.
+Cells and seeds are two sources of noise. Test cells (or donors, if cells are grouped by donor) are resampled with
+replacement, 10,000 times, with the same resamples for every method. Seeds are too few to resample (three seeds
+drawn with replacement show two thirds of their variance), so their variance is used directly, with its few degrees
+of freedom. `uncertainty` combines the two; `seed_variance` estimates the variance between seeds with the help of
+the other rows of a board.
 """
 
 from wbcbench.boards.statistics.bootstrap import RESAMPLES, SEED, Features, bootstrap, draws, features

@@ -1,4 +1,4 @@
-"""The cluster bootstrap: what must be summed over cells so that every metric follows, and its resamples."""
+"""The cluster bootstrap: sums over cells from which every metric follows, and their resamples."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from wbcbench.evaluation.metrics import BINS, bin_of
 
 Floats = NDArray[np.float64]
 COUNTED = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})
-"""Metrics of classes that were decided on, which ask for no probabilities."""
+"""Metrics of predicted classes, which need no probabilities."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """One set of predictions, ready to be resampled."""
+    """One set of predictions, prepared for resampling."""
 
     columns: Floats
     """[G, 3 K + BINS + 4] sums over each cluster's cells: cells, true, predicted and hit per class, NLL, Brier,
     calibration gap per bin, first-order effect on AUROC."""
     classes: int
     auroc: float
-    """Of the cells as they are; NaN where undefined."""
+    """Metrics of the original cells; NaN if undefined."""
 
     def metrics(self, sums: Floats) -> dict[str, Floats]:
         """Every metric of R resamples from their sums [R, C], each [R].
 
-        The same definitions as `wbcbench.evaluation.metrics`. AUROC is first-order (DeLong et al. 1988), since a
-        resample would have to be sorted again; all others are exact.
+        The same definitions as `wbcbench.evaluation.metrics`. AUROC is a first-order approximation (DeLong et al.
+        1988), since every resample would have to be sorted again; all others are exact.
         """
         n = sums[:, 0]
         nll, brier, gaps, effect = np.split(sums[:, self.counts :], [1, 2, 2 + BINS], axis=1)
@@ -44,7 +44,7 @@ class Features:
 
     @property
     def counts(self) -> int:
-        """So many first columns count cells; `COUNTED` and `class_f1` need no others."""
+        """The number of leading columns that count cells; `COUNTED` and `class_f1` need no others."""
         return 1 + 3 * self.classes
 
     def counted(self, sums: Floats) -> dict[str, Floats]:
@@ -60,7 +60,7 @@ class Features:
         }
 
     def class_f1(self, sums: Floats) -> Floats:
-        """F1 of each class [R, K] from sums [R, C]; 0 where undefined."""
+        """F1 of each class [R, K] from sums [R, C]; 0 if undefined."""
         k = self.classes
         true, predicted, hit = (sums[:, 1 + i * k : 1 + (i + 1) * k] for i in range(3))
         both = true + predicted
@@ -90,7 +90,7 @@ def features(
     columns[cells, 1 + labels] = 1
     columns[cells, 1 + k + predicted] = 1
     columns[cells[right], 1 + 2 * k + predicted[right]] = 1
-    # scikit-learn's log loss clips so too
+    # the same clipping as in scikit-learn's log loss
     eps = np.finfo(np.float64).eps
     columns[:, 3 * k + 1] = -np.log(np.clip(p[cells, labels], eps, 1 - eps))
     columns[:, 3 * k + 2] = ((p - one[labels]) ** 2).sum(1)
@@ -111,7 +111,7 @@ def _by_cluster(columns: Floats, clusters: NDArray[np.intp]) -> Floats:
 def _auroc(p: Floats, labels: NDArray[np.integer]) -> tuple[float, Floats]:
     """Mean one-against-rest AUROC over the classes that have cells, and each cell's first-order effect on it [N].
 
-    Effects have mean 0; their mean over a resample is how far it moves. They are DeLong's structural components,
+    Effects have mean 0; their mean over a resample is its shift of AUROC. They are DeLong's structural components,
     scaled to cells.
     """
     n = len(labels)
@@ -138,7 +138,7 @@ SEED = 0
 BLOCK = 200
 """Resamples at a time."""
 BATCH_BYTES = 200_000_000
-"""Largest matrix of features at a time."""
+"""Maximum size of a matrix of features."""
 
 
 def draws(clusters: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[NDArray[np.float64]]:
@@ -162,9 +162,9 @@ def bootstrap(
     """Metrics of every table in every resample, [tables, metrics, resamples].
 
     Args:
-        tables: of the same cells and clusters.
+        tables: features of the same cells and clusters.
         metrics: names that `Features.metrics` has.
-        resamples: how many.
+        resamples: number of resamples.
         seed: of the draws; equal seeds give equal bytes.
         per_class: instead of `metrics`, F1 of each class: [tables, K, resamples].
 
@@ -172,7 +172,7 @@ def bootstrap(
         ValueError: tables of different cells.
     """
     if len({t.columns.shape for t in tables}) != 1:
-        raise ValueError("Expected predictions for the same cells, but their numbers of cells or classes differ.")
+        raise ValueError("Expected predictions for the same cells, but the numbers of cells or classes differ.")
     few = per_class or set(metrics) <= COUNTED
     clusters = len(tables[0].columns)
     width = tables[0].counts if few else tables[0].columns.shape[1]

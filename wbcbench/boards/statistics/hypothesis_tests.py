@@ -16,12 +16,12 @@ from scipy.stats import t as student
 
 
 class SeedVariance(NamedTuple):
-    """Between seeds, of every row; that of a paired difference is the sum of its two rows'."""
+    """Variance between seeds of every row; for a paired difference, the sum of its two rows'."""
 
     rows: NDArray[np.float64]
     """[K]"""
     df: float
-    """Degrees of freedom of each."""
+    """Degrees of freedom of each variance."""
 
 
 def seed_variance(values: ArrayLike) -> SeedVariance:
@@ -30,9 +30,9 @@ def seed_variance(values: ArrayLike) -> SeedVariance:
     Args:
         values: [rows K >= 2, seeds S >= 2] a metric on the whole test set.
 
-    Two rows alone have nothing to learn from: the sum of their variances is that of their difference, with S - 1
-    degrees of freedom, as in a paired t-test. A row whose seeds are all equal (it draws no random numbers) says
-    nothing of others.
+    With only two rows there is nothing to estimate the moderation from: the sum of their variances is that of
+    their difference, with S - 1 degrees of freedom, as in a paired t-test. A row whose seeds are all equal (it
+    draws no random numbers) is not used for other rows.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2 or min(x.shape) < 2:
@@ -51,7 +51,7 @@ def seed_variance(values: ArrayLike) -> SeedVariance:
 
 
 def _prior(raw: NDArray[np.float64], df: int) -> tuple[float, float]:
-    """What variances scatter around, and how many degrees of freedom that is worth; infinite: all are equal."""
+    """The prior variance and its degrees of freedom; infinite: all variances are equal."""
     logs = np.log(raw) - digamma(df / 2) + math.log(df / 2)
     excess = float(logs.var(ddof=1) - polygamma(1, df / 2))
     if excess <= 0:
@@ -67,7 +67,7 @@ Scale = Literal["linear", "logit", "log"]
 
 
 class Uncertainty(NamedTuple):
-    """An estimate with what is needed to judge it."""
+    """An estimate with its standard error and degrees of freedom."""
 
     value: float
     se: float
@@ -78,11 +78,11 @@ class Uncertainty(NamedTuple):
         """Two-sided confidence interval.
 
         Args:
-            level: share of intervals that cover.
-            scale: on which the error is taken as symmetric. `linear` for differences; `logit` for metrics within
-                0 .. 1 and `log` for those above 0, whose intervals then stay within that range and cover better
-                near its ends (delta method). Where the error exceeds the value itself, a logarithm says nothing
-                any more: such an interval is symmetric, from 0 on.
+            level: coverage of the interval.
+            scale: on which the error is assumed symmetric. `linear` for differences; `logit` for metrics within
+                0 .. 1 and `log` for those above 0, whose intervals then stay within that range and have better
+                coverage near its ends (delta method). If the error exceeds the value itself, a logarithm is
+                meaningless: such an interval is symmetric, cut off at 0.
         """
         half = float(student.ppf(0.5 + level / 2, self.df)) * self.se if self.se > 0 else 0.0
         v = self.value
@@ -99,7 +99,7 @@ class Uncertainty(NamedTuple):
 
     @property
     def p(self) -> float:
-        """Two-sided, of no difference from zero. 1 where value and error are both zero."""
+        """Two-sided, for no difference from zero. 1 if value and error are both zero."""
         if self.se == 0:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * student.sf(abs(self.value) / self.se, self.df))
@@ -111,17 +111,17 @@ def uncertainty(
     clusters: int,
     seed_variance: tuple[float, float] | None = None,
 ) -> Uncertainty:
-    """Put cells and seeds together.
+    """Combine the uncertainty over cells and over seeds.
 
     Args:
         per_seed: [S] on all test cells.
         resampled: [S, R], the same in R bootstrap resamples.
-        clusters: how many clusters were resampled; a bootstrap of few is corrected by G / (G - 1).
-        seed_variance: s^2 and its degrees of freedom where more than these S values are known of it, see
-            `moderation`; by default their own, with S - 1.
+        clusters: number of resampled clusters G; bootstrap variances are corrected by G / (G - 1).
+        seed_variance: s^2 and its degrees of freedom if it was estimated from more than these S values, see
+            `seed_variance`; by default their own, with S - 1.
 
     Raises:
-        ValueError: fewer than two clusters, of which no variance can be known.
+        ValueError: fewer than two clusters, so that the variance is unknown.
     """
     if clusters < 2:
         raise ValueError("Expected at least two clusters of test cells to resample, but got one.")
@@ -141,11 +141,11 @@ def uncertainty(
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
-    """Adjusted p-values in the order given: Holm's step-down, which bounds the chance of any false alarm.
+    """Adjusted p-values in the given order: Holm's step-down, which controls the family-wise error rate.
 
     Args:
         p_values: of the comparisons made.
-        family: how many might have been made; the others count as if they had shown nothing. At least as many as
+        family: how many could have been made; the others count as not significant. At least the number of
             p-values, which is the default.
 
     Source: Holm, Scand. J. Stat. 6 (1979).
@@ -162,26 +162,26 @@ ALPHA = 0.05
 
 
 class TieGroup(NamedTuple):
-    """Rows, named by index, that share a rank."""
+    """Rows, by index, that share a rank."""
 
     leader: int
     members: list[int]
     """The leader first, then from best to worst."""
     adjusted: dict[int, float]
-    """Holm-adjusted p of every row that was compared with the leader, whether it joined or not."""
+    """Holm-adjusted p of every row that was compared with the leader, also of one that did not join."""
 
 
 def tie_groups(order: Sequence[int], p_value: Callable[[int, int], float], alpha: float = ALPHA) -> list[TieGroup]:
     """Groups, best first.
 
-    The best row that has no group yet leads the next one. Every other such row is compared with it; from the best
-    to the worst they join until one is worse beyond noise, after Holm's correction for all pairs of rows. So a row
-    never ranks above one with a better mean, however noisy it is itself.
+    The best row without a group leads the next one. Every other row without a group is compared with it; from best
+    to worst they join until one is worse beyond noise, after Holm's correction for all pairs of rows. So a row
+    never ranks above one with a better mean, however noisy it is.
 
     Args:
         order: rows from best to worst.
         p_value: (leader, row) -> p of no difference.
-        alpha: below this adjusted p a row is worse than the leader.
+        alpha: with an adjusted p below this, a row is worse than the leader.
     """
     left = list(order)
     family = len(left) * (len(left) - 1) // 2
@@ -196,7 +196,7 @@ def tie_groups(order: Sequence[int], p_value: Callable[[int, int], float], alpha
 
 
 class McNemar(NamedTuple):
-    """Do two networks get equally many cells right? Only cells on which one alone is right count."""
+    """Whether two networks get equally many cells right; only cells that exactly one gets right count."""
 
     only_a: int
     only_b: int
@@ -241,7 +241,7 @@ def corrected_resampled_t(differences: ArrayLike, test_to_train: float) -> Uncer
 
 
 class Friedman(NamedTuple):
-    """Do methods differ at all, judged by their ranks on each data set?"""
+    """Whether methods differ at all, by their ranks on each data set."""
 
     mean_ranks: tuple[float, ...]
     """Per method; 1 is best."""
@@ -272,7 +272,7 @@ def friedman(scores: ArrayLike) -> Friedman:
 
 
 def critical_difference(methods: int, data_sets: int, alpha: float = 0.05) -> float:
-    """Nemenyi: two methods whose mean ranks differ by less cannot be told apart."""
+    """Nemenyi: two methods whose mean ranks differ by less cannot be distinguished."""
     q = float(studentized_range.ppf(1 - alpha, methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * data_sets))
 
@@ -291,7 +291,7 @@ def nemenyi_groups(mean_ranks: Sequence[float], difference: float) -> list[tuple
 def probability_of_improvement(
     a: Sequence[ArrayLike], b: Sequence[ArrayLike], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Chance that a run of A beats a run of B on a data set drawn at random, with a 95 % interval.
+    """Probability that a run of A beats a run of B on a randomly drawn data set, with a 95 % interval.
 
     Args:
         a: per data set, scores of A's runs [S]; higher is better.
