@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_a_fusion_that_cannot_do_without_refuses(winners: Any, tree: Path, monke
     from wbcbench.errors import IncompatibleError
 
     found = winners.rebuilt("early")
-    monkeypatch.setattr(type(found.fusion), "missing", "refuse")
+    monkeypatch.setattr(type(found.fusion), "traits", replace(found.fusion.traits, missing="refuse"))
     with pytest.raises(IncompatibleError, match=r"1 cells of .* lack v"):
         classify(found, open_cells(tree, Wanted.of(found)), torch.device("cpu"))
 

@@ -207,7 +207,6 @@ def test_a_plugin_changed_after_an_interruption_starts_over(
         "class Half(Distiller):\n"
         '    """Half the squared distance of the logits."""\n\n'
         '    name = "half"\n'
-        '    matches = "logits"\n'
         '    needs = Needs(student=("logits",), teacher=("logits",))\n'
         "    Params = DistillerParams\n\n"
         "    def terms(self, student, teacher, progress):\n"
