@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 State = Literal["ok", "note", "problem"]
-"""note: worth knowing, nothing fails of it."""
+"""note: for information; nothing fails because of it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
     state: State
@@ -52,27 +52,28 @@ Findings = Iterator[Finding]
 
 
 IMPORTED = ("torch", "torchvision", "timm", "ray", "optuna", "pandas", "sklearn")
-"""Imported, since these can be installed and still not load: built for another torch, or a library missing."""
+"""Packages to import, since they may be installed but fail to load: built for another torch, or a library is
+missing."""
 _OWN_VARIABLES = ("STORE", "CACHE", "PLUGIN_PATH", "DISABLE_PLUGINS", "PLUGIN_TIMEOUT", "TRACEBACK", "DATA")
 
 
 def python() -> Findings:
-    """The interpreter, and whether it is an environment of its own."""
+    """The interpreter, and whether it is in a virtual environment."""
     own = sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if own:
         yield Finding("Python", "ok", text)
     else:
         fix = f"python3 -m venv .venv && .venv/bin/pip install {_requirement()}"
-        yield Finding("Python", "note", f"{text}, not in an environment of its own", fix)
+        yield Finding("Python", "note", f"{text}, not in a virtual environment", fix)
 
 
 def packages() -> Findings:
-    """Every requirement is there in a version that will do, and loads."""
+    """Every requirement is installed in a suitable version, and loads."""
     try:
         needed = [Requirement(text) for text in metadata.requires("wbcbench") or []]
     except metadata.PackageNotFoundError:
-        text = "wbcbench runs from a folder and is not installed"
+        text = "wbcbench runs from a source folder and is not installed"
         yield Finding("packages", "problem", text, f"pip install {_requirement()}")
         return
     wrong = False
@@ -102,9 +103,9 @@ def packages() -> Findings:
 
 
 def extras() -> Findings:
-    """Which optional parts are there."""
+    """Which extras are installed."""
     if version_of("wbcbench") is None:
-        return  # `packages` says so
+        return  # reported by `packages`
     have: dict[str, bool] = {}
     for text in metadata.requires("wbcbench") or []:
         one = Requirement(text)
@@ -120,7 +121,7 @@ def extras() -> Findings:
 
 
 def _requirement(extras: Sequence[str] = ()) -> str:
-    """What pip is told to install: wbcbench from where this one came, which need not be an index."""
+    """The requirement for pip: wbcbench from the same source as this installation, which may be a folder."""
     named = f"[{','.join(extras)}]" if extras else ""
     try:
         origin = json.loads(metadata.distribution("wbcbench").read_text("direct_url.json") or "{}")
@@ -135,12 +136,12 @@ def _requirement(extras: Sequence[str] = ()) -> str:
 
 
 def loaded(options: PluginOptions) -> Findings:
-    """What became of every plugin."""
+    """The status of every plugin."""
     from wbcbench.registry.loading import load_plugins
 
     _, report = load_plugins(options)
     for plugin in report.failed:
-        fix = f"`wbcbench plugins --verbose` shows the traceback; --no-plugins={plugin.provider} leaves it out"
+        fix = f"`wbcbench plugins --verbose` shows the traceback; --no-plugins={plugin.provider} disables it"
         yield Finding("plugins", "problem", f"{plugin.provider} was not loaded: {plugin.reason}", fix)
     for plugin in report.plugins:
         if plugin.status == "blocked":
@@ -155,14 +156,14 @@ def loaded(options: PluginOptions) -> Findings:
 
 
 def variables() -> Findings:
-    """`WBCBENCH_*` variables: what they say, and those that nobody reads."""
+    """`WBCBENCH_*` variables: their values, and unknown ones."""
     from wbcbench.spec.load import ARGUMENTS, variable
 
     known = {*map(variable, (*ARGUMENTS, "track")), *(f"WBCBENCH_{n}" for n in _OWN_VARIABLES)}
     given = sorted(n for n in os.environ if n.startswith("WBCBENCH_"))
     for name in given:
         if name not in known:
-            text = f"{name} is set, and nothing reads it.{did_you_mean(name, sorted(known))}"
+            text = f"{name} is set, but wbcbench does not use it.{did_you_mean(name, sorted(known))}"
             yield Finding("variables", "problem", text, f"unset {name}")
     shown = ", ".join(f"{n}={os.environ[n]}" for n in given if n in known)
     yield Finding("variables", "ok", shown or "none set")
@@ -170,7 +171,7 @@ def variables() -> Findings:
 
 GIB = 2**30
 RAY_SESSION = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
-"""What Ray appends to its temp folder; a socket's path may have 107 characters on Linux, 103 on macOS."""
+"""What Ray appends to its temp folder; a socket's path may have 107 characters (macOS: 103)."""
 
 
 def processor() -> Findings:
@@ -179,13 +180,13 @@ def processor() -> Findings:
     from joblib import cpu_count
 
     usable, whole = int(cpu_count()), os.cpu_count() or 1
-    limited = "" if usable == whole else f" of {whole} (a container or a job allows no more)"
+    limited = "" if usable == whole else f" of {whole} (limited by a container or a job)"
     text = f"{usable} cores{limited}, torch uses {torch.get_num_threads()} threads"
     yield Finding("processor", "ok", text)
 
 
 def gpu() -> Findings:
-    """GPUs that torch can use; a GPU that it cannot use although it is there."""
+    """GPUs that torch can use; and a GPU that exists but cannot be used."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -198,10 +199,10 @@ def gpu() -> Findings:
     elif not count and shutil.which("nvidia-smi"):
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         if hidden is not None:
-            text = f"an NVIDIA driver is here, but CUDA_VISIBLE_DEVICES={hidden!r} hides its GPUs"
+            text = f"an NVIDIA driver is installed, but CUDA_VISIBLE_DEVICES={hidden!r} hides its GPUs"
             yield Finding("GPU", "problem", text, "unset CUDA_VISIBLE_DEVICES")
         else:
-            text = f"an NVIDIA driver is here, but torch {torch.__version__} sees no GPU"
+            text = f"an NVIDIA driver is installed, but torch {torch.__version__} finds no GPU"
             fix = "run `nvidia-smi`; if it shows one, install a torch for its CUDA version"
             yield Finding("GPU", "problem", text, fix)
     elif not count:
@@ -209,13 +210,15 @@ def gpu() -> Findings:
 
 
 def memory() -> Findings:
-    """Memory that is free now."""
+    """Free memory."""
     import psutil
 
     seen = psutil.virtual_memory()
     text = f"{seen.available / GIB:.1f} of {seen.total / GIB:.1f} GiB free"
     if seen.available < 2 * GIB:
-        yield Finding("memory", "problem", text, "Close something: a trial with its libraries takes about 1 GiB.")
+        yield Finding(
+            "memory", "problem", text, "Close other programs: a trial with its libraries takes about 1 GiB."
+        )
     else:
         yield Finding("memory", "ok", text)
 
@@ -234,27 +237,27 @@ def ray_needs() -> Findings:
         yield Finding("Ray", "note", text, "export RAY_TMPDIR=/tmp")
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        text = f"RAY_ADDRESS={address} is set, and is not followed: wbcbench starts its own Ray"
+        text = f"RAY_ADDRESS={address} is set, but ignored: wbcbench starts its own Ray"
         yield Finding("Ray", "note", text, f"--ray-address {address} joins that cluster")
     import ray
 
-    yield Finding("Ray", "ok", f"{ray.__version__}; started only where several trials run at once")
+    yield Finding("Ray", "ok", f"{ray.__version__}; only started if several trials run at once")
 
 
 LEAST = GIB
-"""Free bytes below which a sweep may not end."""
+"""Free bytes below which a sweep may fail."""
 
 
 def stored_records(root: Path, digests: bool = True) -> Findings:
-    """Records that are there, damaged ones by name, what failed, and what was interrupted.
+    """The number of records, damaged ones by name, and failed and interrupted trials.
 
     Args:
         root: of the store.
-        digests: read every file of every record; else only their results and specifications.
+        digests: read all files of all records; else only their results and specifications.
     """
     yield from _room("store", root)
     if not root.is_dir():
-        yield Finding("store", "ok", f"{root} does not exist yet; the first run makes it")
+        yield Finding("store", "ok", f"{root} does not exist yet; the first run creates it")
         return
     from wbcbench.records.store import Store
 
@@ -262,24 +265,24 @@ def stored_records(root: Path, digests: bool = True) -> Findings:
     good, bad = Store(root).scan(verify=digests)
     seconds = time.monotonic() - began
     for path, error in bad:
-        fix = f"move {path} out of the store; the same command trains it again"
+        fix = f"move {path} out of the store and run the same command again to retrain it"
         yield Finding("store", "problem", str(error), fix)
     yield from _beside(Store(root), {r.trial.id: r.result.digest for r in good})
     failures = sorted((root / "failures").glob("*")) if (root / "failures").is_dir() else []
     if failures:
-        yield Finding("store", "note", f"{len(failures)} trials failed; why is in {root / 'failures'}",
-                      "run the same command again: failed trials are tried again")  # fmt: skip
+        yield Finding("store", "note", f"{len(failures)} trials failed; the errors are in {root / 'failures'}",
+                      "run the same command again to retry failed trials")  # fmt: skip
     done = {r.trial.id for r in good}
     work = [p for p in (root / "work").iterdir() if p.name not in done] if (root / "work").is_dir() else []
     if work:
-        yield Finding("store", "note", f"{len(work)} trials were interrupted, or are running now",
-                      "run the same command again: they go on from their last epoch")  # fmt: skip
+        yield Finding("store", "note", f"{len(work)} trials were interrupted or are running",
+                      "run the same command again to resume them from their last epoch")  # fmt: skip
     checked = f"digests checked in {seconds:.1f} s" if digests else "digests not checked (--quick)"
     yield Finding("store", "ok", f"{root}: {len(good)} records, {_size(root) / GIB:.1f} GiB, {checked}")
 
 
 def _beside(store: Store, digests: dict[str, str]) -> Findings:
-    """Examinations and studies that cannot be trusted; `digests` are those of sound records."""
+    """Invalid evaluations and studies; `digests` are those of valid records."""
     from wbcbench.errors import RecordError
     from wbcbench.records.evaluations import read_examination
     from wbcbench.searches.files import studies
@@ -289,18 +292,18 @@ def _beside(store: Store, digests: dict[str, str]) -> Findings:
             if path.stem in digests:
                 read_examination(path, digests[path.stem])
         except RecordError as error:
-            fix = f"delete {path}; the same command with --evaluate full makes it again"
+            fix = f"delete {path} and run the same command with --evaluate full again"
             yield Finding("store", "problem", str(error), fix)
     for study in studies(store):
         try:
             study.check()
         except RecordError as error:
-            fix = f"restore the file, or delete {study.path}; records stay"
+            fix = f"restore the file, or delete {study.path}; records are kept"
             yield Finding("store", "problem", str(error), fix)
 
 
 def cache() -> Findings:
-    """Where decoded images are kept."""
+    """The cache of decoded images."""
     from wbcbench.files import cache_root
 
     root = cache_root()
@@ -314,14 +317,14 @@ def _room(about: str, folder: Path) -> Findings:
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        yield Finding(about, "problem", f"{folder} cannot be made: {there} is a file", f"move {there} away")
+        yield Finding(about, "problem", f"{folder} cannot be created: {there} is a file", f"move {there} away")
         return
     if not os.access(there, os.W_OK):
         fix = f"chmod u+w {there}" if about == "store" else "export WBCBENCH_CACHE=<a folder of yours>"
-        yield Finding(about, "problem", f"{there} cannot be written to", fix)
+        yield Finding(about, "problem", f"{there} is not writable", fix)
     free = shutil.disk_usage(there).free
     if free < LEAST:
-        text = f"only {free / 2**20:.0f} MiB are free on the disk of {folder}"
+        text = f"only {free / 2**20:.0f} MiB free on the disk of {folder}"
         fix = "--store on another disk" if about == "store" else f"rm -r {folder}"
         yield Finding(about, "problem", text, fix)
 
@@ -333,17 +336,17 @@ def _size(folder: Path) -> int:
             try:
                 total += os.lstat(os.path.join(path, name)).st_size
             except OSError:
-                continue  # gone while we looked
+                continue  # removed meanwhile
     return total
 
 
 def examine(store: Path, plugins: PluginOptions, digests: bool = True) -> list[Finding]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
-        store: which store to look into; it need not exist.
+        store: the store to check; it need not exist.
         plugins: which plugins to load.
-        digests: whether to read every file of the store's records.
+        digests: whether to read all files of the store's records.
     """
     checks: list[tuple[str, Callable[[], Findings]]] = [
         ("Python", python),
@@ -363,7 +366,7 @@ def examine(store: Path, plugins: PluginOptions, digests: bool = True) -> list[F
         try:
             found += check()
         except Exception as error:
-            text = f"could not be looked at: {type(error).__name__}: {error}"
+            text = f"could not be checked: {type(error).__name__}: {error}"
             found.append(Finding(about, "problem", text, "Please report this with the output of --traceback."))
     return found
 

@@ -1,7 +1,7 @@
-"""What is global in the process is restored after a plugin's code, and after a call of ours in a notebook.
+"""Restores the global state of the process after a plugin's code, and after API calls in a user's process.
 
-Trials seed every generator, switch settings of PyTorch and run other people's plugins. None of that may reach the
-next trial, or the host that called `wbcbench.run()`. Nothing here imports NumPy or PyTorch if nobody else has.
+Trials seed all generators, change settings of PyTorch and run third-party plugins. None of that may affect the
+next trial, or the process that called `wbcbench.run()`. This module does not import NumPy or PyTorch by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 CUDA_SEED = 67280421310721
-"""What PyTorch seeds CUDA's generators with; the CPU's begins differently in every process."""
+"""PyTorch's default seed of CUDA's generators; the CPU's generator has a different seed in every process."""
 _OURS = ("wbcbench.", "wbcbench_plugins.", "torch.", "contextlib", "importlib", "<frozen")
 
 
@@ -34,11 +34,11 @@ PRECISIONS = {
     "": "none", "cuda.matmul": "none", "cudnn": "none", "cudnn.conv": "tf32", "cudnn.rnn": "tf32",
     "mkldnn": "none", "mkldnn.matmul": "none", "mkldnn.conv": "none", "mkldnn.rnn": "none",
 }  # fmt: skip
-"""Part of `torch.backends` -> its `fp32_precision` by default."""
+"""Part of `torch.backends` -> its default `fp32_precision`."""
 
 
 def _parts() -> Iterator[tuple[str, Any]]:
-    """Those that have it: of PyTorch 2.9 and later all, before that none."""
+    """The parts of `torch.backends` with an `fp32_precision`: all since PyTorch 2.9, none before."""
     import torch
 
     for name in PRECISIONS:
@@ -61,16 +61,16 @@ class TorchSettings:
     cudnn: tuple[bool, bool, bool]
     """enabled, benchmark, deterministic"""
     allow_tf32: bool | None
-    """cuDNN's. It and `matmul` cannot be read, so None, where `precisions` were set in ways that they have no word
-    for."""
+    """cuDNN's. It and `matmul` are None if PyTorch refuses to read them, because they cannot represent the values
+    of `precisions`."""
     precisions: Mapping[str, str]
     """See `PRECISIONS`."""
     threads: int
-    """Belongs to a thread: to be read and applied in the one that trains."""
+    """A setting per thread, so it must be read and applied in the thread that trains."""
 
     @classmethod
     def current(cls) -> TorchSettings:
-        """As they are now."""
+        """The current settings."""
         import torch
 
         cudnn = torch.backends.cudnn
@@ -93,21 +93,21 @@ class TorchSettings:
 
     @classmethod
     def defaults(cls, threads: int) -> TorchSettings:
-        """PyTorch's own, with so many threads: how many there are by default depends on the machine."""
+        """PyTorch's defaults, with this number of threads, whose default depends on the machine."""
         import torch
 
         precisions = {name: PRECISIONS[name] for name, _ in _parts()}
         return cls(torch.float32, True, False, False, "highest", (True, False, False), True, precisions, threads)
 
     def apply(self) -> None:
-        """Set them."""
+        """Apply the settings."""
         import torch
 
         torch.set_default_dtype(self.dtype)
         torch.set_grad_enabled(self.gradients)
         current = TorchSettings.current()
         if (current.deterministic, current.warn_only) != (self.deterministic, self.warn_only):
-            # only then: the call loads torch's compiler, which takes seconds
+            # only if needed: the call loads torch's compiler, which takes seconds
             torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
         cudnn = torch.backends.cudnn
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = self.cudnn
@@ -118,7 +118,7 @@ class TorchSettings:
                 torch.set_float32_matmul_precision(self.matmul)
             if self.allow_tf32 is not None:
                 cudnn.allow_tf32 = self.allow_tf32
-            for name, part in _parts():  # last, since the two above set some of them
+            for name, part in _parts():  # last, since the two settings above change some of them
                 part.fp32_precision = self.precisions[name]
         if current.threads != self.threads:
             torch.set_num_threads(self.threads)
@@ -126,7 +126,7 @@ class TorchSettings:
 
 @functools.cache
 def initial_threads() -> int:
-    """As many threads as PyTorch has here by itself; to be called once before anything changes the number."""
+    """PyTorch's default number of threads; must be called before anything changes the number."""
     import torch
 
     return torch.get_num_threads()
@@ -139,25 +139,25 @@ def reset(settings: TorchSettings, seed: int = 0) -> None:
 
     settings.apply()
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # the legacy state is what a plugin may read
+    np.random.seed(seed % 2**32)  # plugins may use the legacy global state
     torch.manual_seed(seed)
 
 
 @contextmanager
 def guest() -> Iterator[None]:
-    """Around a call of ours in somebody's process; also a decorator.
+    """For API calls in a user's process; also a decorator.
 
     Restores random states (Python, NumPy, PyTorch), PyTorch's settings and number of threads, the working
-    directory, signal handlers, warning filters and environment variables, also when the call fails. What the host
-    has set does not change results: inside, PyTorch has its defaults. What was not imported before is not imported
-    here; if the call imported it, it is left as freshly imported.
+    directory, signal handlers, warning filters and environment variables, even if the call fails. The host's
+    settings do not change results: inside, PyTorch has its defaults. Does not import libraries by itself; if the
+    call imports one, it is left in its initial state.
     """
     with ExitStack() as stack:
-        # Torch first and so restored last: the other parts do not depend on it.
+        # Torch is entered first, so it is restored last: the other parts do not depend on it.
         stack.enter_context(_torch(defaults=True))
         stack.enter_context(_numpy())
         stack.enter_context(_python())
-        # A host that turns warnings into errors means its own code.
+        # If the host turns warnings into errors, this is meant for its own code.
         warnings.filters[:] = [f for f in warnings.filters if f[0] != "error"]  # type: ignore[index]
         try:
             yield
@@ -167,10 +167,10 @@ def guest() -> Iterator[None]:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Around a plugin's code: what it changes globally is undone, and what it prints goes to stderr.
+    """For a plugin's code: global changes are undone, and its output to stdout is redirected to stderr.
 
     Raises:
-        PluginError: the code called `sys.exit`; the message names the file, the line and the plugin.
+        PluginError: the code called `sys.exit`; the message names the file, line and plugin.
     """
     with ExitStack() as stack:
         stack.enter_context(_torch())
@@ -184,7 +184,7 @@ def contained() -> Iterator[None]:
 
 
 def exit_error(error: SystemExit) -> PluginError:
-    """What is said of code that ended the process with `sys.exit`."""
+    """The error for code that called `sys.exit`."""
     frames = traceback.extract_tb(error.__traceback__)
     names = [f[0].f_globals.get("__name__", "") for f in traceback.walk_tb(error.__traceback__)]
     places = [i for i, n in enumerate(names) if not n.startswith(_OURS) and n != "wbcbench"]
@@ -214,23 +214,23 @@ def _python() -> Iterator[None]:
                     os.environ[name] = value
             _restore_handlers(handlers)
             if folder is not None and _folder() != folder:
-                with suppress(OSError):  # it was removed meanwhile
+                with suppress(OSError):  # the folder was removed meanwhile
                     os.chdir(folder)
 
 
 def _folder() -> str | None:
     try:
         return os.getcwd()
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:  # the folder was removed
         return None
 
 
 def _restore_handlers(handlers: dict[Any, Any]) -> None:
     for number, handler in handlers.items():
-        if handler is not None and signal.getsignal(number) is not handler:  # None: set by C code, out of reach
+        if handler is not None and signal.getsignal(number) is not handler:  # None: set by C code
             try:
                 signal.signal(number, handler)
-            except (ValueError, OSError):  # not the main thread, which alone could have changed it
+            except (ValueError, OSError):  # not the main thread; only that one can change handlers
                 return
 
 
@@ -243,7 +243,7 @@ def _numpy() -> Iterator[None]:
             if "numpy" in sys.modules:
                 import numpy as np
 
-                np.random.seed()  # trials seeded it; a fresh one is seeded by the system
+                np.random.seed()  # seed from the system again, as after an import
         return
     import numpy as np
 
@@ -257,7 +257,7 @@ def _numpy() -> Iterator[None]:
 
 @contextmanager
 def _torch(defaults: bool = False) -> Iterator[None]:
-    """`defaults`: PyTorch's own settings within the block."""
+    """Restore PyTorch's state. `defaults`: use PyTorch's default settings in the block."""
     if "torch" not in sys.modules:
         try:
             yield
@@ -284,10 +284,10 @@ def _torch(defaults: bool = False) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
-        else:  # as if it had not been seeded in between, whether or not it has been initialised by now
+        else:  # as if it had not been seeded meanwhile, whether or not it is initialised now
             torch.cuda.manual_seed_all(seed)
         if torch.get_num_interop_threads() != interop:
-            with suppress(RuntimeError):  # PyTorch allows it once only, before any work
+            with suppress(RuntimeError):  # PyTorch allows this only once, before any work
                 torch.set_num_interop_threads(interop)
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from wbcbench.scheduling.source import Outcome, Screen, Screens
 
 QUIET_SECONDS = 10.0
-"""Plain lines say how a running trial does, and how all of them do, at most so often."""
+"""Minimum time between plain lines on the progress of the same trial, or of all trials."""
 RETOLD = 0.005
-"""Seconds. An epoch that ends sooner after the one before was not trained now: a resumed trial tells of it."""
+"""Seconds. An epoch that ends sooner after the previous one was not trained now: a resumed trial repeats it."""
 
 
 @dataclass
@@ -38,12 +38,12 @@ class _Running:
 
 
 class Tally:
-    """What has become of how many trials.
+    """Counts trials by status, and estimates speed and remaining time.
 
     Args:
-        total: how many there will be; None if nobody knows yet.
-        train_cells: training cells of a trial; None: unknown, and no speed is told.
-        clock: seconds, monotonic.
+        total: number of trials; None if not known yet.
+        train_cells: training cells of a trial; None: unknown, so no speed is shown.
+        clock: returns seconds, monotonic.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         """Status of an outcome -> number of trials."""
         self.best: tuple[float, str] | None = None
-        """Best validation macro-F1 of a finished trial, and that trial's name."""
+        """Best validation macro-F1 of the finished trials, and the name of that trial."""
         self._cells, self._clock = train_cells, clock
         self._running: dict[str, _Running] = {}
         self._begun = clock()
@@ -68,23 +68,23 @@ class Tally:
         self._running[key] = _Running(heard=self._clock())
 
     def epoch(self, key: str, epoch: int, epochs: int, score: float | None) -> None:
-        """A trial has ended its epoch `epoch` (from 0) of `epochs`; a resumed one tells its earlier ones again."""
+        """A trial finished epoch `epoch` (from 0) of `epochs`. A resumed trial reports its earlier ones again."""
         running = self._running.setdefault(key, _Running(heard=self._clock()))
         now = self._clock()
-        told_again = now - running.heard < RETOLD
+        repeated = now - running.heard < RETOLD
         if running.epoch < 0 and not self._work:
-            self._begun = running.heard  # what came before the first trial does not repeat
-        if told_again:
+            self._begun = running.heard  # the time before the first trial is only spent once
+        if repeated:
             running.epoch, running.epochs = epoch, epochs
             return
         if self._cells is not None:
             running.speed = self._cells / (now - running.heard)
-        # A resumed trial begins late; only what was trained here tells how long the rest takes.
+        # Count only epochs that were trained now: a resumed trial starts at a later epoch.
         self._work += 1 / epochs
         running.epoch, running.epochs, running.heard = epoch, epochs, now
 
     def ended(self, key: str, status: str, name: str, score: float | None) -> None:
-        """A trial has its outcome; `score` is its validation macro-F1 if it has a record."""
+        """A trial ended; `score` is its validation macro-F1 if it has a record."""
         self._running.pop(key, None)
         self.counts[status] += 1
         if score is not None and (self.best is None or score > self.best[0]):
@@ -95,7 +95,7 @@ class Tally:
         return sum(r.speed for r in self._running.values())
 
     def seconds_left(self) -> float | None:
-        """Seconds until all are done, if the rest goes as what was trained so far did; None: unknown."""
+        """Estimated seconds until all are done, at the average speed so far; None: unknown."""
         if self.total is None or not self._work:
             return None
         begun = sum((r.epoch + 1) / r.epochs for r in self._running.values() if r.epochs)
@@ -103,7 +103,7 @@ class Tally:
         return max(0.0, left) * (self._clock() - self._begun) / self._work
 
     def line(self) -> str:
-        """One line on all trials."""
+        """A summary of all trials in one line."""
         done = self.counts["done"] + self.counts["cached"]
         parts = [f"{done} done" if self.total is None else f"{done}/{self.total} done"]
         parts.append(f"{self.running} running")
@@ -129,18 +129,18 @@ def spell(seconds: float) -> str:
 
 
 class RunDisplay:
-    """Shows every running trial with its epochs and validation score, and a line on all of them.
+    """Shows every running trial with its epochs and validation score, and a summary line of all trials.
 
     Args:
-        trials: how many there will be; None if nobody knows yet.
-        console: where to; stderr by default.
-        train_cells: training cells of a trial, from which images per second are reckoned; None: unknown.
+        trials: number of trials; None if not known yet.
+        console: the output; stderr by default.
+        train_cells: training cells of a trial, to compute images per second; None: unknown.
     """
 
     def __init__(self, trials: int | None, console: Console | None = None, train_cells: int | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.tally = Tally(trials, train_cells)
-        self._spoke: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
         self._progress: Progress | None = None
         self._live: Live | None = None
@@ -169,46 +169,46 @@ class RunDisplay:
     def decoding(self, done: int, total: int, what: str) -> None:
         """Progress of reading images."""
         if self._progress is None:
-            if done == total or self._may_speak(what):
-                self._say(f"{what}: {done}/{total}")
+            if done == total or self._may_print(what):
+                self._print(f"{what}: {done}/{total}")
         else:
             self._show(what, what, done, total, "")
             if done == total:
                 self._drop(what)
 
     def trial_started(self, planned: PlannedTrial) -> None:
-        """A trial begins, or was found in the store."""
+        """A trial starts, or was found in the store."""
         self.tally.started(planned.trial.id)
 
     def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None:
-        """A trial has one more epoch behind it."""
+        """A trial finished an epoch."""
         key, score = planned.trial.id, row.get("val_macro_f1")
         self.tally.epoch(key, epoch, epochs, score)
         note = "" if score is None else f"val macro-F1 {score:.3f}"
         if self._progress is not None:
             self._show(key, name_of(planned), epoch + 1, epochs, note)
-        elif epoch + 1 == epochs or self._may_speak(key):
-            self._say(f"{name_of(planned)}: epoch {epoch + 1}/{epochs}, {note}")
+        elif epoch + 1 == epochs or self._may_print(key):
+            self._print(f"{name_of(planned)}: epoch {epoch + 1}/{epochs}, {note}")
 
     def trial_ended(self, outcome: Outcome) -> None:
-        """A trial has its outcome."""
+        """A trial ended."""
         key, name = outcome.planned.trial.id, name_of(outcome.planned)
         self._drop(key)
         score = None if outcome.record is None else outcome.record.result.metrics["val"]["macro_f1"]
         self.tally.ended(key, outcome.status, name, score)
         if outcome.status == "failed":
             reason = (outcome.error.strip().splitlines() or ["no reason given"])[-1]
-            self._say(f"{name}: failed: {reason}")
+            self._print(f"{name}: failed: {reason}")
         elif self._progress is None and outcome.status == "cached":
-            self._say(f"{name}: already done")
+            self._print(f"{name}: already done")
         elif self._progress is None and outcome.status == "pruned":
-            self._say(f"{name}: stopped early")
-        if self._progress is None and self.tally.total != 1 and outcome.status != "cached" and self._may_speak(""):
-            self._say(self.tally.line())
+            self._print(f"{name}: stopped early")
+        if self._progress is None and self.tally.total != 1 and outcome.status != "cached" and self._may_print(""):
+            self._print(self.tally.line())
 
     def _table(self) -> Group:
         parts: list[Any] = [] if self._progress is None else [self._progress]
-        # Text, not a string: a method's label such as single[nucleus] must not be read as markup.
+        # Text, not a string: a method's label such as single[nucleus] must not be parsed as markup.
         return Group(*parts, Text(self.tally.line()))
 
     def _show(self, key: str, name: str, done: int, total: int, note: str) -> None:
@@ -222,14 +222,14 @@ class RunDisplay:
         if bar is not None and self._progress is not None:
             self._progress.remove_task(bar)
 
-    def _may_speak(self, key: str) -> bool:
+    def _may_print(self, key: str) -> bool:
         now = time.monotonic()
-        quiet = now - self._spoke.get(key, 0.0) <= QUIET_SECONDS
+        quiet = now - self._printed.get(key, 0.0) <= QUIET_SECONDS
         if not quiet:
-            self._spoke[key] = now
+            self._printed[key] = now
         return not quiet
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -242,16 +242,16 @@ def name_of(planned: PlannedTrial) -> str:
 def displays(
     shown: bool, store: Path, train_cells: int | None = None, track: str | Sequence[str] | None = None
 ) -> Screens:
-    """Number of trials -> a display for them, which logs to trackers as well.
+    """Number of trials -> a display for them, which also logs to trackers.
 
     Args:
-        shown: whether anything is to be seen.
-        store: where trackers that write files put them.
+        shown: whether to show anything.
+        store: where trackers write files, if they do.
         train_cells: see `RunDisplay`.
         track: names of trackers.
 
     Raises:
-        UsageError: when a display is made: no tracker has that name, or its package is missing.
+        UsageError: on creation of a display: unknown tracker, or its package is missing.
     """
 
     @contextmanager
@@ -265,7 +265,7 @@ def displays(
 
 @contextmanager
 def counting(what: str, total: int, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal for `done(so far, of how many)`; nothing elsewhere."""
+    """A progress bar on a terminal, updated by `done(so far, total)`; nothing elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:

@@ -1,9 +1,9 @@
-"""Trackers that people already use, told of every trial as it trains. Off by default; records stay the truth.
+"""Logging of trials to external trackers while they train. Off by default; records remain the reference.
 
     wbcbench run --fusion early,independent --track tensorboard,mlflow,wandb
 
-A tracker hears from the process that was started, whichever executor trains, so workers need nothing installed.
-One that fails is named once and left out; the trials continue. Each client is imported when its tracker is made.
+Logging runs in the main process, whichever executor trains, so workers need no tracker installed. A tracker that
+fails is reported once and disabled; the trials continue. Each client is imported when its tracker is created.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ TRACKERS = {
 }
 """Name -> where it writes."""
 MLFLOW_LONGEST = 500
-"""Characters of a parameter that every MLflow server takes."""
+"""Length of a parameter in characters that every MLflow server accepts."""
 
 
 class Tracker(Protocol):
-    """Told of trials from one thread; several may train at once."""
+    """Receives the events of trials, from a single thread; several trials may train at once."""
 
     def started(self, planned: PlannedTrial, config: dict[str, Any]) -> None:
-        """A trial begins. `config`: dotted name -> number or text."""
+        """A trial starts. `config`: dotted name -> number or text."""
         ...
 
     def epoch(self, trial_id: str, epoch: int, values: dict[str, float]) -> None:
-        """An epoch (counted from 0) is over. `values`: learning rate, loss terms, metrics on validation cells."""
+        """An epoch (counted from 0) ended. `values`: learning rate, loss terms, metrics on validation cells."""
         ...
 
     def ended(self, trial_id: str, status: str, final: dict[str, float]) -> None:
@@ -52,12 +52,12 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """No more trials."""
+        """All trials have ended."""
         ...
 
 
 class TensorBoard:
-    """TensorBoard's event files, by tensorboardX: a folder per trial under one."""
+    """Writes TensorBoard event files with tensorboardX, in one folder per trial."""
 
     def __init__(self, store: Path) -> None:
         from tensorboardX import SummaryWriter
@@ -80,7 +80,7 @@ class TensorBoard:
     def ended(self, trial_id: str, status: str, final: dict[str, float]) -> None:
         writer = self._writers.pop(trial_id)
         if final:
-            named = {f"final/{k}": v for k, v in final.items()}  # apart from the curves of the same name
+            named = {f"final/{k}": v for k, v in final.items()}  # separate from the curves of the same name
             writer.add_hparams(self._configs[trial_id], named, name="final")
         writer.add_text("status", status)
         writer.close()
@@ -91,7 +91,8 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run per trial in one experiment, by MLflow's client: no global state, several may be open at once."""
+    """One run per trial in one experiment. Uses MLflow's client, which has no global state, so several runs may be
+    open at once."""
 
     def __init__(self, store: Path) -> None:
         from mlflow.tracking import MlflowClient
@@ -137,7 +138,7 @@ class MLflow:
 
 
 class WandB:
-    """A run per trial in one project; several may be open at once."""
+    """One run per trial in one project; several may be open at once."""
 
     def __init__(self, store: Path) -> None:
         import wandb
@@ -172,14 +173,14 @@ _CLASSES: dict[str, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, "m
 
 @contextmanager
 def start_trackers(names: str | Sequence[str] | None, store: Path) -> Iterator[dict[str, Tracker]]:
-    """Trackers by name, closed at the end, whatever happens.
+    """Trackers by name; they are always closed at the end.
 
     Args:
-        names: comma list or list; None: none.
-        store: where those that write files put them.
+        names: a comma-separated list or a list; None: none.
+        store: where trackers write files, if they do.
 
     Raises:
-        UsageError: no tracker is called so, or its package is missing.
+        UsageError: unknown tracker, or its package is missing.
     """
     chosen = [n.strip() for n in names.split(",") if n.strip()] if isinstance(names, str) else list(names or [])
     with ExitStack() as stack:
@@ -199,7 +200,7 @@ def start_trackers(names: str | Sequence[str] | None, store: Path) -> Iterator[d
 
 
 def tracked(display: Screen, trackers: Mapping[str, Tracker]) -> Screen:
-    """The display, telling the trackers too; the display itself if there are none."""
+    """A display that also logs to the trackers; the display itself if there are none."""
     return _Tracked(display, trackers) if trackers else display
 
 
@@ -217,26 +218,26 @@ class _Tracked:
     def epoch_done(self, planned: PlannedTrial, epoch: int, epochs: int, row: dict[str, Any]) -> None:
         self._display.epoch_done(planned, epoch, epochs, row)
         key = planned.trial.id
-        if key not in self._known:  # not when it starts: a trial that was in the store already starts too
+        if key not in self._known:  # not in `trial_started`, which is also called for trials found in the store
             self._known.add(key)
             config = config_of(planned)
-            self._tell(lambda t: t.started(planned, config))
+            self._log(lambda t: t.started(planned, config))
         values = {k: float(v) for k, v in row.items() if k != "epoch" and _finite(v)}
-        self._tell(lambda t: t.epoch(key, epoch, values))
+        self._log(lambda t: t.epoch(key, epoch, values))
 
     def trial_ended(self, outcome: Outcome) -> None:
         self._display.trial_ended(outcome)
         key = outcome.planned.trial.id
         if key in self._known:
             self._known.discard(key)
-            self._tell(lambda t: t.ended(key, outcome.status, _final(outcome)))
+            self._log(lambda t: t.ended(key, outcome.status, _final(outcome)))
 
-    def _tell(self, what: Callable[[Tracker], None]) -> None:
+    def _log(self, what: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
                 what(tracker)
             except Exception:
-                log.warning("Tracker '%s' failed and is switched off; the trials continue.", name, exc_info=True)
+                log.warning("Tracker '%s' failed and is disabled; the trials continue.", name, exc_info=True)
                 del self._trackers[name]
 
 

@@ -146,7 +146,7 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (found,) = doctor.gpu()
-    assert "sees no GPU" in found.text
+    assert "finds no GPU" in found.text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (found,) = doctor.gpu()
     assert found.fix == "unset CUDA_VISIBLE_DEVICES"

@@ -98,7 +98,7 @@ def test_a_tracker_that_fails_costs_nothing(
     monkeypatch.setattr(TensorBoard, "epoch", broken)
     document = train("--fusion", "early", "--kd", "none", "--seeds", "0,1", "--track", "tensorboard")
     assert [r["status"] for r in document["records"]] == ["done", "done"]
-    assert sum("is switched off" in r.message for r in caplog.records) == 1
+    assert sum("is disabled" in r.message for r in caplog.records) == 1
 
 
 def test_names_are_checked_before_anything_trains(train: Train, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def recall(shelf: str, key: str) -> Any:
 
 
 def remember(shelf: str, key: str, value: Any) -> None:
-    """Store one JSON-able value. If the cache cannot be written, it only logs a line."""
+    """Store one JSON-serialisable value. If the cache cannot be written, it only logs a line."""
     path = cache_root() / f"{shelf}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -212,7 +212,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Asked:
-    """The user's options for reading a source. None: to be recognised; `-`: there is none."""
+    """The user's options for reading a source. None: recognise it; `-`: the source has none."""
 
     label: str | None = None
     group: str | None = None

@@ -93,7 +93,7 @@ def _rows(before: Board, after: Board, left_out: dict[str, str]) -> list[Change]
             found.append(Change(after.digest, b.name, f"is new, rank {b.rank or 'none'}"))
         elif b is None and a is not None:
             why = [f"{s.trial_id}: {left_out[s.trial_id]}" for s in a.sources if s.trial_id in left_out]
-            found.append(Change(after.digest, a.name, "is gone", why or ["its records are not there"]))
+            found.append(Change(after.digest, a.name, "is gone", why or ["its records are missing"]))
         elif a is not None and b is not None and (change := _row(a, b, before, after, left_out)) is not None:
             found.append(change)
     return found
@@ -111,7 +111,9 @@ def _row(a: Row, b: Row, before: Board, after: Board, left_out: dict[str, str]) 
         return None
     if a.rank != b.rank and not why:
         same = before.by == after.by and before.seeds == after.seeds
-        why = ["its own records did not change; others on the board did" if same else "the board asks otherwise"]
+        why = [
+            "its own records did not change, others on the board did" if same else "the board has other options"
+        ]
     return Change(after.digest, b.name, ", ".join(parts) or "same rank and score", why)
 
 
@@ -121,10 +123,10 @@ def _why(a: Row, b: Row, left_out: dict[str, str]) -> list[str]:
     if came := sorted(s.seed for t, s in news.items() if t not in olds):
         why.append(f"new seeds: {', '.join(map(str, came))}")
     for trial in sorted(set(olds) - set(news)):
-        why.append(f"seed {olds[trial].seed} is gone: {left_out.get(trial, 'its record is not there')}")
+        why.append(f"seed {olds[trial].seed} is gone: {left_out.get(trial, 'its record is missing')}")
     for trial in sorted(set(olds) & set(news)):
         if olds[trial].digest != news[trial].digest:
-            why.append(f"seed {olds[trial].seed} has another record (irreproducible, or made by other code)")
+            why.append(f"seed {olds[trial].seed} has another record (irreproducible, or from different code)")
     shas = {(p.kind, p.name): p.sha256 for p in a.parts}, {(p.kind, p.name): p.sha256 for p in b.parts}
     why += [f"code of {k} {n} changed" for k, n in sorted(shas[0]) if shas[0][k, n] != shas[1].get((k, n))]
     return why
