@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wbcbench.errors import UsageError, did_you_mean, missing_extra
-from wbcbench.spec.canonical import flat
+from wbcbench.spec.trial import flat
 
 if TYPE_CHECKING:
     from wbcbench.scheduling.plan import PlannedTrial

@@ -11,9 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from wbcbench_plugins.datasets._bsccm_store import INDEX, BsccmStore, Channels, gate_of
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import (
+    MIDDLE,
+    RESIZE_VERSION,
+    Cells,
+    Dataset,
+    Description,
+    Preparation,
+    Progress,
+    content_digest,
+    resize_stack,
+)
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import MIDDLE, RESIZE_VERSION, Preparation, resize_stack
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.labels import check_names
 from wbcbench.errors import DataError

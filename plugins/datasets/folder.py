@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Preparation, Progress
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.csv_table import Columns, Manifest, ManifestFile
 from wbcbench.data.folders import FileSource
 from wbcbench.data.image_files import ListedImages

@@ -11,9 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import (
+    Cells,
+    Dataset,
+    Description,
+    Preparation,
+    Progress,
+    content_digest,
+    in_window,
+    resize_image,
+)
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Preparation, in_window, resize_image
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import decode_whole
 from wbcbench.data.folders import FileSource, image_files

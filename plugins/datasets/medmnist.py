@@ -11,9 +11,8 @@ import numpy as np
 from wbcbench_plugins.datasets import _medmnist
 from wbcbench_plugins.datasets.npz import Npz
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Preparation, Progress, content_digest
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Preparation
 from wbcbench.data.cache import check_md5
 from wbcbench.errors import DataError
 

@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import (
+    Cells,
+    Dataset,
+    Description,
+    Preparation,
+    Progress,
+    content_digest,
+    resize_stack,
+)
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import Preparation, resize_stack
 from wbcbench.data.decode import to_integers
 from wbcbench.data.labels import (
     Layout,

@@ -7,9 +7,18 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest, registered
+from wbcbench.contracts.dataset import (
+    RESIZE_VERSION,
+    Array,
+    Cells,
+    Dataset,
+    Description,
+    Preparation,
+    Progress,
+    content_digest,
+    registered,
+)
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import RESIZE_VERSION, Array, Preparation
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.decode import COLOUR_VERSION, RECIPES, WINDOWS, Space, convert
 from wbcbench.errors import DataError, did_you_mean

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest, resize_stack
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import resize_stack
 
 RENDERER_VERSION = 1
 """Raise it whenever the same parameters would give other pixels: it is part of the fingerprint."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import own_parameters
 
 from wbcbench.contracts import DoesBackward, Fusion, Parameters, Policy, PolicyTraits, param
-from wbcbench.contracts.gradients import min_norm
+from wbcbench.contracts.adapters import min_norm
 from wbcbench.errors import IncompatibleError
 
 AUXILIARY = "aux_heads."

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, Parameters, Progress, Routing, each_teacher, param, weighted
-from wbcbench.contracts.gradients import min_norm
+from wbcbench.contracts.adapters import min_norm
 
 
 def min_norm_weights(gradients: Tensor, steps: int = 50) -> Tensor:

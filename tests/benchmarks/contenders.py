@@ -20,15 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wbcbench.contracts import Cells, Fusion
-from wbcbench.contracts.routes import assign_teachers
+from wbcbench.contracts.needs import assign_teachers
 from wbcbench.data.views import ResidentCells, Views, epoch_order
 from wbcbench.evaluation.metrics import score
 from wbcbench.registry.loading import load_plugins
 from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial
 from wbcbench.training.build import build_distillers, build_fusion, build_routing, task_of
 from wbcbench.training.distillation import Distillation
-from wbcbench.training.loop import Job, judge, train_epoch
-from wbcbench.training.optim import make_optimiser
+from wbcbench.training.loop import Job, judge, make_optimiser, train_epoch
 from wbcbench.training.state import TrainState
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 

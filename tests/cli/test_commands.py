@@ -204,9 +204,9 @@ def test_plugins_exits_zero_with_status_of_each(folder):
 DATASET = """
     import sys, types
     from wbcbench.contracts import Dataset, Parameters, param
-    sheet = types.ModuleType("wbcbench.data.sheet")
+    sheet = types.ModuleType("wbcbench.data.survey")
     sheet.contact_sheet = lambda cells, path: path.write_text(repr(cells))
-    sys.modules["wbcbench.data.sheet"] = sheet
+    sys.modules["wbcbench.data.survey"] = sheet
     class Tiny(Dataset):
         "Tiny."
         name = "tiny"

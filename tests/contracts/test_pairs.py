@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, ReplacesHead, SolvedOnce
-from wbcbench.contracts.routes import RouteTeachers
+from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from wbcbench.contracts import Cells
-from wbcbench.data.sheet import contact_sheet
+from wbcbench.data.survey import contact_sheet
 
 
 def cells() -> Cells:

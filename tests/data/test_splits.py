@@ -9,8 +9,7 @@ from wbcbench.contracts.dataset import Cells
 from wbcbench.data.splits import Leaks, Split, make_split
 from wbcbench.errors import DataError, ExitCode, LeakError
 from wbcbench.scheduling.ray_worker import EndMessage, kind_of_error, pack, unpack
-from wbcbench.spec.canonical import digest
-from wbcbench.spec.trial import SplitSpec
+from wbcbench.spec.trial import SplitSpec, digest
 
 CLASSES = ("a", "b", "c")
 

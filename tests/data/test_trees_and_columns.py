@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbcbench.contracts.preparation import in_window
+from wbcbench.contracts.dataset import in_window
 from wbcbench.data.csv_table import Asked, ManifestFile, mend_split, recognise
 from wbcbench.data.decode import decode_whole
 from wbcbench.data.folders import Tree, open_source, read_tree

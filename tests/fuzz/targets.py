@@ -43,7 +43,7 @@ from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySp
 from wbcbench.searches.report import overview
 from wbcbench.searches.settings import Objective, load_settings
 from wbcbench.searches.space import Dimension, parse_range
-from wbcbench.searches.study_file import read_study
+from wbcbench.searches.studies import read_study
 from wbcbench.spec.load import load_request, validate
 from wbcbench.testing.records import forge, reforged, rezip, taught, unzip, write_cells
 

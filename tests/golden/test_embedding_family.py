@@ -1,6 +1,6 @@
 """Distillers of embeddings and of relations against values of the reference implementations, and their invariants.
 
-Golden values are of the closed forms of `wbcbench.testing.losses` (float64), computed with the
+Golden values are of the closed forms of `wbcbench.testing.toys` (float64), computed with the
 implementation named beside each. Those features have rank 2, so the properties are tested on others of full rank.
 """
 

@@ -1,7 +1,7 @@
 """Distillers of logits against values of other implementations, their identities, and their edge cases.
 
 Each golden row names the implementation that gave its value and sum of absolute gradients, on the closed
-forms of `wbcbench.testing.losses`. Loss as in the formula: no outer weight, no task loss.
+forms of `wbcbench.testing.toys`. Loss as in the formula: no outer weight, no task loss.
 """
 
 from __future__ import annotations

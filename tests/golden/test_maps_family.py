@@ -1,6 +1,6 @@
 """Distillers of stage maps against values that public implementations agree on, and their invariants.
 
-Golden values: inputs of `wbcbench.testing.losses`, float64, sums of absolute gradients with respect to
+Golden values: inputs of `wbcbench.testing.toys`, float64, sums of absolute gradients with respect to
 the student's (first) map. The oracle of each is named beside it; RD = RepDistiller, MD = mdistiller,
 MR = MMRazor, TD = torchdistill, KZ = Knowledge-Distillation-Zoo.
 """

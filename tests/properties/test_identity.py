@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from wbcbench.errors import UsageError, WbcbenchError
 from wbcbench.spec import Component, Method, Protocol, Trial, digest
-from wbcbench.spec.canonical import canonical_json
 from wbcbench.spec.load import load_request, validate
 from wbcbench.spec.request import Request
-from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec
+from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec, canonical_json
 
 
 def named(error: WbcbenchError, what: str) -> None:

@@ -14,8 +14,7 @@ from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
-from wbcbench.searches.study_file import read_study
-from wbcbench.searches.study_run import plan_part
+from wbcbench.searches.studies import plan_part, read_study
 from wbcbench.spec.load import load_request
 
 Invoke = Callable[..., tuple[int, str, str]]

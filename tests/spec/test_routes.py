@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wbcbench.contracts.routes import RouteTeachers, assign_teachers, route_names
+from wbcbench.contracts.needs import RouteTeachers, assign_teachers, route_names
 from wbcbench.errors import IncompatibleError
 
 A, B, PI = frozenset("a"), frozenset("b"), frozenset({"pi"})

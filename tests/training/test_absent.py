@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wbcbench.contracts import Output, Outputs, Progress, ReplacesHead, TakesStep
-from wbcbench.contracts.routes import RouteTeachers
+from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.evaluation.predict import Predictions
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import ToyBoth, build_toy, toy_batch, toy_draw, toy_task

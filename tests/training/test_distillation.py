@@ -192,7 +192,7 @@ def test_logit_standardisation_under_another_distiller(train: Train) -> None:
 def test_a_standardised_teacher_in_the_core_is_the_golden_one() -> None:
     """alpha TCKD + beta NCKD on standardised logits: 5.91512068843 (logit-standardization-KD, DKD.py)."""
     from wbcbench.contracts import Batch, PairShapes, Progress
-    from wbcbench.contracts.routes import RouteTeachers
+    from wbcbench.contracts.needs import RouteTeachers
     from wbcbench.testing import closed_forms
     from wbcbench.testing.components import component_class
     from wbcbench.training.distillation import Distillation

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wbcbench.spec import Recipe
-from wbcbench.training.optim import class_weights, learning_rate, make_optimiser, set_learning_rate
+from wbcbench.training.loop import class_weights, learning_rate, make_optimiser, set_learning_rate
 from wbcbench.training.state import TrainState
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wbcbench.api.defaults import METRIC, RESAMPLES
+from wbcbench.api.records import Shown
 from wbcbench.api.requests import Paths, Seeds, stores_of
-from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:

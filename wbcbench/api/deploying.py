@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.api.defaults import BATCH, TOLERANCE
+from wbcbench.api.records import Shown
 from wbcbench.api.requests import Paths, Settings, load, plugin_options, several, stores_of
-from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:

@@ -1,20 +1,48 @@
-"""`wbcbench.load_record` and `load_records`: the records of a store, as pandas frames."""
+"""How results show themselves, and `wbcbench.load_record(s)`: what is in a store, as pandas frames."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from wbcbench.api.requests import stores_of
-from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wbcbench.records.store import Record
+
+
+class Shown(ABC):
+    """A result with a `summary` frame, shown as a table."""
+
+    @abstractmethod
+    def summary(self) -> pd.DataFrame:
+        """The frame that is shown: the main columns."""
+
+    def notes(self) -> list[str]:
+        """Lines under the table."""
+        return []
+
+    def __repr__(self) -> str:
+        from tabulate import tabulate
+
+        table = self.summary()
+        rows, heads = table.to_numpy().tolist(), [str(c) for c in table.columns]
+        text = tabulate(rows, headers=heads, tablefmt="simple", floatfmt=".3f", missingval="-")
+        return "\n".join([text, *self.notes()])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = self.summary().to_html(
+            index=False, na_rep="-", float_format="{:.3f}".format, border=0, escape=True
+        )
+        return str(table) + "".join(f"<p>{escape(line)}</p>" for line in self.notes())
 
 
 @dataclass(repr=False)
@@ -97,4 +125,4 @@ def load_records(store: str | Path | None = None) -> Records:
     return Records(sorted(good, key=lambda r: r.trial.id), {str(path): str(error) for path, error in bad})
 
 
-__all__ = ["Records", "load_record", "load_records"]
+__all__ = ["Records", "Shown", "load_record", "load_records"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wbcbench.api.records import Shown
 from wbcbench.api.requests import (
     Choices,
     Evaluate,
@@ -19,7 +20,6 @@ from wbcbench.api.requests import (
     load,
     plugin_options,
 )
-from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class PlannedRun:
 
     def run(self, progress: bool = True) -> Run:
         """Train what is missing. Trials that fail do not stop the others."""
-        from wbcbench.scheduling.execute import carry_out
+        from wbcbench.scheduling.executors import carry_out
         from wbcbench.scheduling.resources import train_cells
 
         def screens(trials: int) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from wbcbench.api.records import Shown
 from wbcbench.api.requests import (
     Choices,
     Executor,
@@ -16,7 +17,6 @@ from wbcbench.api.requests import (
     load,
     plugin_options,
 )
-from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:

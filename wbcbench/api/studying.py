@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wbcbench.api.records import Shown
 from wbcbench.api.requests import (
     Compute,
     Evaluate,
@@ -18,7 +19,6 @@ from wbcbench.api.requests import (
     plugin_options,
 )
 from wbcbench.api.running import outcome_row, outcome_summary, reason
-from wbcbench.api.showing import Shown
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wbcbench.registry import Registry
     from wbcbench.registry.loading import Observers
     from wbcbench.scheduling.source import Outcome
-    from wbcbench.searches.study_run import Costs, Done, Planned
+    from wbcbench.searches.studies import Costs, Done, Planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ class StudyRequest(Compute):
         Raises:
             UsageError: an unknown key, part or name, with its location.
         """
-        from wbcbench.searches.study_file import read_study
-        from wbcbench.searches.study_run import plan_part
+        from wbcbench.searches.studies import plan_part, read_study
         from wbcbench.spec.load import keys_of
         from wbcbench.spec.request import split_list
 
@@ -72,7 +71,7 @@ class PlannedStudy:
 
     def costs(self) -> dict[str, Costs]:
         """Part -> number of trials, those done, and the approximate time for the rest."""
-        from wbcbench.searches.study_run import costs
+        from wbcbench.searches.studies import costs
 
         return {p.part.name: costs(p) for p in self.parts}
 
@@ -90,7 +89,7 @@ class PlannedStudy:
             ended: called with the outcome of each part.
         """
         from wbcbench.progress import displays
-        from wbcbench.searches.study_run import run_part
+        from wbcbench.searches.studies import run_part
 
         done = StudyRun([], self.parts[0].part.request.root, self.notes)
         for number, planned in enumerate(self.parts, 1):

@@ -16,7 +16,7 @@ from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
 from wbcbench.spec import digest
-from wbcbench.spec.canonical import flat
+from wbcbench.spec.trial import flat
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def _range(search: dict[str, Any] | None) -> str:
 
 
 def _save_sheet(registry: Registry, resolved: Resolved, settings: tuple[str, ...], path: Path) -> None:
-    from wbcbench.data.sheet import contact_sheet
+    from wbcbench.data.survey import contact_sheet
     from wbcbench.spec.load import component_params
 
     cls: Any = registry.load(resolved.component)

@@ -187,8 +187,7 @@ def _progress() -> Any:
 def inspect(source: Source, sheet: Path | None, as_json: bool) -> None:
     """Show what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
     from wbcbench.data.intake import facts, run_commands
-    from wbcbench.data.sheet import TILE, contact_sheet
-    from wbcbench.data.survey import sheet_cells
+    from wbcbench.data.survey import TILE, contact_sheet, sheet_cells
 
     survey = source.survey()
     document = facts(survey)

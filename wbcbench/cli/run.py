@@ -20,7 +20,7 @@ from wbcbench.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from wbcbench.api.running import PlannedRun
     from wbcbench.api.studying import PlannedStudy
-    from wbcbench.searches.study_run import Done
+    from wbcbench.searches.studies import Done
 
 RUN_EPILOG = """\b
 Examples:

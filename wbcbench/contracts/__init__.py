@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
-    from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
-    from wbcbench.contracts.deploy import Deployed, PerModality, without
+    from wbcbench.contracts.dataset import Cells, Dataset, Description, Preparation, content_digest, middle_square
     from wbcbench.contracts.distiller import Distiller, PairShapes, ReplacesHead, TakesStep, TransformsLogits
     from wbcbench.contracts.fusion import (
         JOINT,
         AddsLogits,
         Combiner,
+        Deployed,
         Fusion,
         OwnHeads,
+        PerModality,
         SolvedOnce,
         modality_logits,
         route_names,
+        without,
     )
     from wbcbench.contracts.hooks import Register, hookimpl
     from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import ChangesGradients, DoesBackward, ForwardsAgain, PerCell, Policy
-    from wbcbench.contracts.preparation import Preparation, middle_square
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
@@ -36,7 +37,7 @@ _LAZY = {
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
     "ReplacesHead": "distiller", "TakesStep": "distiller", "TransformsLogits": "distiller",
-    "Deployed": "deploy", "PerModality": "deploy", "without": "deploy",
+    "Deployed": "fusion", "PerModality": "fusion", "without": "fusion",
     "JOINT": "fusion", "Fusion": "fusion", "route_names": "fusion", "modality_logits": "fusion",
     "AddsLogits": "fusion", "Combiner": "fusion", "OwnHeads": "fusion", "SolvedOnce": "fusion",
     "Register": "hooks", "hookimpl": "hooks",
@@ -46,7 +47,7 @@ _LAZY = {
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
-    "Preparation": "preparation", "middle_square": "preparation",
+    "Preparation": "dataset", "middle_square": "dataset",
     "Routing": "routing", "mean_teacher": "routing", "each_teacher": "routing", "weighted": "routing",
 }  # fmt: skip
 

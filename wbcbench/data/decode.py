@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wbcbench.contracts.preparation import centre_square, resize_image
+from wbcbench.contracts.dataset import centre_square, resize_image
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from wbcbench.contracts.dataset import Cells, Description, Progress, content_digest
+from wbcbench.contracts.dataset import RESIZE_VERSION, Cells, Description, Progress, content_digest
 from wbcbench.contracts.params import Parameters
-from wbcbench.contracts.preparation import RESIZE_VERSION
 from wbcbench.data.cache import cached_arrays, recall, remember
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import DECODER_VERSION, ImageHeader, UndecodableError, decode_square, read_header

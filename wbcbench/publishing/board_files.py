@@ -21,7 +21,7 @@ from wbcbench.errors import RecordError, UsageError
 from wbcbench.publishing.pack import Manifest
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.records.schema import ComparisonKey, Strict
-from wbcbench.spec.canonical import flat
+from wbcbench.spec.trial import flat
 
 PROTOCOL, INVALID = "protocol.json", "invalid.yaml"
 

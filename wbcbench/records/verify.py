@@ -15,7 +15,7 @@ from wbcbench.errors import RecordError
 from wbcbench.files import ARRAYS, DOCUMENTS
 from wbcbench.records.schema import FILES, PAYLOAD, RESULT, SCHEMA_VERSION, Result, Summary, content_digest
 from wbcbench.spec import Trial
-from wbcbench.spec.canonical import digest_plain, plain
+from wbcbench.spec.trial import digest_plain, plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def read_result(folder: Path) -> Result:
 
 
 def read_document(folder: Path) -> tuple[Result, dict[str, Any]]:
-    """As `read_result`, and the document from `wbcbench.spec.canonical.plain`, without the checksum."""
+    """As `read_result`, and the document from `wbcbench.spec.trial.plain`, without the checksum."""
     text = read_bytes(folder, RESULT)
     try:
         document: dict[str, Any] = plain(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from wbcbench.scaffold.names import check_name
-from wbcbench.scaffold.write import Written, write_file, write_package
+from wbcbench.scaffold.write import Written, check_name, write_file, write_package
 
 __all__ = ["Written", "check_name", "write_file", "write_package"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from wbcbench.contracts import Description, Needs
-from wbcbench.contracts.needs import POLICY_ORDER, PolicyTraits
-from wbcbench.contracts.routes import JOINT, route_names
+from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, route_names
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration

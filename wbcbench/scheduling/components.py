@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from wbcbench.contracts.needs import assign_teachers, route_names
 from wbcbench.contracts.params import DIGEST_KEY, identity
-from wbcbench.contracts.routes import assign_teachers, route_names
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name

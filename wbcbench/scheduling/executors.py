@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
@@ -13,8 +13,15 @@ from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
 from wbcbench.scheduling.resources import GUESSED_SPEED, check_feasible, estimate, share_of, slots, train_cells
-from wbcbench.scheduling.source import Executor, Outcome, Screen, Source
+from wbcbench.scheduling.source import Executor, Outcome, PlanSource, Screen, Source, all_cached, in_order
 from wbcbench.spec.request import Request
+
+if TYPE_CHECKING:
+    from wbcbench.registry import Registry
+    from wbcbench.registry.loading import Observers, PluginOptions
+    from wbcbench.scheduling.source import Outcome, Screens
+    from wbcbench.spec.request import Request
+
 
 Name = Literal["inline", "ray"]
 
@@ -163,3 +170,58 @@ def make(
     # The rehearsal only checks shapes: it needs no GPU, and the driver of a cluster may have none.
     prepare(plan, request.model_copy(update={"device": "cpu"}), registry, decoding)
     return RayExecutor(request, plan.description.fingerprint, registry, plugins, cpus, gpus)
+
+
+def examine_students(
+    outcomes: Sequence[Outcome],
+    plan: Plan,
+    request: Request,
+    registry: Registry,
+    decoding: Callable[[int, int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """The full evaluation of every student that has a record, in this process; read from disk if already done.
+
+    Args:
+        outcomes: of trials on the plan's data set.
+        plan: used for its data set only.
+        request: for its store and device.
+        registry: the one used for planning.
+        decoding: called with progress in reading images.
+    """
+    from wbcbench.scheduling.inline import prepare
+    from wbcbench.training.report import examined
+
+    records = [o.record for o in outcomes if o.record is not None and o.planned.role == "student"]
+    if not records:
+        return []
+
+    bench = prepare(Plan([], plan.dataset, plan.description), request, registry, decoding)
+    return [examined(record, bench) for record in records]
+
+
+Evaluate = Literal["standard", "full"]
+
+
+def carry_out(
+    plan: Plan,
+    request: Request,
+    registry: Registry,
+    plugins: PluginOptions,
+    screens: Screens,
+    observers: Observers,
+    evaluate: Evaluate = "standard",
+) -> tuple[list[Outcome], list[dict[str, Any]]]:
+    """The outcomes of the plan's trials, in its order, and the full evaluation of each student if requested.
+
+    Does not import torch if nothing is left to do.
+    """
+    outcomes = all_cached(plan, Store(request.root))
+    if outcomes is not None and evaluate == "standard":
+        return outcomes, []
+    with screens(len(plan.trials)) as display:
+        if outcomes is None:
+            source = PlanSource(plan.trials)
+            outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
+        if evaluate == "standard":
+            return outcomes, []
+        return outcomes, examine_students(outcomes, plan, request, registry, display.decoding)

@@ -1,7 +1,7 @@
 """Identity: frozen descriptions of protocol, method and trial, and their canonical hash. No torch."""
 
-from wbcbench.spec.canonical import HASH_VERSION, canonical_json, digest
 from wbcbench.spec.trial import (
+    HASH_VERSION,
     METRICS_VERSION,
     Augmentation,
     Budget,
@@ -12,6 +12,8 @@ from wbcbench.spec.trial import (
     Selection,
     SplitSpec,
     Trial,
+    canonical_json,
+    digest,
 )
 
 __all__ = [

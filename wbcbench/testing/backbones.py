@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from wbcbench.contracts import Backbone
-from wbcbench.testing.components import component_class
-from wbcbench.testing.first_promise import backbone_types
+from wbcbench.testing.components import backbone_types, component_class
 from wbcbench.testing.promise import check_registered, made, no_reads, promise
 
 

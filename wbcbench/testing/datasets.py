@@ -10,8 +10,7 @@ import numpy as np
 
 from wbcbench.contracts import Dataset
 from wbcbench.errors import DataError
-from wbcbench.testing.components import component_class
-from wbcbench.testing.first_promise import dataset_types
+from wbcbench.testing.components import component_class, dataset_types
 from wbcbench.testing.promise import BrokenPromise, made, promise
 
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, Progress
-from wbcbench.testing.components import component_class
-from wbcbench.testing.first_promise import distiller_types
+from wbcbench.testing.components import component_class, distiller_types
 from wbcbench.testing.losses import START, alternatives, evaluate_distiller, shapes_of
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 

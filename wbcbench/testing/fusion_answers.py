@@ -11,8 +11,7 @@ from torch import Tensor
 from wbcbench.contracts import Batch, Fusion, Output, Outputs, Progress, SolvedOnce, Task, route_names
 from wbcbench.evaluation.ablation import subsets
 from wbcbench.evaluation.cost import parameters
-from wbcbench.testing.components import component_class
-from wbcbench.testing.first_promise import fusion_types
+from wbcbench.testing.components import component_class, fusion_types
 from wbcbench.testing.promise import BrokenPromise, promise
 from wbcbench.testing.toys import build_toy, toy_batch, toy_draw, toy_task
 from wbcbench.training.supervision import with_labels

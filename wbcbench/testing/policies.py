@@ -11,8 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wbcbench.contracts import Fusion, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
-from wbcbench.testing.components import component_class
-from wbcbench.testing.first_promise import policy_types
+from wbcbench.testing.components import component_class, policy_types
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 from wbcbench.testing.toys import (
     ToyBoth,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress, Routing
-from wbcbench.contracts.routes import assign_teachers
+from wbcbench.contracts.needs import assign_teachers
 from wbcbench.testing.components import component_class
 from wbcbench.testing.promise import check_registered, made, no_reads, promise, returned_terms
 

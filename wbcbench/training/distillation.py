@@ -22,7 +22,7 @@ from wbcbench.contracts import (
     TransformsLogits,
     masked_mean,
 )
-from wbcbench.contracts.routes import RouteTeachers
+from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.training.teachers import TeacherBank
 
 

@@ -14,8 +14,7 @@ from wbcbench.data.counter import counter_hash
 from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
 from wbcbench.training.build import combiner_of
-from wbcbench.training.loop import EpochDone, Job, judge, selection_score
-from wbcbench.training.optim import class_weights
+from wbcbench.training.loop import EpochDone, Job, class_weights, judge, selection_score
 from wbcbench.training.state import TrainState
 
 FOLDS = 5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs, PairShapes, ReplacesHead
-from wbcbench.contracts.routes import RouteTeachers, assign_teachers
+from wbcbench.contracts.needs import RouteTeachers, assign_teachers
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import ResidentCells
 from wbcbench.errors import IncompatibleError

@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest
+from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest, resize_stack
 from wbcbench.contracts.params import Parameters, param
-from wbcbench.contracts.preparation import resize_stack
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
 MODALITIES = {"brightfield": 3, "nucleus": 1}  # name -> channels, in the one order used everywhere
