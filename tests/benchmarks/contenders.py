@@ -24,7 +24,7 @@ from wbcbench.contracts.needs import assign_teachers
 from wbcbench.data.views import ResidentCells, Views, epoch_order
 from wbcbench.evaluation.metrics import score
 from wbcbench.registry.loading import load_plugins
-from wbcbench.spec import Augmentation, Budget, Component, Method, Protocol, Recipe, Trial
+from wbcbench.spec import Augmentation, Budget, ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.training.build import build_distillers, build_fusion, build_routing, task_of
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import Job, judge, make_optimiser, train_epoch
@@ -35,8 +35,8 @@ CHANNELS = {"brightfield": 3, "nucleus": 1, "granule": 1}
 MODALITIES = tuple(CHANNELS)
 CLASSES = tuple("abcde")
 TEMPERATURE = 4.0
-SMALL = Component(name="cellnet", params={"width": 16})
-WIDE = Component(name="cellnet", params={"width": 32})
+SMALL = ComponentSpec(name="cellnet", params={"width": 16})
+WIDE = ComponentSpec(name="cellnet", params={"width": 32})
 DEFAULT = Augmentation()
 STILL = Augmentation(flip=False, rotate=0, scale=0, shift=0, intensity=0, noise=0, cutout=0)
 
@@ -49,8 +49,8 @@ class Setting:
     """Training cells; a quarter as many more to validate on."""
     size: int = 64
     batch: int = 64
-    student: Component = SMALL
-    teacher: Component = WIDE
+    student: ComponentSpec = SMALL
+    teacher: ComponentSpec = WIDE
     augmentation: Augmentation = DEFAULT
     device: str = "cpu"
 
@@ -97,24 +97,24 @@ class Bench:
         }
 
     def trial(
-        self, fusion: str, backbone: Component, reads: tuple[str, ...] = MODALITIES, kd: bool = False
+        self, fusion: str, backbone: ComponentSpec, reads: tuple[str, ...] = MODALITIES, kd: bool = False
     ) -> Trial:
         """A trial of the default recipe, without class weights: the cells are balanced."""
         s = self.setting
         protocol = Protocol(
-            dataset=Component(name="noise"), modalities=reads, image_size=s.size, fingerprint="bench",
+            dataset=ComponentSpec(name="noise"), modalities=reads, image_size=s.size, fingerprint="bench",
             budget=Budget(epochs=100, batch_size=s.batch), augmentation=s.augmentation,
         )  # fmt: skip
         # rho = 1: every head sees the same cell, which others can be told to do too
         params = {"rho": 1.0} if fusion == "independent" else {}
-        distillers = (Component(name="logits", params={"temperature": TEMPERATURE}),) if kd else ()
+        distillers = (ComponentSpec(name="logits", params={"temperature": TEMPERATURE}),) if kd else ()
         method = Method(
-            fusion=Component(name=fusion, params=params), backbone=backbone, recipe=Recipe(),
-            distillers=distillers, routing=Component(name="matched") if kd else None,
+            fusion=ComponentSpec(name=fusion, params=params), backbone=backbone, recipe=Recipe(),
+            distillers=distillers, routing=ComponentSpec(name="matched") if kd else None,
         )  # fmt: skip
         return Trial(protocol=protocol, method=method)
 
-    def network(self, fusion: str, backbone: Component, reads: tuple[str, ...] = MODALITIES) -> Fusion:
+    def network(self, fusion: str, backbone: ComponentSpec, reads: tuple[str, ...] = MODALITIES) -> Fusion:
         """A fresh network on the device, channels last in memory: what is fastest for all contenders."""
         spec = self.trial(fusion, backbone, reads)
         net = build_fusion(spec, task_of(spec, self.resident), self.registry)

@@ -28,7 +28,7 @@ from measuring import Options, Part, interleaved, speedup
 from tabulate import tabulate
 from torch.nn import functional as F
 
-from wbcbench.spec import Component
+from wbcbench.spec import ComponentSpec
 from wbcbench.training.loop import train_epoch
 
 PROFILED = 16  # steps: the profiler takes long to read what it wrote
@@ -142,7 +142,7 @@ def gpu_part(options: Options, say: Callable[[dict[str, Any]], object] = lambda 
         part.skipped = "no GPU"
         return part
     peak = matmul_peak()
-    big = Component(name="timm", params={"model": "resnet50"})
+    big = ComponentSpec(name="timm", params={"model": "resnet50"})
     students = {"CellNet-16": Setting().student, "ResNet-50": big}
     for name, student in students.items():
         cells = options.pick(8192 if student is not big else 4096, 1024, 64)

@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 from wbcbench.records.schema import ComparisonKey, Outcome, Result
 from wbcbench.records.store import Store
-from wbcbench.spec import Budget, Component, Method, Protocol, Trial
+from wbcbench.spec import Budget, ComponentSpec, Method, Protocol, Trial
 from wbcbench.testing.records import CLASSES, fake_outcome, fake_predictions, fake_record, fake_trial
 
 SEEDS = 3
@@ -63,13 +63,13 @@ def generated(number: int) -> Trial:
     board = number // BOARD
     return Trial(
         protocol=Protocol(
-            dataset=Component(name="fake"), modalities=("brightfield", "dapi"), image_size=16,
+            dataset=ComponentSpec(name="fake"), modalities=("brightfield", "dapi"), image_size=16,
             fingerprint="f" * 16, budget=Budget(epochs=board + 1),
         ),
         method=Method(
-            fusion=Component(name=f"fusion-{method - method % 10}" if method % 10 < 2 else f"fusion-{method}",
+            fusion=ComponentSpec(name=f"fusion-{method - method % 10}" if method % 10 < 2 else f"fusion-{method}",
                              params={"rho": method % 10 / 10, "repeats": 1}),
-            backbone=Component(name="tiny", params={"width": 8}),
+            backbone=ComponentSpec(name="tiny", params={"width": 8}),
         ),
         seed=seed,
     )  # fmt: skip

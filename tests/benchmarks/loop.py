@@ -29,14 +29,14 @@ from contenders import STILL, Bare, Bench, Clocked, Ours, Setting
 from measuring import Goal, Options, Part, Ratio, interleaved, speedup
 from tabulate import tabulate
 
-from wbcbench.spec import Component
+from wbcbench.spec import ComponentSpec
 
 AS_BARE = Goal(">=", 0.97)
 REPLAY = Goal(">=", 3.0)
-BIG = Component(name="timm", params={"model": "resnet50"})
+BIG = ComponentSpec(name="timm", params={"model": "resnet50"})
 SMALLEST = Setting(
-    cells=24, size=16, batch=8, student=Component(name="cellnet", params={"width": 4}),
-    teacher=Component(name="cellnet", params={"width": 6}),
+    cells=24, size=16, batch=8, student=ComponentSpec(name="cellnet", params={"width": 4}),
+    teacher=ComponentSpec(name="cellnet", params={"width": 6}),
 )  # fmt: skip
 
 

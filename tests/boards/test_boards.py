@@ -15,7 +15,7 @@ from wbcbench.boards.names import distinct
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
-from wbcbench.spec import Budget, Component, Method
+from wbcbench.spec import Budget, ComponentSpec, Method
 from wbcbench.spec.trial import Recipe, Trial
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
@@ -261,8 +261,8 @@ def test_donors_are_resampled_whole(store):
 def test_methods_of_one_name_are_told_apart_by_what_differs(store):
     base = fake_trial(0)
     for rho, width in ((0.5, 8), (1.0, 8), (0.5, 16)):
-        fusion = Component(name="independent", params={"rho": rho, "repeats": 1})
-        backbone = Component(name="tiny", params={"width": width})
+        fusion = ComponentSpec(name="independent", params={"rho": rho, "repeats": 1})
+        backbone = ComponentSpec(name="tiny", params={"width": width})
         method = Method(fusion=fusion, backbone=backbone)
         fake_record(store, Trial(protocol=base.protocol, method=method))
     fake_record(store, fake_trial(0, fusion="gated"))
@@ -333,7 +333,9 @@ def over_two(store, rows):
             base = fake_trial(0, fingerprint=fingerprint)
             params = {} if rho is None else {"rho": rho}
             method = Method(
-                fusion=Component(name=fusion, params=params), backbone=Component(name="tiny"), recipe=Recipe(lr=lr)
+                fusion=ComponentSpec(name=fusion, params=params),
+                backbone=ComponentSpec(name="tiny"),
+                recipe=Recipe(lr=lr),
             )
             trial = Trial(protocol=base.protocol, method=method)
             fake_record(store, trial, predictions=fake_predictions(10 * n + i, skill=3 - i, cells=60))

@@ -13,10 +13,10 @@ from wbcbench.boards import Options, build
 from wbcbench.boards.compare import explain
 from wbcbench.boards.effects import Effects, effects
 from wbcbench.errors import UsageError
-from wbcbench.publishing.board_files import Asked
+from wbcbench.publishing.board_files import PublishOptions
 from wbcbench.publishing.publish import publish
 from wbcbench.records.store import Store
-from wbcbench.spec import Component
+from wbcbench.spec import ComponentSpec
 from wbcbench.testing.records import fake_predictions, fake_trial
 
 FAST = Options(resamples=300, verify="files")
@@ -132,7 +132,7 @@ def test_a_bare_name_means_the_setting_that_most_blocks_have(store: Store, add: 
     """A search's winner with a setting of its own does not take the name away."""
 
     def trial(seed: int, rho: float, kd: str | None = None) -> Any:
-        fusion = Component(name="gated", params={"rho": rho})
+        fusion = ComponentSpec(name="gated", params={"rho": rho})
         plain = fake_trial(seed, fusion="gated", kd=kd)
         return plain.model_copy(update={"method": plain.method.model_copy(update={"fusion": fusion})})
 
@@ -167,7 +167,7 @@ def test_words_and_errors(matrix: Store, invoke: Invoke) -> None:
 
 
 def test_a_published_board_is_read_like_a_store(matrix: Store, tmp_path: Any, invoke: Invoke) -> None:
-    publish(tmp_path / "board", [matrix.root], Asked(title="Cells", resamples=100))
+    publish(tmp_path / "board", [matrix.root], PublishOptions(title="Cells", resamples=100))
     args = ("--resamples", "300")
     for verb in (("effects",), ("compare", "gated", "early"), ()):
         found = [

@@ -20,7 +20,7 @@ from wbcbench.boards.text import clean, latex, markdown, spreadsheet
 from wbcbench.cli.leaderboard import FORMATS as OFFERED
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
-from wbcbench.spec import Component, Method, Trial
+from wbcbench.spec import ComponentSpec, Method, Trial
 from wbcbench.testing.records import fake_record, fake_trial
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -213,7 +213,7 @@ def test_what_a_lower_rank_says_is_told_in_every_format(shared_report, name):
 def test_backbones_of_other_sizes_are_not_said_to_be_shared(store):
     for fusion, width in (("early", 8), ("late", 8), ("gmu", 64)):
         method = Method(
-            fusion=Component(name=fusion), backbone=Component(name="tiny", params={"width": width, "d": 1})
+            fusion=ComponentSpec(name=fusion), backbone=ComponentSpec(name="tiny", params={"width": width, "d": 1})
         )
         fake_record(store, Trial(protocol=fake_trial(0).protocol, method=method), 3)
     found = report([store], Options(resamples=100, verify="files"))

@@ -14,7 +14,7 @@ from wbcbench.boards.figures import page, paper
 from wbcbench.boards.figures.heat_map import MOST, TUNED, HeatMap, heat_map
 from wbcbench.boards.model import Board, Report, Search
 from wbcbench.records.store import Store
-from wbcbench.spec import Component, Recipe, Trial
+from wbcbench.spec import ComponentSpec, Recipe, Trial
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 Cells = dict[tuple[str, str, str], str]
@@ -36,7 +36,7 @@ def add(store: Store) -> Add:
     def call(
         fusion: str = "early", kd: str | None = None, skill: float = 1.0, modalities: Iterable[str] = (),
         policies: tuple[str, ...] = (), teachers: tuple[Trial, ...] = (), protocol: Any = None,
-        fusion_component: Component | None = None, **method: Any,
+        fusion_component: ComponentSpec | None = None, **method: Any,
     ) -> Trial:  # fmt: skip
         base = fake_trial(
             fusion=fusion, kd=kd, modalities=tuple(modalities) or ("brightfield", "dapi"), policies=policies,
@@ -113,7 +113,10 @@ def the_same(found: Report) -> HeatMap:
 
 def test_students_of_one_backbone_stand_side_by_side(store: Store, add: Add) -> None:
     """A larger network that is better, and a reference that is better still, are left out."""
-    small, large = Component(name="tiny", params={"width": 8}), Component(name="tiny", params={"width": 64})
+    small, large = (
+        ComponentSpec(name="tiny", params={"width": 8}),
+        ComponentSpec(name="tiny", params={"width": 64}),
+    )
     for fusion, skill in (("early", 1.0), ("late", 1.5)):
         for kd in (None, "dkd"):
             add(fusion, kd, skill, backbone=small)
@@ -169,7 +172,7 @@ def test_winners_alone_stand_with_the_parameters_that_their_searches_chose(store
 
 def teacher(*modalities: str, width: int = 64) -> Trial:
     base = fake_trial(fusion="single", modalities=modalities)
-    backbone = Component(name="big", params={"width": width})
+    backbone = ComponentSpec(name="big", params={"width": width})
     return Trial(protocol=base.protocol, method=base.method.model_copy(update={"backbone": backbone}))
 
 
@@ -202,7 +205,7 @@ def test_panels_whose_teachers_read_the_same_say_in_what_they_differ(store: Stor
     for width in (64, 128):
         for fusion in ("early", "late"):
             add(fusion, "logits", teachers=(teacher("dapi", width=width),))
-    add("early", "logits", teachers=(teacher("dapi"),), routing=Component(name="mean"))
+    add("early", "logits", teachers=(teacher("dapi"),), routing=ComponentSpec(name="mean"))
     add("early")
     titles = {p.title for p in the_same(boards(store)).panels}
     assert len(titles) == 3
@@ -225,9 +228,9 @@ def test_settings_have_lines_and_columns_of_their_own(store: Store, add: Add) ->
     add("late", None, 5.0, policies=("modality_dropout",))
     add("early", "dkd", 5.0, policies=("modality_dropout",))
     for rho in (0.5, 1.0):
-        add("independent", None, 5.0, fusion_component=Component(name="independent", params={"rho": rho}))
+        add("independent", None, 5.0, fusion_component=ComponentSpec(name="independent", params={"rho": rho}))
     for weight in (1.0, 2.0):
-        add("early", "logits", 5.0, distillers=(Component(name="logits", params={"weight": weight}),))
+        add("early", "logits", 5.0, distillers=(ComponentSpec(name="logits", params={"weight": weight}),))
     found = the_same(boards(store))
     dropout = {"early + modality_dropout", "late + modality_dropout"}
     assert set(found.fusions) == {"early", "late", "independent (rho=0.5)", "independent (rho=1)"} | dropout
@@ -248,7 +251,7 @@ def test_another_recipe_is_left_out_and_the_usual_one_named(store: Store, add: A
 def test_rows_that_nothing_shown_tells_apart_are_left_out_both(store: Store, add: Add) -> None:
     """Never the better one."""
     before = shown(heat_map(boards(store).boards[0]))
-    add("early", None, 5.0, protocol={"dataset": Component(name="fake", params={"path": "elsewhere"})})
+    add("early", None, 5.0, protocol={"dataset": ComponentSpec(name="fake", params={"path": "elsewhere"})})
     found = the_same(boards(store))
     assert before.keys() - shown(found).keys() == {("", "early", "none")}
     assert found.note == "Empty: no such row. Left out: 2 rows that would share a cell."

@@ -18,7 +18,7 @@ from wbcbench.boards.formats import render
 from wbcbench.boards.model import Report
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.records.store import Store
-from wbcbench.spec import Component
+from wbcbench.spec import ComponentSpec
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
@@ -56,7 +56,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
     add(fake_trial(0, fusion=QUOTED, backbone=QUOTED), 2.4)
     add(fake_trial(0, fusion=FORMULA), 2.3)
     for fusion in ("early", "gated"):
-        add(fake_trial(0, fusion=fusion, dataset=Component(name=HOSTILE), fingerprint="g" * 16), 1.5)
+        add(fake_trial(0, fusion=fusion, dataset=ComponentSpec(name=HOSTILE), fingerprint="g" * 16), 1.5)
     return report([store], Options(resamples=200, verify="files"))
 
 

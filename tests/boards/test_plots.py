@@ -15,7 +15,7 @@ from wbcbench.boards.model import Across, Board, MissingModalities, Report
 from wbcbench.cli.leaderboard import FIGURES
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
-from wbcbench.spec import Component
+from wbcbench.spec import ComponentSpec
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 NAMED = "a$^{2$_%&<b>"
@@ -182,7 +182,7 @@ def test_a_distiller_keeps_its_colour_where_another_has_no_latency(found: Report
 def test_on_the_command_line(invoke: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     for dataset, skill in (("a", 1.0), ("b", 2.0)):
-        trial = fake_trial(0, dataset=Component(name=dataset))
+        trial = fake_trial(0, dataset=ComponentSpec(name=dataset))
         fake_record(store, trial, predictions=fake_predictions(0, skill=skill, cells=30))
     where = ("--store", str(store.root))
     code, _, err = invoke("leaderboard", "plot", *where, "--kind", "bars", "--save", str(tmp_path / "x.svg"))

@@ -16,7 +16,7 @@ from PIL import Image
 from wbcbench_plugins.datasets.folder import Folder
 from wbcbench_plugins.datasets.npz import Npz
 
-from wbcbench.data.csv_table import Asked
+from wbcbench.data.csv_table import ColumnChoices
 from wbcbench.data.intake import audit
 from wbcbench.data.reading import survey_path
 from wbcbench.data.splits import make_split
@@ -271,7 +271,7 @@ def test_audit_divides_as_a_run_does(invoke: Invoke, listed: Path, tmp_path: Pat
     d = document(invoke, "audit", str(path), "--scheme", "stratified", "--set", "split.test=0.3", "--set",
                  "split.seed=3", *sets)  # fmt: skip
     assert d["groups"] == 12
-    survey = survey_path(path, Asked(), lambda _, settings: Npz(Npz.Params(**settings)))
+    survey = survey_path(path, ColumnChoices(), lambda _, settings: Npz(Npz.Params(**settings)))
     side = audit(survey, SplitSpec(scheme="stratified", test=0.3, seed=3)).side
     np.testing.assert_array_equal(np.flatnonzero(side == "test"), split.test)
     np.testing.assert_array_equal(np.flatnonzero(side == "val"), split.val)

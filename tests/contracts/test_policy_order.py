@@ -17,7 +17,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.publishing.rerun import misfits
 from wbcbench.scheduling.compatibility import in_order
 from wbcbench.scheduling.plan import make_plan
-from wbcbench.spec import Component, Trial
+from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.request import Request
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
@@ -99,7 +99,7 @@ def test_rows_come_before_images_losses_weights_and_gradients() -> None:
     }
     assert set(kinds.values()) == set(POLICY_ORDER)
     for a, b in combinations(POLICIES, 2):
-        names = [p.name for p in in_order(registry(), [Component(name=b), Component(name=a)])]
+        names = [p.name for p in in_order(registry(), [ComponentSpec(name=b), ComponentSpec(name=a)])]
         places = [POLICY_ORDER.index(kinds[n]) for n in names]  # type: ignore[arg-type]
         assert places[0] < places[1] or (places[0] == places[1] and names == [a, b])
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from wbcbench.contracts.dataset import in_window
-from wbcbench.data.csv_table import Asked, ManifestFile, mend_split, recognise
+from wbcbench.data.csv_table import ColumnChoices, ManifestFile, mend_split, recognise
 from wbcbench.data.decode import decode_whole
 from wbcbench.data.folders import Tree, open_source, read_tree
 from wbcbench.errors import DataError
@@ -97,7 +97,7 @@ def manifest(path: Path, *lines: str) -> ManifestFile:
 def test_columns_are_recognised_by_name_and_content(tmp_path: Path) -> None:
     file = manifest(tmp_path / "m.csv", "BF path,Cell Type,Patient_ID,Set,age,dapi", "a.png,x,p1,training,40,",
                     "b.png,y,p2,Test,41,d.TIF")  # fmt: skip
-    columns, taken = recognise(file, Asked())
+    columns, taken = recognise(file, ColumnChoices())
     assert columns.modalities == {"bf_path": "BF path", "dapi": "dapi"}
     assert (columns.label, columns.group, columns.split, columns.id) == ("Cell Type", "Patient_ID", "Set", None)
     assert dict(taken) == {
@@ -114,17 +114,17 @@ def test_columns_are_recognised_by_name_and_content(tmp_path: Path) -> None:
 def test_columns_that_could_each_be_meant_are_asked_for(tmp_path: Path) -> None:
     file = manifest(tmp_path / "m.csv", "file,label,donor,slide", "a.png,x,1,2")
     with pytest.raises(DataError, match=r"'donor', 'slide' each match.*--group NAME.*--group - for none"):
-        recognise(file, Asked())
-    assert recognise(file, Asked(group="slide"))[0].group == "slide"
-    assert recognise(file, Asked(group="-"))[0].group is None
+        recognise(file, ColumnChoices())
+    assert recognise(file, ColumnChoices(group="slide"))[0].group == "slide"
+    assert recognise(file, ColumnChoices(group="-"))[0].group is None
     with pytest.raises(DataError, match=r"'sldie' for the group"):
-        recognise(file, Asked(group="sldie"))
+        recognise(file, ColumnChoices(group="sldie"))
     with pytest.raises(DataError, match="--label COLUMN"):
-        recognise(manifest(tmp_path / "n.csv", "file,what", "a.png,x"), Asked())
+        recognise(manifest(tmp_path / "n.csv", "file,what", "a.png,x"), ColumnChoices())
     with pytest.raises(DataError, match="--modality NAME=COLUMN"):
-        recognise(manifest(tmp_path / "n.csv", "file,label", "a,x"), Asked())
+        recognise(manifest(tmp_path / "n.csv", "file,label", "a,x"), ColumnChoices())
     named = manifest(tmp_path / "n.csv", "name,file,label", "smith,a.png,x", "smith,b.png,y")
-    assert recognise(named, Asked())[0].id is None, "a name that repeats is not the cell's"
+    assert recognise(named, ColumnChoices())[0].id is None, "a name that repeats is not the cell's"
 
 
 def test_a_window_cuts_and_fills_without_rescaling() -> None:

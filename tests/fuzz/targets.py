@@ -21,7 +21,7 @@ from wbcbench.boards import Options, report
 from wbcbench.boards.options import read_invalid
 from wbcbench.cli.output import print_examinations
 from wbcbench.contracts import Dataset
-from wbcbench.data.csv_table import Asked
+from wbcbench.data.csv_table import ColumnChoices
 from wbcbench.data.decode import UndecodableError, decode_whole, read_header
 from wbcbench.data.reading import survey_path
 from wbcbench.deploy.cell_files import open_cells
@@ -29,10 +29,10 @@ from wbcbench.deploy.cells import Wanted
 from wbcbench.deploy.report import Material, examination, page
 from wbcbench.errors import WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.publishing.board_files import ledger_text, read_asked, read_ledger
+from wbcbench.publishing.board_files import ledger_text, read_ledger, read_publish_options
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.pack import write_pack
-from wbcbench.publishing.sources import opened
+from wbcbench.publishing.sources import unpacked
 from wbcbench.publishing.verify import checked
 from wbcbench.records.evaluations import CHECKSUM, checksummed, examination_path, read_examination
 from wbcbench.records.schema import FILES, InputStatistics
@@ -139,7 +139,7 @@ def targets(folder: Path) -> list[Target]:
             "protocol.json",
             b'{"schema_version": 1, "title": "T", "seeds": [0], "where": {"a": "b"}, "boards": {}}',
             JSON,
-            lambda data: read_asked(put(folder / "board" / "protocol.json", data).parent),
+            lambda data: read_publish_options(put(folder / "board" / "protocol.json", data).parent),
         ),
         Target("index", index_of(store), JSON, lambda data: indexed(store, data)),
         Target("cells.npz", cells.read_bytes(), ARCHIVE, lambda data: look(put(folder / "spoilt.npz", data))),
@@ -183,7 +183,7 @@ def judge(pack: Path) -> None:
 
 
 def open_pack(pack: Path) -> None:
-    with opened(pack) as (store, _):
+    with unpacked(pack) as (store, _):
         report([store], Options(resamples=100, verify="full", index=False))
 
 
@@ -232,7 +232,7 @@ def plain_registry() -> Registry:
 
 
 def look(path: Path, levels: str | None = None) -> None:
-    survey_path(path, Asked(levels=levels), open_dataset)
+    survey_path(path, ColumnChoices(levels=levels), open_dataset)
 
 
 def wanted(dataset: str) -> Wanted:
@@ -291,7 +291,7 @@ def manifests(folder: Path) -> list[Target]:
             archive.writestr(f"class{name[2]}/{name}", data)
 
     def read(data: bytes) -> None:
-        survey = survey_path(put(where / "manifest.csv", data), Asked(), open_dataset)
+        survey = survey_path(put(where / "manifest.csv", data), ColumnChoices(), open_dataset)
         if survey.dataset:
             dataset = open_dataset("folder", survey.settings)
             dataset.describe()

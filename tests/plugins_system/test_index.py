@@ -16,7 +16,7 @@ import pytest
 from wbcbench.errors import ExitCode, PluginError
 from wbcbench.registry import LoadReport, PluginOptions, Registry, index, load_plugins
 from wbcbench.registry.probe import PROBE
-from wbcbench.registry.provenance import Source, builtin_folder
+from wbcbench.registry.provenance import PluginSource, builtin_folder
 
 Load = Callable[..., tuple[Registry, LoadReport]]
 Folder = Callable[..., Path]
@@ -264,9 +264,12 @@ def test_a_source_is_found_without_importing_the_packages_around_it(
         (tmp_path / folder / "__init__.py").write_text("raise SystemExit(1)")
     (tmp_path / "deadly" / "inner" / "leaf.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert Source("x", "deadly.inner.leaf:plugin", "entry_point").path == tmp_path / "deadly" / "inner" / "leaf.py"
-    assert Source("x", "deadly.inner", "entry_point").path == tmp_path / "deadly" / "inner" / "__init__.py"
-    assert Source("x", "deadly.none:plugin", "entry_point").path is None
+    assert (
+        PluginSource("x", "deadly.inner.leaf:plugin", "entry_point").path
+        == tmp_path / "deadly" / "inner" / "leaf.py"
+    )
+    assert PluginSource("x", "deadly.inner", "entry_point").path == tmp_path / "deadly" / "inner" / "__init__.py"
+    assert PluginSource("x", "deadly.none:plugin", "entry_point").path is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbcbench.data.csv_table import Asked, Columns, ManifestFile, recognise
+from wbcbench.data.csv_table import ColumnChoices, Columns, ManifestFile, recognise
 from wbcbench.data.labels import Problems, is_missing
 from wbcbench.errors import UsageError, WbcbenchError
 from wbcbench.records.schema import Result
@@ -54,7 +54,7 @@ def test_a_manifest_is_read_as_it_was_written_or_refused(
         path.write_bytes(data)
         try:
             file = ManifestFile(path)
-            recognised, said = recognise(file, Asked())
+            recognised, said = recognise(file, ColumnChoices())
         except WbcbenchError as error:
             named(error, str(path))
             return

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbcbench.errors import UsageError, WbcbenchError
-from wbcbench.spec import Component, Method, Protocol, Trial, digest
+from wbcbench.spec import ComponentSpec, Method, Protocol, Trial, digest
 from wbcbench.spec.load import load_request, validate
 from wbcbench.spec.request import Request
 from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec, canonical_json
@@ -31,7 +31,7 @@ VALUES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
     max_leaves=8,
 )
-COMPONENTS = st.builds(Component, name=NAMES, params=st.dictionaries(NAMES, VALUES, max_size=3))
+COMPONENTS = st.builds(ComponentSpec, name=NAMES, params=st.dictionaries(NAMES, VALUES, max_size=3))
 SHARES = st.floats(0, 0.89)
 PROTOCOLS = st.builds(
     Protocol,
@@ -102,7 +102,7 @@ def test_what_differs_has_another_identity(trial: Trial, seed: int, name: str) -
     assert (other.id == trial.id) == (seed == trial.seed)
     assert other.method_id() == trial.method_id()
     renamed = trial.method.model_copy(
-        update={"backbone": Component(name=name, params=trial.method.backbone.params)}
+        update={"backbone": ComponentSpec(name=name, params=trial.method.backbone.params)}
     )
     changed = Trial(protocol=trial.protocol, method=renamed, seed=trial.seed, sealed=trial.sealed)
     assert (changed.id == trial.id) == (name == trial.method.backbone.name)

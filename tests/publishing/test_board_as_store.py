@@ -21,7 +21,7 @@ from wbcbench.boards.figures.heat_map import HeatMap, heat_map
 from wbcbench.boards.figures.paper import save
 from wbcbench.boards.formats import render
 from wbcbench.boards.model import Board, Report, Row
-from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
+from wbcbench.publishing.board_files import PROTOCOL, PublishOptions, read_publish_options
 from wbcbench.publishing.publish import publish
 from wbcbench.publishing.sources import store_at
 from wbcbench.records.evaluations import examination_path, write_examination
@@ -51,7 +51,7 @@ class Read(NamedTuple):
 def read(request: pytest.FixtureRequest) -> Iterator[Read]:
     folder = BOARDS / request.param
     with store_at(folder) as store:
-        yield Read(folder, report([store], read_asked(folder).options(statistics=True, details=False)))
+        yield Read(folder, report([store], read_publish_options(folder).options(statistics=True, details=False)))
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     entry = {"method": "early", "kd": "none", "policies": [], "seed": 0, "digest": early.result.digest,
              "result": {"subsets": subsets, "shapley": {}}}  # fmt: skip
     write_examination(examination_path(store.root, early.trial.id), entry)
-    publish(root / "boards" / "cells", [store], Asked(title="Cells", resamples=300))
+    publish(root / "boards" / "cells", [store], PublishOptions(title="Cells", resamples=300))
     return store.root, root / "boards" / "cells"
 
 
@@ -262,7 +262,7 @@ def test_what_is_struck_out_beside_a_board_does_not_count_where_it_is_read(
     board = tmp_path / "boards" / "cells"
     late = fake_trial(0, fusion="late").id
     (board.parent / "invalid.yaml").write_text(f"- {{record: '{late}', reason: wrong labels}}\n")
-    publish(board, [], read_asked(board))
+    publish(board, [], read_publish_options(board))
     code, out, err = invoke("leaderboard", "--store", str(board), "--format", "csv", *OPTIONS)
     assert code == 0, err
     assert out.encode() == (board / "board.csv").read_bytes()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wbcbench.publishing.board_files import Asked
+from wbcbench.publishing.board_files import PublishOptions
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.publish import publish
 from wbcbench.publishing.verify import checked, installed_by, strange_code
@@ -75,7 +75,7 @@ def test_a_forged_provider_is_pointed_out_and_told_when_published(tmp_path: Path
         assert judge.state("record.origin") == "ok"
     store = Store(tmp_path / "store")
     fake_record(store, fake_trial(0, fusion="early"), 5)
-    asked = Asked(title="Cells", resamples=100)
+    asked = PublishOptions(title="Cells", resamples=100)
     done = publish(tmp_path / "boards" / "cells", [store.root], asked, (tmp_path / "p.zip",), installed=installed)
     assert any("fusion mine is stated to be wbcbench's" in line for line in done.told)
 

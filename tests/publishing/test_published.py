@@ -14,15 +14,15 @@ from markupsafe import escape
 
 from wbcbench.boards.formats.page import asset, content_policy, datatables_js, plotly_js
 from wbcbench.errors import ComparabilityError, UsageError
-from wbcbench.publishing.board_files import Asked, read_asked
+from wbcbench.publishing.board_files import PublishOptions, read_publish_options
 from wbcbench.publishing.changes import changes, read_report
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.publish import Checked, check, check_all, publish
-from wbcbench.publishing.sources import opened
+from wbcbench.publishing.sources import unpacked
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial, taught
 
-ASKED = Asked(title="Cells", resamples=100)
+ASKED = PublishOptions(title="Cells", resamples=100)
 Invoke = Callable[..., tuple[int, str, str]]
 
 
@@ -201,9 +201,9 @@ def test_a_board_of_an_older_release_keeps_its_seeds_too(board: Path, tmp_path: 
     protocol = json.loads((board / "protocol.json").read_text())
     assert list(protocol.pop("board_seeds").values()) == [[0, 1]]
     (board / "protocol.json").write_text(json.dumps(protocol))
-    assert read_asked(board).board_seeds == {}
+    assert read_publish_options(board).board_seeds == {}
     pack = strangers(tmp_path, range(4), "mine", "second", "number three")
-    publish(board, [], read_asked(board), (pack,))
+    publish(board, [], read_publish_options(board), (pack,))
     assert read_report(board).boards[0].seeds == (0, 1)
 
 
@@ -297,7 +297,7 @@ def test_a_struck_out_record_stays_named(store: Store, board: Path) -> None:
     for file in ("README.md", "index.html", "board.json"):
         assert "the camera was out of focus" in (board / file).read_text()
     assert "| ~~gated~~ | 1 | " in (board / "README.md").read_text()
-    with opened(board / "records.zip") as (kept, _):
+    with unpacked(board / "records.zip") as (kept, _):
         assert kept.has(out)
     moved = {c.row: c for c in changes(old, new)}
     assert "seed 1 is gone: Struck out" in moved["gated"].why[0]

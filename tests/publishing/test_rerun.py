@@ -14,7 +14,7 @@ from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.rerun import misfits
 from wbcbench.records.store import Record, Store
 from wbcbench.scheduling.plan import make_plan
-from wbcbench.spec import Component, Trial
+from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.load import request_from
 from wbcbench.testing.components import registry
 from wbcbench.testing.records import fake_outcome, unzip, write_cells
@@ -123,7 +123,7 @@ def test_parameters_that_no_plan_writes_are_refused(
     trial = plan.trials[0].trial
     assert list(misfits(trial, plan.description, registry())) == []
     spec = getattr(trial.method, kind)
-    forged = trial.method.model_copy(update={kind: Component(name=spec.name, params=spec.params | changed)})
+    forged = trial.method.model_copy(update={kind: ComponentSpec(name=spec.name, params=spec.params | changed)})
     problems = list(misfits(Trial(protocol=trial.protocol, method=forged), plan.description, registry()))
     assert {verdict for verdict, _ in problems} == {"refuse"}
     assert any(why in text for _, text in problems), problems

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from wbcbench.boards import Options, build
-from wbcbench.publishing.board_files import Asked
+from wbcbench.publishing.board_files import PublishOptions
 from wbcbench.publishing.changes import read_report
 from wbcbench.publishing.merging import merge
 from wbcbench.publishing.pack import allowed_size, write_pack
 from wbcbench.publishing.publish import publish
 from wbcbench.publishing.side_files import joined
-from wbcbench.publishing.sources import opened
+from wbcbench.publishing.sources import unpacked
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.store import Record, Store
 from wbcbench.testing.records import blamed, fake_predictions, fake_record, fake_trial, rezip, said, unzip
 
 Verify = Callable[..., Judge]
 FAST = Options(resamples=100, verify="files", index=False)
-ASKED = Asked(title="Cells", resamples=100)
+ASKED = PublishOptions(title="Cells", resamples=100)
 WINNER = "searches/first/winner.json"
 
 
@@ -115,7 +115,7 @@ def test_a_searched_row_shows_as_searched_on_the_board_that_takes_it(
     assert rows["independent"] is None
     assert rows["mine"] is not None
     assert (rows["mine"].study, rows["mine"].trials, rows["mine"].train_seconds) == ("first", 20, 9.5)
-    with opened(path) as (store, _):
+    with unpacked(path) as (store, _):
         assert budgets(store) == {"mine": 20}
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from wbcbench.spec import (
     Augmentation,
     Budget,
-    Component,
+    ComponentSpec,
     Method,
     Protocol,
     SplitSpec,
@@ -20,12 +20,12 @@ from wbcbench.spec import (
 
 def trial(**changes: object) -> Trial:
     protocol = Protocol(
-        dataset=Component(name="synthetic", params={"cells": 100}),
+        dataset=ComponentSpec(name="synthetic", params={"cells": 100}),
         modalities=("a", "b"),
         image_size=32,
         fingerprint="abc",
     )
-    method = Method(fusion=Component(name="early"), backbone=Component(name="cellnet"))
+    method = Method(fusion=ComponentSpec(name="early"), backbone=ComponentSpec(name="cellnet"))
     return Trial(protocol=protocol, method=method).model_copy(update=changes)
 
 
@@ -48,7 +48,7 @@ def test_survives_json() -> None:
         {"protocol": trial().protocol.model_copy(update={"fingerprint": "abd"})},
         {"protocol": trial().protocol.model_copy(update={"budget": Budget(epochs=3)})},
         {"protocol": trial().protocol.model_copy(update={"augmentation": Augmentation(noise=0)})},
-        {"method": trial().method.model_copy(update={"fusion": Component(name="late")})},
+        {"method": trial().method.model_copy(update={"fusion": ComponentSpec(name="late")})},
         {"method": trial().method.model_copy(update={"teachers": (trial(),)})},
     ],
 )
@@ -57,14 +57,14 @@ def test_whatever_changes_the_result_changes_the_identity(change: dict[str, obje
 
 
 def test_an_integer_and_an_equal_float_are_one_identity() -> None:
-    a = trial(method=trial().method.model_copy(update={"fusion": Component(name="x", params={"w": 1})}))
-    b = trial(method=trial().method.model_copy(update={"fusion": Component(name="x", params={"w": 1.0})}))
+    a = trial(method=trial().method.model_copy(update={"fusion": ComponentSpec(name="x", params={"w": 1})}))
+    b = trial(method=trial().method.model_copy(update={"fusion": ComponentSpec(name="x", params={"w": 1.0})}))
     assert a.id == b.id
 
 
 def test_the_method_id_leaves_out_the_seed_only() -> None:
     assert trial(seed=1).method_id() == trial().method_id()
-    other = trial(method=trial().method.model_copy(update={"fusion": Component(name="late")}))
+    other = trial(method=trial().method.model_copy(update={"fusion": ComponentSpec(name="late")}))
     assert other.method_id() != trial().method_id()
 
 

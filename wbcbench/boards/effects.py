@@ -26,7 +26,7 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey, Strict
 from wbcbench.records.store import Store
-from wbcbench.spec.trial import Component, Method
+from wbcbench.spec.trial import ComponentSpec, Method
 
 Factor = Literal["fusion", "kd", "backbone", "policy"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
@@ -203,7 +203,9 @@ def _part(method: Method, of: Factor) -> tuple[Any, ...]:
 
 
 def _mark(part: Iterable[Any]) -> str:
-    return json.dumps([c.model_dump(mode="json") if isinstance(c, Component) else c for c in part], sort_keys=True)
+    return json.dumps(
+        [c.model_dump(mode="json") if isinstance(c, ComponentSpec) else c for c in part], sort_keys=True
+    )
 
 
 def _names(parts: Iterable[tuple[Any, ...]]) -> dict[str, str]:
@@ -211,7 +213,7 @@ def _names(parts: Iterable[tuple[Any, ...]]) -> dict[str, str]:
     unique = {_mark(p): p for p in parts}
     twins: dict[str, list[str]] = {}
     for mark, part in unique.items():
-        twins.setdefault("+".join(c.name for c in part if isinstance(c, Component)) or "none", []).append(mark)
+        twins.setdefault("+".join(c.name for c in part if isinstance(c, ComponentSpec)) or "none", []).append(mark)
     names: dict[str, str] = {}
     for name, marks in twins.items():
         added = distinct([dict(_settings(unique[m])) for m in marks])
@@ -224,7 +226,7 @@ def _names(parts: Iterable[tuple[Any, ...]]) -> dict[str, str]:
 
 def _settings(part: Iterable[Any]) -> Iterator[tuple[str, str]]:
     for c in part:
-        if isinstance(c, Component):
+        if isinstance(c, ComponentSpec):
             for k, v in c.params.items():
                 yield f"{c.name}.{k}", f"{v:g}" if isinstance(v, float) else str(v)
         else:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wbcbench.boards.entries import METRIC_ORDER
 from wbcbench.boards.gather import Found
-from wbcbench.boards.statistics import Features, features
+from wbcbench.boards.statistics import MetricSums, features
 from wbcbench.errors import RecordError
 from wbcbench.records import verify as checks
 from wbcbench.records.verify import TOLERANCE
@@ -133,7 +133,7 @@ def load(found: Found, classes: int) -> Sample:
     groups = arrays.get("test_groups")
     if groups is not None and (groups.shape != labels.shape or groups.dtype != np.int64):
         raise checks.refuse(folder, "predictions.npz", "has test_groups that are not int64 [N]")
-    whole: Features = features(p, labels, np.zeros(n, dtype=np.intp))
+    whole: MetricSums = features(p, labels, np.zeros(n, dtype=np.intp))
     again = whole.metrics(whole.columns)
     for name, said in zip(METRIC_ORDER, entry.test, strict=True):
         if said is not None and not abs(said - again[name][0]) <= TOLERANCE:

@@ -64,7 +64,7 @@ class Source:
 
     def survey(self) -> Survey:
         """Read everything, with progress on stderr. Raises `UsageError` (`DataError`)."""
-        from wbcbench.data.csv_table import Asked
+        from wbcbench.data.csv_table import ColumnChoices
         from wbcbench.data.reading import survey_path
         from wbcbench.data.survey import survey_dataset
         from wbcbench.spec.load import put
@@ -79,7 +79,7 @@ class Source:
         leave_out: dict[str, list[str]] = {}
         for column, value in _pairs(v["leave_out"], "--leave-out"):
             leave_out.setdefault(column, []).append(value)
-        asked = Asked(
+        asked = ColumnChoices(
             label=v["label"], group=v["group"], split=v["split"], id=v["id"], root=v["root"], levels=v["levels"],
             modalities=dict(_pairs(v["modality"], "--modality")), leave_out=leave_out,
         )  # fmt: skip

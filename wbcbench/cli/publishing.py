@@ -17,7 +17,7 @@ from wbcbench.cli.options import json_option, plugins_options, set_option, store
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.publishing.board_files import Asked
+    from wbcbench.publishing.board_files import PublishOptions
     from wbcbench.publishing.verdict import Judge
     from wbcbench.records.store import Record
     from wbcbench.registry import Registry
@@ -153,10 +153,10 @@ def publish(
     click.echo(f"Check it: wbcbench leaderboard publish --check --to {to} --name {name}")
 
 
-def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> Asked:
+def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> PublishOptions:
     """The options of the command line; where none is given, those that the board was published with."""
     from wbcbench.api.boards import BoardRequest
-    from wbcbench.publishing.board_files import PROTOCOL, Asked, read_asked
+    from wbcbench.publishing.board_files import PROTOCOL, PublishOptions, read_publish_options
 
     flags = ("by", "seeds", "key", "where", "resamples")
     options = BoardRequest(**{n: values[n] for n in flags}).options()
@@ -165,8 +165,8 @@ def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) 
     if (folder / PROTOCOL).is_file():
         silent = {n for n in ("title", *flags) if ctx.get_parameter_source(n) is ParameterSource.DEFAULT}
         fields = {"keys" if n == "key" else n for n in silent}
-        said |= read_asked(folder).model_dump(include=fields | {"board_seeds"})
-    return Asked(**said)
+        said |= read_publish_options(folder).model_dump(include=fields | {"board_seeds"})
+    return PublishOptions(**said)
 
 
 def _check(to: Path, name: str | None) -> int:
@@ -212,14 +212,14 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     Exit status 0: accepted, or needs a look (see the reasons); 3: refused.
     """
     from wbcbench.api.requests import load
-    from wbcbench.publishing.board_files import PROTOCOL, read_asked
+    from wbcbench.publishing.board_files import PROTOCOL, read_publish_options
     from wbcbench.publishing.rerun import choose
     from wbcbench.publishing.sources import reference_at
     from wbcbench.publishing.verify import checked, installed_by, solved_once_by
 
     registry, _ = load(options["plugins"])
     against = options["against"]
-    asked = read_asked(against) if against and (against / PROTOCOL).is_file() else None
+    asked = read_publish_options(against) if against and (against / PROTOCOL).is_file() else None
     with (
         reference_at(against) if against else nullcontext() as reference,
         checked(pack, reference, solved_once_by(registry), asked=asked, installed=installed_by(registry)) as (

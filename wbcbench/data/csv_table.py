@@ -211,7 +211,7 @@ NONE = "-"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ColumnChoices:
     """The user's options for reading a source. None: recognise it; `-`: the source has none."""
 
     label: str | None = None
@@ -253,7 +253,7 @@ def recognise_name(what: str, asked: str | None, there: Sequence[str], where: st
     return found[0] if found else None
 
 
-def recognise(file: ManifestFile, asked: Asked) -> tuple[Columns, list[tuple[str, str]]]:
+def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[tuple[str, str]]]:
     """The role of each column of a CSV, and the same as text for display: (column, role) for all of them.
 
     Raises:

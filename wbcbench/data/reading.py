@@ -16,7 +16,7 @@ import numpy as np
 from wbcbench.contracts.dataset import Dataset, Progress
 from wbcbench.data.csv_table import (
     NONE,
-    Asked,
+    ColumnChoices,
     Columns,
     Manifest,
     ManifestFile,
@@ -82,7 +82,7 @@ BSCCM = "BSCCM_index.csv"
 _IMAGES = ("image", "images", "x", "data")
 
 
-def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | None = None) -> Survey:
+def survey_path(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | None = None) -> Survey:
     """Recognise what is at `path` and read all of it.
 
     Raises:
@@ -106,7 +106,7 @@ def survey_path(path: Path, asked: Asked, opener: Open, progress: Progress | Non
     return _manifest(path, asked, progress)
 
 
-def _described(said: Described, asked: Asked, opener: Open, progress: Progress | None) -> Survey:
+def _described(said: Described, asked: ColumnChoices, opener: Open, progress: Progress | None) -> Survey:
     """The cells of a config file; the user's options for columns and arrays take precedence."""
     dataset, params = opener(said.name, said.params), said.params
     place = Path(str(params.get("path") or "")).expanduser()
@@ -116,7 +116,7 @@ def _described(said: Described, asked: Asked, opener: Open, progress: Progress |
         survey = _manifest(manifest, _as_folder_reads(ManifestFile(manifest), params, asked), progress)
     elif dataset.name == "npz":
         survey = _npz_as(place, params | _npz_settings(asked), [], opener, progress)
-    elif asked != Asked():
+    elif asked != ColumnChoices():
         raise DataError(
             f"Expected no options for columns, since {said.config} is read by the data set {said.name}. "
             "Remove them, or change the parameters in that file."
@@ -127,7 +127,7 @@ def _described(said: Described, asked: Asked, opener: Open, progress: Progress |
     return survey
 
 
-def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: Asked) -> Asked:
+def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: ColumnChoices) -> ColumnChoices:
     """The parameters of the data set `folder`, as options."""
     named = {what: str(params[what]) for what in ("label", "group", "split", "id")}
     found = {what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()}
@@ -139,7 +139,7 @@ def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: Asked) -
     )  # fmt: skip
 
 
-def _tree(path: Path, asked: Asked, progress: Progress | None) -> Survey:
+def _tree(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     with open_source(path) as source:
         if path.is_dir() and not image_files(source):
             given = instead(path)
@@ -153,7 +153,7 @@ def _tree(path: Path, asked: Asked, progress: Progress | None) -> Survey:
     return survey
 
 
-def _manifest(path: Path, asked: Asked, progress: Progress | None) -> Survey:
+def _manifest(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     file = ManifestFile(path)
     columns, taken = recognise(file, asked)
     mended = mend_split(file, columns.split)
@@ -187,7 +187,7 @@ def _listed(listing: Manifest, root: Path, path: Path, progress: Progress | None
     )  # fmt: skip
 
 
-def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: Asked) -> dict[str, Any]:
+def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: ColumnChoices) -> dict[str, Any]:
     """Parameters with which `folder` reads the manifest this way; only those that differ from its defaults."""
     settings: dict[str, Any] = {"path": str(path)}
     if asked.root is not None:
@@ -207,7 +207,7 @@ def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: As
     return settings
 
 
-def _npz(path: Path, asked: Asked, opener: Open, progress: Progress | None) -> Survey:
+def _npz(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | None) -> Survey:
     where = str(path)
     names = list(NpzFile(path).headers)
     settings: dict[str, Any] = {"path": where}
@@ -235,7 +235,7 @@ def _npz(path: Path, asked: Asked, opener: Open, progress: Progress | None) -> S
     return _npz_as(path, settings, taken, opener, progress)
 
 
-def _npz_settings(asked: Asked) -> dict[str, Any]:
+def _npz_settings(asked: ColumnChoices) -> dict[str, Any]:
     """The user's options as parameters of the data set `npz`."""
     said = {what: getattr(asked, what) for what in ("label", "group", "split")}
     settings: dict[str, Any] = {what: "" if name == NONE else name for what, name in said.items() if name}
@@ -266,4 +266,4 @@ def _pick(text: str) -> list[int] | str:
     return [int(p) for p in parts] if all(p.strip().isdigit() for p in parts) else text
 
 
-__all__ = ["CONFIG", "NONE", "Asked", "Described", "Open", "described", "instead", "survey_path"]
+__all__ = ["CONFIG", "NONE", "ColumnChoices", "Described", "Open", "described", "instead", "survey_path"]

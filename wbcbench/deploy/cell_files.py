@@ -19,10 +19,10 @@ from wbcbench.data.labels import is_missing
 from wbcbench.data.reading import Described, described, instead
 from wbcbench.deploy.cells import (
     Array,
+    CellSource,
     Kind,
     NothingFoundError,
     Order,
-    Source,
     Wanted,
     loaded_cells,
     npz_cells,
@@ -33,7 +33,7 @@ from wbcbench.spec.load import merged, validate
 
 
 class FileCells:
-    """See `Source`. Headers are read at the start, to find most errors before any computation."""
+    """See `CellSource`. Headers are read at the start, to find most errors before any computation."""
 
     def __init__(
         self,
@@ -248,9 +248,9 @@ def _add(found: Found, cell: str, image: str, file: str) -> None:
 
 
 class DerivedCells:
-    """Cells of another source, converted to the network's modalities. See `Source`."""
+    """Cells of another source, converted to the network's modalities. See `CellSource`."""
 
-    def __init__(self, raw: Source, given: Order, wanted: Order) -> None:
+    def __init__(self, raw: CellSource, given: Order, wanted: Order) -> None:
         """`raw` has the images of `given`; `wanted` are those of the network."""
         preparation: Preparation = wanted.preparation
         assert preparation.derive is not None
@@ -283,7 +283,7 @@ MANIFEST = "manifest.csv"
 TABLES = (".csv", ".tsv", ".txt")
 
 
-def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> Source:
+def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> CellSource:
     """Cells of a folder, a manifest (.csv), an .npz, a zip, one image file, or a `dataset.yaml`.
 
     A network with derived modalities accepts these, or the images that they are derived from.
@@ -302,7 +302,7 @@ def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> Source:
     reasons = []
     for order in wanted.orders:
         try:
-            source: Source = read(order)
+            source: CellSource = read(order)
         except NothingFoundError as error:
             reasons.append(str(error))
             continue
@@ -318,7 +318,7 @@ def open_cells(path: Path, wanted: Wanted, root: Path | None = None) -> Source:
     )
 
 
-def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], Source]:
+def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], CellSource]:
     """A function that reads what is at `path`, given the images to look for."""
     said, called = described(path), wanted.preparation.names
     if said is not None:
@@ -339,7 +339,7 @@ def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], 
     return lambda order: single_cell(path, order)
 
 
-def _described(said: Described, wanted: Wanted) -> Callable[[Order], Source]:
+def _described(said: Described, wanted: Wanted) -> Callable[[Order], CellSource]:
     """The cells of a `dataset.yaml`. Image files are read one by one, so that a damaged one affects its cell only;
     other data sets are loaded."""
     dataset = wanted.opener(said.name, said.params)
@@ -361,7 +361,7 @@ def _like_training(trained: Dataset, params: dict[str, Any]) -> Dataset:
     return cls(validate(cls.Params, merged(params, trained.public_params()), f"dataset {cls.name}"))
 
 
-def _loaded(where: Path, dataset: Dataset) -> Callable[[Order], Source]:
+def _loaded(where: Path, dataset: Dataset) -> Callable[[Order], CellSource]:
     load = functools.cache(dataset.load)
     return lambda order: loaded_cells(str(where), load(order.side), order)
 

@@ -28,7 +28,7 @@ class NothingFoundError(DataError):
     """A source has none of the requested images, but may have others."""
 
 
-class Source(Protocol):
+class CellSource(Protocol):
     """N cells of one source."""
 
     where: str
@@ -128,7 +128,7 @@ class Wanted:
         return ready + (f" (or {raw[0]}, which they are derived from)" if raw and raw[0] != ready else "")
 
 
-def refuse_if_all_broken(source: Source, names: Sequence[str]) -> None:
+def refuse_if_all_broken(source: CellSource, names: Sequence[str]) -> None:
     """Raise `DataError` if no cell can be classified."""
     if len(source.errors) < len(source.names):
         return
@@ -149,7 +149,7 @@ class _Pick:
 
 
 class ArrayCells:
-    """Stacks of images, all of one side. See `Source`."""
+    """Stacks of images, all of one side. See `CellSource`."""
 
     def __init__(
         self, where: str, order: Order, stacks: Mapping[str, Array], labels: tuple[str, ...] | None,
@@ -278,11 +278,11 @@ def _labels(file: NpzFile, name: str, count: int, order: Order) -> tuple[str, ..
 __all__ = [
     "Array",
     "ArrayCells",
+    "CellSource",
     "Kind",
     "NothingFoundError",
     "Open",
     "Order",
-    "Source",
     "Wanted",
     "loaded_cells",
     "npz_cells",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from wbcbench.boards.text import clean, spreadsheet
-from wbcbench.deploy.cells import Source, refuse_if_all_broken
+from wbcbench.deploy.cells import CellSource, refuse_if_all_broken
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Rebuilt
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.metrics import Scores, score
@@ -30,7 +30,7 @@ Done = Callable[[int, int], None]
 class Answers:
     """A network's predictions for the N cells of one source."""
 
-    source: Source
+    source: CellSource
     probabilities: NDArray[np.float32]
     """[N, K]; NaN in the rows of `source.errors`."""
     routes: dict[str, NDArray[np.float32]]
@@ -48,7 +48,7 @@ class Answers:
 
 @contained()
 def classify(
-    rebuilt: Rebuilt, source: Source, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
+    rebuilt: Rebuilt, source: CellSource, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
 ) -> Answers:
     """Classify every cell. Cells that cannot be read get no prediction, see `Source.errors`.
 

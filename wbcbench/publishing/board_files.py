@@ -26,7 +26,7 @@ from wbcbench.spec.trial import flat
 PROTOCOL, INVALID = "protocol.json", "invalid.yaml"
 
 
-class Asked(Strict):
+class PublishOptions(Strict):
     """The options of a published board."""
 
     schema_version: Literal[1] = 1
@@ -45,29 +45,29 @@ class Asked(Strict):
         return Options(by=self.by, seeds=self.seeds, board_seeds=self.board_seeds, keys=self.keys,
                        where=self.where, resamples=self.resamples, verify="full", **more)  # type: ignore[arg-type]  # fmt: skip
 
-    def keeping(self, boards: Iterable[Board]) -> Asked:
+    def keeping(self, boards: Iterable[Board]) -> PublishOptions:
         """The same options, with the seeds of these boards fixed from now on, unless seeds were requested."""
         kept = {} if self.seeds is not None else {b.digest: b.seeds for b in boards} | self.board_seeds
         return self.model_copy(update={"board_seeds": dict(sorted(kept.items()))})
 
 
-class Protocol(Asked):
+class ProtocolFile(PublishOptions):
     """`protocol.json`: the options, and the comparison keys of the boards."""
 
     boards: dict[str, ComparisonKey] = {}
     """By digest."""
 
 
-def read_asked(folder: Path) -> Asked:
+def read_publish_options(folder: Path) -> PublishOptions:
     """The options of a published board. Raises `UsageError`."""
     try:
-        protocol = Protocol.model_validate_json((folder / PROTOCOL).read_bytes())
+        protocol = ProtocolFile.model_validate_json((folder / PROTOCOL).read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(
             f"Expected a published board in {folder}, but {PROTOCOL} cannot be read ({error}). "
             "`wbcbench leaderboard publish --name NAME --store STORE` creates one."
         ) from error
-    return Asked.model_validate(protocol.model_dump(exclude={"boards"}))
+    return PublishOptions.model_validate(protocol.model_dump(exclude={"boards"}))
 
 
 def invalid_beside(folder: Path) -> dict[str, str]:
@@ -127,7 +127,7 @@ def vanished(ledger: Iterable[Named], there: Iterable[Named], invalid: Mapping[s
 
 def readme(
     found: Report,
-    asked: Asked,
+    asked: PublishOptions,
     name: str,
     store: Unpacked,
     manifest: Manifest,
@@ -225,7 +225,7 @@ def _flat(document: dict[str, Any]) -> dict[str, str]:
     return {n: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for n, v in flat(document)}
 
 
-def _made(asked: Asked, name: str, store: Unpacked, manifest: Manifest) -> list[str]:
+def _made(asked: PublishOptions, name: str, store: Unpacked, manifest: Manifest) -> list[str]:
     """The command, and the environments in which the records were trained."""
     words = ["wbcbench leaderboard publish", f"--name {name}", "--store STORE"]
     words += [f"--by {asked.by}"] if asked.by != "macro_f1" else []
@@ -248,14 +248,14 @@ __all__ = [
     "INVALID",
     "LEDGER",
     "PROTOCOL",
-    "Asked",
     "Named",
-    "Protocol",
+    "ProtocolFile",
+    "PublishOptions",
     "invalid_beside",
     "ledger_text",
     "once_published",
-    "read_asked",
     "read_ledger",
+    "read_publish_options",
     "readme",
     "vanished",
 ]

@@ -29,21 +29,21 @@ from wbcbench.files import atomic_write_bytes
 from wbcbench.publishing.board_files import (
     LEDGER,
     PROTOCOL,
-    Asked,
     Named,
-    Protocol,
+    ProtocolFile,
+    PublishOptions,
     invalid_beside,
     ledger_text,
     once_published,
-    read_asked,
     read_ledger,
+    read_publish_options,
     readme,
     vanished,
 )
 from wbcbench.publishing.cross_checks import SolvedOnce
 from wbcbench.publishing.pack import Manifest, with_teachers, write_records
-from wbcbench.publishing.side_files import BESIDE, PACK, beside
-from wbcbench.publishing.sources import Pool, opened
+from wbcbench.publishing.side_files import PACK, SIDE_FOLDERS, side_files
+from wbcbench.publishing.sources import Pool, unpacked
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.publishing.verify import Installed, outgrown
 from wbcbench.records.store import Store
@@ -64,7 +64,7 @@ class Published:
 def publish(
     folder: Path,
     stores: Sequence[Store | Path],
-    asked: Asked,
+    asked: PublishOptions,
     packs: tuple[Path, ...] = (),
     solved_once: SolvedOnce = lambda trial: False,
     installed: Installed | None = None,
@@ -111,7 +111,7 @@ def publish(
             shutil.copyfile(folder / PACK, new / PACK)
         anew = asked.model_copy(update={"board_seeds": {}}).options(statistics=False, details=False)
         usual = report([pool.store, *stores], anew).boards
-        for file, data in beside(records, pool.roots, folder).items():
+        for file, data in side_files(records, pool.roots, folder).items():
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             (new / file).write_bytes(data)
         ledger = read_ledger(folder) | (set(old.records.items()) if old else set())
@@ -121,7 +121,7 @@ def publish(
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / file).is_file() or (folder / file).read_bytes() != data:
             atomic_write_bytes(folder / file, data)
-    for stale in [p for b in BESIDE for p in (folder / b).rglob("*.json")]:
+    for stale in [p for b in SIDE_FOLDERS for p in (folder / b).rglob("*.json")]:
         if stale.relative_to(folder).as_posix() not in made:
             stale.unlink()
     return Published(
@@ -139,7 +139,7 @@ def _sources(found: Report, pool: Pool, published: Mapping[str, str]) -> dict[st
     return {origin: list(dict.fromkeys(rows)) for origin, rows in sources.items()}
 
 
-def _keeping(asked: Asked, pool: Pool) -> Asked:
+def _keeping(asked: PublishOptions, pool: Pool) -> PublishOptions:
     """The options, with the seeds of the existing boards fixed before other records are added."""
     if not pool.digests:
         return asked
@@ -151,7 +151,7 @@ def _keeping(asked: Asked, pool: Pool) -> Asked:
 
 
 def files(
-    folder: Path, name: str, asked: Asked, invalid: Mapping[str, str], ledger: set[Named]
+    folder: Path, name: str, asked: PublishOptions, invalid: Mapping[str, str], ledger: set[Named]
 ) -> tuple[dict[str, bytes], Report]:
     """File -> content, made from the pack in a folder; and the report that they show.
 
@@ -165,11 +165,11 @@ def files(
     Raises:
         RecordError: the pack is invalid.
     """
-    with opened(folder) as (store, manifest):
+    with unpacked(folder) as (store, manifest):
         found = report([store], asked.options(statistics=True, details=True, invalid=invalid))
         known = ledger | set(manifest.records.items())
         kept = asked.keeping(found.boards)
-        protocol = Protocol(**kept.model_dump(), boards={b.digest: b.key for b in found.boards})
+        protocol = ProtocolFile(**kept.model_dump(), boards={b.digest: b.key for b in found.boards})
         made = {
             "board.csv": render(found, "csv"),
             "board.json": render(found, "json"),
@@ -208,12 +208,12 @@ def check(folder: Path) -> Checked:
     Raises:
         UsageError: this is not a published board.
     """
-    asked = read_asked(folder)
+    asked = read_publish_options(folder)
     invalid = invalid_beside(folder)
     try:
         ledger = read_ledger(folder)
         made, found = files(folder, folder.name, asked, invalid, ledger)
-        with opened(folder / PACK) as (_, manifest):
+        with unpacked(folder / PACK) as (_, manifest):
             there = set(manifest.records.items())
     except RecordError as error:
         return Checked([str(error)])
@@ -226,7 +226,7 @@ def check(folder: Path) -> Checked:
             problems.append(f"{file} {GIVES}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
-        if file not in {*made, PACK} and file.split("/")[0] not in {*BESIDE, *_OWN}:
+        if file not in {*made, PACK} and file.split("/")[0] not in {*SIDE_FOLDERS, *_OWN}:
             problems.append(f"{file} does not belong to a published board")
     problems += [f"{LEDGER}: {_gone(r)} vanished from {PACK}" for r in vanished(ledger, there, invalid)]
     elsewhere = {r for other in folder.parent.glob(f"*/{LEDGER}") for r in _lines(other.parent)}

@@ -22,7 +22,7 @@ from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, in_order
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
-from wbcbench.spec import Component, Trial, canonical_json
+from wbcbench.spec import ComponentSpec, Trial, canonical_json
 from wbcbench.spec.load import load_request, merged, validate
 from wbcbench.spec.request import Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
@@ -145,7 +145,7 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
         yield "refuse", "has its policies in an order that the planner does not produce"
 
 
-def _component(kind: str, spec: Component, registry: Registry) -> Iterator[Problem]:
+def _component(kind: str, spec: ComponentSpec, registry: Registry) -> Iterator[Problem]:
     component = declared(registry, kind, spec)
     given, imputer = dict(spec.params), {}
     try:

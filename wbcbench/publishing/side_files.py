@@ -139,10 +139,10 @@ def _trials(winner: dict[str, Any]) -> int:
 
 PACK = "records.zip"
 """A published board's records."""
-BESIDE = ("evaluations", "searches")
+SIDE_FOLDERS = ("evaluations", "searches")
 
 
-def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> dict[str, bytes]:
+def side_files(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> dict[str, bytes]:
     """File of the board's folder -> content. Evaluations: from the stores, else as published; searches: from all.
 
     Args:
@@ -165,14 +165,14 @@ def beside(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> d
 
 
 __all__ = [
-    "BESIDE",
     "PACK",
+    "SIDE_FOLDERS",
     "STUDY",
     "Winners",
-    "beside",
     "check_winners",
     "joined",
     "of_trials",
     "retrained",
+    "side_files",
     "told_of_winners",
 ]

@@ -14,11 +14,11 @@ from wbcbench.boards.options import Options
 from wbcbench.errors import ComparabilityError, RecordError, UsageError
 from wbcbench.files import atomic_write_bytes
 from wbcbench.publishing.archive import Limits
-from wbcbench.publishing.board_files import Asked, invalid_beside
+from wbcbench.publishing.board_files import PublishOptions, invalid_beside
 from wbcbench.publishing.cross_checks import SolvedOnce
 from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.record_checks import check_record
-from wbcbench.publishing.side_files import BESIDE, PACK, joined, of_trials
+from wbcbench.publishing.side_files import PACK, SIDE_FOLDERS, joined, of_trials
 from wbcbench.publishing.unpack import Unpacked, unpack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.publishing.verify import Installed, checked
@@ -27,7 +27,7 @@ from wbcbench.records.store import Record, Store
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
+def unpacked(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
     """The records of a pack, or of a published board's folder, as a temporary store, removed after the block.
 
     For a board, it includes the evaluations and searches, and the records struck out by `invalid.yaml`, so that
@@ -51,7 +51,7 @@ def opened(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
         if manifest is None or bad:
             first = bad[0]
             raise RecordError(f"{pack.name} is refused ({first.check}, {first.where}): {first.text}")
-        for part in BESIDE if board is not None else ():
+        for part in SIDE_FOLDERS if board is not None else ():
             if (path / part).is_dir():
                 shutil.copytree(path / part, into / part, dirs_exist_ok=True)
         yield Unpacked(into, path, {} if board is None else invalid_beside(board)), manifest
@@ -65,7 +65,7 @@ def store_at(path: Path) -> Iterator[Store]:
         RecordError: the pack is invalid.
     """
     if path.is_file() or (not (path / "records").is_dir() and (path / PACK).is_file()):
-        with opened(path) as (store, _):
+        with unpacked(path) as (store, _):
             yield store
     else:
         yield Store(path)
@@ -130,13 +130,13 @@ class Pool:
 
     def add_board(self, pack: Path) -> Manifest:
         """Add all records of a published board. Raises `RecordError` if the board's pack is invalid."""
-        with opened(pack) as (store, manifest):
+        with unpacked(pack) as (store, manifest):
             for trial in sorted(manifest.records):
                 self.add(store.load(trial), "the published board")
         return manifest
 
     def add_pack(
-        self, pack: Path, asked: Asked, solved_once: SolvedOnce, installed: Installed | None = None
+        self, pack: Path, asked: PublishOptions, solved_once: SolvedOnce, installed: Installed | None = None
     ) -> None:
         """Add the records of an untrusted pack, if no check refuses it, compared with the records here.
 
@@ -217,4 +217,4 @@ class Pool:
             )
 
 
-__all__ = ["Pool", "opened", "reference_at", "store_at", "stores_at"]
+__all__ = ["Pool", "reference_at", "store_at", "stores_at", "unpacked"]

@@ -54,7 +54,7 @@ CHECKS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """Something that is wrong, or that needs a manual check."""
 
     check: str
@@ -68,7 +68,7 @@ class Judge:
     """Runs checks and collects their findings. An error in a check is a refusal, since malicious input may cause
     it."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckResult] = field(default_factory=list)
     made: dict[str, None] = field(default_factory=dict)
     """Names of the checks that were run (a dict used as an ordered set)."""
     notes: list[str] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Judge:
             # If an untrusted file causes any error in a check, it is refused, never accepted.
             found = [("refuse", f"the check failed with an error ({type(error).__name__}: {error})")]
         for level, text in found:
-            self.findings.append(Finding(check, level, where, shown(text)))
+            self.findings.append(CheckResult(check, level, where, shown(text)))
         return not any(level == "refuse" for level, _ in found)
 
     @property
@@ -168,4 +168,4 @@ def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _texts(path, inner)
 
 
-__all__ = ["CHECKS", "Finding", "Judge", "Level", "Problem", "Verdict", "bad_names", "reason", "shown"]
+__all__ = ["CHECKS", "CheckResult", "Judge", "Level", "Problem", "Verdict", "bad_names", "reason", "shown"]

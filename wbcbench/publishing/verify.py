@@ -12,7 +12,7 @@ from wbcbench.boards.gather import Seeds, usual_seeds
 from wbcbench.boards.model import Board
 from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
 from wbcbench.publishing.archive import Limits
-from wbcbench.publishing.board_files import Asked
+from wbcbench.publishing.board_files import PublishOptions
 from wbcbench.publishing.cross_checks import SolvedOnce, check_against, check_among
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.unpack import PACK, unpack
@@ -76,7 +76,7 @@ Rows = dict[str, Seeds]
 
 
 def told_of_seeds(
-    records: Sequence[Record], submitted: Sequence[str], related: Sequence[Record], asked: Asked | None
+    records: Sequence[Record], submitted: Sequence[str], related: Sequence[Record], asked: PublishOptions | None
 ) -> Iterator[str]:
     """Rows that would lack a seed, seeds that would not count, and boards that would require other seeds.
 
@@ -144,7 +144,7 @@ def checked(
     reference: Store | None,
     solved_once: SolvedOnce,
     limits: Limits | None = None,
-    asked: Asked | None = None,
+    asked: PublishOptions | None = None,
     installed: Installed | None = None,
 ) -> Iterator[tuple[Judge, list[Record], tuple[str, ...]]]:
     """Check a pack. During the block, its records are in a temporary folder.

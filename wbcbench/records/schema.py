@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunc
 from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
-from wbcbench.spec import Component as SpecComponent
+from wbcbench.spec import ComponentSpec as SpecComponent
 from wbcbench.spec.trial import method_name
 
 SCHEMA_VERSION: Literal[1] = 1

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbcbench.files import cache_root
-from wbcbench.registry.provenance import BUILTIN_PACKAGE, Source, builtin_folder, helper_digest_of, sha256_of
+from wbcbench.registry.provenance import BUILTIN_PACKAGE, PluginSource, builtin_folder, helper_digest_of, sha256_of
 from wbcbench.registry.registry import BUILTIN_PROVIDER, KINDS, plural
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Index:
         self._files: dict[str, str] = {}
         self._helpers: dict[Path, str] = {}
 
-    def look_up(self, sources: Sequence[Source]) -> list[Entry | Failure]:
+    def look_up(self, sources: Sequence[PluginSource]) -> list[Entry | Failure]:
         """What each plugin offers, or why that is not known. Imports nothing in this process."""
-        found: dict[Source, Entry | Failure] = {}
+        found: dict[PluginSource, Entry | Failure] = {}
         for source in sources:
             entry = self._known(source)
             if entry is not None:
@@ -51,13 +51,13 @@ class Index:
             found[source] = self._probe(source, more=len(unknown) > 1)
         return [found[s] for s in sources]
 
-    def _known(self, source: Source) -> Entry | None:
+    def _known(self, source: PluginSource) -> Entry | None:
         entry = shipped().get(source.value) if source.how == "module" else None
         if entry is None or not self._holds(source, entry):
             entry = _read(source)
         return entry if entry is not None and self._holds(source, entry) else None
 
-    def _holds(self, source: Source, entry: Entry) -> bool:
+    def _holds(self, source: PluginSource, entry: Entry) -> bool:
         for name, digest in entry["files"].items():
             if name not in self._files:
                 self._files[name] = sha256_of(builtin_folder() / name)
@@ -65,7 +65,7 @@ class Index:
                 return False
         return bool(entry["helpers"] == self._helpers_of(source))
 
-    def _helpers_of(self, source: Source) -> str:
+    def _helpers_of(self, source: PluginSource) -> str:
         path = source.path
         if path is None:
             return ""
@@ -75,7 +75,7 @@ class Index:
             self._helpers[path.parent] = helper_digest_of(path)
         return self._helpers[path.parent]
 
-    def _probe(self, source: Source, more: bool) -> Entry | Failure:
+    def _probe(self, source: PluginSource, more: bool) -> Entry | Failure:
         from wbcbench.registry.probe import PROBE, Failure
 
         started, helpers = time.time(), self._helpers_of(source)
@@ -89,17 +89,17 @@ class Index:
         return entry
 
 
-def names_before(source: Source) -> frozenset[str]:
+def names_before(source: PluginSource) -> frozenset[str]:
     """What the plugin offered when it was last imported, even if it was edited or broken since."""
     entry = _read(source)
     return frozenset(n for c in entry["components"] for n in (c["name"], *c["aliases"])) if entry else frozenset()
 
 
-def builtin_sources() -> list[Source]:
+def builtin_sources() -> list[PluginSource]:
     """One for each file of the built-in components."""
     folder = builtin_folder()
     return [
-        Source(BUILTIN_PROVIDER, f"{BUILTIN_PACKAGE}.{plural(kind)}.{path.stem}", "module")
+        PluginSource(BUILTIN_PROVIDER, f"{BUILTIN_PACKAGE}.{plural(kind)}.{path.stem}", "module")
         for kind in KINDS
         for path in sorted((folder / plural(kind)).glob("*.py"))
         if not path.stem.startswith("_")
@@ -141,7 +141,7 @@ def contracts_digest() -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _place(source: Source) -> Path:
+def _place(source: PluginSource) -> Path:
     key = hashlib.sha256(f"{source.how}\0{source.provider}\0{source.value}".encode()).hexdigest()
     return cache_root() / "plugins" / f"{key[:32]}.json"
 
@@ -150,7 +150,7 @@ def _digest(entry: Entry) -> str:
     return hashlib.sha256(f"{FORMAT} {contracts_digest()} {json.dumps(entry)}".encode()).hexdigest()
 
 
-def _read(source: Source) -> Entry | None:
+def _read(source: PluginSource) -> Entry | None:
     try:
         stored = json.loads(_place(source).read_bytes())
         entry: Entry = stored["entry"]
@@ -159,7 +159,7 @@ def _read(source: Source) -> Entry | None:
         return None
 
 
-def _write(source: Source, entry: Entry) -> None:
+def _write(source: PluginSource, entry: Entry) -> None:
     """Write atomically. A cache that cannot be written only costs time."""
     path = _place(source)
     with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from wbcbench.registry.index import Entry, Index, builtin_sources, names_before
 from wbcbench.registry.provenance import (
     BUILTIN_PACKAGE,
     ENTRY_POINT_GROUP,
-    Source,
+    PluginSource,
     builtin_folder,
     local_module,
     output_to_stderr,
@@ -96,7 +96,7 @@ class Observers:
     The plugins are imported on the first notification; one that fails does not stop the others.
     """
 
-    def __init__(self, plugins: Iterable[Source] = ()) -> None:
+    def __init__(self, plugins: Iterable[PluginSource] = ()) -> None:
         self._plugins = list(plugins)
         self._manager: pluggy.PluginManager | None = None
 
@@ -150,7 +150,7 @@ class LoadReport:
 class _Candidate:
     """A plugin that was found but not yet looked up."""
 
-    source: Source
+    source: PluginSource
     version: str
     origin: str
     other_names: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def load_plugins(options: PluginOptions | None = None) -> tuple[Registry, LoadRe
     entries = Index().look_up([*builtin, *(c.source for c in allowed)])
     _admit_builtin(registry, report, builtin, entries[: len(builtin)])
     told = dict(zip((c.source for c in allowed), entries[len(builtin) :], strict=True))
-    observing: list[Source] = []
+    observing: list[PluginSource] = []
     for candidate, reason in chosen.values():
         if reason:
             registry.add_missing(Missing(candidate.source.provider, reason, blocked=True))
@@ -217,7 +217,7 @@ def _found(options: PluginOptions) -> list[_Candidate]:
 
 
 def _entry_point(point: EntryPoint) -> _Candidate:
-    source = Source(point.name, point.value, "entry_point")
+    source = PluginSource(point.name, point.value, "entry_point")
     if point.dist is None:
         return _Candidate(source, "", point.value)
     return _Candidate(source, point.dist.version, f"{point.dist.name} ({point.value})", (point.dist.name,))
@@ -226,13 +226,13 @@ def _entry_point(point: EntryPoint) -> _Candidate:
 def _local(path: Path, missing: bool = False) -> _Candidate:
     stem = plugin_stem(path)
     # A dot, because ':' is special in shells, in Windows paths and in targets.
-    return _Candidate(Source(f"local.{stem}", str(path)), "", str(path), (stem,), missing)
+    return _Candidate(PluginSource(f"local.{stem}", str(path)), "", str(path), (stem,), missing)
 
 
 def _admit_builtin(
-    registry: Registry, report: LoadReport, sources: list[Source], entries: list[Entry | Failure]
+    registry: Registry, report: LoadReport, sources: list[PluginSource], entries: list[Entry | Failure]
 ) -> None:
-    whole = _Candidate(Source(BUILTIN_PROVIDER, BUILTIN_PACKAGE, "module"), __version__, BUILTIN_PACKAGE)
+    whole = _Candidate(PluginSource(BUILTIN_PROVIDER, BUILTIN_PACKAGE, "module"), __version__, BUILTIN_PACKAGE)
     count, skipped = 0, []
     for source, entry in zip(sources, entries, strict=True):
         candidate = _Candidate(source, __version__, str(source.path))
@@ -288,7 +288,7 @@ def _components(candidate: _Candidate, entry: Entry) -> list[Component]:
     ]
 
 
-def _registered(source: Source, kind: str, name: str) -> type:
+def _registered(source: PluginSource, kind: str, name: str) -> type:
     from wbcbench.registry.probe import registered_class
 
     with output_to_stderr():

@@ -29,7 +29,7 @@ from wbcbench.errors import PluginError, did_you_mean
 from wbcbench.registry.declaration import code_of, describe, summary_of
 from wbcbench.registry.provenance import (
     LOCAL_PACKAGE,
-    Source,
+    PluginSource,
     file_of,
     file_target,
     module_file,
@@ -61,7 +61,7 @@ class Failure:
         return cls(f"{type(error).__name__}: {message}", traceback.format_exc())
 
 
-def survey(source: Source) -> dict[str, Any]:
+def survey(source: PluginSource) -> dict[str, Any]:
     """Import a plugin in this process and return what it offers (see `wbcbench.registry.index`).
 
     Raises whatever the plugin raises, and `ValueError` for a plugin that offers nothing or has unknown hooks.
@@ -216,7 +216,7 @@ def _described(component: Component, files: dict[Path, str], classes: set[type])
     }
 
 
-def registered_class(source: Source, kind: str, name: str) -> type:
+def registered_class(source: PluginSource, kind: str, name: str) -> type:
     """A class that only a plugin's own registration hook can return, because it is in no module."""
     plugin, manager = source.load(), new_manager()
     check_plugin(manager, plugin, source.provider)
@@ -308,7 +308,7 @@ class Probe:
         self._warm = False
         self._lock = threading.Lock()
 
-    def run(self, source: Source, more: bool = False) -> dict[str, Any] | Failure:
+    def run(self, source: PluginSource, more: bool = False) -> dict[str, Any] | Failure:
         """What a plugin offers, or why that is not known. Never raises because of the plugin.
 
         Args:
@@ -454,7 +454,7 @@ def _answer(request: dict[str, Any]) -> None:
         sys.path[:] = request["path"]
         os.chdir(request["folder"])
         try:
-            found = survey(Source(**request["source"]))
+            found = survey(PluginSource(**request["source"]))
             text = json.dumps(found)
         except BaseException as error:  # SystemExit too
             text = json.dumps({"failure": asdict(Failure.of(error))})
@@ -474,4 +474,4 @@ def _cwd() -> str:
         return str(Path.home())
 
 
-__all__ = ["PROBE", "Failure", "Probe", "Source", "class_components", "registered_class", "survey"]
+__all__ = ["PROBE", "Failure", "Probe", "class_components", "registered_class", "survey"]

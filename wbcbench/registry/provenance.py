@@ -33,7 +33,7 @@ _local: dict[str, Path] = {}
 
 
 @dataclass(frozen=True)
-class Source:
+class PluginSource:
     """One plugin, and how it is imported."""
 
     provider: str

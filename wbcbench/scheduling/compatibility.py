@@ -9,24 +9,24 @@ from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, route_na
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
-from wbcbench.spec import Component, Protocol, Recipe
+from wbcbench.spec import ComponentSpec, Protocol, Recipe
 
 
-def declared(registry: Registry, kind: str, spec: Component) -> Declaration:
+def declared(registry: Registry, kind: str, spec: ComponentSpec) -> Declaration:
     """What a trial's component says of itself."""
     return registry.declared(kind, spec.name)
 
 
-def needs_of(registry: Registry, distiller: Component) -> Needs:
+def needs_of(registry: Registry, distiller: ComponentSpec) -> Needs:
     """What a distiller declares to need."""
     return declared(registry, "distiller", distiller).needs
 
 
 def check_fit(
     registry: Registry,
-    fusion: Component,
-    backbone: Component,
-    distillers: tuple[Component, ...],
+    fusion: ComponentSpec,
+    backbone: ComponentSpec,
+    distillers: tuple[ComponentSpec, ...],
     description: Description,
     protocol: Protocol,
     recipe: Recipe,
@@ -78,7 +78,7 @@ def check_fit(
 
 
 def check_complete(
-    registry: Registry, fusion: Component, modalities: tuple[str, ...], description: Description
+    registry: Registry, fusion: ComponentSpec, modalities: tuple[str, ...], description: Description
 ) -> None:
     """Raises `IncompatibleError` for a fusion that refuses incomplete cells, where some are known to be."""
     lacking = [m for m in modalities if m in (description.incomplete or ())]
@@ -90,7 +90,7 @@ def check_complete(
         )
 
 
-def check_arity(registry: Registry, fusion: Component, modalities: tuple[str, ...]) -> None:
+def check_arity(registry: Registry, fusion: ComponentSpec, modalities: tuple[str, ...]) -> None:
     """Raises `IncompatibleError` for a number of modalities that a fusion does not take."""
     low, high = declared(registry, "fusion", fusion).fusion_traits.arity
     count = len(modalities)
@@ -106,12 +106,12 @@ def spelt(low: int, high: int | None) -> str:
     return f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
 
 
-def solved_once(registry: Registry, fusion: Component) -> bool:
+def solved_once(registry: Registry, fusion: ComponentSpec) -> bool:
     """Whether a fusion has no training loop, so that nothing can change it."""
     return declared(registry, "fusion", fusion).solved_once
 
 
-def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
+def _check_roles(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> None:
     """A distiller that only takes the optimiser's step needs another one that has a loss."""
     roles = [declared(registry, "distiller", d).role for d in distillers]
     if roles.count("optimiser") > 1:
@@ -127,7 +127,7 @@ def _check_roles(registry: Registry, distillers: tuple[Component, ...]) -> None:
         )
 
 
-def together(registry: Registry, distillers: tuple[Component, ...]) -> str:
+def together(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> str:
     """One sentence on what a combination comes to: weights of losses, and what only changes them."""
     parts = []
     losses = [d for d in distillers if declared(registry, "distiller", d).role == "loss"]
@@ -146,13 +146,13 @@ Known = Mapping[str, Declaration]
 """Policy -> what it declares."""
 
 
-def in_order(registry: Registry, policies: Iterable[Component]) -> tuple[Component, ...]:
+def in_order(registry: Registry, policies: Iterable[ComponentSpec]) -> tuple[ComponentSpec, ...]:
     """The policies as they act, and as a trial names them: by what they act on, then by name.
 
     So one set of policies is one method, in whatever order a user lists it.
     """
 
-    def place(policy: Component) -> tuple[int, str]:
+    def place(policy: ComponentSpec) -> tuple[int, str]:
         return POLICY_ORDER.index(declared(registry, "policy", policy).policy_traits.acts_on), policy.name
 
     return tuple(sorted(policies, key=place))
@@ -160,9 +160,9 @@ def in_order(registry: Registry, policies: Iterable[Component]) -> tuple[Compone
 
 def check_policies(
     registry: Registry,
-    fusion: Component | None,
-    policies: tuple[Component, ...],
-    distillers: tuple[Component, ...],
+    fusion: ComponentSpec | None,
+    policies: tuple[ComponentSpec, ...],
+    distillers: tuple[ComponentSpec, ...],
     protocol: Protocol,
 ) -> None:
     """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
@@ -183,7 +183,7 @@ def check_policies(
     _check_distillers(registry, known, distillers)
 
 
-def _check_fusion(registry: Registry, fusion: Component, known: Known, modalities: tuple[str, ...]) -> None:
+def _check_fusion(registry: Registry, fusion: ComponentSpec, known: Known, modalities: tuple[str, ...]) -> None:
     declaration = declared(registry, "fusion", fusion)
     for name, policy in known.items():
         added: set[str] = {o for n, d in known.items() if n != name for o in d.policy_traits.offers}
@@ -239,7 +239,7 @@ def offered(fusion: Declaration, routed: bool) -> set[str]:
     return said | follows
 
 
-def _check_budget(policies: tuple[Component, ...], known: Known, epochs: int) -> None:
+def _check_budget(policies: tuple[ComponentSpec, ...], known: Known, epochs: int) -> None:
     for policy in policies:
         waits = known[policy.name].policy_traits.waits
         if waits and epochs <= policy.params[waits]:
@@ -263,7 +263,7 @@ def _check_each_other(known: Known) -> None:
         raise IncompatibleError(f"Only one policy can do the backward, but both {' and '.join(combining)} do.")
 
 
-def _check_distillers(registry: Registry, known: Known, distillers: tuple[Component, ...]) -> None:
+def _check_distillers(registry: Registry, known: Known, distillers: tuple[ComponentSpec, ...]) -> None:
     blending = [n for n, d in known.items() if d.policy_traits.blends_cells]
     if blending and distillers:
         raise IncompatibleError(

@@ -13,7 +13,7 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.spec import Component, Method, Protocol, Recipe, Trial
+from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
@@ -26,7 +26,7 @@ def component(
     request: Request,
     siblings: Any = (),
     section: str | None = None,
-) -> Component:
+) -> ComponentSpec:
     """A component with all parameters written out: defaults, then inline parameters, then `--set`."""
     resolved = registry.resolve(kind, choice.name)
     declared = registry.declaration(resolved.component)
@@ -52,7 +52,7 @@ def component(
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
     params = _with_digests(params, f"{kind} {choice.name}")
     named = identity(params) | imputer
-    return Component(name=qualified_name(resolved.component), params=named)
+    return ComponentSpec(name=qualified_name(resolved.component), params=named)
 
 
 def _with_digests(params: BaseModel, where: str) -> BaseModel:
@@ -78,9 +78,9 @@ def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool
 class Offer:
     """One teacher, or the head of a chain of teachers."""
 
-    fusion: Component
+    fusion: ComponentSpec
     reads: tuple[str, ...]
-    backbones: tuple[Component, ...]
+    backbones: tuple[ComponentSpec, ...]
     """One size, or a chain in which each is taught by the next."""
     seed: int
 
@@ -98,8 +98,8 @@ class TeacherPool:
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
 
     def assign(
-        self, fusion: Component, modalities: tuple[str, ...], distillers: tuple[Component, ...]
-    ) -> tuple[Component, tuple[Trial, ...]]:
+        self, fusion: ComponentSpec, modalities: tuple[str, ...], distillers: tuple[ComponentSpec, ...]
+    ) -> tuple[ComponentSpec, tuple[Trial, ...]]:
         """The routing, and the teachers that some route of the student actually uses."""
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
@@ -137,7 +137,7 @@ class TeacherPool:
             offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
         return offers
 
-    def _trial(self, offer: Offer, routing: Component, distillers: tuple[Component, ...]) -> Trial:
+    def _trial(self, offer: Offer, routing: ComponentSpec, distillers: tuple[ComponentSpec, ...]) -> Trial:
         request = self._request
         recipe: Recipe = validate(
             Recipe, {**request.training.model_dump(), **request.teacher.training}, "teacher.training"

@@ -13,7 +13,7 @@ from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
 from wbcbench.scheduling.resources import GUESSED_SPEED, check_feasible, estimate, share_of, slots, train_cells
-from wbcbench.scheduling.source import Executor, Outcome, PlanSource, Screen, Source, all_cached, in_order
+from wbcbench.scheduling.source import Executor, Outcome, PlanSource, Screen, TrialSource, all_cached, in_order
 from wbcbench.spec.request import Request
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def execute(
     plan: Plan,
     registry: Registry,
     plugins: PluginOptions,
-    source: Source,
+    source: TrialSource,
     screen: Screen,
     observers: Observers,
     times: int = 1,

@@ -16,7 +16,7 @@ from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import Plan, PlannedTrial
-from wbcbench.scheduling.source import Display, Outcome, Source, lost_teacher
+from wbcbench.scheduling.source import Display, Outcome, TrialSource, lost_teacher
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
 from wbcbench.training.rehearsal import construct, rehearse
@@ -85,7 +85,7 @@ class InlineExecutor:
         self.bench = bench
         self._settings = TorchSettings.current()
 
-    def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
+    def run(self, source: TrialSource, display: Display, observers: Observers) -> list[Outcome]:
         """Run what is missing, one after another."""
         outcomes: list[Outcome] = []
         while (planned := source.next()) is not None:
@@ -104,7 +104,7 @@ class InlineExecutor:
             outcomes.append(outcome)
         return outcomes
 
-    def _run_one(self, planned: PlannedTrial, source: Source, display: Display) -> Outcome:
+    def _run_one(self, planned: PlannedTrial, source: TrialSource, display: Display) -> Outcome:
         def done(epoch: int, epochs: int, row: dict[str, Any]) -> None:
             display.epoch_done(planned, epoch, epochs, row)
             if source.epoch(planned, epoch, row):

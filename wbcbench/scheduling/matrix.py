@@ -6,10 +6,10 @@ from itertools import product
 
 from wbcbench.contracts import Description
 from wbcbench.errors import IncompatibleError, WbcbenchError
-from wbcbench.registry import Component as Registered
+from wbcbench.registry import ComponentSpec as Registered
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, needs_of
-from wbcbench.spec import Budget, Component, Protocol, Recipe
+from wbcbench.spec import Budget, ComponentSpec, Protocol, Recipe
 
 NEUTRAL = ("none",)
 EPOCHS = 30
@@ -45,7 +45,7 @@ def compatibility(registry: Registry, modalities: int = 2, classes: int = 5) -> 
 
 
 def _why_not(
-    registry: Registry, chosen: dict[str, Component], description: Description, modalities: tuple[str, ...]
+    registry: Registry, chosen: dict[str, ComponentSpec], description: Description, modalities: tuple[str, ...]
 ) -> str:
     fusion = chosen.get("fusion")
     distillers = (
@@ -53,7 +53,7 @@ def _why_not(
     )
     policies = (chosen["policy"],) if "policy" in chosen else ()
     protocol = Protocol(
-        dataset=Component(name="any"),
+        dataset=ComponentSpec(name="any"),
         modalities=modalities,
         image_size=32,
         fingerprint="",
@@ -80,6 +80,6 @@ def _why_not(
     return ""
 
 
-def _spec(registry: Registry, component: Registered) -> Component:
+def _spec(registry: Registry, component: Registered) -> ComponentSpec:
     params = registry.declaration(component).params
-    return Component(name=qualified_name(component), params=params().model_dump(mode="json"))
+    return ComponentSpec(name=qualified_name(component), params=params().model_dump(mode="json"))

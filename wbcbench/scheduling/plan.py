@@ -23,7 +23,7 @@ from wbcbench.scheduling.compatibility import (
     together,
 )
 from wbcbench.scheduling.components import TeacherPool, component
-from wbcbench.spec import Component, Method, Protocol, Trial
+from wbcbench.spec import ComponentSpec, Method, Protocol, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Exclude, Request
 
@@ -42,7 +42,9 @@ class Excluder:
         self._applied: set[int] = set()
         self._seen: dict[str, set[str]] = {"fusion": set(), "backbone": set(), "kd": set(), "seeds": set()}
 
-    def drops(self, fusion: Component, backbone: Component, kd: tuple[Component, ...], seed: int) -> bool:
+    def drops(
+        self, fusion: ComponentSpec, backbone: ComponentSpec, kd: tuple[ComponentSpec, ...], seed: int
+    ) -> bool:
         """Whether a rule leaves this cell out."""
         self._seen["fusion"].add(fusion.name)
         self._seen["backbone"].add(backbone.name)
@@ -77,14 +79,14 @@ class Excluder:
                 f"{rule.names()}. Correct the rule or remove it."
             )
 
-    def _is(self, kind: str, choice: Choice, component: Component) -> bool:
+    def _is(self, kind: str, choice: Choice, component: ComponentSpec) -> bool:
         resolved = self._registry.resolve(kind, choice.name)
         wanted = {**resolved.params, **choice.params}
         return qualified_name(resolved.component) == component.name and all(
             k in component.params and component.params[k] == v for k, v in wanted.items()
         )
 
-    def _same(self, choices: tuple[Choice, ...], kd: tuple[Component, ...]) -> bool:
+    def _same(self, choices: tuple[Choice, ...], kd: tuple[ComponentSpec, ...]) -> bool:
         left = list(kd)
         for choice in choices:
             found = next((d for d in left if self._is("distiller", choice, d)), None)
@@ -187,7 +189,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             for protocol in _protocols(registry, fusion, base):
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
                 check_policies(registry, fusion, policies, distillers, protocol)
-                routing: Component | None = None
+                routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
                     routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
@@ -229,14 +231,14 @@ def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:
         ordered.setdefault(teacher.id, PlannedTrial(teacher, "teacher"))
 
 
-def open_dataset(request: Request, registry: Registry) -> tuple[Component, Dataset]:
+def open_dataset(request: Request, registry: Registry) -> tuple[ComponentSpec, Dataset]:
     """The request's data set, and its component in a trial's identity. Reads no data."""
     resolved = registry.resolve("dataset", request.dataset.name)
     cls: Any = registry.load(resolved.component)
     given = {**resolved.params, **request.dataset.params, **request.overrides.get("dataset", {})}
     params = validate(cls.Params, given, f"dataset {request.dataset.name}")
     dataset: Dataset = cls(params)
-    return Component(name=qualified_name(resolved.component), params=dataset.public_params()), dataset
+    return ComponentSpec(name=qualified_name(resolved.component), params=dataset.public_params()), dataset
 
 
 def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -> tuple[str, ...]:
@@ -251,7 +253,7 @@ def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -
     return tuple(m for m in known if m in (wanted or ()))
 
 
-def _protocols(registry: Registry, fusion: Component, base: Protocol) -> list[Protocol]:
+def _protocols(registry: Registry, fusion: ComponentSpec, base: Protocol) -> list[Protocol]:
     """The protocol, or one per modality for a fusion of exactly one; refuses an arity that cannot fit."""
     if declared(registry, "fusion", fusion).fusion_traits.arity[1] == 1 and len(base.modalities) > 1:
         return [base.model_copy(update={"modalities": (m,)}) for m in base.modalities]

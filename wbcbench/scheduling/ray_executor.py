@@ -22,7 +22,7 @@ from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling import ray_private, ray_session
 from wbcbench.scheduling.ray_worker import VARIABLES, WorkerSetup, train_one
 from wbcbench.scheduling.resources import Share, check_feasible, share_of
-from wbcbench.scheduling.source import Display, Outcome, Source
+from wbcbench.scheduling.source import Display, Outcome, TrialSource
 from wbcbench.spec.request import Request
 
 RETRIES = 2
@@ -55,7 +55,7 @@ class RayExecutor:
         self._registry, self._plugins = registry, plugins
         self._cpus, self._gpus = cpus, gpus
 
-    def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
+    def run(self, source: TrialSource, display: Display, observers: Observers) -> list[Outcome]:
         """Run the source's trials.
 
         Raises:

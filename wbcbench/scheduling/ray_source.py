@@ -1,4 +1,4 @@
-"""Connects a `Source` to Ray Tune: which trial runs next, whether it continues, and its outcome.
+"""Connects a `TrialSource` to Ray Tune: which trial runs next, whether it continues, and its outcome.
 
 Tune drives the sweep through small adapters that delegate to one `Bridge`, whose methods never raise: an
 exception in a callback would make Tune drop the whole sweep. Instead it is stored, the sweep ends, and the
@@ -25,7 +25,7 @@ from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import PlannedTrial
 from wbcbench.scheduling.ray_worker import EndMessage, EpochMessage, source_digests, unpack
-from wbcbench.scheduling.source import Display, Outcome, Source, Wait, lost_teacher
+from wbcbench.scheduling.source import Display, Outcome, TrialSource, Wait, lost_teacher
 
 log = logging.getLogger("wbcbench")
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Bridge:
     """The state of one sweep, on the driver."""
 
     def __init__(
-        self, source: Source, display: Display, observers: Observers, store: Store, registry: Registry
+        self, source: TrialSource, display: Display, observers: Observers, store: Store, registry: Registry
     ) -> None:
         self.outcomes: list[Outcome] = []
         self.crash: Exception | None = None

@@ -62,7 +62,7 @@ Wait = Literal["wait"]
 """Nothing can start now; call `next` again when a running trial has ended."""
 
 
-class Source(Protocol):
+class TrialSource(Protocol):
     """Trials in the order in which they may start. Called from a single thread of the driver."""
 
     total: int | None
@@ -102,7 +102,7 @@ Screens = Callable[[int], AbstractContextManager[Screen]]
 class Executor(Protocol):
     """Runs a source's trials until there are no more."""
 
-    def run(self, source: Source, display: Display, observers: Observers) -> list[Outcome]:
+    def run(self, source: TrialSource, display: Display, observers: Observers) -> list[Outcome]:
         """Every trial's outcome, in the order in which they ended.
 
         A failed trial fails those that need it; the others continue.

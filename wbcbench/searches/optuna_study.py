@@ -36,7 +36,7 @@ class Fate:
 
 
 @dataclass
-class Asked:
+class Proposed:
     """A proposal with its Optuna trial, running or finished."""
 
     proposal: Proposal
@@ -76,8 +76,8 @@ class Study:
         self.spec = spec
         self.folder = folder
         self.store = store
-        self.asked: list[Asked] = []
-        self.open: list[Asked] = []
+        self.asked: list[Proposed] = []
+        self.open: list[Proposed] = []
         """Proposals of an earlier start that are not finished; to be run first."""
         self.seconds = 0.0
         """Training seconds of its finished and pruned proposals; repeated ones count once."""
@@ -98,11 +98,11 @@ class Study:
             trial = self.optuna.ask()
             return trial, suggest_all(self.spec.dimensions, trial)
 
-    def keep(self, trial: Trial, trial_id: str = "", error: str = "") -> Asked:
+    def keep(self, trial: Trial, trial_id: str = "", error: str = "") -> Proposed:
         """Store the proposal, so that a later start does not sample it again."""
         proposal = Proposal(number=trial.number, params=dict(trial.params), trial_id=trial_id, error=error)
         self.folder.propose(proposal)
-        self.asked.append(Asked(proposal, trial))
+        self.asked.append(Proposed(proposal, trial))
         return self.asked[-1]
 
     def fate(self, proposal: Proposal) -> Fate | None:
@@ -120,7 +120,7 @@ class Study:
             return Fate("failed" if values is None else "complete", values, history, seconds)
         return Fate("failed") if self.store.has_failed(proposal.trial_id) else None
 
-    def hear(self, asked: Asked, epoch: int, row: dict[str, Any]) -> bool:
+    def hear(self, asked: Proposed, epoch: int, row: dict[str, Any]) -> bool:
         """Report one epoch; returns whether to prune here. A repeated epoch gets the same answer."""
         if epoch in asked.heard or not self.spec.objective.per_epoch:
             return asked.heard.get(epoch, False)
@@ -134,7 +134,7 @@ class Study:
         asked.heard[epoch] = stop
         return stop
 
-    def tell(self, asked: Asked, fate: Fate) -> None:
+    def tell(self, asked: Proposed, fate: Fate) -> None:
         """Finish a proposal: tell Optuna its result."""
         for row in fate.history:
             if "epoch" in row:
@@ -167,7 +167,7 @@ class Study:
             raise RecordError(
                 f"Expected parameters of the study's space in {path}, but got others ({error}). {ADVICE}"
             ) from error
-        asked = Asked(proposal, trial)
+        asked = Proposed(proposal, trial)
         self.asked.append(asked)
         fate = self.fate(proposal)
         if fate is None:

@@ -19,7 +19,7 @@ from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling import executors
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
-from wbcbench.scheduling.source import Outcome, PlanSource, Screens, Source, all_cached
+from wbcbench.scheduling.source import Outcome, PlanSource, Screens, TrialSource, all_cached
 from wbcbench.searches.declared import build_space, known_ranges, written_out
 from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
 from wbcbench.searches.optuna_study import Study
@@ -290,7 +290,7 @@ def run_search(
             proposals as its own.
     """
 
-    def execute(plan: Plan, source: Source, trials: int, times: int = 1) -> list[Outcome]:
+    def execute(plan: Plan, source: TrialSource, trials: int, times: int = 1) -> list[Outcome]:
         with screens(trials) as screen:
             options = plugins or PluginOptions()
             return executors.execute(

@@ -9,7 +9,7 @@ from typing import Any
 from wbcbench.errors import UsageError
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Outcome, Wait
-from wbcbench.searches.optuna_study import Asked, Fate, Study
+from wbcbench.searches.optuna_study import Fate, Proposed, Study
 from wbcbench.searches.space import Space
 from wbcbench.spec import Trial
 from wbcbench.spec.request import Request
@@ -51,7 +51,7 @@ class SearchSource:
         self._left: list[PlannedTrial] = []
         self._pending: set[str] = set()
         """Trials that were queued and are not finished."""
-        self._running: dict[str, list[Asked]] = {}
+        self._running: dict[str, list[Proposed]] = {}
         """Trial -> its proposals; the first one is trained, the others have the same parameters."""
         self._started: dict[str, float] = {}
         self._rows: dict[str, dict[int, dict[str, Any]]] = {}
@@ -126,7 +126,7 @@ class SearchSource:
         else:
             self._queue(asked, plan)
 
-    def _reopen(self, asked: Asked) -> None:
+    def _reopen(self, asked: Proposed) -> None:
         if asked.proposal.trial_id in self._running:
             self._running[asked.proposal.trial_id].append(asked)
             return
@@ -140,7 +140,7 @@ class SearchSource:
             )
         self._queue(asked, plan)
 
-    def _queue(self, asked: Asked, plan: Plan) -> None:
+    def _queue(self, asked: Proposed, plan: Plan) -> None:
         student = sealed(plan)
         teachers = [p for p in plan.trials if p.role == "teacher"]
         for planned in [*teachers, PlannedTrial(student, "student")]:
@@ -150,7 +150,7 @@ class SearchSource:
         self._running[student.id] = [asked]
 
 
-def _fixed(asked: Asked) -> Any:
+def _fixed(asked: Proposed) -> Any:
     from optuna.trial import FixedTrial
 
     return FixedTrial(asked.proposal.params, asked.proposal.number)

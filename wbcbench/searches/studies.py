@@ -23,7 +23,7 @@ from wbcbench.scheduling.resources import estimate, train_cells
 from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order
 from wbcbench.searches.search import Search, prepare_searches, run_search
 from wbcbench.searches.settings import SearchSettings, settings_from
-from wbcbench.spec import Component, Trial
+from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.load import SEARCH_SECTIONS, Settings, merged, read_yaml, request_from, validate
 from wbcbench.spec.request import Choice, Request
 
@@ -101,7 +101,7 @@ def _joined(a: Plan, b: Plan) -> Plan:
     return replace(a, trials=[*roles["teacher"], *roles["student"]], notes=list(dict.fromkeys(a.notes + b.notes)))
 
 
-def _choice(component: Component) -> Choice:
+def _choice(component: ComponentSpec) -> Choice:
     return Choice(name=component.name, params=dict(component.params))
 
 

@@ -128,7 +128,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 PerModality = Share | dict[str, Share]
 
 
-class Component(Frozen):
+class ComponentSpec(Frozen):
     """A plugin's component with every parameter written out, defaults included."""
 
     name: str
@@ -243,7 +243,7 @@ class Recipe(Frozen):
 class Protocol(Frozen):
     """What must be equal for two numbers to be comparable."""
 
-    dataset: Component
+    dataset: ComponentSpec
     modalities: tuple[str, ...]
     image_size: int = Field(ge=8, le=1024)
     fingerprint: str
@@ -258,12 +258,12 @@ class Protocol(Frozen):
 class Method(Frozen):
     """What is compared."""
 
-    fusion: Component
-    backbone: Component
+    fusion: ComponentSpec
+    backbone: ComponentSpec
     recipe: Recipe = Recipe()
-    policies: tuple[Component, ...] = ()
-    distillers: tuple[Component, ...] = ()
-    routing: Component | None = None
+    policies: tuple[ComponentSpec, ...] = ()
+    distillers: tuple[ComponentSpec, ...] = ()
+    routing: ComponentSpec | None = None
     teachers: tuple[Trial, ...] = ()
     """Each teacher is a complete trial, so it is found by its identity, and chains need no extra code."""
 

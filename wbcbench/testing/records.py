@@ -15,7 +15,7 @@ from wbcbench.evaluation.metrics import evaluate
 from wbcbench.publishing.verdict import Judge
 from wbcbench.records.schema import FILES, ComparisonKey, Cost, Outcome, Result, Used, content_digest
 from wbcbench.records.store import Record, Store
-from wbcbench.spec import Component, Method, Protocol, Trial
+from wbcbench.spec import ComponentSpec, Method, Protocol, Trial
 
 
 def write_cells(path: Path, cells: int = 96, classes: int = 3, size: int = 16, seed: int = 0) -> Path:
@@ -49,17 +49,17 @@ def fake_trial(
 ) -> Trial:
     """A trial that no registry has to know; `protocol` overrides fields of its protocol."""
     fields: dict[str, Any] = {
-        "dataset": Component(name="fake"), "modalities": modalities, "image_size": 16,
+        "dataset": ComponentSpec(name="fake"), "modalities": modalities, "image_size": 16,
         "fingerprint": "f" * 16,
     }  # fmt: skip
     return Trial(
         protocol=Protocol(**(fields | protocol)),
         method=Method(
-            fusion=Component(name=fusion),
-            backbone=Component(name=backbone),
-            policies=tuple(Component(name=p) for p in policies),
-            distillers=(Component(name=kd),) if kd else (),
-            routing=Component(name="matched") if kd else None,
+            fusion=ComponentSpec(name=fusion),
+            backbone=ComponentSpec(name=backbone),
+            policies=tuple(ComponentSpec(name=p) for p in policies),
+            distillers=(ComponentSpec(name=kd),) if kd else (),
+            routing=ComponentSpec(name="matched") if kd else None,
             teachers=teachers,
         ),
         seed=seed,

@@ -34,7 +34,7 @@ from wbcbench.data.views import ResidentCells
 from wbcbench.errors import IncompatibleError
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
-from wbcbench.spec import Component, Trial
+from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.trial import IMPUTE, MEAN
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -196,12 +196,12 @@ def _no_backbone(in_chans: int, *, width: float = 1.0) -> Backbone:
     raise RuntimeError("A fusion with replaced heads builds no backbone of its own.")
 
 
-def component_class(registry: Registry, kind: str, spec: Component) -> Any:
+def component_class(registry: Registry, kind: str, spec: ComponentSpec) -> Any:
     """The class of a trial's component."""
     return registry.load(registry.resolve(kind, spec.name).component)
 
 
-def make(registry: Registry, kind: str, spec: Component) -> Any:
+def make(registry: Registry, kind: str, spec: ComponentSpec) -> Any:
     """An instance of a policy, distiller or routing with its validated parameters."""
     cls = component_class(registry, kind, spec)
     return cls(cls.Params(**spec.params))

@@ -7,7 +7,7 @@ of freedom. `uncertainty` combines the two; `seed_variance` estimates the varian
 the other rows of a board.
 """
 
-from wbcbench.boards.statistics.bootstrap import RESAMPLES, SEED, Features, bootstrap, draws, features
+from wbcbench.boards.statistics.bootstrap import RESAMPLES, SEED, MetricSums, bootstrap, draws, features
 from wbcbench.boards.statistics.hypothesis_tests import (
     Friedman,
     McNemar,
@@ -27,7 +27,25 @@ from wbcbench.boards.statistics.hypothesis_tests import (
 )
 
 __all__ = [
-    "RESAMPLES", "SEED", "Features", "Friedman", "McNemar", "SeedVariance", "TieGroup", "Uncertainty", "bootstrap",
-    "corrected_resampled_t", "critical_difference", "draws", "features", "friedman", "holm", "mcnemar",
-    "nemenyi_groups", "probability_of_improvement", "seed_variance", "tie_groups", "uncertainty",
+    "RESAMPLES",
+    "SEED",
+    "Friedman",
+    "McNemar",
+    "MetricSums",
+    "SeedVariance",
+    "TieGroup",
+    "Uncertainty",
+    "bootstrap",
+    "corrected_resampled_t",
+    "critical_difference",
+    "draws",
+    "features",
+    "friedman",
+    "holm",
+    "mcnemar",
+    "nemenyi_groups",
+    "probability_of_improvement",
+    "seed_variance",
+    "tie_groups",
+    "uncertainty",
 ]  # fmt: skip

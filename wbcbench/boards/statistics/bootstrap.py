@@ -17,7 +17,7 @@ COUNTED = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})
 
 
 @dataclass(frozen=True)
-class Features:
+class MetricSums:
     """One set of predictions, prepared for resampling."""
 
     columns: Floats
@@ -69,7 +69,7 @@ class Features:
 
 def features(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer], clusters: NDArray[np.intp]
-) -> Features:
+) -> MetricSums:
     """Sums per cluster.
 
     Args:
@@ -96,7 +96,7 @@ def features(
     columns[:, 3 * k + 2] = ((p - one[labels]) ** 2).sum(1)
     columns[cells, 3 * k + 3 + bin_of(confidence)] = right - confidence
     auroc, columns[:, -1] = _auroc(p, labels)
-    return Features(_by_cluster(columns, clusters), k, auroc)
+    return MetricSums(_by_cluster(columns, clusters), k, auroc)
 
 
 def _by_cluster(columns: Floats, clusters: NDArray[np.intp]) -> Floats:
@@ -153,7 +153,7 @@ def draws(clusters: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterat
 
 
 def bootstrap(
-    tables: Sequence[Features],
+    tables: Sequence[MetricSums],
     metrics: Sequence[str],
     resamples: int = RESAMPLES,
     seed: int = SEED,
