@@ -304,7 +304,7 @@ def _beside(store: Store, digests: dict[str, str]) -> Findings:
 
 def cache() -> Findings:
     """The cache of decoded images."""
-    from wbcbench.data.cache import cache_root
+    from wbcbench.files import cache_root
 
     root = cache_root()
     yield from _room("cache", root)
