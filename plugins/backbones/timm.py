@@ -251,7 +251,7 @@ def _say_once(text: str) -> None:
 def take_apart(net: Any) -> list[list[Any]]:
     """The net's own modules, grouped by stage; empty for nets whose stages are not a plain sequence.
 
-    Each stage ends where timm's `feature_info` says that its map is ready.
+    Each stage ends where timm's `feature_info` reports its map.
     """
     from timm.models._features import FeatureListNet
 

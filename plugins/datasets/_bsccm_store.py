@@ -44,7 +44,7 @@ class BsccmStore:
     """The tables of a BSCCM folder, read at once, and its images, read on request.
 
     Raises:
-        DataError: a file is missing or is not what the layout says.
+        DataError: a file is missing or does not match the published layout.
     """
 
     def __init__(self, path: Path) -> None:

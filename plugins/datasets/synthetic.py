@@ -49,7 +49,7 @@ class Synthetic(Dataset):
 
     So the modalities of a cell that is not redundant contradict each other on purpose, as those of no
     real cell would: with `redundant=0, unique=0, synergy=1, classes=2` one modality alone is at chance
-    by construction. Evidence lies in counts, shapes and sizes, which survive flips, rotation, small
+    by construction. Evidence is in counts, shapes and sizes, which survive flips, rotation, small
     zooms and shifts, gain and offset.
 
     `difficulty` spreads the looks of a class, blurs, and lets images occasionally show a wrong
@@ -83,7 +83,7 @@ class Synthetic(Dataset):
                            incomplete=())  # fmt: skip
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
-        """See `Dataset.load`. Renders at `params.image_size`, then resizes if another side is asked for."""
+        """See `Dataset.load`. Renders at `params.image_size`, then resizes if another side is requested."""
         from wbcbench_plugins.datasets._leukocytes import render
 
         p = self.params
