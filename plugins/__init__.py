@@ -1,1 +1,1 @@
-"""The built-in components: a folder for each kind, and a file for each component, as in anyone's plugin folder."""
+"""The built-in components: one folder per kind and one file per component, as in any plugin folder."""

@@ -16,7 +16,7 @@ _DECORATED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTILI
 
 @lru_cache(maxsize=1)
 def timm_model_names() -> list[str]:
-    """Every name that `timm.create_model` takes, sorted; empty if timm is not installed.
+    """Every name that `timm.create_model` accepts, sorted; empty if timm is not installed.
 
     Cached per timm version, because reading 100 files takes longer than `wbcbench show` should.
     """
@@ -49,7 +49,7 @@ def _cache_file() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write whole or not at all; a cache that cannot be written only costs time."""
+    """Write atomically; a cache that cannot be written only costs time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)

@@ -1,6 +1,6 @@
 """Any timm model as a backbone: `--backbone resnet18`, `--backbone convnext_atto`, ...
 
-Every registered timm name may stand where this component's name may. Embedding and stage maps come
+Every registered timm name is accepted in place of this component's name. Embedding and stage maps come
 from timm's own `forward_features` / `forward_head` / `forward_intermediates`.
 """
 
@@ -23,7 +23,7 @@ from wbcbench.errors import DataError, IncompatibleError, UsageError
 log = logging.getLogger("wbcbench")
 
 ENOUGH = 0.9
-"""Share of a network's tensors that a weights file must hold: with fewer, it is another network's."""
+"""Share of a network's tensors that a weights file must contain; with fewer, it belongs to another network."""
 
 
 class Timm(Backbone):
@@ -38,7 +38,9 @@ class Timm(Backbone):
         model: str = param("resnet18", "The model's timm name.")
         pretrained: bool = param(False, "Start from timm's weights; they must be in timm's cache already.")
         checkpoint: str = param("", "Start from a local weights file (.safetensors, or .pth without code).")
-        checkpoint_sha256: str = param("", "Of the checkpoint; filled in by itself.", digest_of="checkpoint")
+        checkpoint_sha256: str = param(
+            "", "SHA-256 of the checkpoint; filled in automatically.", digest_of="checkpoint"
+        )
         drop_rate: float = param(0.0, "Dropout before the classifier.", ge=0, lt=1, search=(0.0, 0.5))
         drop_path_rate: float = param(0.0, "Stochastic depth.", ge=0, lt=1, search=(0.0, 0.3))
 
@@ -48,7 +50,7 @@ class Timm(Backbone):
         super().__init__(in_chans, image_size, params, width)
         if width != 1.0:
             raise IncompatibleError(
-                f"Backbone '{params.model}' has no width to scale, but width {width:g} was asked for. "
+                f"Backbone '{params.model}' has no width to scale, but width {width:g} was requested. "
                 "Choose a wider timm model, or the built-in 'cellnet'."
             )
         self.net: Any = create(params, in_chans, image_size)
@@ -91,7 +93,7 @@ def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:
         if not path.is_file():
             raise DataError(f"Expected a weights file, but {path} is not there. Check backbone.checkpoint.")
         if params.checkpoint_sha256 and file_digest(path) != params.checkpoint_sha256:
-            raise DataError(f"The weights file {path} is another than the trial was planned with. Run it again.")
+            raise DataError(f"The weights file {path} has changed since the trial was planned. Run it again.")
     if params.pretrained:
         _require_cached(params.model)
     try:
@@ -106,10 +108,10 @@ def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:
 
 
 def load_weights(net: Any, path: Path, model: str, in_chans: int) -> None:
-    """Load a local weights file into a timm model without classifier, and say what had to be done for it.
+    """Load a local weights file into a timm model without classifier, and report what was adapted.
 
     Raises:
-        UsageError: the file cannot be read, or holds the network twice.
+        UsageError: the file cannot be read, or contains the network twice.
         IncompatibleError: the file lacks more than a tenth of the network, or has a tensor in another shape.
     """
     tensors = read_tensors(path)
@@ -138,7 +140,7 @@ def load_weights(net: Any, path: Path, model: str, in_chans: int) -> None:
             f"Expected the weights of '{model}' in {path}, but of the network's {len(wanted)} tensors it has "
             f"{found}, and {len(reshaped)} in another shape{_examples(shapes)}. The file has "
             f"{_names(unused or list(tensors))}; {len(unused)} of its {len(tensors)} tensors are not used. "
-            f"The network wants {_names(missing or reshaped)}. "
+            f"The network expects {_names(missing or reshaped)}. "
             + "".join(f"({note[0].upper()}{note[1:]}.) " for note in notes)
             + f"Give a state_dict of timm's '{model}' made for this image size, choose the backbone that the file "
             "was saved from, or leave backbone.checkpoint out."
@@ -147,7 +149,7 @@ def load_weights(net: Any, path: Path, model: str, in_chans: int) -> None:
         notes.append(
             f"{len(missing)} of {len(wanted)} tensors are not in it and start untrained{_examples(missing)}"
         )
-    # A classifier is of no use here, whatever its classes.
+    # The file's classifier is not used here, whatever its classes.
     heads = tuple(f"{prefix}{name}." for name in _configured(net, "classifier"))
     if strange := [key for key in unused if not key.startswith(heads)]:
         notes.append(f"{len(strange)} of its {len(tensors)} tensors are not used{_examples(strange)}")
@@ -160,13 +162,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or .pth file by name, those of nested mappings as `outer.inner`. Runs no code.
 
     Raises:
-        UsageError: it cannot be read as one, or only by running code that is in it.
+        UsageError: it is not such a file, or reading it would run code from it.
     """
     import timm
 
     try:
         return dict(_tensors(timm.models.load_state_dict(str(path), weights_only=True), ""))
-    except Exception as error:  # whatever a damaged file makes of three parsers
+    except Exception as error:  # a damaged file may raise anything in three parsers
         why = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
         raise UsageError(
             f"Expected a weights file (.safetensors, or .pth with tensors only), but {path} cannot be read: "
@@ -183,10 +185,10 @@ def _tensors(document: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def common_prefix(tensors: dict[str, Tensor], wanted: dict[str, torch.Size], stems: set[str], path: Path) -> str:
-    """What stands before the network's own names in the file: `module.`, `model.backbone.`, mostly nothing.
+    """The prefix of the network's own names in the file: `module.`, `model.backbone.`, mostly empty.
 
     Raises:
-        UsageError: the whole network is there more than once.
+        UsageError: the file contains the whole network more than once.
     """
     fitting = Counter({"": 0})
     for key, tensor in tensors.items():
@@ -209,8 +211,8 @@ def common_prefix(tensors: dict[str, Tensor], wanted: dict[str, torch.Size], ste
 def adapt_stem(weight: Tensor, shape: torch.Size) -> Tensor:
     """A first convolution for another number of channels, by timm's rule for pretrained ones.
 
-    Channels are summed up to one, or repeated and scaled by the ratio of their counts. Returned as it is where
-    nothing, or more than the channels, differs.
+    Channels are summed up to one, or repeated and scaled by the ratio of their counts. Returned unchanged if
+    the shapes are equal or differ in more than the channels.
     """
     if weight.ndim != 4 or weight.shape == shape or not weight.numel():
         return weight
@@ -223,7 +225,7 @@ def adapt_stem(weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _configured(net: Any, what: str) -> tuple[str, ...]:
-    """Names of modules, by what timm calls their part: `first_conv`, `classifier`."""
+    """Names of modules by timm's name for their part: `first_conv`, `classifier`."""
     names = net.pretrained_cfg.get(what) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -249,7 +251,7 @@ def _say_once(text: str) -> None:
 def take_apart(net: Any) -> list[list[Any]]:
     """The net's own modules, grouped by stage; empty for nets whose stages are not a plain sequence.
 
-    Each stage ends where timm's `feature_info` says that its map is ready.
+    Each stage ends where timm's `feature_info` reports its map.
     """
     from timm.models._features import FeatureListNet
 
@@ -290,7 +292,7 @@ def _require_cached(model: str) -> None:
     names = ("model.safetensors", "pytorch_model.bin")
     if not any(isinstance(try_to_load_from_cache(config.hf_hub_id, n), str) for n in names):
         raise DataError(
-            f"Weights of '{model}' are not in timm's cache, and nothing is downloaded behind your back. "
+            f"Weights of '{model}' are not in timm's cache, and nothing is downloaded automatically. "
             f"Fetch them once: python -c \"import timm; timm.create_model('{model}', pretrained=True)\", "
             "or give a file: --set backbone.checkpoint=weights.safetensors"
         )

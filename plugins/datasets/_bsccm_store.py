@@ -1,8 +1,8 @@
 """A BSCCM folder as its authors publish it: what is in its tables, and its images by cell and channel.
 
 BSCCM_global_metadata.json   names of channels
-BSCCM_index.csv              a row a cell: global_index, data_path, batch, antibodies, fov_center_x, ...
-BSCCM_surface_markers.csv    a row a cell: measured fluorescence, and gates named selection_gated_...
+BSCCM_index.csv              one row per cell: global_index, data_path, batch, antibodies, fov_center_x, ...
+BSCCM_surface_markers.csv    one row per cell: measured fluorescence, and gates named selection_gated_...
 BSCCM_images.zarr            <data_path>/led_array|fluor|dpc/cell_<global_index>: [C, H, W] (dpc [H, W])
 """
 
@@ -28,7 +28,7 @@ INDEX, MARKERS, METADATA, IMAGES = (
     "BSCCM_index.csv", "BSCCM_surface_markers.csv", "BSCCM_global_metadata.json", "BSCCM_images.zarr",
 )  # fmt: skip
 GATES = 10
-"""Gated populations, in the order of their columns; which is which is the authors' word (`gate_of`)."""
+"""Gated populations, in the order of their columns; the authors define which is which (`gate_of`)."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Channels:
 
 
 class BsccmStore:
-    """The tables of a BSCCM folder, read at once, and its images, read when asked for.
+    """The tables of a BSCCM folder, read at once, and its images, read on request.
 
     Raises:
-        DataError: a file is missing or is not what the layout says.
+        DataError: a file is missing or does not match the published layout.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class BsccmStore:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"Expected the tables of BSCCM in {path} ({METADATA}, {INDEX}, {MARKERS}), but one cannot be "
-                f"read: {error}. Unpack the archive anew."
+                f"read: {error}. Unpack the archive again."
             ) from error
         lacking = [
             c for c in ("data_path", "fov_center_x", "fov_center_y", "batch") if c not in self.index.columns
@@ -71,8 +71,12 @@ class BsccmStore:
             raise DataError(
                 f"Expected the columns data_path, fov_center_x, fov_center_y and batch in {INDEX} and {GATES} "
                 f"columns selection_gated_... in {MARKERS} of {path}, but "
-                + (f"{', '.join(lacking)} lack." if lacking else f"the latter are {len(markers.columns)}.")
-                + " Is it a coherent (single-LED) edition? Those are not read."
+                + (
+                    f"these are missing: {', '.join(lacking)}."
+                    if lacking
+                    else f"the latter are {len(markers.columns)}."
+                )
+                + " Is it a coherent (single-LED) edition? Those are not supported."
             )
         self.gates: Array = markers.reindex(self.index.index).fillna(False).to_numpy(dtype=bool)
         """[rows of the index, 10]."""
@@ -84,7 +88,7 @@ class BsccmStore:
         for name in names:
             if name not in known:
                 raise DataError(
-                    f"Expected a channel of BSCCM for modality {modality}, but {name!r} is none."
+                    f"Expected a channel of BSCCM for modality {modality}, but {name!r} is not one."
                     f"{did_you_mean(name, known)} Channels: {', '.join(known)}."
                 )
         for array, there in self.channels.items():
@@ -96,7 +100,7 @@ class BsccmStore:
         )
 
     def digest(self, rows: NDArray[np.intp], arrays: Iterable[str]) -> str:
-        """Hex digest of the tables and of the stored bytes of these cells; remembered by sizes and times."""
+        """Hex digest of the tables and of the stored bytes of these cells; cached by file sizes and times."""
         folders = [self._folder(row, array) for row in rows for array in sorted(set(arrays))]
         files = [f for folder in folders for f in _files(folder)]
         tables = [file_digest(self.path / name) for name in (METADATA, INDEX, MARKERS)]
@@ -154,7 +158,7 @@ class BsccmStore:
             found = group[name]
         except (KeyError, ValueError, OSError) as error:
             raise DataError(
-                f"Expected the images {name} in {self.path / IMAGES}, but there are none ({error}). Unpack anew."
+                f"Expected the images {name} in {self.path / IMAGES}, but there are none ({error}). Unpack again."
             ) from error
         if getattr(found, "ndim", 0) != 3:
             raise DataError(f"Expected {name} of {self.path / IMAGES} as [C, H, W], but it is {found!r}.")
@@ -196,7 +200,7 @@ def _open(path: Path) -> Any:
         return zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"Expected a zarr group at {path}, but it cannot be opened ({error}). Unpack anew."
+            f"Expected a zarr group at {path}, but it cannot be opened ({error}). Unpack it again."
         ) from error
 
 

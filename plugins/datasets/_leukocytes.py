@@ -45,7 +45,7 @@ MAX_LOBES, MAX_HOLES, MAX_GRANULES, MAX_RED = 5, 5, 90, 5
 
 @dataclass(frozen=True)
 class Person:
-    """What is a cell's own whatever its look; arrays [n, ...], drawn before looks are applied."""
+    """Properties of a cell that do not depend on its look; arrays [n, ...], drawn before looks are applied."""
 
     centre: Float
     angle: Float
@@ -97,7 +97,7 @@ def render(
         side: pixels.
         seed: of everything drawn here.
         noise, difficulty: 0 .. 1.
-        progress: told after every chunk.
+        progress: called after every chunk.
 
     Returns:
         The same keys -> uint8 [N, 3 or 1, side, side].
@@ -176,7 +176,7 @@ class Canvas:
         return self._blur((haze + 0.55 * self.p.gain[:, 0, None, None] * mask)[:, None])
 
     def granule(self, look: Int) -> Float:
-        """[n] looks -> [n, 1, S, S] fluorescence of granules; the cell's size is not the look's."""
+        """[n] looks -> [n, 1, S, S] fluorescence of granules; the cell's size does not depend on the look."""
         radius = np.full(len(look), MEAN_RADIUS)
         haze = 0.05 + 0.10 * self._body(radius) * (1 + 0.2 * self.texture)
         return self._blur((haze + 0.62 * self.p.gain[:, 1, None, None] * self._dots(look, radius))[:, None])
@@ -226,7 +226,7 @@ class Canvas:
         return out
 
     def _gaussians(self, reach: Any, theta: Any, sigma: Any, weight: Any) -> Float:
-        """Sum of K Gaussians a cell, [n, K] polar places about the centre -> [n, S, S]."""
+        """Sum of K Gaussians per cell, [n, K] polar positions around the centre -> [n, S, S]."""
         y0 = (self.p.centre[:, :1] + reach * np.sin(theta)).astype(np.float32)[:, :, None]
         x0 = (self.p.centre[:, 1:] + reach * np.cos(theta)).astype(np.float32)[:, :, None]
         s = (0.5 / np.broadcast_to(sigma, reach.shape) ** 2).astype(np.float32)[:, :, None]

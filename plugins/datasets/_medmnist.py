@@ -1,6 +1,6 @@
 """What MedMNIST's authors publish of their two-dimensional, single-label sets: classes, licences, MD5 digests.
 
-Facts of `INFO` in medmnist/info.py, version 3.0.2, commit 805b7423 of the authors' repository.
+Taken from `INFO` in medmnist/info.py, version 3.0.2, commit 805b7423 of the authors' repository.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ MODALITIES = {
 
 
 class Bsccm(Dataset):
-    """Berkeley Single Cell Computational Microscopy: really several lights of the same leukocyte.
+    """Berkeley Single Cell Computational Microscopy: several measured modalities of each leukocyte.
 
     Download BSCCM, BSCCM-tiny (1,000 cells) or BSCCMNIST (28 px) from the authors' deposit on Dryad, DOI
     10.5061/dryad.sxksn038s, unpack it, and set `dataset.path` to the folder that holds `BSCCM_index.csv`.
@@ -51,8 +51,9 @@ class Bsccm(Dataset):
     modality, for teachers. `classes=3` are lymphocytes, granulocytes and monocytes as the authors merge their
     gates; `classes=10` are the ten gates by number. A cell in two gates of different classes is left out.
 
-    Cells of one field of view are a group, since their crops may overlap: never on two sides. All labelled cells
-    come from one batch, hence as far as is known from one preparation: no split here tests a new donor.
+    Cells of one field of view are a group, since their crops may overlap: each stays in one of train, val, test.
+    All labelled cells come from one batch, hence as far as is known from one preparation: no split here tests a
+    new donor.
 
     `dpc` are the four half-annulus images (left, right, top, bottom), not the phase computed from them. The few
     cells stained for histology are not offered as a modality, nor are the coherent (single-LED) editions.
@@ -73,13 +74,13 @@ class Bsccm(Dataset):
         )
         classes: Literal[3, 10] = param(3, "3: merged types; 10: the authors' gates as they are.")
         group: Literal["fov", "none"] = param(
-            "fov", "fov: a field of view is never on two sides; none: it may be."
+            "fov", "fov: a field of view stays in one of train, val, test; none: it may be divided."
         )
 
     params: Params
 
     def describe(self) -> Description:
-        """See `Dataset.describe`: the first call reads every stored file once, later ones sizes and times."""
+        """See `Dataset.describe`: the first call reads every stored file once, later ones only sizes and times."""
         rows, labels, _ = self._labelled
         shapes = {m: self._store.shape(int(rows[0]), pick.array) for m, pick in self._picks.items()}
         sides = {n for shape in shapes.values() for n in shape[1:]}
@@ -115,7 +116,7 @@ class Bsccm(Dataset):
         ).check()
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
-        """See `Dataset.preparation`: an image is one plane; a modality of several is stacked of them."""
+        """See `Dataset.preparation`: an image is one plane; a modality of several stacks them."""
         planes = {m: tuple(self.params.modalities[m]) for m in modalities}
         told = "; ".join(f"{m}: {', '.join(names)}" for m, names in planes.items())
         return Preparation(
@@ -126,7 +127,7 @@ class Bsccm(Dataset):
         )
 
     def reads(self, path: Path) -> bool:
-        """See `Dataset.reads`: an unpacked BSCCM. As in training, cells of one class are read."""
+        """See `Dataset.reads`: an unpacked BSCCM. As in training, only cells of exactly one class are read."""
         return path.is_dir() and any((folder / INDEX).is_file() for folder in (path, *path.glob("*/")))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Your own cells: a CSV manifest with one row a cell, and image files in a folder or a zip."""
+"""Your own cells: a CSV manifest with one row per cell, and image files in a folder or a zip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Folder(Dataset):
     """PNG, JPEG, TIFF or BMP, 8 or 16 bit, of any size, centre-cropped; an empty path is a missing image.
 
     A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose
-    split is none of train, val, test is left out; every other broken row is reported, all of them at once.
+    split is not train, val or test is left out; all other invalid rows are reported at once.
     """
 
     name = "folder"
@@ -29,12 +29,14 @@ class Folder(Dataset):
         path: str = param("", "The manifest, or a folder with a manifest.csv.")
         root: str = param("", "Folder or .zip that image paths start from; empty: the manifest's folder.")
         modalities: dict[str, str] = param(
-            {}, "Modality -> column of image paths; empty: every column that is no label, group, split or id."
+            {}, "Modality -> column of image paths; empty: every column that is not a label, group, split or id."
         )
         label: str = param("label", "Column of class names.")
         group: str = param("group", "Column of donors or slides, if there is one.")
         split: str = param("split", "Column of train, val, test, if there is one.")
-        id: str = param("id", "Column of names of cells, if there is one; else they are called by their path.")
+        id: str = param(
+            "id", "Column of names of cells, if there is one; otherwise cells are named by their path."
+        )
         leave_out: dict[str, list[str]] = param(
             {}, "Column -> values whose cells are left out, as in {duplicate: [drop, conflict]}."
         )
@@ -77,7 +79,7 @@ class _Files(ListedImages[Folder.Params]):
         optional: dict[str, str | None] = {}
         for what in ("group", "split", "id"):
             name = getattr(p, what)
-            # A default name need not be there; one that the user chose must.
+            # A column with a default name is optional; one that the user chose must exist.
             absent = name not in file.header and name == type(p).model_fields[what].default
             optional[what] = None if not name or absent else name
         file.column(p.label, "label")

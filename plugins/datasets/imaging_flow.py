@@ -1,4 +1,4 @@
-"""Imaging flow cytometry exported cell by cell: one file a channel, `<cell>_Ch<number>.ome.tif`."""
+"""Imaging flow cytometry exported cell by cell: one file per channel, `<cell>_Ch<number>.ome.tif`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FILE = re.compile(r"(?P<cell>.+)_ch(?P<channel>\d+)(\.ome)?\.(tiff?|jpe?g|png|b
 
 
 class ImagingFlow(Dataset):
-    """Cells of an imaging flow cytometer (Amnis ImageStream), a class a folder, a channel a file.
+    """Cells of an imaging flow cytometer (Amnis ImageStream): one folder per class, one file per channel.
 
     The layout is what IDEAS and Bio-Formats export from .cif and .rif files, and what the Jurkat cell-cycle set
     is published in (Blasi et al. 2016; BBBC048 of the Broad Bioimage Benchmark Collection, landing page
@@ -43,11 +43,11 @@ class ImagingFlow(Dataset):
         G1/27934_Ch3.ome.jpg   G1/27934_Ch4.ome.jpg   G1/27934_Ch6.ome.jpg   S/...
 
     Nothing is ever downloaded, and .cif itself is not read: export it first (IDEAS: "Create TIFs from .cif",
-    one file a channel, 16 bit). A cell that lacks a channel lacks that modality.
+    one file per channel, 16 bit). A cell that lacks a channel lacks that modality.
 
-    Exported images are cut to each cell's own bounding box. They are not rescaled, for size is evidence: each is
-    placed in a window of `window` px, filled with the median of its border, and all windows are then brought to
-    `--image-size` alike. Every channel is grey; colour files (some JPEG exports) are made so.
+    Exported images are cut to each cell's own bounding box. They are not rescaled, because size is informative:
+    each is placed in a window of `window` px, filled with the median of its border, and all windows are then
+    resized to `--image-size` alike. Every channel is grey; colour files (some JPEG exports) are converted.
 
     Verified: names and folders of the Jurkat set from code that reads it (BBBC048's phases as folders,
     `<number>_Ch3|4|6.ome.jpg`), `.ome.tif` from its authors' earlier exports. Not known here: digests of the
@@ -59,15 +59,17 @@ class ImagingFlow(Dataset):
     locations = ("path",)
 
     class Params(Parameters):
-        path: str = param("", "The folder (or a zip) with a folder a class.")
+        path: str = param("", "The folder (or a zip) with one folder per class.")
         channels: dict[str, int] = param(
             {},
             "Modality -> channel number, as in {brightfield: 3, pi: 4, darkfield: 6}; empty: ch<number> for every "
-            "channel that is there.",
+            "channel found.",
         )
-        window: int = param(0, "Side in pixels that images are cut or filled to; 0: the largest.", ge=0, le=1024)
+        window: int = param(
+            0, "Side in pixels that images are cropped or padded to; 0: the largest.", ge=0, le=1024
+        )
         levels: Literal["class", "group/class", "class/group"] = param(
-            "class", "What the folders above a file are; a group (donor, run) is never on two sides."
+            "class", "What the folders above a file are; a group (donor, run) stays in one of train, val, test."
         )
 
     params: Params
@@ -85,8 +87,8 @@ class ImagingFlow(Dataset):
         window, channels = self.params.window, dict(self.params.channels)
         if not window:
             raise DataError(
-                "Expected the window that training images were placed in, but dataset.window was open and the "
-                "record is older than those that keep it. Say where the training cells lie: --set dataset.path=..."
+                "Expected the window that training images were placed in, but dataset.window was 0 and the "
+                "record is too old to contain the side used. Give the training cells: --set dataset.path=..."
             )
         named = {channels[m] if channels else int(m.removeprefix("ch")): m for m in modalities}
 
@@ -130,14 +132,14 @@ class _Files(ListedImages[ImagingFlow.Params]):
             if match is None or len(path.parts) <= depth:
                 others += 1
                 continue
-            # 100 comes after 99, as its number says
+            # numeric order: 100 comes after 99
             cell = match["cell"]
             key = (*path.parts[:-1], cell.zfill(12) if cell.isdigit() else cell)
             channel = int(match["channel"])
             if channel in found[key]:
                 raise DataError(
-                    f"Expected one file a cell and channel in {self._root()}, but {name} and "
-                    f"{found[key][channel]} are both. Take one out."
+                    f"Expected one file per cell and channel in {self._root()}, but found both {name} and "
+                    f"{found[key][channel]}. Remove one."
                 )
             found[key][channel] = name
             names[key] = str(path.parent / cell)
@@ -145,8 +147,8 @@ class _Files(ListedImages[ImagingFlow.Params]):
         keys = sorted(key for key, files in found.items() if set(files) & set(channels.values()))
         if not keys:
             raise DataError(
-                f"Expected images such as G1/27934_Ch3.ome.tif in {self._root()}, but found none of "
-                f"{depth} folder{'s' if depth > 1 else ''} and that name. Set dataset.path, or dataset.levels."
+                f"Expected images such as G1/27934_Ch3.ome.tif in {self._root()}, but found none below "
+                f"{depth} folder{'s' if depth > 1 else ''} with such a name. Set dataset.path, or dataset.levels."
             )
         folders = [PurePosixPath(names[key]).parent.parts[-depth:] for key in keys]
         order = self.params.levels.split("/")

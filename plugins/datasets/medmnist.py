@@ -25,19 +25,19 @@ SetName = Literal[
 
 
 class MedMnistSet(Dataset):
-    """BloodMNIST or another of MedMNIST's 2-D sets with one label an image, at 28, 64, 128 or 224 pixels.
+    """BloodMNIST or another of MedMNIST's 2-D sets with one label per image, at 28, 64, 128 or 224 pixels.
 
     Download `bloodmnist.npz` (28 px) or `bloodmnist_64.npz`, `_128`, `_224` (MedMNIST+) from the authors'
     deposit, DOI 10.5281/zenodo.10519652, and set `dataset.path` to the file or its folder. Nothing is ever
     downloaded. The official split is used; its authors made it image by image: BloodMNIST's donors are not
-    known, so one donor's cells stand on all sides.
+    known, so one donor's cells may be in train, val and test.
 
     BloodMNIST is the PBC set (see `pbc`), centre-cropped and resized by its authors, and PBC holds a few byte-
-    identical images, some under two labels. If the crops still coincide, `run` refuses the split by name;
-    `split.allow_leaks=true` trains nevertheless, and the comparison key says so.
+    identical images, some under two labels. If the crops still coincide, `run` refuses the split;
+    `split.allow_leaks=true` trains nevertheless, and the comparison key records it.
 
     Verified: file names, MD5 digests, classes, licences and sizes from the authors' package, version 3.0.2. Not
-    offered: ChestMNIST (several labels an image) and the 3-D sets. One modality, `image`; `stains` makes
+    offered: ChestMNIST (several labels per image) and the 3-D sets. One modality, `image`; `stains` makes
     pseudo-modalities of it.
     """
 
@@ -47,7 +47,7 @@ class MedMnistSet(Dataset):
     locations = ("path", "check_digest")
 
     class Params(Parameters):
-        path: str = param("", "The .npz file as published, or the folder that it lies in.")
+        path: str = param("", "The .npz file as published, or its folder.")
         set: SetName = param("bloodmnist", "Which of the sets.")
         size: Literal[28, 64, 128, 224] = param(28, "Side in pixels: which of the set's files.")
         check_digest: bool = param(True, "Refuse a file whose MD5 is not the published one.")
@@ -100,12 +100,12 @@ class MedMnistSet(Dataset):
         return path
 
     def _checked(self) -> Dataset:
-        """The file as the set `npz` reads it, once its digest is known to be right."""
+        """The file as the data set `npz` reads it, after its digest was checked."""
         path = self._file()
         if self.params.check_digest:
             check_md5(
                 path, self._published().md5[self.params.size], "MedMNIST's authors",
-                "Is dataset.set or dataset.size another one? dataset.check_digest=false takes the file as it is.",
+                "Check dataset.set and dataset.size; dataset.check_digest=false accepts the file as it is.",
             )  # fmt: skip
         return Npz(Npz.Params(path=str(path)))
 

@@ -133,7 +133,7 @@ class Npz(Dataset):
             if split.dtype.kind not in "US":
                 raise DataError(
                     f"Expected {p.split!r} of {where} as text (train, val, test), but it is {split.dtype}. "
-                    "Write the words, or name another array with dataset.split."
+                    "Store these words, or name another array with dataset.split."
                 )
             split = split.astype(str)
             keep, notes = kept_by_split(split, where)
@@ -155,13 +155,13 @@ class Npz(Dataset):
         )
 
     def _column(self, file: NpzFile, name: str, purpose: str, count: int) -> Array | None:
-        """An optional array [N]; one that the user named himself must be there."""
+        """An optional array [N]; one that the user named must exist."""
         if not name or (name not in file.headers and name == type(self.params).model_fields[purpose].default):
             return None
         column = file.read(name, purpose)
         if column.shape not in ((count,), (count, 1)):
             raise DataError(
-                f"Expected {name!r} of {self.params.path} as [N={count}], one value a label, "
+                f"Expected {name!r} of {self.params.path} as [N={count}], one value per label, "
                 f"but it is {list(column.shape)}."
             )
         return column.reshape(-1)
@@ -175,7 +175,7 @@ class Npz(Dataset):
             header = table.file.header(array, f"modality {name!r}")
             if header.shape[:1] != (table.count,):
                 raise DataError(
-                    f"Expected {table.count} images in array {array!r} of {self.params.path}, one a label, "
+                    f"Expected {table.count} images in array {array!r} of {self.params.path}, one per label, "
                     f"but it is {list(header.shape)}."
                 )
             axis, count, side = find_layout(header.shape, self.params.layout, f"in array {array!r}")

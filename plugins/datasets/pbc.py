@@ -18,26 +18,26 @@ CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocy
 """Names of the published folders; `ig` are immature granulocytes."""
 ARCHIVE = "PBC_dataset_normal_DIB.zip"
 SHA256 = "6c50b82d1ab499b0b5a6beda0d0f75e6013df4a7233f116da354351ac10ca4f8"
-"""Of the deposit's one file. Not read at the source, but in a public repository that compared its download with
-the sum in Mendeley Data's own file listing: github.com/EinarOlafsson/spacr, commit b4d4690d,
-features/data/565_human_label_retrieval_preparation_2026-10-06: independent-archive-inventory.json holds the sum,
+"""Checksum of the deposit's only file. Not read at the source, but in a public repository that compared its
+download with the checksum in Mendeley Data's own file listing: github.com/EinarOlafsson/spacr, commit b4d4690d,
+features/data/565_human_label_retrieval_preparation_2026-10-06: independent-archive-inventory.json holds it,
 prepare_pbc_retrieval_r4.py compares."""
 
 
 class Pbc(Dataset):
-    """17,092 stained normal cells of eight kinds, about 360 x 363 px, JPEG, one folder a class.
+    """17,092 stained normal cells of eight kinds, about 360 x 363 px, JPEG, one folder per class.
 
     Download `PBC_dataset_normal_DIB` from the authors' deposit, Mendeley Data snkd93bnjr, DOI
-    10.17632/snkd93bnjr.1, and set `dataset.path` to the folder or to the zip as it came. Nothing is ever
+    10.17632/snkd93bnjr.1, and set `dataset.path` to the folder or to the downloaded zip. Nothing is ever
     downloaded.
 
     Which cells come from one donor or slide is not published: a split by donor is impossible, and the one that
-    wbcbench makes has every donor on every side. The deposit holds byte-identical images, some of them in two
-    classes; `copies` says what is done about them. One modality, `brightfield`, of RGB; `stains` makes
+    wbcbench makes mixes donors across train, val and test. The deposit holds byte-identical images, some of them
+    in two classes; `copies` sets what happens to them. One modality, `brightfield`, of RGB; `stains` makes
     pseudo-modalities of it.
 
     Verified on a public mirror of the published tree: folder names, counts of the paper, sizes, copies, a stray
-    hidden file. The zip as it came, under its published name, is compared with the deposit's SHA-256; an unpacked
+    hidden file. The downloaded zip, under its published name, is compared with the deposit's SHA-256; an unpacked
     tree is not, for Mendeley Data lists no digests of single images.
     """
 
@@ -48,9 +48,9 @@ class Pbc(Dataset):
     class Params(Parameters):
         path: str = param("", "The folder PBC_dataset_normal_DIB, or the zip of it.")
         copies: Literal["drop", "keep"] = param(
-            "drop", "drop: of byte-identical images one stays, and none if they are in two classes; keep: all."
+            "drop", "drop: keep one of byte-identical images, none if they are in two classes; keep: all."
         )
-        check_digest: bool = param(True, "Refuse the zip under its published name if its SHA-256 is another.")
+        check_digest: bool = param(True, "Refuse the zip under its published name if its SHA-256 differs.")
 
     params: Params
 
@@ -83,7 +83,7 @@ class _Files(ListedImages[Pbc.Params]):
     def _list(self, source: FileSource, problems: Problems) -> Manifest:
         root = self._root()
         if self.params.check_digest and root.is_file() and root.name == ARCHIVE:
-            advice = "dataset.check_digest=false takes the file as it is."
+            advice = "dataset.check_digest=false accepts the file as it is."
             check_sha256(root, SHA256, "Mendeley Data (snkd93bnjr, version 1)", advice)
         files = image_files(source)
         missing = [name for name in CLASSES if find_folder(files, name) is None]
@@ -118,7 +118,9 @@ def _without_copies(source: FileSource, files: list[str], root: Path) -> tuple[l
     try:
         same = copied_files(source, files, root)
     except OSError as error:
-        raise DataError(f"Expected every image of {root} to be readable, but: {error}. Unpack it anew.") from error
+        raise DataError(
+            f"Expected every image of {root} to be readable, but: {error}. Unpack it again."
+        ) from error
     two_classes = [group for group in same if len({_label(name) for name in group}) > 1]
     gone = {name for group in two_classes for name in group}
     again = {name for group in same if group not in two_classes for name in group[1:]}

@@ -20,20 +20,20 @@ _PARTS = {"A": ("TestA",), "B": ("TestB",), "both": ("TestA", "TestB")}
 
 
 class RaabinWbc(Dataset):
-    """Cropped leukocytes of five kinds in the folders Train, TestA and TestB, a folder a class in each.
+    """Cropped leukocytes of five kinds in the folders Train, TestA and TestB, each with one folder per class.
 
     Download the double-labelled cropped cells from the publisher's page (raabindata.com, "free data"), unpack
     `Train`, `TestA` and `TestB` into one folder and set `dataset.path` to it. Nothing is ever downloaded.
 
     Train and TestA were imaged alike; TestB with another microscope and camera, which makes it a test of how a
-    method travels (`test=B`). TestB need not hold every class: scores that average over classes are then over
-    those present. Validation cells are drawn from Train. Images differ in size: say `--image-size`. Donors and
-    slides are not given, so that Train's validation cells share donors with its training cells.
+    method generalises (`test=B`). TestB need not hold every class: scores that average over classes are then over
+    those present. Validation cells are drawn from Train. Images differ in size: set `--image-size`. Donors and
+    slides are not given, so Train's validation cells share donors with its training cells.
 
     Verified: names of the three parts and of the classes, and that TestB lacks classes, from the published
     benchmark code of Tsutsui et al. (2023, arXiv 2303.01777); two microscopes and two cameras from the paper's
-    abstract. Names of the parts are accepted with any case, blank, hyphen or underscore (`Test-A`), those of the
-    classes in singular or plural. Not known here: licence and digests of the files, which are not checked.
+    abstract. Names of the parts are accepted in any case, with blank, hyphen or underscore (`Test-A`), those of
+    the classes in singular or plural. Not known here: licence and digests of the files, which are not checked.
     """
 
     name = "raabin_wbc"
@@ -102,7 +102,7 @@ class _Files(ListedImages[RaabinWbc.Params]):
         label = folder.lower().strip().removesuffix("s")
         if label not in CLASSES:
             raise DataError(
-                f"Expected folders of the classes {', '.join(CLASSES)} in {self._root()}, but {name} lies in "
-                f"{folder!r}. Take it out, or set dataset.path to the double-labelled cropped cells."
+                f"Expected folders of the classes {', '.join(CLASSES)} in {self._root()}, but {name} is in "
+                f"{folder!r}. Remove it, or set dataset.path to the double-labelled cropped cells."
             )
         return label

@@ -28,7 +28,7 @@ _VERSION = "stains-1"
 
 
 class Stains(Dataset):
-    """Haematoxylin, eosin and a residual (or HSV, Lab, RGB) from one colour image; no new light was measured."""
+    """Haematoxylin, eosin and a residual (or HSV, Lab, RGB) from one colour image; nothing new is measured."""
 
     name = "stains"
     source = "Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 23:291 (2001), as in scikit-image's rgb2hed."
@@ -88,8 +88,8 @@ class Stains(Dataset):
         ).check()
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
-        """See `Dataset.preparation`: one colour image, prepared as the base does, then converted. Nothing here was
-        learnt from training cells."""
+        """See `Dataset.preparation`: one colour image, prepared as the base does, then converted. Nothing here is
+        fitted to training cells."""
         source, space = self._colour(), self.params.space
         base = self._base.preparation({source: 3})
 
@@ -118,7 +118,7 @@ class Stains(Dataset):
         wanted: str = self.params.modality or (colour[0] if colour else "")
         if wanted not in colour:
             has = ", ".join(f"{name} ({channels})" for name, channels in modalities.items())
-            asked = f"{wanted!r} is none" if wanted else "it has none"
+            asked = f"{wanted!r} is not one" if wanted else "it has none"
             raise DataError(
                 f"Expected a modality of 3 channels in {self.params.base}, but {asked}. "
                 f"Modalities (channels): {has}."

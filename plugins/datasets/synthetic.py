@@ -24,7 +24,7 @@ GROUPS = {
 }
 """Modality -> which of two groups each class is in, for evidence that is unique to the modality.
 
-One modality tells two groups apart and no more; the three answers together name each of the five classes.
+One modality tells two groups apart and no more; all three together identify each of the five classes.
 """
 
 KINDS = ("redundant", "unique", "synergy", "none")
@@ -35,12 +35,12 @@ class Synthetic(Dataset):
 
     Every image shows the look of one class: cell size, nucleus, colour and granules in `brightfield`,
     number and shape of the lobes in `nucleus`, number and size of the granules in `granule`. Which
-    class's look, depends on the kind of the cell, drawn with these probabilities:
+    class's look depends on the kind of the cell, drawn with these probabilities:
 
     - `redundant`: all three modalities show the true class. Each of them suffices.
     - `unique`: each modality shows a class drawn from a group of classes that the true one is in, and
       the groups differ: lobed nucleus or not, coarse granules or not, large cell or not. One modality
-      tells two groups apart; only together do they name the class.
+      tells two groups apart; only together do they identify the class.
     - `synergy`: `nucleus` shows a class at random, and `granule` the one that makes the two numbers add
       up to the label modulo `classes`; with two classes that is XOR. `brightfield` shows a class at
       random. Each modality, and `brightfield` with any one other, is independent of the label.
@@ -49,10 +49,10 @@ class Synthetic(Dataset):
 
     So the modalities of a cell that is not redundant contradict each other on purpose, as those of no
     real cell would: with `redundant=0, unique=0, synergy=1, classes=2` one modality alone is at chance
-    by construction. Evidence lies in counts, shapes and sizes, which survive flips, rotation, small
+    by construction. Evidence is in counts, shapes and sizes, which survive flips, rotation, small
     zooms and shifts, gain and offset.
 
-    `difficulty` spreads the looks of a class, blurs, and lets every image now and then show a wrong
+    `difficulty` spreads the looks of a class, blurs, and lets images occasionally show a wrong
     class; `noise` is that of the camera. Donors have a stain and an illumination of their own.
 
     Equal parameters give equal pixels; another linear algebra library may round one a grey level away.
@@ -66,7 +66,7 @@ class Synthetic(Dataset):
         image_size: int = param(64, "Native side in pixels.", ge=16, le=256)
         seed: int = param(0, "Seed of everything that is drawn.", ge=0)
         donors: int = param(20, "Donors, each with its own stain and illumination.", ge=1, le=1000)
-        classes: int = param(5, "Classes: the first so many of the five.", ge=2, le=5)
+        classes: int = param(5, "How many of the five classes, from the first.", ge=2, le=5)
         redundant: float = param(0.35, "Share of cells whose every modality shows the class.", ge=0, le=1)
         unique: float = param(0.6, "Share of cells whose modalities each show a part of the code.", ge=0, le=1)
         synergy: float = param(0.05, "Share of cells whose class is only in nucleus plus granule.", ge=0, le=1)
@@ -83,7 +83,7 @@ class Synthetic(Dataset):
                            incomplete=())  # fmt: skip
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
-        """See `Dataset.load`. Renders at `params.image_size`, then resizes if another side is asked for."""
+        """See `Dataset.load`. Renders at `params.image_size`, then resizes if another side is requested."""
         from wbcbench_plugins.datasets._leukocytes import render
 
         p = self.params
@@ -105,7 +105,7 @@ class Synthetic(Dataset):
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is decided of N cells before anything is rendered."""
+    """Properties of N cells, decided before anything is rendered."""
 
     labels: NDArray[np.int64]
     """[N], as even as N allows."""
@@ -143,12 +143,12 @@ def kind_shares(p: Synthetic.Params) -> NDArray[np.float64]:
 
 
 def wrong_look(p: Synthetic.Params) -> float:
-    """Probability that an image shows a class drawn blindly instead of what its kind prescribes."""
+    """Probability that an image shows a class drawn at random instead of what its kind prescribes."""
     return 0.06 * float(p.difficulty)
 
 
 def _same_group(labels: NDArray[Any], groups: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
-    """[N] a class drawn evenly from those in the same group as each label."""
+    """[N] a class drawn uniformly from those in the same group as each label."""
     members = [np.flatnonzero(np.equal(groups, g)) for g in groups]
     pick = rng.random(len(labels))
     sizes = np.array([len(m) for m in members])[labels]

@@ -1,4 +1,4 @@
-"""What distillers of logits share: one class set apart from the others, and a linear warm-up."""
+"""What distillers of logits share: separating one class from the others, and a linear warm-up."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Activation boundaries: which neurons fire, not how strongly (Heo, Lee, Yun, Choi).
 
-The paper starts training with this loss and goes on with the task; here both are trained at once.
+The paper trains with this loss first and then on the task; here both are trained at once.
 """
 
 from __future__ import annotations

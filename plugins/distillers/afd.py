@@ -29,7 +29,7 @@ def attended_loss(student: Tensor, teacher: Tensor, attention: Tensor) -> Tensor
 
 
 class AttentiveFeatures(Distiller):
-    """Attentive features: distance of normalised maps, channels weighed by a network of the teacher's map.
+    """Attentive features: distance of normalised maps, channels weighted by a network of the teacher's map.
 
     The attention is a squeeze-and-excitation block, as in Knowledge-Distillation-Zoo, which found the paper's
     own unstable. It learns from this loss, which it can lower by favouring channels that match already.

@@ -1,7 +1,7 @@
 """Customised cross-modal distillation: proxies on both sides, and only cells on which the rankings agree.
 
-The paper trains the teacher along; here it is frozen, and a proxy classifier on its embedding takes the part
-that is trained. How the parts are weighted is not fixed by the sources at hand: all count alike.
+The paper also trains the teacher; here it is frozen, and a proxy classifier on its embedding is trained
+instead. The available sources do not specify how the parts are weighted: all have equal weight.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class C2kd(Distiller):
 
     def setup(self, pair: PairShapes) -> None:
         if pair.student_embedding is None or pair.teacher_embedding is None:
-            raise IncompatibleError("c2kd reads embeddings, but the student or the teacher has none to give.")
+            raise IncompatibleError("c2kd reads embeddings, but the student or the teacher has none.")
         self.student_proxy = nn.Linear(pair.student_embedding, pair.n_classes)
         self.teacher_proxy = nn.Linear(pair.teacher_embedding, pair.n_classes)
 

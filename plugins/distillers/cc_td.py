@@ -1,6 +1,6 @@
 """Correlation congruence as torchdistill computes it: Frobenius norm, on features that are not normalised.
 
-Beside `cc_gaussian` the norm is not squared and the kernel reads raw features, so the value grows with their
+Unlike in `cc_gaussian`, the norm is not squared and the kernel reads raw features, so the value grows with their
 scale. Published as "CC" too.
 """
 

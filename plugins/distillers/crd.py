@@ -43,12 +43,12 @@ def contrast_loss(logits: Tensor, cells: int) -> Tensor:
 
     Args:
         logits: log x = similarity / tau - log Z, [B, 1 + K], the positive first.
-        cells: N, the number of cells that negatives stand for.
+        cells: N, the number of cells that negatives represent.
 
     Returns:
         [B], each >= 0.
 
-    Source: Tian et al., arXiv 1910.10699 and the code beside it (epsilon 1e-7), in logarithms.
+    Source: Tian et al., arXiv 1910.10699 and its code (epsilon 1e-7), in logarithms.
     """
     noise = (logits.shape[1] - 1) / cells
     both = torch.logaddexp(logits, torch.full_like(logits, math.log(noise + EPS)))

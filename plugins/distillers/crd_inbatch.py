@@ -45,7 +45,7 @@ class CRDInBatch(Distiller):
 
     def setup(self, pair: PairShapes) -> None:
         if pair.student_embedding is None or pair.teacher_embedding is None:
-            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none to give.")
+            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none.")
         self.embed_s = nn.Linear(pair.student_embedding, self.params.dim)
         self.embed_t = nn.Linear(pair.teacher_embedding, self.params.dim)
 

@@ -1,7 +1,7 @@
 """Curriculum temperature (Li et al. 2023): the temperature is learned against the student.
 
 The global variant: one temperature for all samples. It rises along the loss, by a reversed gradient whose
-strength grows by a cosine: an easy lesson first, then a harder one. Several teachers are averaged at T = 1.
+strength grows by a cosine: distillation starts easy and becomes harder. Several teachers are averaged at T = 1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def reversed_gradient(x: Tensor, strength: float) -> Tensor:
 
 
 class CTKD(Distiller):
-    """Hinton's loss at a learned temperature that makes the lesson harder as training goes on."""
+    """Hinton's loss at a learned temperature that makes the task harder as training proceeds."""
 
     name = "ctkd"
     source = "Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023, arXiv 2211.16231"
@@ -51,7 +51,7 @@ class CTKD(Distiller):
         lowest: float = param(1.0, "Lowest temperature.", gt=0, le=100, search=(0.5, 4.0), log=True)
         span: float = param(20.0, "Highest minus lowest temperature.", gt=0, le=100, search=(4.0, 40.0), log=True)
         warmup: float = param(
-            10 / 240, "Share of training until the reversal is whole.", ge=0, le=1, search=(0.0, 0.5)
+            10 / 240, "Share of training until the reversal has full strength.", ge=0, le=1, search=(0.0, 0.5)
         )
 
     params: Params

@@ -28,14 +28,14 @@ def hard_label_loss(student: Tensor, teacher: Tensor, smoothing: float = 0.0) ->
 
 
 class DeiTHard(Distiller):
-    """Cross-entropy against the teacher's decision; as heavy as the task's where weights are equal."""
+    """Cross-entropy against the teacher's predicted class, on the same scale as the task loss."""
 
     name = "deit_hard"
     source = "Touvron et al., ICML 2021, arXiv 2012.12877, eq. 3"
 
     class Params(DistillerParams):
         weight: float = param(
-            1.0, "Factor on the loss; as heavy as the task's.", ge=0, search=(0.1, 10.0), log=True
+            1.0, "Factor on the loss; 1: equal to the task's.", ge=0, search=(0.1, 10.0), log=True
         )
         smoothing: float = param(0.0, "Label smoothing.", ge=0, lt=1, search=(0.0, 0.2))
 

@@ -44,7 +44,7 @@ def ddim_step(code: Tensor, predicted: Tensor, signal: Tensor, next_signal: Tens
 
     Args:
         code: x [B, L, H, W].
-        predicted: eps, the noise that the model sees in x, [B, L, H, W].
+        predicted: eps, the noise that the model predicts in x, [B, L, H, W].
         signal, next_signal: a and a', scalars in (0, 1]; a' = 1 gives the clean code.
 
     Returns:

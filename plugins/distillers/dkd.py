@@ -1,4 +1,4 @@
-"""Decoupled distillation: the label's class and the others apart (Zhao et al. 2022).
+"""Decoupled distillation: the label's class and the others separately (Zhao et al. 2022).
 
 Defaults are those of CIFAR-100; for ImageNet the authors' code has T 1, beta 0.5 and a warm-up of one epoch.
 """
@@ -49,7 +49,7 @@ def non_target_class_kd(student: Tensor, teacher: Tensor, labels: Tensor, temper
 
 
 class DKD(Distiller):
-    """Hinton's loss split in two: how sure of the label, and which other classes."""
+    """Hinton's loss split in two: confidence in the label, and the distribution over the other classes."""
 
     name = "dkd"
     source = "Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679"
@@ -58,7 +58,7 @@ class DKD(Distiller):
     class Params(DistillerParams):
         weight: float = param(
             0.1,
-            "Factor on the loss; the paper has 1, which drowns the task where classes and epochs are few.",
+            "Factor on the loss; the paper has 1, which outweighs the task loss where classes and epochs are few.",
             ge=0,
             search=(0.01, 10.0),
             log=True,

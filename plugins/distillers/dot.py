@@ -22,9 +22,9 @@ def momentum_step(
 class Dot(TakesStep, Distiller):
     """Two SGD momenta: m - delta for the task gradient, m + delta for the distillation gradient.
 
-    A way of taking the step, not a loss: combine it with any distiller, as in `--kd logits+dot --set
+    An optimiser step, not a loss: combine it with any distiller, as in `--kd logits+dot --set
     training.optimiser=sgd --set training.lr=0.05`. Weight decay goes with the task gradient; no Nesterov
-    look-ahead. Policies that change gradients and gradient clipping do not apply beside it.
+    look-ahead. Policies that change gradients and gradient clipping do not apply with it.
     """
 
     name = "dot"

@@ -25,8 +25,8 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class FitNetPooled(Distiller):
     """Squared distance of pooled features, the student's through a linear adapter where widths differ.
 
-    The paper matches stage maps in a first stage of its own; here the hint is the embedding, beside the
-    task loss from the first step.
+    The paper matches stage maps in a first stage of its own; here the hint is the embedding, together
+    with the task loss from the first step.
     """
 
     name = "fitnet_pooled"

@@ -1,6 +1,6 @@
 """Flow of the solution procedure: how the channels of one stage relate to the next one's (Yim et al.).
 
-The paper starts training with this loss and goes on with the task; here both are trained at once. `fsp` is the
+The paper trains with this loss first and then on the task; here both are trained at once. `fsp` is the
 mean square of the paper's matrices, `fsp_td` (torchdistill) a sum of column norms.
 """
 

@@ -1,4 +1,4 @@
-"""Factor transfer: both networks' last maps restated in a common, smaller code (Kim, Park, Kwak).
+"""Factor transfer: both networks' last maps encoded in a common, smaller code (Kim, Park, Kwak).
 
 The paper trains the paraphraser first and freezes it; here both are trained at once, the paraphraser by its
 reconstruction alone. Of two published forms of the distance, `full` compares whole factors (the paper),
@@ -71,7 +71,7 @@ class FactorTransfer(Distiller):
             "full", "Compare whole factors, or their energy per position.", search=["full", "spatial"]
         )
         reconstruction: float = param(
-            0.005, "Share of the paraphraser's reconstruction error beside the distance of factors.", gt=0
+            0.005, "Weight of the paraphraser's reconstruction error relative to the distance of factors.", gt=0
         )
 
     params: Params

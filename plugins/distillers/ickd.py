@@ -33,8 +33,8 @@ def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: maps [B, C, H, W]; height and width may differ.
 
     Returns:
-        [B], in [0, 4 / B], zero where student = teacher. Divided by the batch size once more than a mean
-        over samples, as in the reference code: half the batch doubles it. Invariant to moving positions about
+        [B], in [0, 4 / B], zero where student = teacher. Divided by the batch size in addition to the
+        mean over samples, as in the reference code: half the batch doubles it. Invariant to permuting positions
         (in both alike) and to a factor on a sample.
 
     Source: Liu et al., ICCV 2021, "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge

@@ -17,7 +17,7 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     Args:
         student: adapted embeddings [B, D], B >= 2.
         teacher: embeddings [B, D].
-        alpha: > 0; higher looks at the least correlated features.
+        alpha: > 0; higher emphasises the least correlated features.
 
     Returns:
         A scalar; smallest where every feature of the student rises with the teacher's. As in the reference
@@ -74,14 +74,14 @@ class ITRD(Distiller):
         correlation: float = param(2.0, "Factor on the correlation.", ge=0, search=(0.2, 20.0), log=True)
         information: float = param(0.05, "Factor on the mutual information.", ge=0, search=(0.005, 5.0), log=True)
         alpha: float = param(
-            1.5, "Higher looks at the least correlated features.", gt=0.5, le=10, search=(1.0, 3.0)
+            1.5, "Higher emphasises the least correlated features.", gt=0.5, le=10, search=(1.0, 3.0)
         )
 
     params: Params
 
     def setup(self, pair: PairShapes) -> None:
         if pair.student_embedding is None or pair.teacher_embedding is None:
-            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none to give.")
+            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none.")
         self.project = nn.Linear(pair.student_embedding, pair.teacher_embedding)
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:

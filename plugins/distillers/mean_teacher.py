@@ -17,7 +17,7 @@ def consistency(student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher: logits [B, K].
 
     Returns:
-        [B] in [0, 2 / K], zero where both say the same.
+        [B] in [0, 2 / K], zero where both agree.
 
     Source: Tarvainen and Valpola, arXiv 1703.01780, section 3 (mean squared error on softmax).
     """

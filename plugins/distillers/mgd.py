@@ -1,4 +1,4 @@
-"""Masked generative distillation: from a part of the student's map, all of the teacher's (Yang et al.).
+"""Masked generative distillation: the teacher's whole map from a part of the student's (Yang et al.).
 
 The paper hides positions; its code for classification hides channels, which is the default here.
 """

@@ -46,7 +46,7 @@ class MLKD(Distiller):
     class Params(DistillerParams):
         weight: float = param(
             0.1,
-            "Factor on the loss; the paper has 0.9, which drowns the task where classes and epochs are few.",
+            "Factor on the loss; the paper has 0.9, which outweighs the task where classes and epochs are few.",
             ge=0,
             search=(0.01, 9.0),
             log=True,

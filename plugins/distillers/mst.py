@@ -1,4 +1,4 @@
-"""Masked teachers: a learned gate on the teacher's embedding fits its knowledge to the student.
+"""Masked teachers: a learned gate on the teacher's embedding adapts it to the student.
 
 The second stage of MST-Distill (specialised teachers); its last, a choice among teachers per cell, is
 `--routing recruit`. Mask and student are trained at once, not one after the other.
@@ -36,7 +36,7 @@ class MaskedTeacher(Distiller):
     """Distillation from a teacher behind a learned mask that brings it closer to what the student can follow.
 
     The student learns T^2 KL(masked teacher || student); the mask, from its own losses alone, to keep the
-    label (cross-entropy) and to come towards the student (KL). Combine with `--routing recruit`.
+    label (cross-entropy) and to approach the student (KL). Combine with `--routing recruit`.
     """
 
     name = "mst"
@@ -53,14 +53,14 @@ class MaskedTeacher(Distiller):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)
         temperature: float = param(4.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)
         towards: float = param(
-            0.1, "Weight of coming towards the student in the mask's loss.", ge=0, search=(0.01, 1.0), log=True
+            0.1, "Weight of the KL to the student in the mask's loss.", ge=0, search=(0.01, 1.0), log=True
         )
 
     params: Params
 
     def setup(self, pair: PairShapes) -> None:
         if pair.teacher_embedding is None:
-            raise IncompatibleError("mst masks the teacher's embedding, but this teacher has none to give.")
+            raise IncompatibleError("mst masks the teacher's embedding, but this teacher has none.")
         self.mask = MaskNet(pair.teacher_embedding)
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:

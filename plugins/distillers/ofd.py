@@ -66,8 +66,8 @@ class Overhaul(Distiller):
 
     The paper's margins are the expected negative response under the teacher's batch normalisation, whose
     statistics it takes from the batch by leaving the teacher in training mode. Here the margin is the mean
-    negative response in the batch itself: no look into the teacher, which stays in evaluation mode, and no
-    assumption on its layers. Maps after a ReLU have margin 0. Stage i of n counts 2^(i - n + 1), as in the
+    negative response in the batch itself: no access to the teacher's layers, which stay in evaluation mode, and no
+    assumption on them. Maps after a ReLU have margin 0. Stage i of n counts 2^(i - n + 1), as in the
     reference code.
     """
 

@@ -44,7 +44,7 @@ class PADL2(Distiller):
 
     def setup(self, pair: PairShapes) -> None:
         if pair.student_embedding is None or pair.teacher_embedding is None:
-            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none to give.")
+            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none.")
         width = pair.teacher_embedding
         self.adapter = adapters.linear(pair.student_embedding, width)
         self.log_variance = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width))

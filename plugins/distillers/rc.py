@@ -1,6 +1,6 @@
 """The rectified part of RC: the student's own logits, with the label's raised, teach it.
 
-RC in full is this beside Hinton's loss. The correction adds the row's largest logit to the label's, so it is not
+RC in full is this plus Hinton's loss. The correction adds the row's largest logit to the label's, so it is not
 invariant to a constant added to a row; where all logits are negative it lowers the label, as in the source.
 """
 

@@ -1,4 +1,4 @@
-"""Knowledge review: deep student stages help shallow ones to meet the teacher's (Chen, Liu, Zhao, Jia)."""
+"""Knowledge review: deep student stages help shallow ones to match the teacher's (Chen, Liu, Zhao, Jia)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hierarchical_loss(student: Tensor, teacher: Tensor, sizes: tuple[int, ...] =
 
 
 class AttentionFusion(nn.Module):
-    """Blends a stage with what deeper stages left, each weighed per position (ABF of the paper).
+    """Blends a stage with the output of deeper stages, each weighted per position (ABF of the paper).
 
     Args:
         given: channels of the student's stage.
@@ -54,7 +54,7 @@ class AttentionFusion(nn.Module):
         self.expand = nn.Sequential(nn.Conv2d(inner, wanted, 3, padding=1, bias=False), nn.BatchNorm2d(wanted))
 
     def forward(self, stage: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(what meets the teacher, what is handed to the next shallower stage)."""
+        """(what is compared with the teacher, what is passed to the next shallower stage)."""
         blend = self.reduce(stage)
         if self.gates is not None and deeper is not None:
             deeper = F.interpolate(deeper, size=blend.shape[2:], mode="nearest")
@@ -66,7 +66,7 @@ class AttentionFusion(nn.Module):
 class Review(Distiller):
     """Knowledge review: hierarchical distance of attention-blended student stages to the teacher's stages.
 
-    Stages only: the paper's code adds the pooled embedding as one more. The loss grows in from zero.
+    Stages only: the paper's code adds the pooled embedding as one more. The loss is ramped up from zero.
     """
 
     name = "reviewkd"
@@ -77,7 +77,7 @@ class Review(Distiller):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 30.0), log=True)
         warmup: float = param(
             1 / 12,
-            "Share of training over which the loss grows in: 20 of 240 epochs.",
+            "Share of training over which the loss is ramped up: 20 of 240 epochs.",
             ge=0,
             le=1,
             search=(0.0, 0.3),

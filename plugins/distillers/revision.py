@@ -18,7 +18,7 @@ def revised(teacher: Tensor, labels: Tensor, eta: float) -> Tensor:
     Args:
         teacher: logits [B, K].
         labels: y [B] int64.
-        eta: in [0, 1]: below 1 the label ends above every other class, at 1 it draws level with the first.
+        eta: in [0, 1]: below 1 the label ends above every other class, at 1 it ties with the first.
 
     Returns:
         [B, K], rows sum to 1, all >= 0.

@@ -1,4 +1,4 @@
-"""Refined logit distillation (Sun et al. 2024): the label corrects which parts of a teacher are believed.
+"""Refined logit distillation (Sun et al. 2024): the label decides which parts of the teacher's output are used.
 
 Defaults are those of CIFAR-100.
 """
@@ -16,7 +16,7 @@ from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progre
 def sample_confidence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """SCD: T^2 KL([m; 1 - m] || [p_s,y; 1 - p_s,y]), m = max_c p_t,c, p = softmax(z / T).
 
-    The teacher's confidence, whichever class it is in, is asked of the student for the label.
+    The student's probability of the label should equal the teacher's confidence, whichever class that is in.
 
     Args:
         student: logits [B, K].
@@ -67,7 +67,7 @@ class RLD(Distiller):
     class Params(DistillerParams):
         weight: float = param(
             0.1,
-            "Factor on the loss; the paper has 1, which drowns the task where classes and epochs are few.",
+            "Factor on the loss; the paper has 1, which outweighs the task loss where classes and epochs are few.",
             ge=0,
             search=(0.01, 10.0),
             log=True,

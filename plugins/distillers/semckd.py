@@ -42,7 +42,7 @@ def calibrated_loss(attention: Tensor, distances: Tensor) -> Tensor:
 
 
 class SemanticCalibration(Distiller):
-    """Semantic calibration: mean squared distance over all pairs of stages, weighed by attention per sample.
+    """Semantic calibration: mean squared distance over all pairs of stages, weighted by attention per sample.
 
     The reference code attends by rows of the batch's similarity matrix, whose length fixes the batch size.
     Here queries and keys are linear in each stage's pooled map, so any batch will do.

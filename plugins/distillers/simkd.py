@@ -49,7 +49,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class SimKD(ReplacesHead, Distiller):
-    """Squared distance to the teacher's features; the route then answers through the teacher's classifier."""
+    """Squared distance to the teacher's features; the route then predicts with the teacher's classifier."""
 
     name = "simkd"
     source = "Chen et al., CVPR 2022, arXiv 2203.14001, on the embedding"
@@ -69,7 +69,7 @@ class SimKD(ReplacesHead, Distiller):
 
     def setup(self, pair: PairShapes) -> None:
         if pair.student_embedding is None or pair.teacher_embedding is None:
-            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none to give.")
+            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none.")
         self.projector = projector(pair.student_embedding, pair.teacher_embedding, self.params.factor)
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:

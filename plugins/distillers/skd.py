@@ -1,4 +1,4 @@
-"""Streamlined distillation (Jeong et al. 2026): probabilities, and how the samples of a batch lie to each other.
+"""Streamlined distillation (Jeong et al. 2026): probabilities, and similarities between samples of a batch.
 
 The equations of the paper; the authors' code divides the Gram matrices by the number of classes and multiplies
 the second term by a mask of classes that halves it. There is no T^2 in the first term.
@@ -46,7 +46,7 @@ class SKD(Distiller):
     class Params(DistillerParams):
         weight: float = param(
             0.1,
-            "Factor on the loss; the paper has 1, which drowns the task where classes and epochs are few.",
+            "Factor on the loss; the paper has 1, which outweighs the task loss where classes and epochs are few.",
             ge=0,
             search=(0.01, 10.0),
             log=True,

@@ -12,7 +12,7 @@ EPS = 1e-12
 
 
 def log_power_loss(student: Tensor, teacher: Tensor, exponent: float) -> Tensor:
-    """2 log sum |f_s - f_t|^e over all elements: large differences dominate, and the logarithm tames them.
+    """2 log sum |f_s - f_t|^e over all elements: large differences dominate, and the logarithm dampens them.
 
     Args:
         student, teacher: projected, normalised embeddings [B, D].
@@ -40,7 +40,7 @@ class SRD(Distiller):
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.01, 10.0), log=True)
-        exponent: float = param(4.0, "e: higher looks at larger differences.", ge=1, le=8, search=(1.0, 6.0))
+        exponent: float = param(4.0, "e: higher emphasises larger differences.", ge=1, le=8, search=(1.0, 6.0))
         divergence: float = param(
             1.0, "Factor on KL(teacher || student) at temperature 1.", ge=0, search=(0.0, 4.0)
         )
@@ -49,7 +49,7 @@ class SRD(Distiller):
 
     def setup(self, pair: PairShapes) -> None:
         if pair.student_embedding is None or pair.teacher_embedding is None:
-            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none to give.")
+            raise IncompatibleError(f"{self.name} reads embeddings; the student or the teacher has none.")
         width = pair.teacher_embedding
         norms = (nn.BatchNorm1d(width, eps=1e-4, affine=False) for _ in "st")
         self.project = nn.Linear(pair.student_embedding, width)

@@ -16,7 +16,7 @@ def mean_square(given: Tensor, wanted: Tensor) -> Tensor:
 
 
 class SRRL(Distiller):
-    """Adapted student features must equal the teacher's, and mean the same to the teacher's classifier.
+    """Adapted student features must equal the teacher's and give the same logits in the teacher's classifier.
 
     The adapter is linear, and absent where widths agree; the paper's adds batch norm and ReLU, which would
     forbid the negative features that some backbones have.

@@ -26,7 +26,7 @@ def swapped(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Swap(Distiller):
-    """Hinton's loss after the teacher's highest logit has changed places with the label's."""
+    """Hinton's loss after the teacher's highest logit is exchanged with the label's."""
 
     name = "swap"
     source = "Wen, Lai, Qian 2019, arXiv 1911.07471, as in Sun et al. 2024, arXiv 2408.07703"

@@ -46,7 +46,7 @@ class VariationalInformation(Distiller):
     """Variational information: likelihood of the teacher's maps under a Gaussian that the student's predict.
 
     The variance of every channel is a trained parameter, part of the checkpoint. It is kept as its distance
-    from the start, so weight decay draws it there.
+    from the start, so weight decay pulls it there.
     """
 
     name = "vid"

@@ -34,7 +34,7 @@ def build_trunks(task: Task, backbone: BackboneFactory, stages: int = 0) -> tupl
     shapes = stage_shapes(nets[first], task.channels[first], task.image_size)
     if stages > len(shapes):
         raise IncompatibleError(
-            f"This fusion was asked for stage {stages}, but backbone '{nets[first].name}' has {len(shapes)}. "
+            f"Stage {stages} was requested, but backbone '{nets[first].name}' has {len(shapes)}. "
             f"Choose a stage from 1 to {len(shapes)}."
         )
     for m, net in nets.items():
@@ -45,7 +45,7 @@ def build_trunks(task: Task, backbone: BackboneFactory, stages: int = 0) -> tupl
 def keep_stages(net: Backbone, stages: Iterable[int], shape: Shape) -> Backbone:
     """Take out of `net`, in place, every module that running `stages` from a map of `shape` does not use.
 
-    Which those are is found by one backward pass. What remains is what trains and what is counted.
+    They are found by one backward pass. What remains is what is trained and counted.
     """
     was_training = net.training
     net.eval()

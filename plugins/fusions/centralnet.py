@@ -43,7 +43,7 @@ def weighted_sum(maps: Sequence[Tensor], weights: Tensor, seen: Tensor) -> Tenso
 class CentralNet(OwnHeads, Fusion):
     """Central trunk over all modality trunks, joined after every stage by learned scalars; M + 1 heads.
 
-    Trained on the sum of the M + 1 losses, the modalities' weighed by `unimodal`; predicts with the central
+    Trained on the sum of the M + 1 losses, the modalities' weighted by `unimodal`; predicts with the central
     head. Parameters: sum_m [P + S(C_m)] + P(stages > 1) + M + (n - 1)(M + 1) + (M + 1)(D + 1) K, n stages.
     """
 

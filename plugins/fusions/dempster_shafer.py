@@ -45,7 +45,7 @@ class DempsterShafer(Fusion):
     """One network per modality; Dempster's rule on Dirichlet evidences e = softplus(logits).
 
     p_k in proportion to prod_m (1 + e_mk / K) - 1 + 1/K over the modalities that a cell has: a network without
-    evidence has no say. Heads learn by cross-entropy, not by the evidential loss (that is TMC), which leaves
+    evidence has no influence. Heads learn by cross-entropy, not by the evidential loss (that is TMC), which leaves
     the level of the logits, hence of the evidence, to the optimiser. Parameters:
     sum_m [P + S(C_m) + (D + 1) K]: M backbones.
     """

@@ -15,7 +15,7 @@ def embrace(docked: Tensor, mask: Tensor, uniform: Tensor | None = None) -> Tens
     Args:
         docked: [B, M, H].
         mask: [B, M] bool, some modality in every row.
-        uniform: [B, H] in [0, 1), which decide; None: the expectation, the mean of those that are there.
+        uniform: [B, H] in [0, 1), which select; None: the expectation, the mean of those that are there.
 
     Returns:
         [B, H].
@@ -26,7 +26,7 @@ def embrace(docked: Tensor, mask: Tensor, uniform: Tensor | None = None) -> Tens
     if uniform is None:
         return docked.sum(1) / count
     rank = mask.cumsum(1) - 1  # [B, M]: 0, 1, .. among those that are there
-    turn = torch.minimum((uniform * count).floor().long(), count - 1)  # [B, H]: whose turn it is
+    turn = torch.minimum((uniform * count).floor().long(), count - 1)  # [B, H]: which modality is drawn
     chosen = mask[..., None] & (rank[..., None] == turn[:, None])
     return torch.where(chosen, docked, 0.0).sum(1)
 

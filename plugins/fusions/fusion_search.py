@@ -68,7 +68,7 @@ class FusionSearch(Fusion):
         )
         hidden: int = param(64, "Width H of every cell.", ge=1, le=4096, search=[32, 64, 128])
         activation: Literal["relu", "sigmoid", "leaky_relu"] = param(
-            "relu", "What follows every cell.", search=["relu", "sigmoid", "leaky_relu"]
+            "relu", "Activation after every cell.", search=["relu", "sigmoid", "leaky_relu"]
         )
 
     params: Params

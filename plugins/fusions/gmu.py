@@ -1,4 +1,4 @@
-"""Gated multimodal unit (Arevalo et al.): per unit, a gate says how much each modality contributes."""
+"""Gated multimodal unit (Arevalo et al.): per unit, a gate sets how much each modality contributes."""
 
 from __future__ import annotations
 

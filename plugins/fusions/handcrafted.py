@@ -32,14 +32,14 @@ def rings(side: int) -> Tensor:
 
 
 def channel_features(x: Tensor, ring: Tensor | None = None) -> Tensor:
-    """What can be said of one channel of a cell without learning.
+    """Hand-made features of one channel of a cell.
 
     Mean, standard deviation and skewness; five quantiles; mean and standard deviation of the gradient's size
     (texture); mean intensity of four rings around the centre (size and place of what is bright).
 
     Args:
         x: [B, S, S].
-        ring: `rings(S)`, where it is at hand.
+        ring: `rings(S)`, if already computed.
 
     Returns:
         [B, 14] in that order.
@@ -106,7 +106,7 @@ class Handcrafted(SolvedOnce, Fusion):
             found, offset = torch.cat([-found, found]) / 2, torch.cat([-offset, offset]) / 2
         with torch.no_grad():
             self.head.weight.zero_()
-            self.head.bias.fill_(-30.0)  # a class without training cells is never said
+            self.head.bias.fill_(-30.0)  # a class without training cells is never predicted
             seen = torch.as_tensor(model.classes_, device=labels.device)
             self.head.weight[seen] = found.to(self.head.weight)
             self.head.bias[seen] = offset.to(self.head.bias)

@@ -6,7 +6,7 @@ MIMO (Havasi et al., ICLR 2021, arXiv 2010.06610). Slot m of the input always ho
 
 With `rho` = 1 all slots show one cell and the network is early fusion with M heads; with `rho` = 0 every
 slot shows a cell of its own and head m can learn no more than p(y | x_m): late fusion packed into one
-trunk. `rho` is the dial between them.
+trunk. `rho` interpolates between them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from wbcbench.contracts import (
 
 
 class Independent(OwnHeads, Fusion):
-    """One network, one head per modality, each supervised with the cell its own modality showed.
+    """One network, one head per modality, each supervised with the cell that its own modality showed.
 
     p = (1/M) sum_m softmax(W_m h(concat_m x_m)). Trained on the sum of the heads' losses. Parameters:
     P + S(sum_m C_m) + M (D + 1) K: about one backbone; with `unmix` M (D + 1) D more.
@@ -76,7 +76,7 @@ class Independent(OwnHeads, Fusion):
         unmix: bool = param(
             False,
             "A layer of its own before each head, relu(U_m h): our form of what Sun et al. (CVPRW 2022, arXiv "
-            "2205.10139) call unmixing, so that heads can share features and still tell theirs apart.",
+            "2205.10139) call unmixing, so that heads can share features and still separate their own.",
             later=True,
         )
 
@@ -126,7 +126,7 @@ def start_slots(weight: Tensor, channels: tuple[int, ...], how: str) -> None:
         channels: C_m, in the order of the slots.
         how: `symmetric`: slot m has the first slot's filters, repeated or cut to C_m channels and scaled by
             sqrt(C_0 / C_m), so that each slot brings the same variance; `asymmetric`: all slots but the first are
-            drawn anew, with the first slot's standard deviation.
+            redrawn, with the first slot's standard deviation.
     """
     first = weight[:, : channels[0]].clone()
     start = channels[0]
@@ -143,7 +143,7 @@ def slot_rows(cells: int, modalities: tuple[str, ...], rho: float, repeats: int,
     """Which cell each slot shows in each row: modality -> [B] positions in the batch.
 
     The batch's first B / repeats cells, each `repeats` times and shuffled; then, per modality, the first
-    (1 - rho) of the rows are permuted once more, by a permutation of that modality's own.
+    (1 - rho) of the rows are permuted again, independently of the other modalities.
     """
     unique = max(1, cells // repeats)
     base = draw.permutation(cells, "rows") % unique

@@ -1,4 +1,4 @@
-"""Late fusion weighted by each network's confidence in the cell at hand."""
+"""Late fusion weighted by each network's confidence in each cell."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from wbcbench.contracts import (
 
 
 class Majority(SolvedOnce, Fusion):
-    """Says the training cells' class frequencies of every cell, without looking at it.
+    """Predicts the training cells' class frequencies for every cell, without reading it.
 
     p = n_k / n. Parameters: 0. Its balanced accuracy is 1 / K, its AUROC 0.5.
     """

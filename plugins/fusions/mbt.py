@@ -1,4 +1,4 @@
-"""MBT: modalities exchange what they know through a few bottleneck tokens.
+"""MBT: modalities exchange information through a few bottleneck tokens.
 
 Differences from the paper: the tokens are the places of the backbones' last maps (any backbone), read by a small
 transformer of this fusion's own, instead of the layers of a pretrained ViT; the mean token is classified, not a
@@ -57,7 +57,7 @@ class MBT(Fusion):
         bottlenecks: int = param(4, "Bottleneck tokens n.", ge=1, le=256, search=[1, 4, 16])
         layers: int = param(3, "Transformer layers per modality.", ge=2, le=12, search=[2, 3, 4])
         fusion_layer: int = param(
-            1, "First layer, counted from 0, with bottlenecks; news takes two layers to arrive.", ge=0, le=10
+            1, "First layer, counted from 0, with bottlenecks; information needs two layers to cross.", ge=0, le=10
         )
         dim: int = param(64, "Width d of the tokens.", ge=4, le=2048, search=[32, 64, 128])
         heads: int = param(4, "Attention heads; must divide `dim`.", ge=1, le=64)
@@ -70,8 +70,8 @@ class MBT(Fusion):
         check_heads(params.dim, params.heads)
         if params.fusion_layer > params.layers - 2:
             raise IncompatibleError(
-                f"With {params.layers} layers and bottlenecks from layer {params.fusion_layer} on, no modality "
-                f"hears of another. Choose fusion_layer up to {params.layers - 2}."
+                f"With {params.layers} layers and bottlenecks from layer {params.fusion_layer} on, no information "
+                f"passes between modalities. Choose fusion_layer up to {params.layers - 2}."
             )
         self.backbones = token_trunks(task, backbone, params.dim)
         owners = {"of_all": ""} if params.shared else {f"of_{m}": m for m in task.modalities}

@@ -5,7 +5,7 @@ modality (Cut-MixMo); in evaluation they are summed. Each head's loss is weighte
 had. For M > 2, which the paper leaves open, one modality has the share kappa and the others share the rest.
 Shares are drawn as Beta(2, 2), per row. Absent modalities have the share zero.
 
-The shares travel through the backbone as M more input channels, which the stem takes off again.
+The shares travel through the backbone as M more input channels, which the stem splits off again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Plan:
     """bool: whether its share is a box."""
     x: Tensor
     y: Tensor
-    """Where the box lies, in [0, 1)."""
+    """Position of the box, in [0, 1)."""
 
     def shares(self, count: int) -> Tensor:
         """[B, M]: kappa for the first, the rest split evenly."""
@@ -107,7 +107,7 @@ class MixedStem(nn.Module):
 
 @dataclass
 class MixedOutput(Output):
-    """An output that knows how much of its modality each row showed."""
+    """An output with the share of its modality in each row."""
 
     weight: Tensor | None = None
     """[B], of the loss."""
@@ -159,9 +159,9 @@ class MixMo(OwnHeads, Fusion):
         self.backbone = nets[0]
         replace_module(self.backbone, name, MixedStem(stems, tuple(task.channels.values())))
         self.heads = nn.ModuleDict({m: nn.Linear(self.backbone.dim, task.n_classes) for m in task.modalities})
-        # Of the batch assembled last: the mapping, not the plan in it, to which a policy adds that of more rows.
+        # For the batch assembled last: the mapping, not the plan in it, to which a policy adds that of more rows.
         self._extras: dict[str, Any] = {}
-        # How far training is; `assemble` is not told, so the last step's loss leaves it here.
+        # Training progress; `assemble` does not receive it, so the last step's loss stores it here.
         self.fraction: Tensor
         self.register_buffer("fraction", torch.zeros(()))
 

@@ -25,8 +25,8 @@ from wbcbench.contracts import (
 def route(scores: Tensor, top: int) -> Tensor:
     """Softmax over the `top` highest scores of each row, 0 elsewhere: [B, E] -> [B, E].
 
-    A single expert has its probability among all E: a softmax over one score is 1 and would teach the router
-    nothing of the task.
+    A single expert has its probability among all E: a softmax over one score is 1 and would give the router
+    no gradient from the task.
 
     Source: Shazeer et al., ICLR 2017, arXiv 1701.06538, eq. 3-5 without noise; for one expert, Fedus et al.,
     JMLR 2022, arXiv 2101.03961, eq. 2.
@@ -38,7 +38,7 @@ def route(scores: Tensor, top: int) -> Tensor:
 
 
 def balance(scores: Tensor, top: int) -> Tensor:
-    """Per-cell load-balance terms [B]; their mean is E sum_e f_e P_e, 1 when all experts serve alike.
+    """Per-cell load-balance terms [B]; their mean is E sum_e f_e P_e, 1 when all experts are used equally.
 
     f_e: share of the batch's choices that go to expert e (no gradient); P_e: mean router probability.
     Source: Fedus et al. (Switch Transformer), JMLR 2022, arXiv 2101.03961, eq. 4-6, for `top` choices.
@@ -50,7 +50,7 @@ def balance(scores: Tensor, top: int) -> Tensor:
 
 @dataclass
 class Routed(Output):
-    """An output that remembers the router's scores."""
+    """An output with the router's scores."""
 
     scores: Tensor | None = None
     """[B, E]."""

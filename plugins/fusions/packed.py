@@ -2,9 +2,9 @@
 
 A grouped convolution of M groups is M convolutions side by side, so the function, the gradients and the
 parameters of the packed network are those of M networks of width alpha / M (alpha 1 by default). It is built
-as such, because a backbone behind the contract cannot be given groups; only the speed differs. So at one width it
-is `thin_ensemble`, weight for weight; what differs is where the default stands: as many channels as one network
-(1 / M of its cost), there as much cost as one network.
+as M networks, because a backbone behind the contract cannot be given groups; only the speed differs. So at one
+width it is `thin_ensemble`, weight for weight; what differs is the default width: here as many channels as one
+network (1 / M of its cost), there the cost of one network.
 """
 
 from __future__ import annotations

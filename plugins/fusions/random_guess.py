@@ -18,14 +18,14 @@ from wbcbench.contracts import (
 from wbcbench.data.counter import uniform
 
 _BUMP = 1e-3
-"""How much likelier than its frequency the drawn class is said to be: enough to be the first choice only."""
+"""How far the drawn class's probability is raised above the others: just enough to make it the first choice."""
 
 
 class RandomGuess(SolvedOnce, Fusion):
     """Draws each cell's class by the training cells' frequencies; the trial's seed decides the draw.
 
     Its expected accuracy is sum_k f_k^2 and its expected balanced accuracy 1 / K. The draw is a function of the
-    cell's pixels and the seed, so that a cell's answer does not depend on its neighbours in the batch. Its
+    cell's pixels and the seed, so that a cell's prediction does not depend on its neighbours in the batch. Its
     probabilities are the frequencies, with the drawn class just above all others. Parameters: 0.
     """
 

@@ -48,7 +48,7 @@ class Stacking(Combiner, Fusion):
 
     p = softmax(V [p_1; ..; p_M] + c), p_m = softmax(W_m h_m(x_m)); V and c are fitted on validation cells.
     Those were held out from the networks' gradients, so to the combiner these are out-of-fold predictions
-    (early stopping has looked at them); its own validation metrics are cross-fitted. The mean of the p_m until
+    (early stopping has used them); its own validation metrics are cross-fitted. The mean of the p_m until
     fitted. Trained on the sum of the heads' losses. Parameters: sum_m [P + S(C_m) + (D + 1) K], and (M K + 1) K of
     the combiner, counted but not trained by gradient.
     """

@@ -1,4 +1,4 @@
-"""Thin ensemble: M narrow networks of together about one full network; their probabilities are averaged.
+"""Thin ensemble: M narrow networks that together cost about one full network; their probabilities are averaged.
 
 The control at equal cost for one network with M heads (`independent`): a convolution of width w costs about w^2,
 so M networks of width 1 / sqrt(M) cost about as many multiplications and parameters as one: as near as whole

@@ -1,4 +1,4 @@
-"""What mixup and cutmix share: who is mixed with whom, by how much, and the loss that follows."""
+"""What mixup and cutmix share: which rows are mixed, in which shares, and the loss that follows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Mix:
 
 
 def beta(n: int, alpha: float, draw: Draw, salt: str) -> Tensor:
-    """[n] draws from Beta(alpha, alpha), 0.05 <= alpha <= 2, from uniforms alone and without reading back.
+    """[n] draws from Beta(alpha, alpha), 0.05 <= alpha <= 2, from uniform numbers alone, with no copy back from
+    the device.
 
     Johnk's method in logarithms: x = U^(1/alpha), y = V^(1/alpha), kept where x + y <= 1; then x / (x + y).
     The first of 64 attempts that is kept counts; for alpha = 2 one in 10^5 draws keeps none and takes the last.
@@ -50,7 +51,7 @@ def plan(
 ) -> dict[str, Mix]:
     """Modality -> partners and shares. `shared`: the same for all modalities of a row.
 
-    Only images that are both there are mixed: presence stays a fact of the row. With probability 1 - `rate`
+    Two images are mixed only if both are present: a row's presence does not change. With probability 1 - `rate`
     a row is left as it is. `share(R, salt)`: [R] draws of what is left of a row.
     """
     modalities = fusion.task.modalities
@@ -84,10 +85,11 @@ def mixed_terms(
     L is the fusion's own loss of the route, with the weights that it gives the row; l_m is the share of itself
     that the row kept in modality m, y_m its partner's label there; a_m is 1 / n for the n modalities that the
     route reads and the row has. The core multiplies the term by w(y), the class weight of the row's own label,
-    so that each part has the weight of its own. Rows that have nothing of what a route reads teach it nothing.
+    so that each part has the weight of its own. Rows without any modality that a route reads add nothing to its
+    loss.
 
-    Computed anew from the fusion and not from `terms`: the factor between a term and the plain loss cannot be
-    told where the plain loss is 0.
+    Recomputed from the fusion and not from `terms`: the factor between a term and the plain loss is undefined
+    where the plain loss is 0.
 
     Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412: for cross-entropy, that of the soft target.
     """

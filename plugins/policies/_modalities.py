@@ -38,7 +38,7 @@ def own_parameters(fusion: Fusion) -> dict[str, list[nn.Parameter]]:
 
 
 def require_parameters(fusion: Fusion, policy: str) -> dict[str, list[nn.Parameter]]:
-    """`own_parameters`, for a policy that has nothing to do without them.
+    """`own_parameters`, for a policy that requires them.
 
     Raises:
         IncompatibleError: some modality has none.

@@ -67,9 +67,9 @@ def leads(losses: Tensor) -> Tensor:
 class AGM(ForwardsAgain, ChangesGradients, Policy):
     """Gradients of modality m are scaled by exp(-alpha (r_m - tau_m)); tau is r of the running mean losses.
 
-    Responses are the logits of the modalities' routes; a fusion with a joint route alone is asked for every
-    subset of modalities (2^M forward passes in eval mode, so M <= 4) and its logits are shared out by Shapley
-    value. Scaled are the parameters that belong to a modality (`_modalities`).
+    Responses are the logits of the modalities' routes; a fusion with only a joint route is run on every
+    subset of modalities (2^M forward passes in eval mode, so M <= 4) and its logits are attributed by Shapley
+    value. The parameters that belong to a modality (`_modalities`) are scaled.
     """
 
     name = "agm"

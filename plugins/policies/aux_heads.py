@@ -1,4 +1,4 @@
-"""Auxiliary heads: every modality's embedding must be able to tell the class by itself."""
+"""Auxiliary heads: every modality's embedding must predict the class by itself."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from wbcbench.contracts import (
 
 
 class AuxHeads(Policy):
-    """L = L_fusion + weight * sum_m CE(A_m h_m, y), A_m a linear head that is thrown away after training.
+    """L = L_fusion + weight * sum_m CE(A_m h_m, y), A_m a linear head that is discarded after training.
 
     h_m [R, D_m] is the embedding of the modality's route, or of its own backbone where the fusion has none.
-    Labels follow the rows that the modality was shown; absent modalities count for nothing. A fusion whose
+    Labels follow the rows that the modality was shown; absent modalities are ignored. A fusion whose
     modalities already have heads gets a second one each, which only adds weight; on one with a joint route it
     keeps the weaker modality learning. Where one trunk reads all, the routes' common embedding is used.
     Parameters, in training only: sum_m (D_m + 1) K.

@@ -24,7 +24,8 @@ class BatchRepetition(Policy):
 
     Repeats differ where the fusion draws its rows (independent, mixmo) or another policy draws per row
     (modality_dropout, mixing); in any other fusion the rows are equal and nothing is gained. Memory and time of
-    a step grow by the factor. What the fusion notes of its rows (the mixing plan of mixmo) is repeated with them.
+    a step grow by the factor. What the fusion stores about its rows (the mixing plan of mixmo) is repeated with
+    them.
     """
 
     name = "batch_repetition"

@@ -1,4 +1,4 @@
-"""Calibrated multimodal learning: nothing may become surer by losing a modality (Ma et al. 2023)."""
+"""Calibrated multimodal learning: confidence must not rise when a modality is removed (Ma et al. 2023)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def confidence_rise(full: Tensor, less: Tensor) -> Tensor:
 class CML(ForwardsAgain, Policy):
     """weight * mean of the rise in confidence when one modality, drawn per row, is removed.
 
-    Confidence is that of the fusion's own prediction, so any fusion goes; it needs a second forward pass, in
+    Confidence is that of the fusion's own prediction, so any fusion works; it needs a second forward pass, in
     which the removed image is the training mean and counts as absent. The paper removes modalities one after
     another down to one; here one pair of sets is drawn per row and step. Rows with a single modality, and rows
-    that show different cells, count for nothing.
+    that show different cells, are ignored.
     """
 
     name = "cml"

@@ -1,4 +1,4 @@
-"""Contrastive alignment: the modalities of one cell lie close together, those of different cells apart."""
+"""Contrastive alignment: embeddings of one cell are pulled together, those of different cells apart."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def info_nce(a: Tensor, b: Tensor, same: Tensor, usable: Tensor, temperature: fl
 class Contrastive(Policy):
     """weight * mean over pairs of modalities of (NCE(u, v) + NCE(v, u)) / 2, on the modalities' embeddings.
 
-    Pairs are found by cell id, so rows that show different cells in different modalities are no positives.
-    Absent modalities are neither anchors nor candidates. Embeddings go through a linear layer each to `width`,
-    thrown away after training. Negatives are the batch's other rows.
+    Pairs are found by cell id, so rows that show different cells in different modalities are not positives.
+    Absent modalities are neither anchors nor candidates. Each embedding goes through its own linear layer to
+    `width`, discarded after training. Negatives are the batch's other rows.
     """
 
     name = "contrastive"
@@ -60,7 +60,7 @@ class Contrastive(Policy):
 
     class Params(Parameters):
         weight: float = param(0.1, "Factor on the loss.", ge=0, search=(0.01, 1.0), log=True)
-        temperature: float = param(0.1, "T: lower presses harder on near negatives.", gt=0, le=10)
+        temperature: float = param(0.1, "T: lower puts more weight on near negatives.", gt=0, le=10)
         width: int = param(64, "Width of the space in which embeddings are compared.", ge=1, search=[32, 64, 128])
 
     params: Params

@@ -1,4 +1,4 @@
-"""CutMix of multimodal cells: a square of another cell, at the same place in all modalities or in each its own."""
+"""CutMix of multimodal cells: a square of another cell, at one place for all modalities or one per modality."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyT
 
 
 class CutMix(Policy):
-    """A square of area 1 - lambda comes from the partner; lambda is then the share of pixels really left.
+    """A square of area 1 - lambda comes from the partner; lambda is then the share of pixels actually left.
 
     With `shared`, square and partner are those of the whole cell, so that modalities stay registered. Without,
     each modality has its own; a joint route is then taught the mean over modalities (a variant of ours).

@@ -25,7 +25,7 @@ from wbcbench.errors import IncompatibleError
 class ETMC(Policy):
     """L = sum_m L_dir(e_m) + L_dir(e_joint) + L_dir(combination of all of them): tmc with a pseudo-view.
 
-    The pseudo-view is the fusion's joint route, whose evidence is read off its logits like that of any other;
+    The pseudo-view is the fusion's joint route, whose evidence is computed from its logits like that of any other;
     the paper's is a classifier on the concatenated embeddings. Otherwise as tmc.
     """
 
@@ -46,8 +46,8 @@ class ETMC(Policy):
         self.views = (*modality_routes(fusion, self.name), JOINT)
         if JOINT not in fusion.routes:
             raise IncompatibleError(
-                f"etmc needs a joint route beside those of the modalities, but '{fusion.name}' has none. Choose a "
-                "fusion that emits both, or the policy tmc."
+                f"etmc needs a joint route as well as those of the modalities, but '{fusion.name}' has none. "
+                "Choose a fusion that emits both, or the policy tmc."
             )
 
     def task_terms(

@@ -16,7 +16,7 @@ def blend(train: Tensor, val: Tensor, train_before: Tensor, val_before: Tensor) 
 
     Args:
         train, val: [R] mean losses of each route now.
-        train_before, val_before: [R] a while ago.
+        train_before, val_before: [R] at an earlier epoch.
 
     Returns:
         [R] >= 0 with sum R: equal routes get 1 each. A route that got worse on validation gets 0; all 1 where
@@ -31,12 +31,12 @@ def blend(train: Tensor, val: Tensor, train_before: Tensor, val_before: Tensor) 
 
 
 class GradientBlending(Policy):
-    """The routes' losses are weighted by w_k, estimated anew every `every` epochs; 1 until the first estimate.
+    """The routes' losses are weighted by w_k, re-estimated every `every` epochs; 1 until the first estimate.
 
     The first estimate compares with the first epoch, each other one with the one before; so a training of no more
-    than `every` epochs would be left alone and is refused. A variant: losses of the routes in the running training
-    stand for the paper's separately trained networks, which cost one training per route and estimate. Validation
-    labels enter training, as in the paper.
+    than `every` epochs would not change and is refused. A variant: losses of the routes in the running training
+    replace those of the paper's separately trained networks, which cost one training per route and estimate.
+    Validation labels enter training, as in the paper.
     """
 
     name = "gradient_blending"

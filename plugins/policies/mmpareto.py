@@ -38,7 +38,7 @@ def reconcile(gram: Tensor, gamma: float) -> Tensor:
 def objectives(terms: dict[str, Tensor], fusion: Fusion) -> tuple[list[Tensor], list[Tensor]]:
     """(losses to reconcile, all other terms): the routes' losses and those of aux_heads, multimodal and unimodal.
 
-    Penalties (the balance of moe, the sparsity of cen, what cml or contrastive add) are no objectives.
+    Penalties (the balance of moe, the sparsity of cen, what cml or contrastive add) are not objectives.
     """
     chosen = {n for n, t in terms.items() if (n in fusion.routes or n.startswith(AUXILIARY)) and t.requires_grad}
     return [terms[n] for n in terms if n in chosen], [t for n, t in terms.items() if n not in chosen]

@@ -13,10 +13,10 @@ from wbcbench.errors import IncompatibleError
 
 
 def drop_modalities(present: Tensor, chance: Tensor, rates: Tensor, keep: Tensor) -> Tensor:
-    """Which modalities stay: present where `chance` is at least the rate; never none of those there are.
+    """Which modalities stay: present where `chance` is at least the rate; at least one of those present.
 
     Args:
-        present: [R, M] bool, what there is.
+        present: [R, M] bool, which modalities are present.
         chance: [R, M] in [0, 1), independent.
         rates: [M] in [0, 1], probability of being dropped.
         keep: [R, M] in [0, 1), independent; a row that would lose all keeps the one with the largest.

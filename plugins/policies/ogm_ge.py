@@ -60,8 +60,8 @@ class OGMGE(ChangesGradients, Policy):
     """The gradients of the modality that is ahead are scaled down, and Gaussian noise is added.
 
     Scores come from each modality's logits, over present rows: those of its route, or its part of a joint head
-    that adds modalities up (`AddsLogits`: concat with one linear head is the paper's setting). Scaled
-    are the parameters that belong to a modality (`_modalities`): whole networks in late fusion, only the heads
+    that adds modalities up (`AddsLogits`: concat with one linear head is the paper's setting). The
+    parameters that belong to a modality (`_modalities`) are scaled: whole networks in late fusion, only the heads
     where the trunk is shared. An adaptive optimiser such as AdamW undoes a slowly changing scale; the paper uses
     SGD.
     """
@@ -75,7 +75,7 @@ class OGMGE(ChangesGradients, Policy):
     class Params(Parameters):
         alpha: float = param(0.3, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.05, 1.0))
         noise: float = param(1.0, "Noise in units of each gradient's own deviation; 0: plain OGM.", ge=0, le=10)
-        until: float = param(1.0, "Share of training after which gradients are left alone.", ge=0, le=1)
+        until: float = param(1.0, "Share of training after which gradients are not changed.", ge=0, le=1)
         onset: Literal["jump", "smooth"] = param(
             "jump", "`jump`: the paper's, 1 - tanh(alpha rho) from rho > 1; `smooth`: 1 - tanh(alpha (rho - 1))."
         )
@@ -87,7 +87,7 @@ class OGMGE(ChangesGradients, Policy):
         self.own = require_parameters(fusion, self.name)
         if set(modality_logits(fusion, probe(fusion))) != set(self.own):
             raise IncompatibleError(
-                f"ogm_ge compares what each modality says, but in '{fusion.name}' they have no logits of their "
+                f"ogm_ge compares the logits of each modality, but in '{fusion.name}' they have none of their "
                 "own. Choose a fusion with a head per modality such as late_prob, or concat:hidden=0."
             )
 

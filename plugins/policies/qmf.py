@@ -55,7 +55,7 @@ def ranking_loss(confidence: Tensor, hardness: Tensor, usable: Tensor) -> Tensor
         [R], >= 0; 0 where both are equally hard.
 
     Source: arXiv 2306.02050, equation 14, after Moon et al., ICML 2020, arXiv 2007.01458. The authors' code adds
-    the margin with the opposite sign, which asks for nothing until the order is wrong by the margin.
+    the margin with the opposite sign, so that the loss is zero until the order is wrong by the margin.
     """
     gap = hardness - hardness.roll(-1)
     wrong = gap.sign() * (confidence - confidence.roll(-1)) + gap.abs()

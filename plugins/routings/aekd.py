@@ -1,4 +1,4 @@
-"""Adaptive ensemble in gradient space: the step that no teacher disagrees with (Du et al. 2020)."""
+"""Adaptive ensemble in gradient space: a step that conflicts with no teacher (Du et al. 2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matched routing: teacher m teaches the head of modality m; the joint head hears them all."""
+"""Matched routing: teacher m teaches the head of modality m; the joint head learns from all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recruiting teachers: a learned gate decides, cell by cell, which teachers to listen to."""
+"""Recruiting teachers: a learned gate selects the teachers for each cell."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def balance_loss(gate: Tensor) -> Tensor:
 
 
 class Recruit(Routing):
-    """Every route is taught by all teachers, weighted per cell by a learned gate over their answers.
+    """Every route is taught by all teachers, weighted per cell by a learned gate over their predictions.
 
     The gate (a linear layer on the teachers' log-probabilities) learns to make the gated mixture predict the
-    label, not to please the student, so that it cannot recruit whoever is easiest to follow. `top` limits
-    the teachers per cell, `balance` keeps the gate from forgetting some of them: the top-k gate with
+    label, not to lower the student's loss, so that it cannot favour the teacher that is easiest to imitate. `top`
+    limits the teachers per cell, `balance` keeps the gate from ignoring some of them: the top-k gate with
     load balancing of MST-Distill's last stage, without its mask networks.
     """
 
@@ -57,7 +57,7 @@ class Recruit(Routing):
     trainable = True
 
     class Params(Parameters):
-        top: int = param(8, "Teachers listened to per cell.", ge=1, le=64, search=[1, 2, 8])
+        top: int = param(8, "Teachers used per cell.", ge=1, le=64, search=[1, 2, 8])
         balance: float = param(0.01, "Weight of equal use of the teachers.", ge=0, search=(0.001, 1.0), log=True)
 
     params: Params

@@ -163,7 +163,7 @@ class TestOGMGE:
         ("fusion", "params", "words"),
         [
             ("early", {}, "belong to one modality"),
-            (ToyJoint, {}, "no logits of their own"),
+            (ToyJoint, {}, "none of their own"),
             ("concat", {"hidden": 8}, "concat:hidden=0"),
         ],
     )

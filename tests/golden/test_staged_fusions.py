@@ -584,7 +584,7 @@ def test_without_layers_in_common_bottlenecks_carry_the_news() -> None:
     other = {**images, "v": torch.randn_like(images["v"])}
     a, b = (mbt(x)["joint"].embedding[:, :8] for x in (images, other))
     assert not torch.equal(a, b)
-    with pytest.raises(IncompatibleError, match="hears"):
+    with pytest.raises(IncompatibleError, match="no information passes"):
         build("mbt", layers=2, fusion_layer=1)
     assert size(build("mbt", shared=True)) < size(build("mbt"))
 

@@ -117,7 +117,7 @@ def test_a_matrix_that_is_true_all_over_is_complete(
 @pytest.mark.parametrize(
     ("fusion", "says"),
     [
-        ("mid_concat:stage=9", "asked for stage 9"),
+        ("mid_concat:stage=9", "Stage 9 was requested"),
         ("mbt:fusion_layer=5", "Choose fusion_layer up to"),
         ("tfn:dim=400", "Use a smaller `dim`"),
         ("token_transformer:width=30", "multiple of `heads`"),

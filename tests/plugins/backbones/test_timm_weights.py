@@ -88,7 +88,7 @@ def test_a_file_of_which_nothing_fits_is_refused(document: Any, said: str, tmp_p
     text, total = str(refused.value), len(floats(weights()))
     assert f"of the network's {total} tensors it has 0, and 0 in another shape." in text
     assert said in text
-    assert f"The network wants {STEM}, conv1.1.weight and {total - 2} more." in text
+    assert f"The network expects {STEM}, conv1.1.weight and {total - 2} more." in text
     assert "leave backbone.checkpoint out" in text
     assert len(text.splitlines()) == 1
 

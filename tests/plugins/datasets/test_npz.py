@@ -200,7 +200,7 @@ def test_labels(save: Any, label: Any, classes: Any, names: tuple[str, ...], cod
         (np.zeros(N, int), "two classes"),
         (np.eye(N, dtype=int), "one label per cell"),
         (np.array(LABEL, dtype=object), "Python objects"),
-        (LABEL[:-1], "one a label"),
+        (LABEL[:-1], "one per label"),
         (np.array([], dtype=int), r"labels \[N\]"),
         (LABEL.astype("complex64"), "whole numbers or text"),
     ],
@@ -220,7 +220,7 @@ def test_labels_beyond_the_named_classes_are_refused(save: Any) -> None:
 def test_other_lengths_are_refused(save: Any) -> None:
     with pytest.raises(DataError, match="Expected 12 images"):
         save(image=pixels(N + 1, 8, 8))().describe()
-    with pytest.raises(DataError, match="one value a label"):
+    with pytest.raises(DataError, match="one value per label"):
         save(group=np.arange(N - 1))().describe()
 
 

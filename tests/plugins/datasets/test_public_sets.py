@@ -87,7 +87,7 @@ def test_bsccm_notices_a_changed_chunk_and_a_wrong_channel(tmp_path: Path) -> No
     used = folder / "BSCCM_images.zarr/batch_0/all/slide_0/led_array/cell_100/0.0.0"
     used.write_bytes(used.read_bytes() + b"x")
     assert Bsccm(params).describe().fingerprint != before
-    with pytest.raises(DataError, match=r"'Brightfeld' is none\. Did you mean 'Brightfield'"):
+    with pytest.raises(DataError, match=r"'Brightfeld' is not one\. Did you mean 'Brightfield'"):
         Bsccm(Bsccm.Params(path=str(folder), modalities={"bf": ["Brightfeld"]})).describe()
     with pytest.raises(DataError, match="not both"):
         Bsccm(Bsccm.Params(path=str(folder), modalities={"bf": ["Brightfield", "Fluor_690-"]})).describe()
@@ -225,5 +225,5 @@ def test_imaging_flow_groups_and_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"channel 5 for pi.*3, 4, 6"):
         ImagingFlow(ImagingFlow.Params(path=str(tmp_path / "cells"), channels={"pi": 5})).describe()
     made.photo(tmp_path / "cells/run1/G1/97_Ch3.png", 1)
-    with pytest.raises(DataError, match="are both"):
+    with pytest.raises(DataError, match="found both"):
         ImagingFlow(params).describe()
