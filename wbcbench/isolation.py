@@ -188,6 +188,8 @@ def exit_error(error: SystemExit) -> PluginError:
     frames = traceback.extract_tb(error.__traceback__)
     names = [f[0].f_globals.get("__name__", "") for f in traceback.walk_tb(error.__traceback__)]
     places = [i for i, n in enumerate(names) if not n.startswith(_OURS) and n != "wbcbench"]
+    # Libraries such as wandb wrap sys.exit; the caller is the last frame outside of installed packages, if any.
+    places = [i for i in places if "site-packages" not in frames[i].filename] or places
     where = ""
     if places:
         frame, name = frames[places[-1]], names[places[-1]]

@@ -20,7 +20,7 @@ from wbcbench_plugins.datasets.pbc import ARCHIVE, SHA256, Pbc
 from wbcbench_plugins.datasets.raabin_wbc import RaabinWbc
 
 from wbcbench.contracts import Dataset
-from wbcbench.errors import DataError
+from wbcbench.errors import DataError, MissingExtraError
 from wbcbench.testing import DatasetContract
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -104,11 +104,11 @@ def test_bsccm_without_zarr_says_what_to_install(tmp_path: Path, monkeypatch: py
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
         if name == "zarr":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(DataError, match=r"pip install 'wbcbench\[bsccm\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'wbcbench\[bsccm\]'"):
         Bsccm(Bsccm.Params(path=str(folder))).describe()
 
 
