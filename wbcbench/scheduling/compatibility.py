@@ -40,7 +40,7 @@ def check_fit(
         )
     if distillers and solved_once(registry, fusion):
         raise IncompatibleError(
-            f"Fusion '{fusion.name}' is solved in one go and is not trained, so distiller "
+            f"Fusion '{fusion.name}' is solved in one step and is not trained, so distiller "
             f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
         )
     declaration = declared(registry, "fusion", fusion)
@@ -174,7 +174,7 @@ def check_policies(
     if fusion is not None and policies:
         if solved_once(registry, fusion):
             raise IncompatibleError(
-                f"Fusion '{fusion.name}' is solved in one go and is not trained, so policy '{policies[0].name}' "
+                f"Fusion '{fusion.name}' is solved in one step and is not trained, so policy '{policies[0].name}' "
                 "has nothing to change. Leave the policy out."
             )
         _check_fusion(registry, fusion, known, protocol.modalities)

@@ -29,7 +29,7 @@ def synthetic_task(problem: Problem, modalities: int = 2) -> Task:
 
 
 def synthetic_cells(problem: Problem, task: Task, cells: int, seed: int) -> Batch:
-    """Fresh cells of the problem; labels [N], one image [N, 1, 16, 16] per modality."""
+    """New cells of the problem; labels [N], one image [N, 1, 16, 16] per modality."""
     random = torch.Generator().manual_seed(seed)
     bits = torch.randint(0, 2, (2, cells), generator=random)
     if problem == "redundant":
@@ -46,7 +46,7 @@ def synthetic_cells(problem: Problem, task: Task, cells: int, seed: int) -> Batc
 
 
 def learns(fusion: Fusion, problem: Problem, lr: float = 1e-2, steps: int = 400, batch: int = 48) -> float:
-    """Train on fresh cells until 95 % of unseen ones are right, or for `steps`; returns the last accuracy."""
+    """Train on new cells until 95 % of unseen ones are right, or for `steps`; returns the last accuracy."""
     if isinstance(fusion, SolvedOnce):
         solve(fusion, synthetic_cells(problem, fusion.task, 300, seed=1))
         return _accuracy(fusion, synthetic_cells(problem, fusion.task, 96, seed=10**6))

@@ -16,7 +16,7 @@ _INIT = "__init__.py"
 
 @dataclass(frozen=True)
 class Place:
-    """Where components are looked for, and what has to be loaded to find them."""
+    """Where components are searched for, and what has to be loaded to find them."""
 
     path: Path
     """The file, or the folder with everything below it."""
@@ -35,7 +35,7 @@ class Place:
         return self.plugin.name == _INIT
 
     def holds(self, file: Path | None) -> bool:
-        """Whether a component of that file is meant."""
+        """Whether that file is the path, or is below it."""
         return file is not None and (file == self.path or self.path in file.parents)
 
 
@@ -54,7 +54,7 @@ def find_places(which: str) -> list[Place]:
     if points and not places:
         raise UsageError(
             f"Expected the package {' or '.join(sorted(modules))} below {path} or its src/, where its "
-            "pyproject.toml says that the plugin is, but it is in neither."
+            "pyproject.toml declares the plugin, but it is in neither."
         )
     return places
 
@@ -126,7 +126,7 @@ def find_subjects(which: str, options: PluginOptions, kind: str = "") -> list[Su
     Args:
         which: `plugins/gated.py`, `plugins/gated/`, `wbcbench-gated/`, `gated` or `provider/gated`.
         options: which other plugins to load.
-        kind: look at this kind only; empty for all.
+        kind: search for this kind only; empty for all.
 
     Raises:
         UsageError: nothing matches, or more than one kind does.

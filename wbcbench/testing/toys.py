@@ -164,7 +164,7 @@ def policy_step(
         batch: with the images of its cells.
         progress: of training.
         kd_terms: what distillers add to the loss (scalar), from outputs and batch.
-        maps: ask the fusion for stage maps.
+        maps: request stage maps from the fusion.
 
     Returns:
         As above; gradients are left in the parameters.

@@ -27,7 +27,7 @@ def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], 
         registry: of the trial's components.
 
     Raises:
-        IncompatibleError: names the method and its backbone, and says what does not fit. Other
+        IncompatibleError: names the method and its backbone, and states what does not fit. Other
             exceptions are only logged; they will fail the trial itself.
     """
     try:

@@ -47,8 +47,8 @@ class MyMethod(Dataset):
         return Cells(images, labels, CLASSES, self._fingerprint(), groups=donors, licence="unknown").check()
 
     def _fingerprint(self) -> str:
-        # Must change whenever pixels, labels or groups may have changed: for files, digest their bytes (or names and
-        # sizes).
+        # Must change whenever pixels, labels or groups may have changed: for files, digest their
+        # bytes (or names and sizes).
         return content_digest(self.name, 1, sorted(self.params.model_dump().items()))
 
     def _read(self) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64], NDArray[np.int64]]:
