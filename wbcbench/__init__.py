@@ -1,6 +1,6 @@
 """wbcbench: multimodal fusion and knowledge distillation of white blood cells, compared on equal terms.
 
-In Python, with the words of the command line:
+In Python, with the names of the command line:
 
     import wbcbench
 
@@ -10,7 +10,7 @@ In Python, with the words of the command line:
     board = wbcbench.leaderboard()
     wbcbench.compare("early", "independent + logits")
     cells = wbcbench.predict("independent + logits", "new_cells/").frame()
-    wbcbench.export("independent + logits", "taken", format="onnx")
+    wbcbench.export("independent + logits", "exported", format="onnx")
     wbcbench.report("independent + logits", "page.html")
     wbcbench.check("plugins/gated.py")
     record = wbcbench.load_record("3f9c5b02")

@@ -165,7 +165,7 @@ def test_a_class_in_the_new_form_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("stated", "error", "text"),
     [
-        ({"missing": "natve"}, ValueError, "`missing` to be of 'native', 'impute', 'refuse', but got 'natve'"),
+        ({"missing": "natve"}, ValueError, "`missing` to be one of 'native', 'impute', 'refuse', but got 'natve'"),
         ({"emits": "joint"}, TypeError, r"`emits` as a tuple, such as \('joint',\), but got 'joint'"),
         ({"offers": ("logit",)}, ValueError, "but got 'logit'"),
     ],

@@ -123,5 +123,5 @@ def test_a_loss_is_the_mean_over_the_rows_shown_whatever_replaced_it(loss: str) 
 
 
 def test_a_policy_that_acts_on_nothing_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="`acts_on` to be of 'rows', 'images'"):
+    with pytest.raises(ValueError, match="`acts_on` to be one of 'rows', 'images'"):
         PolicyTraits(acts_on="nothing")  # type: ignore[arg-type]

@@ -124,7 +124,7 @@ DEFECTS = {
         "fusion",
         ((FUSION_END, "    def deploy(self, present=None):\n        from wbcbench.contracts import Deployed\n\n"
           f"        return Deployed(self)\n\n{FUSION_END}"),),
-        "deployed_for_some", r"asks for '\w'.*`Deployed\(fusion, present\)`",
+        "deployed_for_some", r"requires '\w'.*`Deployed\(fusion, present\)`",
     ),
     "distiller, unregistered parameter in a list": Defect(
         "distiller",
@@ -145,7 +145,7 @@ DEFECTS = {
          ("import torch.nn.functional as F", "import torch.nn.functional as F\nfrom torch import nn"),
          ('teacher=("logits",))', 'teacher=("logits",), trainable=True)'),
          ("student.logits, teacher", "self.layer(student.logits.detach()), teacher")),
-        "has_a_gradient", r"teaches it nothing",
+        "has_a_gradient", r"learns nothing from it",
     ),
     "distiller, randomness of its own": Defect(
         "distiller",
@@ -278,7 +278,7 @@ DEFECTS = {
           "        derive = lambda raw: {m: raw['photo'] for m in modalities}\n"
           "        return Preparation({'photo': 3}, derive=derive, made_of=made_of)\n\n"
           "    def _fingerprint(self)"),),
-        "new_cells", r"`preparation` makes .*nucleus.*`load` gives .*one function",
+        "new_cells", r"`preparation` turns new cells into .*nucleus.*`load` gives .*one function",
     ),
     "dataset, a fingerprint that changes": Defect(
         "dataset", (('content_digest(self.name, 1,', 'content_digest(np.random.default_rng().random(),'),),
@@ -326,11 +326,11 @@ SLIPS = {
     ),
     "fusion, no super().__init__": Slip(
         "fusion", SUPER, "self.task, self.params = task, params",
-        r"`__init__` does not get through `super\(\).__init__\(task, backbone, params\)`.*its first line",
+        r"`__init__` does not reach `super\(\).__init__\(task, backbone, params\)`.*its first line",
         "def __init__",
     ),
     "fusion, super().__init__ without arguments": Slip(
-        "fusion", SUPER, "super().__init__()", r"does not get through.*Write `super\(\)", "def __init__",
+        "fusion", SUPER, "super().__init__()", r"does not reach.*Write `super\(\)", "def __init__",
     ),
     "fusion, no forward": Slip(
         "fusion", "    def forward(", "    def predict_all(", r"`MyMethod`|`Mine` lacks `forward`", "class Mine",
@@ -355,7 +355,7 @@ SLIPS = {
     "distiller, no super().__init__": Slip(
         "distiller", "    def terms",
         "    def __init__(self, params):\n        self.layer = F.softmax\n\n    def terms",
-        r"does not get through `super\(\).__init__\(params\)`", "def __init__",
+        r"does not reach `super\(\).__init__\(params\)`", "def __init__",
     ),
     "distiller, outputs for logits": Slip(
         "distiller", "student.logits, teacher.logits", "student, teacher",
@@ -371,7 +371,7 @@ SLIPS = {
     ),
     "backbone, no super().__init__": Slip(
         "backbone", "super().__init__(in_chans, image_size, params, width)", "self.params = params",
-        r"does not get through `super\(\).__init__\(in_chans, image_size, params, width\)`", "def __init__",
+        r"does not reach `super\(\).__init__\(in_chans, image_size, params, width\)`", "def __init__",
     ),
     "policy, a batch that is not returned": Slip(
         "policy", "        return batch\n", "", r"`images` returned None.*`return` that is missing", "def images",

@@ -52,7 +52,7 @@ def test_with_a_teacher(train: Run) -> None:
     document = train(*args, "--epochs", "1")
     assert {r["status"] for r in document["records"]} == {"done"}
     document = train(*args, "--policy", "cutmix", "--epochs", "1", code=2)
-    assert "teachers know nothing" in document["stderr"]
+    assert "teachers have no outputs" in document["stderr"]
 
 
 @pytest.mark.parametrize("name", ["gradient_blending", "qmf", "agm", "aux_heads", "ogm_ge"])

@@ -1,6 +1,6 @@
 """The contracts that plugins are written against: import everything from here.
 
-Every name is loaded on first use, so that whatever reads only declarations needs neither torch nor numpy.
+Every name is loaded on first use, so that code that reads only declarations needs neither torch nor numpy.
 """
 
 from __future__ import annotations

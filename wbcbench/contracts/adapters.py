@@ -1,7 +1,7 @@
-"""What distillers share to bring a student's tensors into a teacher's shape.
+"""Shared layers of distillers that bring a student's tensors into a teacher's shape.
 
-Adapters belong to the distiller: trained, checkpointed, and left out of the deployed model. Where the
-shapes agree already they are the identity, so that nothing is learned that need not be.
+Adapters belong to the distiller: trained, checkpointed, and left out of the deployed model. If the
+shapes already agree they are the identity, so that nothing is learned unnecessarily.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Which = Literal["all", "last"]
 def linear(given: int | None, wanted: int | None) -> nn.Module:
     """[B, given] -> [B, wanted]: the identity, or a linear layer with bias."""
     if given is None or wanted is None:
-        raise IncompatibleError("A distiller reads embeddings, but the student or the teacher has none to give.")
+        raise IncompatibleError("A distiller reads embeddings, but the student or the teacher has none.")
     return nn.Identity() if given == wanted else nn.Linear(given, wanted)
 
 
@@ -38,7 +38,7 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair_stages(student: int, teacher: int) -> tuple[tuple[int, int], ...]:
-    """Which student stage meets which teacher stage, shallow to deep; the deepest always meet.
+    """Which student stage is paired with which teacher stage, shallow to deep; the deepest are always paired.
 
     With S and T stages: the last min(S, T) stages of both, in order.
     `pair_stages(3, 4)` is ((0, 1), (1, 2), (2, 3)).
@@ -63,7 +63,7 @@ class Stages(nn.Module):
     Args:
         pair: shapes of student and teacher.
         adapter: (student channels, teacher channels) -> the layer that brings a student's map into the
-            teacher's channels; None where the loss needs no agreement of channels.
+            teacher's channels; None if the loss does not need equal channels.
         which: every paired stage, or the deepest alone.
     """
 

@@ -20,11 +20,11 @@ class Backbone(nn.Module):
     aliases: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     family: ClassVar[str] = ""
-    """`"package.module:function"` for a component that stands for many models: the function lists their
-    names without importing torch, and any of them may be given where this component's name may. The
+    """`"package.module:function"` for a component that represents many models: the function lists their
+    names without importing torch, and any of them may be given in place of this component's name. The
     chosen name arrives as the parameter `model`."""
     scalable: ClassVar[bool] = True
-    """Whether `width` other than 1 is understood."""
+    """Whether `width` other than 1 is supported."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -44,28 +44,28 @@ class Backbone(nn.Module):
 
     @property
     def stage_count(self) -> int:
-        """How many stages `stage` runs, the same as the maps that `forward` gives; 0: cannot be taken apart."""
+        """Number of stages, equal to that of the maps that `forward` returns; 0: cannot be split into stages."""
         return 0
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """Run one stage: the image [B, in_chans, S, S] (stage 0) or the map before -> the map after.
+        """Run one stage: the image [B, in_chans, S, S] (stage 0) or the previous map -> the next map.
 
         For fusions that exchange maps between stages. Whatever follows the last stage (a norm, a wide
         convolution before the classifier) is not run: such fusions pool the last map themselves.
         """
-        raise NotImplementedError(f"{self.name} cannot be taken apart into stages")
+        raise NotImplementedError(f"{self.name} cannot be split into stages")
 
 
 def stage_shapes(backbone: Backbone, in_chans: int, image_size: int) -> tuple[tuple[int, int, int], ...]:
     """(C, H, W) of every stage's map, from one blank image in eval mode.
 
     Raises:
-        IncompatibleError: the backbone cannot be taken apart into stages.
+        IncompatibleError: the backbone cannot be split into stages.
     """
     if not backbone.stage_count:
         model = getattr(backbone.params, "model", backbone.name)
         raise IncompatibleError(
-            f"This fusion exchanges maps between stages, but backbone '{model}' cannot be taken apart. "
+            f"This fusion exchanges maps between stages, but backbone '{model}' cannot be split into stages. "
             "Choose cellnet or a convolutional timm model such as resnet18."
         )
     was_training = backbone.training
@@ -81,8 +81,8 @@ def stage_shapes(backbone: Backbone, in_chans: int, image_size: int) -> tuple[tu
 
 
 class BackboneFactory(Protocol):
-    """What a fusion gets to build its trunks with."""
+    """Builds the backbones of a fusion; an argument of its constructor."""
 
     def __call__(self, in_chans: int, *, width: float = 1.0) -> Backbone:
-        """A fresh backbone for images of the task's side with `in_chans` channels."""
+        """A new backbone for images of the task's side with `in_chans` channels."""
         ...

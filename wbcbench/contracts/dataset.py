@@ -24,7 +24,7 @@ MIDDLE = "Cut images to their middle square and resize them as training did: Pil
 
 
 RESIZE_VERSION = 1
-"""Raised whenever the same image would give other pixels: part of the keys of cached arrays."""
+"""Increased whenever the same image would give different pixels; part of the keys of cached arrays."""
 
 
 def centre_square(image: Array) -> Array:
@@ -38,7 +38,7 @@ def centre_square(image: Array) -> Array:
 def in_window(image: Array, side: int) -> Array:
     """Place [C, H, W] in the middle of [C, side, side] without rescaling.
 
-    What does not fit is cut; what is missing is filled with the median of the image's own border, channel by
+    Parts that do not fit are cut; missing parts are filled with the median of the image's own border, channel by
     channel. An odd pixel is cut from, or added at, the bottom or right.
     """
     image = image[:, *(slice(max(0, n - side) // 2, max(0, n - side) // 2 + side) for n in image.shape[1:])]
@@ -85,16 +85,16 @@ def middle_square(image: Array, side: int) -> Array:
 
 @dataclass(frozen=True)
 class Preparation:
-    """From the images that people have to a network's modalities.
+    """How a user's images become a network's modalities.
 
-    By default a modality is an image of its own, cut to its middle square and resized. A data set that does
-    otherwise in `load` says so here, so that `predict` does the same and `export` tells it.
+    By default a modality is an image of its own, cut to its middle square and resized. A data set whose
+    `load` does something else declares it here, so that `predict` does the same and `export` documents it.
     """
 
     raw: Mapping[str, int]
-    """Images that a new cell is given as -> channels."""
+    """Raw images of a new cell -> channels."""
     words: str = MIDDLE
-    """The same for people who have an exported network and not wbcbench."""
+    """The same in words, for users of an exported network who do not have wbcbench."""
     square: Callable[[Array, int], Array] = middle_square
     """A raw image [C, H, W] as decoded, and a side -> [C, side, side]."""
     derive: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
@@ -102,17 +102,17 @@ class Preparation:
     made_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Modality -> raw images it is derived from, none of which a cell may lack."""
     bits: tuple[int, ...] = ()
-    """8 and 16, as far as raw images may have them; empty: those that the modalities had in training."""
+    """Allowed bit depths of raw images, of 8 and 16; empty: those of the modalities in training."""
     any_colour: bool = False
-    """Colour images of a grey modality are made grey instead of being refused."""
+    """Colour images of a grey modality are converted to grey instead of being refused."""
     place: Callable[[str], tuple[str, str] | None] | None = None
-    """A file's path below the folder -> (cell, raw image), or None for a file that is no image of a cell. None:
-    a subfolder per raw image, or all images where there is one raw image only."""
+    """A file's path below the folder -> (cell, raw image), or None for a file that is not an image of a cell.
+    None: a subfolder per raw image, or all images if there is only one raw image."""
     names: Mapping[str, Any] = field(default_factory=dict)
-    """What the files of training called things: `label`, `id`, `image`, `split`, `layout` and `modalities`, as the
-    data sets `npz` and `folder` have them."""
+    """Names used by the training files: `label`, `id`, `image`, `split`, `layout` and `modalities`, as in the data
+    sets `npz` and `folder`."""
     numbered: bool = False
-    """Labels that are numbers count the classes, whatever these are called."""
+    """Numeric labels are class indices, whatever the classes are called."""
 
     def parts(self, modality: str) -> tuple[str, ...]:
         """The raw images that a modality needs."""
@@ -127,24 +127,24 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Description:
-    """What can be said of a data set without decoding its images."""
+    """What is known about a data set without decoding its images."""
 
     modalities: dict[str, int]
     """Modality name -> channels, in canonical order."""
     classes: tuple[str, ...]
     cells: int
-    """Cells that would be loaded (those of no split already left out)."""
+    """Cells that would be loaded (without those that are in no split)."""
     fingerprint: str
-    """Hex digest that changes whenever the pixels, labels, groups or official split could."""
+    """Hex digest that changes whenever the pixels, labels, groups or official split may have changed."""
     image_size: int | None = None
     """Native side in pixels if all images are square and equal, else None: then the user must choose."""
     split_sizes: dict[str, int] | None = None
     """Cells per official split, or None where the protocol has to make one."""
     groups: bool = False
     group_count: int | None = None
-    """How many: a split that cannot be made of so few is refused before images are read. None: not counted."""
+    """Number of groups: if too few for a split, it is refused before images are read. None: not counted."""
     pseudo_multimodal: bool = False
-    """True when modalities are computed from one image: no new light was measured."""
+    """True if modalities are computed from one image instead of being measured separately."""
     licence: str = "unknown"
     incomplete: tuple[str, ...] | None = None
     """Modalities that some cells lack, in canonical order; empty: every cell has all. None: not known without
@@ -165,20 +165,20 @@ class Cells:
     classes: tuple[str, ...]
     fingerprint: str
     groups: NDArray[np.int64] | None = None
-    """[N] donor, slide or plate; a group never stands on two sides of a split."""
+    """[N] donor, slide or plate; a group is never on two sides of a split."""
     split: NDArray[np.str_] | None = None
     """[N] of 'train' | 'val' | 'test': the set's official split."""
     present: NDArray[np.bool_] | None = None
-    """[N, M] in the order of `images`; None when every modality of every cell is there."""
+    """[N, M] in the order of `images`; None: no image is absent."""
     ids: tuple[str, ...] | None = None
-    """[N] names that a person would recognise (file names, row numbers)."""
+    """[N] human-readable names (file names, row numbers)."""
     pseudo_multimodal: bool = False
     licence: str = "unknown"
     notes: list[str] = field(default_factory=list)
-    """What a reader must know: cells left out, images resized, duplicates found."""
+    """Notes for users: cells left out, images resized, duplicates found."""
     resolved: dict[str, Any] = field(default_factory=dict)
-    """Parameters that were left open and whose value came of the cells, as the side of the largest image: name ->
-    number or text. Records keep them, for new cells are prepared by them."""
+    """Parameters that were left open and were derived from the cells, such as the side of the largest image:
+    name -> number or text. Records store them, because new cells are prepared with them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -228,7 +228,7 @@ class Cells:
                 raise DataError(f"Expected `{name}` [N={n}], but got {list(column.shape)}.")
         for name, value in self.resolved.items():
             if not isinstance(value, str | int | float):
-                raise DataError(f"Expected `resolved` of numbers and text, but {name} is {type(value).__name__}.")
+                raise DataError(f"Expected `resolved` of numbers or text, but {name} is {type(value).__name__}.")
         if self.split is not None and not set(np.unique(self.split)) <= set(SPLITS):
             raise DataError(f"Expected splits {SPLITS}, but got {sorted(set(np.unique(self.split)))}.")
         return self
@@ -238,7 +238,7 @@ _finder: Callable[[str], type[Dataset]] | None = None
 
 
 def registered(name: str) -> type[Dataset]:
-    """The class of another data set, by the name that users type: for data sets that wrap one.
+    """The class of another data set, by its registered name, for data sets that wrap one.
 
     Without a registry (in a test that builds a data set itself), only built-in data sets are found.
 
@@ -255,7 +255,7 @@ def registered(name: str) -> type[Dataset]:
 
 
 def find_registered_by(finder: Callable[[str], type[Dataset]]) -> None:
-    """Called by the registry: how `registered` finds data sets."""
+    """Set how `registered` finds data sets; called by the registry."""
     global _finder
     _finder = finder
 
@@ -268,8 +268,8 @@ class Dataset(ABC):
     source: ClassVar[str] = ""
     """Where the data or its layout comes from: citation, licence."""
     locations: ClassVar[tuple[str, ...]] = ()
-    """Parameters that only say where files lie. They are no part of a trial's identity, and no record
-    shows them: the fingerprint stands for the content."""
+    """Parameters that only state where files are. They are not part of a trial's identity and not stored in
+    records: the fingerprint represents the content."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -284,7 +284,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def describe(self) -> Description:
-        """Say what is there, in well under a second, without decoding images. Raises `DataError`."""
+        """Describe the data, in well under a second, without decoding images. Raises `DataError`."""
 
     @abstractmethod
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -297,13 +297,13 @@ class Dataset(ABC):
         of training, with `Cells.resolved` filled in and without locations.
 
         Raises:
-            DataError: something has to be known that neither says, as in records older than `resolved`.
+            DataError: required information is in neither, as for records older than `resolved`.
         """
         return Preparation(dict(modalities))
 
     def reads(self, path: Path) -> bool:
-        """Whether what lies at `path` is in a form that this class alone reads; `predict` then loads it with the
-        parameter `path` set to it. Not meant for images in folders, manifests and .npz files."""
+        """Whether `path` has a format that only this class reads; `predict` then loads it with the parameter
+        `path` set to it. Not meant for images in folders, manifests and .npz files."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a distiller promises: a loss between one student route and one teacher, modality-blind."""
+"""What a distiller promises: a loss between one student route and one teacher, independent of modalities."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class PairShapes:
 class Distiller(nn.Module):
     """A distillation loss: a subclass with a `name`, `terms`, and `Params` if it has more than a weight.
 
-    Without `needs` it reads the logits of student and teacher. Base classes say what few do beside a loss or in
-    place of one: `TransformsLogits`, `TakesStep`, `ReplacesHead`.
+    Without `needs` it reads the logits of student and teacher. Optional base classes are for those that do
+    something else in addition to a loss or instead of one: `TransformsLogits`, `TakesStep`, `ReplacesHead`.
 
-    Parameters and buffers made in `setup` join the optimiser, the checkpoint and exact resume by
-    themselves. The teacher's tensors arrive detached and in float32.
+    Parameters and buffers made in `setup` are added to the optimiser and the checkpoint automatically,
+    so that training resumes exactly. The teacher's tensors arrive detached and in float32.
     """
 
     name: ClassVar[str]
@@ -77,26 +77,26 @@ class Distiller(nn.Module):
 
 
 class TransformsLogits:
-    """Base class of distillers that, beside another one of logits, add no loss but change what that one reads."""
+    """Base class of distillers that change the logits that another distiller reads, and then add no loss."""
 
     @abstractmethod
     def transform(self, out: Output) -> Output:
-        """An output with other logits. Applied to the student and each teacher."""
+        """The output with new logits. Applied to the student and each teacher."""
 
 
 class TakesStep:
-    """Base class of distillers that add no loss but take the optimiser's step; of several distillers one may."""
+    """Base class of distillers that add no loss but take the optimiser's step; at most one of several."""
 
     @abstractmethod
     def optimise(self, optimiser: torch.optim.Optimizer, task: Tensor, kd_loss: Tensor) -> None:
-        """Go one step down both scalar losses, in place of backward and step.
+        """Take one step that reduces both scalar losses, in place of backward and step.
 
-        State per parameter belongs into `optimiser.state`, as tensors: it is then checkpointed.
+        State per parameter belongs in `optimiser.state`, as tensors: it is then checkpointed.
         """
 
 
 class ReplacesHead:
-    """Base class of distillers whose route answers through the teacher's classifier."""
+    """Base class of distillers whose route predicts with the teacher's classifier."""
 
     @abstractmethod
     def replaced_head(self, student: Output, head: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a fusion promises: M modality images in, one prediction per route out; and what inference runs of it."""
+"""What a fusion promises: M modality images in, one prediction per route out; and its form for inference."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ T = TypeVar("T", bound=nn.Module)
 
 
 class PerModality(nn.ModuleDict):
-    """Modules of one modality each (backbones, heads), which nobody needs where that modality is never there.
+    """Modules of one modality each (backbones, heads), not needed if that modality is always absent.
 
     `Fusion.deploy` leaves out those of absent modalities. So a fusion that keeps modules here loops over them, or
-    asks `m in self.backbones`, and takes zeros for what an absent modality would have said.
+    checks `m in self.backbones`, and uses zeros for the output of an absent modality.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], owners: Mapping[str, str] | None = None) -> None:
@@ -52,7 +52,7 @@ class Deployed(nn.Module):
     """A fusion as inference runs it: images in, probabilities out."""
 
     def __init__(self, fusion: Fusion, present: tuple[str, ...] | None = None) -> None:
-        """`present`: the modalities whose images are given, some; None: all."""
+        """`present`: the modalities whose images are given, at least one; None: all."""
         super().__init__()
         self.fusion = fusion
         self.present = present
@@ -63,7 +63,7 @@ class Deployed(nn.Module):
         task, some = self.fusion.task, images[self.present[0]]
         rows, side = some.shape[0], task.image_size
         here = torch.tensor([m in self.present for m in task.modalities], device=some.device).expand(rows, -1)
-        # The training mean is zero after normalisation; a fusion that imputes otherwise does so by itself.
+        # The training mean is zero after normalisation; a fusion with another imputation does it itself.
         seen = {
             m: images[m] if m in self.present else some.new_zeros(rows, c, side, side)
             for m, c in task.channels.items()
@@ -74,10 +74,10 @@ class Deployed(nn.Module):
 class Fusion(nn.Module):
     """A way of turning modality images into predictions. Owns its backbones and its task loss.
 
-    A subclass has a `name`, an `__init__` and a `forward`, and `Params` if it has parameters. `traits` says what
-    differs from the usual; base classes say what few fusions do beside that: `Combiner`, `SolvedOnce`, `OwnHeads`,
-    `AddsLogits`. The class attributes are read once, when the file is new or was edited, and kept: they may be
-    computed, but not from what changes between two runs.
+    A subclass has a `name`, an `__init__` and a `forward`, and `Params` if it has parameters. `traits`
+    declares what differs from the defaults; optional base classes are for what few fusions need: `Combiner`,
+    `SolvedOnce`, `OwnHeads`, `AddsLogits`. The class attributes are read once, when the file is new or was edited,
+    and cached: they may be computed, but not from anything that changes between two runs.
     """
 
     name: ClassVar[str]
@@ -107,7 +107,7 @@ class Fusion(nn.Module):
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
         """Decide which cell each modality shows (set `batch.rows`). Called in training only.
 
-        `forward` must never do this by asking `self.training`. What it must know of each row goes into
+        `forward` must never do this depending on `self.training`. What it must know about each row goes into
         `batch.extras[self.name]` as a mapping of tensors [R, ...]; keep `batch.extras` itself, since a policy may
         call this again to add rows. Default: the same cell everywhere.
         """
@@ -119,7 +119,7 @@ class Fusion(nn.Module):
 
         Args:
             images: modality -> [B, C_m, S, S] float, normalised to mean 0, sd 1 over training cells.
-            present: [B, M] bool, canonical modality order; None when everything is there.
+            present: [B, M] bool, canonical modality order; None: nothing is absent.
             maps: also return stage maps, where the backbones have them.
         """
 
@@ -156,12 +156,12 @@ class Fusion(nn.Module):
         return (probs * seen[..., None]).sum(0) / seen.sum(0)[:, None]
 
     def deploy(self, present: tuple[str, ...] | None = None) -> nn.Module:
-        """What inference runs when only the modalities `present` are given; its cost is counted.
+        """The module that inference runs when only the modalities `present` are given; its cost is counted.
 
-        The module maps images (a dict) of just those modalities to probabilities [B, K]: what `predict` says of
-        cells that have no others. Default: this fusion; where it is `native`, without the entries of
-        `PerModality` that belong to absent modalities. One that imputes reads the images that are filled in for
-        it, and so costs what it costs with everything there.
+        The module maps images (a dict) of just those modalities to probabilities [B, K]: what `predict`
+        gives for cells without the others. Default: this fusion; where it is `native`, without the entries of
+        `PerModality` that belong to absent modalities. One that imputes reads the filled-in images, so
+        its cost is the same as with all modalities.
 
         Raises:
             IncompatibleError: some are absent, and this fusion refuses that.
@@ -185,14 +185,14 @@ class Combiner:
     def fit_combiner(self, val_outputs: Outputs, labels: Tensor) -> None:
         """Fit whatever combines routes (weights, temperatures) on validation outputs.
 
-        They are of the validation cells that have every modality, where each class has such cells. The core calls
-        it several times, each time from the state before the first: on all folds of the cells but one, to predict
-        that one for the validation metrics, and at last on all of them, for the test. A fold may lack a class.
+        The outputs are of the validation cells that have every modality, if each class has such cells. The core
+        calls this several times, each time from the initial state: on all folds but one, to predict that one for
+        the validation metrics, and finally on all cells, for the test. A fold may lack a class.
         """
 
 
 class SolvedOnce:
-    """Base class of fusions that are set from all training cells at once: `class Majority(SolvedOnce, Fusion)`.
+    """Base class of fusions set from all training cells at once: `class Majority(SolvedOnce, Fusion)`.
 
     In place of the training loop, the core calls `features` on every training cell and then `solve`. Such a fusion
     takes neither distillers nor policies.
@@ -200,14 +200,14 @@ class SolvedOnce:
 
     @abstractmethod
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
-        """[B, F]: what `solve` is given of each training cell."""
+        """[B, F]: the features of each training cell that `solve` gets."""
 
     @abstractmethod
     def solve(self, features: Tensor, labels: Tensor, weights: Tensor) -> None:
         """Set the parameters.
 
         Args:
-            features: [N, F], of `features`, ascending cell ids.
+            features: [N, F], from `features`, in ascending order of cell ids.
             labels: [N] int64.
             weights: [K], the recipe's class weights.
         """
@@ -222,18 +222,18 @@ class OwnHeads:
 
 
 class AddsLogits:
-    """Base class of fusions of which one joint head adds up what the modalities say."""
+    """Base class of fusions whose joint head sums the logits of the modalities."""
 
     @abstractmethod
     def modality_logits(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Modality -> logits [R, K] of what that modality alone says; they add up to those of the joint head.
+        """Modality -> logits [R, K] of that modality alone; they sum to those of the joint head.
 
-        Empty where the parameters chosen do not allow it. `offers` of the traits has `logits`.
+        Empty if the chosen parameters do not allow it. `traits.offers` contains `logits`.
         """
 
 
 def modality_logits(fusion: Fusion, outputs: Outputs) -> dict[str, Tensor]:
-    """Modality -> logits [R, K] of what that modality alone says: of its route, or as `AddsLogits` has it."""
+    """Modality -> logits [R, K] of that modality alone: of its route, or from `AddsLogits`."""
     if isinstance(fusion, AddsLogits):
         return fusion.modality_logits(outputs)
     return {m: outputs[m].logits for m in fusion.task.modalities if m in outputs}

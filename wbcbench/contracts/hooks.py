@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 PROJECT = "wbcbench"
 HOOK_API = 1
-"""Raised when a hook changes in a way that breaks plugins written for the number before."""
+"""Increased when a hook changes in a way that breaks plugins written for the previous number."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Register(Protocol):
-    """What a registration hook is handed."""
+    """The argument of a registration hook."""
 
     def __call__(
         self,
@@ -49,7 +49,7 @@ class Register(Protocol):
                 must not import torch), or the class itself.
             summary: one line; left out, the class docstring's first line is used.
             aliases: other names for it.
-            origin: `file:line` shown to people; left out, the line of this call.
+            origin: `file:line` shown to users; left out, the line of this call.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""What components say of themselves for planning, readable without building a model (imports no torch).
+"""What components declare for planning, readable without building a model (imports no torch).
 
 One frozen object per kind, set as a class attribute: `FusionTraits`, `PolicyTraits`, `Needs`. Everything in them
-has a default, and a class that says nothing has all of them. An object replaces that of the base class as a whole;
+has a default, and a class that sets none has all defaults. An object replaces that of the base class as a whole;
 to change a part of it, write `traits = dataclasses.replace(Parent.traits, arity=(2, 2))`.
 """
 
@@ -48,10 +48,10 @@ def assign_teachers(
         fallback: a modality whose teacher serves the routes without one of their own.
 
     Raises:
-        IncompatibleError: there is no teacher at all, or nobody reads `fallback`.
+        IncompatibleError: there is no teacher, or none that reads `fallback`.
     """
     if not reads:
-        raise IncompatibleError("A distiller needs at least one teacher, but there is none to ask.")
+        raise IncompatibleError("A distiller needs at least one teacher, but there is none.")
     everyone = tuple(range(len(reads)))
     stand_in = everyone
     if fallback:
@@ -76,28 +76,27 @@ Problem = Literal["redundant", "unique", "xor"]
 
 Stage = Literal["rows", "images", "losses", "weights", "gradients"]
 POLICY_ORDER: tuple[Stage, ...] = ("rows", "images", "losses", "weights", "gradients")
-"""In which order policies act, whatever the order in which they are given; within a stage, by name.
+"""The order in which policies act, independent of the order in which they are given; within a stage, by name.
 
 `rows`: which cells and modalities the rows show; `images`: what the images look like, with the losses that follow
-from it; `losses`: losses added or put in place of others; `weights`: factors on losses; `gradients`: what becomes
-of them.
+from it; `losses`: losses added or replaced; `weights`: factors on losses; `gradients`: changes of gradients.
 """
 
 Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses"]
 """What a policy may find in a fusion.
 
 `logits`: each modality has logits, of a route or by `AddsLogits`. `embedding`: each modality has an embedding, of
-its route or its own backbone; `own_embedding`: and no two have the same. `own_parameters`: each has parameters
-that nothing else uses (an `nn.ModuleDict` by modality, or those of `OwnHeads`). `meeting_losses`: the losses of
-several routes reach the same parameters.
+its route or its own backbone; `own_embedding`: the same, and no two share one. `own_parameters`: each has
+parameters that nothing else uses (an `nn.ModuleDict` by modality, or those of `OwnHeads`). `meeting_losses`: the
+losses of several routes reach the same parameters.
 """
 Want = Offer | Literal["incomplete", "trained_logits"]
-"""`incomplete`: cells without some modality are taken. `trained_logits`: labels train the routes' logits."""
+"""`incomplete`: cells without some modality are accepted. `trained_logits`: labels train the routes' logits."""
 
 
 @cache
 def _choices(cls: type) -> dict[str, tuple[bool, list[Any]]]:
-    """Field -> whether it is a tuple, and the words that it may hold; of the fields that have such words."""
+    """Field -> whether it is a tuple, and its allowed values; only fields that restrict their values."""
     found = {}
     for name, hint in get_type_hints(cls).items():
         parts = get_args(hint) if type(None) in get_args(hint) else (hint,)
@@ -115,7 +114,7 @@ def _words(hint: Any) -> list[Any]:
 
 
 class _Checked:
-    """Refuses words that are none of a field's, so that a typo ends where it is written; makes lists tuples."""
+    """Rejects values that a field does not allow, so that a typo fails where it is written; makes lists tuples."""
 
     def _check(self) -> None:
         for name, value in list(vars(self).items()):
@@ -130,12 +129,12 @@ class _Checked:
                 raise TypeError(f"Expected `{name}` as a tuple, such as ({words[0]!r},), but got {value!r}.")
             wrong = [v for v in (value if several else (value,)) if v not in words]
             if wrong:
-                raise ValueError(f"Expected `{name}` to be of {known}, but got {wrong[0]!r}.")
+                raise ValueError(f"Expected `{name}` to be one of {known}, but got {wrong[0]!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionTraits(_Checked):
-    """What a fusion says of itself: `traits = FusionTraits(emits=("modality",), missing="native")`."""
+    """What a fusion declares: `traits = FusionTraits(emits=("modality",), missing="native")`."""
 
     emits: tuple[Literal["joint", "modality"], ...] = ("joint",)
     """Which routes there are: one joint head, one head per modality, or both."""
@@ -147,18 +146,18 @@ class FusionTraits(_Checked):
     (zero after normalisation); or such cells are refused at plan time."""
     solves: tuple[Problem, ...] = ("redundant", "unique")
     """Which two-modality problems it can express (`wbcbench.testing.fusions`): either modality is
-    enough; each holds what the other lacks; only both together say anything. The contract tests hold it to
-    them."""
+    enough; each has information that the other lacks; only both together are informative. The contract tests
+    check this."""
     stage_maps: bool = True
-    """False: some route gives no stage maps (its head stands on the embeddings of several networks, which have no
-    map in common), and distillers of maps are refused at plan time. Left True, they are refused before training
-    all the same, once the networks are built."""
+    """False: some route gives no stage maps (its head reads the embeddings of several networks, which have no
+    common map), and distillers of maps are refused at plan time. If left True, they are still refused before
+    training, once the networks are built."""
     scales: str = ""
     """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
     fusion is refused at plan time with a backbone that cannot be scaled."""
     offers: tuple[Offer, ...] | None = None
-    """What training policies find in it; what follows from `emits` need not be said. None: not said, and policies
-    find out when training starts instead of while planning."""
+    """What training policies find in it; what follows from `emits` need not be listed. None: not declared, and
+    policies find out when training starts instead of while planning."""
 
     def __post_init__(self) -> None:
         self._check()
@@ -166,32 +165,32 @@ class FusionTraits(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyTraits(_Checked):
-    """What a training policy says of itself: `traits = PolicyTraits(acts_on="rows")`."""
+    """What a training policy declares: `traits = PolicyTraits(acts_on="rows")`."""
 
     acts_on: Stage = "losses"
-    """The stage of a step that it changes (`POLICY_ORDER`), which is its place among other policies. A policy with
-    hooks of several stages names the one whose place it needs: dropped modalities (`rows`) are masked in the
-    losses before others replace them."""
+    """The stage of a step that it changes (`POLICY_ORDER`), which determines its order among policies. A policy
+    with hooks of several stages states the one that must determine its order: dropped modalities (`rows`)
+    are masked in the losses before others replace them."""
     arity: tuple[int, int | None] = (1, None)
     """How many modalities the fusion must read."""
     needs_routes: Literal["any", "several", "modality", "joint", "both"] = "any"
     """Which routes the fusion must have: at least two of any kind, at least two of single modalities, a joint
     one, or two of single modalities and a joint one."""
     wants: tuple[Want, ...] = ()
-    """What it must find in the fusion, or in what another policy `offers`. Checked while planning where the fusion
-    says what it offers; `setup` refuses the rest."""
+    """What it must find in the fusion, or in what another policy `offers`. Checked while planning if the fusion
+    declares what it offers, otherwise by `setup`."""
     offers: tuple[Offer, ...] = ()
-    """What it adds for other policies: a loss per modality that meets those of the routes, say."""
+    """What it adds for other policies, such as a loss per modality that reaches the parameters of the routes."""
     subsets: int = 0
-    """The most modalities of which it asks a fusion without a route for each for every subset (2^M forward
-    passes); 0: it does not."""
+    """The most modalities of which it runs every subset (2^M forward passes), if the fusion has no route for each;
+    0: it runs no subsets."""
     waits: str = ""
-    """Name of the parameter that counts the epochs before it changes anything: a budget of no more is refused."""
+    """Name of the parameter that counts the epochs before it changes anything: budgets up to it are refused."""
     blends_cells: bool = False
-    """Whether an image may show parts of several cells. Recorded teachers know nothing of such images, and
-    losses that take hard labels do not either."""
+    """Whether an image may show parts of several cells. Neither recorded teacher outputs nor losses on
+    hard labels support such images."""
     reads_labels: bool = False
-    """Whether it makes losses of its own from hard labels, and so cannot go with one that blends cells."""
+    """Whether it makes losses of its own from hard labels, and so cannot be used with one that blends cells."""
 
     def __post_init__(self) -> None:
         self._check()
@@ -199,10 +198,10 @@ class PolicyTraits(_Checked):
 
 @dataclass(frozen=True)
 class Needs(_Checked):
-    """What a distiller reads and asks for: `needs = Needs(labels=True)`. The core derives the rest from it.
+    """What a distiller reads and requires: `needs = Needs(labels=True)`. The core derives the rest from it.
 
     A frozen teacher is *replayed*: its outputs are looked up instead of computed. Logits and embeddings
-    always are; stage maps only where they fit a budget, so a distiller of maps may meet a live teacher.
+    always are; stage maps only where they fit a budget, so a distiller of maps may get a live teacher.
     """
 
     student: tuple[Tap, ...] = ("logits",)
@@ -246,7 +245,7 @@ class Needs(_Checked):
 
     @property
     def matched(self) -> Match:
-        """What it matches, as said or else as follows from what it reads of the student."""
+        """What it matches, as declared or else as derived from what it reads of the student."""
         read: Match = (
             "maps" if "maps" in self.student else "embedding" if "embedding" in self.student else "logits"
         )

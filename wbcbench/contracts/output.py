@@ -1,4 +1,4 @@
-"""The tensors that pass between fusions, distillers, routings and the training loop."""
+"""The tensors passed between fusions, distillers, routings and the training loop."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Features:
     embedding: Tensor
     """[B, D], pooled."""
     maps: tuple[Tensor, ...] = ()
-    """Stage maps [B, C_s, H_s, W_s], shallow to deep; empty unless asked for."""
+    """Stage maps [B, C_s, H_s, W_s], shallow to deep; empty unless requested."""
 
 
 @dataclass
 class Output:
     """One route's prediction: a joint head, or the head of one modality.
 
-    `rows` says which cell of the batch each row shows (None: row i shows cell i). Labels and cell ids
-    belong to a route, not to the batch: when a fusion shows every modality a different cell, each
-    route is supervised, and taught, for its own. The core fills `labels` and `index` accordingly.
+    `rows` is the cell of the batch that each row shows (None: row i shows cell i). Labels and cell ids
+    belong to a route, not to the batch: if each modality of a row shows a different cell, each route is
+    supervised and distilled for its own. The core fills `labels` and `index` accordingly.
     """
 
     logits: Tensor
     """[B, K]."""
     embedding: Tensor | None = None
-    """[B, D], what the last linear layer read."""
+    """[B, D], the input of the last linear layer."""
     maps: tuple[Tensor, ...] = ()
-    """[B, C_s, H_s, W_s], shallow to deep, where asked for."""
+    """[B, C_s, H_s, W_s], shallow to deep, if requested."""
     reads: frozenset[str] = frozenset()
     """The modalities that this route's prediction may depend on."""
     rows: Tensor | None = None
@@ -66,7 +66,7 @@ class Output:
     """embedding [B, D] -> logits [B, K]: the classifier, for distillers that call it."""
     shown: Tensor | None = None
     """[B] bool: whether the row had an image of any modality that the route reads; filled by the core. None: all
-    had. A row that had none is neither supervised nor taught on this route."""
+    had. A row that had none is neither supervised nor distilled on this route."""
 
     def float(self) -> Output:
         """The same output in float32, in which every loss is computed."""
@@ -78,7 +78,7 @@ class Output:
         )
 
     def detach(self) -> Output:
-        """The same output, cut from the graph."""
+        """The same output, detached from the graph."""
         return replace(
             self,
             logits=self.logits.detach(),
@@ -122,8 +122,8 @@ class Batch:
     labels: Tensor
     """[B] int64."""
     present: Tensor | None = None
-    """[B, M] bool (canonical modality order), or None when everything is there. After `assemble`:
-    [R, M], which modality image each row really shows."""
+    """[B, M] bool (canonical modality order), or None: nothing is absent. After `assemble`: [R, M],
+    which modality image each row actually shows."""
     rows: dict[str, Tensor] | None = None
     """Modality -> [R] positions 0..B-1: the cell that each row shows in that modality.
     None: row i shows cell i in every modality."""
@@ -132,8 +132,8 @@ class Batch:
     class_weights: Tensor | None = None
     """[K], mean 1 over the training cells; filled by the core, None outside of training."""
     extras: dict[str, Any] = field(default_factory=dict)
-    """Policy name -> what that policy carries from one hook of the step to the next. Fusion name -> what the
-    fusion notes of each row in `assemble`, a mapping of tensors [R, ...]; a policy that adds rows adds to it."""
+    """Policy name -> what that policy passes from one hook of the step to the next. Fusion name -> what the
+    fusion stores for each row in `assemble`, a mapping of tensors [R, ...]; a policy that adds rows extends it."""
     modalities: tuple[str, ...] = ()
     """The columns of `present`; filled by the core. Empty: those of `images`, in their order."""
 
@@ -141,11 +141,11 @@ class Batch:
         return len(self.cells)
 
     def labels_of(self, rows: Tensor | None) -> Tensor:
-        """[R] labels of the cells that `rows` names."""
+        """[R] labels of the cells in `rows`."""
         return self.labels if rows is None else self.labels[rows]
 
     def cells_of(self, rows: Tensor | None) -> Tensor:
-        """[R] stable ids of the cells that `rows` names."""
+        """[R] stable ids of the cells in `rows`."""
         return self.cells if rows is None else self.cells[rows]
 
     def weights_of(self, labels: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class Batch:
 
 
 def shown_in(present: Tensor | None, reads: frozenset[str], modalities: tuple[str, ...]) -> Tensor | None:
-    """[B] bool: which rows of `present` [B, M] have any of the modalities `reads`; None where nothing lacks."""
+    """[B] bool: which rows of `present` [B, M] have any of the modalities `reads`; None: nothing is absent."""
     if present is None:
         return None
     return torch.stack([present[:, i] for i, m in enumerate(modalities) if m in reads]).any(0)
@@ -173,7 +173,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class Draw:
-    """Random numbers of one training step, counter-based: asking twice gives the same answer.
+    """Random numbers of one training step, counter-based: the same call always gives the same numbers.
 
     `salt` names the purpose (say, the modality); nothing depends on the order of calls.
     """

@@ -1,4 +1,4 @@
-"""Typed parameters of a component, with validity range and search space declared beside the default.
+"""Typed parameters of a component, with validity range and search space declared next to the default.
 
 One description serves validation, `wbcbench show`, the docs, Optuna and Ray. Imports no torch.
 """
@@ -37,16 +37,16 @@ def param(
     """Declare one parameter.
 
     Args:
-        default: the value used when the user says nothing (the paper's, where there is a paper).
+        default: the value used if the user gives none (the paper's, if there is a paper).
         doc: one sentence; units and meaning of the extremes.
-        ge, gt, le, lt: which values are valid at all.
-        search: where a search may look: `(low, high)` for numbers, a list for categories. Leave it
+        ge, gt, le, lt: bounds of valid values.
+        search: values that a search may try: `(low, high)` for numbers, a list for categories. Leave it
             out for parameters that a search must not touch.
         log: search a numeric range on a logarithmic scale.
         digest_of: name of a parameter that holds a file's path. The planner fills this one with the file's
-            SHA-256, so that the trial's identity follows the content and not the place.
-        later: added to a component that has records already: at its default it is no part of a trial's identity,
-            so that these records stay what they are.
+            SHA-256, so that the trial's identity depends on the content and not on the path.
+        later: added to a component that already has records: at its default it is not part of a trial's identity,
+            so that these records keep their ids.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
@@ -61,11 +61,11 @@ def param(
 
 
 class DistillerParams(Parameters):
-    """What every distiller has. The core multiplies all of its terms by `weight`."""
+    """Parameters of every distiller. The core multiplies all of its terms by `weight`."""
 
     weight: float = param(
         1.0,
-        "Factor on the whole loss, beside a task loss of weight `task_weight`.",
+        "Factor on the whole loss, which is added to a task loss of weight `task_weight`.",
         ge=0,
         search=(0.1, 10.0),
         log=True,
@@ -73,7 +73,7 @@ class DistillerParams(Parameters):
 
 
 def identity(params: BaseModel) -> dict[str, Any]:
-    """The parameters as a trial names them: all, but for those added later that have their default."""
+    """The parameters in a trial's identity: all, except those added later that have their default."""
     dumped = params.model_dump(mode="json")
     fields = type(params).model_fields
     default = type(params).model_construct().model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What a training policy promises: a change to training that goes with any fusion."""
+"""What a training policy promises: a change to training that works with any fusion."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Run = Callable[[dict[str, Tensor], Tensor | None], Outputs]
 class Policy(nn.Module):
     """Hooks around a fusion's training step. Every hook has a default that does nothing.
 
-    A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` says what differs from
-    the usual; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesGradients`,
+    A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` declares what differs
+    from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesGradients`,
     `DoesBackward`, `PerCell`.
 
     Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
-    names, always after the fusion's own `assemble` and `task_terms`: a later policy sees what an earlier one made.
-    The planner sorts them, so that the order in which they are given is no part of a method. No hook runs at
-    evaluation, so no policy changes what a given network predicts. Parameters and buffers join the optimiser and
-    the checkpoint by themselves; a policy that needs the fusion later keeps it as `self.fusion`, which `setup`
-    stores without making it a submodule.
+    names, always after the fusion's own `assemble` and `task_terms`: a later policy sees the result of an
+    earlier one. The planner sorts them, so that the order in which they are given is not part of a method. No hook
+    runs at evaluation, so no policy changes what a given network predicts. Parameters and buffers are added to the
+    optimiser and the checkpoint automatically; a policy that needs the fusion later keeps it as `self.fusion`,
+    which `setup` stores without making it a submodule.
 
     Within a step: assemble, images, (forward), after_forward, task_terms, backward, after_backward.
     Hooks of a step must not read anything back from the device.
@@ -60,7 +60,7 @@ class Policy(nn.Module):
         return self._fusion[0]
 
     def setup(self, fusion: Fusion) -> None:
-        """Look at the fusion, build heads and buffers. Called once, before training.
+        """Inspect the fusion, build heads and buffers. Called once, before training.
 
         Overriding methods call `super().setup(fusion)` first.
 
@@ -70,7 +70,7 @@ class Policy(nn.Module):
         self._fusion = [fusion]
 
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
-        """Change which cells and modalities the batch shows, after the fusion has."""
+        """Change which cells and modalities the batch shows, after the fusion's own `assemble`."""
         return batch
 
     def images(self, batch: Batch, draw: Draw) -> Batch:
@@ -83,9 +83,9 @@ class Policy(nn.Module):
         """Re-weight, add or drop task terms (each [R], or a scalar).
 
         The core multiplies a term that is named after a route by the class weights of the route's labels, and
-        no other; a policy that adds a term of labels under another name uses `batch.weights_of`. Rows that a route
-        was shown nothing of are zero in the term that is handed in, and its mean is over the others; a policy that
-        makes a term anew leaves them out by `masked_mean(term, out.shown)`.
+        no other; a policy that adds a term of labels under another name uses `batch.weights_of`. Rows in which a
+        route was shown nothing are zero in the given term, and its mean is over the others; a policy that
+        recomputes a term leaves them out by `masked_mean(term, out.shown)`.
         """
         return terms
 
@@ -98,11 +98,12 @@ class ForwardsAgain:
 
     @abstractmethod
     def after_forward(self, run: Run, outputs: Outputs, batch: Batch, progress: Progress) -> None:
-        """Forward the fusion once more with `run`, and keep what comes back in `batch.extras[self.name]`."""
+        """Run the fusion again with `run`, and store the result in `batch.extras[self.name]`."""
 
 
 class ChangesGradients:
-    """Base class of policies that change gradients. They do not go with a distiller that takes the step."""
+    """Base class of policies that change gradients. They cannot be combined with a distiller that takes the
+    step."""
 
     @abstractmethod
     def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
@@ -110,12 +111,12 @@ class ChangesGradients:
 
 
 class DoesBackward:
-    """Base class of policies that do the backward pass; of several policies one may. They do not go with a
-    distiller that takes the step."""
+    """Base class of policies that do the backward pass; at most one of several. They cannot be combined with
+    a distiller that takes the step."""
 
     @abstractmethod
     def backward(self, terms: dict[str, Tensor], rest: Tensor, fusion: Fusion) -> bool:
-        """Do the backward pass: True if done, and then nobody else does; False leaves it to the core.
+        """Do the backward pass: True if it did; False leaves it to the next policy, or the core.
 
         Args:
             terms: scalar task terms, as weighted in the loss.
@@ -124,11 +125,11 @@ class DoesBackward:
 
 
 class PerCell:
-    """Base class of policies that remember something of each cell."""
+    """Base class of policies that keep state per cell."""
 
     @abstractmethod
     def setup_cells(self, size: int) -> None:
-        """Build buffers with a place per cell: training cell ids lie in 0..size-1. Called after `setup`."""
+        """Build buffers with one entry per cell: training cell ids are in 0..size-1. Called after `setup`."""
 
 
 previous.keep_readable(Policy)

@@ -1,7 +1,7 @@
 """Plugins that were written before traits and optional base classes, which still load for one release.
 
-What such a class states is put where it belongs now, and noted: whoever loads the plugin is told what to write
-(`notes_of`), and whoever imports it gets a `DeprecationWarning`. To be deleted whole, with its callers.
+What such a class declares is converted to the new form. Loading the plugin reports what to write (`notes_of`), and
+importing it gives a `DeprecationWarning`. To be deleted as a whole, with its callers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _METHODS = {
 
 
 def adopt(cls: type) -> None:
-    """Put what a class states in the old form where it belongs now. Does nothing for a class in the new form."""
+    """Convert what a class declares in the old form to the new form. Does nothing for a class in the new form."""
     kind, contract = _contract(cls)
     given = {n: v for n, v in vars(cls).items() if not isinstance(v, property)}
     stated = {n: given[n] for n in _attributes(kind) if not isinstance(given.get(n, adopt), FunctionType)}
@@ -54,7 +54,7 @@ def adopt(cls: type) -> None:
 
 
 def notes_of(cls: type) -> list[str]:
-    """What to write anew in a class and those that it inherits from."""
+    """What to rewrite in a class and in those that it inherits from."""
     return [_NOTES[b] for b in cls.__mro__ if b in _NOTES]
 
 
@@ -110,7 +110,7 @@ def _contract(cls: type) -> tuple[str, Any]:
 
 
 def _attributes(kind: str) -> list[str]:
-    """The class attributes that the old contract had and the new one has not."""
+    """The class attributes that the old contract had and the new one does not have."""
     if kind == "distiller":
         return ["matches", "role"]
     if kind == "policy":
@@ -119,7 +119,7 @@ def _attributes(kind: str) -> list[str]:
 
 
 def _bases(kind: str, given: dict[str, Any], stated: dict[str, Any]) -> dict[str, str]:
-    """What the old form says -> the base class that says it now."""
+    """Attribute or method of the old form -> the base class that replaces it."""
     if kind == "distiller":
         roles = {"transform": "TransformsLogits", "optimiser": "TakesStep"}
         found = {"role": roles[stated["role"]]} if stated.get("role") in roles else {}

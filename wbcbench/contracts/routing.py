@@ -1,4 +1,4 @@
-"""What a routing promises: who teaches whom, and what several teachers of one route say together."""
+"""What a routing promises: which teachers teach a route, and how several teachers are combined."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Routing(nn.Module):
       without one, and the joint route, by all teachers (or by the one named in `Params.fallback`).
     * `all`: every route is taught by all teachers.
 
-    One instance serves one pair of a route and a distiller; parameters and buffers join the optimiser and
-    the checkpoint by themselves.
+    One instance serves one pair of a route and a distiller; parameters and buffers are added to the
+    optimiser and the checkpoint automatically.
     """
 
     name: ClassVar[str]
@@ -34,7 +34,7 @@ class Routing(nn.Module):
     """Whether teachers of one modality form a chain: the first listed teaches the student and is itself
     taught, by the same distillers, by the next; the last learns from labels alone."""
     trainable: ClassVar[bool] = False
-    """Whether it has parameters of its own, and so needs `setup` to see shapes."""
+    """Whether it has parameters of its own, and so needs shapes in `setup`."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -53,8 +53,8 @@ class Routing(nn.Module):
         """One distiller's terms for one student route and its K >= 1 teachers.
 
         `distillers` holds the distiller once per teacher, so that each teacher has adapters of its own.
-        Default: teachers of which only logits are read speak as one, through `mean_teacher`; otherwise
-        the terms are averaged over the teachers.
+        Default: if only logits are read, the teachers are combined by `mean_teacher`; otherwise the terms
+        are averaged over the teachers.
         """
         if set(distillers[0].needs.teacher) <= {"logits"}:
             return distillers[0].terms(student, mean_teacher(teachers, distillers[0].temperature), progress)
@@ -64,14 +64,14 @@ class Routing(nn.Module):
 def each_teacher(
     distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress
 ) -> list[dict[str, Tensor]]:
-    """The terms of every teacher by itself."""
+    """The terms of each teacher separately."""
     return [d.terms(student, t, progress) for d, t in zip(distillers, teachers, strict=True)]
 
 
 def weighted(each: list[dict[str, Tensor]], weights: Tensor | None) -> dict[str, Tensor]:
     """sum_k w_k term_k for every term; `weights` [K] or per sample [K, B], None for 1 / K.
 
-    A term that is a scalar already takes the mean of its teacher's weights over the batch.
+    A scalar term is weighted by the mean of its teacher's weights over the batch.
     """
     terms = {}
     for name in each[0]:

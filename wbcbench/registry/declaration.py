@@ -28,7 +28,7 @@ _BOUNDS = ("ge", "gt", "le", "lt")
 
 
 class _Attributes:
-    """The class attributes that planning reads: of each kind those of its contract, where their defaults stand."""
+    """The class attributes that planning reads: for each kind those of its contract, which has their defaults."""
 
     chain: bool
     family: str
@@ -47,7 +47,7 @@ class _Attributes:
 
 @dataclass(frozen=True)
 class Declaration(_Attributes):
-    """What a component declares; class attributes, those that it inherits included, are attributes of this too."""
+    """What a component declares; class attributes, inherited ones included, are attributes of this too."""
 
     kind: str
     name: str
@@ -77,13 +77,13 @@ class Declaration(_Attributes):
 
     @property
     def param_rows(self) -> list[dict[str, Any]]:
-        """As `describe_params`, of the parameters."""
+        """The parameters as rows of `describe_params`."""
         ours = ("annotation", "bounds", "extra")
         return [{k: v for k, v in row.items() if k not in ours} for row in self.stored["params"]["rows"]]
 
     @cached_property
     def params(self) -> type[Parameters]:
-        """The typed parameters; may be a twin of the real class's `Params`, which validates and dumps the same."""
+        """The typed parameters; may be a copy of the real class's `Params`, which validates and dumps the same."""
         if not self.stored["params"]["plain"]:
             params: type[Parameters] = self.load().Params  # type: ignore[attr-defined]
             return params
@@ -117,7 +117,7 @@ class Declaration(_Attributes):
 
     @property
     def touches_gradients(self) -> bool:
-        """Whether a policy changes gradients or makes them, and so wants the backward pass to be the core's."""
+        """Whether a policy changes gradients or makes them, and so needs the core to do the backward pass."""
         return bool({"ChangesGradients", "DoesBackward"} & self.extras)
 
 
@@ -125,7 +125,7 @@ def describe(cls: type, kind: str, who: str) -> dict[str, Any]:
     """A class's declaration, JSON-able: docstring, attributes, optional bases, parameters. `who` is for messages.
 
     Raises:
-        PluginError: an attribute or a parameter is not of the kind that its contract has.
+        PluginError: an attribute or a parameter is not of the type that its contract requires.
     """
     stated = next(b for b in cls.__mro__ if (b.__module__, b.__name__) == (f"{_CONTRACTS}.{kind}", kind.title()))
     ours = [b for b in cls.__mro__ if b.__module__.startswith(f"{_CONTRACTS}.")]
@@ -151,7 +151,7 @@ def summary_of(doc: str) -> str:
 
 
 def code_of(cls: type) -> set[str]:
-    """Modules, other than wbcbench's and installed foundations, that a class and its `Params` inherit from."""
+    """Modules, other than those of wbcbench and its base libraries, that a class and its `Params` inherit from."""
     params = getattr(cls, "Params", None)
     bases = {*cls.__mro__, *(params.__mro__ if isinstance(params, type) else ())}
     foundations = {"wbcbench", "torch", "pydantic", "numpy", *sys.stdlib_module_names}
@@ -191,7 +191,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has no tuples, the contracts have no lists."""
+    """Make lists tuples: JSON has no tuples, the contracts have no lists."""
     if isinstance(value, list):
         return tuple(map(_tuples, value))
     return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
@@ -271,7 +271,7 @@ def _core(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {k: _core(v) for k, v in schema.items() if k not in ("cls", "ref", "metadata")}
     value = [_core(v) for v in schema] if isinstance(schema, list | tuple) else schema
-    return type(schema).__name__, value  # for 1 == 1.0 == True
+    return type(schema).__name__, value  # because 1 == 1.0 == True
 
 
 def _annotation(annotation: Any) -> Any:
@@ -293,7 +293,7 @@ def _annotation(annotation: Any) -> Any:
 
 
 def _type(stored: Any) -> Any:
-    """What `_annotation` was given."""
+    """The type that `_annotation` was given."""
     if isinstance(stored, str):
         return _PLAIN[stored]
     what, *args = stored

@@ -69,7 +69,7 @@ def _is_module(name: str) -> bool:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return True
-    return spec is not None and spec.origin is not None  # a folder of that name here is none
+    return spec is not None and spec.origin is not None  # a folder of that name is not a module
 
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -97,7 +97,7 @@ def write_file(kind: str, name: str, folder: Path) -> Written:
     """Write `NAME.py` and `test_NAME.py` into a plugin folder.
 
     Raises:
-        UsageError: one of them is there, or the folder is a Python package, where plugins are not looked for.
+        UsageError: one of them is there, or the folder is a Python package, where plugins are not searched for.
     """
     if (folder / "__init__.py").exists():
         raise UsageError(

@@ -13,7 +13,7 @@ from wbcbench.spec import ComponentSpec, Protocol, Recipe
 
 
 def declared(registry: Registry, kind: str, spec: ComponentSpec) -> Declaration:
-    """What a trial's component says of itself."""
+    """What a trial's component declares."""
     return registry.declared(kind, spec.name)
 
 
@@ -31,7 +31,7 @@ def check_fit(
     protocol: Protocol,
     recipe: Recipe,
 ) -> None:
-    """Raises `IncompatibleError` that says what does not fit and what would."""
+    """Raises `IncompatibleError` that states what does not fit and what would."""
     factor = declared(registry, "fusion", fusion).fusion_traits.scales
     if factor and fusion.params[factor] != 1 and not declared(registry, "backbone", backbone).scalable:
         raise IncompatibleError(
@@ -40,7 +40,7 @@ def check_fit(
         )
     if distillers and solved_once(registry, fusion):
         raise IncompatibleError(
-            f"Fusion '{fusion.name}' is solved in one go and is not trained, so distiller "
+            f"Fusion '{fusion.name}' is solved in one step and is not trained, so distiller "
             f"'{distillers[0].name}' has nothing to teach. Use it with --kd none."
         )
     declaration = declared(registry, "fusion", fusion)
@@ -50,7 +50,7 @@ def check_fit(
         if "maps" in needs.student and not declaration.fusion_traits.stage_maps:
             raise IncompatibleError(
                 f"Distiller '{distiller.name}' reads the student's stage maps, but a head of fusion "
-                f"'{fusion.name}' stands on several networks, which have none in common. Choose a "
+                f"'{fusion.name}' reads several networks, which have no common maps. Choose a "
                 "distiller of logits or embeddings, or a fusion such as early, mid_concat or independent."
             )
         if len(description.classes) < needs.min_classes:
@@ -123,12 +123,12 @@ def _check_roles(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> N
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise IncompatibleError(
-            f"One combination has '{min(twice)}' twice. Give it once, with the weight you want."
+            f"The combination has '{min(twice)}' twice. Give it once, with the weight you want."
         )
 
 
 def together(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> str:
-    """One sentence on what a combination comes to: weights of losses, and what only changes them."""
+    """One sentence that describes a combination: weights of losses, and what only changes them."""
     parts = []
     losses = [d for d in distillers if declared(registry, "distiller", d).role == "loss"]
     for d in distillers:
@@ -165,7 +165,7 @@ def check_policies(
     distillers: tuple[ComponentSpec, ...],
     protocol: Protocol,
 ) -> None:
-    """Raises `IncompatibleError` for policies that cannot go with the fusion, the distillers or each other."""
+    """Raises `IncompatibleError` for policies that do not work with the fusion, the distillers or each other."""
     known = {p.name: declared(registry, "policy", p) for p in policies}
     if len(known) < len(policies):
         names = [p.name for p in policies]
@@ -174,7 +174,7 @@ def check_policies(
     if fusion is not None and policies:
         if solved_once(registry, fusion):
             raise IncompatibleError(
-                f"Fusion '{fusion.name}' is solved in one go and is not trained, so policy '{policies[0].name}' "
+                f"Fusion '{fusion.name}' is solved in one step and is not trained, so policy '{policies[0].name}' "
                 "has nothing to change. Leave the policy out."
             )
         _check_fusion(registry, fusion, known, protocol.modalities)
@@ -216,7 +216,7 @@ def _lacks(
     most = policy.subsets
     if most and not single and count > most:
         yield (
-            f"asks a fusion without a head per modality for every subset of at most {most}, but '{name}' reads "
+            f"runs a fusion without a head per modality on every subset of at most {most}, but '{name}' reads "
             f"{count}. Choose fewer with --modalities, or a fusion such as late_prob."
         )
     found = added | offered(fusion, routed=single > 0)
@@ -229,7 +229,7 @@ def _lacks(
 def offered(fusion: Declaration, routed: bool) -> set[str]:
     """What policies find in a fusion, with what follows from its other declarations.
 
-    A fusion that says nothing is believed to have everything: `setup` of the policy finds out.
+    A fusion that declares nothing is assumed to offer everything; `setup` of the policy checks it.
     """
     traits = fusion.fusion_traits
     said = set(_WANTS) - {"incomplete"} if traits.offers is None else set(traits.offers)
@@ -245,7 +245,7 @@ def _check_budget(policies: tuple[ComponentSpec, ...], known: Known, epochs: int
         if waits and epochs <= policy.params[waits]:
             raise IncompatibleError(
                 f"Policy '{policy.name}' changes nothing in the first {policy.params[waits]} epochs, but the "
-                f"budget is {epochs}. Say --set policy.{waits}={max(1, epochs // 3)}, or train for longer."
+                f"budget is {epochs}. Use --set policy.{waits}={max(1, epochs // 3)}, or train for longer."
             )
 
 
@@ -260,14 +260,14 @@ def _check_each_other(known: Known) -> None:
             f"Policy '{reading[0]}' needs one label per image, but '{blending[0]}' blends cells."
         )
     if len(combining) > 1:
-        raise IncompatibleError(f"Only one policy can do the backward, but both {' and '.join(combining)} do.")
+        raise IncompatibleError(f"Only one policy can do the backward pass, but {' and '.join(combining)} do.")
 
 
 def _check_distillers(registry: Registry, known: Known, distillers: tuple[ComponentSpec, ...]) -> None:
     blending = [n for n, d in known.items() if d.policy_traits.blends_cells]
     if blending and distillers:
         raise IncompatibleError(
-            f"Policy '{blending[0]}' shows images of several cells at once, of which teachers know nothing. "
+            f"Policy '{blending[0]}' shows images of several cells at once, for which teachers have no outputs. "
             "Use it with --kd none."
         )
     touching = [n for n, d in known.items() if d.touches_gradients]
@@ -280,8 +280,8 @@ def _check_distillers(registry: Registry, known: Known, distillers: tuple[Compon
     replacing = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]
     if learning and replacing:
         raise IncompatibleError(
-            f"Policy '{learning[0]}' trains the student's own predictions, but distiller '{replacing[0]}' answers "
-            "through the teacher's classifier, which labels do not train."
+            f"Policy '{learning[0]}' trains the student's own predictions, but distiller '{replacing[0]}' "
+            "predicts with the teacher's classifier, which labels do not train."
         )
 
 
@@ -305,6 +305,6 @@ _WANTS = {
         "losses that meet in some parameters",
         "Add the policy aux_heads, or choose a fusion with a head per modality on one trunk, such as independent.",
     ),
-    "incomplete": ("cells to be let in without some modality", "Choose another (`wbcbench list fusions`)."),
+    "incomplete": ("support for cells without some modality", "Choose another (`wbcbench list fusions`)."),
 }
-"""Want -> what it is, and what to do without. `trained_logits` is up to the distillers."""
+"""Want -> what it is, and what to do if it is missing. `trained_logits` depends on the distillers."""

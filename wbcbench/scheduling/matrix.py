@@ -1,4 +1,4 @@
-"""Which fusion goes with which distiller and policy: a table made from declarations alone."""
+"""Which fusion works with which distiller and policy: a table made from declarations alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wbcbench.spec import Budget, ComponentSpec, Protocol, Recipe
 
 NEUTRAL = ("none",)
 EPOCHS = 30
-"""A training of usual length: the table says nothing of budgets."""
+"""A training of usual length: the table does not depend on budgets."""
 
 
 def compatibility(registry: Registry, modalities: int = 2, classes: int = 5) -> list[dict[str, str]]:
@@ -24,8 +24,8 @@ def compatibility(registry: Registry, modalities: int = 2, classes: int = 5) -> 
         classes: how many it has.
 
     Returns:
-        Rows `first`, `second` (as `kind:name`) and `reason`, which is empty where the two go together. What
-        depends on a backbone (stages, width) is found out when a run is planned or rehearsed.
+        Rows `first`, `second` (as `kind:name`) and `reason`, which is empty if the two work together. What
+        depends on a backbone (stages, width) is checked when a run is planned or rehearsed.
     """
     names = tuple(f"m{i}" for i in range(modalities))
     description = Description(
@@ -62,7 +62,7 @@ def _why_not(
     backbone = _spec(registry, registry.resolve("backbone", "cellnet").component)
     optimiser = "sgd" if any(needs_of(registry, d).optimiser == "sgd" for d in distillers) else "adamw"
     recipe = Recipe(optimiser=optimiser)  # type: ignore[arg-type]
-    # a distiller that only takes the step is judged beside one that has a loss
+    # a distiller that only takes the step is checked together with one that has a loss
     beside = _spec(registry, registry.resolve("distiller", "logits").component)
     whole = (*distillers, beside) if distillers and distillers[0].name != "logits" else distillers
     try:
@@ -75,7 +75,7 @@ def _why_not(
         check_policies(registry, fusion, policies, whole, protocol)
     except IncompatibleError as error:
         return str(error)
-    except WbcbenchError as error:  # a plugin that cannot be read goes with nothing
+    except WbcbenchError as error:  # a plugin that cannot be read works with nothing
         return str(error).splitlines()[0]
     return ""
 

@@ -12,7 +12,7 @@ from wbcbench.testing.promise import check_registered, made, no_reads, promise
 
 
 class BackboneContract:
-    """What every backbone must hold. `backbone` is a registered name, a class, or the path of a plugin file."""
+    """What every backbone must satisfy. `backbone` is a registered name, a class, or the path of a plugin file."""
 
     backbone: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
@@ -33,7 +33,7 @@ class BackboneContract:
         backbone_types(self.build(2, self.sizes[0]).eval(), 2, self.sizes[0])
 
     def test_embedding_and_maps(self) -> None:
-        """Any number of channels and any side give an embedding of width `dim`, and maps where asked for."""
+        """Any number of channels and any side give an embedding of width `dim`, and maps on request."""
         for size in self.sizes:
             for channels in (1, 4):
                 net = self.build(channels, size).eval()
@@ -42,20 +42,20 @@ class BackboneContract:
                 promise(
                     plain.embedding.shape == (2, net.dim),
                     f"2 images of {channels} channels and side {size} gave the embedding "
-                    f"{list(plain.embedding.shape)}; `self.dim` says {net.dim}.",
+                    f"{list(plain.embedding.shape)}; `self.dim` is {net.dim}.",
                     "Pool to [B, D] and set `self.dim = D` in `__init__`.",
                     "forward",
                 )
                 promise(
                     plain.maps == () and full.maps,
-                    f"`forward` gave {len(plain.maps)} maps unasked and {len(full.maps)} with maps=True.",
-                    "Return Features(embedding, maps) with maps=() unless they are asked for.",
+                    f"`forward` gave {len(plain.maps)} maps with maps=False and {len(full.maps)} with maps=True.",
+                    "Return Features(embedding, maps) with maps=() unless they are requested.",
                     "forward",
                 )
                 promise(
                     torch.allclose(plain.embedding, full.embedding, atol=1e-5),
-                    "The embedding differs when maps are asked for, or between two calls in evaluation.",
-                    "Compute it alike, and draw random numbers in training only.",
+                    "The embedding differs when maps are requested, or between two calls in evaluation.",
+                    "Compute it the same way, and draw random numbers in training only.",
                     "forward",
                 )
                 sides = [m.shape[-1] for m in full.maps]
@@ -81,13 +81,13 @@ class BackboneContract:
             x = net.stage(number, x)
             promise(
                 x.shape == maps[number].shape and torch.allclose(x, maps[number], atol=1e-5),
-                f"Stage {number} gives another map than `forward`.",
+                f"Stage {number} gives a different map from `forward`.",
                 "Let `forward` call `stage`, or leave `stage_count` at 0.",
                 "stage",
             )
 
     def test_eval_is_deterministic(self) -> None:
-        """In evaluation one image always gets one embedding, alone or in a batch."""
+        """In evaluation an image always gets the same embedding, alone or in a batch."""
         net = self.build(2, self.sizes[0]).eval()
         x = torch.randn(3, 2, self.sizes[0], self.sizes[0])
         first, second = net(x).embedding, net(x).embedding
@@ -99,13 +99,13 @@ class BackboneContract:
         )
         promise(
             torch.allclose(first[1:2], net(x[1:2]).embedding, atol=1e-4),
-            "An image alone gets another embedding than the same image in a batch.",
+            "An image alone gets a different embedding from the same image in a batch.",
             "Do not normalise or average over the batch axis in evaluation.",
             "forward",
         )
 
     def test_no_classifier_and_every_parameter_trained(self) -> None:
-        """Every parameter is registered and gets a gradient; there is no classifier that nobody uses."""
+        """Every parameter is registered and gets a gradient; there is no unused classifier."""
         net = self.build(2, self.sizes[0]).train()
         loss = net(torch.randn(4, 2, self.sizes[0], self.sizes[0])).embedding.sum()
         promise(
@@ -132,7 +132,7 @@ class BackboneContract:
             net(x, maps=True)
 
     def test_state_survives_a_round_trip(self) -> None:
-        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
+        """It resumes exactly: all state is in the checkpoint."""
         net, other = self.build(2, self.sizes[0]).train(), self.build(2, self.sizes[0])
         x = torch.randn(4, 2, self.sizes[0], self.sizes[0])
         for _ in range(2):
@@ -140,13 +140,13 @@ class BackboneContract:
         other.load_state_dict(net.state_dict())
         promise(
             torch.equal(net.eval()(x).embedding, other.eval()(x).embedding),
-            "After two steps, saved and loaded into a new instance, it gives another embedding.",
+            "After two steps, saved and loaded into a new instance, it gives a different embedding.",
             "Keep what changes while training in a buffer (`self.register_buffer(name, tensor)`), not in a plain "
             "attribute: attributes are not saved.",
         )
 
     def test_width_scales_where_declared(self) -> None:
-        """`width=2` doubles the channels, unless it says `scalable = False`."""
+        """`width=2` doubles the channels, unless it declares `scalable = False`."""
         if not self.cls.scalable:
             return
         narrow, wide = self.build(3, self.sizes[0]), self.build(3, self.sizes[0], width=2.0)
@@ -159,11 +159,11 @@ class BackboneContract:
         )
 
     def test_same_seed_same_weights(self) -> None:
-        """One seed gives one initialisation."""
+        """The same seed gives the same initialisation."""
         a, b = self.build(3, self.sizes[0]), self.build(3, self.sizes[0])
         promise(
             all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)),
-            "Two instances of one seed have different weights.",
+            "Two instances with the same seed have different weights.",
             "Initialise with torch's own generator, not with numpy or random.",
             "__init__",
         )

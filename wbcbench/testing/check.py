@@ -1,4 +1,4 @@
-"""What became of one promise of a contract, and where in the component to look."""
+"""The result of one promise of a contract, and where in the component to look."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Verdict:
     found: str = ""
     """What the test saw; empty if the promise is kept."""
     mend: str = ""
-    """What to do about it; empty where the error says it itself."""
+    """What to do about it; empty if the error states it."""
     where: str = ""
     """`file:line` of the component to look at; empty if unknown."""
     traceback: str = ""
@@ -41,11 +41,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Findings:
-    """What became of the promises of a contract."""
+    """The results of a contract's promises."""
 
     verdicts: tuple[Verdict, ...] = ()
     waiting: tuple[str, ...] = ()
-    """Promises that were not tried, because the one that they rest on is broken."""
+    """Promises that were not checked, because the one that they depend on is broken."""
 
 
 def broken(test: str, promise: str, error: BaseException, cls: type) -> Verdict:
@@ -87,7 +87,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _defined_at(cls: type, method: str, found: str, last: str) -> str:
-    """Where the class's method is written, or the class where the method is inherited from the contract.
+    """Where the class's method is written, or the class if the method is inherited from the contract.
 
     Within the method, the last line that the pattern `last` matches, or the line that assigns the attribute that
     `found` names, if there is one.
@@ -121,7 +121,7 @@ def _home(cls: type) -> Path | None:
 
 
 FIRST = "test_types"
-"""The test of the promise that all others of a contract rest on: where it is broken, they are not tried."""
+"""The test of the promise that all others of a contract depend on: if it is broken, they are not checked."""
 _FILE = "contract"
 _OPTIONS = (
     "--assert=plain", "--capture=sys", "--import-mode=importlib",
@@ -144,13 +144,13 @@ def check_component(
         kind: of the component.
         cls: its class.
         params: for its `Params`, where not the defaults.
-        done: called with each verdict as soon as it stands.
-        only: check only the promises that these words are part of (or of the name of their test). The first is
-            tried even so, and told where it is broken.
-        known: verdicts that the caller has already, which the words may be meant for.
+        done: called with each verdict as soon as it is known.
+        only: check only the promises that contain these words, in their text or the name of their test. The first
+            is always checked, and reported if it is broken.
+        known: verdicts that the caller already has, which the words may match.
 
     Raises:
-        UsageError: the words are part of none.
+        UsageError: no promise contains the words.
     """
     contract = getattr(wbcbench.testing, f"{kind.capitalize()}Contract")
     subject = "component" if kind == "dataset" else kind
@@ -180,7 +180,7 @@ def check_component(
 
 
 class _Recorder:
-    """A pytest plugin: collects the contract as if it stood in a file, and keeps what became of each test."""
+    """A pytest plugin: collects the contract as if it were in a file, and keeps the result of each test."""
 
     def __init__(self, case: type, cls: type, done: Callable[[Verdict], None], only: str) -> None:
         self.case, self.cls, self.done, self.only = case, cls, done, only
@@ -259,7 +259,7 @@ def _meant(words: str, test: str, promise: str) -> bool:
 
 @contextmanager
 def _own_environment() -> Iterator[None]:
-    """Neither options nor pytest plugins of the user."""
+    """Ignore the user's options and plugins of pytest."""
     kept = {k: os.environ.pop(k) for k in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if k in os.environ}
     autoload = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"

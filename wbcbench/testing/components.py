@@ -89,7 +89,7 @@ def fusion_types(cls: type[Fusion], task: Task, params: Mapping[str, Any]) -> No
     batch = _batch(fusion.assemble(batch, toy_draw()), "assemble")
     if batch.rows is not None:
         images = {m: x[batch.rows[m]] for m, x in images.items()}
-    mend = f'Return a dict with one {_OUTPUT} per route, as {{"joint": Output(...)}}.'
+    mend = f'Return a dict with one {_OUTPUT} per route, such as {{"joint": Output(...)}}.'
     outputs = returned(fusion(images), dict, "forward", "a dict of route -> Output", mend)
     for route, out in outputs.items():
         held(out, Output, f"Route '{route}'", "forward", "an Output", f"Wrap it: {_OUTPUT}.")
@@ -144,7 +144,7 @@ def backbone_types(net: Any, channels: int, size: int) -> None:
 
 
 def policy_types(policy: Policy, fusion: Fusion, task: Task) -> None:
-    """Make one training step around a fusion and look at what each hook returns. May raise `IncompatibleError`."""
+    """Run one training step with a fusion and check what each hook returns. May raise `IncompatibleError`."""
     try:
         policy.setup(fusion)
     except IndexError:
@@ -167,7 +167,7 @@ def policy_types(policy: Policy, fusion: Fusion, task: Task) -> None:
     try:
         policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
     except RuntimeError as error:
-        if "does not require grad" not in str(error):  # told by a promise of its own
+        if "does not require grad" not in str(error):  # reported by another promise
             raise
 
 
@@ -175,7 +175,7 @@ def dataset_types(dataset: Dataset, side: int) -> None:
     """Describe a data set and load it."""
     promise(
         "params" in vars(dataset),
-        "It has no `self.params`: `__init__` does not get through `super().__init__(params)`.",
+        "It has no `self.params`: `__init__` does not reach `super().__init__(params)`.",
         "Write `super().__init__(params)` as its first line.",
         "__init__",
     )
@@ -211,14 +211,14 @@ def _output(out: Output, whose: str, method: str) -> None:
     held(out.logits, Tensor, f"`logits` of {whose}", method, "a tensor [B, K]", TENSORS)
     for name, kind, wanted in (
         ("embedding", Tensor, "a tensor [B, D]"), ("rows", Tensor, "a tensor [B] of positions"),
-        ("head", Callable, "something to call"),
+        ("head", Callable, "a callable"),
     ):  # fmt: skip
         value = getattr(out, name)
         if value is not None:
-            held(value, kind, f"`{name}` of {whose}", method, wanted, f"Give Output `{name}=` such.")  # type: ignore[arg-type]
+            held(value, kind, f"`{name}` of {whose}", method, wanted, f"Set Output's `{name}`.")  # type: ignore[arg-type]
     held(
         out.reads, Set, f"`reads` of {whose}", method, "a frozenset of modalities",
-        "Write reads=frozenset({...}), the modalities that the route looks at.",
+        "Write reads=frozenset({...}), the modalities that the route reads.",
     )  # fmt: skip
     _maps(out.maps, whose, method)
 

@@ -15,14 +15,14 @@ from wbcbench.testing.promise import BrokenPromise, made, promise
 
 
 class DatasetContract:
-    """What every data set must hold. Set `component`, or override `dataset`; keep it small, it is loaded often."""
+    """What every data set must satisfy. Set `component`, or override `dataset`; use a small one."""
 
     component: ClassVar[Any] = None
     """A registered name, a class, or the path of a plugin file."""
     params: ClassVar[dict[str, Any]] = {}
     """Parameters to test with: paths, few cells."""
     side: int = 24
-    """A side in pixels, other than the native one, that the images are asked for at."""
+    """A side in pixels, other than the native one, at which images are requested."""
 
     def dataset(self, tmp_path: Path) -> Dataset:
         """The data set under test; called once or twice per test, with the same folder."""
@@ -36,7 +36,7 @@ class DatasetContract:
         dataset_types(self.dataset(tmp_path), self.side)
 
     def test_what_it_says_is_what_it_loads(self, tmp_path: Path) -> None:
-        """Images, labels and splits have the promised form, and `describe` foretells them."""
+        """Images, labels and splits have the promised form, and `describe` agrees with them."""
         dataset = self.dataset(tmp_path)
         said = dataset.describe()
         cells = dataset.load(said.image_size or self.side)
@@ -67,7 +67,7 @@ class DatasetContract:
         for name, (foretold, loaded) in pairs.items():
             promise(
                 foretold == loaded,
-                f"`describe` says {name} = {foretold}, `load` gives {loaded}.",
+                f"`describe` reports {name} = {foretold}, `load` gives {loaded}.",
                 "Compute both from one place; modalities have one order.",
                 "describe",
             )
@@ -85,30 +85,30 @@ class DatasetContract:
         )
 
     def test_images_have_the_side_asked_for(self, tmp_path: Path) -> None:
-        """Images have the side that was asked for."""
+        """Images have the requested side."""
         cells = self.dataset(tmp_path).load(self.side)
         sides = {a.shape[2:] for a in cells.images.values()}
         promise(
             sides == {(self.side, self.side)},
-            f"Asked for {self.side} px, `load` gave {sorted(sides)}.",
-            "Resize to `image_size` where it is given: wbcbench.data.decode.resize_stack.",
+            f"With image_size={self.side}, `load` gave sides {sorted(sides)}.",
+            "Resize to `image_size` if it is given: wbcbench.contracts.dataset.resize_stack.",
             "load",
         )
 
     def test_describing_is_repeatable_and_independent_of_loading(self, tmp_path: Path) -> None:
-        """`describe` always says the same, before and after loading."""
+        """`describe` always returns the same, before and after loading."""
         dataset = self.dataset(tmp_path)
         before = dataset.describe()
         dataset.load(self.side)
         promise(
             dataset.describe() == before == self.dataset(tmp_path).describe(),
-            "`describe` says something else after `load`, or in a new instance.",
+            "`describe` returns something else after `load`, or in a new instance.",
             "Let it depend on parameters and files alone.",
             "describe",
         )
 
     def test_new_cells_are_prepared_into_its_modalities(self, tmp_path: Path) -> None:
-        """`preparation` leads to the modalities that `load` gives: same names, channels and depth."""
+        """`preparation` gives the modalities that `load` gives: same names, channels and depth."""
         dataset = self.dataset(tmp_path)
         cells = dataset.load(self.side)
         known = type(dataset)(dataset.Params(**{**dataset.params.model_dump(), **cells.resolved}))
@@ -126,20 +126,20 @@ class DatasetContract:
         got = {m: (x.shape[1:], x.dtype) for m, x in made.items() if m in wanted}
         promise(
             got == wanted and all(len(x) == 2 for x in made.values()),
-            f"`preparation` makes {got} of new cells, `load` gives {wanted}.",
-            "Let both use one function; say in `made_of` which raw images a modality is derived from.",
+            f"`preparation` turns new cells into {got}, `load` gives {wanted}.",
+            "Let both use one function; declare in `made_of` which raw images a modality is derived from.",
             "preparation",
         )
         image = np.zeros((1, self.side + 3, self.side + 1), np.uint8)
         promise(
             told.square(image, self.side).shape == (1, self.side, self.side),
-            "`preparation().square` does not give a square of the side asked for.",
-            "It takes [C, H, W] and a side, and gives [C, side, side].",
+            "`preparation().square` does not give a square of the requested side.",
+            "It takes [C, H, W] and a side, and returns [C, side, side].",
             "preparation",
         )
 
     def test_identity_shows_no_place(self, tmp_path: Path) -> None:
-        """Where files lie is no part of the identity: no path in parameters or fingerprint."""
+        """The identity does not depend on where files are: no path in parameters or fingerprint."""
         dataset = self.dataset(tmp_path)
         public = dataset.public_params()
         places = [str(tmp_path), *(str(getattr(dataset.params, name)) for name in dataset.locations)]
@@ -147,7 +147,7 @@ class DatasetContract:
         shown = json.dumps(public) + dataset.describe().fingerprint
         promise(
             not set(public) & set(dataset.locations) and not any(place in shown for place in places),
-            f"The identity {public} or the fingerprint shows where files lie.",
+            f"The identity {public} or the fingerprint contains the path of files.",
             "List parameters that hold paths in `locations`, and compute the fingerprint from contents.",
             "public_params",
         )
@@ -155,4 +155,4 @@ class DatasetContract:
     def test_it_is_named_and_says_what_it_is(self, tmp_path: Path) -> None:
         """It has a name and a docstring."""
         cls = type(self.dataset(tmp_path))
-        promise(cls.name and cls.__doc__, "The class has no name or no docstring.", "Say what the cells are.")
+        promise(cls.name and cls.__doc__, "The class has no name or no docstring.", "State what the cells are.")

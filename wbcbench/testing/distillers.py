@@ -20,7 +20,7 @@ EPOCHS = (Progress(0, 100, 0, 1), Progress(5, 100, 0, 1), Progress(50, 100, 0, 1
 
 
 class DistillerContract:
-    """What every distiller must hold. `distiller` is a registered name, a class, or the path of a plugin file."""
+    """What every distiller must satisfy. `distiller`: a registered name, a class, or the path of a plugin file."""
 
     distiller: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
@@ -34,7 +34,7 @@ class DistillerContract:
     def outputs(
         self, rows: int = 6, classes: int = 4, dtype: torch.dtype = torch.float32
     ) -> tuple[Output, Output]:
-        """A student that wants gradients, and a teacher, with everything a distiller may read."""
+        """A student that requires gradients, and a teacher, with everything a distiller may read."""
         g = torch.Generator().manual_seed(0)
 
         def noise(*shape: int) -> Tensor:
@@ -64,20 +64,20 @@ class DistillerContract:
         distiller_types(lambda: self.build(student, teacher), student, teacher)
 
     def test_terms_are_named_finite_and_per_sample_or_scalar(self) -> None:
-        """Each loss has a name, is finite, and is one number per cell or one in all."""
+        """Each loss has a name, is finite, and is one number per cell or a scalar."""
         student, teacher = self.outputs()
         for name, value in self.build(student, teacher).terms(student, teacher, START).items():
             promise(isinstance(name, str), f"A term is called {name!r}.", "Name terms by strings.", "terms")
             promise(
                 value.ndim == 0 or value.shape == (6,),
                 f"Term '{name}' has the shape {list(value.shape)} for 6 cells.",
-                "Return [B], one loss a cell (sum over classes or features), or a scalar.",
+                "Return [B], one loss per cell (sum over classes or features), or a scalar.",
                 "terms",
             )
             promise(
                 torch.isfinite(value).all(),
                 f"Term '{name}' is not finite on ordinary inputs.",
-                "Look for a log or a division of zero; use log_softmax, and clamp.",
+                "Look for a log of zero or a division by zero; use log_softmax, and clamp.",
                 "terms",
             )
 
@@ -122,7 +122,7 @@ class DistillerContract:
             ) from error
 
     def test_the_smallest_batch_and_class_count_it_admits(self) -> None:
-        """It works on the smallest batch and the fewest classes that `needs` admits."""
+        """It works on the smallest batch and the fewest classes that `needs` allows."""
         needs = self.cls.needs
         student, teacher = self.outputs(rows=needs.min_batch, classes=needs.min_classes)
         for name, value in self.build(student, teacher).terms(student, teacher, START).items():
@@ -134,15 +134,15 @@ class DistillerContract:
             )
 
     def test_state_is_complete(self) -> None:
-        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
+        """It resumes exactly: all state is in the checkpoint."""
         student, teacher = self.outputs()
         first, second = self.build(student, teacher), self.build(student, teacher)
         names = {n for n, _ in first.named_parameters()}
         lost = names - set(first.state_dict())
-        promise(not lost, f"`state_dict` lacks {sorted(lost)}.", "Leave `state_dict` as nn.Module has it.")
+        promise(not lost, f"`state_dict` lacks {sorted(lost)}.", "Do not override `state_dict`.")
         promise(
             bool(names) == self.cls.needs.trainable,
-            f"It has {len(names)} parameters of its own, but `needs` says trainable={self.cls.needs.trainable}.",
+            f"It has {len(names)} parameters of its own, but `needs` has trainable={self.cls.needs.trainable}.",
             f"Declare needs = Needs(..., trainable={bool(names)}), or build parameters in `setup`.",
             "setup",
         )
@@ -169,7 +169,7 @@ class DistillerContract:
             promise(value.requires_grad, f"Term '{name}' is cut from the graph: no gradient.", advice, "terms")
         promise(
             not terms or any(self._student_gradient(progress) for progress in EPOCHS),
-            "The loss has no gradient in anything of the student: it teaches it nothing.",
+            "The loss has no gradient in any output of the student, which learns nothing from it.",
             advice,
             "terms",
         )
@@ -246,7 +246,7 @@ class DistillerContract:
                 )
 
     def trace(self, distiller: Distiller, student: Output, teacher: Output) -> Tensor:
-        """Losses and gradients over training; the first epoch twice (banks remember the first time)."""
+        """Losses and gradients over training; the first epoch twice (the first time fills memory banks)."""
         found = []
         for epoch in (0, 0, 5, 50):
             terms = distiller.terms(student, teacher, Progress(epoch, 100, 0, 1))

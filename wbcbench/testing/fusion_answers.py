@@ -1,4 +1,4 @@
-"""What a fusion promises of its answers, as tests: routes, shapes, evaluation, the right label for each answer."""
+"""The contract of a fusion's predictions as tests: routes, shapes, evaluation, the right label for each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _START = Progress(0, 1, 0, 1)
 
 
 def check_answers_follow_images(fusion: Fusion) -> None:
-    """Raise `BrokenPromise` if an answer comes from images of other cells than the one whose label it gets.
+    """Raise `BrokenPromise` if a prediction comes from images of other cells than the one whose label it gets.
 
-    Seen by gradients in training mode: the logits of row i must depend on the image of the labelled cell, in every
-    modality where they depend on any image (dropped modalities are no mistake).
+    Checked by gradients in training mode: the logits of row i must depend on the image of the labelled cell, in
+    every modality where they depend on any image (dropped modalities are allowed).
     """
     batch = fusion.assemble(toy_batch(fusion.task), toy_draw())
     shown = {m: x.requires_grad_() for m, x in _shown(batch, toy_batch(fusion.task).images).items()}
@@ -39,24 +39,24 @@ def check_answers_follow_images(fusion: Fusion) -> None:
             strayed = (influence.sum(1) > 0) & ((influence * own).sum(1) == 0)
             promise(
                 not strayed.any(),
-                f"In training, route '{route}' answers for cell {_first(out, strayed)} from the {m} image of "
+                f"In training, route '{route}' predicts cell {_first(out, strayed)} from the {m} image of "
                 f"another cell ({int(strayed.sum())} of {len(strayed)} rows): label and image do not match.",
                 "Mix cells in `assemble`, by `batch.rows`, and nowhere else; a route that reads several "
-                "modalities needs the same cell in all of them, or says whose label it answers for by "
+                "modalities needs the same cell in all of them, or states whose label it predicts by "
                 "`Output(rows=...)`.",
                 "assemble" if batch.rows is not None else "forward",
             )
 
 
 def check_losses_follow_labels(fusion: Fusion) -> None:
-    """Raise `BrokenPromise` if a row's task loss heeds the label of a cell that the row's route does not show."""
+    """Raise `BrokenPromise` if a row's task loss depends on a label of a cell that its route does not show."""
     batch = fusion.assemble(toy_batch(fusion.task), toy_draw())
     images = _shown(batch, toy_batch(fusion.task).images)
     fresh = toy_batch(fusion.task)
     promise(
         torch.equal(batch.cells, fresh.cells) and torch.equal(batch.labels, fresh.labels),
         "`assemble` changed `batch.cells` or `batch.labels`.",
-        "Leave them; say by `batch.rows[modality]` which cell of the batch each row shows.",
+        "Do not change them; set `batch.rows[modality]` to the cell of the batch that each row shows.",
         "assemble",
     )
     with torch.no_grad():
@@ -107,11 +107,11 @@ def _first(out: Output, rows: Tensor) -> int:
 
 
 class FusionAnswers:
-    """Which fusion is tested, and what it must hold in evaluation."""
+    """Which fusion is tested, and what it must satisfy in evaluation."""
 
     fusion: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
-    """Parameters to test with, where the defaults are not enough."""
+    """Parameters to test with, if the defaults are not enough."""
 
     @property
     def cls(self) -> type[Fusion]:
@@ -134,7 +134,7 @@ class FusionAnswers:
             fusion_types(self.cls, self.task(), self.params)
 
     def test_routes_are_those_declared(self) -> None:
-        """It answers on the routes that `emits` declares."""
+        """It returns the routes that `emits` declares."""
         fusion = self.build()
         outputs = fusion(toy_batch(fusion.task).images)
         expected = route_names(self.cls.traits.emits, fusion.task.modalities)
@@ -146,14 +146,14 @@ class FusionAnswers:
         )
 
     def test_shapes_and_reads(self) -> None:
-        """Embeddings and probabilities have the right shape, and each route says what it reads."""
+        """Embeddings and probabilities have the right shape, and each route declares what it reads."""
         fusion = self.build()
         batch, classes = toy_batch(fusion.task, cells=5), fusion.task.n_classes
         for route, out in fusion(batch.images, maps=True).items():
             promise(
                 out.reads and out.reads <= set(fusion.task.modalities),
-                f"Route '{route}' says that it reads {sorted(out.reads)}.",
-                f"Give its Output `reads=frozenset(...)` of the modalities {fusion.task.modalities} it looks at.",
+                f"Route '{route}' declares that it reads {sorted(out.reads)}.",
+                f"Give its Output `reads=frozenset(...)` of what it reads of {fusion.task.modalities}.",
                 "forward",
             )
             shape = None if out.embedding is None else list(out.embedding.shape)
@@ -173,19 +173,19 @@ class FusionAnswers:
         promise((probs >= 0).all(), "`predict` returned negative values.", "Return probabilities.", "predict")
 
     def test_eval_is_deterministic(self) -> None:
-        """In evaluation one input always gets one answer."""
+        """In evaluation the same input always gets the same prediction."""
         fusion = self.build().eval()
         images = toy_batch(fusion.task).images
         promise(
             equal_logits(fusion(images), fusion(images)),
             "Two calls in evaluation mode on the same images gave different logits.",
             "Draw random numbers in training only: nn.Dropout or `F.dropout(x, training=self.training)`, no "
-            "torch.rand in `forward`, no count of calls.",
+            "torch.rand in `forward`, no counter of calls.",
             "forward",
         )
 
     def test_a_row_depends_on_that_row_only(self) -> None:
-        """In evaluation a cell's answer does not depend on the other cells of its batch."""
+        """In evaluation a cell's prediction does not depend on the other cells of its batch."""
         fusion = self.build().eval()
         images = toy_batch(fusion.task).images
         alone = {m: x[2:3] for m, x in images.items()}
@@ -193,18 +193,18 @@ class FusionAnswers:
         for route in whole:
             promise(
                 torch.allclose(whole[route].logits[2:3], one[route].logits, atol=1e-5),
-                f"On route '{route}' a cell alone gets other logits than the same cell in a batch.",
+                f"On route '{route}' a cell alone gets different logits from the same cell in a batch.",
                 "Do not normalise, average or attend over the batch axis in evaluation, and do not permute rows.",
                 "forward",
             )
 
     def test_the_order_of_the_images_dict_is_irrelevant(self) -> None:
-        """The order in which modalities arrive changes nothing."""
+        """The order of the modalities in the input changes nothing."""
         fusion = self.build().eval()
         images = toy_batch(fusion.task).images
         promise(
             equal_logits(fusion(images), fusion(dict(reversed(images.items())))),
-            "The same images in a dict of another order gave other logits.",
+            "The same images in a dict of another order gave different logits.",
             "Loop over `self.task.modalities`, not over `images`.",
             "forward",
         )
@@ -224,14 +224,14 @@ class FusionAnswers:
         after = fusion.predict(fusion(noisy, present), present)
         promise(
             torch.equal(before, after),
-            "Other pixels in an image that `present` calls absent changed the prediction.",
+            "Different pixels in an image that `present` marks as absent changed the prediction.",
             'Leave absent modalities out by `present` [B, M], or declare `missing = "impute"`.',
             "forward",
         )
-        if not issubclass(self.cls, SolvedOnce):  # a floor may say the same of every cell
+        if not issubclass(self.cls, SolvedOnce):  # a baseline may predict the same for every cell
             promise(
                 not torch.equal(before, fusion.predict(fusion(images))),
-                "It predicts the same whether a modality is there or not.",
+                "It predicts the same whether a modality is present or not.",
                 'Use `present` in `forward`, or declare `missing = "impute"`.',
                 "forward",
             )
@@ -250,19 +250,19 @@ class FusionAnswers:
             )
 
     def test_deploy_predicts_what_eval_predicts(self) -> None:
-        """What is deployed predicts what was evaluated."""
+        """The deployed module predicts the same as the evaluated fusion."""
         fusion = self.build().eval()
         images = toy_batch(fusion.task).images
         deployed = fusion.deploy().eval()
         promise(
             torch.allclose(deployed(images), fusion.predict(fusion(images)), atol=1e-6),
-            "The module that `deploy` returns predicts otherwise than `predict` of `forward`.",
-            "Let `deploy` compute the same probabilities, or leave it out.",
+            "The module that `deploy` returns predicts differently from `predict` of `forward`.",
+            "Let `deploy` compute the same probabilities, or do not override it.",
             "deploy",
         )
 
     def test_deployed_for_some_modalities_it_takes_their_images_only(self) -> None:
-        """Deployed for some modalities it takes just their images, and says of them what it says in evaluation."""
+        """Deployed for some modalities it takes only their images, and predicts the same as in evaluation."""
         high = self.cls.traits.arity[1]
         fusion = self.build(toy_task(max(self.count(), min(3, high or 3)))).eval()
         names, images = fusion.task.modalities, toy_batch(fusion.task).images
@@ -278,20 +278,20 @@ class FusionAnswers:
                 probs = deployed({m: images[m] for m in given})
             except KeyError as error:
                 raise BrokenPromise(
-                    f"{what} asks for {error}.",
+                    f"{what} requires {error}.",
                     "Fill in absent images as `Deployed(fusion, present)` does, and loop over what is in a "
                     "`PerModality`, not over `self.task.modalities`.",
                     "deploy",
                 ) from error
             promise(
                 torch.allclose(probs, fusion.predict(fusion(shown, present), present), atol=1e-5),
-                f"{what} predicts otherwise than `predict` of `forward` with the others absent.",
-                "Leave out by `PerModality` only what an absent modality has no part in, or leave `deploy` out.",
+                f"{what} predicts differently from `predict` of `forward` with the others absent.",
+                "Put into `PerModality` only what one modality alone uses, or do not override `deploy`.",
                 "deploy",
             )
             promise(
                 parameters(deployed) <= whole,
-                f"{what} has more parameters than deployed for all.",
+                f"{what} has more parameters than if deployed for all.",
                 "Let `deploy` leave out what is not needed.",
                 "deploy",
             )

@@ -29,7 +29,7 @@ def synthetic_task(problem: Problem, modalities: int = 2) -> Task:
 
 
 def synthetic_cells(problem: Problem, task: Task, cells: int, seed: int) -> Batch:
-    """Fresh cells of the problem; labels [N], one image [N, 1, 16, 16] per modality."""
+    """New cells of the problem; labels [N], one image [N, 1, 16, 16] per modality."""
     random = torch.Generator().manual_seed(seed)
     bits = torch.randint(0, 2, (2, cells), generator=random)
     if problem == "redundant":
@@ -46,7 +46,7 @@ def synthetic_cells(problem: Problem, task: Task, cells: int, seed: int) -> Batc
 
 
 def learns(fusion: Fusion, problem: Problem, lr: float = 1e-2, steps: int = 400, batch: int = 48) -> float:
-    """Train on fresh cells until 95 % of unseen ones are right, or for `steps`; returns the last accuracy."""
+    """Train on new cells until 95 % of unseen ones are right, or for `steps`; returns the last accuracy."""
     if isinstance(fusion, SolvedOnce):
         solve(fusion, synthetic_cells(problem, fusion.task, 300, seed=1))
         return _accuracy(fusion, synthetic_cells(problem, fusion.task, 96, seed=10**6))
@@ -67,7 +67,7 @@ def learns(fusion: Fusion, problem: Problem, lr: float = 1e-2, steps: int = 400,
 
 @torch.no_grad()
 def solve(fusion: SolvedOnce, batch: Batch) -> None:
-    """Let a fusion that is solved in one go solve a batch of cells."""
+    """Call `solve` of a fusion on a batch of cells."""
     features = fusion.features(batch.images, batch.present)
     fusion.solve(features, batch.labels, torch.ones(fusion.task.n_classes))  # type: ignore[attr-defined]
 
@@ -99,11 +99,11 @@ def _accuracy(fusion: Fusion, cells: Batch) -> float:
 
 
 CELLS = 32
-"""Learnt by heart: more than a head alone could keep apart."""
+"""Cells to overfit: more than a head alone could separate."""
 
 
 class FusionContract(FusionAnswers):
-    """What every fusion must hold. `fusion` is a registered name, a class, or the path of a plugin file."""
+    """What every fusion must satisfy. `fusion` is a registered name, a class, or the path of a plugin file."""
 
     def test_every_parameter_is_trained_and_saved(self) -> None:
         """Every parameter is registered, gets a gradient from the loss, and is saved."""
@@ -129,26 +129,26 @@ class FusionContract(FusionAnswers):
         promise(
             not lost,
             f"`state_dict` lacks {sorted(lost)}.",
-            "Leave `state_dict` as nn.Module has it.",
+            "Do not override `state_dict`.",
             "state_dict",
         )
 
     def test_labels_and_ids_follow_the_image_that_each_route_shows(self) -> None:
-        """In training each answer is judged by the label of the cell whose images it was given."""
+        """In training each prediction gets the label of the cell whose images it was made from."""
         fusion = self.build()
         check_losses_follow_labels(fusion)
         if not isinstance(fusion, SolvedOnce):
             check_answers_follow_images(fusion.train())
 
     def test_assembling_is_a_function_of_the_draw(self) -> None:
-        """Which cells a step shows follows from the step's random numbers alone."""
+        """Which cells a step shows depends only on the step's random numbers."""
         fusion = self.build()
         rows = [fusion.assemble(toy_batch(fusion.task), toy_draw(step=s)).rows for s in (0, 0, 1)]
         if rows[0] is None or rows[1] is None:
             return
         promise(
             all(torch.equal(rows[0][m], rows[1][m]) for m in rows[0]),
-            "`assemble` chose other rows for the same draw.",
+            "`assemble` chose different rows for the same draw.",
             "Take random numbers from `draw` (draw.permutation, draw.uniform), never from torch.rand.",
             "assemble",
         )
@@ -163,7 +163,7 @@ class FusionContract(FusionAnswers):
             self._loss(fusion, step=0, batch=batch)
 
     def test_state_survives_a_round_trip(self) -> None:
-        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
+        """It resumes exactly: all state is in the checkpoint."""
         fusion, other = self.build(seed=0), self.build(seed=1)
         self._train(fusion, steps=2)
         batch = toy_batch(fusion.task)
@@ -179,7 +179,7 @@ class FusionContract(FusionAnswers):
         after, again = fusion(batch.images), other.eval()(batch.images)
         promise(
             equal_logits(after, again) and torch.equal(fusion.predict(after), other.predict(again)),
-            "After two steps, saved and loaded into a new instance, it predicts otherwise.",
+            "After two steps, saved and loaded into a new instance, it predicts differently.",
             advice,
         )
         if not isinstance(fusion, SolvedOnce):
@@ -192,7 +192,7 @@ class FusionContract(FusionAnswers):
             )
 
     def test_overfits_a_few_cells(self) -> None:
-        """It can learn a few cells by heart."""
+        """It can overfit a few cells."""
         fusion = self.build()
         if isinstance(fusion, SolvedOnce):
             return
@@ -201,7 +201,7 @@ class FusionContract(FusionAnswers):
         promise(
             right >= 0.9,
             f"Only {right:.0%} of {CELLS} cells are right after 150 steps (the first loss was {before:.2f}).",
-            "See that the loss reaches every layer and that `predict` reads the routes that were trained.",
+            "Check that the loss reaches every layer and that `predict` reads the routes that were trained.",
             "task_terms",
         )
 
@@ -232,7 +232,7 @@ class FusionContract(FusionAnswers):
         return total(task_loss(fusion, [], outputs, batch, weights, Progress(0, 1, step, 150)))
 
     def _train(self, fusion: Fusion, steps: int) -> float:
-        """Until all cells are right, or for `steps`; returns the share that was, when last asked."""
+        """Until all cells are right, or for `steps`; returns the share that was right at the last check."""
         batch = toy_batch(fusion.task, cells=CELLS)
         if isinstance(fusion, SolvedOnce):
             solve(fusion, batch)
@@ -252,5 +252,5 @@ class FusionContract(FusionAnswers):
 
 
 def _seeded(function: Any, net: Fusion) -> torch.Tensor:
-    torch.manual_seed(0)  # dropout of both draws alike
+    torch.manual_seed(0)  # so that both get the same dropout
     return function(net).detach()  # type: ignore[no-any-return]

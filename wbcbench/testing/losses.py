@@ -1,4 +1,4 @@
-"""A distiller's loss on given tensors, and inputs that anyone can recompute: how golden values are checked."""
+"""A distiller's loss on given tensors, and inputs that are easy to recompute: used to check golden values."""
 
 from __future__ import annotations
 

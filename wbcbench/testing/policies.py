@@ -27,7 +27,7 @@ from wbcbench.training.supervision import total
 
 
 class PolicyContract:
-    """What every policy must hold around every fusion named in `fusions` that it does not refuse."""
+    """What every policy must satisfy with every fusion named in `fusions` that it does not refuse."""
 
     policy: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
@@ -41,7 +41,7 @@ class PolicyContract:
         return made(self.cls, "params", self.cls.Params(**self.params))  # type: ignore[no-any-return]
 
     def accepted(self, task: Task) -> list[tuple[Fusion, Policy]]:
-        """Fresh fusions in training mode, each with this policy set up; those that it refuses are left out."""
+        """New fusions in training mode, each with this policy set up; those that it refuses are left out."""
         found = []
         for name in self.fusions:
             fusion = build_toy(component_class("fusion", name), task).train()
@@ -56,7 +56,7 @@ class PolicyContract:
                     raise
                 raise BrokenPromise(
                     f"With fusion '{fusion.name}' the losses that `task_terms` returned have no gradient at all.",
-                    "Multiply losses, or add to them; never detach them or compute them anew from numbers.",
+                    "Multiply losses, or add to them; never detach or recompute them from numbers.",
                     "task_terms",
                 ) from error
             fusion.zero_grad()
@@ -64,7 +64,7 @@ class PolicyContract:
         promise(
             found,
             f"It refused every fusion: {', '.join(getattr(f, 'name', f) for f in self.fusions)}.",
-            "Give the test `fusions = (...)` that it takes, and say what it wants in `traits`.",
+            "Give the test `fusions = (...)` that it accepts, and declare in `traits` what it wants.",
             "setup",
         )
         return found
@@ -104,19 +104,19 @@ class PolicyContract:
         promise(
             not infinite,
             f"With fusion '{fusion.name}' the losses {infinite} are not finite.",
-            "Look for a log or a division of zero; means over no rows need a clamp.",
+            "Look for a log of zero or a division by zero; means over no rows need a clamp.",
             "task_terms",
         )
         grads = [p.grad for p in fusion.parameters() if p.grad is not None]
         promise(
             grads and all(torch.isfinite(g).all() for g in grads),
             f"With fusion '{fusion.name}' the gradients are missing or not finite.",
-            "Keep at least one loss, and look at `after_backward` for a division of zero.",
+            "Keep at least one loss, and check `after_backward` for a division by zero.",
             "after_backward",
         )
 
     def test_losses_keep_shape_and_gradient(self) -> None:
-        """Losses stay one number a row or a scalar, and keep their gradient."""
+        """Losses stay one number per row or a scalar, and keep their gradient."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             seen: dict[str, Tensor] = {}
@@ -127,20 +127,20 @@ class PolicyContract:
                 seen.update(terms)
                 return terms
 
-            setattr(policy, "task_terms", watched)  # noqa: B010 (mypy would not have it otherwise)
+            setattr(policy, "task_terms", watched)  # noqa: B010 (mypy rejects a plain assignment)
             _, _, batch = policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
             rows = len(next(iter(batch.images.values())))
             for name, value in seen.items():
                 promise(
                     value.ndim == 0 or value.shape == (rows,),
                     f"With fusion '{fusion.name}' term '{name}' has shape {list(value.shape)} for {rows} rows.",
-                    "Return [R], one loss a row, or a scalar.",
+                    "Return [R], one loss per row, or a scalar.",
                     "task_terms",
                 )
                 promise(
                     value.requires_grad,
                     f"With fusion '{fusion.name}' term '{name}' is cut from the graph: nothing learns from it.",
-                    "Multiply losses, or add to them; never detach them or compute them anew from numbers.",
+                    "Multiply losses, or add to them; never detach or recompute them from numbers.",
                     "task_terms",
                 )
 
@@ -159,14 +159,14 @@ class PolicyContract:
             promise(
                 all(torch.equal(v, fresh.state_dict()[k]) for k, v in fusion.state_dict().items()),
                 f"A step changed weights or buffers of fusion '{fusion.name}' before the optimiser did.",
-                "Change gradients in `after_backward`; leave the fusion's tensors alone.",
+                "Change gradients in `after_backward`; do not change the fusion's tensors.",
                 "after_backward",
             )
             images = toy_batch(task).images
             before = {k: o.logits for k, o in fresh.eval()(images).items()}
             promise(
                 all(torch.equal(o.logits, before[k]) for k, o in fusion.eval()(images).items()),
-                f"Fusion '{fusion.name}' predicts otherwise once the policy is set up.",
+                f"Fusion '{fusion.name}' predicts differently once the policy is set up.",
                 "Do not replace methods or modules of the fusion.",
                 "setup",
             )
@@ -174,12 +174,12 @@ class PolicyContract:
             promise(
                 not own & {id(p) for p in fusion.parameters()},
                 "The fusion became a part of the policy: its parameters would be trained and saved twice.",
-                "Call super().setup(fusion) and use `self.fusion`; assign no module of it to an attribute.",
+                "Call super().setup(fusion) and use `self.fusion`; do not assign its modules to attributes.",
                 "setup",
             )
 
     def test_what_is_shown_is_a_function_of_the_draw(self) -> None:
-        """Which cells, modalities and pixels a step shows follows from the step's random numbers alone."""
+        """Which cells, modalities and pixels a step shows depends only on the step's random numbers."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             shown = []
@@ -192,13 +192,13 @@ class PolicyContract:
                 same = torch.equal(a.present, b.present)
             promise(
                 same and all(torch.equal(a.images[m], b.images[m]) for m in a.images),
-                f"With fusion '{fusion.name}' two steps of one draw showed different images.",
+                f"With fusion '{fusion.name}' two steps with the same draw showed different images.",
                 "Take random numbers from `draw`, never from torch.rand or numpy.",
                 "images",
             )
 
     def test_resumes_exactly(self) -> None:
-        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
+        """It resumes exactly: all state is in the checkpoint."""
         task = toy_task(2)
         for fusion, policy in self.accepted(task):
             policy.on_epoch(fusion, Progress(0, 3, 0, 1), dict.fromkeys(fusion.routes, 0.5))
@@ -226,7 +226,7 @@ class PolicyContract:
 
     def test_reads_nothing_back_from_the_device(self) -> None:
         """A training step never waits for the device."""
-        # On tensors without values, whatever asks for a value fails, however it asks.
+        # On tensors without values, every read of a value fails.
         task = toy_task(3)
         for taken, _ in self.accepted(task):
             with FakeTensorMode():

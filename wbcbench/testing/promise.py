@@ -38,7 +38,7 @@ TENSORS = "Return the tensor itself, without .item(), float() or numpy: they cut
 
 
 def made(cls: Any, arguments: str, *given: Any) -> Any:
-    """`cls(*given)`; raises `BrokenPromise` if it leaves its parent's `__init__(arguments)` out.
+    """`cls(*given)`; raises `BrokenPromise` if it does not call its parent's `__init__(arguments)`.
 
     Args:
         cls: subclass of a contract, whose `__init__` sets `self.params`.
@@ -49,7 +49,7 @@ def made(cls: Any, arguments: str, *given: Any) -> Any:
     promise(
         not unwritten,
         f"`{cls.__name__}` lacks {' and '.join(f'`{n}`' for n in unwritten)}.",
-        "Write it, spelt and with the arguments as in the contract that the class inherits from.",
+        "Write it with the name and arguments of the contract that the class inherits from.",
     )
     new = cls.__new__(cls)
     try:
@@ -59,7 +59,7 @@ def made(cls: Any, arguments: str, *given: Any) -> Any:
             raise
     promise(
         _inherited(new),
-        f"`__init__` does not get through `super().__init__({arguments})`.",
+        f"`__init__` does not reach `super().__init__({arguments})`.",
         f"Write `super().__init__({arguments})` as its first line.",
         "__init__",
     )
@@ -72,7 +72,7 @@ def _inherited(new: object) -> bool:
 
 
 def returned(value: Any, kind: type, method: str, wanted: str, mend: str) -> Any:
-    """The value that a method returned; raises `BrokenPromise` unless it is of the kind, `wanted` in words."""
+    """The value that a method returned; raises `BrokenPromise` unless it is of type `kind` (`wanted` in words)."""
     if not isinstance(value, kind):
         mend = "Add the `return` that is missing." if value is None else mend
         raise BrokenPromise(
@@ -82,7 +82,7 @@ def returned(value: Any, kind: type, method: str, wanted: str, mend: str) -> Any
 
 
 def held(value: Any, kind: type | tuple[type, ...], what: str, method: str, wanted: str, mend: str) -> None:
-    """Raise `BrokenPromise` unless a part of what a method returned, named by `what`, is of the kind."""
+    """Raise `BrokenPromise` unless a part of what a method returned, named by `what`, is of type `kind`."""
     if not isinstance(value, kind):
         raise BrokenPromise(
             f"{what} is {described(value)} where {wanted} was expected.", mend, method, LAST_RETURN
@@ -91,7 +91,7 @@ def held(value: Any, kind: type | tuple[type, ...], what: str, method: str, want
 
 def returned_terms(value: Any, method: str) -> dict[str, Tensor]:
     """The losses that a method returned; raises `BrokenPromise` unless they are a dict name -> tensor."""
-    mend = 'Return a dict of named losses, as {"distance": loss}.'
+    mend = 'Return a dict of named losses, such as {"distance": loss}.'
     terms: dict[str, Tensor] = returned(value, dict, method, "a dict of name -> loss", mend)
     for name, term in terms.items():
         held(name, str, f"The name {name!r} of a loss", method, "a string", mend)
@@ -100,7 +100,7 @@ def returned_terms(value: Any, method: str) -> dict[str, Tensor]:
 
 
 def described(value: object) -> str:
-    """What came, in few words: `None`, `a tensor of shape [8, 3]`, `a float`."""
+    """A short description of a value: `None`, `a tensor of shape [8, 3]`, `a float`."""
     if value is None:
         return "None"
     if isinstance(value, Tensor):
@@ -125,7 +125,7 @@ _OPERATIONS = {
 def no_reads(method: str = "") -> Iterator[None]:
     """Raise `BrokenPromise` where the block reads a tensor's value back into Python.
 
-    Moving a tensor to another tensor's device passes: on a CPU it cannot be told from moving it to the CPU.
+    Moving a tensor to another tensor's device passes: on a CPU it looks the same as moving it to the CPU.
 
     Args:
         method: of the component that runs in the block; named in the report.
@@ -226,8 +226,8 @@ def check_registered(
     places = ", ".join(f"{_place(module, t)} of shape {list(t.shape)}" for t in forgotten)
     promise(
         not forgotten,
-        f"The loss has a gradient in {places}, which is not registered: the optimiser misses it and no "
-        "checkpoint holds it.",
+        f"The loss has a gradient in {places}, which is not registered: the optimiser does not see it and "
+        "no checkpoint contains it.",
         "Assign an nn.Parameter or a module to an attribute of `self`; hold several in nn.ParameterList, "
         "nn.ParameterDict, nn.ModuleList or nn.ModuleDict instead of a list or dict.",
         method,

@@ -21,7 +21,7 @@ from wbcbench.spec import ComponentSpec, Method, Protocol, Trial
 def write_cells(path: Path, cells: int = 96, classes: int = 3, size: int = 16, seed: int = 0) -> Path:
     """Write an .npz with `image` [N, S, S, 2], `label`, `classes` and an official `split`.
 
-    Each of the two channels shows the class by its brightness, so anything learns it.
+    Each of the two channels shows the class by its brightness, so any network learns it.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(cells) % classes
@@ -47,7 +47,7 @@ def fake_trial(
     policies: tuple[str, ...] = (),
     **protocol: Any,
 ) -> Trial:
-    """A trial that no registry has to know; `protocol` overrides fields of its protocol."""
+    """A trial whose components need not be registered; `protocol` overrides fields of its protocol."""
     fields: dict[str, Any] = {
         "dataset": ComponentSpec(name="fake"), "modalities": modalities, "image_size": 16,
         "fingerprint": "f" * 16,
@@ -126,8 +126,8 @@ def fake_record(
     """Write a valid record and return it.
 
     Args:
-        store: where to.
-        trial: what pretended to run; by default `fake_trial(seed)`.
+        store: where to write it.
+        trial: what is recorded as run; by default `fake_trial(seed)`.
         seed: of the default trial and of the random predictions.
         predictions: instead of random ones.
         skill: how far random predictions lean towards the truth.
@@ -180,7 +180,7 @@ def rezip(pack: Path, files: Files, *, honest: bool = True, compression: int = z
 
 
 def forge(files: Files, trial_id: str, changes: dict[str, Any] | None = None) -> None:
-    """Change fields of a result (`cost.macs` goes inside) and mend every digest, as who read the code would."""
+    """Change fields of a result (`cost.macs` for nested ones) and recompute every digest, as a forger would."""
     at = f"records/{trial_id}/"
     document = json.loads(files[at + "result.json"])
     for path, value in (changes or {}).items():
@@ -219,7 +219,7 @@ def reforged(
     change: Callable[[Files, str], None] | None = None,
     claims: dict[str, Any] | None = None,
 ) -> Path:
-    """Let `change` have the pack's files and the beginning of the record's names, then mend every digest."""
+    """Apply `change` to the pack's files and the prefix of the record's names, then recompute every digest."""
     files = unzip(pack)
     if change is not None:
         change(files, f"records/{record.trial.id}/")

@@ -15,7 +15,7 @@ START = Progress(epoch=0, epochs=1, step=0, steps=1)
 
 
 class RoutingContract:
-    """What every routing must hold. `routing` is a registered name, a class, or the path of a plugin file."""
+    """What every routing must satisfy. `routing` is a registered name, a class, or the path of a plugin file."""
 
     routing: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
@@ -42,7 +42,7 @@ class RoutingContract:
         returned_terms(self.teach(self.build(), student, teachers), "teach")
 
     def test_every_route_is_taught(self) -> None:
-        """Every route of the student is taught by some teacher."""
+        """Every route of the student has at least one teacher."""
         reads = [frozenset({"a"}), frozenset({"b"})]
         assigned = assign_teachers(("joint", "a", "b", "c"), reads, self.cls.pairing)
         promise(
@@ -52,7 +52,7 @@ class RoutingContract:
         )
 
     def test_terms_for_one_and_for_several_teachers(self) -> None:
-        """One teacher and several give finite losses, one a cell or a scalar, with a gradient."""
+        """One teacher and several give finite losses, one per cell or a scalar, with a gradient."""
         for count in (1, 3):
             student, teachers = answers(count)
             terms = self.teach(self.build(count), student, teachers)
@@ -63,13 +63,13 @@ class RoutingContract:
                 promise(
                     value.ndim == 0 or value.shape == (5,),
                     f"Term '{name}' has the shape {list(value.shape)} for 5 cells and {count} teachers.",
-                    "Reduce over the teachers: [B], one loss a cell, or a scalar.",
+                    "Reduce over the teachers: [B], one loss per cell, or a scalar.",
                     "teach",
                 )
                 promise(
                     torch.isfinite(value).all(),
                     f"Term '{name}' is not finite with {count} teachers.",
-                    "Look for a log or a division of zero, and for weights that divide by `count - 1`.",
+                    "Look for a log of zero or a division by zero, and for weights that divide by `count - 1`.",
                     "teach",
                 )
                 promise(
@@ -80,7 +80,7 @@ class RoutingContract:
                 )
 
     def test_equal_teachers_teach_as_one(self) -> None:
-        """Teachers that all say the same teach as one of them would."""
+        """Several identical teachers have the same effect as one of them."""
         student, (teacher,) = answers(1, seed=1)
 
         def taught(count: int) -> torch.Tensor:
@@ -93,23 +93,23 @@ class RoutingContract:
 
         promise(
             torch.allclose(taught(1), taught(3), atol=1e-5),
-            "Three equal teachers teach otherwise than one of them.",
+            "Three identical teachers have a different effect from one of them.",
             "Let the weights of a cell's teachers sum to a number that does not depend on the cell.",
             "teach",
         )
 
     def test_state_is_complete(self) -> None:
-        """Stopped and resumed, it goes on exactly: all state is in the checkpoint."""
+        """It resumes exactly: all state is in the checkpoint."""
         routing, again = self.build(), self.build()
         names = {n for n, _ in routing.named_parameters()}
         promise(
             names <= set(routing.state_dict()),
             f"`state_dict` lacks {sorted(names - set(routing.state_dict()))}.",
-            "Leave `state_dict` as nn.Module has it.",
+            "Do not override `state_dict`.",
         )
         promise(
             bool(names) == self.cls.trainable,
-            f"It has {len(names)} parameters of its own, but says trainable = {self.cls.trainable}.",
+            f"It has {len(names)} parameters of its own, but declares trainable = {self.cls.trainable}.",
             f"Declare trainable = {bool(names)}, or build parameters in `setup`.",
             "setup",
         )
@@ -164,7 +164,7 @@ class RoutingContract:
 
 
 def answers(teachers: int, seed: int = 0) -> tuple[Output, list[Output]]:
-    """A student that wants a gradient, and teachers: 5 cells, 3 classes."""
+    """A student that requires a gradient, and teachers: 5 cells, 3 classes."""
     g = torch.Generator().manual_seed(seed)
     student = Output(torch.randn(5, 3, generator=g).requires_grad_(), labels=torch.arange(5) % 3)
     student.index = torch.arange(5)

@@ -1,4 +1,4 @@
-"""What a path stands for: a plugin file, a package or part of one, or the folder that a package is built from."""
+"""What a path refers to: a plugin file, a package or part of one, or the folder that a package is built from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INIT = "__init__.py"
 
 @dataclass(frozen=True)
 class Place:
-    """Where components are looked for, and what has to be loaded to find them."""
+    """Where components are searched for, and what has to be loaded to find them."""
 
     path: Path
     """The file, or the folder with everything below it."""
@@ -27,7 +27,7 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The plugin folder that the plugin would lie in."""
+        """The plugin folder that the plugin would be in."""
         return self.plugin.parent.parent if self.plugin.name == _INIT else self.plugin.parent
 
     @property
@@ -35,12 +35,12 @@ class Place:
         return self.plugin.name == _INIT
 
     def holds(self, file: Path | None) -> bool:
-        """Whether a component of that file is meant."""
+        """Whether that file is the path, or is below it."""
         return file is not None and (file == self.path or self.path in file.parents)
 
 
 def find_places(which: str) -> list[Place]:
-    """The places that a path means; none if it is no path of a plugin. Raises `UsageError`."""
+    """The places that a path refers to; none if it is not the path of a plugin. Raises `UsageError`."""
     path = Path(which).expanduser().resolve()
     if path.suffix == ".py":
         if not path.is_file():
@@ -54,7 +54,7 @@ def find_places(which: str) -> list[Place]:
     if points and not places:
         raise UsageError(
             f"Expected the package {' or '.join(sorted(modules))} below {path} or its src/, where its "
-            "pyproject.toml says that the plugin is, but it is in neither."
+            "pyproject.toml declares the plugin, but it is in neither."
         )
     return places
 
@@ -112,12 +112,12 @@ def _below(folder: Path, module: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A component to be checked, and the registry that it lives in."""
+    """A component to be checked, and the registry that it is in."""
 
     registry: Registry
     resolved: Resolved
     clashes: tuple[str, ...] = ()
-    """One sentence per name of it that another plugin offers too."""
+    """One sentence for each of its names that another plugin offers too."""
 
 
 def find_subjects(which: str, options: PluginOptions, kind: str = "") -> list[Subject]:
@@ -126,10 +126,10 @@ def find_subjects(which: str, options: PluginOptions, kind: str = "") -> list[Su
     Args:
         which: `plugins/gated.py`, `plugins/gated/`, `wbcbench-gated/`, `gated` or `provider/gated`.
         options: which other plugins to load.
-        kind: look at this kind only; empty for all.
+        kind: search for this kind only; empty for all.
 
     Raises:
-        UsageError: nothing, or nothing unambiguous, is meant.
+        UsageError: nothing matches, or more than one kind does.
         PluginError: the plugin failed to load.
     """
     places = find_places(which)
@@ -145,7 +145,7 @@ def find_subjects(which: str, options: PluginOptions, kind: str = "") -> list[Su
 
 def _in_place(place: Place, options: PluginOptions) -> list[Subject]:
     options = replace(options, block_all=False, blocked=frozenset())
-    if place.in_package:  # built in, or installed so that edits count: it has a name and a provider already
+    if place.in_package:  # built in, or installed in editable mode: it is registered already
         registry, _ = load_plugins(options)
         known = [c for c in registry.components() if place.holds(file_of(c.target))]
         if known:
@@ -166,7 +166,7 @@ def _in_place(place: Place, options: PluginOptions) -> list[Subject]:
 def _clashes(registry: Registry, component: Component, own: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """One sentence per name that another component has too.
 
-    Neither the same file found in two ways is another, nor what a provider in `own` offers: an installed copy.
+    Components of the same file, and those of a provider in `own` (an installed copy), are not other ones.
     """
     sentences = []
     for name in component.names:

@@ -1,4 +1,4 @@
-"""Small made-up inputs for contract tests (tasks, batches, backbones), and one step as the loop makes it."""
+"""Small made-up inputs for contract tests (tasks, batches, backbones), and one step as in the training loop."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class ToyJoint(ToyBoth):
 
 
 def set_up(policy: Policy, fusion: Fusion, cells: int = 200) -> None:
-    """Set a policy up around a fusion, for cells 0..cells-1, as a training does."""
+    """Set a policy up around a fusion, for cells 0..cells-1, as training does."""
     policy.setup(fusion)
     if isinstance(policy, PerCell):
         policy.setup_cells(cells)
@@ -156,7 +156,7 @@ def policy_step(
     kd_terms: Callable[[Outputs, Batch], Tensor] | None = None,
     maps: bool = False,
 ) -> tuple[dict[str, Tensor], Outputs, Batch]:
-    """One training step as the loop makes it, without the optimiser: task terms, outputs, the batch shown.
+    """One training step as in the loop, without the optimiser: task terms, outputs, the batch shown.
 
     Args:
         fusion: in training mode.
@@ -164,7 +164,7 @@ def policy_step(
         batch: with the images of its cells.
         progress: of training.
         kd_terms: what distillers add to the loss (scalar), from outputs and batch.
-        maps: ask the fusion for stage maps.
+        maps: request stage maps from the fusion.
 
     Returns:
         As above; gradients are left in the parameters.

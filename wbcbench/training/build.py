@@ -99,7 +99,7 @@ def _fill_in(fusion: Fusion, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
 
 
 class ReplacedHeads(OwnHeads, Fusion):
-    """A fusion whose routes answer through a distiller's projector and the teacher's frozen classifier.
+    """A fusion whose routes predict with a distiller's projector and the teacher's frozen classifier.
 
     During training these logits carry no gradient: the student learns from the distiller's own loss only, as
     in the method's paper. The student's own classifier stays, unused, and its D x K parameters are counted.
@@ -146,7 +146,7 @@ class ReplacedHeads(OwnHeads, Fusion):
 
 
 def combiner_of(fusion: Fusion) -> Combiner | None:
-    """What there is to fit on validation cells, if anything."""
+    """The part that is fitted on validation cells, if any."""
     inner = fusion.inner if isinstance(fusion, ReplacedHeads) else fusion
     return inner if isinstance(inner, Combiner) else None
 

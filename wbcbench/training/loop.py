@@ -3,7 +3,7 @@
     for each epoch: draw cells -> assemble -> views -> forward -> task and distillation terms -> step
                     validate -> keep the best -> checkpoint
 
-Nothing is read back from the device within an epoch. The test split does not occur in this file.
+Nothing is read back from the device within an epoch. The test split is not used in this file.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def class_weights(counts: torch.Tensor, how: str) -> torch.Tensor:
 
 
 EpochDone = Callable[[int, int, dict[str, Any]], None]
-"""Called as `done(epoch, epochs, row of history)`; a resumed trial tells the epochs that it has again."""
+"""Called as `done(epoch, epochs, row of history)`; a resumed trial reports its earlier epochs again."""
 
 
 @dataclass
@@ -110,11 +110,11 @@ class Job:
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
     code: str = ""
-    """Digest of the components' code: a checkpoint of other code is not gone on with."""
+    """Digest of the components' code: a checkpoint of other code is not resumed."""
 
     @property
     def stamp(self) -> str:
-        """What a checkpoint must say of itself to be of use."""
+        """Identifies the checkpoints that this job may resume."""
         return f"{self.trial.id}/{self.code}"
 
     @property
@@ -123,7 +123,7 @@ class Job:
 
 
 def fit(job: Job, done: EpochDone | None = None) -> TrainState:
-    """Train until the budget is spent; resumes from the last whole epoch. Returns the final state.
+    """Train until the budget is spent; resumes from the last complete epoch. Returns the final state.
 
     Raises:
         TrialFailedError: the loss is no longer a number.
@@ -142,7 +142,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
     if job.checkpoints is not None:
         state.resume(job.checkpoints, job.stamp)
     if done is not None:
-        for row in state.history:  # whoever listens may not have been there
+        for row in state.history:  # the caller may not have seen them
             done(int(row["epoch"]), budget.epochs, row)
 
     counts = torch.bincount(job.cells.labels[job.train], minlength=len(job.cells.classes))
@@ -235,7 +235,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
             value = value.detach()
             sums[name] = sums[name] + value if name in sums else value
     means = {name: value / len(order) for name, value in sums.items()}
-    values = torch.stack(list(means.values())).tolist()  # the epoch's one read from the device
+    values = torch.stack(list(means.values())).tolist()  # the only read from the device per epoch
     result = dict(zip(means, values, strict=True))
     bad = [name for name, value in result.items() if not math.isfinite(value)]
     if bad:
@@ -280,7 +280,7 @@ def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None]
 
 
 def diverged(job: Job, epoch: int, what: str) -> TrialFailedError:
-    """The error of a training that has blown up, with what usually helps."""
+    """The error of a training that has diverged, with what usually helps."""
     return TrialFailedError(
         f"Epoch {epoch + 1}: {what} is no longer a finite number. Try a lower learning rate "
         f"(now {job.trial.method.recipe.lr:g}), training.clip=1, or a lower distiller weight."
@@ -288,7 +288,7 @@ def diverged(job: Job, epoch: int, what: str) -> TrialFailedError:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """bfloat16 autocast where asked for; `auto` means on a GPU that computes in it natively."""
+    """bfloat16 autocast if requested; `auto` means on a GPU that computes in it natively."""
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if precision == "bfloat16" or (precision == "auto" and native):
         return torch.autocast(device.type, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""A dress rehearsal: whether networks can be built, and distillers read them, before anything is trained."""
+"""Checks that networks can be built, and that distillers can read them, before anything is trained."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ log = logging.getLogger("wbcbench")
 
 
 def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], registry: Registry) -> None:
-    """Build the network of a trial and throw it away: stages, widths and layers that its parts do not have.
+    """Build the network of a trial and discard it, to find stages, widths and layers that its parts lack.
 
     Args:
-        trial: of any method; its policies and distillers are left alone.
+        trial: of any method; its policies and distillers are not checked.
         channels: of every modality that it reads.
         classes: their names.
         registry: of the trial's components.
 
     Raises:
-        IncompatibleError: names the method and its backbone, and says what does not fit. Code that breaks down in
-            another way is a matter of its own trial.
+        IncompatibleError: names the method and its backbone, and states what does not fit. Other
+            exceptions are only logged; they will fail the trial itself.
     """
     try:
         build_fusion(trial, _task(trial, channels, classes), registry)

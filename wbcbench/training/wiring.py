@@ -48,7 +48,7 @@ def wire(trial: Trial, routes: tuple[str, ...], registry: Registry) -> Distillat
 
 
 def reads_measured(trial: Trial, registry: Registry) -> bool:
-    """Whether a distiller reads what only a network that has run can tell the shape of."""
+    """Whether a distiller reads tensors whose shapes are known only after a network has been run."""
     needs = [d.needs for d in build_distillers(trial, registry)]
     return any(MEASURED & {*n.student, *n.teacher} for n in needs)
 
@@ -69,7 +69,7 @@ def shapes_of(
 
 
 def with_replaced_heads(fusion: Fusion, kd: Distillation, answers: Sequence[Output]) -> Fusion:
-    """The fusion, wrapped where a distiller answers through its teacher's classifier.
+    """The fusion, wrapped where a distiller predicts with its teacher's classifier.
 
     Raises:
         IncompatibleError: a route would take over the classifiers of several teachers, or of one that has none.
@@ -105,10 +105,10 @@ def add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash
 
 @torch.no_grad()
 def _setup(job: Job, probe: bool) -> None:
-    """Show every distiller its pair's shapes, from two cells in eval mode (which leaves all state alone).
+    """Give every distiller its pair's shapes, from two cells in eval mode (which changes no state).
 
-    Without `probe` nothing is run and only the shapes known beforehand are shown: loading every teacher
-    just to measure an embedding that nobody adapts would undo what replay saves.
+    Without `probe` nothing is run and only the shapes known beforehand are given: loading every teacher
+    just to measure an embedding that no adapter uses would cost what replay saves.
     """
     kd = job.distillation
     assert kd is not None
@@ -131,7 +131,7 @@ def _setup(job: Job, probe: bool) -> None:
 def _teacher_bank(
     job: Job, records: list[Record], bench: Workbench, split_hash: str, taps: set[str]
 ) -> TeacherBank:
-    """The teachers, replayed where their answers to all epochs fit the budget, else live."""
+    """The teachers, replayed if their outputs for all epochs fit the budget, else live."""
     maps, embedding = "maps" in taps, "embedding" in taps
     teachers = [Teacher(r.trial.reads, r.result.digest, _builder(r, job.cells, bench)) for r in records]
     stages: list[int] | None = [0] * len(teachers) if bench.replay else None
@@ -174,7 +174,7 @@ def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusio
 
 
 def _stream_folder(trial: Trial, teacher: Teacher, bench: Workbench, split_hash: str) -> Path:
-    """Where answers of this teacher on this stream lie; the key is everything that fixes them."""
+    """The folder of this teacher's outputs on this stream; the key is everything that determines them."""
     protocol = trial.protocol
     stream = {
         "teacher": teacher.digest,

@@ -1,4 +1,4 @@
-"""my_method: say in one line what it does.
+"""my_method: state in one line what it does.
 
 Start from here. The contract is `wbcbench.contracts.Backbone`.
 """
@@ -20,7 +20,7 @@ class MyMethod(Backbone):
 
     class Params(Parameters):
         # Set by `--backbone my_method:channels=24`.
-        # `search` is where `wbcbench search` looks.
+        # `search`: the values that `wbcbench search` tries.
         channels: int = param(
             16, "Channels of the first stage; each later one doubles them.", ge=4, search=[16, 32]
         )
@@ -38,7 +38,7 @@ class MyMethod(Backbone):
         )
         self.dim = sizes[-1]  # the embedding's width, which every backbone must set
 
-    # `stage_count` and `stage` serve fusions that exchange maps between stages; both may be left out.
+    # `stage_count` and `stage` are for fusions that exchange maps between stages; both are optional.
     @property
     def stage_count(self) -> int:
         return len(self.stages)
@@ -52,5 +52,5 @@ class MyMethod(Backbone):
         for number in range(self.stage_count):
             x = self.stage(number, x)
             kept.append(x)
-        # No classifier: heads belong to the fusion. Maps, shallow to deep, only where they are asked for.
+        # No classifier: heads belong to the fusion. Maps, shallow to deep, only if requested.
         return Features(embedding=x.mean((2, 3)), maps=tuple(kept) if maps else ())

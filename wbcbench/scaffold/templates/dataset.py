@@ -1,4 +1,4 @@
-"""my_method: say in one line what the cells are.
+"""my_method: state in one line what the cells are.
 
 Start from here. The contract is `wbcbench.contracts.Dataset`.
 """
@@ -16,17 +16,17 @@ MODALITIES = {"brightfield": 3, "nucleus": 1}  # name -> channels, in the one or
 
 
 class MyMethod(Dataset):
-    """Made-up cells: a disc whose size and brightness tell the class. Replace `_read`."""
+    """Made-up cells: a disc whose size and brightness depend on the class. Replace `_read`."""
 
     name = "my_method"
     source = ""  # citation and licence of the data, shown by `wbcbench show`
-    locations = ()  # parameters that say where files lie, as ("path",): they are no part of a trial's identity
+    locations = ()  # parameters with paths, such as ("path",): not part of a trial's identity
 
     class Params(Parameters):
         # Set by `--set dataset.cells=600`. For files of your own: path: str = param("", "Folder of the images.")
         cells: int = param(300, "Cells to make.", ge=30)
         image_size: int = param(32, "Side in pixels.", ge=16, le=256)
-        seed: int = param(0, "Seed of everything that is drawn.", ge=0)
+        seed: int = param(0, "Seed of all random numbers.", ge=0)
 
     params: Params
 
@@ -41,13 +41,14 @@ class MyMethod(Dataset):
         images, labels, donors = self._read()
         if image_size not in (None, self.params.image_size):
             images = {m: resize_stack(x, image_size) for m, x in images.items()}
-        # Where this computes a modality from other images, override `preparation` too, for `wbcbench predict`.
-        # `groups`: a donor never stands on two sides of a split. `split`: the official split, if there is one.
-        # `check` says in plain words what is wrong with shapes or labels.
+        # If this computes a modality from other images, override `preparation` too, for `wbcbench predict`.
+        # `groups`: a donor is never on two sides of a split. `split`: the official split, if there is one.
+        # `check` reports in plain words what is wrong with shapes or labels.
         return Cells(images, labels, CLASSES, self._fingerprint(), groups=donors, licence="unknown").check()
 
     def _fingerprint(self) -> str:
-        # Must change whenever pixels, labels or groups could: of files, digest their bytes (or sizes and names).
+        # Must change whenever pixels, labels or groups may have changed: for files, digest their
+        # bytes (or names and sizes).
         return content_digest(self.name, 1, sorted(self.params.model_dump().items()))
 
     def _read(self) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""my_method: say in one line what it does.
+"""my_method: state in one line what it does.
 
 Start from here. The contract is `wbcbench.contracts.Distiller`.
 """
@@ -25,7 +25,7 @@ class MyMethod(Distiller):
     class Params(DistillerParams):
         # `weight` is inherited: the core multiplies the whole loss by it.
         # Set by `--kd my_method:temperature=2`.
-        # `search` is where `wbcbench search` looks.
+        # `search`: the values that `wbcbench search` tries.
         temperature: float = param(4.0, "High: softens more.", gt=0, search=(1.0, 20.0), log=True)
 
     params: Params
@@ -35,5 +35,5 @@ class MyMethod(Distiller):
         # Never .item() or `if tensor`: the program would wait for the device in every step.
         return {"distance": softened_distance(student.logits, teacher.logits, self.params.temperature)}
 
-    # What else `terms` reads (embeddings, maps, labels, cell ids, random numbers) it says in `needs = Needs(...)`;
-    # adapters are built in `setup`. The guide "The contracts" has both.
+    # What else `terms` reads (embeddings, maps, labels, cell ids, random numbers) is declared in
+    # `needs = Needs(...)`; adapters are built in `setup`. The guide "The contracts" describes both.

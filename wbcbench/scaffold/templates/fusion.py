@@ -1,4 +1,4 @@
-"""my_method: say in one line what it does.
+"""my_method: state in one line what it does.
 
 Start from here. The contract is `wbcbench.contracts.Fusion`.
 """
@@ -21,14 +21,14 @@ class MyMethod(Fusion):
 
     class Params(Parameters):
         # Set by `--fusion my_method:temperature=2`.
-        # `search` is where `wbcbench search` looks.
-        temperature: float = param(1.0, "High: modalities weigh alike.", gt=0, search=(0.1, 10.0), log=True)
+        # `search`: the values that `wbcbench search` tries.
+        temperature: float = param(1.0, "High: modalities weigh equally.", gt=0, search=(0.1, 10.0), log=True)
 
     params: Params
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
-        # The user chooses the backbone; `backbone(channels)` builds a fresh one, with `.dim` features.
+        # The user chooses the backbone; `backbone(channels)` builds a new one, with `.dim` features.
         trunks = {m: backbone(channels) for m, channels in task.channels.items()}
         width = max(trunk.dim for trunk in trunks.values())
         # Modules go into nn.ModuleDict or nn.ModuleList and tensors into nn.Parameter: a plain dict or list
@@ -41,11 +41,11 @@ class MyMethod(Fusion):
     def forward(
         self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False
     ) -> dict[str, Output]:
-        # images[m] is [B, C_m, S, S]. Loop over the task's modalities: the dict may come in another order.
+        # images[m] is [B, C_m, S, S]. Loop over the task's modalities: the dict may have another order.
         features = [self.project[m](self.trunks[m](images[m]).embedding) for m in self.task.modalities]
         weights = (self.scores / self.params.temperature).softmax(0)
         h = (torch.stack(features) * weights[:, None, None]).sum(0)  # [B, width]
-        # One Output per route; `reads` says which modalities the route looks at.
+        # One Output per route; `reads` declares which modalities the route reads.
         return {"joint": Output(self.head(h), h, reads=frozenset(self.task.modalities), head=self.head)}
 
     # Further methods to override, each with a default: task_terms (the loss), predict (routes -> probabilities),

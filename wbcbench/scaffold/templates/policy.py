@@ -1,4 +1,4 @@
-"""my_method: say in one line what it does.
+"""my_method: state in one line what it does.
 
 Start from here. The contract is `wbcbench.contracts.Policy`.
 """
@@ -14,11 +14,11 @@ class MyMethod(Policy):
     """Each image is dimmed or brightened at random, and later routes' losses count a little less."""
 
     name = "my_method"
-    traits = PolicyTraits(acts_on="images")  # its place: rows, images, losses, weights, gradients
+    traits = PolicyTraits(acts_on="images")  # its stage: rows, images, losses, weights, gradients
 
     class Params(Parameters):
         # Set by `--policy my_method:strength=0.2`.
-        # `search` is where `wbcbench search` looks.
+        # `search`: the values that `wbcbench search` tries.
         strength: float = param(0.1, "Largest change of an image's contrast.", ge=0, le=0.9, search=(0.0, 0.5))
         share: float = param(0.9, "Factor on the losses of all routes but the first.", ge=0, le=1)
 
@@ -26,7 +26,7 @@ class MyMethod(Policy):
 
     def images(self, batch: Batch, draw: Draw) -> Batch:
         # Random numbers come from `draw`: they depend on seed, epoch, step and the salt, so that a resumed run
-        # goes on exactly. Replace tensors, never change them in place.
+        # equals an uninterrupted one. Replace tensors, never change them in place.
         changed = {}
         for m, x in batch.images.items():  # x is [R, C_m, S, S], normalised
             factor = 1 + self.params.strength * (2 * draw.uniform(len(x), f"contrast:{m}") - 1)
@@ -41,5 +41,5 @@ class MyMethod(Policy):
         return {name: v * (self.params.share if i else 1.0) for i, (name, v) in enumerate(terms.items())}
 
     # Further hooks, each with a default that does nothing: setup, assemble, on_epoch. What is remembered between
-    # steps goes into a buffer (register_buffer). Gradients, which fusions it goes with, and more: the guide
+    # steps goes into a buffer (register_buffer). Gradients, which fusions it works with, and more: the guide
     # "The contracts".

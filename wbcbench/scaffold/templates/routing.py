@@ -1,4 +1,4 @@
-"""my_method: say in one line what it does.
+"""my_method: state in one line what it does.
 
 Start from here. The contract is `wbcbench.contracts.Routing`.
 """
@@ -14,29 +14,29 @@ from wbcbench.contracts import Distiller, Output, Parameters, Progress, Routing,
 
 
 def sureness(logits: Tensor, sharpness: float) -> Tensor:
-    """[K, B] weights that sum to one over the K teachers, from their logits [K, B, C]: sure ones count more."""
+    """[K, B] weights that sum to one over the K teachers, from their logits [K, B, C]; higher if confident."""
     surest = logits.softmax(2).amax(2)
     return (sharpness * surest).softmax(0)
 
 
 class MyMethod(Routing):
-    """Every route is taught by all teachers; for each cell, the surer a teacher, the more it counts."""
+    """Every route is taught by all teachers; for each cell, the more confident a teacher, the more it counts."""
 
     name = "my_method"
     source = ""  # paper and equation, shown by `wbcbench show`
-    pairing = "all"  # "own": a modality's route hears the teachers of that modality only
+    pairing = "all"  # "own": a modality's route learns from the teachers of that modality only
 
     class Params(Parameters):
         # Set by `--routing my_method:sharpness=2`.
-        # `search` is where `wbcbench search` looks.
-        sharpness: float = param(1.0, "0: all teachers alike.", ge=0, search=(0.1, 10.0), log=True)
+        # `search`: the values that `wbcbench search` tries.
+        sharpness: float = param(1.0, "0: all teachers weigh the same.", ge=0, search=(0.1, 10.0), log=True)
 
     params: Params
 
     def teach(
         self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress
     ) -> dict[str, Tensor]:
-        # The losses of each teacher by itself, as the chosen distiller computes them: [B] or scalars.
+        # The losses of each teacher separately, as the chosen distiller computes them: [B] or scalars.
         each = each_teacher(distillers, student, teachers, progress)
         logits = torch.stack([teacher.logits for teacher in teachers])  # they arrive detached
         return weighted(each, sureness(logits, self.params.sharpness))
