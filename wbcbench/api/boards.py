@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wbcbench.api.defaults import METRIC, RESAMPLES
 from wbcbench.api.records import Shown
-from wbcbench.api.requests import Paths, Seeds, stores_of
+from wbcbench.api.requests import Paths, Seeds, check_stores, stores_of
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
@@ -102,18 +102,6 @@ class CompareRequest(BoardRequest):
         options = self.options()
         with self.stores() as stores:
             return explain(stores, self.a, self.b, options)
-
-
-def check_stores(stores: Sequence[Path]) -> None:
-    """Raise `UsageError` for a store that does not exist."""
-    from wbcbench.errors import UsageError
-
-    for store in stores:
-        if not store.is_dir():
-            raise UsageError(
-                f"Expected a store, but there is no folder {store}. Name another one (--store), or make one with "
-                "`wbcbench run`."
-            )
 
 
 def _seeds(seeds: Seeds) -> tuple[int, ...] | None:

@@ -117,7 +117,7 @@ def load_records(store: str | Path | None = None) -> Records:
     Raises:
         UsageError: there is no such store.
     """
-    from wbcbench.api.boards import check_stores
+    from wbcbench.api.requests import check_stores
     from wbcbench.records.store import Store
 
     check_stores(stores_of(store)[:1])

@@ -70,6 +70,18 @@ def several(paths: Paths) -> list[str | Path]:
     return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
+def check_stores(stores: Sequence[Path]) -> None:
+    """Raise `UsageError` for a store that does not exist."""
+    from wbcbench.errors import UsageError
+
+    for store in stores:
+        if not store.is_dir():
+            raise UsageError(
+                f"Expected a store, but there is no folder {store}. Name another one (--store), or make one with "
+                "`wbcbench run`."
+            )
+
+
 def check_evaluate(evaluate: str) -> None:
     """Raise `UsageError` for any other value than `standard` and `full`."""
     from wbcbench.errors import UsageError

@@ -112,8 +112,7 @@ def publish(
     --store that is given here. A record is excluded only if leaderboards/invalid.yaml lists it with a reason.
     Equal records give equal bytes.
     """
-    from wbcbench.api.boards import check_stores
-    from wbcbench.api.requests import load
+    from wbcbench.api.requests import check_stores, load
 
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.UsageError(f"Expected a plain folder name as --name, but got '{name}'.")

@@ -6,7 +6,7 @@ from itertools import product
 
 from wbcbench.contracts import Description
 from wbcbench.errors import IncompatibleError, WbcbenchError
-from wbcbench.registry import ComponentSpec as Registered
+from wbcbench.registry import Component as Registered
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, needs_of
 from wbcbench.spec import Budget, ComponentSpec, Protocol, Recipe
