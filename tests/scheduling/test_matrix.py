@@ -59,7 +59,7 @@ def test_on_the_command_line(invoke: Invoke) -> None:
     assert document["modalities"] == 2
     code, out, _ = invoke("list", "--matrix")
     assert code == 0
-    assert "pairs go together" in out
+    assert "pairs are compatible" in out
     assert "single route" in out
 
 

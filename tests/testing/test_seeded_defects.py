@@ -143,7 +143,8 @@ DEFECTS = {
         (("    def terms", SETUP.format(argument="pair", body="self.layer = nn.Linear(*[pair.n_classes] * 2)")
           + "    def terms"),
          ("import torch.nn.functional as F", "import torch.nn.functional as F\nfrom torch import nn"),
-         ('teacher=("logits",))', 'teacher=("logits",), trainable=True)'),
+         ("import Distiller", "import Needs, Distiller"),
+         ("    class Params", "    needs = Needs(trainable=True)\n\n    class Params"),
          ("student.logits, teacher", "self.layer(student.logits.detach()), teacher")),
         "has_a_gradient", r"learns nothing from it",
     ),
