@@ -46,7 +46,7 @@ def test_an_older_record_keeps_its_checksum_and_needs_the_cells(winners: Any, tm
 def test_pixels_are_normalised_as_in_training(bits: int) -> None:
     from wbcbench.contracts import Cells
     from wbcbench.data.views import ResidentCells
-    from wbcbench.training.input_statistics import statistics_of
+    from wbcbench.training.report import statistics_of
 
     rng = np.random.default_rng(0)
     kind = np.uint16 if bits == 16 else np.uint8

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from wbcbench.deploy.explain import explain, own_layer
-from wbcbench.training.input_statistics import outside
+from wbcbench.training.report import outside
 
 Invoke = Callable[..., tuple[int, str, str]]
 

@@ -14,7 +14,7 @@ import pytest
 
 from wbcbench.registry import KINDS
 from wbcbench.registry.loading import PluginOptions, load_plugins
-from wbcbench.scaffold.write import TRY, write_file, write_package
+from wbcbench.scaffold import TRY, write_file, write_package
 
 ROOT = Path(__file__).parents[2]
 Invoke = Callable[..., tuple[int, str, str]]

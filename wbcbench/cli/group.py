@@ -86,7 +86,7 @@ VERBS = {
         "Write an HTML page about one record: curves, confusion, mistakes, reliability, provenance.",
     ),
     "leaderboard": ("leaderboard:leaderboard", "Build, check and compare tables of stored results."),
-    "doctor": ("doctor:doctor", "Diagnose the installation and suggest fixes."),
+    "doctor": ("check:doctor", "Diagnose the installation and suggest fixes."),
     "completion": (
         "completion:completion",
         "Print the script for completion of commands and component names in your shell.",

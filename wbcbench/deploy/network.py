@@ -18,7 +18,7 @@ from wbcbench.registry import Registry
 from wbcbench.spec import Trial, canonical_json
 from wbcbench.spec.load import Settings, load_request, merged, pairs, validate
 from wbcbench.training.build import stored_fusion
-from wbcbench.training.input_statistics import statistics_of
+from wbcbench.training.report import statistics_of
 from wbcbench.training.workbench import Workbench, pick_device
 
 PROBABILITIES = "probabilities"

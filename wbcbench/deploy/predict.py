@@ -19,7 +19,7 @@ from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.metrics import Scores, score
 from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
-from wbcbench.training.input_statistics import unusual_images
+from wbcbench.training.report import unusual_images
 
 BATCH = 64
 Done = Callable[[int, int], None]
