@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from wbcbench.contracts.dataset import in_window
-from wbcbench.data.csv_table import ColumnChoices, ManifestFile, mend_split, recognise
+from wbcbench.data.csv_table import ColumnChoices, ManifestFile, fix_split, recognise
 from wbcbench.data.decode import decode_whole
 from wbcbench.data.folders import Tree, open_source, read_tree
 from wbcbench.errors import DataError
@@ -104,7 +104,7 @@ def test_columns_are_recognised_by_name_and_content(tmp_path: Path) -> None:
         "BF path": "images of modality bf_path", "Cell Type": "label", "Patient_ID": "group", "Set": "split",
         "age": "not used", "dapi": "images of modality dapi",
     }  # fmt: skip
-    assert mend_split(file, "Set") == [
+    assert fix_split(file, "Set") == [
         "'training' of 'Set' was taken for train",
         "'Test' of 'Set' was taken for test",
     ]

@@ -366,7 +366,7 @@ def use(store: Store, trial: str) -> None:
 
 
 def packs(folder: Path, pack: Path, store: Store) -> list[Target]:
-    """Files of a pack whose manifest and digests were mended."""
+    """Files of a pack whose manifest and digests were fixed."""
     found = []
     files = unzip(pack)
     record = next(r for r in store.scan()[0] if r.trial.method.teachers)

@@ -1,6 +1,6 @@
 """Arrays of a stranger's record: judged by their headers before any is loaded, then by their values.
 
-Every digest around them is mended, as one would who read the code.
+Every digest around them is fixed, as one would who read the code.
 """
 
 from __future__ import annotations

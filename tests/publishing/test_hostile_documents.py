@@ -1,6 +1,6 @@
 """Documents of a stranger's record: what readers would understand differently, and claims that are not so.
 
-A forger knows the code: where a test is not about digests, SHA-256, digest, checksum and manifest are all mended.
+A forger knows the code: where a test is not about digests, SHA-256, digest, checksum and manifest are all fixed.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def test_what_is_markup_somewhere_is_pointed_out(store: Store, tmp_path: Path, v
 def test_any_changed_document_ends_in_a_verdict(
     store: Store, student: Record, pack: Path, verify: Verify, seed: int
 ) -> None:
-    """One leaf of one document becomes something else, and every digest that can be mended is."""
+    """One leaf of one document becomes something else, and every digest that can be fixed is."""
     rng = np.random.default_rng(seed)
     files = unzip(pack)
     name = ("result.json", "spec.json", "env.json")[seed % 3]
@@ -193,7 +193,7 @@ def test_any_changed_document_ends_in_a_verdict(
     junk = [None, -1, 0, 1e308, "", "x", "\0", [], {}, [[]], True, 2**70, "../..", {"a": {"b": []}}]
     before, node[key] = node[key], junk[rng.integers(len(junk))]
     files[at] = json.dumps(document).encode()
-    with contextlib.suppress(ValueError):  # it may follow no schema any more, and so have no digest to mend
+    with contextlib.suppress(ValueError):  # it may follow no schema any more, and so have no digest to fix
         forge(files, student.trial.id)
     rezip(pack, files)
     judge = verify(pack, store)

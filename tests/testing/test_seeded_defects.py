@@ -29,7 +29,7 @@ class Defect:
     test: str
     """Part of the name of the contract's test that names it."""
     says: str
-    """Regular expression that what is found, and how to mend it, must match."""
+    """Regular expression that what is found, and how to fix it, must match."""
 
 
 FUSION_END = "    # Further methods to override"
@@ -300,7 +300,7 @@ class Slip:
     old: str
     new: str
     says: str
-    """Regular expression that what is found, and how to mend it, must match."""
+    """Regular expression that what is found, and how to fix it, must match."""
     line: str
     """What the line that it points at must contain."""
 
@@ -431,7 +431,7 @@ def test_the_defect_is_caught_and_named(name: str, tmp_path: Path, invoke: Invok
     failed = [p for p in document["promises"] if not p["ok"]]
     named = [p for p in failed if defect.test in p["test"]]
     assert named, [(p["test"], p["found"]) for p in failed]
-    said = f"{named[0]['found']} {named[0]['mend']}"
+    said = f"{named[0]['found']} {named[0]['fix']}"
     assert re.search(defect.says, said, re.DOTALL), said
     where, _, line = named[0]["where"].rpartition(":")
     assert Path(where) == plugin
@@ -452,7 +452,7 @@ def test_a_beginner_s_slip_is_told_once_with_line_and_mend(name: str, tmp_path: 
     document = check(invoke, plugin, 1)
     (told,) = [p for p in document["promises"] if not p["ok"]]
     assert told["test"] == "test_types"
-    said = f"{told['found']} {told['mend']}"
+    said = f"{told['found']} {told['fix']}"
     assert re.search(slip.says, said, re.DOTALL), said
     file, _, line = told["where"].rpartition(":")
     assert Path(file) == plugin

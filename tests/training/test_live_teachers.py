@@ -90,7 +90,7 @@ def test_stage_maps_that_fit_are_stored_once_and_give_the_same_student(
     assert [f.stat().st_mtime_ns for f in files] == stamps, "another student of the stream reads them back"
     files[0].write_bytes(files[0].read_bytes()[:-8])
     again = train(*args, "--set", "kd.power=1.5", store="stored")
-    assert {r["status"] for r in again["records"] if r["role"] == "student"} == {"done"}, "a broken one is mended"
+    assert {r["status"] for r in again["records"] if r["role"] == "student"} == {"done"}, "a broken one is fixed"
 
 
 def test_the_same_run_twice_trains_the_same_adapters(train: Train, plugins: str) -> None:

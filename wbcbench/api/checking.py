@@ -128,7 +128,7 @@ class Checked(Shown):
             [
                 {
                     "kind": c.component.kind, "name": c.component.name, "promise": v.promise, "ok": v.ok,
-                    "found": v.found, "fix": v.mend, "where": v.where, "test": v.test,
+                    "found": v.found, "fix": v.fix, "where": v.where, "test": v.test,
                 }
                 for c in self.components
                 for v in c.verdicts
@@ -149,7 +149,7 @@ class Checked(Shown):
         for one in self.components:
             for verdict in one.verdicts:
                 if not verdict.ok:
-                    fix = f" Fix: {verdict.mend}" if verdict.mend else ""
+                    fix = f" Fix: {verdict.fix}" if verdict.fix else ""
                     where = f" ({verdict.where})" if verdict.where else ""
                     lines.append(f"Broken: {verdict.promise} {verdict.found}{where}{fix}")
             if one.waiting:

@@ -43,7 +43,7 @@ def plugin_options(plugins_dir: Paths = (), no_plugins: bool | str | Sequence[st
 
 
 def load(options: PluginOptions) -> tuple[Registry, LoadReport]:
-    """Load the plugins, and say in one line each on stderr which are left out or should be written anew."""
+    """Load the plugins, and say in one line each on stderr which are left out or should be rewritten."""
     from wbcbench.registry.loading import load_plugins
 
     registry, report = load_plugins(options)

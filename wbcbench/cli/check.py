@@ -95,8 +95,8 @@ def _lines(verdict: Verdict, verbose: bool, told: set[str]) -> str:
         return "\n".join([*lines, f"        {where}as above."])
     told.add(verdict.found)
     lines.append(f"        {where}{verdict.found}")
-    if verdict.mend:
-        lines.append(f"        Fix: {verdict.mend}")
+    if verdict.fix:
+        lines.append(f"        Fix: {verdict.fix}")
     if verbose:
         lines += [f"        {line}" for line in verdict.traceback.rstrip().splitlines()]
     return "\n".join(lines)

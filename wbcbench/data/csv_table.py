@@ -291,7 +291,7 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
     return columns_, [(name, meaning.get(name, "not used")) for name in file.header]
 
 
-def mend_split(file: ManifestFile, column: str | None) -> list[str]:
+def fix_split(file: ManifestFile, column: str | None) -> list[str]:
     """Rename `training`, `Validation` ... in the split column to train, val, test; return notes on the changes."""
     if column is None:
         return []

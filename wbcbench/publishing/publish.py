@@ -109,8 +109,8 @@ def publish(
         if old is not None and old.model_copy(update={"wbcbench": manifest.wbcbench}) == manifest:
             manifest = old  # the same records, packed by an older wbcbench: no other file
             shutil.copyfile(folder / PACK, new / PACK)
-        anew = asked.model_copy(update={"board_seeds": {}}).options(statistics=False, details=False)
-        usual = report([pool.store, *stores], anew).boards
+        seedless = asked.model_copy(update={"board_seeds": {}}).options(statistics=False, details=False)
+        usual = report([pool.store, *stores], seedless).boards
         for file, data in side_files(records, pool.roots, folder).items():
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             (new / file).write_bytes(data)

@@ -111,9 +111,9 @@ def told_of_seeds(
                 yield f"{label} ({method}) has {_seeds(beyond)} too, which board {digest} does not count."
 
 
-def outgrown(boards: Sequence[Board], anew: Sequence[Board]) -> Iterator[str]:
+def outgrown(boards: Sequence[Board], seedless: Sequence[Board]) -> Iterator[str]:
     """Boards that keep the seeds they were first published with, although a new board would require others."""
-    usual = {b.digest: b.seeds for b in anew}
+    usual = {b.digest: b.seeds for b in seedless}
     for board in boards:
         seeds = usual.get(board.digest, board.seeds)
         if seeds != board.seeds:

@@ -32,7 +32,7 @@ class Verdict:
     ok: bool
     found: str = ""
     """What the test saw; empty if the promise is kept."""
-    mend: str = ""
+    fix: str = ""
     """What to do about it; empty if the error states it."""
     where: str = ""
     """`file:line` of the component to look at; empty if unknown."""
@@ -50,14 +50,14 @@ class Findings:
 
 def broken(test: str, promise: str, error: BaseException, cls: type) -> Verdict:
     """The verdict on a test of component `cls` that raised."""
-    found, mend, method, line = f"It raised {type(error).__name__}: {_short(error)}", "", "", ""
+    found, fix, method, line = f"It raised {type(error).__name__}: {_short(error)}", "", "", ""
     if isinstance(error, BrokenPromise):
-        found, mend, method, line = error.found, error.mend, error.method, error.line
+        found, fix, method, line = error.found, error.fix, error.method, error.line
     elif isinstance(error, AssertionError):
         found = _short(error)
     trace = "".join(traceback.format_exception(error))
     where = _raised_at(error, cls) or _defined_at(cls, method, found, line)
-    return Verdict(test, promise, False, found, mend, where, trace)
+    return Verdict(test, promise, False, found, fix, where, trace)
 
 
 def _short(error: BaseException) -> str:

@@ -89,8 +89,8 @@ def fusion_types(cls: type[Fusion], task: Task, params: Mapping[str, Any]) -> No
     batch = _batch(fusion.assemble(batch, toy_draw()), "assemble")
     if batch.rows is not None:
         images = {m: x[batch.rows[m]] for m, x in images.items()}
-    mend = f'Return a dict with one {_OUTPUT} per route, such as {{"joint": Output(...)}}.'
-    outputs = returned(fusion(images), dict, "forward", "a dict of route -> Output", mend)
+    fix = f'Return a dict with one {_OUTPUT} per route, such as {{"joint": Output(...)}}.'
+    outputs = returned(fusion(images), dict, "forward", "a dict of route -> Output", fix)
     for route, out in outputs.items():
         held(out, Output, f"Route '{route}'", "forward", "an Output", f"Wrap it: {_OUTPUT}.")
         _output(out, f"route '{route}'", "forward")
@@ -102,8 +102,8 @@ def fusion_types(cls: type[Fusion], task: Task, params: Mapping[str, Any]) -> No
             "forward",
         )
     returned_terms(fusion.task_terms(with_labels(outputs, batch), batch, START), "task_terms")
-    mend = "Return probabilities [B, K]."
-    returned(fusion.predict(outputs), Tensor, "predict", "a tensor", mend)
+    fix = "Return probabilities [B, K]."
+    returned(fusion.predict(outputs), Tensor, "predict", "a tensor", fix)
     if isinstance(fusion, SolvedOnce):
         returned(fusion.features(images, None), Tensor, "features", "a tensor", "Return features [B, F].")
     returned(fusion.deploy(), nn.Module, "deploy", "a module", "Return an nn.Module: images -> probabilities.")
@@ -114,9 +114,9 @@ def distiller_types(build: Callable[[], Distiller], student: Output, teacher: Ou
     distiller = build()
     try:
         if isinstance(distiller, TransformsLogits):
-            mend = "Return dataclasses.replace(out, logits=...)."
+            fix = "Return dataclasses.replace(out, logits=...)."
             _output(
-                returned(distiller.transform(student), Output, "transform", "an Output", mend), "it", "transform"
+                returned(distiller.transform(student), Output, "transform", "an Output", fix), "it", "transform"
             )
         returned_terms(distiller.terms(student, teacher, START), "terms")
     except (AttributeError, TypeError) as error:
@@ -135,8 +135,8 @@ def backbone_types(net: Any, channels: int, size: int) -> None:
     held(dim, int, "`self.dim`", "__init__", "a whole number", "Set `self.dim`, the embedding's width, there.")
     x = torch.randn(2, channels, size, size)
     for maps in (False, True):
-        mend = "Return Features(embedding, maps if asked for, else ())."
-        features = returned(net(x, maps=maps), Features, "forward", "a Features", mend)
+        fix = "Return Features(embedding, maps if asked for, else ())."
+        features = returned(net(x, maps=maps), Features, "forward", "a Features", fix)
         held(features.embedding, Tensor, "The embedding", "forward", "a tensor [B, D]", TENSORS)
         _maps(features.maps, "the features", "forward")
     for number in range(net.stage_count):
@@ -159,9 +159,9 @@ def policy_types(policy: Policy, fusion: Fusion, task: Task) -> None:
     for hook in ("assemble", "images"):
         _watch(policy, hook, partial(_batch, method=hook))
     _watch(policy, "task_terms", lambda value: returned_terms(value, "task_terms"))
-    mend = "Return True where it has done the backward pass, else False."
+    fix = "Return True where it has done the backward pass, else False."
     if isinstance(policy, DoesBackward):
-        _watch(policy, "backward", lambda value: returned(value, bool, "backward", "True or False", mend))
+        _watch(policy, "backward", lambda value: returned(value, bool, "backward", "True or False", fix))
     if isinstance(policy, PerCell):
         policy.setup_cells(200)
     try:
@@ -179,11 +179,11 @@ def dataset_types(dataset: Dataset, side: int) -> None:
         "Write `super().__init__(params)` as its first line.",
         "__init__",
     )
-    mend = "Return Description(modalities, classes, cells, fingerprint, ...)."
-    said: Description = returned(dataset.describe(), Description, "describe", "a Description", mend)
-    mend = "Return Cells(images, labels, classes, fingerprint, ...)."
+    fix = "Return Description(modalities, classes, cells, fingerprint, ...)."
+    said: Description = returned(dataset.describe(), Description, "describe", "a Description", fix)
+    fix = "Return Cells(images, labels, classes, fingerprint, ...)."
     try:
-        cells: Cells = returned(dataset.load(said.image_size or side), Cells, "load", "a Cells", mend)
+        cells: Cells = returned(dataset.load(said.image_size or side), Cells, "load", "a Cells", fix)
     except DataError as error:
         raise BrokenPromise(str(error), "See wbcbench.contracts.Cells for every shape.", "load") from error
     held(cells.images, Mapping, "`images`", "load", "a dict of modality -> array", "Give it a name: {'image': x}.")
@@ -224,10 +224,10 @@ def _output(out: Output, whose: str, method: str) -> None:
 
 
 def _maps(maps: object, whose: str, method: str) -> None:
-    mend = "Write maps=tuple(...), tensors [B, C, H, W] from shallow to deep, or ()."
-    held(maps, (tuple, list), f"`maps` of {whose}", method, "a tuple of tensors", mend)
+    fix = "Write maps=tuple(...), tensors [B, C, H, W] from shallow to deep, or ()."
+    held(maps, (tuple, list), f"`maps` of {whose}", method, "a tuple of tensors", fix)
     for x in maps:  # type: ignore[attr-defined]
-        held(x, Tensor, f"A map of {whose}", method, "a tensor", mend)
+        held(x, Tensor, f"A map of {whose}", method, "a tensor", fix)
 
 
 def _watch(policy: Policy, hook: str, look: Callable[[Any], object]) -> None:

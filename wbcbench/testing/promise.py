@@ -13,24 +13,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class BrokenPromise(AssertionError):
-    """A promise of a contract that a component does not keep. `str` is `found` and `mend`, two sentences or more.
+    """A promise of a contract that a component does not keep. `str` is `found` and `fix`, two sentences or more.
 
     Attributes:
         found: what the test saw.
-        mend: what the author of the component can do.
+        fix: what the author of the component can do.
         method: the method of the component's class to look at; empty for the class.
         line: regular expression of the method's line to look at (the last such); empty for its first.
     """
 
-    def __init__(self, found: str, mend: str, method: str = "", line: str = "") -> None:
-        super().__init__(f"{found} {mend}")
-        self.found, self.mend, self.method, self.line = found, mend, method, line
+    def __init__(self, found: str, fix: str, method: str = "", line: str = "") -> None:
+        super().__init__(f"{found} {fix}")
+        self.found, self.fix, self.method, self.line = found, fix, method, line
 
 
-def promise(holds: object, found: str, mend: str, method: str = "") -> None:
+def promise(holds: object, found: str, fix: str, method: str = "") -> None:
     """Raise `BrokenPromise` unless `holds` is true."""
     if not holds:
-        raise BrokenPromise(found, mend, method)
+        raise BrokenPromise(found, fix, method)
 
 
 LAST_RETURN = r"^\s*return\b"
@@ -71,30 +71,30 @@ def _inherited(new: object) -> bool:
     return "params" in vars(new) and (not isinstance(new, nn.Module) or "_modules" in vars(new))
 
 
-def returned(value: Any, kind: type, method: str, wanted: str, mend: str) -> Any:
+def returned(value: Any, kind: type, method: str, wanted: str, fix: str) -> Any:
     """The value that a method returned; raises `BrokenPromise` unless it is of type `kind` (`wanted` in words)."""
     if not isinstance(value, kind):
-        mend = "Add the `return` that is missing." if value is None else mend
+        fix = "Add the `return` that is missing." if value is None else fix
         raise BrokenPromise(
-            f"`{method}` returned {described(value)} where {wanted} was expected.", mend, method, LAST_RETURN
+            f"`{method}` returned {described(value)} where {wanted} was expected.", fix, method, LAST_RETURN
         )
     return value
 
 
-def held(value: Any, kind: type | tuple[type, ...], what: str, method: str, wanted: str, mend: str) -> None:
+def held(value: Any, kind: type | tuple[type, ...], what: str, method: str, wanted: str, fix: str) -> None:
     """Raise `BrokenPromise` unless a part of what a method returned, named by `what`, is of type `kind`."""
     if not isinstance(value, kind):
         raise BrokenPromise(
-            f"{what} is {described(value)} where {wanted} was expected.", mend, method, LAST_RETURN
+            f"{what} is {described(value)} where {wanted} was expected.", fix, method, LAST_RETURN
         )
 
 
 def returned_terms(value: Any, method: str) -> dict[str, Tensor]:
     """The losses that a method returned; raises `BrokenPromise` unless they are a dict name -> tensor."""
-    mend = 'Return a dict of named losses, such as {"distance": loss}.'
-    terms: dict[str, Tensor] = returned(value, dict, method, "a dict of name -> loss", mend)
+    fix = 'Return a dict of named losses, such as {"distance": loss}.'
+    terms: dict[str, Tensor] = returned(value, dict, method, "a dict of name -> loss", fix)
     for name, term in terms.items():
-        held(name, str, f"The name {name!r} of a loss", method, "a string", mend)
+        held(name, str, f"The name {name!r} of a loss", method, "a string", fix)
         held(term, Tensor, f"Loss '{name}'", method, "a tensor", TENSORS)
     return terms
 
