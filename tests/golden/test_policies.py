@@ -444,7 +444,7 @@ class TestGradientBlending:
 
         plan(6, "gradient_blending")
         plan(5, "gradient_blending:every=4")
-        with pytest.raises(IncompatibleError, match=r"first 5 epochs, but the budget is 5\. Say --set"):
+        with pytest.raises(IncompatibleError, match=r"first 5 epochs, but the budget is 5\. Use --set"):
             plan(5, "gradient_blending")
 
 

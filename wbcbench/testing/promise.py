@@ -84,9 +84,7 @@ def returned(value: Any, kind: type, method: str, wanted: str, fix: str) -> Any:
 def held(value: Any, kind: type | tuple[type, ...], what: str, method: str, wanted: str, fix: str) -> None:
     """Raise `BrokenPromise` unless a part of what a method returned, named by `what`, is of type `kind`."""
     if not isinstance(value, kind):
-        raise BrokenPromise(
-            f"{what} is {described(value)} where {wanted} was expected.", fix, method, LAST_RETURN
-        )
+        raise BrokenPromise(f"{what} is {described(value)} where {wanted} was expected.", fix, method, LAST_RETURN)
 
 
 def returned_terms(value: Any, method: str) -> dict[str, Tensor]:
