@@ -236,7 +236,7 @@ class RunDisplay:
 def name_of(planned: PlannedTrial) -> str:
     """`student independent + logits, seed 0`."""
     trial = planned.trial
-    return f"{planned.role} {trial.title}, seed {trial.seed}"
+    return f"{planned.role} {trial.title}, {trial.draw}"
 
 
 def displays(

@@ -111,7 +111,7 @@ class MLflow:
         from mlflow.entities import Param
 
         trial = planned.trial
-        run = self._client.create_run(self._experiment, run_name=f"{trial.title}, seed {trial.seed}")
+        run = self._client.create_run(self._experiment, run_name=f"{trial.title}, {trial.draw}")
         self._runs[trial.id] = run.info.run_id
         params = [Param(k, str(v)[:MLFLOW_LONGEST]) for k, v in config.items()]
         for i in range(0, len(params), 100):  # the protocol's limit for one request
@@ -152,7 +152,7 @@ class WandB:
         trial = planned.trial
         self._runs[trial.id] = self._init(
             project=self._project, dir=str(self._folder), config=config, reinit="create_new",
-            group=trial.label, job_type=planned.role, name=f"{trial.title}, seed {trial.seed}",
+            group=trial.label, job_type=planned.role, name=f"{trial.title}, {trial.draw}",
         )  # fmt: skip
 
     def epoch(self, trial_id: str, epoch: int, values: dict[str, float]) -> None:

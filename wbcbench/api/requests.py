@@ -122,6 +122,7 @@ class Choices(Compute):
     teacher: Names = None
     epochs: int | None = None
     seeds: Seeds = None
+    folds: Seeds = None
     image_size: int | None = None
     config: str | Path | None = None
     """A YAML file; the fields above override it."""

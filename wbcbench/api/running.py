@@ -145,7 +145,7 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
         return row | flat(outcome.record)
     trial = outcome.planned.trial
     return row | {
-        "method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "trial_id": trial.id,
+        "method": trial.label, "kd": trial.method.kd, "seed": trial.seed, "fold": trial.fold, "trial_id": trial.id,
         "policies": "+".join(p.name for p in trial.method.policies),
     }  # fmt: skip
 
@@ -182,6 +182,7 @@ def run(
     teacher: Names = None,
     epochs: int | None = None,
     seeds: Seeds = None,
+    folds: Seeds = None,
     image_size: int | None = None,
     device: str | None = None,
     store: str | Path | None = None,
@@ -217,6 +218,7 @@ def run(
         teacher: backbone of the teachers; default: cellnet:width=32.
         epochs: passes over the training cells.
         seeds: one trial per seed; default: 0.
+        folds: of a split with several divisions (`set={"split.scheme": "kfold"}`), those to run; default: all.
         image_size: side in pixels; default: the data set's own.
         device: auto, the default, cpu, cuda, cuda:1 or mps.
         store: folder of the records; default: wbcbench-store.
@@ -247,7 +249,7 @@ def run(
 
     wanted = RunRequest(
         fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
-        routing=routing, policy=policy, backbone=backbone, teacher=teacher, epochs=epochs, seeds=seeds,
+        routing=routing, policy=policy, backbone=backbone, teacher=teacher, epochs=epochs, seeds=seeds, folds=folds,
         image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
         settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, evaluate=evaluate,

@@ -101,6 +101,7 @@ def choice_options(seeds: str) -> Callable[[F], F]:
                      help="Teacher backbone; default: cellnet:width=32."),
         click.option("--epochs", type=click.IntRange(1), help="Passes over the training cells."),
         click.option("--seeds", metavar="0,1,2", help=seeds),
+        click.option("--folds", metavar="0,2", help="Of a split with folds, those to run; default: all."),
         click.option("--image-size", type=click.IntRange(8, 1024),
                      help="Side in pixels; default: the data set's own."),
         click.option("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps."),

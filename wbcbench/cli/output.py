@@ -67,6 +67,7 @@ def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
         "backbone": backbone_name(trial.method.backbone),
         "modalities": list(trial.reads),
         "seed": trial.seed,
+        "fold": trial.fold,
         "dataset": trial.protocol.dataset.name,
         "metrics": None,
         "cost": None,
@@ -90,7 +91,8 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     """Print students and their teachers, what was already done, where records are, and next steps."""
     for note in plan.notes:
         click.echo(note)
-    columns = ["role", "method", "kd", "seed", "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
+    fold = ["fold"] if any(p.trial.fold is not None for p in plan.trials) else []
+    columns = ["role", "method", "kd", "seed", *fold, "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
     order = {"student": 0, "teacher": 1}
     rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
     print_table(columns, rows)
@@ -110,7 +112,7 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     for outcome in outcomes:
         if outcome.status == "failed":
             trial = outcome.planned.trial
-            click.echo(f"\nFailed: {trial.title}, seed {trial.seed}:\n{outcome.error.rstrip()}", err=True)
+            click.echo(f"\nFailed: {trial.title}, {trial.draw}:\n{outcome.error.rstrip()}", err=True)
     if any(o.planned.role == "student" and o.record is not None for o in outcomes):
         click.echo(f"Records: {Path(store) / 'records'}")
     for line in _next_steps(plan, store):
@@ -123,7 +125,8 @@ def _cells(outcome: Outcome) -> list[str]:
     trial = outcome.planned.trial
     state = {"done": "trained", "cached": "cached", "failed": "FAILED"}[outcome.status]
     method = method_name(trial.label, "none", [p.name for p in trial.method.policies])  # kd has its own column
-    head = [outcome.planned.role, method, trial.method.kd, str(trial.seed)]
+    fold = [] if trial.fold is None else [str(trial.fold)]
+    head = [outcome.planned.role, method, trial.method.kd, str(trial.seed), *fold]
     if outcome.record is None:
         return [*head, "", "", "", "", "", state]
     test, cost = outcome.record.result.metrics["test"], outcome.record.result.cost

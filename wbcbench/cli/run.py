@@ -82,7 +82,8 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
         return
     for note in plan.notes:
         click.echo(note, err=True)
-    columns = ["role", "method", "kd", "backbone", "seed", "trial_id", "state", "cell_views", "seconds"]
+    fold = ["fold"] if any(r["fold"] is not None for r in rows) else []
+    columns = ["role", "method", "kd", "backbone", "seed", *fold, "trial_id", "state", "cell_views", "seconds"]
     shown = [{**r, "method": method_name(r["method"], "none", r["policies"]), "seconds": _about(r)} for r in rows]
     shown = [{**r, "state": "done" if r["done"] else "to run"} for r in shown]
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.folders import FileSource, open_source
-from wbcbench.data.labels import encode_labels
+from wbcbench.data.labels import encode_labels, split_sizes
 from wbcbench.data.reading import CONFIG
-from wbcbench.data.splits import Leaks, assign_sides, find_leaks, same_rows
+from wbcbench.data.splits import Leaks, assign_sides, find_leaks, resolved, same_rows
 from wbcbench.data.survey import Survey
 from wbcbench.errors import DataError
 from wbcbench.files import atomic_folder, json_text, write_synced
@@ -60,6 +60,7 @@ class Audit:
 
 def audit(survey: Survey, spec: SplitSpec) -> Audit:
     """Split as a run with `spec` would, and find leaks. Raises `DataError` where a run could not split."""
+    spec = resolved(spec, survey.groups is not None, split_sizes(survey.split))
     scheme, side = assign_sides(survey.codes, survey.classes, survey.group_codes, survey.split, spec)
     return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies))
 

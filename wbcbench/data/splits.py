@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS, Cells, content_digest
+from wbcbench.data.counter import derive_seed
+from wbcbench.data.draws import draw, draw_cells, draw_groups_as_before, partition
 from wbcbench.errors import DataError, LeakError
 from wbcbench.spec.trial import SplitSpec
 
@@ -137,6 +139,8 @@ def _more(found: Sequence[object]) -> str:
 
 
 Indices = NDArray[np.int64]
+FEWEST_GROUPS = 3
+"""One for each side."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,15 @@ class Split:
     hash: str
     """Hex digest over labels, assignment and the data's fingerprint."""
     scheme: str
-    """The scheme that was used: 'official' or 'stratified'."""
+    """The scheme that was used: of `SplitSpec.scheme`, 'stratified' where there is no official split."""
+    family: str
+    """Equal for all folds of one division, else `hash`: two trials can only be compared if it is equal."""
     leaks: Leaks = field(default_factory=Leaks)
     """Its leaks, which `spec` allowed."""
 
 
-def make_split(cells: Cells, spec: SplitSpec) -> Split:
-    """Split `cells`; deterministic in `spec`.
+def make_split(cells: Cells, spec: SplitSpec, fold: int | None = None) -> Split:
+    """Split `cells`; deterministic in `spec` and `fold`.
 
     If an official split has no validation cells, `spec.val` of its training cells become validation cells.
 
@@ -164,13 +170,15 @@ def make_split(cells: Cells, spec: SplitSpec) -> Split:
         DataError: a side would be empty, a class would have no training cell, or there are too few cells or
             groups.
     """
-    scheme, side = assign_sides(cells.labels, cells.classes, cells.groups, cells.split, spec)
+    scheme, side = assign_sides(cells.labels, cells.classes, cells.groups, cells.split, spec, fold)
     leaks = find_leaks(cells.labels, side, cells.groups, copies_of(cells))
     if not spec.allow_leaks:
         leaks.refuse(cells.ids)
     parts = {name: np.flatnonzero(side == name).astype(np.int64) for name in SPLITS}
-    digest = content_digest(cells.labels, side, cells.fingerprint)
-    return Split(**parts, hash=digest, scheme=scheme, leaks=leaks)
+    own = family = content_digest(cells.labels, side, cells.fingerprint)
+    if spec.folded:
+        family = content_digest(cells.labels, spec.model_dump_json(), cells.fingerprint)
+    return Split(**parts, hash=own, scheme=scheme, family=family, leaks=leaks)
 
 
 def assign_sides(
@@ -179,20 +187,25 @@ def assign_sides(
     groups: Indices | None,
     official: NDArray[np.str_] | None,
     spec: SplitSpec,
+    fold: int | None = None,
 ) -> tuple[str, NDArray[np.str_]]:
     """The scheme that is used and the side of each of [N] cells; reads no image. Raises `DataError`."""
     n = len(labels)
-    if spec.scheme == "official" and official is not None:
-        scheme, side = "official", official.astype("<U5")
+    by = None if spec.unit == "cell" else groups
+    if spec.unit == "group" and groups is None:
+        raise DataError("Expected groups for split.unit=group, but the data set has none. Leave it out.")
+    scheme = "stratified" if spec.scheme == "official" and official is None else spec.scheme
+    if spec.folded:
+        side = _fold_sides(labels, by, spec, fold)
+    elif scheme == "official" and official is not None:
+        side = official.astype("<U5")
         if not (side == "val").any():
-            train = np.flatnonzero(side == "train")
-            side[_draw(labels, groups, train, spec.val, spec.seed)] = "val"
+            side[_draw(labels, by, np.flatnonzero(side == "train"), spec.val, spec.seed, spec)] = "val"
     else:
-        scheme, side = "stratified", np.full(n, "train", dtype="<U5")
-        test = _draw(labels, groups, np.arange(n), spec.test, spec.seed)
-        side[test] = "test"
+        side = np.full(n, "train", dtype="<U5")
+        side[_draw(labels, by, np.arange(n), spec.test, spec.seed, spec, leave=2)] = "test"
         rest = np.flatnonzero(side == "train")
-        side[_draw(labels, groups, rest, spec.val / (1 - spec.test), spec.seed + 1)] = "val"
+        side[_draw(labels, by, rest, spec.val / (1 - spec.test), spec.seed + 1, spec)] = "val"
     empty = [name for name in SPLITS if not (side == name).any()]
     if empty:
         raise DataError(f"Expected cells on every side, but {', '.join(empty)} got none of {n}. Add cells.")
@@ -206,49 +219,75 @@ def assign_sides(
     return scheme, side
 
 
-def check_group_count(count: int, spec: SplitSpec) -> None:
-    """Refuse to split too few groups; needs only their number. The test side takes at least one of them.
+def resolved(spec: SplitSpec, grouped: bool, sizes: Mapping[str, int] | None) -> SplitSpec:
+    """The spec with `unit` as a new trial records it.
+
+    Args:
+        spec: the user's.
+        grouped: whether the data set has groups.
+        sizes: cells on each side of its official split, if there is one.
+    """
+    drawn = spec.scheme != "official" or sizes is None or not sizes.get("val")
+    return spec.model_copy(update={"unit": "group"}) if spec.unit is None and grouped and drawn else spec
+
+
+def fold_count(spec: SplitSpec, groups: int | None) -> int | None:
+    """The number of folds; None if there is only one division. `groups`: how many the data set has, if known.
 
     Raises:
-        DataError: `assign_sides` would raise it for this many groups, whatever their labels.
+        DataError: groups are left out one by one, but there are fewer than three or their number is not known.
     """
-    _enough_groups(count, spec.test)
-    _enough_groups(count - 1, spec.val / (1 - spec.test))
-
-
-def _enough_groups(count: int, share: float) -> int:
-    """The number of folds, such that one fold is about `share`."""
-    folds = max(2, round(1 / share))
-    if count < folds:
+    if spec.scheme != "leave_one_group_out":
+        return spec.folds
+    if groups is None:
         raise DataError(
-            f"Expected at least {folds} groups to set {share:.0%} aside, but got {count}. "
-            "Add groups or raise the share."
+            "Expected groups (donors, slides, plates) for split.scheme=leave_one_group_out, but the data set has none "
+            "or does not count them. Name their column, as in --set dataset.group=donor, or choose kfold."
         )
-    return folds
+    check_group_count(groups)
+    return groups
 
 
-def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share: float, seed: int) -> Indices:
-    """Draw about `share` of `pool`, stratified by label; whole groups if there are groups.
+def check_group_count(count: int) -> None:
+    """Refuse to split too few groups. Raises `DataError`."""
+    if count < FEWEST_GROUPS:
+        raise DataError(
+            f"Expected at least {FEWEST_GROUPS} groups, one for each of {', '.join(SPLITS)}, but got {count}. Add "
+            "groups, or divide by cell with --set split.unit=cell --set split.allow_leaks=true: results are then too "
+            "optimistic for new groups."
+        )
 
-    With groups, it is one of round(1 / share) folds: scikit-learn balances classes over folds and keeps groups
-    together.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-    labels = all_labels[pool]
-    if all_groups is None:
-        try:
-            # A count, because scikit-learn rounds a fraction up: 0.1 / 0.7 of 700 would give 101.
-            count = max(1, round(share * len(pool)))
-            drawn = train_test_split(np.arange(len(pool)), test_size=count, stratify=labels, random_state=seed)[1]
-        except ValueError as error:
-            raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
-        return np.asarray(pool[drawn])
-    groups = all_groups[pool]
-    folds = _enough_groups(len(np.unique(groups)), share)
-    try:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        chosen = next(splitter.split(labels, labels, groups))[1]
-    except ValueError as error:
-        raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
-    return np.asarray(pool[chosen])
+def _fold_sides(labels: Indices, by: Indices | None, spec: SplitSpec, fold: int | None) -> NDArray[np.str_]:
+    groups = None if by is None else len(np.unique(by))
+    count = fold_count(spec, groups)
+    if fold is None or count is None or fold >= count:
+        raise DataError(f"Expected a fold of 0 to {(count or 1) - 1}, but got {fold}.")
+    if groups is not None:
+        check_group_count(groups)
+    everything = np.arange(len(labels))
+    if spec.scheme == "repeated":
+        tested = draw(labels, by, everything, spec.test, spec.seed, fold, leave=2)
+    elif spec.scheme == "kfold":
+        tested = everything[partition(labels, by, count, spec.seed) == fold]
+    else:
+        assert by is not None
+        tested = everything[by == np.unique(by)[fold]]
+    side = np.full(len(labels), "train", dtype="<U5")
+    side[tested] = "test"
+    rest = np.flatnonzero(side == "train")
+    share = spec.val * len(labels) / len(rest)
+    if share >= 1:
+        raise DataError(f"Expected cells to train on, but split.val={spec.val:g} takes all that are not tested.")
+    side[draw(labels, by, rest, share, derive_seed(spec.seed, "validation", fold) % 2**32)] = "val"
+    return side
+
+
+def _draw(
+    labels: Indices, by: Indices | None, pool: Indices, share: float, seed: int, spec: SplitSpec, leave: int = 1
+) -> Indices:
+    if by is None:
+        return draw_cells(labels, pool, share, seed)
+    if spec.unit is None:
+        return draw_groups_as_before(labels, by, pool, share, seed)
+    return draw(labels, by, pool, share, seed, leave=leave)

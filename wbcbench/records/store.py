@@ -267,6 +267,7 @@ class Store:
                 "trial_id": trial.id,
                 "label": trial.label,
                 "seed": trial.seed,
+                "fold": trial.fold,
                 "error": error_text,
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "spec": trial.model_dump(mode="json"),

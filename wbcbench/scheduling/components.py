@@ -98,9 +98,13 @@ class TeacherPool:
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
 
     def assign(
-        self, fusion: ComponentSpec, modalities: tuple[str, ...], distillers: tuple[ComponentSpec, ...]
+        self,
+        fusion: ComponentSpec,
+        modalities: tuple[str, ...],
+        distillers: tuple[ComponentSpec, ...],
+        fold: int | None,
     ) -> tuple[ComponentSpec, tuple[Trial, ...]]:
-        """The routing, and the teachers that some route of the student actually uses."""
+        """The routing, and the teachers that some route of the student uses; they train on the student's fold."""
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
         declared = registry.declared("routing", routing.name)
@@ -121,7 +125,7 @@ class TeacherPool:
                 "modality, such as independent, or one teacher for all: --set teacher.fusion=early"
             )
         used = sorted({i for one in assigned for i in one.teachers})
-        return routing, tuple(self._trial(offers[i], routing, distillers) for i in used)
+        return routing, tuple(self._trial(offers[i], routing, distillers, fold) for i in used)
 
     def _offers(self, chain: bool) -> list[Offer]:
         sizes = [self._backbones] if chain else [(b,) for b in self._backbones]
@@ -137,7 +141,9 @@ class TeacherPool:
             offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
         return offers
 
-    def _trial(self, offer: Offer, routing: ComponentSpec, distillers: tuple[ComponentSpec, ...]) -> Trial:
+    def _trial(
+        self, offer: Offer, routing: ComponentSpec, distillers: tuple[ComponentSpec, ...], fold: int | None
+    ) -> Trial:
         request = self._request
         recipe: Recipe = validate(
             Recipe, {**request.training.model_dump(), **request.teacher.training}, "teacher.training"
@@ -152,6 +158,6 @@ class TeacherPool:
             # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})
             method = Method(fusion=offer.fusion, backbone=backbone, recipe=own).model_copy(update=taught)
-            trial = Trial(protocol=protocol, method=method, seed=offer.seed)
+            trial = Trial(protocol=protocol, method=method, seed=offer.seed, fold=fold)
         assert trial is not None
         return trial

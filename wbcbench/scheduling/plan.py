@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
-from wbcbench.data.splits import check_group_count
+from wbcbench.data.splits import check_group_count, fold_count, resolved
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
 from wbcbench.registry import Registry, qualified_name
@@ -23,7 +23,7 @@ from wbcbench.scheduling.compatibility import (
     together,
 )
 from wbcbench.scheduling.components import TeacherPool, component
-from wbcbench.spec import ComponentSpec, Method, Protocol, Trial
+from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Exclude, Request
 
@@ -131,9 +131,10 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     with contained():
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()
-    made = request.split.scheme == "stratified" or description.split_sizes is None
-    if made and description.group_count is not None:
-        check_group_count(description.group_count, request.split)
+    split = resolved(request.split, description.groups, description.split_sizes)
+    if split.unit == "group" and description.group_count is not None:
+        check_group_count(description.group_count)
+    folds = _folds(request, split, description)
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)
@@ -147,7 +148,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         modalities=modalities,
         image_size=size,
         fingerprint=description.fingerprint,
-        split=request.split,
+        split=split,
         budget=request.budget,
         augmentation=request.augmentation,
         selection=request.selection,
@@ -181,7 +182,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     students: dict[str, Trial] = {}
     skipped: dict[str, str] = {}
     excluder = Excluder(request.exclude, registry)
-    for fusion, backbone, kd, seed in product(fusions, backbones, recipes, request.seeds):
+    for fusion, backbone, kd, seed, fold in product(fusions, backbones, recipes, request.seeds, folds):
         if excluder.drops(fusion, backbone, kd, seed):
             continue
         distillers = tuple(d for d in kd if d.name != "none")
@@ -192,7 +193,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
-                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers)
+                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, fold)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
                 method = Method(
@@ -204,7 +205,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
                     routing=routing,
                     teachers=teachers,
                 )
-                trial = Trial(protocol=protocol, method=method, seed=seed)
+                trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
                 students.setdefault(trial.id, trial)
         except IncompatibleError as error:
             if request.incompatible == "refuse":
@@ -239,6 +240,21 @@ def open_dataset(request: Request, registry: Registry) -> tuple[ComponentSpec, D
     params = validate(cls.Params, given, f"dataset {request.dataset.name}")
     dataset: Dataset = cls(params)
     return ComponentSpec(name=qualified_name(resolved.component), params=dataset.public_params()), dataset
+
+
+def _folds(request: Request, split: SplitSpec, description: Description) -> tuple[int | None, ...]:
+    """The requested folds, by default all; (None,) if the split is one division."""
+    count = fold_count(split, description.group_count)
+    if count is None:
+        if request.folds is not None:
+            raise UsageError(
+                f"Expected a split with folds for --folds, but split.scheme is {split.scheme}. Set split.scheme to "
+                "kfold, leave_one_group_out or repeated."
+            )
+        return (None,)
+    if beyond := [f for f in request.folds or () if f >= count]:
+        raise UsageError(f"Expected --folds of 0 to {count - 1}, but got {', '.join(map(str, beyond))}.")
+    return tuple(dict.fromkeys(request.folds)) if request.folds else tuple(range(count))
 
 
 def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -> tuple[str, ...]:

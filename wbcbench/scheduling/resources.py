@@ -10,6 +10,7 @@ from typing import Any
 
 from wbcbench.errors import UsageError
 from wbcbench.files import DOCUMENTS
+from wbcbench.data.splits import fold_count
 from wbcbench.records.schema import backbone_name
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
@@ -95,6 +96,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "policies": [p.name for p in trial.method.policies],
                 "backbone": backbone_name(trial.method.backbone),
                 "seed": trial.seed,
+                "fold": trial.fold,
                 "needs": list(planned.needs),
                 "done": store.has(trial.id),
                 "cell_views": views,
@@ -110,7 +112,9 @@ def train_cells(plan: Plan, trial: Trial | None = None) -> int:
     split, sizes = trial.protocol.split, plan.description.split_sizes or {}
     if "train" in sizes and split.scheme == "official":
         return sizes["train"]
-    return round(plan.description.cells * (1 - split.val - split.test))
+    count = fold_count(split, plan.description.group_count) if not split.draws_test else None
+    tested = split.test if count is None else 1 / count
+    return round(plan.description.cells * (1 - split.val - tested))
 
 
 def _likeness(spec: dict[str, Any]) -> str:

@@ -212,6 +212,8 @@ class Request(Frozen):
     training: Recipe = Recipe()
     teacher: Annotated[TeacherRequest, BeforeValidator(_teacher)] = TeacherRequest()
     seeds: Seeds = (0,)
+    folds: Seeds | None = None
+    """Of a split with several divisions, the ones to run; None: all."""
     exclude: tuple[Exclude, ...] = ()
     """Cells of the cross product that are left out."""
     incompatible: Literal["refuse", "skip"] = "refuse"

@@ -139,13 +139,30 @@ class ComponentSpec(Frozen):
         return self.name
 
 
-class SplitSpec(Frozen):
-    """How cells are divided. `official` uses the data set's own split if it has one."""
+DEFAULT_FOLDS = {"kfold": 5, "repeated": 10}
+FOLDED = (*DEFAULT_FOLDS, "leave_one_group_out")
 
-    scheme: Literal["official", "stratified"] = Field("official", description="official, else stratified")
+
+class SplitSpec(Frozen):
+    """How cells are divided.
+
+    `official` uses the data set's own split if it has one, `stratified` draws one. The others make several
+    divisions, the folds, and a trial trains on one of them: `kfold` tests each cell once, `leave_one_group_out` each
+    group (donor, slide, plate), `repeated` draws anew for every fold. Validation cells come from what is not tested.
+    """
+
+    scheme: Literal["official", "stratified", "kfold", "leave_one_group_out", "repeated"] = Field(
+        "official", description="official (else stratified), stratified, or several divisions"
+    )
     val: float = Field(0.15, gt=0, lt=0.9, description="share of cells for selection")
     test: float = Field(0.25, gt=0, lt=0.9, description="share of cells, evaluated once at the end")
     seed: int = Field(0, ge=0, description="of the division; the same for every trial of a board")
+    folds: int | None = Field(
+        None, ge=2, le=1000, description="divisions: of kfold (default 5) and repeated (default 10)"
+    )
+    unit: Literal["cell", "group"] | None = Field(
+        None, description="what stays whole; default: groups where the data set has them and something is drawn"
+    )
     allow_leaks: bool = Field(
         False,
         description="train although a donor or an image is on two sides, or an image has two labels; recorded "
@@ -154,15 +171,41 @@ class SplitSpec(Frozen):
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The field is left out where it is false, so that identities are as they were before it existed."""
+        """Unused fields are left out, so that identities are as they were before the fields existed."""
         document: dict[str, Any] = handler(self)
-        if not self.allow_leaks:
-            document.pop("allow_leaks", None)
+        for name in ("allow_leaks", "folds", "unit"):
+            if not getattr(self, name):
+                document.pop(name, None)
+        if not self.draws_test:
+            document.pop("test", None)
         return document
 
+    @property
+    def folded(self) -> bool:
+        """Whether there are several divisions, of which a trial trains on one."""
+        return self.scheme in FOLDED
+
+    @property
+    def draws_test(self) -> bool:
+        """Whether `test` has an effect; otherwise folds or groups decide how many cells are tested."""
+        return self.scheme not in ("kfold", "leave_one_group_out")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_folds(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("folds") is None and given.get("scheme") in DEFAULT_FOLDS:
+            return {**given, "folds": DEFAULT_FOLDS[given["scheme"]]}
+        return given
+
     @model_validator(mode="after")
-    def _leaves_train(self) -> SplitSpec:
-        if self.val + self.test >= 0.95:
+    def _consistent(self) -> SplitSpec:
+        if self.folds is not None and self.scheme not in DEFAULT_FOLDS:
+            raise ValueError(f"folds needs scheme kfold or repeated, but scheme is {self.scheme}")
+        if "test" in self.model_fields_set and not self.draws_test:
+            raise ValueError(f"test has no effect with scheme {self.scheme}, which tests a fold; leave it out")
+        if self.scheme == "leave_one_group_out" and self.unit == "cell":
+            raise ValueError("leave_one_group_out keeps groups whole; leave unit=cell out")
+        if self.draws_test and self.val + self.test >= 0.95:
             raise ValueError(f"val + test must leave cells to train on, but is {self.val + self.test:g}")
         return self
 
@@ -274,7 +317,7 @@ class Method(Frozen):
 
 
 class Trial(Frozen):
-    """One protocol, one method, one seed."""
+    """One protocol, one method, one seed, and one fold if the protocol's split has several."""
 
     protocol: Protocol
     method: Method
@@ -282,19 +325,25 @@ class Trial(Frozen):
     sealed: bool = False
     """Proposed by a search: judged on validation cells only. Its record contains nothing about the test split
     and is never ranked."""
+    fold: int | None = Field(None, ge=0)
+    """Which division of the cells it trains on; None: there is only one."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The field is left out where it is false, so that identities are as they were before it existed."""
+        """Unused fields are left out, so that identities are as they were before the fields existed."""
         document: dict[str, Any] = handler(self)
         if not self.sealed:
             document.pop("sealed", None)  # this runs twice for a nested trial
+        if self.fold is None:
+            document.pop("fold", None)
         return document
 
     def seal(self) -> Trial:
         """The same training without evaluation on the test split: a separate trial."""
         # Not model_copy, which would copy the cached identity too.
-        return Trial(protocol=self.protocol, method=self.method, seed=self.seed, sealed=True)
+        return Trial(
+            protocol=self.protocol, method=self.method, seed=self.seed, fold=self.fold, sealed=True
+        )
 
     @cached_property
     def id(self) -> str:
@@ -304,6 +353,11 @@ class Trial(Frozen):
     @property
     def reads(self) -> tuple[str, ...]:
         return self.protocol.modalities
+
+    @property
+    def draw(self) -> str:
+        """Which of the method's trials this is: `seed 1`, or `seed 1, fold 2`."""
+        return f"seed {self.seed}" + ("" if self.fold is None else f", fold {self.fold}")
 
     @property
     def label(self) -> str:
@@ -318,13 +372,23 @@ class Trial(Frozen):
         return method_name(self.label, self.method.kd, [p.name for p in self.method.policies])
 
     def method_id(self) -> str:
-        """Identity of everything except the seed: rows of a leaderboard are grouped by it."""
-        return digest({"protocol": self.protocol, "method": self.method})
+        """Identity of everything except seed and fold: rows of a leaderboard are grouped by it."""
+        method = self.method if self.fold is None else _without_folds(self.method.model_dump(mode="json"))
+        return digest({"protocol": self.protocol, "method": method})
 
 
 def method_name(label: str, kd: str, policies: Iterable[str] = ()) -> str:
     """Readable name of a method: `concat`, `concat + logits`, `concat + logits + modality_dropout`."""
     return " + ".join([label, *([] if kd == "none" else [kd]), *policies])
+
+
+def _without_folds(method: dict[str, Any]) -> dict[str, Any]:
+    """A teacher trains on its student's fold: by that, students of two folds are not two methods."""
+    teachers = [
+        {**{k: v for k, v in t.items() if k != "fold"}, "method": _without_folds(t["method"])}
+        for t in method["teachers"]
+    ]
+    return {**method, "teachers": teachers}
 
 
 Method.model_rebuild()

@@ -134,7 +134,7 @@ def write_record(
     if job.bank is not None and not job.bank.replayed:
         notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
     outcome = Outcome(
-        key=ComparisonKey.of(trial, fingerprint=cells.fingerprint, split=split.hash, classes=cells.classes),
+        key=ComparisonKey.of(trial, fingerprint=cells.fingerprint, split=split.family, classes=cells.classes),
         **evaluate(arrays, cells.classes),
         cost=cost_of(job, state),
         components=used_components(trial, bench.registry),

@@ -69,8 +69,8 @@ class Workbench:
         self._decoding = decoding
         self._datasets: dict[str, Dataset] = {}
         self._cells: dict[tuple[str, int], Cells] = {}
-        self._splits: dict[tuple[str, int, SplitSpec], Split] = {}
-        self._resident: dict[tuple[str, int, SplitSpec, tuple[str, ...]], ResidentCells] = {}
+        self._splits: dict[tuple[str, int, SplitSpec, int | None], Split] = {}
+        self._resident: dict[tuple[str, int, SplitSpec, int | None, tuple[str, ...]], ResidentCells] = {}
 
     def add_dataset(self, fingerprint: str, dataset: Dataset) -> None:
         """Register the data set with this fingerprint: trials name content, not locations."""
@@ -98,9 +98,9 @@ class Workbench:
     def split(self, trial: Trial) -> Split:
         """The trial's division into train, val and test."""
         protocol = trial.protocol
-        key = (protocol.fingerprint, protocol.image_size, protocol.split)
+        key = (protocol.fingerprint, protocol.image_size, protocol.split, trial.fold)
         if key not in self._splits:
-            split = make_split(self.cells(trial), protocol.split)
+            split = make_split(self.cells(trial), protocol.split, trial.fold)
             for sentence in split.leaks.sentences(self.cells(trial).ids):
                 log.warning("%s, and split.allow_leaks is set: %s", protocol.dataset.name, sentence)
             self._splits[key] = split
@@ -111,7 +111,7 @@ class Workbench:
         protocol = trial.protocol
         cells = self.cells(trial)
         wanted = set(trial.reads).union(*(t.reads for t in trial.method.teachers))
-        key = (protocol.fingerprint, protocol.image_size, protocol.split)
+        key = (protocol.fingerprint, protocol.image_size, protocol.split, trial.fold)
         for (*known, have), resident in self._resident.items():
             if tuple(known) == key and wanted <= set(have):
                 return resident
