@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wbcbench.boards.board_statistics import BoardStatistics
-from wbcbench.boards.entries import METRIC_ORDER
-from wbcbench.boards.gather import Found, Group, board_seeds, by_method
+from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.gather import Group, board_seeds, by_method
 from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
 from wbcbench.boards.names import named, with_backbones
 from wbcbench.boards.options import Options
@@ -101,41 +101,40 @@ def make_board(
     seeds = board_seeds(by_method(group.own), options, group.digest)
     methods = _methods(group, seeds)
     stats = None
-    refused: dict[str, str] = {}
+    refused = dict(group.refused)
     notes: list[str] = []
     if statistics:
-        stats = BoardStatistics(methods, options, _root(group), len(group.key.classes))
-        refused = stats.kept.refused
+        stats = BoardStatistics(_whole(methods, group), options, _root(group), len(group.key.classes))
         notes += stats.kept.notes
-        if refused:
-            kept = [f for f in group.own if f.entry.trial_id not in refused]
-            group = Group(group.key, group.digest, kept,
-                          [f for f in group.references if f.entry.trial_id not in refused])  # fmt: skip
-            seeds = board_seeds(by_method(kept), options, group.digest)
+        if bad := stats.kept.refused:
+            refused |= bad
+            group = _without(group, bad)
+            seeds = board_seeds(by_method(group.own), options, group.digest)
             methods = _methods(group, seeds)
             stats.save()
-            stats = BoardStatistics(methods, options, _root(group), len(group.key.classes))
+            stats = BoardStatistics(_whole(methods, group), options, _root(group), len(group.key.classes))
         if stats.kept.clusters < 2:
             stats = None
     own = {f.entry.method_id for f in group.own}
     rows = []
     for method, records in methods.items():
-        missing = tuple(s for s in seeds if s not in {f.entry.seed for f in records})
+        there = {f.entry.seed for f in records} - set(group.lacking.get(method, ()))
+        missing = tuple(s for s in seeds if s not in there)
         status = "reference" if method not in own else "incomplete" if missing else "ranked"
-        rows.append(maker.row(records, status, missing if status == "incomplete" else ()))  # type: ignore[arg-type]
+        rows.append(maker.row(records, status, missing if status == "incomplete" else (), group.folds))  # type: ignore[arg-type]
     rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
     names = {r.method_id: r.name for r in rows}
     comparisons: list[Comparison] = []
     if stats is not None:
         baselines = Baselines(methods, options.by, higher)
-        rows = [_measured(r, stats, baselines, names) for r in rows]
+        rows = [r if r.method_id in group.lacking else _measured(r, stats, baselines, names) for r in rows]
         rows, comparisons = _ranked(rows, stats, options.by, higher)
         stats.save()
     else:
         rows = _ranked_by_mean(rows, options.by, higher)
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
-    notes += _notes(rows, seeds, options, stats is not None)
+    notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
@@ -155,6 +154,7 @@ def make_board(
         by=options.by,
         higher_is_better=higher,
         seeds=seeds,
+        folds=group.folds,
         test_cells=stats.kept.test_cells if stats else None,
         clusters=stats.kept.clusters if stats else None,
         grouped=stats.kept.grouped if stats else False,
@@ -176,6 +176,33 @@ def _methods(group: Group, seeds: tuple[int, ...]) -> dict[str, list[Found]]:
         wanted = [f for f in records if f.entry.seed in seeds]
         methods.setdefault(method, wanted or records)
     return {m: r for m, r in methods.items() if r}
+
+
+def _whole(methods: Methods, group: Group) -> Methods:
+    """Without the methods that lack a fold: their test cells are others."""
+    return {m: records for m, records in methods.items() if m not in group.lacking}
+
+
+def _without(group: Group, refused: Mapping[str, str]) -> Group:
+    """The group without these records, and without the seeds of which they are a fold."""
+    own, references = (
+        [f for f in found if not any(r.entry.trial_id in refused for r in f.records)]
+        for found in (group.own, group.references)
+    )
+    return replace(group, own=own, references=references)
+
+
+def _fold_notes(group: Group, names: Mapping[str, str]) -> list[str]:
+    if not group.folds:
+        return []
+    notes = [
+        f"{len(group.folds)} folds ({_listed(group.folds)}): a row's predictions are those of every fold's network "
+        "for the cells that it was not trained on, together. n counts trained networks."
+    ]
+    for method, seeds in sorted(group.lacking.items(), key=lambda item: names.get(item[0], item[0])):
+        which = "; ".join(f"folds {_listed(f)} of seed {s}" for s, f in sorted(seeds.items()))
+        notes.append(f"{names.get(method, method)} lacks {which}: its numbers are of other cells.")
+    return notes
 
 
 def _root(group: Group) -> Path:

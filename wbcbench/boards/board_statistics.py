@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wbcbench.boards.entries import METRIC_ORDER
-from wbcbench.boards.gather import Found
+from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, agreeing, clusters
 from wbcbench.boards.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty

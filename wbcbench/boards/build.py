@@ -138,6 +138,31 @@ def over_splits(boards: Sequence[Board], board: Board, a: Row, b: Row, by: str) 
     )
 
 
+def over_folds(board: Board, a: Row, b: Row, by: str) -> str | None:
+    """Nadeau and Bengio's test of two rows of a board over its folds, as a sentence; None if it has too few.
+
+    Each fold gives one difference, of means over the seeds that both rows have.
+    """
+    seeds = sorted(set(a.seeds) & set(b.seeds))
+    known = [{(s.seed, s.fold): s.metrics[by] for s in row.sources} for row in (a, b)]
+    sign = 1.0 if METRICS[by].higher_is_better else -1.0
+    leads = []
+    for fold in board.folds:
+        values = [[found.get((seed, fold)) for seed in seeds] for found in known]
+        if all(v is not None for own in values for v in own):
+            leads.append(sign * float(np.mean(np.subtract(*values))))  # type: ignore[arg-type]
+    if len(leads) < 2:
+        return None
+    split = checks.read_trial(_path(a)).protocol.split
+    tested = split.test if split.draws_test else 1 / max(len(board.folds), split.folds or 0)
+    u = corrected_resampled_t(leads, tested / (1 - tested - split.val))
+    low, high = u.interval()
+    return (
+        f"Over {len(leads)} folds: lead {u.value:+.4f} ({low:+.4f} to {high:+.4f}), corrected resampled t-test "
+        f"(Nadeau and Bengio) p = {u.p:.3g}."
+    )
+
+
 def with_hints(boards: Sequence[Board]) -> list[Board]:
     """The boards, each with a note on boards of the same data with another split, and how to compare them."""
     found = {b.digest: b for b in boards}

@@ -55,7 +55,8 @@ def _rank(row: Row, board: Board) -> str:
 
 
 def _n(row: Row, board: Board) -> str:
-    return f"{row.n}/{row.n + len(row.missing_seeds)}" if row.missing_seeds else str(row.n)
+    needed = len(board.seeds) * len(board.folds) or row.n + len(row.missing_seeds)
+    return f"{row.n}/{needed}" if row.missing_seeds else str(row.n)
 
 
 def _metric(name: str) -> Cell:
@@ -143,7 +144,7 @@ COLUMNS: dict[str, Column] = {
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
     "teachers": Column("teachers", "backbones of the teachers", lambda r, b: "+".join(r.teacher_backbones)),
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
-    "n": Column("n", "number of seeds; of how many, where some are missing", _n, right=True),
+    "n": Column("n", "number of seeds, times folds if there are any; of how many, where some are missing", _n, right=True),
     "seeds": Column("seeds", "which", lambda r, b: " ".join(map(str, r.seeds))),
     **{m: Column(HEADERS[m], f"{METRICS[m].doc}: mean ± sd over seeds", _metric(m)) for m in METRIC_NAMES},
     **{

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wbcbench.boards.build import families, over_splits, report
-from wbcbench.boards.gather import gather, mixed, refusal
+from wbcbench.boards.build import families, over_folds, over_splits, report
+from wbcbench.boards.folds import pooled
+from wbcbench.boards.gather import by_method, gather, mixed, refusal
 from wbcbench.boards.model import Board, Row
 from wbcbench.boards.options import Options
 from wbcbench.boards.pairs import Explanation, Pairs, Ratio
@@ -78,8 +79,10 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
     boards = report(opened, fast).boards
     board, left, right = _find(boards, a, b)
     found = gather(opened, fast)
-    records = {r.method_id: [found.trials[s.trial_id] for s in r.sources] for r in board.rows}
+    units = pooled([found.trials[s.trial_id] for r in board.rows for s in r.sources], len(board.key.classes))
+    records = {m: own for m, own in by_method(units.found).items() if m not in units.lacking}
     samples, bad = agreeing(records, len(board.key.classes))
+    bad |= units.refused
     refused = {t: refusal(found.trials[t].root, t, reason).reason for t, reason in sorted(bad.items())}
     seeds = _shared_seeds(left, right, samples, refused)
     pairs = Pairs(board, samples, seeds, options)
@@ -112,7 +115,8 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         classes=tuple(pairs.classes(left, right)),
         cost=tuple(_ratios(left, right)),
         differences=tuple(spec_differences(left, right)),
-        splits=over_splits(_everywhere(opened, boards, fast), board, left, right, options.by),
+        splits=over_folds(board, left, right, options.by) if board.folds
+        else over_splits(_everywhere(opened, boards, fast), board, left, right, options.by),
         refused=tuple(refused.values()),
     )
 

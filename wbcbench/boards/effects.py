@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wbcbench.boards.board_statistics import BoardStatistics
-from wbcbench.boards.gather import Found, Group, board_seeds, by_method, gather, groups
+from wbcbench.boards.entries import Found
+from wbcbench.boards.gather import Group, board_seeds, by_method, gather, groups
 from wbcbench.boards.names import distinct
 from wbcbench.boards.options import Options
 from wbcbench.boards.statistics import holm
@@ -92,7 +93,7 @@ def effects(
         methods = {
             m: [f for f in records if f.entry.seed in seeds]
             for m, records in by_method(group.own).items()
-            if set(seeds) <= {f.entry.seed for f in records}
+            if set(seeds) <= {f.entry.seed for f in records} and m not in group.lacking
         }
         levels = _levels(methods, of)
         seen |= set(levels)

@@ -50,6 +50,7 @@ class Entry:
     routing: str | None
     policies: tuple[str, ...]
     seed: int
+    fold: int | None
     teachers: tuple[str, ...]
     """Trial ids."""
     test: tuple[float | None, ...]
@@ -63,6 +64,26 @@ class Entry:
     device: str
     threads: int | None
     pseudo_multimodal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry and the store that contains it."""
+
+    entry: Entry
+    root: Path
+    folds: tuple[Found, ...] = ()
+    """The records that the entry was pooled from, see `boards.folds`; empty: it is one record."""
+
+    @property
+    def path(self) -> Path:
+        """The record's folder; of several folds, the first one's."""
+        return Path(f"{self.root}/records/{self.entry.trial_id}")  # takes a third of the time of two joins
+
+    @property
+    def records(self) -> tuple[Found, ...]:
+        """The records, one by one."""
+        return self.folds or (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +176,7 @@ def _entry(mark: str, checked: Checked, result: Result, key: str, components: st
         routing=result.routing,
         policies=result.policies,
         seed=result.seed,
+        fold=spec.get("fold"),
         teachers=tuple(result.teachers),
         test=tuple(result.metrics["test"][m] for m in METRIC_ORDER),
         val=tuple(result.metrics["val"][m] for m in METRIC_ORDER),
@@ -192,4 +214,4 @@ def _key_of(document: bytes) -> tuple[str, ComparisonKey]:
     return key.digest, key
 
 
-__all__ = ["METRIC_ORDER", "Entry", "Read", "RecordError", "Sealed", "read", "stamp"]
+__all__ = ["METRIC_ORDER", "Entry", "Found", "Read", "RecordError", "Sealed", "read", "stamp"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wbcbench.boards.entries import Entry
+from wbcbench.boards.entries import Found
+from wbcbench.boards.folds import Folds, pooled
 from wbcbench.boards.index import contents, level_for
 from wbcbench.boards.model import Refused
 from wbcbench.boards.options import Options
@@ -17,19 +18,6 @@ from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
 from wbcbench.spec import digest
 from wbcbench.spec.trial import flat
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An entry and the store that contains it."""
-
-    entry: Entry
-    root: Path
-
-    @property
-    def path(self) -> Path:
-        """The record's folder."""
-        return Path(f"{self.root}/records/{self.entry.trial_id}")  # takes a third of the time of two joins
 
 
 @dataclass
@@ -156,6 +144,12 @@ class Group:
     own: list[Found]
     references: list[Found]
     """`single` records that read fewer modalities and whose key is otherwise equal."""
+    folds: Folds = ()
+    """Folds that a seed needs; empty: the split is one division."""
+    lacking: dict[str, dict[int, Folds]] = field(default_factory=dict)
+    """Method id -> seed -> folds that it lacks."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Trial id -> why its record, one of several folds, is not counted."""
 
 
 def groups(found: Gathered, options: Options) -> list[Group]:
@@ -196,7 +190,20 @@ def groups(found: Gathered, options: Options) -> list[Group]:
         )
     if options.together and len(chosen) > 1:
         raise mixed([(g.digest, g.key) for g in chosen])
-    return chosen
+    return [_pooled(g) for g in chosen]
+
+
+def _pooled(group: Group) -> Group:
+    """The group with the folds of each method and seed pooled."""
+    if not any(f.entry.fold is not None for f in (*group.own, *group.references)):
+        return group
+    classes = len(group.key.classes)
+    own = pooled(group.own, classes)
+    references = pooled([f for f in group.references if f.entry.fold in own.folds], classes)
+    return Group(
+        group.key, group.digest, own.found, references.found, own.folds, own.lacking | references.lacking,
+        own.refused | references.refused,
+    )
 
 
 ONE_TABLE = "Choose one with --key or --where, or leave out --together to get one table per key."

@@ -8,9 +8,10 @@ so equal records give equal bytes. `wbcbench leaderboard schema` prints the JSON
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import CoreSchema
 
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.schema import ComparisonKey, Strict
@@ -120,11 +121,27 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-class Source(Strict):
+class _Folded(Strict):
+    """Leaves its fields about folds out where there are none, so that older documents keep their bytes."""
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        return {k: v for k, v in document.items() if k not in ("fold", "folds") or v not in (None, (), [])}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler({k: v for k, v in core_schema.items() if k != "serialization"})  # type: ignore[arg-type]
+
+
+class Source(_Folded):
     """A record that a row was made from."""
 
     trial_id: str
     seed: int
+    fold: int | None = None
     digest: str
     checked: Literal["quick", "files", "full"]
     """quick: the result's own checksum; files: every file's digest; full: every metric recomputed."""
@@ -162,8 +179,8 @@ class Details(Strict):
     reliability: tuple[ReliabilityBin, ...]
 
 
-class Row(Strict):
-    """One method: everything except the seed is equal."""
+class Row(_Folded):
+    """One method: everything except seed and fold is equal."""
 
     rank: int | None
     """1 + number of rows in better tie groups. None: not ranked."""
@@ -188,7 +205,9 @@ class Row(Strict):
     modalities: tuple[str, ...]
     seeds: tuple[int, ...]
     missing_seeds: tuple[int, ...]
-    """Seeds of the board that this row lacks."""
+    """Seeds of the board that this row lacks, or of which it lacks a fold."""
+    folds: tuple[int, ...] = ()
+    """Of the board; empty: the split is one division."""
     metrics: dict[str, Estimate]
     """Keys `METRIC_NAMES`."""
     over_single: Difference | None = None
@@ -218,8 +237,8 @@ class Row(Strict):
 
     @property
     def n(self) -> int:
-        """Number of seeds."""
-        return len(self.seeds)
+        """Number of trained networks: seeds x folds."""
+        return len(self.sources) if self.folds else len(self.seeds)
 
     @property
     def foreign(self) -> str:
@@ -227,7 +246,7 @@ class Row(Strict):
         return ", ".join(dict.fromkeys(p.provider for p in self.parts if p.foreign))
 
 
-class Board(Strict):
+class Board(_Folded):
     """One table: everything in it shares one comparison key."""
 
     key: ComparisonKey
@@ -238,6 +257,8 @@ class Board(Strict):
     higher_is_better: bool
     seeds: tuple[int, ...]
     """Seeds that a row needs to be ranked."""
+    folds: tuple[int, ...] = ()
+    """Folds that each of them needs; empty: the split is one division."""
     test_cells: int | None = None
     clusters: int | None = None
     """Number of resampled units: groups (donors, for example) if the split has any, else cells. None: no

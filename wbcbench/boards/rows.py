@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wbcbench.boards.entries import METRIC_ORDER, Entry
-from wbcbench.boards.gather import Found, Gathered
+from wbcbench.boards.entries import METRIC_ORDER, Entry, Found
+from wbcbench.boards.gather import Gathered
 from wbcbench.boards.model import (
     METRIC_NAMES,
     ClassScore,
@@ -93,7 +93,7 @@ class Examinations:
     def missing_modalities(self, records: Sequence[Found]) -> MissingModalities | None:
         """Mean over seeds of macro-F1 per subset of modalities; None unless every record was evaluated in full."""
         tables = []
-        for record in records:
+        for record in (r for f in records for r in f.records):
             path = f"{record.root}/evaluations/{record.entry.trial_id}.json"
             if not os.path.isfile(path):  # the usual case, so creating a Path is avoided
                 return None
@@ -200,8 +200,10 @@ class RowMaker:
     searches: Mapping[str, Search]
     examinations: Examinations = field(default_factory=Examinations)
 
-    def row(self, records: Sequence[Found], status: Status, missing: tuple[int, ...]) -> Row:
-        """The row of one method; `records` sorted by seed, at least one."""
+    def row(
+        self, records: Sequence[Found], status: Status, missing: tuple[int, ...], folds: tuple[int, ...] = ()
+    ) -> Row:
+        """The row of one method; `records` sorted by seed, at least one; `folds`: those of the board."""
         entries = [f.entry for f in records]
         e = entries[0]
         modalities = self.found.keys[e.key].modalities
@@ -221,6 +223,7 @@ class RowMaker:
             modalities=modalities,
             seeds=tuple(x.seed for x in entries),
             missing_seeds=missing,
+            folds=folds,
             metrics={m: estimate([x.test[i] for x in entries]) for m, i in _PLACES},
             params=e.params,
             macs=e.macs,
@@ -231,7 +234,7 @@ class RowMaker:
             missing_modalities=self.examinations.missing_modalities(records),
             pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
             parts=self._parts(entries),
-            sources=tuple(map(_source, records)),
+            sources=tuple(_source(r) for f in records for r in f.records),
         )  # fmt: skip
 
     def _teachers(self, trials: Sequence[str]) -> dict[str, Entry | None]:
@@ -279,6 +282,7 @@ def _source(found: Found) -> Source:
     return Source(
         trial_id=e.trial_id,
         seed=e.seed,
+        fold=e.fold,
         digest=e.digest,
         checked=e.checked,
         metrics={m: e.test[i] for m, i in _PLACES},

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.boards.entries import METRIC_ORDER
-from wbcbench.boards.gather import Found
+from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.statistics import MetricSums, features
 from wbcbench.errors import RecordError
 from wbcbench.records import verify as checks
@@ -69,10 +68,14 @@ def agreeing(
     refused: dict[str, str] = {}
     for method, records in methods.items():
         for found in records:
-            try:
-                samples.setdefault(method, []).append(load(found, classes))
-            except RecordError as error:
-                refused[found.entry.trial_id] = str(error)
+            parts = []
+            for record in found.records:
+                try:
+                    parts.append(load(record, classes))
+                except RecordError as error:
+                    refused[record.entry.trial_id] = str(error)
+            if len(parts) == len(found.records):
+                samples.setdefault(method, []).append(pool(parts, found) if found.folds else parts[0])
     marks = Counter(s.mark for own in samples.values() for s in own)
     usual = max(marks, key=lambda m: (marks[m], m), default=b"")
     for own in samples.values():
@@ -102,13 +105,26 @@ def clusters(samples: Sequence[Sample]) -> Clusters:
     if usual:
         of = np.unique(np.frombuffer(usual, dtype=np.int64), return_inverse=True)[1].reshape(-1)
     else:
-        of = np.arange(len(samples[0].labels))
+        # a cell that several folds tested is one cell
+        of = np.unique(samples[0].cells, return_inverse=True)[1].reshape(-1)
     found = Clusters(np.asarray(of, dtype=np.intp), bool(usual))
     if found.count < 2:
         notes.append("All test cells are of one group, so nothing can be said of noise.")
     elif found.grouped and found.count < 10:
         notes.append(f"Only {found.count} groups of test cells: intervals are wide and rough.")
     return replace(found, notes=tuple(notes))
+
+
+def pool(samples: Sequence[Sample], found: Found) -> Sample:
+    """The predictions of several folds as those of one record, in order of the folds."""
+    groups = [s.groups for s in samples if s.groups is not None]
+    return Sample(
+        found,
+        np.concatenate([s.probabilities for s in samples]),
+        np.concatenate([s.labels for s in samples]),
+        np.concatenate([s.cells for s in samples]),
+        np.concatenate(groups) if len(groups) == len(samples) else None,
+    )
 
 
 def load(found: Found, classes: int) -> Sample:
@@ -143,4 +159,4 @@ def load(found: Found, classes: int) -> Sample:
     return Sample(found, p, labels, cells, groups)
 
 
-__all__ = ["Clusters", "Sample", "agreeing", "clusters", "load"]
+__all__ = ["Clusters", "Sample", "agreeing", "clusters", "load", "pool"]

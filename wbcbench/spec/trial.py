@@ -147,8 +147,9 @@ class SplitSpec(Frozen):
     """How cells are divided.
 
     `official` uses the data set's own split if it has one, `stratified` draws one. The others make several
-    divisions, the folds, and a trial trains on one of them: `kfold` tests each cell once, `leave_one_group_out` each
-    group (donor, slide, plate), `repeated` draws anew for every fold. Validation cells come from what is not tested.
+    divisions, the folds, and a trial trains on one of them: `kfold` tests each cell once, `leave_one_group_out`
+    each group (donor, slide, plate), `repeated` draws anew for every fold. Validation cells come from what is not
+    tested.
     """
 
     scheme: Literal["official", "stratified", "kfold", "leave_one_group_out", "repeated"] = Field(

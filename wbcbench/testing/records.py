@@ -45,6 +45,7 @@ def fake_trial(
     teachers: tuple[Trial, ...] = (),
     kd: str | None = None,
     policies: tuple[str, ...] = (),
+    fold: int | None = None,
     **protocol: Any,
 ) -> Trial:
     """A trial whose components need not be registered; `protocol` overrides fields of its protocol."""
@@ -63,6 +64,7 @@ def fake_trial(
             teachers=teachers,
         ),
         seed=seed,
+        fold=fold,
     )
 
 
