@@ -10,7 +10,9 @@ import pytest
 from wbcbench.boards import Options, build
 from wbcbench.boards.compare import explain
 from wbcbench.boards.model import Board
+from wbcbench.boards.per import per
 from wbcbench.boards.statistics import corrected_resampled_t
+from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.spec.trial import SplitSpec
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
@@ -24,11 +26,11 @@ def part(p: dict[str, np.ndarray[Any, Any]], rows: np.ndarray[Any, Any]) -> dict
     return {name: a[rows] if name.startswith("test_") else a for name, a in p.items()}
 
 
-def add(store: Store, fusion: str, seed: int, skill: float, folds: tuple[int, ...] = (0, 1, 2), **more: Any) -> None:
+def add(store: Store, fusion: str, seed: int, skill: float, folds: tuple[int, ...] = (0, 1, 2)) -> None:
     p = fake_predictions(seed, skill=skill, cells=CELLS)
     p["test_groups"] = np.arange(CELLS, dtype=np.int64) // 4
     for fold in folds:
-        trial = fake_trial(seed, fusion=fusion, fold=fold, split=KFOLD, **more)
+        trial = fake_trial(seed, fusion=fusion, fold=fold, split=KFOLD)
         fake_record(store, trial, predictions=part(p, np.arange(CELLS) // 4 % 3 == fold))
 
 
@@ -95,9 +97,7 @@ def test_comparison_over_folds(folded: Store) -> None:
     board = table(folded)
     assert found.lead == pytest.approx(board.comparisons[0].value, abs=1e-5)
     known = {(r.fusion, s.seed, s.fold): s.metrics["macro_f1"] for r in board.rows for s in r.sources}
-    leads = [
-        float(np.mean([known["gated", s, f] - known["independent", s, f] for s in (0, 1)])) for f in range(3)
-    ]
+    leads = [float(np.mean([known["gated", s, f] - known["independent", s, f] for s in (0, 1)])) for f in range(3)]
     u = corrected_resampled_t(leads, (1 / 3) / (1 - 1 / 3 - KFOLD.val))
     assert found.splits is not None
     assert f"Over 3 folds: lead {u.value:+.4f}" in found.splits
@@ -121,3 +121,30 @@ def test_students_of_two_folds_are_one_method() -> None:
 
     assert student(0).method_id() == student(1).method_id()
     assert student(0).id != student(1).id
+
+
+def test_tables_by_group_fold_and_class(folded: Store) -> None:
+    (board,) = build([folded], FAST)
+    gated = board.rows[0]
+    (by_fold,) = per([folded], "fold", Options(by="accuracy", verify="files"))
+    values = [
+        np.mean([s.metrics["accuracy"] for s in gated.sources if s.fold == f])  # type: ignore[misc]
+        for f in range(3)
+    ]
+    assert by_fold.rows[0].values == pytest.approx(values)
+    assert [s.name for s in by_fold.shares] == ["fold 0", "fold 1", "fold 2"]
+    assert by_fold.rows[0].worst == f"fold {int(np.argmin(values))}"
+    (by_group,) = per([folded], "group", FAST)
+    assert [(s.name, s.cells) for s in by_group.shares] == [(str(g), 4) for g in range(15)]
+    (by_class,) = per([folded], "class", FAST)
+    f1 = gated.metrics["macro_f1"].mean
+    assert np.mean(by_class.rows[0].values) == pytest.approx(f1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--per group"):
+        per([fresh(folded)], "group", FAST)
+
+
+def fresh(folded: Store) -> Store:
+    """A store whose records know no groups."""
+    store = Store(folded.root.parent / "no groups")
+    fake_record(store, fake_trial(0), predictions=fake_predictions(0))
+    return store

@@ -196,8 +196,8 @@ def _fold_notes(group: Group, names: Mapping[str, str]) -> list[str]:
     if not group.folds:
         return []
     notes = [
-        f"{len(group.folds)} folds ({_listed(group.folds)}): a row's predictions are those of every fold's network "
-        "for the cells that it was not trained on, together. n counts trained networks."
+        f"{len(group.folds)} folds ({_listed(group.folds)}): a row's predictions are those of every fold's "
+        "network for the cells that it was not trained on, together. n counts trained networks."
     ]
     for method, seeds in sorted(group.lacking.items(), key=lambda item: names.get(item[0], item[0])):
         which = "; ".join(f"folds {_listed(f)} of seed {s}" for s, f in sorted(seeds.items()))

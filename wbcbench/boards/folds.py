@@ -1,7 +1,7 @@
 """Pools the folds of one method and seed: each fold's network judges the cells that it was not trained on.
 
-To a board a fold is what a seed is, one more training. A method and seed are one unit: its predictions are those of
-all folds together, and its metrics are computed from them, never averaged over folds.
+To a board a fold is what a seed is, one more training. A method and seed are one unit: its predictions are those
+of all folds together, and its metrics are computed from them, never averaged over folds.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Pooled:
 def pooled(records: Iterable[Found], classes: int) -> Pooled:
     """One entry for the folds of each method and seed; records of a split without folds are returned as they are.
 
-    A board needs the folds that most units have. A unit that lacks one is pooled from those that it has and named in
-    `lacking`: its numbers are of other cells, so it can be shown but not compared.
+    A board needs the folds that most units have. A unit that lacks one is pooled from those that it has and named
+    in `lacking`: its numbers are of other cells, so it can be shown but not compared.
     """
     units: dict[tuple[str, int], list[Found]] = {}
     whole: list[Found] = []

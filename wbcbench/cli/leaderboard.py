@@ -11,11 +11,13 @@ import click
 from wbcbench.api.defaults import METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
-from wbcbench.cli.output import print_json
+from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from wbcbench.api.boards import BoardRequest
     from wbcbench.boards.effects import Effects
     from wbcbench.boards.model import Report
+    from wbcbench.boards.per import Of
 
 SUBCOMMANDS = {
     "compare": ("leaderboard:compare", "Explain the difference between two methods in plain words."),
@@ -36,6 +38,7 @@ SUBCOMMANDS = {
 """Name -> where it is, short help."""
 FORMATS = ("terminal", "markdown", "plain", "csv", "latex", "json", "parquet", "html")
 """The names in `wbcbench.boards.formats`, here without importing it."""
+PARTS = ("group", "fold", "class")
 FIGURES = ("pareto", "cd", "heatmap", "bars", "missing")
 
 
@@ -84,13 +87,15 @@ def board_options(function: Any) -> Any:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--columns", metavar="A,B,C", help="Columns, in this order (terminal, plain, markdown, latex).")
 @click.option("--wide", is_flag=True, help="All columns, not only those that fit the terminal.")
+@click.option("--per", type=click.Choice(PARTS),
+              help="One metric of every row by donor (or slide, plate), fold or class, instead of the table.")
 @click.option("--together", is_flag=True, help="One table for all records; refused (exit 3) if keys differ.")
 @board_options
 @click.option("--json", "as_document", is_flag=True, help="The same as --format json.")
 @click.pass_context
 def leaderboard(
     ctx: click.Context, /, store: tuple[Path, ...], style: str | None, output: Path | None, columns: str | None,
-    wide: bool, as_document: bool, **values: Any,
+    wide: bool, per: Of | None, as_document: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Show one table per comparison key: only comparable trials share a table.
 
@@ -110,7 +115,11 @@ def leaderboard(
     if style in BINARY and output is None:
         raise click.UsageError(f"Expected -o FILE, since {style} is not text.")
     wanted = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    boards = BoardRequest(store=store, **values).boards()
+    request = BoardRequest(store=store, **values)
+    if per is not None:
+        _show_per(request, per, as_document)
+        return
+    boards = request.boards()
     found = boards.report
     _warn(found)
     if not found.boards and style not in ("json", "parquet"):
@@ -130,6 +139,28 @@ def leaderboard(
         click.echo(data.decode(), nl=False)
     else:
         atomic_write_bytes(output, data)
+
+
+def _show_per(request: BoardRequest, of: Of, as_document: bool) -> None:
+    from wbcbench.boards import per as module
+    from wbcbench.boards.columns import HEADERS
+    from wbcbench.boards.text import clean
+
+    options = request.options()
+    with request.stores() as stores:
+        tables = module.per(stores, of, options)
+    if as_document:
+        print_json({"tables": [t.model_dump(mode="json") for t in tables]})
+        return
+    for i, t in enumerate(tables):
+        metric = "F1" if of == "class" else HEADERS[t.by]
+        click.echo(("\n" if i else "") + clean(f"{t.dataset} (key {t.board}): {metric} by {of}, mean over seeds"))
+        parts = [[clean(s.name), s.cells] for s in t.shares]
+        values = [["" if v is None else f"{v:.3f}" for v in r.values] for r in t.rows]
+        print_table([of, "cells", *(clean(r.name) for r in t.rows)],
+                    [[*part, *column] for part, column in zip(parts, zip(*values, strict=True), strict=True)])
+        if of != "class" and any(s.classes < len(t.classes) for s in t.shares) and t.by == "macro_f1":
+            click.echo(f"macro-F1 is over the classes that a {of} has.")
 
 
 def _warn(found: Report) -> None:

@@ -92,7 +92,8 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     for note in plan.notes:
         click.echo(note)
     fold = ["fold"] if any(p.trial.fold is not None for p in plan.trials) else []
-    columns = ["role", "method", "kd", "seed", *fold, "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
+    columns = ["role", "method", "kd", "seed", *fold, "macro-F1", "balanced acc.", "params", "MACs", "train"]
+    columns.append("state")
     order = {"student": 0, "teacher": 1}
     rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
     print_table(columns, rows)

@@ -25,9 +25,9 @@ def draw_cells(labels: Indices, pool: Indices, share: float, seed: int) -> Indic
     # A count, because scikit-learn rounds a fraction up: 0.1 / 0.7 of 700 would give 101.
     count = max(1, round(share * len(pool)))
     try:
-        drawn = train_test_split(
-            np.arange(len(pool)), test_size=count, stratify=labels[pool], random_state=seed
-        )[1]
+        drawn = train_test_split(np.arange(len(pool)), test_size=count, stratify=labels[pool], random_state=seed)[
+            1
+        ]
     except ValueError as error:
         raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
     return np.asarray(pool[drawn])
@@ -38,8 +38,8 @@ def draw_groups(
 ) -> Indices:
     """The cells of about `share` of the groups in `pool`, one of many balanced sets of groups.
 
-    A set is balanced if its share of all cells and of each class is near `share`, and if every class remains outside
-    it. One of the balanced sets is drawn at random.
+    A set is balanced if its share of all cells and of each class is near `share`, and if every class remains
+    outside it. One of the balanced sets is drawn at random.
 
     Args:
         labels: [N].
@@ -67,16 +67,16 @@ def draw_groups(
     score[(shares > 1 - 1e-9).any(axis=1)] = np.inf  # some class would not be left to train on
     if not np.isfinite(score).any():
         raise DataError(
-            f"Expected to set {share:.0%} of {len(names)} groups aside, but then some class would have no cell left. "
-            "Add groups, or leave out the classes that only one group has."
+            f"Expected to set {share:.0%} of {len(names)} groups aside, but then some class would have no cell "
+            "left. Add groups, or leave out the classes that only one group has."
         )
     order = np.sort(score[np.isfinite(score)])
     limit = min(order[0] + SLACK * share, max(order[len(order) // 10], order[min(19, len(order) - 1)]))
     accepted = rng.permutation(np.flatnonzero(score <= limit + 1e-9))
     if nth >= len(accepted):
         raise DataError(
-            f"Expected {nth + 1} different divisions of {len(names)} groups, but only {len(accepted)} are balanced. "
-            f"Set split.folds={len(accepted)} or less, or scheme leave_one_group_out."
+            f"Expected {nth + 1} different divisions of {len(names)} groups, but only {len(accepted)} are "
+            f"balanced. Set split.folds={len(accepted)} or less, or scheme leave_one_group_out."
         )
     return np.asarray(pool[masks[accepted[nth]][code.reshape(-1)]])
 
@@ -110,8 +110,8 @@ def partition(labels: Indices, groups: Indices | None, folds: int, seed: int) ->
     rare = rare[rare > 0]
     if rare.min() < folds:
         raise DataError(
-            f"Expected at least {folds} cells of every class for {folds} folds, but the smallest has {rare.min()}. "
-            f"Set split.folds={max(2, rare.min())}, or leave that class out."
+            f"Expected at least {folds} cells of every class for {folds} folds, but the smallest has "
+            f"{rare.min()}. Set split.folds={max(2, rare.min())}, or leave that class out."
         )
     code = np.zeros(len(labels), dtype=np.int64)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -121,7 +121,7 @@ def partition(labels: Indices, groups: Indices | None, folds: int, seed: int) ->
 
 
 def _partition_groups(labels: Indices, groups: Indices, folds: int, seed: int) -> Indices:
-    """One of the best of many random partitions, each filled group by group into the fold that it balances most."""
+    """One of the best of many random partitions, each filled group by group where it balances most."""
     names, code = np.unique(groups, return_inverse=True)
     count = len(names)
     if count < folds:
@@ -158,8 +158,8 @@ def draw(
 
 
 def draw_groups_as_before(labels: Indices, groups: Indices, pool: Indices, share: float, seed: int) -> Indices:
-    """The draw of records made before `split.unit` existed, so that they can be verified: nearly the same for every
-    seed, since scikit-learn's shuffle only decides between equally good groups."""
+    """The draw of records made before `split.unit` existed, so that they can be verified: nearly the same for
+    every seed, since scikit-learn's shuffle only decides between equally good groups."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = max(2, round(1 / share))

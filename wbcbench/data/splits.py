@@ -241,8 +241,8 @@ def fold_count(spec: SplitSpec, groups: int | None) -> int | None:
         return spec.folds
     if groups is None:
         raise DataError(
-            "Expected groups (donors, slides, plates) for split.scheme=leave_one_group_out, but the data set has none "
-            "or does not count them. Name their column, as in --set dataset.group=donor, or choose kfold."
+            "Expected groups (donors, slides, plates) for split.scheme=leave_one_group_out, but the data set has "
+            "none or does not count them. Name their column, as in --set dataset.group=donor, or choose kfold."
         )
     check_group_count(groups)
     return groups
@@ -253,8 +253,8 @@ def check_group_count(count: int) -> None:
     if count < FEWEST_GROUPS:
         raise DataError(
             f"Expected at least {FEWEST_GROUPS} groups, one for each of {', '.join(SPLITS)}, but got {count}. Add "
-            "groups, or divide by cell with --set split.unit=cell --set split.allow_leaks=true: results are then too "
-            "optimistic for new groups."
+            "groups, or divide by cell with --set split.unit=cell --set split.allow_leaks=true: results are then "
+            "too optimistic for new groups."
         )
 
 

@@ -248,8 +248,8 @@ def _folds(request: Request, split: SplitSpec, description: Description) -> tupl
     if count is None:
         if request.folds is not None:
             raise UsageError(
-                f"Expected a split with folds for --folds, but split.scheme is {split.scheme}. Set split.scheme to "
-                "kfold, leave_one_group_out or repeated."
+                f"Expected a split with folds for --folds, but split.scheme is {split.scheme}. Set split.scheme "
+                "to kfold, leave_one_group_out or repeated."
             )
         return (None,)
     if beyond := [f for f in request.folds or () if f >= count]:

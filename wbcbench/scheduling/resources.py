@@ -8,9 +8,9 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from wbcbench.data.splits import fold_count
 from wbcbench.errors import UsageError
 from wbcbench.files import DOCUMENTS
-from wbcbench.data.splits import fold_count
 from wbcbench.records.schema import backbone_name
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
