@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wbcbench.contracts.dataset import Cells
-from wbcbench.data.splits import Leaks, Split, make_split
+from wbcbench.data.splits import Leaks, Split, check_group_count, make_split, resolved
 from wbcbench.errors import DataError, ExitCode, LeakError
 from wbcbench.scheduling.ray_worker import EndMessage, kind_of_error, pack, unpack
 from wbcbench.spec.trial import SplitSpec, digest
@@ -22,6 +22,12 @@ def make(n: int = 400, seed: int = 0, **more: Any) -> Cells:
     }
     return Cells(**{"images": images, "labels": rng.choice(3, n, p=[0.6, 0.3, 0.1]), "classes": CLASSES,
                     "fingerprint": "f", **more})  # fmt: skip
+
+
+def spec_for(cells: Cells, **fields: Any) -> SplitSpec:
+    """As a plan would record it."""
+    sizes = None if cells.split is None else {s: int((cells.split == s).sum()) for s in ("train", "val", "test")}
+    return resolved(SplitSpec(**fields), cells.groups is not None, sizes)
 
 
 def sides(split: Split) -> list[np.ndarray]:
@@ -48,7 +54,8 @@ def test_shares_and_class_proportions() -> None:
 
 def test_groups_stay_whole_and_shares_are_near() -> None:
     groups = np.random.default_rng(1).permutation(np.arange(2000) % 40)
-    split = make_split(make(2000, groups=groups), SplitSpec())
+    cells = make(2000, groups=groups)
+    split = make_split(cells, spec_for(cells))
     held = [set(groups[s]) for s in sides(split)]
     assert sum(map(len, held)) == 40
     assert len(split.test) / 2000 == pytest.approx(0.25, abs=0.05)
@@ -58,7 +65,7 @@ def test_groups_stay_whole_and_shares_are_near() -> None:
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_seed_gives_its_split_and_another_seed_another(grouped: bool) -> None:
     cells = make(groups=np.arange(400) % 20 if grouped else None)
-    first, again, other = (make_split(cells, SplitSpec(seed=s)) for s in (0, 0, 1))
+    first, again, other = (make_split(cells, spec_for(cells, seed=s)) for s in (0, 0, 1))
     assert first.hash == again.hash != other.hash
     np.testing.assert_array_equal(first.test, again.test)
     assert not np.array_equal(first.test, other.test)
@@ -93,7 +100,8 @@ def test_stratified_sets_the_official_split_aside() -> None:
 def test_missing_validation_cells_come_from_training_only(grouped: bool) -> None:
     side = official(400, train=300, test=100)
     groups = np.arange(400) // 10 if grouped else None
-    split = make_split(make(split=side, groups=groups), SplitSpec(val=0.2))
+    cells = make(split=side, groups=groups)
+    split = make_split(cells, spec_for(cells, val=0.2))
     np.testing.assert_array_equal(split.test, np.arange(300, 400))
     assert len(split.val) == pytest.approx(60, abs=20 if grouped else 0)
     assert split.val.max() < 300
@@ -179,7 +187,7 @@ def test_what_is_allowed_leaves_the_division_and_its_hash_alone() -> None:
         (make(9, labels=np.arange(9) % 3, split=official(9, train=6, test=3)), "enough cells|least populated"),
         (make(40, split=official(40, train=30, val=10)), "test got none"),
         (make(40, split=official(40, val=20, test=20)), "train got none"),
-        (make(40, groups=np.arange(40) % 3), "at least 4 groups"),
+        (make(40, groups=np.arange(40) % 2), "at least 3 groups"),
         (make(40, labels=np.repeat([0, 1, 2], [18, 2, 20]), split=official(40, test=20, train=10, val=10)),
          "a, b has none"),
         (make(40, labels=np.repeat([0, 1], 20), groups=np.repeat(np.arange(8), 5)), "c has none"),
@@ -187,4 +195,127 @@ def test_what_is_allowed_leaves_the_division_and_its_hash_alone() -> None:
 )  # fmt: skip
 def test_hopeless_sets_are_refused(cells: Cells, says: str) -> None:
     with pytest.raises(DataError, match=says):
-        make_split(cells, SplitSpec())
+        make_split(cells, spec_for(cells))
+
+
+@pytest.mark.parametrize(("donors", "fewest"), [(3, 3), (6, 10), (8, 12), (12, 20), (30, 29)])
+def test_seeds_draw_different_donors(donors: int, fewest: int) -> None:
+    """With scikit-learn's group shuffle all 30 seeds had one test side for 6, 8 and 12 donors."""
+    cells = make(1200, groups=np.arange(1200) % donors)
+    drawn, shares = set(), []
+    for seed in range(30):
+        split = make_split(cells, spec_for(cells, scheme="stratified", seed=seed))
+        drawn.add(frozenset(cells.groups[split.test]))  # type: ignore[index]
+        shares.append(len(split.test) / 1200)
+        held = [set(cells.groups[s]) for s in sides(split)]  # type: ignore[index]
+        assert sum(map(len, held)) == donors
+    assert len(drawn) >= fewest
+    # half a donor, beside what the balance of classes may cost
+    assert np.abs(np.array(shares) - 0.25).max() <= 0.5 / donors + 0.09
+
+
+def test_draws_are_uniform_over_equal_donors() -> None:
+    """Every donor is tested about equally often, so no seed has a favourite."""
+    cells = make(600, labels=np.arange(600) // 2 % 3, groups=np.arange(600) // 6 % 10)
+    often = np.zeros(10)
+    for seed in range(200):
+        split = make_split(cells, spec_for(cells, scheme="stratified", seed=seed))
+        often[np.unique(cells.groups[split.test])] += 1  # type: ignore[index]
+    expected = often.sum() / 10
+    assert ((often - expected) ** 2 / expected).sum() < 21.7  # chi2, 9 degrees of freedom, p = .01
+
+
+def test_a_rare_class_is_never_tested_away() -> None:
+    """Class c is of one donor only: it must stay on the training side."""
+    groups = np.arange(300) % 6
+    labels = np.where(groups == 2, 2, np.arange(300) // 6 % 2)
+    cells = make(300, labels=labels, groups=groups)
+    for seed in range(20):
+        split = make_split(cells, spec_for(cells, scheme="stratified", seed=seed))
+        assert 2 in groups[split.train]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [{"scheme": "kfold", "folds": 4}, {"scheme": "leave_one_group_out"}, {"scheme": "repeated", "folds": 4}],
+)
+def test_folds(grouped: bool, fields: dict[str, Any]) -> None:
+    cells = make(480, groups=np.arange(480) // 5 % 8 if grouped else None)
+    spec = spec_for(cells, **fields)
+    if spec.scheme == "leave_one_group_out" and not grouped:
+        with pytest.raises(DataError, match="dataset.group="):
+            make_split(cells, spec, 0)
+        return
+    count = spec.folds or 8
+    splits = [make_split(cells, spec, f) for f in range(count)]
+    assert len({s.family for s in splits}) == 1
+    assert len({s.hash for s in splits}) == count
+    tested = np.concatenate([s.test for s in splits])
+    if spec.scheme != "repeated":
+        np.testing.assert_array_equal(np.sort(tested), np.arange(480))
+    whole = np.bincount(cells.labels) / 480
+    for split in splits:
+        np.testing.assert_array_equal(np.sort(np.concatenate(sides(split))), np.arange(480))
+        assert len(split.val) / 480 == pytest.approx(0.15, abs=0.07 if grouped else 0.01)
+        if grouped:
+            held = [set(cells.groups[s]) for s in sides(split)]  # type: ignore[index]
+            assert sum(map(len, held)) == 8
+        elif spec.scheme == "kfold":
+            np.testing.assert_allclose(np.bincount(cells.labels[split.test]) / len(split.test), whole, atol=0.02)
+    with pytest.raises(DataError, match=f"0 to {count - 1}"):
+        make_split(cells, spec, count)
+    again = make_split(cells, spec, 1)
+    assert again.hash == splits[1].hash
+    assert len({make_split(cells, spec.model_copy(update={"seed": s}), 1).hash for s in range(6)}) > 1
+
+
+def test_more_divisions_than_there_are_is_refused_with_their_number() -> None:
+    cells = make(300, labels=np.arange(300) // 3 % 3, groups=np.arange(300) % 3)
+    spec = spec_for(cells, scheme="repeated", folds=5)
+    assert len({make_split(cells, spec, f).hash for f in range(3)}) == 3
+    with pytest.raises(DataError, match=r"only 3 are balanced. Set split.folds=3"):
+        make_split(cells, spec, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"folds": 3}, "folds needs scheme kfold or repeated"),
+        ({"scheme": "kfold", "test": 0.3}, "test has no effect"),
+        ({"scheme": "leave_one_group_out", "unit": "cell"}, "keeps groups whole"),
+    ],
+)
+def test_settings_without_effect_are_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SplitSpec(**fields)
+
+
+def test_identities_of_before_are_kept_and_folds_have_their_defaults() -> None:
+    assert SplitSpec().model_dump() == {"scheme": "official", "val": 0.15, "test": 0.25, "seed": 0}
+    assert SplitSpec(scheme="kfold").model_dump() == {"scheme": "kfold", "val": 0.15, "seed": 0, "folds": 5}
+    assert SplitSpec.model_validate(SplitSpec(scheme="kfold").model_dump()) == SplitSpec(scheme="kfold", folds=5)
+    assert SplitSpec(scheme="repeated").folds == 10
+
+
+def test_unit_is_recorded_only_where_groups_are_drawn() -> None:
+    sizes = {"train": 3, "val": 1, "test": 1}
+    assert resolved(SplitSpec(), True, None).unit == "group"
+    assert resolved(SplitSpec(), True, sizes).unit is None
+    assert resolved(SplitSpec(), True, sizes | {"val": 0}).unit == "group"
+    assert resolved(SplitSpec(scheme="kfold"), True, sizes).unit == "group"
+    assert resolved(SplitSpec(scheme="kfold"), False, sizes).unit is None
+    assert resolved(SplitSpec(unit="cell"), True, None).unit == "cell"
+
+
+def test_records_of_before_keep_their_donors() -> None:
+    """`unit` is absent in their specs: they are verified with the draw that they were made with."""
+    cells = make(groups=np.arange(400) % 20)
+    old = make_split(cells, SplitSpec(scheme="stratified"))
+    assert sorted(set(cells.groups[old.test])) == [2, 3, 11, 17, 19]  # type: ignore[index]
+
+
+def test_the_fewest_groups() -> None:
+    check_group_count(3)
+    with pytest.raises(DataError, match="at least 3 groups.*split.unit=cell"):
+        check_group_count(2)

@@ -148,9 +148,9 @@ def over_folds(board: Board, a: Row, b: Row, by: str) -> str | None:
     sign = 1.0 if METRICS[by].higher_is_better else -1.0
     leads = []
     for fold in board.folds:
-        values = [[found.get((seed, fold)) for seed in seeds] for found in known]
-        if all(v is not None for own in values for v in own):
-            leads.append(sign * float(np.mean(np.subtract(*values))))  # type: ignore[arg-type]
+        mine, theirs = ([v for s in seeds if (v := found.get((s, fold))) is not None] for found in known)
+        if len(mine) == len(theirs) == len(seeds):
+            leads.append(sign * float(np.mean(mine) - np.mean(theirs)))
     if len(leads) < 2:
         return None
     split = checks.read_trial(_path(a)).protocol.split

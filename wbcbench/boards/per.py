@@ -118,7 +118,8 @@ def _parts(board: Board, sample: Sample, of: Of) -> dict[str, NDArray[np.bool_]]
     if of == "class":
         return {name: sample.labels == c for c, name in enumerate(board.key.classes) if (sample.labels == c).any()}
     if of == "fold":
-        return {f"fold {f}": sample.folds == f for f in board.folds} if board.folds else None
+        folds = sample.folds
+        return None if folds is None else {f"fold {f}": np.asarray(folds == f) for f in board.folds}
     if sample.groups is None:
         return None
     return {sample.group_name(int(g)): sample.groups == g for g in np.unique(sample.groups)}

@@ -87,7 +87,7 @@ def _sets(sizes: NDArray[np.float64], share: float, most: int, rng: np.random.Ge
     if count <= EXHAUSTIVE:
         numbers = np.arange(1, 2**count - 1)
         masks = np.asarray((numbers[:, None] >> np.arange(count)) & 1, dtype=bool)
-        return masks[masks.sum(axis=1) <= most]
+        return np.asarray(masks[masks.sum(axis=1) <= most])
     order = rng.permuted(np.tile(np.arange(count), (CANDIDATES, 1)), axis=1)
     filled = np.cumsum(sizes[order], axis=1) / sizes.sum()
     take = np.clip(np.abs(filled - share).argmin(axis=1) + 1, 1, most)

@@ -132,6 +132,12 @@ def each_method(
 
 
 def _one_seed(request: Request) -> Request:
+    if request.split.folded and (request.folds is None or len(request.folds) != 1):
+        raise UsageError(
+            f"Expected one fold for a search, since cells that one fold validates on are tested by others "
+            f"(split.scheme={request.split.scheme}). Search within one fold, as in --folds 0, where the winner is "
+            "retrained too, or with split.scheme=stratified."
+        )
     if "seeds" not in request.model_fields_set:
         return request.model_copy(update={"seeds": (TRAINING_SEED,)})
     if len(request.seeds) != 1:
