@@ -244,7 +244,7 @@ def test_folds(grouped: bool, fields: dict[str, Any]) -> None:
     cells = make(480, groups=np.arange(480) // 5 % 8 if grouped else None)
     spec = spec_for(cells, **fields)
     if spec.scheme == "leave_one_group_out" and not grouped:
-        with pytest.raises(DataError, match="dataset.group="):
+        with pytest.raises(DataError, match=r"dataset.group="):
             make_split(cells, spec, 0)
         return
     count = spec.folds or 8
@@ -317,5 +317,5 @@ def test_records_of_before_keep_their_donors() -> None:
 
 def test_the_fewest_groups() -> None:
     check_group_count(3)
-    with pytest.raises(DataError, match="at least 3 groups.*split.unit=cell"):
+    with pytest.raises(DataError, match=r"at least 3 groups.*split.unit=cell"):
         check_group_count(2)
