@@ -11,6 +11,7 @@ trunk. `rho` interpolates between them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from wbcbench.contracts import (
     BackboneFactory,
     Batch,
     Draw,
+    DrawsSlots,
     Fusion,
     FusionTraits,
     Output,
@@ -32,9 +34,10 @@ from wbcbench.contracts import (
     Task,
     param,
 )
+from wbcbench.errors import IncompatibleError
 
 
-class Independent(OwnHeads, Fusion):
+class Independent(OwnHeads, DrawsSlots, Fusion):
     """One network, one head per modality, each supervised with the cell that its own modality showed.
 
     p = (1/M) sum_m softmax(W_m h(concat_m x_m)). Trained on the sum of the heads' losses. Parameters:
@@ -73,6 +76,12 @@ class Independent(OwnHeads, Fusion):
             "all channels), with the first slot's filters in every slot, or with fresh ones in all but the first.",
             later=True,
         )
+        slots: Literal["batch", "epoch"] = param(
+            "batch",
+            "Where the other cells of a row come from: the batch, so that two slots agree by chance in one row of "
+            "batch_size, or the whole epoch, as with a data loader per modality.",
+            later=True,
+        )
         unmix: bool = param(
             False,
             "A layer of its own before each head, relu(U_m h): our form of what Sun et al. (CVPRW 2022, arXiv "
@@ -93,7 +102,18 @@ class Independent(OwnHeads, Fusion):
         self.heads = PerModality({m: nn.Linear(dim, task.n_classes) for m in task.modalities})
         self.unmix = PerModality({m: nn.Linear(dim, dim) for m in task.modalities} if params.unmix else {})
 
+    def slots(self, order: Sequence[Tensor], draw: Draw) -> dict[str, list[Tensor]] | None:
+        p = self.params
+        return epoch_slots(order, self.task.modalities, p.rho, draw) if p.slots == "epoch" else None
+
     def assemble(self, batch: Batch, draw: Draw) -> Batch:
+        if self.params.slots == "epoch":
+            if batch.rows is None:
+                raise IncompatibleError(
+                    "independent:slots=epoch shows each cell once an epoch, so a policy cannot draw its rows "
+                    "again. Leave out batch_repetition, or set slots=batch."
+                )
+            return batch
         batch.rows = slot_rows(len(batch), self.task.modalities, self.params.rho, self.params.repeats, draw)
         return batch
 
@@ -137,6 +157,23 @@ def start_slots(weight: Tensor, channels: tuple[int, ...], how: str) -> None:
         else:
             weight[:, start : start + count].normal_(0.0, float(first.std()))
         start += count
+
+
+def epoch_slots(
+    order: Sequence[Tensor], modalities: tuple[str, ...], rho: float, draw: Draw
+) -> dict[str, list[Tensor]]:
+    """The cells [R] that each slot shows in every step: the share `rho` of a step's rows shows the step's own cells
+    in all slots; the cells of the other rows, of all steps together, are shuffled anew for each modality.
+
+    So each cell is in each slot once an epoch, and two slots show one cell by chance in one row of N (1 - rho).
+    """
+    cuts = [round(len(ids) * (1.0 - rho)) for ids in order]
+    pool = torch.cat([ids[:cut] for ids, cut in zip(order, cuts, strict=True)])
+    found = {}
+    for m in modalities:
+        dealt = pool[draw.permutation(len(pool), f"slot:{m}")].split(cuts)
+        found[m] = [torch.cat([new, ids[cut:]]) for new, ids, cut in zip(dealt, order, cuts, strict=True)]
+    return found
 
 
 def slot_rows(cells: int, modalities: tuple[str, ...], rho: float, repeats: int, draw: Draw) -> dict[str, Tensor]:

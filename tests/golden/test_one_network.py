@@ -11,8 +11,10 @@ from torch import nn
 
 from wbcbench.contracts import Backbone, Fusion
 from wbcbench.contracts.params import identity
+from wbcbench.data.views import EpochDraws
+from wbcbench.errors import IncompatibleError
 from wbcbench.testing.components import component_class
-from wbcbench.testing.toys import toy_batch, toy_task
+from wbcbench.testing.toys import toy_batch, toy_draw, toy_task
 
 K, DIM = 3, 16
 
@@ -108,3 +110,34 @@ def test_packed_is_thin_ensemble_where_they_are_equally_wide() -> None:
     images = toy_batch(packed.task, 6).images
     a, b = packed.eval()(images), thin.eval()(images)
     assert all(torch.equal(a[m].logits, b[m].logits) for m in a)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+def test_slots_of_an_epoch_show_every_cell_once(rho: float) -> None:
+    fusion: Any = build("independent", 3, rho=rho, slots="epoch")
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0)).tensor_split(7)
+    draws = EpochDraws(0, 4, len(order), torch.device("cpu"))
+    slots = fusion.slots(order, draws.epoch())
+    again = fusion.slots(order, EpochDraws(0, 4, len(order), torch.device("cpu")).epoch())
+    other = fusion.slots(order, EpochDraws(0, 5, len(order), torch.device("cpu")).epoch())
+    a, b, c = (torch.cat(slots[m]) for m in fusion.task.modalities)
+    for m, steps in slots.items():
+        assert [len(s) for s in steps] == [len(s) for s in order]
+        assert torch.equal(torch.cat(steps).sort().values, torch.arange(100))
+        assert torch.equal(torch.cat(steps), torch.cat(again[m]))
+    agree = ((a == b) & (b == c)).float().mean()
+    assert agree == pytest.approx(rho, abs=0.04)
+    assert torch.equal(torch.cat(other[fusion.task.modalities[0]]), a) == (rho == 1.0)
+    # across the epoch, not within a batch: few of a step's new cells are of its own batch
+    if rho == 0:
+        second = slots[fusion.task.modalities[1]]
+        own = torch.cat([torch.isin(new, ids) for new, ids in zip(second, order, strict=True)])
+        assert own.float().mean() < 0.35
+
+
+def test_slots_of_an_epoch_cannot_be_drawn_again() -> None:
+    fusion: Any = build("independent", slots="epoch")
+    with pytest.raises(IncompatibleError, match="batch_repetition"):
+        fusion.assemble(toy_batch(fusion.task), toy_draw())
+    usual: Any = build("independent")
+    assert usual.slots([torch.arange(4)], toy_draw()) is None

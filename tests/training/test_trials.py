@@ -46,6 +46,13 @@ def test_the_main_job_trains_one_teacher_a_modality_then_the_student(train: Trai
     assert teachers[0]["cost"]["teacher_replayed"] is None
 
 
+def test_slots_of_an_epoch_train_with_replayed_teachers(train: Train) -> None:
+    document = train("--fusion", "independent:slots=epoch", "--kd", "logits")
+    (student,) = by_role(document, "student")
+    assert student["status"] == "done"
+    assert student["cost"]["teacher_replayed"] is True
+
+
 def test_the_same_command_again_does_nothing(train: Train) -> None:
     first = train("--kd", "logits")
     again = train("--kd", "logits")

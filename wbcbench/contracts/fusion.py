@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -213,6 +213,23 @@ class SolvedOnce:
         """
 
 
+class DrawsSlots:
+    """Base class of fusions whose modalities may show any cell of the epoch, not only those of the batch."""
+
+    @abstractmethod
+    def slots(self, order: Sequence[Tensor], draw: Draw) -> dict[str, list[Tensor]] | None:
+        """Which cells each modality shows in every step of an epoch; called once per epoch.
+
+        Args:
+            order: per step, the ids [R] of its cells.
+            draw: random numbers of the epoch.
+
+        Returns:
+            Modality -> per step, the ids [R] that the rows show. `assemble` is then called with `batch.rows` set.
+            None: `assemble` decides, as in other fusions.
+        """
+
+
 class OwnHeads:
     """Base class of fusions whose routes have parameters outside of an `nn.ModuleDict` by modality."""
 
@@ -253,6 +270,7 @@ __all__ = [
     "AddsLogits",
     "Combiner",
     "Deployed",
+    "DrawsSlots",
     "Fusion",
     "OwnHeads",
     "PerModality",

@@ -298,6 +298,12 @@ class EpochDraws:
         self._counters = (seed, "assemble", epoch, torch.arange(steps, device=device)[:, None])
         self._known: dict[str, Tensor] = {}
 
+    def epoch(self) -> Draw:
+        """The random numbers of the whole epoch, a function of (seed, epoch, purpose)."""
+        seed, what, epoch, steps = self._counters
+        device = steps.device
+        return Draw(lambda salt, n: uniform(seed, f"{what}:epoch", epoch, salt, torch.arange(n, device=device)))
+
     def step(self, step: int) -> Draw:
         """The random numbers of one step, a function of (seed, epoch, step, purpose)."""
 
@@ -323,7 +329,8 @@ def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) ->
         rows = None if batch.rows is None else batch.rows.get(m)
         if rows is None:
             images = views(m, batch.cells)
-        elif views.keeps or len(rows) > len(batch.cells):  # computed once, however many rows show it
+        elif len(rows) >= len(batch.cells) and (views.keeps or len(rows) > len(batch.cells)):
+            # computed once, however many rows show it
             images = views(m, batch.cells)[rows]
         else:
             images = views(m, batch.cells[rows])

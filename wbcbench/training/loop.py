@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from wbcbench.contracts import (
     ChangesGradients,
     DoesBackward,
     Draw,
+    DrawsSlots,
     ForwardsAgain,
     Fusion,
     Outputs,
@@ -181,6 +182,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     views = job.views.epoch(epoch)
     order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
     draws = EpochDraws(trial.seed, epoch, len(order), device)
+    slots = fusion.slots(order, draws.epoch()) if isinstance(fusion, DrawsSlots) else None
     params = [p for group in state.optimiser.param_groups for p in group["params"]]
     torch.manual_seed(derive_seed(trial.seed, "epoch", epoch))  # dropout and the like
     state.modules.train()
@@ -193,7 +195,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         draw = draws.step(step)
         progress = Progress(epoch, budget.epochs, step, len(order), draw)
 
-        batch = assemble(job, ids, draw)
+        batch = assemble(job, ids, draw, None if slots is None else {m: slots[m][step] for m in reads})
         fill_images(batch, views, reads)
         for policy in job.policies:
             batch = policy.images(batch, draw)
@@ -252,10 +254,22 @@ def forward(
     return with_labels(outputs, replace(batch, present=present))
 
 
-def assemble(job: Job, ids: Tensor, draw: Draw) -> Batch:
-    """Draw the batch and let the fusion, then the policies, decide which cell each modality shows."""
+def assemble(job: Job, ids: Tensor, draw: Draw, slots: Mapping[str, Tensor] | None = None) -> Batch:
+    """Draw the batch and let the fusion, then the policies, decide which cell each modality shows.
+
+    Args:
+        job: the training.
+        ids: of the step's cells.
+        draw: random numbers of the step.
+        slots: modality -> ids that its rows show, where the fusion has drawn them for the whole epoch.
+    """
     reads = job.trial.reads
-    batch = draw_batch(job.cells, ids, reads)
+    if slots is None:
+        batch = draw_batch(job.cells, ids, reads)
+    else:
+        batch = draw_batch(job.cells, torch.cat([slots[m] for m in reads]), reads)
+        rows = torch.arange(len(batch.cells), device=ids.device).split([len(slots[m]) for m in reads])
+        batch.rows = dict(zip(reads, rows, strict=True))
     batch = job.fusion.assemble(batch, draw)
     for policy in job.policies:
         batch = policy.assemble(batch, draw)
