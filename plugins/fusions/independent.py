@@ -162,16 +162,16 @@ def start_slots(weight: Tensor, channels: tuple[int, ...], how: str) -> None:
 def epoch_slots(
     order: Sequence[Tensor], modalities: tuple[str, ...], rho: float, draw: Draw
 ) -> dict[str, list[Tensor]]:
-    """The cells [R] that each slot shows in every step: the share `rho` of a step's rows shows the step's own cells
-    in all slots; the cells of the other rows, of all steps together, are shuffled anew for each modality.
+    """The cells [R] that each slot shows in every step: the share `rho` of a step's rows shows the step's own
+    cells in all slots; those of the other rows, of all steps together, are shuffled anew for each modality.
 
-    So each cell is in each slot once an epoch, and two slots show one cell by chance in one row of N (1 - rho).
+    So each cell is in each slot once an epoch, and two slots agree by chance in one row of N (1 - rho).
     """
     cuts = [round(len(ids) * (1.0 - rho)) for ids in order]
     pool = torch.cat([ids[:cut] for ids, cut in zip(order, cuts, strict=True)])
     found = {}
     for m in modalities:
-        dealt = pool[draw.permutation(len(pool), f"slot:{m}")].split(cuts)
+        dealt = torch.split(pool[draw.permutation(len(pool), f"slot:{m}")], cuts)
         found[m] = [torch.cat([new, ids[cut:]]) for new, ids, cut in zip(dealt, order, cuts, strict=True)]
     return found
 

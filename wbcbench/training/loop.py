@@ -268,7 +268,7 @@ def assemble(job: Job, ids: Tensor, draw: Draw, slots: Mapping[str, Tensor] | No
         batch = draw_batch(job.cells, ids, reads)
     else:
         batch = draw_batch(job.cells, torch.cat([slots[m] for m in reads]), reads)
-        rows = torch.arange(len(batch.cells), device=ids.device).split([len(slots[m]) for m in reads])
+        rows = torch.split(torch.arange(len(batch.cells), device=ids.device), [len(slots[m]) for m in reads])
         batch.rows = dict(zip(reads, rows, strict=True))
     batch = job.fusion.assemble(batch, draw)
     for policy in job.policies:
