@@ -3,10 +3,11 @@
     python tests/benchmarks/recipes.py DATA OUT [--only NAME,NAME] [--shard 0/2]     train (resumes)
     python tests/benchmarks/recipes.py DATA OUT --table                              conditions x recipes
 
-DATA holds `jurkat_ifc`, `pbc_mini` and `pbc`. Each recipe differs from `centre` in one factor. Each condition is an
-.npz that this script writes; every trial is a record in OUT, so the study can be interrupted. Beside the recipes
-stand baselines that use nothing of wbcbench (`plain.py`). The score is macro-F1 on test cells, mean over seeds. The
-official test cells of the sets are left out: what is chosen here must not have seen what boards report.
+DATA holds `jurkat_ifc`, `pbc_mini` and `pbc`. Each recipe differs from `centre` in one factor. Each condition
+is an .npz that this script writes; every trial is a record in OUT, so the study can be interrupted. Beside the
+recipes stand baselines that use nothing of wbcbench (`plain.py`). The score is macro-F1 on test cells, mean
+over seeds. The official test cells of the sets are left out: what is chosen here must not have seen what boards
+report.
 """
 
 from __future__ import annotations
