@@ -15,7 +15,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,23 @@ def commands(page: Path) -> Iterator[tuple[str, str]]:
             yield line, said
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _unpacked_once() -> Iterator[None]:
+    """Each board, for all commands, which then share its statistics; `test_board_as_store` checks the records."""
+    real, known = sources.unpacked, {}
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def once(path: Path) -> Iterator[Any]:
+            if path not in known:
+                known[path] = stack.enter_context(real(path))
+            yield known[path]
+
+        patch.setattr(sources, "check_record", lambda *_: None)
+        patch.setattr(sources, "unpacked", once)
+        yield
+
+
 CASES = [(page, line, said) for page in FINDINGS for line, said in commands(page)]
 
 
@@ -45,8 +64,6 @@ def test_a_command_prints_what_the_page_says(
     invoke: Callable[..., tuple[int, str, str]],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(ROOT)
-    # `test_board_as_store` checks all records of these boards, which takes longer than to compute what is printed.
-    monkeypatch.setattr(sources, "check_record", lambda *_: None)
     words = shlex.split(line)
     assert words[0] == "wbcbench", line
     if "--save" in words:
