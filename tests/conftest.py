@@ -33,8 +33,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
 
 
+TRAINS = {"test_solves_the_problems_that_it_promises_to_solve", "test_overfits_a_few_cells"}
+"""Of the contract of fusions: for all fusions together, these take most of a minute."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules with most slow tests first: workers take them in this order, and none is left alone with one."""
+    for item in items:
+        if getattr(item, "originalname", "") in TRAINS:
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])  # stable: tests of a module stay together
 

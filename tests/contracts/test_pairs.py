@@ -117,6 +117,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     assert all(torch.isfinite(g).all() for g in grads), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_steps_with_every_distiller(fusion: str) -> None:
     for distiller in DISTILLERS:
@@ -125,6 +126,7 @@ def test_steps_with_every_distiller(fusion: str) -> None:
             step(fusion, distiller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", DISTILLERS)
 def test_steps_with_every_policy(distiller: str) -> None:
     """On the fusion that has all that policies want and distillers read."""
