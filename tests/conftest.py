@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from wbcbench.testing.records import write_cells
 
 # Workers share the cores: more threads than one each would only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests and the package are compiled once, also where the caller's shell says that no bytecode is to be kept:
+# otherwise every worker, and every process that a test starts, compiles them again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 TINY = ("--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--device", "cpu", "--set", "threads=1")
 
@@ -25,6 +31,19 @@ TINY = ("--backbone", "cellnet:width=4", "--teacher", "cellnet:width=6", "--devi
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than cores: a fifth of the suite waits for processes that are starting or dying."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
+
+
+TRAINS = {"test_solves_the_problems_that_it_promises_to_solve", "test_overfits_a_few_cells"}
+"""Of the contract of fusions: for all fusions together, these take most of a minute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with most slow tests first: workers take them in this order, and none is left alone with one."""
+    for item in items:
+        if getattr(item, "originalname", "") in TRAINS:
+            item.add_marker("slow")
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: tests of a module stay together
 
 
 @pytest.fixture
@@ -45,6 +64,14 @@ def _short_stopwatch() -> None:
 
     assert latency.__kwdefaults__ is not None
     latency.__kwdefaults__["seconds"] = 0.0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patient_probe() -> None:
+    """The process that imports plugins need not import torch again after every half minute without a plugin."""
+    from wbcbench.registry.probe import PROBE
+
+    PROBE.idle = 1800
 
 
 Invoke = Callable[..., tuple[int, str, str]]

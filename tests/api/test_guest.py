@@ -216,7 +216,7 @@ def test_torch_that_the_call_imported_is_left_as_new(tmp_path: Path) -> None:
         "random.seed(3); before = random.getstate()\n"
         "import wbcbench\n"
         "words = dict(backbone='cellnet:width=4', epochs=1, device='cpu', progress=False, store='store',\n"
-        "             dataset='synthetic:cells=100', set={'threads': 1})\n"
+        "             dataset='synthetic:cells=60', image_size=16, set={'threads': 1})\n"
         "assert 'torch' not in sys.modules\n"
         "wbcbench.run(fusion='early', **words)\n"
         "import torch\n"

@@ -1,4 +1,4 @@
-"""The command line in fresh interpreters: what it prints, what it imports, how it exits."""
+"""The command line: what it prints, what it imports, how it exits; the last two in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from wbcbench.cli.group import VERBS
+from wbcbench.errors import UnknownNameError
+from wbcbench.registry.loading import PluginOptions, load_plugins
 
 PLUGIN = """
     import torch
@@ -47,10 +51,10 @@ PLUGIN = """
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "plugins"
-    path.mkdir()
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plugins that no test changes: they are imported once."""
+    path = tmp_path_factory.mktemp("commands")
     (path / "mine.py").write_text(textwrap.dedent(PLUGIN))
     (path / "sad.py").write_text("import not_here\nfrom wbcbench.hookspecs import hookimpl\n"
                                  "def f(register):\n    register('gone', 'a:B')\n")  # fmt: skip
@@ -64,13 +68,21 @@ def environment(folder: Path | None = None, **more: str) -> dict[str, str]:
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
 
 
-def wbcbench(*args: str, folder: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wbcbench", *args],
-        capture_output=True,
-        text=True,
-        env=environment(folder, **env),
-    )
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def wbcbench(
+    invoke: Callable[..., tuple[int, str, str]], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """A command in this process, with the shared plugins."""
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WBCBENCH_PLUGIN_PATH", str(shared))
+    return lambda *args: Done(*invoke(*args))
 
 
 @pytest.mark.parametrize(
@@ -87,13 +99,13 @@ def wbcbench(*args: str, folder: Path | None = None, **env: str) -> subprocess.C
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_read_verbs_import_nothing_heavy(args, forbidden, folder):
+def test_read_verbs_import_nothing_heavy(args, forbidden, shared):
     code = (
         "import sys\nfrom wbcbench.cli import execute\n"
         f"code = execute({args!r})\nprint(code, *sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(folder), check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(shared), check=True
     )
     code, *modules = done.stderr.splitlines()[-1].split()
     assert code == "0"
@@ -101,7 +113,7 @@ def test_read_verbs_import_nothing_heavy(args, forbidden, folder):
     assert not {"torch", "timm", "ray", "pandas", "sklearn", *forbidden} & set(modules)
 
 
-def test_help_names_every_verb_and_version_is_the_packages():
+def test_help_names_every_verb_and_version_is_the_packages(wbcbench):
     import wbcbench as package
 
     done = wbcbench("--help")
@@ -110,8 +122,8 @@ def test_help_names_every_verb_and_version_is_the_packages():
     assert package.__version__ in wbcbench("--version").stdout
 
 
-def test_list_json_shape(folder):
-    document = json.loads(wbcbench("list", "--json", folder=folder).stdout)
+def test_list_json_shape(wbcbench):
+    document = json.loads(wbcbench("list", "--json").stdout)
     assert list(document) == ["datasets", "backbones", "fusions", "policies", "distillers", "routings"]
     gated = next(row for row in document["fusions"] if row["name"] == "gated")
     assert gated == {
@@ -132,8 +144,9 @@ def test_list_json_shape(folder):
     assert soft["needs"]["teacher"] == ["logits", "maps"]
 
 
-def test_list_for_people_is_plain_where_there_is_no_terminal(folder):
-    done = wbcbench("list", "fusions", "--plugins-dir", str(folder))
+def test_list_for_people_is_plain_where_there_is_no_terminal(wbcbench, shared, monkeypatch):
+    monkeypatch.delenv("WBCBENCH_PLUGIN_PATH")
+    done = wbcbench("list", "fusions", "--plugins-dir", str(shared))
     row = next(line for line in done.stdout.splitlines() if line.startswith("gated"))
     assert "joint+modality; takes 2+; missing: native" in row
     assert "local.mine  Weigh each modality by its confidence." in row
@@ -142,8 +155,8 @@ def test_list_for_people_is_plain_where_there_is_no_terminal(folder):
     assert done.stderr.startswith("Warning: plugin 'local.sad' was not loaded: ModuleNotFoundError")
 
 
-def test_show_says_parameters_with_range_and_search_space(folder):
-    done = wbcbench("show", "distillers", "soft", "--json", folder=folder)
+def test_show_says_parameters_with_range_and_search_space(wbcbench, shared):
+    done = wbcbench("show", "distillers", "soft", "--json")
     document = json.loads(done.stdout)
     assert document["kind"] == "distiller"
     assert [p["name"] for p in document["params"]] == ["weight", "temperature", "mode"]
@@ -151,13 +164,13 @@ def test_show_says_parameters_with_range_and_search_space(folder):
     assert (temperature["default"], temperature["range"]) == (4.0, "> 0")
     assert temperature["search"] == {"low": 1, "high": 20, "log": True}
     assert len(document["sha256"]) == 64
-    assert document["origin"].startswith(str(folder / "mine.py"))
-    text = wbcbench("show", "distiller", "soft", folder=folder).stdout
-    member = wbcbench("show", "backbone", "local.mine/vit_tiny_patch16_224", "--json", folder=folder)
+    assert document["origin"].startswith(str(shared / "mine.py"))
+    text = wbcbench("show", "distiller", "soft").stdout
+    member = wbcbench("show", "backbone", "local.mine/vit_tiny_patch16_224", "--json")
     assert json.loads(member.stdout)["preset"] == {"model": "vit_tiny_patch16_224"}
     assert "1 .. 20 (log)" in text
     assert "a | b" in text
-    assert "Longer text with [brackets]." in wbcbench("show", "fusion", "gated", folder=folder).stdout
+    assert "Longer text with [brackets]." in wbcbench("show", "fusion", "gated").stdout
 
 
 @pytest.mark.parametrize(
@@ -175,8 +188,8 @@ def test_show_says_parameters_with_range_and_search_space(folder):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_user_errors_are_messages_with_an_exit_code(args, code, message, folder):
-    done = wbcbench(*args, folder=folder)
+def test_user_errors_are_messages_with_an_exit_code(args, code, message, wbcbench):
+    done = wbcbench(*args)
     assert done.returncode == code
     assert "Error: " in done.stderr
     assert message in done.stderr
@@ -185,28 +198,25 @@ def test_user_errors_are_messages_with_an_exit_code(args, code, message, folder)
 
 
 @pytest.mark.parametrize(("args", "env"), [(["--traceback"], {}), ([], {"WBCBENCH_TRACEBACK": "1"})])
-def test_the_traceback_is_there_on_request(args, env):
-    done = wbcbench("show", "fusion", "nobody", *args, **env)
-    assert 'cli/__init__.py"' in done.stderr
-    assert "UnknownNameError" in done.stderr
+def test_the_traceback_is_there_on_request(args, env, wbcbench, monkeypatch):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnknownNameError):  # which Python then prints
+        wbcbench("show", "fusion", "nobody", *args)
 
 
-def test_plugins_exits_zero_with_status_of_each(folder):
-    done = wbcbench("plugins", "--json", "--no-plugins=mine", folder=folder)
+def test_plugins_exits_zero_with_status_of_each(wbcbench):
+    done = wbcbench("plugins", "--json", "--no-plugins=mine")
     assert done.returncode == 0
     rows = {row["provider"]: row for row in json.loads(done.stdout)["plugins"]}
     assert {k: v["status"] for k, v in rows.items()} == {
         "wbcbench": "ok", "local.mine": "blocked", "local.sad": "failed",
     }  # fmt: skip
-    assert wbcbench("plugins", folder=folder).returncode == 0
+    assert wbcbench("plugins").returncode == 0
 
 
 DATASET = """
-    import sys, types
     from wbcbench.contracts import Dataset, Parameters, param
-    sheet = types.ModuleType("wbcbench.data.survey")
-    sheet.contact_sheet = lambda cells, path: path.write_text(repr(cells))
-    sys.modules["wbcbench.data.survey"] = sheet
     class Tiny(Dataset):
         "Tiny."
         name = "tiny"
@@ -217,21 +227,14 @@ DATASET = """
 """
 
 
-def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, folder):
-    (folder / "tiny.py").write_text(textwrap.dedent(DATASET))
+def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, wbcbench, monkeypatch):
+    (tmp_path / "tiny.py").write_text(textwrap.dedent(DATASET))
+    monkeypatch.setenv("WBCBENCH_PLUGIN_PATH", str(tmp_path))
+    monkeypatch.setattr("wbcbench.data.survey.contact_sheet", lambda cells, path: path.write_text(repr(cells)))
     out = tmp_path / "sheet.png"
-    # The sheet's writer is replaced by the plugin when it is imported, so that no image is drawn here.
-    code = (
-        "import sys\nfrom wbcbench.registry.provenance import import_file\nfrom pathlib import Path\n"
-        f"import_file(Path({str(folder / 'tiny.py')!r}))\n"
-        "from wbcbench.cli import execute\nsys.exit(execute(sys.argv[1:]))"
-    )
 
-    def show(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, "show", "dataset", "tiny", "--no-plugins=sad", *args],
-            capture_output=True, text=True, env=environment(folder),
-        )  # fmt: skip
+    def show(*args: str) -> Done:
+        return wbcbench("show", "dataset", "tiny", *args)
 
     done = show("--save", str(out), "--set", "cells=7")
     assert done.returncode == 0, done.stderr
@@ -246,12 +249,13 @@ def test_save_loads_the_data_set_with_parameters_and_writes_a_sheet(tmp_path, fo
     assert show("--set", "cells=7").returncode == 2
 
 
-def test_a_closed_pipe_is_quiet(folder):
+def test_a_closed_pipe_is_quiet(tmp_path):
     rows = "\n".join(f"class C{i}(Fusion):\n    'S{'x' * 500}'\n    name = 'c{i}'" for i in range(300))
-    (folder / "many.py").write_text(f"from wbcbench.contracts import Fusion\n{rows}")
+    (tmp_path / "many.py").write_text(f"from wbcbench.contracts import Fusion\n{rows}")
+    load_plugins(PluginOptions((tmp_path,)))  # imported here, so that the command need not import torch for it
     process = subprocess.Popen(
-        [sys.executable, "-m", "wbcbench", "list", "--json", "--no-plugins=sad"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(folder),
+        [sys.executable, "-m", "wbcbench", "list", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path),
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
@@ -262,8 +266,9 @@ def test_a_closed_pipe_is_quiet(folder):
     assert stderr == b""
 
 
-def test_interrupt_exits_130(tmp_path, folder):
-    started = tmp_path / "started"
+def test_interrupt_exits_130(tmp_path):
+    started, folder = tmp_path / "started", tmp_path / "plugins"
+    folder.mkdir()
     (folder / "slow.py").write_text(
         "from wbcbench.hookspecs import hookimpl\nimport pathlib, time\n"
         f"pathlib.Path({str(started)!r}).touch()\ntime.sleep(30)\n"

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache, lru_cache
+
 import pytest
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Distiller, Output, Outputs, Progress, ReplacesHead, SolvedOnce
+from wbcbench.contracts import (
+    Batch,
+    Distiller,
+    Fusion,
+    Output,
+    Outputs,
+    Progress,
+    ReplacesHead,
+    SolvedOnce,
+    Task,
+)
 from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
@@ -46,11 +59,27 @@ class Bank:
         return [self.output]
 
 
+@cache
+def bank_of_all() -> Bank:
+    return Bank()
+
+
+@lru_cache(maxsize=2)
+def built(fusion_name: str) -> tuple[Fusion, Outputs]:
+    """A fusion, which is copied before it is changed, and its evaluation of the toy batch."""
+    fusion = build_toy(component_class("fusion", fusion_name), task_of(fusion_name)).eval()
+    with torch.no_grad():
+        return fusion, fusion(toy_batch(fusion.task, cells=10).images, None, True)
+
+
+def task_of(fusion_name: str) -> Task:
+    return toy_task(1 if component_class("fusion", fusion_name).traits.arity[1] == 1 else 2, classes=5)
+
+
 def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     """One step as the loop makes it."""
-    cls = component_class("fusion", fusion_name)
-    task = toy_task(1 if cls.traits.arity[1] == 1 else 2, classes=5)
-    fusion, bank, batch = build_toy(cls, task).train(), Bank(), toy_batch(task, cells=10)
+    original, probe = built(fusion_name)
+    fusion, bank, batch = deepcopy(original).train(), bank_of_all(), toy_batch(original.task, cells=10)
     batch.cells = torch.arange(10)
     policies = [cls(cls.Params()) for cls in (component_class("policy", p) for p in policy_names)]
     for policy in policies:
@@ -65,10 +94,6 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
         lessons,
         routes,
     )
-    images = dict(batch.images)
-    with torch.no_grad():
-        probe = fusion.eval()(images, None, True)
-    fusion.train()
 
     def shapes(route: str, source: str):  # type: ignore[no-untyped-def]
         other = bank.output if source.isdigit() else probe.get(source, probe[route])
@@ -92,6 +117,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     assert all(torch.isfinite(g).all() for g in grads), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_steps_with_every_distiller(fusion: str) -> None:
     for distiller in DISTILLERS:
@@ -100,6 +126,7 @@ def test_steps_with_every_distiller(fusion: str) -> None:
             step(fusion, distiller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", DISTILLERS)
 def test_steps_with_every_policy(distiller: str) -> None:
     """On the fusion that has all that policies want and distillers read."""
@@ -114,8 +141,5 @@ def test_stage_maps_are_there_or_declared_missing(name: str) -> None:
     cls = component_class("fusion", name)
     if issubclass(cls, SolvedOnce):
         return
-    task = toy_task(1 if cls.traits.arity[1] == 1 else 2, classes=5)
-    fusion = build_toy(cls, task).eval()
-    with torch.no_grad():
-        outputs = fusion(toy_batch(task, cells=4).images, None, True)
+    outputs = built(name)[1]
     assert all(o.maps for o in outputs.values()) == cls.traits.stage_maps

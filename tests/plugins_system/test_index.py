@@ -185,14 +185,11 @@ def test_what_a_plugin_prints_is_no_part_of_the_document(folder: Folder, cells_f
             name = "loud"
         """
     )
-    for args in (["list"], ["show", "fusion", "loud"], ["plugins"]):
+    for number, args in enumerate((["show", "fusion", "loud"], ["list"], ["plugins"])):
         done = wbcbench(*args, "--json", "--plugins-dir", str(path), DEEP="1")
         json.loads(done.stdout)
-    shutil.rmtree(os.environ["WBCBENCH_CACHE"])
-    done = wbcbench("show", "fusion", "loud", "--json", "--plugins-dir", str(path), DEEP="1")
-    json.loads(done.stdout)
-    assert "from print" in done.stderr
-    assert "from a library" in done.stderr
+        imported = number == 0  # later it is in the index
+        assert ("from print" in done.stderr) == ("from a library" in done.stderr) == imported
     done = wbcbench(
         "run", "--json", "--plugins-dir", str(path), "--fusion", "loud", "--kd", "none", "--dataset", "npz",
         "--set", f"dataset.path={cells_file}", "--epochs", "1", "--backbone", "cellnet:width=4", "--device", "cpu",
@@ -280,7 +277,7 @@ def test_names_are_told_fast_and_without_torch(folder: Folder, log: Path) -> Non
     wbcbench("list", *mine)
     for args in (["list"], ["list", *mine], ["show", "fusion", "independent"], ["show", "fusion", "good", *mine]):
         took, bare = [], []
-        for _ in range(5):
+        while not took or (len(took) < 5 and min(took) >= 0.3):
             bare.append(seconds([sys.executable, "-c", "pass"]))
             took.append(seconds([sys.executable, "-m", "wbcbench", *args]))
         assert min(took) < max(0.3, 12 * min(bare)), (args, took, bare)

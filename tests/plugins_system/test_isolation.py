@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +121,7 @@ def test_other_rows_are_the_same_beside_a_plugin_that_makes_a_mess(
 @pytest.mark.slow
 @pytest.mark.parametrize(("place", "expected"), [("at_import", 4), ("in_init", 4), ("in_forward", 1)])
 def test_exit_in_a_plugin_fails_its_trial_or_the_command_by_name(
-    place: str, expected: int, cells_file: Path, tmp_path: Path
+    place: str, expected: int, cells_file: Path, tmp_path: Path, invoke: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = write(tmp_path / "plugins", place, "import sys\nsys.exit(0)")
     words = (
@@ -131,10 +130,10 @@ def test_exit_in_a_plugin_fails_its_trial_or_the_command_by_name(
         "--set", "dataset.modalities.b=[1]", "--backbone", "cellnet:width=4", "--epochs", "1", "--device", "cpu",
         "--store", str(tmp_path / "store"), "--executor", "inline", "--json",
     )  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "wbcbench", "run", *words], capture_output=True, text=True)
-    assert done.returncode == expected, done.stderr
-    assert "messy" in done.stderr
-    assert "Traceback" not in done.stderr or place == "at_import"
+    code, out, err = invoke("run", *words)
+    assert code == expected, err
+    assert "messy" in err
+    assert "Traceback" not in err or place == "at_import"
     if expected == 1:
-        statuses = {r["fusion"]: r["status"] for r in json.loads(done.stdout)["records"]}
+        statuses = {r["fusion"]: r["status"] for r in json.loads(out)["records"]}
         assert statuses["early"] == "done", "the other trials run"

@@ -15,9 +15,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from wbcbench.publishing import sources
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = sorted((ROOT / "leaderboards").glob("*/FINDINGS.md"))
@@ -31,6 +35,23 @@ def commands(page: Path) -> Iterator[tuple[str, str]]:
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, said = part.partition("\n")
             yield line, said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unpacked_once() -> Iterator[None]:
+    """Each board, for all commands, which then share its statistics; `test_board_as_store` checks the records."""
+    real, known = sources.unpacked, {}
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def once(path: Path) -> Iterator[Any]:
+            if path not in known:
+                known[path] = stack.enter_context(real(path))
+            yield known[path]
+
+        patch.setattr(sources, "check_record", lambda *_: None)
+        patch.setattr(sources, "unpacked", once)
+        yield
 
 
 CASES = [(page, line, said) for page in FINDINGS for line, said in commands(page)]

@@ -182,7 +182,7 @@ class BoardStatistics:
             self._judge(batch, found.of)
 
     def _judge(self, batch: Sequence[tuple[str, Sequence[Sample]]], clusters: NDArray[np.intp]) -> None:
-        tables = [features(s.probabilities, s.labels, clusters) for _, own in batch for s in own]
+        tables = [features(s.probabilities, s.labels, clusters, self.metrics) for _, own in batch for s in own]
         found = bootstrap(tables, self.metrics, self.options.resamples, self.options.bootstrap_seed)
         by, places = self.metrics.index(self.options.by), [METRIC_ORDER.index(m) for m in self.metrics]
         at = 0

@@ -115,7 +115,7 @@ def publish(
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             (new / file).write_bytes(data)
         ledger = read_ledger(folder) | (set(old.records.items()) if old else set())
-        made, found = files(new, folder.name, asked, invalid, ledger)
+        made, found, _ = files(new, folder.name, asked, invalid, ledger)
         made |= {p.relative_to(new).as_posix(): p.read_bytes() for p in new.rglob("*") if p.is_file()}
     for file, data in sorted(made.items()):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -152,8 +152,8 @@ def _keeping(asked: PublishOptions, pool: Pool) -> PublishOptions:
 
 def files(
     folder: Path, name: str, asked: PublishOptions, invalid: Mapping[str, str], ledger: set[Named]
-) -> tuple[dict[str, bytes], Report]:
-    """File -> content, made from the pack in a folder; and the report that they show.
+) -> tuple[dict[str, bytes], Report, Manifest]:
+    """File -> content, made from the pack in a folder; the report that they show; and the pack's manifest.
 
     Args:
         folder: of the pack, evaluations and searches.
@@ -179,7 +179,7 @@ def files(
         }
         if "html" in FORMATS:
             made["index.html"] = render(found, "html", View(title=asked.title))
-    return made, found
+    return made, found, manifest
 
 
 GIVES = f"is not what {PACK} gives"
@@ -212,9 +212,7 @@ def check(folder: Path) -> Checked:
     invalid = invalid_beside(folder)
     try:
         ledger = read_ledger(folder)
-        made, found = files(folder, folder.name, asked, invalid, ledger)
-        with unpacked(folder / PACK) as (_, manifest):
-            there = set(manifest.records.items())
+        made, found, manifest = files(folder, folder.name, asked, invalid, ledger)
     except RecordError as error:
         return Checked([str(error)])
     problems = []
@@ -228,6 +226,7 @@ def check(folder: Path) -> Checked:
         file = path.relative_to(folder).as_posix()
         if file not in {*made, PACK} and file.split("/")[0] not in {*SIDE_FOLDERS, *_OWN}:
             problems.append(f"{file} does not belong to a published board")
+    there = set(manifest.records.items())
     problems += [f"{LEDGER}: {_gone(r)} vanished from {PACK}" for r in vanished(ledger, there, invalid)]
     elsewhere = {r for other in folder.parent.glob(f"*/{LEDGER}") for r in _lines(other.parent)}
     once = once_published(folder)

@@ -44,8 +44,6 @@ TIMEOUT = 60.0
 """Seconds that the import of one plugin may take."""
 _PREFIX = "wbcbench_"
 _FORKS = sys.platform == "linux"
-_IDLE = 30.0
-"""Idle seconds after which the process that imports plugins exits."""
 
 
 @dataclass(frozen=True)
@@ -303,6 +301,8 @@ class Probe:
     """
 
     def __init__(self) -> None:
+        self.idle = 30.0
+        """Idle seconds after which the process that imports plugins exits."""
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0
         self._warm = False
@@ -367,7 +367,7 @@ class Probe:
             return self._process, False
         self._owner = os.getpid()  # a forked worker must not share its parent's pipe
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
+            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({self.idle})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -415,11 +415,12 @@ def time_limit() -> float:
         return TIMEOUT
 
 
-def serve() -> None:
-    """Answer one request per line with the exit code of the process that imported the plugin."""
+def serve(idle: float) -> None:
+    """Answer one request per line with the exit code of the process that imported the plugin, until there is none
+    for `idle` seconds."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what plugins print
-    while not _FORKS or select.select([0], [], [], _IDLE)[0]:
+    while not _FORKS or select.select([0], [], [], idle)[0]:
         line = sys.stdin.readline()
         if not line:
             return

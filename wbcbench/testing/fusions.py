@@ -58,7 +58,7 @@ def learns(fusion: Fusion, problem: Problem, lr: float = 1e-2, steps: int = 400,
         optimiser.zero_grad()
         _loss(fusion, synthetic_cells(problem, fusion.task, batch, seed=step), step).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        if step % 20 == 0:
+        if step % 10 == 0:
             accuracy = _accuracy(fusion, held_out)
             if accuracy >= 0.95:
                 break
@@ -243,7 +243,7 @@ class FusionContract(FusionAnswers):
             optimiser.zero_grad()
             self._loss(fusion.train(), step).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            if step % 25 == 24:
+            if step % 10 == 9:
                 found = fusion.eval().predict(fusion(batch.images)).argmax(1)
                 right = float((found == batch.labels).float().mean())
                 if right == 1:

@@ -68,7 +68,10 @@ class MetricSums:
 
 
 def features(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], clusters: NDArray[np.intp]
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    clusters: NDArray[np.intp],
+    metrics: Sequence[str] | None = None,
 ) -> MetricSums:
     """Sums per cluster.
 
@@ -76,6 +79,7 @@ def features(
         probabilities: [N, K], rows sum to 1.
         labels: [N], 0 .. K - 1.
         clusters: [N], 0 .. G - 1, each at least once; cells of one cluster are resampled together.
+        metrics: that will be resampled, default all; if they are in `COUNTED`, only the columns that these need.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     p = p / p.sum(1, keepdims=True)
@@ -85,11 +89,14 @@ def features(
     confidence = p[cells, predicted]
     right = predicted == labels
     one = np.eye(k)
-    columns = np.zeros((n, 3 * k + BINS + 4))
+    few = metrics is not None and set(metrics) <= COUNTED
+    columns = np.zeros((n, 1 + 3 * k if few else 3 * k + BINS + 4))
     columns[:, 0] = 1
     columns[cells, 1 + labels] = 1
     columns[cells, 1 + k + predicted] = 1
     columns[cells[right], 1 + 2 * k + predicted[right]] = 1
+    if few:
+        return MetricSums(_by_cluster(columns, clusters), k, float("nan"))
     # the same clipping as in scikit-learn's log loss
     eps = np.finfo(np.float64).eps
     columns[:, 3 * k + 1] = -np.log(np.clip(p[cells, labels], eps, 1 - eps))
