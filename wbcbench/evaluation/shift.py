@@ -86,7 +86,9 @@ def measure(
     seen: dict[str, Tensor] = {}
     known: set[int] = set()
     for route, out in outputs.items():
-        if out.embedding is not None and out.embedding.data_ptr() not in known:  # routes may share a trunk
+        if out.embedding is None or not out.embedding[0].numel():  # `majority` has an empty one
+            continue
+        if out.embedding.data_ptr() not in known:  # routes may share a trunk
             known.add(out.embedding.data_ptr())
             views[f"{_NETWORK} {route}"] = out.embedding.detach().float().flatten(1)
             seen[f"{_NETWORK} {route}"] = here.all(1)
