@@ -148,7 +148,9 @@ class Scores:
         self.reference = Reference.fitted("", n_classes, fit, held[0], none, none)
         self.views = self.reference.views
         self.near = {
-            v: NearestNeighbors(n_neighbors=5).fit(self.along(v, fit)) for v in self.views if v.startswith("network")
+            v: NearestNeighbors(n_neighbors=5).fit(self.along(v, fit))
+            for v in self.views
+            if v.startswith("network")
         }
         self.held = self.cells(*held)
         self.coordinates = {v: self.along(v, held[0]) for v in self.views}
@@ -185,7 +187,9 @@ class Scores:
         tests = []
         for view, held in self.coordinates.items():
             apart = (self.along(view, evidence)[rows].mean(0) - held.mean(0)) / (held.std(0) + 1e-3)
-            tests.append(chi2.sf((apart**2).sum() / (1 / len(rows) + 1 / len(held)), len(apart)) < 0.01 / len(self.views))
+            tests.append(
+                chi2.sf((apart**2).sum() / (1 / len(rows) + 1 / len(held)), len(apart)) < 0.01 / len(self.views)
+            )
         return found | {"mean shift": any(tests)}
 
 
@@ -252,8 +256,14 @@ def test_network(found: Rebuilt, name: str, most: int, counts: Counts) -> list[s
             dear = accuracy - float((seen[1].argmax(1) == labels).mean()) >= COSTLY
             costly += dear
             add(kind if dear else "cheaper shifts", seen, iter([everything]), 4)
-    return [name, found.record.result.fusion, str(trial.seed), f"{accuracy:.3f}", f"{costly} of {len(SHIFTS) * len(STRENGTHS)}",
-            f"{far[0]} of {inside[0]}"]
+    return [
+        name,
+        found.record.result.fusion,
+        str(trial.seed),
+        f"{accuracy:.3f}",
+        f"{costly} of {len(SHIFTS) * len(STRENGTHS)}",
+        f"{far[0]} of {inside[0]}",
+    ]
 
 
 def main() -> None:
@@ -275,7 +285,13 @@ def main() -> None:
                 network = rebuilt(Store(store).load(trial), Store(store), registry, settings)
                 rows.append(test_network(network, name, options.cells, counts))
                 print("  ".join(rows[-1]), file=sys.stderr, flush=True)
-    print(tabulate(rows, ["cells", "fusion", "seed", "accuracy", "costly shifts", "test cells beyond 1"], disable_numparse=True))
+    print(
+        tabulate(
+            rows,
+            ["cells", "fusion", "seed", "accuracy", "costly shifts", "test cells beyond 1"],
+            disable_numparse=True,
+        )
+    )
     columns = ["random", "one class", "one donor", *SHIFTS, "cheaper shifts"]
     columns = [c for c in columns if c in counts]
     table = []

@@ -71,7 +71,9 @@ def test_onnx_runtime_alone_gives_the_record_s_predictions(onnx_folder: Path, wi
 
 @pytest.mark.slow
 def test_the_card_s_code_runs_and_the_description_fits(onnx_folder: Path, winners: Any) -> None:
-    assert {p.name for p in onnx_folder.iterdir()} == {"model.onnx", "inputs.json", "model_card.md"}
+    assert {p.name for p in onnx_folder.iterdir()} == {
+        "model.onnx", "inputs.json", "model_card.md", "reference.npz"
+    }  # fmt: skip
     card = (onnx_folder / "model_card.md").read_text()
     code = run_lines(card)
     assert len(code.splitlines()) <= 10

@@ -269,6 +269,7 @@ class Predicted(Shown):
     def remarks(self) -> list[str]:
         """Remarks from reading the cells, and labels that could not be scored."""
         from wbcbench.boards.text import clean
+        from wbcbench.deploy.network import HINT
 
         lines, shift = [clean(note) for note in self.facts["notes"]], self.facts["shift"]
         for source in shift["sources"]:
@@ -285,7 +286,7 @@ class Predicted(Shown):
         if shift["unavailable"]:
             lines.append(
                 "whether the cells are like the training cells, or among them, is unknown: "
-                f"{clean(shift['unavailable'])} Give the training cells with --set dataset.path=... to find out"
+                f"{clean(shift['unavailable'])} {HINT}"
             )
         if self.facts["other_labels"]:
             shown = ", ".join(clean(v) for v in self.facts["other_labels"][:8])

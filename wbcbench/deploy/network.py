@@ -95,7 +95,7 @@ def deployed(fusion: Fusion) -> nn.Module:
     return module.fusion if isinstance(module, Deployed) else module
 
 
-HINT = "Give their path with --set dataset.path=cells.npz or the like."
+HINT = "Give the path of the training cells with --set dataset.path=cells.npz or the like."
 
 
 def workbench(

@@ -328,7 +328,7 @@ class Reference:
                 views = {v: View(*(file[f"{i}.{part}"] for part in _PARTS)) for i, v in enumerate(meta["views"])}
                 return cls(meta["record"], views, float(meta["scale"]), file["training"], file["validation"])
         except ARRAYS as error:
-            raise RecordError(f"It is not a reference of training cells ({error}).") from error
+            raise RecordError(f"The reference of its training cells is damaged ({error}).") from error
 
 
 _PARTS = ("centres", "spread", "directions", "sds", "held_out")

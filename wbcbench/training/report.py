@@ -285,6 +285,10 @@ def read_reference(path: Path, digest: str) -> Reference:
     """
     try:
         found = Reference.of_bytes(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"The store has no {path.parent.name}/{path.name}, as older versions made none."
+        ) from error
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror or error}).") from error
     if found.record != digest:
