@@ -4,7 +4,7 @@
 
 Trains `early`, `independent` and `late_prob` on synthetic cells and, from the folder `WBCBENCH_DATA`, on imaging
 flow cytometry (three modalities) and on stained smears (three pseudo-modalities). Then makes batches of 50 test
-cells: as they are (at random, of one class, of one donor: false alarms), and with the colour, blur, focus, scale or
+cells: as they are (at random, of one class, of one donor: false alarms), and with colour, blur, focus, scale or
 brightness of all images changed, at several strengths. A shift counts as costly if it costs this network at least
 10 points of accuracy; the detection rate is over batches of costly shifts.
 
@@ -185,9 +185,8 @@ class Scores:
         tests = []
         for view, held in self.coordinates.items():
             apart = (self.along(view, evidence)[rows].mean(0) - held.mean(0)) / (held.std(0) + 1e-3)
-            tests.append(
-                chi2.sf((apart**2).sum() / (1 / len(rows) + 1 / len(held)), len(apart)) < 0.01 / len(self.views)
-            )
+            statistic = (apart**2).sum() / (1 / len(rows) + 1 / len(held))
+            tests.append(chi2.sf(statistic, len(apart)) < 0.01 / len(self.views))
         return found | {"mean shift": any(tests)}
 
 
@@ -207,7 +206,7 @@ def originals(found: Rebuilt, name: str) -> tuple[Images, Callable[[Images], Ima
     return {next(iter(preparation.raw)): rgb}, preparation.derive
 
 
-def test_network(found: Rebuilt, name: str, most: int, counts: Counts) -> list[str]:
+def outcomes(found: Rebuilt, name: str, most: int, counts: Counts) -> list[str]:
     """Add the outcomes of one network; returns its row of the table of networks."""
     trial, bench = found.record.trial, found.bench
     assert bench is not None
@@ -278,7 +277,7 @@ def main() -> None:
             settings = [s for s in SETS[name][1:] if "path" in s]
             for trial in train(store, name, options.seeds):
                 network = rebuilt(Store(store).load(trial), Store(store), registry, settings)
-                rows.append(test_network(network, name, options.cells, counts))
+                rows.append(outcomes(network, name, options.cells, counts))
                 print("  ".join(rows[-1]), file=sys.stderr, flush=True)
     print(
         tabulate(

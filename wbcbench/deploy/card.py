@@ -21,8 +21,8 @@ MISSING = {
 
 REFERENCE = (
     "- `{}` holds what cells are compared with: means and spread of the training cells in the network's feature "
-    "space and in statistics of images, distances of validation cells, digests of pixels; no image. With the format "
-    "safetensors, `wbcbench.deploy.formats.compare(folder, images)` compares."
+    "space and in statistics of images, distances of validation cells, digests of pixels; no image. With the "
+    "format safetensors, `wbcbench.deploy.formats.compare(folder, images)` compares."
 )
 
 RUN = {

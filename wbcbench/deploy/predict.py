@@ -163,8 +163,8 @@ def table(answers: list[Answers], classes: tuple[str, ...], modalities: tuple[st
     Columns: `source`, `cell`, `label` (if any are known), `predicted`, `confidence`, `probability:<class>`,
     `<route>:<class>` for every route (empty where its modality is missing), `missing` and `unlike_training`, both
     separated by `; `, `distance` from the training cells (1: further than 99 % of validation cells; empty if
-    unknown), `used_for` (`training` or `validation` of this very network), and `error`: why a cell could not be read
-    and has no prediction.
+    unknown), `used_for` (`training` or `validation` of this very network), and `error`: why a cell could not be
+    read and has no prediction.
     """
     import pandas as pd
 

@@ -2,8 +2,8 @@
 
 What is compared, in views: the embedding of each of the network's routes, and simple statistics of each modality's
 images, since a network may be blind to what it does not use. A cell's distance in a view is its Mahalanobis
-distance from the mean of the training cells of its predicted class, so that a batch with other class frequencies is
-not far away. Distances of validation cells, which the network was not fitted to, calibrate both scores.
+distance from the mean of the training cells of its predicted class, so that a batch with other class frequencies
+is not far away. Distances of validation cells, which the network was not fitted to, calibrate both scores.
 
 The choices were made by `tests/benchmarks/shifts.py`, which compares them with others.
 """
@@ -185,8 +185,8 @@ class View:
         return np.asarray(np.sqrt(squares / count), dtype=np.float32)
 
     def score(self, distances: NDArray[np.float32]) -> tuple[float, float]:
-        """The probability that a cell of a batch is further away than a validation cell, and the standard deviation
-        of this for as many cells of the training source."""
+        """The probability that a cell of a batch is further away than a validation cell, and the standard
+        deviation of this for as many cells of the training source."""
         held = np.sort(self.held_out[np.isfinite(self.held_out)])
         n, m = len(distances), len(held)
         below, upto = (np.searchsorted(held, distances, side) for side in ("left", "right"))
