@@ -11,8 +11,8 @@ brightness of all images changed, at several strengths. A shift counts as costly
 Cell scores that are compared: 1 - confidence; distance to the 5 nearest training cells in each route's embedding;
 Mahalanobis distance from the mean of the predicted class, in the embeddings, in statistics of the images, or both
 (chosen: `evaluation/shift.py`). A batch is unlike the training cells if its cells rank above validation cells in
-one of the views, see `ALARM` and `SIGMAS`. `mean shift` is a chi-square test of the batch's mean in the same
-coordinates (1 %).
+one of the views, see `ALARM` and `SIGMAS`; `chosen` is both, or many cells beyond distance 1, see `MANY`.
+`mean shift` is a chi-square test of the batch's mean in the same coordinates (1 %).
 """
 
 from __future__ import annotations
@@ -187,7 +187,13 @@ class Scores:
             apart = (self.along(view, evidence)[rows].mean(0) - held.mean(0)) / (held.std(0) + 1e-3)
             statistic = (apart**2).sum() / (1 / len(rows) + 1 / len(held))
             tests.append(chi2.sf(statistic, len(apart)) < 0.01 / len(self.views))
-        return found | {"mean shift": any(tests)}
+        fresh = np.zeros(len(rows), np.int64)
+        some = Evidence(
+            {v: x[rows] for v, x in evidence.views.items()},
+            {v: x[rows] for v, x in evidence.seen.items()},
+            evidence.classes[rows],
+        )
+        return found | {"chosen": self.reference.judge(some, fresh).alarm, "mean shift": any(tests)}
 
 
 Counts = dict[str, dict[str, list[int]]]

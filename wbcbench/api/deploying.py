@@ -193,10 +193,9 @@ def _shift(answers: list[Answers], without: str) -> dict[str, Any]:
         if a.shift is None or a.used is None:
             continue
         used = {use: int((a.used == i).sum()) for i, use in enumerate(USES) if use}
-        far = (a.used == 0) & (a.shift.distances > 1)
         sources.append({
             "source": a.source.where, "cells": a.shift.cells, "score": a.shift.score, "scores": a.shift.scores,
-            "unlike": list(a.shift.unlike), "far": int(far.sum()), "used_for": used,
+            "alarm": a.shift.alarm, "unlike": list(a.shift.unlike), "far": a.shift.far, "used_for": used,
         })  # fmt: skip
     return {"unavailable": without, "sources": sources}
 
@@ -250,12 +249,13 @@ class Predicted(Shown):
             )
         for source in facts["shift"]["sources"]:
             where = clean(source["source"])
-            if source["unlike"]:
+            if source["alarm"]:
                 views = ", ".join(f"{clean(v)} {source['scores'][v]:.2f}" for v in source["unlike"][:3])
+                what = f"The cells of {where} are" if views else f"Part of the cells of {where} is"
                 lines.append(
-                    f"The cells of {where} are unlike the training cells (score, 0.5 for cells of the same source "
-                    f"and at most 1: {views}). They may be of another stain, camera or preparation; do not trust "
-                    "the predictions without labelled cells of this kind."
+                    f"{what} unlike the training cells: {source['far']} of {source['cells']} are further away than "
+                    f"99 % of validation cells{f' (score, of 0.5 to 1: {views})' if views else ''}. They may be of "
+                    "another stain, camera or preparation: check predictions on some of them (column `distance`)."
                 )
             used = {use: n for use, n in source["used_for"].items() if n}
             if used:

@@ -35,9 +35,12 @@ FEWEST = 12
 """A view with fewer validation cells cannot be calibrated and is left out."""
 QUANTILE = 0.99
 """A cell at distance 1 is as far away as this share of validation cells are at most."""
-ALARM, SIGMAS = 0.8, 3.0
+ALARM, SIGMAS = 0.85, 3.0
 """A batch is unlike the training cells if its score, in one of the views, exceeds `ALARM` and is also `SIGMAS`
 standard deviations above that of equal cells, which a few cells cannot be."""
+MANY, FEW = 0.25, 3
+"""So is a batch of which more than this share, and at least `FEW` cells, are beyond distance 1: part of it may be of
+another source."""
 DIRECTIONS = 32
 """Principal directions of a view that are kept; what is outside of them counts as one more."""
 _FLAT = 0.05
@@ -216,12 +219,19 @@ class Judged:
     scores: dict[str, float]
     """View -> score of the batch: 0.5 for validation cells, 1 if every cell is further away than all of these."""
     unlike: tuple[str, ...]
-    """The views in which the batch is unlike the training cells, the most unlike first."""
+    """The views in which the batch as a whole is unlike the training cells, the most unlike first."""
+    far: int
+    """How many of `cells` are beyond distance 1."""
 
     @property
     def score(self) -> float | None:
         """The highest score; None without a cell that can be judged."""
         return max(self.scores.values(), default=None)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the batch, or much of it, is unlike the training cells."""
+        return bool(self.unlike) or self.far >= max(FEW, MANY * self.cells)
 
 
 USES = ("", "training", "validation")
@@ -293,7 +303,8 @@ class Reference:
                     unlike.append(name)
         unlike.sort(key=lambda name: -scores[name])
         found = self._furthest(distances) / self.scale if distances else np.full(len(used), np.nan)
-        return Judged(found.astype(np.float32), int(fresh.sum()), scores, tuple(unlike))
+        far = int((found[fresh] > 1).sum())
+        return Judged(found.astype(np.float32), int(fresh.sum()), scores, tuple(unlike), far)
 
     def _furthest(self, distances: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """[n], the largest multiple of a view's own quantile; NaN where no view sees the cell."""
@@ -304,17 +315,14 @@ class Reference:
         return np.asarray(np.fmax.reduce(multiples))
 
     def to_bytes(self) -> bytes:
-        """As a compressed .npz with a checksum per array, without pickles."""
+        """As a compressed .npz with a checksum, without pickles."""
         meta = {"version": VERSION, "record": self.record, "scale": self.scale, "views": list(self.views)}
-        arrays: dict[str, NDArray[Any]] = {
-            "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
-            "training": self.training,
-            "validation": self.validation,
-        }
+        arrays: dict[str, NDArray[Any]] = {"training": self.training, "validation": self.validation}
         for i, view in enumerate(self.views.values()):
             arrays |= {f"{i}.{part}": getattr(view, part) for part in _PARTS}
+        text = json.dumps(meta | {"sha256": _sha256(meta, arrays)}).encode()
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(buffer, meta=np.frombuffer(text, np.uint8), **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -322,13 +330,24 @@ class Reference:
         """Raises `RecordError` for what `to_bytes` did not make."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                meta = json.loads(file["meta"].tobytes())
-                if meta["version"] != VERSION:
-                    raise ValueError(f"it has version {meta['version']}, and this wbcbench reads {VERSION}")
-                views = {v: View(*(file[f"{i}.{part}"] for part in _PARTS)) for i, v in enumerate(meta["views"])}
-                return cls(meta["record"], views, float(meta["scale"]), file["training"], file["validation"])
+                arrays = dict(file)
+            meta = json.loads(arrays.pop("meta").tobytes())
+            if meta["version"] != VERSION:
+                raise ValueError(f"it has version {meta['version']}, and this wbcbench reads {VERSION}")
+            if meta.pop("sha256") != _sha256(meta, arrays):
+                raise ValueError("it does not match its checksum")
+            views = {v: View(*(arrays[f"{i}.{part}"] for part in _PARTS)) for i, v in enumerate(meta["views"])}
+            return cls(meta["record"], views, float(meta["scale"]), arrays["training"], arrays["validation"])
         except ARRAYS as error:
             raise RecordError(f"The reference of its training cells is damaged ({error}).") from error
+
+
+def _sha256(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    hashed = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        hashed.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
 
 
 _PARTS = ("centres", "spread", "directions", "sds", "held_out")
