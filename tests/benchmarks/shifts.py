@@ -1,6 +1,6 @@
 """Which score tells cells of another stain or camera from those that a network was trained on.
 
-    python tests/benchmarks/shifts.py [--sets synthetic,jurkat,pbc] [--seeds 3] [--cells 250] [--store DIR]
+    python tests/benchmarks/shifts.py [--sets synthetic,jurkat,pbc] [--seeds 3] [--batch 50] [--store DIR]
 
 Trains `early`, `independent` and `late_prob` on synthetic cells and, from the folder `WBCBENCH_DATA`, on imaging
 flow cytometry (three modalities) and on stained smears (three pseudo-modalities). Then makes batches of 50 test
@@ -46,7 +46,6 @@ from wbcbench.registry.loading import load_plugins
 
 Array = NDArray[Any]
 Images = Mapping[str, Array]
-BATCH = 50
 STRENGTHS = (0.12, 0.18, 0.25, 0.35, 0.5)
 COSTLY = 0.10
 DATA = Path(os.environ.get("WBCBENCH_DATA", "/nonexistent"))
@@ -212,7 +211,7 @@ def originals(found: Rebuilt, name: str) -> tuple[Images, Callable[[Images], Ima
     return {next(iter(preparation.raw)): rgb}, preparation.derive
 
 
-def outcomes(found: Rebuilt, name: str, most: int, counts: Counts) -> list[str]:
+def outcomes(found: Rebuilt, name: str, most: int, size: int, counts: Counts) -> list[str]:
     """Add the outcomes of one network; returns its row of the table of networks."""
     trial, bench = found.record.trial, found.bench
     assert bench is not None
@@ -230,7 +229,7 @@ def outcomes(found: Rebuilt, name: str, most: int, counts: Counts) -> list[str]:
     def batches(pools: Iterator[Array], times: int) -> Iterator[Array]:
         for pool in pools:
             for _ in range(times if len(pool) >= FEWEST else 0):
-                yield rng.choice(pool, min(BATCH, len(pool)), replace=False)
+                yield rng.choice(pool, min(size, len(pool)), replace=False)
 
     def add(column: str, seen: tuple[Evidence, Array], pools: Iterator[Array], times: int) -> None:
         found_cells = scores.cells(*seen)
@@ -270,7 +269,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cells", type=int, default=250)
+    parser.add_argument("--cells", type=int, default=250, help="test cells per network, at most")
+    parser.add_argument("--batch", type=int, default=50, help="cells per batch")
     parser.add_argument("--store", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -283,7 +283,7 @@ def main() -> None:
             settings = [s for s in SETS[name][1:] if "path" in s]
             for trial in train(store, name, options.seeds):
                 network = rebuilt(Store(store).load(trial), Store(store), registry, settings)
-                rows.append(outcomes(network, name, options.cells, counts))
+                rows.append(outcomes(network, name, options.cells, options.batch, counts))
                 print("  ".join(rows[-1]), file=sys.stderr, flush=True)
     print(
         tabulate(

@@ -253,9 +253,10 @@ class Predicted(Shown):
                 views = ", ".join(f"{clean(v)} {source['scores'][v]:.2f}" for v in source["unlike"][:3])
                 what = f"The cells of {where} are" if views else f"Part of the cells of {where} is"
                 lines.append(
-                    f"{what} unlike the training cells: {source['far']} of {source['cells']} are further away than "
-                    f"99 % of validation cells{f' (score, of 0.5 to 1: {views})' if views else ''}. They may be of "
-                    "another stain, camera or preparation: check predictions on some of them (column `distance`)."
+                    f"{what} unlike the training cells: {source['far']} of {source['cells']} are further away "
+                    f"than 99 % of validation cells{f' (score, of 0.5 to 1: {views})' if views else ''}. They may "
+                    "be of another stain, camera or preparation: check predictions on some of them (column "
+                    "`distance`)."
                 )
             used = {use: n for use, n in source["used_for"].items() if n}
             if used:

@@ -39,7 +39,7 @@ ALARM, SIGMAS = 0.85, 3.0
 """A batch is unlike the training cells if its score, in one of the views, exceeds `ALARM` and is also `SIGMAS`
 standard deviations above that of equal cells, which a few cells cannot be."""
 MANY, FEW = 0.25, 3
-"""So is a batch of which more than this share, and at least `FEW` cells, are beyond distance 1: part of it may be of
+"""So is a batch of which this share or more, and at least `FEW` cells, are beyond distance 1: part of it may be of
 another source."""
 DIRECTIONS = 32
 """Principal directions of a view that are kept; what is outside of them counts as one more."""
