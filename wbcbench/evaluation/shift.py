@@ -89,11 +89,12 @@ def measure(
     seen: dict[str, Tensor] = {}
     known: set[int] = set()
     for route, out in outputs.items():
-        if out.embedding is None or not out.embedding[0].numel():  # `majority` has an empty one
+        x = out.embedding
+        if x is None or len(x) != len(here) or not x[0].numel():  # `majority` has an empty one
             continue
-        if out.embedding.data_ptr() not in known:  # routes may share a trunk
-            known.add(out.embedding.data_ptr())
-            views[f"{_NETWORK} {route}"] = out.embedding.detach().float().flatten(1)
+        if x.data_ptr() not in known:  # routes may share a trunk
+            known.add(x.data_ptr())
+            views[f"{_NETWORK} {route}"] = x.detach().float().flatten(1)
             seen[f"{_NETWORK} {route}"] = here.all(1)
     for column, (m, x) in enumerate(images.items()):
         views[f"{_IMAGE} {m}"] = image_statistics(x)
