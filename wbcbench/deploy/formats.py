@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbcbench.contracts import Task
+from wbcbench.contracts import Fusion, Task
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.errors import RecordError, WbcbenchError, missing_extra
 from wbcbench.evaluation.shift import Judged, Reference, measure, pixel_digests
@@ -263,6 +263,7 @@ def compare(folder: Path | str, images: Arrays, registry: Registry | None = None
         raise RecordError(f"{folder / REFERENCE} cannot be read ({error.strerror or error}).") from error
     images = {m: images[m] for m in network.modalities}
     seen = network.normalised({m: torch.from_numpy(x) for m, x in images.items()})
+    assert isinstance(network.body, Fusion)
     answers, outputs = network.measured(network.body, seen)
     evidence = measure(seen, outputs, answers[PROBABILITIES], None)
     return reference.judge(evidence, reference.used_for(pixel_digests(images)))

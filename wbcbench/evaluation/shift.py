@@ -175,8 +175,7 @@ class View:
         variances = np.maximum(found[order], 1e-6)
         sds = np.sqrt(np.append(variances[:DIRECTIONS], variances[DIRECTIONS:].sum()))
         kept = directions[:, order[:DIRECTIONS]]
-        parts = (np.asarray(part, np.float32) for part in (centres, spread, kept, sds, []))
-        return cls(*parts)
+        return cls(*(x.astype(np.float32) for x in (centres, spread, kept, sds, np.zeros(0))))
 
     def distances(self, values: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n] of cells [n, d]."""
@@ -323,7 +322,8 @@ class Reference:
             arrays |= {f"{i}.{part}": getattr(view, part) for part in _PARTS}
         text = json.dumps(meta | {"sha256": _sha256(meta, arrays)}).encode()
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, meta=np.frombuffer(text, np.uint8), **arrays)
+        arrays["meta"] = np.frombuffer(text, np.uint8)
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # it takes "allow_pickle" for one of the names
         return buffer.getvalue()
 
     @classmethod
