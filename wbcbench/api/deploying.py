@@ -274,14 +274,14 @@ class Predicted(Shown):
 
         lines, shift = [clean(note) for note in self.facts["notes"]], self.facts["shift"]
         for source in shift["sources"]:
+            if source["alarm"] or not source["cells"]:
+                continue  # a warning says so
             if source["score"] is not None:
                 lines.append(
                     f"distance of {clean(source['source'])} from the training cells: score {source['score']:.2f} "
                     f"(0.5: as validation cells; 1: all further away); {source['far']} of {source['cells']} cells "
                     "are further away than 99 % of validation cells (column `distance`)"
                 )
-            elif not source["cells"]:
-                pass  # all cells were used in training, which is a warning
             else:
                 lines.append("whether the cells are like the training cells is unknown: too few to compare with")
         if shift["unavailable"]:
