@@ -282,10 +282,11 @@ def stored_records(root: Path, digests: bool = True) -> Findings:
 
 
 def _beside(store: Store, digests: dict[str, str]) -> Findings:
-    """Invalid evaluations and studies; `digests` are those of valid records."""
+    """Invalid evaluations, references and studies; `digests` are those of valid records."""
     from wbcbench.errors import RecordError
     from wbcbench.records.evaluations import read_examination
     from wbcbench.searches.files import studies
+    from wbcbench.training.report import read_reference
 
     for path in sorted((store.root / "evaluations").glob("*.json")):
         try:
@@ -293,6 +294,13 @@ def _beside(store: Store, digests: dict[str, str]) -> Findings:
                 read_examination(path, digests[path.stem])
         except RecordError as error:
             fix = f"delete {path} and run the same command with --evaluate full again"
+            yield Finding("store", "problem", str(error), fix)
+    for path in sorted((store.root / "references").glob("*.npz")):
+        try:
+            if path.stem in digests:
+                read_reference(path, digests[path.stem])
+        except RecordError as error:
+            fix = f"delete {path}; `wbcbench predict` with the training cells makes it again"
             yield Finding("store", "problem", str(error), fix)
     for study in studies(store):
         try:

@@ -18,9 +18,9 @@ import torch
 from wbcbench.deploy import export as checking
 from wbcbench.deploy.card import run_lines
 from wbcbench.deploy.export import Disagrees, check, export
-from wbcbench.deploy.formats import NotExportable, load_network, trace
+from wbcbench.deploy.formats import NotExportable, compare, load_network, trace
 from wbcbench.deploy.network import Network, dataset_of
-from wbcbench.errors import UsageError
+from wbcbench.errors import RecordError, UsageError
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
@@ -71,7 +71,9 @@ def test_onnx_runtime_alone_gives_the_record_s_predictions(onnx_folder: Path, wi
 
 @pytest.mark.slow
 def test_the_card_s_code_runs_and_the_description_fits(onnx_folder: Path, winners: Any) -> None:
-    assert {p.name for p in onnx_folder.iterdir()} == {"model.onnx", "inputs.json", "model_card.md"}
+    assert {p.name for p in onnx_folder.iterdir()} == {
+        "model.onnx", "inputs.json", "model_card.md", "reference.npz"
+    }  # fmt: skip
     card = (onnx_folder / "model_card.md").read_text()
     code = run_lines(card)
     assert len(code.splitlines()) <= 10
@@ -89,6 +91,24 @@ def test_the_card_s_code_runs_and_the_description_fits(onnx_folder: Path, winner
         assert f"## {heading}" in card
     accuracy = winners.record("independent").result.metrics["test"]["accuracy"]
     assert f"| accuracy | {accuracy:.3f} (" in card
+
+
+def test_an_exported_folder_compares_cells_with_those_of_training(winners: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "taken"
+    export(winners.rebuilt("independent"), "safetensors", folder)
+    test = winners.record("independent").predictions["test_cells"]
+    image = np.load(winners.cells)["image"].transpose(0, 3, 1, 2)
+    images = {m: np.ascontiguousarray(image[test, i : i + 1]) for i, m in enumerate("uv")}
+    held_out = compare(folder, images, registry())
+    darker = compare(folder, {m: x // 2 for m, x in images.items()}, registry())
+    assert (held_out.alarm, darker.alarm) == (False, True)
+    everything = compare(folder, images_of(winners, slice(None)), registry())
+    np.testing.assert_allclose(everything.distances[test], held_out.distances, rtol=1e-4)
+    assert everything.cells == len(test)
+    assert "`reference.npz` holds" in (folder / "model_card.md").read_text()
+    (folder / "reference.npz").write_bytes(b"")
+    with pytest.raises(RecordError, match="damaged"):
+        compare(folder, images, registry())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.ndimage
 import torch
 from PIL import Image
 
 from wbcbench.deploy.explain import explain, own_layer
-from wbcbench.training.report import outside
+from wbcbench.training.report import outside, read_reference
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -152,6 +154,87 @@ def test_images_unlike_the_training_cells_are_named(predict: Any, tree: Path) ->
     assert odd["c/5"] == ""
     assert document["unlike_training"]["kinds"]["u constant"] == 1
     assert any("1 images were not 16 x 16" in note for note in document["notes"])
+
+
+def changed(winners: Any, folder: Path, rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> str:
+    """Some of the tiny cells without labels, as another camera would show them."""
+    with np.load(winners.cells) as file:
+        image = change(file["image"][rows].astype(np.float32))
+    np.savez(folder / "new.npz", image=np.clip(image, 0, 255).astype(np.uint8))
+    return str(folder / "new.npz")
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    return np.asarray(scipy.ndimage.gaussian_filter(image, (0, 1, 1, 0)))
+
+
+@pytest.mark.parametrize("fusion", ["independent", "majority"])
+@pytest.mark.parametrize(
+    ("change", "unlike"),
+    [
+        (lambda x: x, False),
+        (lambda x: x * np.array([0.5, 1.5], np.float32), True),
+        (blurred, True),
+    ],
+    ids=["held out", "colour", "blur"],
+)
+def test_cells_of_another_source_are_named(
+    change: Callable[[np.ndarray], np.ndarray],
+    unlike: bool,
+    fusion: str,
+    invoke: Invoke,
+    winners: Any,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out.parquet"
+    rows = winners.record(fusion).predictions["test_cells"]
+    path = changed(winners, tmp_path, rows, change)
+    args = ("predict", winners.ids[fusion], "--store", str(winners.root), path, "-o", str(out))
+    code, said, err = invoke(*args, "--json")
+    assert code == 0, err
+    document = json.loads(said)
+    ((source,), frame) = document["shift"]["sources"], pd.read_parquet(out)
+    assert source["cells"] == len(frame) == len(rows)
+    assert (source["alarm"], bool(source["unlike"])) == (unlike, unlike)
+    assert source["score"] == max(source["scores"].values())
+    assert (frame["distance"] > 1).sum() == source["far"]
+    assert (source["far"] > len(rows) / 2) == unlike
+    _, _, err = invoke(*args)
+    assert ("Warning: The cells of" in err) == unlike
+    assert ("1.00)" if unlike else f"score {source['score']:.2f}") in err
+
+
+def test_cells_that_it_was_trained_on_are_named(invoke: Invoke, winners: Any, tmp_path: Path) -> None:
+    predictions = winners.record("early").predictions
+    path = changed(winners, tmp_path, np.arange(60), lambda x: x)
+    args = ("predict", winners.ids["early"], "--store", str(winners.root), path, "-o", str(tmp_path / "o.parquet"))
+    code, _, err = invoke(*args)
+    assert code == 0
+    sides = dict.fromkeys(range(60), "training") | dict.fromkeys(predictions["val_cells"], "validation")
+    sides |= dict.fromkeys(predictions["test_cells"], "")
+    want = [sides[row] for row in range(60)]
+    a, b = want.count("training"), want.count("validation")
+    assert min(a, b, want.count("")) > 0
+    assert list(pd.read_parquet(tmp_path / "o.parquet")["used_for"]) == want
+    assert f"{a + b} of 60 cells were used to make this network ({a} for training and {b} for validation" in err
+
+
+def test_an_older_record_is_compared_where_its_cells_are(invoke: Invoke, winners: Any, tmp_path: Path) -> None:
+    shutil.copytree(winners.root, tmp_path / "store")
+    stored = tmp_path / "store" / "references" / f"{winners.ids['early']}.npz"
+    before = stored.read_bytes()
+    args = ("predict", winners.ids["early"], str(winners.cells), "--store", str(tmp_path / "store"))
+    args += ("-o", str(tmp_path / "o.parquet"))
+    for damage in (stored.unlink, lambda: stored.write_bytes(before[:-40])):
+        damage()
+        code, _, err = invoke(*args)
+        assert code == 0
+        assert "or among them, is unknown: The " in err
+        assert "is unlike" not in err
+        code, _, err = invoke(*args, "--set", f"dataset.path={winners.cells}")
+        assert code == 0
+        assert " of 96 cells were used to make this network" in err
+        assert read_reference(stored, winners.record("early").result.digest).views
 
 
 def test_outside_means_more_than_a_width_beyond() -> None:

@@ -88,9 +88,15 @@ def test_a_flipped_bit_is_found_unless_it_is_to_be_quick(invoke: Invoke, tmp_pat
     assert "predictions.npz" in out
     assert "model.safetensors" in out
     assert "digests checked in" in out
+    (store.root / "references").mkdir()
+    reference = store.root / "references" / f"{fake_record(store, fake_trial(2)).trial.id}.npz"
+    reference.write_bytes(b"PK")
+    _, out, _ = invoke("doctor", "--store", str(store.root), "--quick")
+    assert f"delete {reference}" in " ".join(out.split())
+    reference.unlink()
     code, out, _ = invoke("doctor", "--store", str(store.root), "--quick")
     assert code == 0
-    assert "2 records" in out
+    assert "3 records" in out
     assert "digests not checked (--quick)" in out
 
 

@@ -38,9 +38,10 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_equal_records_are_one_and_disagreement_is_kept_aside(
     store: Store, student: Record, other: Store, tmp_path: Path
 ) -> None:
-    (store.root / "evaluations").mkdir()
-    (store.root / "evaluations" / f"{SAME.id}.json").write_text("{}")
-    (store.root / "evaluations" / f"{TORN.id}.json").write_text("{}")
+    for folder, suffix in (("evaluations", "json"), ("references", "npz")):
+        (store.root / folder).mkdir()
+        (store.root / folder / f"{SAME.id}.{suffix}").write_text("{}")
+        (store.root / folder / f"{TORN.id}.{suffix}").write_text("{}")
     sources = content(store.root / "records"), content(other.root / "records")
     into = Store(tmp_path / "into")
     merged = merge([store.root, other.root], into.root)
@@ -55,6 +56,7 @@ def test_equal_records_are_one_and_disagreement_is_kept_aside(
     assert into.has(student.trial.method.teachers[0].id), "teachers come along"
     assert into.load(fake_trial(5, fusion="gated").id, verify="full")
     assert {p.name for p in (into.root / "evaluations").iterdir()} == {f"{SAME.id}.json"}
+    assert {p.name for p in (into.root / "references").iterdir()} == {f"{SAME.id}.npz"}
     assert (content(store.root / "records"), content(other.root / "records")) == sources
     before = content(into.root)
     again = merge([store.root, other.root], into.root)

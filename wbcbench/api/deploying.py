@@ -129,11 +129,12 @@ class PredictRequest(RecordRequest):
         found = self.rebuilt()
         device = pick_device(self.device)
         root = None if self.root is None else Path(self.root)
+        reference, without = found.reference()
         answers = []
         sources = [open_cells(Path(path), Wanted.of(found), root) for path in several(self.paths)]
         for source in sources:
             with counting(f"cells of {source.where}", len(source.names), progress) as done:
-                answers.append(classify(found, source, device, self.batch, done))
+                answers.append(classify(found, source, device, self.batch, done, reference))
         frame = table(answers, found.task.classes, found.network.modalities)
         if self.output is not None:
             write(frame, here / self.output)
@@ -143,7 +144,8 @@ class PredictRequest(RecordRequest):
 
             explained = explain_cells(found, answers, self.explain[0], here / self.explain[1])
         output = None if self.output is None else Path(self.output)
-        return Predicted(frame, _facts(found, answers, frame), output, explained)
+        facts = _facts(found, answers, frame) | {"shift": _shift(answers, without)}
+        return Predicted(frame, facts, output, explained)
 
 
 def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[str, Any]:
@@ -182,6 +184,22 @@ def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[
     }
 
 
+def _shift(answers: list[Answers], without: str) -> dict[str, Any]:
+    """How far the cells of every source are from the training cells, and which of them training used."""
+    from wbcbench.evaluation.shift import USES
+
+    sources = []
+    for a in answers:
+        if a.shift is None or a.used is None:
+            continue
+        used = {use: int((a.used == i).sum()) for i, use in enumerate(USES) if use}
+        sources.append({
+            "source": a.source.where, "cells": a.shift.cells, "score": a.shift.score, "scores": a.shift.scores,
+            "alarm": a.shift.alarm, "unlike": list(a.shift.unlike), "far": a.shift.far, "used_for": used,
+        })  # fmt: skip
+    return {"unavailable": without, "sources": sources}
+
+
 @dataclass(repr=False)
 class Predicted(Shown):
     """A network's predictions for new cells."""
@@ -199,8 +217,9 @@ class Predicted(Shown):
         """One row per cell.
 
         Columns: `source`, `cell`, `label` (where one is known), `predicted`, `confidence`, `probability:<class>`,
-        `<route>:<class>` for every route, `missing`, `unlike_training` and `error`, each empty where it does not
-        apply.
+        `<route>:<class>` for every route, `missing`, `unlike_training`, `distance` from the training cells (1:
+        further than 99 % of validation cells), `used_for` (`training` or `validation` of this very network) and
+        `error`, each empty where it does not apply.
         """
         return self.cells
 
@@ -228,13 +247,48 @@ class Predicted(Shown):
                 f"{unlike['cells']} of {facts['cells']} cells are unlike the training cells ({kinds}), judged by "
                 f"statistics from {unlike['statistics_from']}. Inspect them before trusting their predictions."
             )
+        for source in facts["shift"]["sources"]:
+            where = clean(source["source"])
+            if source["alarm"]:
+                views = ", ".join(f"{clean(v)} {source['scores'][v]:.2f}" for v in source["unlike"][:3])
+                what = f"The cells of {where} are" if views else f"Part of the cells of {where} is"
+                lines.append(
+                    f"{what} unlike the training cells: {source['far']} of {source['cells']} are further away "
+                    f"than 99 % of validation cells{f' (score, of 0.5 to 1: {views})' if views else ''}. They may "
+                    "be of another stain, camera or preparation: check predictions on some of them (column "
+                    "`distance`)."
+                )
+            used = {use: n for use, n in source["used_for"].items() if n}
+            if used:
+                counts = " and ".join(f"{n} for {use}" for use, n in used.items())
+                lines.append(
+                    f"{sum(used.values())} of {facts['cells']} cells were used to make this network ({counts}; "
+                    "column `used_for`): metrics on them are too high."
+                )
         return lines
 
     def remarks(self) -> list[str]:
         """Remarks from reading the cells, and labels that could not be scored."""
         from wbcbench.boards.text import clean
+        from wbcbench.deploy.network import HINT
 
-        lines = [clean(note) for note in self.facts["notes"]]
+        lines, shift = [clean(note) for note in self.facts["notes"]], self.facts["shift"]
+        for source in shift["sources"]:
+            if source["alarm"] or not source["cells"]:
+                continue  # a warning says so
+            if source["score"] is not None:
+                lines.append(
+                    f"distance of {clean(source['source'])} from the training cells: score {source['score']:.2f} "
+                    f"(0.5: as validation cells; 1: all further away); {source['far']} of {source['cells']} cells "
+                    "are further away than 99 % of validation cells (column `distance`)"
+                )
+            else:
+                lines.append("whether the cells are like the training cells is unknown: too few to compare with")
+        if shift["unavailable"]:
+            lines.append(
+                "whether the cells are like the training cells, or among them, is unknown: "
+                f"{clean(shift['unavailable'])} {HINT}"
+            )
         if self.facts["other_labels"]:
             shown = ", ".join(clean(v) for v in self.facts["other_labels"][:8])
             lines.append(f"labels that are not among the classes were not scored: {shown}")

@@ -88,8 +88,8 @@ def predict(as_json: bool, **given: Any) -> None:
     """Classify the cells of every PATH with the network of RECORD: class and probabilities, also per route.
 
     Cells may lack a modality if the fusion supports that. Cells that cannot be read get no prediction, and the
-    reason in the column `error`. Images that are unlike the training cells are reported. If labels are known,
-    metrics are printed; they are too high for cells that the network was trained on.
+    reason in the column `error`. Cells that are unlike the training cells, and cells that the network was trained
+    on, are reported. If labels are known, metrics are printed.
     """
     from wbcbench.api.deploying import PredictRequest
 

@@ -19,6 +19,12 @@ MISSING = {
     "refuse": "the fusion needs every modality",
 }
 
+REFERENCE = (
+    "- `{}` holds what cells are compared with: means and spread of the training cells in the network's feature "
+    "space and in statistics of images, distances of validation cells, digests of pixels; no image. With the "
+    "format safetensors, `wbcbench.deploy.formats.compare(folder, images)` compares."
+)
+
 RUN = {
     "onnx": """import json
 import numpy as np
@@ -115,7 +121,8 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         f"- It always predicts one of {len(key.classes)} classes, whatever the image shows; debris, doublets and "
         "other cells get a class, too.",
         "- Predictions may be worse with other microscopes, stains, exposure times or donors than in training. "
-        "`wbcbench predict` reports images that are unlike the training cells.",
+        "`wbcbench predict` reports cells that are unlike the training cells.",
+        *([REFERENCE.format(inputs["reference"]["file"])] if "reference" in inputs else []),
         f"- Missing modalities: {MISSING[rebuilt.fusion.traits.missing]}; the exported file requires every input.",
         f"- Expected calibration error on test cells: {_ece(rebuilt)}; probabilities are not calibrated further.",
         *(["- The donors of test cells are unknown: the intervals assume independent cells."]

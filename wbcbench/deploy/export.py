@@ -18,7 +18,7 @@ from wbcbench import __version__
 from wbcbench.contracts import Preparation
 from wbcbench.data.counter import derive_seed
 from wbcbench.deploy.card import model_card
-from wbcbench.deploy.formats import FORMATS, Arrays, Runner, need
+from wbcbench.deploy.formats import FORMATS, REFERENCE, Arrays, Runner, need
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Network, Rebuilt, deployed
 from wbcbench.errors import DataError, UsageError, WbcbenchError, did_you_mean
 from wbcbench.files import atomic_folder, json_text, write_synced
@@ -194,6 +194,8 @@ def export(
 ) -> Agreement:
     """Write `model.*`, `inputs.json` and `model_card.md` to a new folder, atomically, after checking the model.
 
+    Adds `reference.npz`, what other cells are compared with, if it is stored or can be made.
+
     Args:
         rebuilt: the network.
         format_name: a key of `FORMATS`.
@@ -220,11 +222,15 @@ def export(
     body = rebuilt.fusion if format_name == "safetensors" else deployed(rebuilt.fusion)
     network = Network(body, rebuilt.statistics).eval()
     outputs = _outputs(rebuilt, network)
+    reference, _ = rebuilt.reference()
     with atomic_folder(folder) as place:
         form.write(rebuilt, network, outputs, place / form.file)
         agreement = check(rebuilt, form.read(rebuilt, place / form.file), outputs, tolerance)
         _sync(place / form.file)
         inputs = document(rebuilt, format_name, outputs, agreement, _sha256(place / form.file))
+        if reference is not None:
+            write_synced(place / REFERENCE, reference.to_bytes())
+            inputs["reference"] = {"file": REFERENCE, "sha256": _sha256(place / REFERENCE)}
         write_synced(place / "inputs.json", json_text(inputs).encode())
         write_synced(place / "model_card.md", model_card(rebuilt, inputs, store).encode())
         if format_name == "safetensors":

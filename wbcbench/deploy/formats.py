@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbcbench.contracts import Task
+from wbcbench.contracts import Fusion, Task
 from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
 from wbcbench.errors import RecordError, WbcbenchError, missing_extra
+from wbcbench.evaluation.shift import Judged, Reference, measure, pixel_digests
 from wbcbench.records.schema import InputStatistics
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import load_plugins
@@ -31,6 +32,8 @@ Arrays = dict[str, NDArray[Any]]
 Runner = Callable[[Arrays], Arrays]
 """Raw images by modality [B, C, S, S] -> outputs by name [B, K]."""
 
+REFERENCE = "reference.npz"
+"""What other cells are compared with, beside the network."""
 LARGEST = 65_536
 """Largest number of cells in a batch."""
 _EXAMPLE = 3
@@ -242,6 +245,30 @@ def load_network(folder: Path | str, registry: Registry | None = None) -> Networ
     return network
 
 
+@torch.no_grad()
+def compare(folder: Path | str, images: Arrays, registry: Registry | None = None) -> Judged:
+    """How far cells are from the training cells of an exported network.
+
+    Args:
+        folder, registry: as for `load_network`.
+        images: modality -> [B, C, S, S], as stored.
+
+    Raises:
+        RecordError: as `load_network`, or the folder has no intact `reference.npz`.
+    """
+    folder, network = Path(folder), load_network(folder, registry)
+    try:
+        reference = Reference.of_bytes((folder / REFERENCE).read_bytes())
+    except OSError as error:
+        raise RecordError(f"{folder / REFERENCE} cannot be read ({error.strerror or error}).") from error
+    images = {m: images[m] for m in network.modalities}
+    seen = network.normalised({m: torch.from_numpy(x) for m, x in images.items()})
+    assert isinstance(network.body, Fusion)
+    answers, outputs = network.measured(network.body, seen)
+    evidence = measure(seen, outputs, answers[PROBABILITIES], None)
+    return reference.judge(evidence, reference.used_for(pixel_digests(images)))
+
+
 def _statistics(spec: dict[str, object]) -> InputStatistics:
     return InputStatistics.model_validate_json(
         json.dumps(
@@ -255,10 +282,12 @@ __all__ = [
     "FORMATS",
     "LARGEST",
     "PROBABILITIES",
+    "REFERENCE",
     "Arrays",
     "Format",
     "NotExportable",
     "Runner",
+    "compare",
     "load_network",
     "need",
     "trace",

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Dataset, Deployed, Fusion, Preparation, Task
+from wbcbench.contracts import Dataset, Deployed, Fusion, Outputs, Preparation, Task
 from wbcbench.errors import DataError, UsageError, WbcbenchError
+from wbcbench.evaluation.shift import Reference
 from wbcbench.isolation import contained
 from wbcbench.records.schema import InputStatistics
 from wbcbench.records.store import Record, Store
@@ -18,7 +19,7 @@ from wbcbench.registry import Registry
 from wbcbench.spec import Trial, canonical_json
 from wbcbench.spec.load import Settings, load_request, merged, pairs, validate
 from wbcbench.training.build import stored_fusion
-from wbcbench.training.report import statistics_of
+from wbcbench.training.report import reference_for, statistics_of
 from wbcbench.training.workbench import Workbench, pick_device
 
 PROBABILITIES = "probabilities"
@@ -62,21 +63,30 @@ class Network(nn.Module):
             present: [B, M] bool in the order of `modalities`; missing images may have any values. None: none are
                 missing.
         """
+        return self.answer(self.normalised(images, present), present)
+
+    def normalised(self, images: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
+        """Modality -> [B, C, S, S] float32, for images as in `forward`."""
         seen = {m: self.normaliser(m, images[m]) for m in self.modalities}
-        if present is not None:
-            # The training mean, which is zero after normalisation, as in training and evaluation.
-            seen = {
-                m: torch.where(present[:, i, None, None, None], x, 0.0) for i, (m, x) in enumerate(seen.items())
-            }
-        return self.answer(seen, present)
+        if present is None:
+            return seen
+        # The training mean, which is zero after normalisation, as in training and evaluation.
+        return {m: torch.where(present[:, i, None, None, None], x, 0.0) for i, (m, x) in enumerate(seen.items())}
 
     def answer(self, seen: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
         """As `forward`, for normalised images."""
         if not isinstance(self.body, Fusion):
             return {PROBABILITIES: self.body(seen)}
-        outputs = {route: out.float() for route, out in self.body(seen, present).items()}
+        return self.measured(self.body, seen, present)[0]
+
+    @staticmethod
+    def measured(
+        fusion: Fusion, seen: dict[str, Tensor], present: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Outputs]:
+        """As `answer`, and the outputs of the routes, with their embeddings."""
+        outputs = {route: out.float() for route, out in fusion(seen, present).items()}
         routes = {f"{ROUTE}{route}": out.logits.softmax(1) for route, out in outputs.items()}
-        return {PROBABILITIES: self.body.predict(outputs, present).float(), **routes}
+        return {PROBABILITIES: fusion.predict(outputs, present).float(), **routes}, outputs
 
 
 def deployed(fusion: Fusion) -> nn.Module:
@@ -85,7 +95,7 @@ def deployed(fusion: Fusion) -> nn.Module:
     return module.fusion if isinstance(module, Deployed) else module
 
 
-HINT = "Give their path with --set dataset.path=cells.npz or the like."
+HINT = "Give the path of the training cells with --set dataset.path=cells.npz or the like."
 
 
 def workbench(
@@ -154,6 +164,11 @@ class Rebuilt:
     without: str
     """Why they are not available; empty if they are."""
     registry: Registry
+    store: Store
+
+    def reference(self) -> tuple[Reference | None, str]:
+        """What other cells are compared with, stored or made from the training cells; or None, and why not."""
+        return reference_for(self.record, self.store, self.fusion, self.bench)
 
     def dataset(self) -> Dataset | None:
         """The data set that it was trained on, without its files; None if its plugin is not available.
@@ -220,7 +235,7 @@ def rebuilt(record: Record, store: Store, registry: Registry, settings: Settings
     task = Task(channels, record.result.key.classes, trial.protocol.image_size)
     fusion = stored_fusion(record, task, registry).eval().requires_grad_(False)
     network = Network(fusion, statistics).eval()
-    return Rebuilt(record, task, fusion, network, statistics, whence, bench, without, registry)
+    return Rebuilt(record, task, fusion, network, statistics, whence, bench, without, registry, store)
 
 
 __all__ = [

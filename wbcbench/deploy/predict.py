@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from wbcbench.deploy.cells import CellSource, refuse_if_all_broken
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Rebuilt
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.metrics import Scores, score
+from wbcbench.evaluation.shift import USES, Evidence, Judged, Reference, measure, pixel_digests
 from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
 from wbcbench.training.report import unusual_images
@@ -37,6 +38,10 @@ class Answers:
     """Route -> [N, K]; NaN also in rows where its modality is missing."""
     odd: list[list[str]] = field(default_factory=list)
     """[N], differences from the training cells; see `unusual_images`."""
+    shift: Judged | None = None
+    """How far the cells are from the training cells; None without a reference."""
+    used: NDArray[np.int64] | None = None
+    """[N] index into `USES`; None without a reference."""
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -48,9 +53,17 @@ class Answers:
 
 @contained()
 def classify(
-    rebuilt: Rebuilt, source: CellSource, device: torch.device, batch: int = BATCH, done: Done = lambda *_: None
+    rebuilt: Rebuilt,
+    source: CellSource,
+    device: torch.device,
+    batch: int = BATCH,
+    done: Done = lambda *_: None,
+    reference: Reference | None = None,
 ) -> Answers:
     """Classify every cell. Cells that cannot be read get no prediction, see `Source.errors`.
+
+    Args:
+        reference: what the cells are compared with; see `Rebuilt.reference`.
 
     Raises:
         IncompatibleError: a cell lacks a modality that the fusion requires.
@@ -68,6 +81,7 @@ def classify(
         )
     total, joined = len(source.names), dict[str, NDArray[Any]]()
     odd: list[list[str]] = [[] for _ in range(total)]
+    found: list[tuple[NDArray[np.int64], Evidence, NDArray[np.uint64]]] = []
     for start in range(0, total, batch):
         stop = min(total, start + batch)
         images = source.read(start, stop)
@@ -75,12 +89,16 @@ def classify(
         if len(rows):
             images = {m: np.ascontiguousarray(x[rows - start]) for m, x in images.items()}
             here = np.ascontiguousarray(source.present[rows])
-            for row, found in zip(rows, unusual_images(images, here, rebuilt.statistics), strict=True):
-                odd[row] = found
+            for row, kinds in zip(rows, unusual_images(images, here, rebuilt.statistics), strict=True):
+                odd[row] = kinds
             tensors = {m: torch.from_numpy(x).to(device) for m, x in images.items()}
             present = torch.from_numpy(here).to(device) if lacking.any() else None
             with torch.no_grad():
-                answers = network(tensors, present)
+                seen = network.normalised(tensors, present)
+                answers, outputs = network.measured(rebuilt.fusion, seen, present)
+            if reference is not None:
+                evidence = measure(seen, outputs, answers[PROBABILITIES], present)
+                found.append((rows, evidence, pixel_digests({m: images[m] for m in modalities})))
             for name, value in answers.items():
                 whole = joined.setdefault(name, np.full((total, *value.shape[1:]), np.nan, np.float32))
                 whole[rows] = value.cpu().numpy()
@@ -90,7 +108,28 @@ def classify(
     for column, m in enumerate(modalities):
         if m in routes:
             routes[m][~source.present[:, column]] = np.nan
-    return Answers(source, joined[PROBABILITIES], routes, odd)
+    answered = Answers(source, joined[PROBABILITIES], routes, odd)
+    if reference is not None:
+        _compare(answered, reference, *zip(*found, strict=True))
+    return answered
+
+
+def _compare(
+    answers: Answers,
+    reference: Reference,
+    rows: tuple[NDArray[np.int64], ...],
+    evidence: tuple[Evidence, ...],
+    digests: tuple[NDArray[np.uint64], ...],
+) -> None:
+    """Fill `shift` and `used`, from the batches of cells that could be read."""
+    total, places = len(answers.source.names), np.concatenate(rows)
+    used = reference.used_for(np.concatenate(digests))
+    judged = reference.judge(Evidence.joined(evidence), used)
+    distances = np.full(total, np.nan, np.float32)
+    distances[places] = judged.distances
+    answers.shift = replace(judged, distances=distances)
+    answers.used = np.zeros(total, np.int64)
+    answers.used[places] = used
 
 
 def scores_of(answers: list[Answers], classes: tuple[str, ...]) -> tuple[Scores | None, int, list[str]]:
@@ -123,7 +162,9 @@ def table(answers: list[Answers], classes: tuple[str, ...], modalities: tuple[st
 
     Columns: `source`, `cell`, `label` (if any are known), `predicted`, `confidence`, `probability:<class>`,
     `<route>:<class>` for every route (empty where its modality is missing), `missing` and `unlike_training`, both
-    separated by `; `, and `error`: why a cell could not be read and has no prediction.
+    separated by `; `, `distance` from the training cells (1: further than 99 % of validation cells; empty if
+    unknown), `used_for` (`training` or `validation` of this very network), and `error`: why a cell could not be
+    read and has no prediction.
     """
     import pandas as pd
 
@@ -142,6 +183,8 @@ def table(answers: list[Answers], classes: tuple[str, ...], modalities: tuple[st
         lacking = [[m for m, here in zip(modalities, row, strict=True) if not here] for row in a.source.present]
         columns["missing"] = ["; ".join(names) if ok else "" for names, ok in zip(lacking, answered, strict=True)]
         columns["unlike_training"] = ["; ".join(found) for found in a.odd]
+        columns["distance"] = np.full(n, np.nan, np.float32) if a.shift is None else a.shift.distances
+        columns["used_for"] = [""] * n if a.used is None else [USES[use] for use in a.used]
         columns["error"] = [a.source.errors.get(row, "") for row in range(n)]
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)

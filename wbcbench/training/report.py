@@ -1,9 +1,12 @@
-"""The record of a finished training: metrics, cost, components, statistics of its images; full evaluations."""
+"""The record of a finished training: metrics, cost, components, statistics of its images; full evaluations; what
+other cells are compared with."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,19 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wbcbench import __version__
+from wbcbench.contracts import Fusion
 from wbcbench.data.splits import Split
 from wbcbench.data.views import ResidentCells
-from wbcbench.errors import RecordError, UsageError
+from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.cost import latency, macs, parameters
 from wbcbench.evaluation.metrics import evaluate
-from wbcbench.evaluation.predict import Predictions
+from wbcbench.evaluation.predict import Predictions, eval_batch
 from wbcbench.evaluation.robustness import examine
+from wbcbench.evaluation.shift import FITTED, HELD_OUT, Evidence, Reference, measure, pixel_digests
+from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
 from wbcbench.records.environment import capture
 from wbcbench.records.evaluations import examination_path, read_examination, write_examination
 from wbcbench.records.schema import ComparisonKey, Cost, InputStatistics, Outcome, Used
-from wbcbench.records.store import Record
+from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.registry.provenance import components_of
 from wbcbench.spec import Trial
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from wbcbench.training.loop import Job
     from wbcbench.training.workbench import Workbench
 
+log = logging.getLogger("wbcbench")
 
 QUANTILES = (0.01, 0.99)
 _CHUNK = 2048
@@ -263,3 +270,83 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
     }
     write_examination(path, entry)
     return entry
+
+
+def reference_path(root: Path, trial_id: str) -> Path:
+    """The path of what other cells are compared with; the file need not exist."""
+    return root / "references" / f"{trial_id}.npz"
+
+
+def read_reference(path: Path, digest: str) -> Reference:
+    """The reference of the record with this digest.
+
+    Raises:
+        RecordError: the file is missing, damaged, of another version, or of another record.
+    """
+    try:
+        found = Reference.of_bytes(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"The store has no {path.parent.name}/{path.name}, as older versions made none."
+        ) from error
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror or error}).") from error
+    if found.record != digest:
+        raise RecordError(f"{path} is of another record of this trial (its digest differs).")
+    return found
+
+
+def keep_reference(record: Record, fusion: Fusion, bench: Workbench) -> Reference:
+    """Make the reference and store it beside the record. If it cannot be written, it only logs a line."""
+    made = reference_of(record, fusion, bench)
+    path = reference_path(bench.store.root, record.trial.id)
+    try:
+        atomic_write_bytes(path, made.to_bytes())
+    except WbcbenchError as error:
+        log.info("%s cannot be written (%s); it is made again where it is needed.", path, error)
+    return made
+
+
+def reference_for(
+    record: Record, store: Store, fusion: Fusion, bench: Workbench | None
+) -> tuple[Reference | None, str]:
+    """What other cells are compared with, stored or made from the training cells; or None, and why not.
+
+    Args:
+        fusion: with the record's weights, on the workbench's device.
+        bench: None if the training cells are not available.
+    """
+    try:
+        return read_reference(reference_path(store.root, record.trial.id), record.result.digest), ""
+    except RecordError as error:
+        return (None, str(error)) if bench is None else (keep_reference(record, fusion, bench), "")
+
+
+@torch.no_grad()
+def reference_of(record: Record, fusion: Fusion, bench: Workbench) -> Reference:
+    """What other cells are compared with, from the training and validation cells."""
+    trial = record.trial
+    cells, resident, split = bench.cells(trial), bench.resident(trial), bench.split(trial)
+    reads, was_training = trial.reads, fusion.training
+    fusion.eval()
+
+    def evidence(ids: NDArray[np.int64], most: int) -> Evidence:
+        some = ids[np.linspace(0, len(ids) - 1, min(len(ids), most)).round().astype(np.int64)]
+        parts = []
+        for chunk in torch.split(torch.as_tensor(some, device=bench.device), eval_batch(bench.device)):
+            images = {m: resident.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in reads}
+            present = resident.present(chunk, reads)
+            outputs = {route: out.float() for route, out in fusion(images, present).items()}
+            parts.append(measure(images, outputs, fusion.predict(outputs, present), present))
+        return Evidence.joined(parts)
+
+    def digests(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+        parts = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+        return np.concatenate([pixel_digests({m: cells.images[m][part] for m in reads}) for part in parts])
+
+    made = Reference.fitted(
+        record.result.digest, len(cells.classes), evidence(split.train, FITTED), evidence(split.val, HELD_OUT),
+        digests(split.train), digests(split.val),
+    )  # fmt: skip
+    fusion.train(was_training)
+    return made
