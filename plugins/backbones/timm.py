@@ -57,8 +57,15 @@ class Timm(Backbone):
         # The pooled width is not a uniform attribute across timm's families, so ask the model itself.
         was_training = self.net.training
         self.net.eval()
-        with torch.no_grad():
-            self.dim = int(self(torch.zeros(1, in_chans, image_size, image_size)).embedding.shape[1])
+        try:
+            with torch.no_grad():
+                self.dim = int(self(torch.zeros(1, in_chans, image_size, image_size)).embedding.shape[1])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise IncompatibleError(
+                f"timm model '{params.model}' cannot read {in_chans} channels of {image_size} px: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Choose another size "
+                "(--image-size) or another model."
+            ) from error
         self.net.train(was_training)
         # A plain list: the modules belong to `net` and must not be registered twice.
         self._parts: list[list[Any]] = take_apart(self.net)

@@ -85,9 +85,19 @@ def macs(module: nn.Module, images: Images) -> int:
         images: a batch of one cell.
     """
     counter = FlopCounterMode(display=False)
-    with _evaluating(module), counter:
+    # The counter hooks every module's inputs into autograd, which fails without gradients on a view of a parameter.
+    with _evaluating(module), torch.enable_grad(), counter:
         module(images)
     return int(counter.get_total_flops()) // 2
+
+
+def macs_or_why(module: nn.Module, images: Images) -> tuple[int | None, str]:
+    """`macs`, or None and the reason: a network may have operations that PyTorch's counter does not support."""
+    try:
+        return macs(module, images), ""
+    except Exception as error:  # whatever the counter's hooks raise inside of a foreign network
+        why = (str(error).strip() or "no message").splitlines()[0]
+        return None, f"multiply-accumulates cannot be counted ({type(error).__name__}: {why})"
 
 
 def latency(
@@ -157,4 +167,4 @@ def _seconds(module: nn.Module, images: Images, device: torch.device, seconds: f
     return least_seconds(once, seconds)
 
 
-__all__ = ["BURST", "BURSTS", "WAIT", "alone", "device_name", "latency", "least_seconds", "macs", "parameters"]
+__all__ = ["BURST", "BURSTS", "WAIT", "alone", "device_name", "latency", "least_seconds", "macs", "macs_or_why", "parameters"]

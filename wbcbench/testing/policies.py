@@ -197,6 +197,28 @@ class PolicyContract:
                 "images",
             )
 
+    def test_it_declares_to_blend_cells(self) -> None:
+        """It declares `blends_cells` if a row's image depends on the image of another row."""
+        if self.cls.traits.blends_cells:
+            return
+        task = toy_task(2)
+        for fusion, policy in self.accepted(task):
+            for step in range(4):
+                shown = []
+                for seed in (0, 1):  # the images of the first half of the rows differ
+                    batch, other = toy_batch(task), toy_batch(task, seed=seed)
+                    half = len(batch) // 2
+                    batch.images = {m: torch.cat([other.images[m][:half], x[half:]]) for m, x in batch.images.items()}
+                    shown.append(policy.images(batch, toy_draw(step=step)).images)
+                for m in task.modalities:
+                    promise(
+                        torch.equal(shown[0][m][half:], shown[1][m][half:]),
+                        f"With fusion '{fusion.name}' the {m} image of a row depends on other rows' images, and "
+                        "`traits` does not declare it: teachers would be compared on images that they never saw.",
+                        'Declare traits = PolicyTraits(acts_on="images", blends_cells=True).',
+                        "images",
+                    )
+
     def test_resumes_exactly(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""
         task = toy_task(2)
