@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Batch, Combiner, Fusion, Progress, SolvedOnce, Task
 from wbcbench.contracts.needs import Problem
+from wbcbench.testing.effects import check_effects, fusion_trace
 from wbcbench.testing.fusion_answers import (
     FusionAnswers,
     check_answers_follow_images,
@@ -190,6 +192,16 @@ class FusionContract(FusionAnswers):
                 "After two steps, saved and loaded into a new instance, the next training loss differs.",
                 advice,
             )
+
+    def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes a loss, a gradient, the batch or a prediction, where its `when` holds."""
+        low, high = self.cls.traits.arity
+        facts = {"modalities": (self.count(), 1)} if low <= 1 and high != 1 else {}
+
+        def trace(params: Mapping[str, Any], modalities: int = self.count()) -> Tensor:
+            return fusion_trace(self.cls, params, modalities)
+
+        check_effects(self.cls.Params, self.params, trace, "forward", facts)
 
     def test_overfits_a_few_cells(self) -> None:
         """It can overfit a few cells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from wbcbench.contracts import Fusion, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
 from wbcbench.testing.components import component_class, policy_types
+from wbcbench.testing.effects import check_effects, policy_trace, takes
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 from wbcbench.testing.toys import (
     ToyBoth,
@@ -218,6 +220,20 @@ class PolicyContract:
                         'Declare traits = PolicyTraits(acts_on="images", blends_cells=True).',
                         "images",
                     )
+
+    def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes a loss, a gradient or what is shown, where its `when` holds."""
+        taken = [type(fusion) for fusion, _ in self.accepted(toy_task(2))]
+        low, high = self.cls.traits.arity
+        alone = low <= 1 and high != 1
+
+        def trace(params: Mapping[str, Any], modalities: int = 2) -> Tensor:
+            return torch.cat([policy_trace(self.cls, f, params, modalities) for f in taken])
+
+        alone = alone and all(takes(self.cls, f, self.params, 1) for f in taken)
+        check_effects(
+            self.cls.Params, self.params, trace, "task_terms", {"modalities": (2, 1)} if alone else {}
+        )
 
     def test_resumes_exactly(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""
