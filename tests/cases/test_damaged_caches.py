@@ -30,7 +30,9 @@ class Taught:
     def answer(self, views: Any, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         self.asked += 1
         x = cells[:, None].float()
-        return Output(x + torch.arange(3), x.expand(-1, 4), (x[..., None, None].expand(-1, 2, 2, 2),) if maps else ())
+        return Output(
+            x + torch.arange(3), x.expand(-1, 4), (x[..., None, None].expand(-1, 2, 2, 2),) if maps else ()
+        )
 
 
 def replay(folder: Path, teacher: Taught) -> Replay:

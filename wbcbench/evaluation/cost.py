@@ -85,7 +85,7 @@ def macs(module: nn.Module, images: Images) -> int:
         images: a batch of one cell.
     """
     counter = FlopCounterMode(display=False)
-    # The counter hooks every module's inputs into autograd, which fails without gradients on a view of a parameter.
+    # The counter hooks modules' inputs into autograd; without gradients that fails for a view of a parameter.
     with _evaluating(module), torch.enable_grad(), counter:
         module(images)
     return int(counter.get_total_flops()) // 2
@@ -167,4 +167,15 @@ def _seconds(module: nn.Module, images: Images, device: torch.device, seconds: f
     return least_seconds(once, seconds)
 
 
-__all__ = ["BURST", "BURSTS", "WAIT", "alone", "device_name", "latency", "least_seconds", "macs", "macs_or_why", "parameters"]
+__all__ = [
+    "BURST",
+    "BURSTS",
+    "WAIT",
+    "alone",
+    "device_name",
+    "latency",
+    "least_seconds",
+    "macs",
+    "macs_or_why",
+    "parameters",
+]

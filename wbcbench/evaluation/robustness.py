@@ -170,7 +170,10 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def subset_cost(fusion: Fusion, given: Subset, device: torch.device) -> dict[str, int | None]:
-    """Parameters, and MACs per cell (None where they cannot be counted), of the network that is deployed if only these modalities are given."""
+    """Parameters and MACs per cell of the network that is deployed if only these modalities are given.
+
+    MACs are None where they cannot be counted.
+    """
     task, module = fusion.task, fusion.deploy(given)
     blank = {m: torch.zeros(1, task.channels[m], task.image_size, task.image_size, device=device) for m in given}
     return {"params": parameters(module), "macs": macs_or_why(module, blank)[0]}

@@ -1,7 +1,7 @@
 """Settings without an effect: refused where none of the planned trials uses them, else reset to their default.
 
-So no setting is recorded that changed nothing, and no two trials differ by one. What has an effect is declared with
-each parameter (`when` of `wbcbench.contracts.param`) or derived here from the components.
+So no setting is recorded that changed nothing, and no two trials differ by one. Where a parameter has an effect is
+declared with it (`when` of `wbcbench.contracts.param`) or derived here from the components.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Settings:
         }
         if kind == "distiller" and not facts.get("adds_loss", True) and spec.params["weight"] != default["weight"]:
             idle["weight"] = "here the distiller adds no loss of its own, and so has nothing to weigh"
+        elif kind == "distiller" and not spec.params["weight"] and facts.get("adds_loss", True):
+            changed = {n for n, v in spec.params.items() if n != "weight" and v != default.get(n)}
+            idle |= dict.fromkeys(changed, "its weight is 0")
         for name, value in spec.params.items():
             key = (kind, spec.name, name, repr(value))
             if name in idle:
@@ -131,8 +134,8 @@ def settled_split(split: SplitSpec, description: Description) -> tuple[SplitSpec
             if getattr(split, name) != getattr(default, name):
                 raise UsageError(
                     f"split.{name} = {getattr(split, name)} has no effect: the data set has a split of its own, "
-                    f"which is used ({', '.join(f'{n} {side}' for side, n in sizes.items())}). Leave it out, or use "
-                    "--set split.scheme=stratified"
+                    f"which is used ({', '.join(f'{n} {side}' for side, n in sizes.items())}). Leave it out, or "
+                    "use --set split.scheme=stratified"
                 )
     return split, ""
 
@@ -157,8 +160,8 @@ def check_augmentation(augmentation: Augmentation, side: int, modalities: tuple[
     why = {
         "rotate": "with interpolate off images are turned by right angles only, the nearest to an angle up to "
         f"{a.rotate:g}, which is 0. Use more than 45, or --set augmentation.interpolate=true",
-        "shift": f"with interpolate off images are shifted by whole pixels only, and {a.shift:g} of {side} pixels is "
-        "less than half of one. Use more, or --set augmentation.interpolate=true",
+        "shift": f"with interpolate off images are shifted by whole pixels only, and {a.shift:g} of {side} pixels "
+        "is less than half of one. Use more, or --set augmentation.interpolate=true",
         "interpolate": "nothing is interpolated without rotate, scale or shift. Leave it out",
     }
     idle = {
@@ -186,13 +189,13 @@ def check_routing(
     least = registry.declared("routing", routing.name).min_teachers
     if counts and max(counts) < least:
         raise UsageError(
-            f"Routing '{routing.name}' combines the teachers of a route, but each route of {description} has one, so "
-            "it changes nothing. Leave --routing out, or give more teachers: --set teacher.seeds=0,1"
+            f"Routing '{routing.name}' combines the teachers of a route, but each route of {description} has one, "
+            "so it changes nothing. Leave --routing out, or give more teachers: --set teacher.seeds=0,1"
         )
     if unused_fallback:
         raise UsageError(
-            f"routing.fallback = {routing.params['fallback']} has no effect: every route of {description} has teachers "
-            "of its own. Leave it out."
+            f"routing.fallback = {routing.params['fallback']} has no effect: every route of {description} has "
+            "teachers of its own. Leave it out."
         )
 
 

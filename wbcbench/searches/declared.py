@@ -35,7 +35,7 @@ class _Slot:
     pinned: bool
     when: dict[str, tuple[Any, ...]]
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Label of the alternative -> the facts and the component's parameters there, as far as they are not searched."""
+    """Label of the alternative -> the facts and the component's parameters there, searched ones at their defaults."""
 
 
 def build_space(
@@ -163,7 +163,9 @@ def _slots(request: Request, registry: Registry, facts: Mapping[str, Any]) -> It
     recipe = request.training
     for name, info in Recipe.model_fields.items():
         pinned = name in recipe.model_fields_set
-        yield _Slot(f"training.{name}", "training", "", name, info, pinned, {}, {"": {**recipe.model_dump(), **facts}})
+        yield _Slot(
+            f"training.{name}", "training", "", name, info, pinned, {}, {"": {**recipe.model_dump(), **facts}}
+        )
 
     def section(name: str, alternatives: dict[str, tuple[Choice, ...]]) -> Iterator[_Slot]:
         return _section(registry, name, alternatives, facts)

@@ -16,6 +16,7 @@ from wbcbench.testing.effects import check_effects, distillation_trace
 from wbcbench.testing.losses import START, evaluate_distiller, shapes_of
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 
+
 class Matched(Routing):
     """The default routing."""
 

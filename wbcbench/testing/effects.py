@@ -116,7 +116,12 @@ def check_effects(
             if key not in plain:
                 plain[key] = trace(context, **now)
             changing = [v for v in values if _valid(params, {**context, name: v})]
-            changed = next((v for v in changing if _differs(trace, {**context, name: v}, now, plain[key])), None)
+            # Elsewhere rows may come in another order, and sums be rounded differently.
+            tolerance = 1e-6 if on else 1e-3
+            before = plain[key]
+            changed = next(
+                (v for v in changing if _differs(trace, {**context, name: v}, now, before, tolerance)), None
+            )
             if on and changing and changed is None:
                 raise BrokenPromise(
                     f"Parameter '{name}' set to any of {changing} changes nothing: no loss, gradient, parameter, "
@@ -134,12 +139,16 @@ def check_effects(
                 )
 
 
-def _differs(trace: Trace, params: Mapping[str, Any], facts: Mapping[str, Any], plain: Tensor) -> bool:
+def _differs(
+    trace: Trace, params: Mapping[str, Any], facts: Mapping[str, Any], plain: Tensor, tolerance: float = 1e-6
+) -> bool:
     try:
         found = trace(params, **facts)
     except WbcbenchError:
         return True
-    return found.shape != plain.shape or not torch.allclose(found, plain, rtol=1e-6, atol=1e-9, equal_nan=True)
+    return found.shape != plain.shape or not torch.allclose(
+        found, plain, rtol=tolerance, atol=tolerance * 1e-3, equal_nan=True
+    )
 
 
 def _gradients(module: nn.Module) -> Tensor:
@@ -188,8 +197,10 @@ def fusion_trace(cls: type[Fusion], params: Mapping[str, Any], modalities: int =
     return torch.cat([n.flatten() for n in numbers])
 
 
-def policy_trace(cls: type[Policy], fusion_cls: type[Fusion], params: Mapping[str, Any], modalities: int = 2) -> Tensor:
-    """Losses, gradients and shown images of a policy over twelve epochs of one step."""
+def policy_trace(
+    cls: type[Policy], fusion_cls: type[Fusion], params: Mapping[str, Any], modalities: int = 2
+) -> Tensor:
+    """Losses, gradients and shown images of a policy over eight epochs of one step."""
     fusion = build_toy(fusion_cls, toy_task(modalities)).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -197,8 +208,8 @@ def policy_trace(cls: type[Policy], fusion_cls: type[Fusion], params: Mapping[st
         set_up(policy, fusion)
     optimiser = _sgd(fusion, policy)
     numbers = []
-    for epoch in range(12):
-        progress = Progress(epoch, 12, 0, 1, toy_draw(step=epoch))
+    for epoch in range(8):
+        progress = Progress(epoch, 8, 0, 1, toy_draw(step=epoch))
         torch.manual_seed(epoch)
         optimiser.zero_grad()
         terms, _, shown = policy_step(fusion, [policy], toy_batch(fusion.task, seed=epoch % 3), progress)
@@ -297,7 +308,11 @@ def distillation_trace(
             (task + loss).backward()  # type: ignore[no-untyped-call]
             for group in optimiser.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
-        numbers += [torch.stack([t.detach().double() for t in (*terms.values(), task)]), _gradients(kd), _gradients(net)]
+        numbers += [
+            torch.stack([t.detach().double() for t in (*terms.values(), task)]),
+            _gradients(kd),
+            _gradients(net),
+        ]
         if not isinstance(kd.stepper, TakesStep):
             optimiser.step()
         kd.after_step(net)  # type: ignore[arg-type]

@@ -210,7 +210,9 @@ class PolicyContract:
                 for seed in (0, 1):  # the images of the first half of the rows differ
                     batch, other = toy_batch(task), toy_batch(task, seed=seed)
                     half = len(batch) // 2
-                    batch.images = {m: torch.cat([other.images[m][:half], x[half:]]) for m, x in batch.images.items()}
+                    batch.images = {
+                        m: torch.cat([other.images[m][:half], x[half:]]) for m, x in batch.images.items()
+                    }
                     shown.append(policy.images(batch, toy_draw(step=step)).images)
                 for m in task.modalities:
                     promise(
@@ -223,7 +225,7 @@ class PolicyContract:
 
     def test_every_parameter_has_an_effect(self) -> None:
         """Every parameter changes a loss, a gradient or what is shown, where its `when` holds."""
-        taken = [type(fusion) for fusion, _ in self.accepted(toy_task(2))]
+        taken = [type(fusion) for fusion, _ in self.accepted(toy_task(2))][:2]
         low, high = self.cls.traits.arity
         alone = low <= 1 and high != 1
 
@@ -231,9 +233,7 @@ class PolicyContract:
             return torch.cat([policy_trace(self.cls, f, params, modalities) for f in taken])
 
         alone = alone and all(takes(self.cls, f, self.params, 1) for f in taken)
-        check_effects(
-            self.cls.Params, self.params, trace, "task_terms", {"modalities": (2, 1)} if alone else {}
-        )
+        check_effects(self.cls.Params, self.params, trace, "task_terms", {"modalities": (2, 1)} if alone else {})
 
     def test_resumes_exactly(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""

@@ -128,8 +128,8 @@ def _refuse_changed_images(trial: Trial, task: Task, registry: Registry) -> None
                     changed = changed & batch.present[:, i]
                 if changed.any():
                     raise IncompatibleError(
-                        f"Policy '{policy.name}' changes the images that the student is shown ({int(changed.sum())} "
-                        f"of {len(changed)} rows of '{m}'), but teachers answer for the unchanged ones, so "
-                        f"'{trial.method.kd}' would compare outputs for different images. Use it with --kd none, and "
-                        "declare `traits = PolicyTraits(acts_on=\"images\", blends_cells=True)` in the policy."
+                        f"Policy '{policy.name}' changes the images that the student is shown "
+                        f"({int(changed.sum())} of {len(changed)} rows of '{m}'), but teachers answer for the "
+                        f"unchanged ones, so '{trial.method.kd}' would compare outputs for different images. "
+                        'Use it with --kd none, and declare `traits = PolicyTraits(acts_on="images", blends_cells=True)` in the policy.'
                     )
