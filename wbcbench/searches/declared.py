@@ -35,7 +35,7 @@ class _Slot:
     pinned: bool
     when: dict[str, tuple[Any, ...]]
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Label of the alternative -> the facts and the component's parameters there, searched ones at their defaults."""
+    """Label of the alternative -> facts and the component's parameters there, searched ones at their defaults."""
 
 
 def build_space(

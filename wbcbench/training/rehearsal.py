@@ -131,5 +131,6 @@ def _refuse_changed_images(trial: Trial, task: Task, registry: Registry) -> None
                         f"Policy '{policy.name}' changes the images that the student is shown "
                         f"({int(changed.sum())} of {len(changed)} rows of '{m}'), but teachers answer for the "
                         f"unchanged ones, so '{trial.method.kd}' would compare outputs for different images. "
-                        'Use it with --kd none, and declare `traits = PolicyTraits(acts_on="images", blends_cells=True)` in the policy.'
+                        "Use it with --kd none, and declare in the policy "
+                        '`traits = PolicyTraits(acts_on="images", blends_cells=True)`.'
                     )
