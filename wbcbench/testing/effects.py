@@ -50,7 +50,7 @@ def alternatives(params: type[BaseModel], given: Mapping[str, Any]) -> dict[str,
         if isinstance(default, bool):
             options = [not default]
         elif isinstance(default, int | float):
-            options = [type(default)(v) for v in [*options, default * 2 + 1, default / 2, 2, 1, 0]]
+            options = [type(default)(v) for v in [*options, default * 2 + 1, default / 2, 2, 1, 0, 0.5]]
         elif not options and "Literal" in str(get_origin(annotation)):
             options = list(get_args(annotation))
         found[name] = [v for v in options if v != default and _valid(params, {**given, name: v})]
