@@ -86,8 +86,10 @@ def macs(module: nn.Module, images: Images) -> int:
     """
     counter = FlopCounterMode(display=False)
     # The counter hooks modules' inputs into autograd; without gradients that fails for a view of a parameter.
-    with _evaluating(module), torch.enable_grad(), counter:
-        module(images)
+    with _evaluating(module), torch.inference_mode(False), torch.enable_grad():
+        own = {m: x.clone() for m, x in images.items()}  # what was made in inference mode has no gradients
+        with counter:
+            module(own)
     return int(counter.get_total_flops()) // 2
 
 
