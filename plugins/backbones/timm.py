@@ -186,8 +186,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
         if pickled and "weights_only" in str(error):
             raise UsageError(
-                f"Expected a weights file with tensors only, but {path} holds Python objects, and loading them would "
-                "run code from the file. Save its tensors where you trust it: "
+                f"Expected a weights file with tensors only, but {path} holds Python objects, and loading them "
+                "would run code from the file. Save its tensors where you trust it: "
                 "torch.save(net.state_dict(), 'weights.pth')"
             ) from error
         why = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Weights files of other programs are loaded where they fit and named where they do not; costs never lose a trial."""
+"""Weights of other programs are loaded where they fit, and named where not; costs never lose a trial."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def state(**kwargs: Any) -> dict[str, Tensor]:
         ({"stem.weight": torch.ones(3, 3), "b": torch.ones(1)}, 2, "tensors it has 0, and 0 in another shape"),
         ({}, 2, "The file has none"),
         ({"conv1.0.weight": state(in_chans=5)["conv1.0.weight"]}, 2, "tensors it has 1"),
-        ({f"{n}.{k}": v for k, v in state(in_chans=5).items() for n in ("student", "teacher")}, 2, "holds several"),
+        ({f"{n}.{k}": v for k, v in state(in_chans=5).items() for n in ("a", "b")}, 2, "holds several"),
         (timm.create_model("test_vit").state_dict(), 2, "The network expects conv1.0.weight"),
         ({"model": nn.Linear(2, 2), **state()}, 2, "holds Python objects, and loading them would run code"),
     ],
@@ -166,7 +166,7 @@ def test_a_cost_that_cannot_be_counted_is_blank_with_a_reason(
     assert record["cost"]["macs"] is None
     result = json.loads((Path(record["path"]) / "result.json").read_text())
     assert f"Cost: {why}." in result["notes"]
-    code, out, err = invoke("leaderboard", "--store", str(tmp_path / "store"), "--json")
+    code, _, err = invoke("leaderboard", "--store", str(tmp_path / "store"), "--json")
     assert code == 0, err
 
 

@@ -1,4 +1,4 @@
-"""Bytes that changed on the disk change no result: what is cached is verified when it is loaded, and made again."""
+"""Bytes that changed on the disk change no result: a cache is verified when it is loaded, and made again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """No recorded setting without an effect: another value gives another result, or is refused with a clear error.
 
-Parameters of components are probed by their contracts (`test_every_parameter_has_an_effect`); here are the fields of
-the protocol and the recipe, and what combinations ignore.
+Parameters of components are probed by their contracts (`test_every_parameter_has_an_effect`); here are the fields
+of the protocol and the recipe, and what combinations ignore.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -94,8 +94,8 @@ def test_every_field_of_the_recipe_has_an_effect(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "flags", "says"),
     [
-        (["training.momentum=0.5"], {}, "training.momentum = 0.5 has no effect.*optimiser = sgd, and optimiser is"),
-        (["training.lr=0.01"], {"fusion": "majority"}, "training.lr = 0.01 has no effect.*'majority' is solved in"),
+        (["training.momentum=0.5"], {}, "training.momentum = 0.5 .*optimiser = sgd, and optimiser is"),
+        (["training.lr=0.01"], {"fusion": "majority"}, "training.lr = 0.01 .*'majority' is solved in"),
         (
             ["training.clip=1", "training.optimiser=sgd", "teacher.training.clip=0"],
             {"kd": "logits+dot"},
@@ -106,19 +106,19 @@ def test_every_field_of_the_recipe_has_an_effect(name: str) -> None:
         (["training.optimiser=sgd"], {"kd": "logits+dot:weight=2"}, "kd.weight = 2.0 of distiller 'dot'"),
         ([], {"kd": "none:weight=2"}, "kd.weight = 2.0 of distiller 'none'"),
         ([], {"kd": "logits:weight=0:temperature=2"}, "kd.temperature = 2.0 .*its weight is 0"),
-        ([], {"kd": "cc_td:kernel=bilinear:gamma=1"}, "kd.gamma = 1.0 .*kernel = gaussian, and kernel is bilinear"),
+        ([], {"kd": "cc_td:kernel=bilinear:gamma=1"}, "gamma = 1.0 .*kernel = gaussian, and kernel is bilinear"),
         ([], {"fusion": "independent:rho=0.2", "modalities": "nucleus"}, "rho = 0.2 .*modalities > 1, and modal"),
         ([], {"fusion": "mixmo:patch=0:decay=0.5"}, "fusion.decay = 0.5 .*patch != 0"),
         ([], {"policy": "ogm_ge:until=0:noise=2", "fusion": "late_prob"}, "policy.noise = 2.0 .*until is 0"),
         ([], {"policy": "cutmix:rate=0:alpha=0.5"}, "policy.alpha = 0.5 .*rate is 0"),
         *(
-            ([], {"kd": "logits", "routing": r, "fusion": "early", "modalities": "nucleus"}, f"Routing '{r}' combines")
+            ([], {"kd": "logits", "routing": r, "fusion": "early", "modalities": "nucleus"}, f"'{r}' combines the")
             for r in ("aekd", "ebkd", "ca_mkd", "mean", "all_to_all", "recruit")
         ),
         (["routing.fallback=nucleus"], {"kd": "logits"}, "routing.fallback = nucleus has no effect"),
         (["augmentation.rotate=30"], {}, "augmentation.rotate = 30.0 has no effect: with interpolate off"),
         (["augmentation.shift=0.02"], {}, "augmentation.shift = 0.02 has no effect.*0.02 of 16 pixels"),
-        (["augmentation.interpolate=true", "augmentation.rotate=0", "augmentation.shift=0"], {}, "interpolate = True"),
+        (["augmentation.interpolate=true", "augmentation.rotate=0", "augmentation.shift=0"], {}, "te = True"),
         (["augmentation.noise.dapi=0.1"], {}, "augmentation.noise has values for dapi, but the modalities are"),
     ],
 )  # fmt: skip
@@ -143,7 +143,8 @@ def test_what_a_combination_ignores_is_refused_while_planning(
 def test_a_setting_that_only_some_trials_use_makes_no_new_trial_of_the_others(
     settings: list[str], flags: dict[str, str], same: list[dict[str, str]]
 ) -> None:
-    found = {p.trial.method.fusion.name: p.trial for p in planned(*settings, **flags).trials if p.role == "student"}
+    trials = [p.trial for p in planned(*settings, **flags).trials if p.role == "student"]
+    found = {t.method.fusion.name: t for t in trials}
     for one in same or ([flags] if "scheme" in str(settings) else []):
         assert student(**one).id in {t.id for t in found.values()}
     if "kd" in flags:  # it reached the one that reads it
@@ -190,7 +191,7 @@ def test_every_field_of_the_augmentation_changes_images(name: str, context: dict
 
 @pytest.mark.parametrize("changed", [{"rotate": 45.0}, {"rotate": 20.0}, {"shift": 0.03}])
 def test_what_planning_refuses_of_the_augmentation_changes_no_image(changed: dict[str, Any]) -> None:
-    assert torch.equal(views(**changed), views(**{name: 0.0 for name in changed}))
+    assert torch.equal(views(**changed), views(**dict.fromkeys(changed, 0.0)))
 
 
 OFFICIAL = {
@@ -219,12 +220,12 @@ def test_every_field_of_the_split_has_an_effect_or_is_refused(
     counts = None if side is None else {n: int((side == n).sum()) for n in ("train", "val", "test")}
     real = Synthetic.describe
     monkeypatch.setattr(Synthetic, "describe", lambda self: _with_split(real(self), counts))
-    try:
-        new = student(f"split.{name}={value}").id != student().id
-    except UsageError as error:
-        assert f"split.{name} = {value} has no effect" in str(error)
-        new = False
-    assert new == changes
+    usual = student().id
+    if changes or counts is None:
+        assert (student(f"split.{name}={value}").id != usual) == changes
+    else:
+        with pytest.raises(UsageError, match=f"split.{name} = {value} has no effect"):
+            student(f"split.{name}={value}")
 
 
 def _with_split(description: Any, counts: dict[str, int] | None) -> Any:
@@ -238,8 +239,10 @@ def test_the_other_fields_of_the_protocol_have_an_effect() -> None:
     assert len(epoch_order(train, 8, 0, 0)) != len(epoch_order(train, 16, 0, 0))
     metrics = {"macro_f1": 0.5, "balanced_accuracy": 0.6, "nll": 0.7}
     chosen = [selection_score(m, metrics, 3) for m in ("macro_f1", "balanced_accuracy", "nll", "last")]
-    assert len(set(chosen)) == len(chosen) == len(Selection.model_fields["metric"].annotation.__args__)  # type: ignore[union-attr]
-    ids = {student(s).id for s in ("epochs=6", "epochs=5", "batch_size=32", "image_size=24", "selection.metric=nll")}
+    assert len(set(chosen)) == len(chosen) == len(get_args(Selection.model_fields["metric"].annotation))
+    ids = {
+        student(s).id for s in ("epochs=6", "epochs=5", "batch_size=32", "image_size=24", "selection.metric=nll")
+    }
     assert len(ids) == 5
 
 
@@ -291,7 +294,8 @@ def test_a_policy_that_changes_taught_images_is_refused_before_training(
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "mine.py").write_text(POLICY % expression)
     code, _, err = invoke(
-        "run", "--dataset", "synthetic", "--set", "dataset.cells=60", "--set", "dataset.image_size=16", "--epochs", "1",
+        "run", "--dataset", "synthetic", "--set", "dataset.cells=60", "--set", "dataset.image_size=16",
+        "--epochs", "1",
         "--policy", "mine", "--plugins-dir", str(tmp_path / "plugins"), "--fusion", "early", "--kd", kd,
         "--backbone", "cellnet:width=4", "--teacher", "cellnet:width=4", "--store", str(tmp_path / "store"),
         "--device", "cpu", "--modalities", "nucleus",

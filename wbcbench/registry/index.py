@@ -169,8 +169,8 @@ def _read(source: PluginSource) -> Entry | None:
         entry: Entry = stored["entry"]
         if stored["sha256"] == _digest(entry):
             return entry
-        if stored["made_for"] != _made_for():
-            return None
+        if stored.get("made_for") != _made_for():
+            return None  # by another version
     except OSError:
         return None
     except (ValueError, KeyError, TypeError):

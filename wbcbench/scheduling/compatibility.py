@@ -200,14 +200,17 @@ def _check_fusion(registry: Registry, fusion: ComponentSpec, known: Known, modal
     declaration = declared(registry, "fusion", fusion)
     for name, policy in known.items():
         added: set[str] = {o for n, d in known.items() if n != name for o in d.policy_traits.offers}
-        for reason in _lacks(policy.policy_traits, declaration, fusion.name, modalities, added):
+        for reason in lacks(policy.policy_traits, declaration, fusion.name, modalities, added):
             raise IncompatibleError(f"Policy '{name}' {reason}")
 
 
-def _lacks(
+def lacks(
     policy: PolicyTraits, fusion: Declaration, name: str, modalities: tuple[str, ...], added: set[str]
 ) -> Iterator[str]:
-    """What the policy needs and does not find in the fusion (called `name`) or in what other policies add."""
+    """What the policy needs and does not find in the fusion (called `name`) or in what other policies add.
+
+    Each is the rest of a sentence that starts with the policy's name.
+    """
     low, high = policy.arity
     count = len(modalities)
     if count < low or (high is not None and count > high):

@@ -150,7 +150,7 @@ def test_positional_embeddings_are_resampled(
 def test_only_positional_embeddings_are_resampled(tmp_path: Path) -> None:
     """A patch of another size is another network's, though timm could resample its filters."""
     given = weights("test_vit", patch_size=32, img_size=64)
-    with pytest.raises(IncompatibleError, match="patch_embed.proj.weight 64x3x32x32 instead of 64x3x16x16"):
+    with pytest.raises(IncompatibleError, match=r"patch_embed\.proj\.weight 64x3x32x32 instead of 64x3x16x16"):
         load(tmp_path / "vit.pth", given, model="test_vit")
 
 
