@@ -7,6 +7,7 @@ from timm's own `forward_features` / `forward_head` / `forward_intermediates`.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -36,7 +37,9 @@ class Timm(Backbone):
 
     class Params(Parameters):
         model: str = param("resnet18", "The model's timm name.")
-        pretrained: bool = param(False, "Start from timm's weights; they must be in timm's cache already.")
+        pretrained: bool = param(
+            False, "Start from timm's weights; they must be in timm's cache already.", when="checkpoint = "
+        )
         checkpoint: str = param("", "Start from a local weights file (.safetensors, or .pth without code).")
         checkpoint_sha256: str = param(
             "", "SHA-256 of the checkpoint; filled in automatically.", digest_of="checkpoint"
@@ -57,8 +60,15 @@ class Timm(Backbone):
         # The pooled width is not a uniform attribute across timm's families, so ask the model itself.
         was_training = self.net.training
         self.net.eval()
-        with torch.no_grad():
-            self.dim = int(self(torch.zeros(1, in_chans, image_size, image_size)).embedding.shape[1])
+        try:
+            with torch.no_grad():
+                self.dim = int(self(torch.zeros(1, in_chans, image_size, image_size)).embedding.shape[1])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise IncompatibleError(
+                f"timm model '{params.model}' cannot read {in_chans} channels of {image_size} px: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Choose another size "
+                "(--image-size) or another model."
+            ) from error
         self.net.train(was_training)
         # A plain list: the modules belong to `net` and must not be registered twice.
         self._parts: list[list[Any]] = take_apart(self.net)
@@ -128,6 +138,9 @@ def load_weights(net: Any, path: Path, model: str, in_chans: int) -> None:
         stem, given[name] = given[name], adapt_stem(given[name], wanted[name])
         if given[name] is not stem:
             notes.append(f"its first convolution, {name} {_shape(stem)}, was adapted to other channels")
+    for name, tensor in resampled(net, given, wanted).items():
+        notes.append(f"{name} {_shape(given[name])} was resampled to {_shape(tensor)} for this image size")
+        given[name] = tensor
     fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     reshaped = [name for name in wanted if name in given and name not in fitting]
     missing = [name for name in wanted if name not in given]
@@ -142,8 +155,8 @@ def load_weights(net: Any, path: Path, model: str, in_chans: int) -> None:
             f"{_names(unused or list(tensors))}; {len(unused)} of its {len(tensors)} tensors are not used. "
             f"The network expects {_names(missing or reshaped)}. "
             + "".join(f"({note[0].upper()}{note[1:]}.) " for note in notes)
-            + f"Give a state_dict of timm's '{model}' made for this image size, choose the backbone that the file "
-            "was saved from, or leave backbone.checkpoint out."
+            + f"Give a state_dict of timm's '{model}', choose the backbone that the file was saved from, "
+            "or leave backbone.checkpoint out."
         )
     if missing:
         notes.append(
@@ -169,6 +182,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(_tensors(timm.models.load_state_dict(str(path), weights_only=True), ""))
     except Exception as error:  # a damaged file may raise anything in three parsers
+        with path.open("rb") as file:
+            pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        if pickled and "weights_only" in str(error):
+            raise UsageError(
+                f"Expected a weights file with tensors only, but {path} holds Python objects, and loading them "
+                "would run code from the file. Save its tensors where you trust it: "
+                "torch.save(net.state_dict(), 'weights.pth')"
+            ) from error
         why = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
         raise UsageError(
             f"Expected a weights file (.safetensors, or .pth with tensors only), but {path} cannot be read: "
@@ -222,6 +243,20 @@ def adapt_stem(weight: Tensor, shape: torch.Size) -> Tensor:
     if want == 1:
         return weight.float().sum(dim=1, keepdim=True)
     return weight.float().repeat(1, -(-want // have), 1, 1)[:, :want] * (have / want)
+
+
+def resampled(net: Any, given: dict[str, Tensor], wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Those positional embeddings that are for another image size, resampled by timm's own rule for the model."""
+    others = [n for n in wanted if "pos" in n and n in given and given[n].shape != wanted[n]]
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if not others or convert is None:
+        return {}
+    try:
+        found = convert(dict(given), net)
+    except Exception as error:  # the file is not one of this model's, as its other tensors will show
+        log.debug("timm cannot convert the weights: %s", error)
+        return {}
+    return {n: found[n] for n in others if n in found and found[n].shape == wanted[n]}
 
 
 def _configured(net: Any, what: str) -> tuple[str, ...]:

@@ -89,7 +89,9 @@ class SelfExits(Distiller):
             0.3, "Share of the soft loss; the rest is cross-entropy.", ge=0, le=1, search=(0.0, 1.0)
         )
         hint: float = param(0.03, "Factor on the distance of embeddings.", ge=0, search=(1e-4, 0.3), log=True)
-        temperature: float = param(3.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)
+        temperature: float = param(
+            3.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True, when="soft != 0"
+        )
 
     params: Params
 

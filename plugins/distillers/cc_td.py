@@ -52,8 +52,18 @@ class CCTorchdistill(Distiller):
         kernel: Literal["gaussian", "bilinear"] = param(
             "gaussian", "K = <f_i, f_j>, or its Gaussian series.", search=["gaussian", "bilinear"]
         )
-        gamma: float = param(0.4, "The Gaussian's inverse width.", gt=0, le=10, search=(0.1, 2.0), log=True)
-        order: int = param(2, "Last power of the Gaussian kernel's Taylor series.", ge=1, le=10)
+        gamma: float = param(
+            0.4,
+            "The Gaussian's inverse width.",
+            gt=0,
+            le=10,
+            search=(0.1, 2.0),
+            log=True,
+            when="kernel = gaussian",
+        )
+        order: int = param(
+            2, "Last power of the Gaussian kernel's Taylor series.", ge=1, le=10, when="kernel = gaussian"
+        )
 
     params: Params
 

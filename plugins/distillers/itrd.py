@@ -74,7 +74,12 @@ class ITRD(Distiller):
         correlation: float = param(2.0, "Factor on the correlation.", ge=0, search=(0.2, 20.0), log=True)
         information: float = param(0.05, "Factor on the mutual information.", ge=0, search=(0.005, 5.0), log=True)
         alpha: float = param(
-            1.5, "Higher emphasises the least correlated features.", gt=0.5, le=10, search=(1.0, 3.0)
+            1.5,
+            "Higher emphasises the least correlated features.",
+            gt=0.5,
+            le=10,
+            search=(1.0, 3.0),
+            when="correlation != 0",
         )
 
     params: Params

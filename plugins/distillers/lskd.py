@@ -34,7 +34,15 @@ class LSKD(TransformsLogits, Distiller):
 
     class Params(DistillerParams):
         weight: float = param(9.0, "Factor on the loss; the paper's.", ge=0, search=(0.9, 90.0), log=True)
-        temperature: float = param(2.0, "T, on standardised logits.", gt=0, le=100, search=(0.5, 10.0), log=True)
+        temperature: float = param(
+            2.0,
+            "T, on standardised logits.",
+            gt=0,
+            le=100,
+            search=(0.5, 10.0),
+            log=True,
+            when="adds_loss = true",
+        )
 
     params: Params
 

@@ -57,6 +57,7 @@ class MaskedGeneration(Distiller):
             "channel",
             "Hide whole channels (the authors' code for classification) or positions (the paper).",
             search=["channel", "position"],
+            when="hidden != 0",
         )
         stages: Literal["last", "all"] = param(
             "last", "The deepest stage (the paper's), or all paired ones.", search=["last", "all"]

@@ -54,7 +54,9 @@ class NKD(Distiller):
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)
         gamma: float = param(1.5, "Factor on the other classes.", ge=0, search=(0.1, 10.0), log=True)
-        temperature: float = param(1.0, "T of the other classes.", gt=0, le=100, search=(0.5, 8.0), log=True)
+        temperature: float = param(
+            1.0, "T of the other classes.", gt=0, le=100, search=(0.5, 8.0), log=True, when="gamma != 0"
+        )
 
     params: Params
 

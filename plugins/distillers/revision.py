@@ -46,7 +46,9 @@ class Revision(Distiller):
         weight: float = param(1.0, "Factor on the loss.", ge=0, search=(0.1, 10.0), log=True)
         right: float = param(4.0, "lambda_1: regression of right logits.", ge=0, search=(0.1, 10.0), log=True)
         wrong: float = param(1.0, "lambda_2: revised probabilities.", ge=0, search=(0.1, 10.0), log=True)
-        eta: float = param(0.8, "Largest share that a wrong teacher keeps.", ge=0, le=1, search=(0.1, 1.0))
+        eta: float = param(
+            0.8, "Largest share that a wrong teacher keeps.", ge=0, le=1, search=(0.1, 1.0), when="wrong != 0"
+        )
 
     params: Params
 

@@ -74,8 +74,12 @@ class RLD(Distiller):
         )
         alpha: float = param(1.0, "Factor on the confidence.", ge=0, search=(0.0, 4.0))
         beta: float = param(8.0, "Factor on the classes below the label.", ge=0, search=(0.5, 16.0), log=True)
-        temperature: float = param(4.0, "T of the classes below.", gt=0, le=100, search=(1.0, 20.0), log=True)
-        alpha_temperature: float = param(1.0, "T of the confidence.", gt=0, le=100, search=(0.5, 8.0), log=True)
+        temperature: float = param(
+            4.0, "T of the classes below.", gt=0, le=100, search=(1.0, 20.0), log=True, when="beta != 0"
+        )
+        alpha_temperature: float = param(
+            1.0, "T of the confidence.", gt=0, le=100, search=(0.5, 8.0), log=True, when="alpha != 0"
+        )
         warmup: float = param(
             20 / 240, "Share of training over which the loss grows linearly from 0.", ge=0, le=1, search=(0.0, 0.3)
         )

@@ -53,7 +53,9 @@ class SKD(Distiller):
         )
         direction: float = param(1.0, "Factor on the Gram matrices.", ge=0, search=(0.0, 4.0))
         temperature: float = param(4.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)
-        ridge: float = param(0.1, "lambda: added to the covariance.", gt=0, search=(0.01, 1.0), log=True)
+        ridge: float = param(
+            0.1, "lambda: added to the covariance.", gt=0, search=(0.01, 1.0), log=True, when="direction != 0"
+        )
 
     params: Params
 

@@ -50,6 +50,7 @@ class BestSingle(Combiner, Fusion):
             "macro_f1",
             "Validation score that chooses: macro-F1, or the cross-entropy.",
             search=["macro_f1", "nll"],
+            when="modalities > 1",
         )
 
     params: Params

@@ -87,6 +87,7 @@ class CEN(OwnHeads, Fusion):
             le=1,
             search=(0.005, 0.1),
             log=True,
+            when="modalities > 1",
         )
         sparsity: float = param(
             2e-4, "Weight of the L1 norm of the scales (their sum).", ge=0, le=1, search=(1e-5, 1e-2), log=True

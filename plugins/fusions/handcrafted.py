@@ -65,7 +65,7 @@ class Handcrafted(SolvedOnce, Fusion):
 
     name = "handcrafted"
     source = "the usual floor: hand-made cell features and a linear classifier (scikit-learn)"
-    traits = FusionTraits(solves=())
+    traits = FusionTraits(solves=(), builds_backbone=False)
 
     class Params(Parameters):
         strength: float = param(

@@ -61,6 +61,7 @@ class Independent(OwnHeads, DrawsSlots, Fusion):
             ge=0,
             le=1,
             search=(0.0, 1.0),
+            when="modalities > 1",
         )
         repeats: int = param(
             1,

@@ -45,6 +45,7 @@ class LateConfidence(Fusion):
             "entropy",
             "entropy: negative entropy (nats); energy: logsumexp of the logits; maximum: top probability.",
             search=["entropy", "energy", "maximum"],
+            when="modalities > 1",
         )
         temperature: float = param(
             0.5,
@@ -52,6 +53,7 @@ class LateConfidence(Fusion):
             gt=0,
             search=(0.05, 5.0),
             log=True,
+            when="modalities > 1",
         )
 
     params: Params

@@ -68,6 +68,7 @@ class LateTemperature(Combiner, Fusion):
             "product",
             "product: temperatures fitted together; mean: each for its own network, then probabilities averaged.",
             search=["product", "mean"],
+            when="modalities > 1",
         )
 
     params: Params

@@ -57,6 +57,7 @@ class LateWeighted(Combiner, Fusion):
             ge=0,
             search=(0.1, 1000.0),
             log=True,
+            when="modalities > 1",
         )
 
     params: Params

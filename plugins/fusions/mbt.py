@@ -61,7 +61,9 @@ class MBT(Fusion):
         )
         dim: int = param(64, "Width d of the tokens.", ge=4, le=2048, search=[32, 64, 128])
         heads: int = param(4, "Attention heads; must divide `dim`.", ge=1, le=64)
-        shared: bool = param(False, "All modalities use the same transformer.", search=[False, True])
+        shared: bool = param(
+            False, "All modalities use the same transformer.", search=[False, True], when="modalities > 1"
+        )
 
     params: Params
 

@@ -131,10 +131,19 @@ class MixMo(OwnHeads, Fusion):
 
     class Params(Parameters):
         patch: float = param(
-            0.5, "Share of rows mixed by a box instead of by shares.", ge=0, le=1, search=(0.0, 1.0)
+            0.5,
+            "Share of rows mixed by a box instead of by shares.",
+            ge=0,
+            le=1,
+            search=(0.0, 1.0),
+            when="modalities > 1",
         )
         decay: float = param(
-            11 / 12, "From this share of training on, `patch` falls linearly to 0; 1: it never does.", ge=0, le=1
+            11 / 12,
+            "From this share of training on, `patch` falls linearly to 0; 1: it never does.",
+            ge=0,
+            le=1,
+            when="modalities > 1 and patch != 0",
         )
         root: float = param(
             3.0,
@@ -142,11 +151,13 @@ class MixMo(OwnHeads, Fusion):
             ge=1,
             le=100,
             search=[1.0, 3.0, 10.0],
+            when="modalities > 1",
         )
         rho: float = param(
             0.5, "Share of training rows that show the same cell in all slots, as in `independent`.",
             ge=0, le=1, search=(0.0, 1.0),
-        )  # fmt: skip
+        when="modalities > 1",
+)  # fmt: skip
         repeats: int = param(1, "Times each cell of a batch is shown.", ge=1, le=16, search=[1, 2, 4])
 
     params: Params

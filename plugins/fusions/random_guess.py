@@ -32,7 +32,7 @@ class RandomGuess(SolvedOnce, Fusion):
     name = "random_guess"
     aliases = ("random",)
     source = "the usual floor; sklearn.dummy.DummyClassifier(strategy='stratified')"
-    traits = FusionTraits(missing="native", solves=())
+    traits = FusionTraits(missing="native", solves=(), builds_backbone=False)
     frequencies: Tensor
     key: Tensor
 

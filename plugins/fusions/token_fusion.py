@@ -94,7 +94,13 @@ class TokenFusion(Fusion):
 
     class Params(Parameters):
         threshold: float = param(
-            0.02, "Tokens that score less are replaced; 0: none.", ge=0, le=1, search=(0.005, 0.2), log=True
+            0.02,
+            "Tokens that score less are replaced; 0: none.",
+            ge=0,
+            le=1,
+            search=(0.005, 0.2),
+            log=True,
+            when="modalities > 1",
         )
         sparsity: float = param(1e-2, "Weight of the mean score.", ge=0, le=10, search=(1e-4, 1.0), log=True)
         layers: int = param(2, "Transformer layers.", ge=1, le=12, search=[1, 2, 3])

@@ -60,8 +60,16 @@ class Contrastive(Policy):
 
     class Params(Parameters):
         weight: float = param(0.1, "Factor on the loss.", ge=0, search=(0.01, 1.0), log=True)
-        temperature: float = param(0.1, "T: lower puts more weight on near negatives.", gt=0, le=10)
-        width: int = param(64, "Width of the space in which embeddings are compared.", ge=1, search=[32, 64, 128])
+        temperature: float = param(
+            0.1, "T: lower puts more weight on near negatives.", gt=0, le=10, when="weight != 0"
+        )
+        width: int = param(
+            64,
+            "Width of the space in which embeddings are compared.",
+            ge=1,
+            search=[32, 64, 128],
+            when="weight != 0",
+        )
 
     params: Params
 

@@ -23,10 +23,17 @@ class CrossModalMixup(Policy):
 
     class Params(Parameters):
         alpha: float = param(
-            0.2, "lambda ~ Beta(alpha, alpha); small: mostly one cell.", ge=0.05, le=2, search=(0.1, 1.0)
+            0.2,
+            "lambda ~ Beta(alpha, alpha); small: mostly one cell.",
+            ge=0.05,
+            le=2,
+            search=(0.1, 1.0),
+            when="rate != 0",
         )
         rate: float = param(1.0, "Probability of mixing a row.", ge=0, le=1)
-        shared: bool = param(True, "Whether all modalities of a row have the same partner and lambda.")
+        shared: bool = param(
+            True, "Whether all modalities of a row have the same partner and lambda.", when="rate != 0"
+        )
 
     params: Params
 

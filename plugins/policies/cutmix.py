@@ -24,10 +24,17 @@ class CutMix(Policy):
 
     class Params(Parameters):
         alpha: float = param(
-            1.0, "lambda ~ Beta(alpha, alpha); small: all or nothing.", ge=0.05, le=2, search=(0.2, 2.0)
+            1.0,
+            "lambda ~ Beta(alpha, alpha); small: all or nothing.",
+            ge=0.05,
+            le=2,
+            search=(0.2, 2.0),
+            when="rate != 0",
         )
         rate: float = param(0.5, "Probability of mixing a row.", ge=0, le=1, search=(0.1, 1.0))
-        shared: bool = param(True, "Whether all modalities of a row have the same partner and square.")
+        shared: bool = param(
+            True, "Whether all modalities of a row have the same partner and square.", when="rate != 0"
+        )
 
     params: Params
 

@@ -46,9 +46,13 @@ class ModalityDropout(Policy):
     traits = PolicyTraits(acts_on="rows", wants=("incomplete",))
 
     class Params(Parameters):
-        rate: float = param(0.25, "Probability of dropping a modality.", ge=0, le=1, search=(0.05, 0.6))
+        rate: float = param(
+            0.25, "Probability of dropping a modality.", ge=0, le=1, search=(0.05, 0.6), when="modalities > 1"
+        )
         rates: dict[str, Annotated[float, Ge(0), Le(1)]] = param(
-            {}, "Modality -> its own probability, instead of `rate`."
+            {},
+            "Modality -> its own probability, instead of `rate`.",
+            when="modalities > 1",
         )
 
     params: Params
@@ -61,6 +65,11 @@ class ModalityDropout(Policy):
             raise IncompatibleError(
                 f"modality_dropout has rates for {', '.join(sorted(unknown))}, but the modalities are "
                 f"{', '.join(fusion.task.modalities)}. Correct policy.rates."
+            )
+        if set(self.params.rates) == set(fusion.task.modalities) and self.params.rate != type(self.params)().rate:
+            raise IncompatibleError(
+                f"modality_dropout has a rate for each of {', '.join(fusion.task.modalities)}, so that rate = "
+                f"{self.params.rate:g} has no effect. Leave policy.rate out."
             )
         if fusion.traits.missing == "refuse":
             raise IncompatibleError(

@@ -73,11 +73,17 @@ class OGMGE(ChangesGradients, Policy):
     )
 
     class Params(Parameters):
-        alpha: float = param(0.3, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.05, 1.0))
-        noise: float = param(1.0, "Noise in units of each gradient's own deviation; 0: plain OGM.", ge=0, le=10)
+        alpha: float = param(
+            0.3, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.05, 1.0), when="until != 0"
+        )
+        noise: float = param(
+            1.0, "Noise in units of each gradient's own deviation; 0: plain OGM.", ge=0, le=10, when="until != 0"
+        )
         until: float = param(1.0, "Share of training after which gradients are not changed.", ge=0, le=1)
         onset: Literal["jump", "smooth"] = param(
-            "jump", "`jump`: the paper's, 1 - tanh(alpha rho) from rho > 1; `smooth`: 1 - tanh(alpha (rho - 1))."
+            "jump",
+            "`jump`: the paper's, 1 - tanh(alpha rho) from rho > 1; `smooth`: 1 - tanh(alpha (rho - 1)).",
+            when="alpha != 0 and until != 0",
         )
 
     params: Params

@@ -37,6 +37,7 @@ class Aekd(Routing):
     name = "aekd"
     source = "Du et al., NeurIPS 2020, eq. 5-8, with C = 1"
     pairing = "all"
+    min_teachers = 2
 
     class Params(Parameters):
         mix: float = param(1.0, "1: the minimum-norm weights; 0: equal weights.", ge=0, le=1, search=(0.0, 1.0))

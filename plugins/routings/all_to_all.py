@@ -20,6 +20,7 @@ class AllToAll(Routing):
     name = "all_to_all"
     source = "control: every teacher teaches every route"
     pairing = "all"
+    min_teachers = 2
 
     def teach(
         self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress

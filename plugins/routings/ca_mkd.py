@@ -39,6 +39,7 @@ class CaMkd(Routing):
     name = "ca_mkd"
     source = "Zhang, Chen, Wang, ICASSP 2022, arXiv 2201.00007"
     pairing = "all"
+    min_teachers = 2
 
     def teach(
         self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress

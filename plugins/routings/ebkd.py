@@ -38,6 +38,7 @@ class Ebkd(Routing):
     name = "ebkd"
     source = "Kwon et al., ICASSP 2020; weights as in Zhang et al., arXiv 2201.00007"
     pairing = "all"
+    min_teachers = 2
 
     def teach(
         self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress

@@ -20,6 +20,7 @@ class Mean(Routing):
     aliases = ("avg",)
     source = "You, Xu, Xu, Tao, KDD 2017 (averaged soft targets); AVG of Zhang et al., arXiv 2201.00007"
     pairing = "all"
+    min_teachers = 2
 
     def teach(
         self, distillers: Sequence[Distiller], student: Output, teachers: list[Output], progress: Progress

@@ -54,6 +54,7 @@ class Recruit(Routing):
     name = "recruit"
     source = "gate with load balancing: Li et al. (MST-Distill), ACM MM 2025; trained on labels: this project"
     pairing = "all"
+    min_teachers = 2
     trainable = True
 
     class Params(Parameters):

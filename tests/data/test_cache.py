@@ -63,7 +63,18 @@ def test_a_corrupt_index_is_an_empty_one(root: Path, tmp_path: Path, content: by
     first = cache.file_digest(tmp_path / "a")
     (root / "digests.json").write_bytes(content)
     assert cache.file_digest(tmp_path / "a") == first
-    assert first in json.loads((root / "digests.json").read_text()).values()
+    assert first in json.loads((root / "digests.json").read_text())["entries"].values()
+
+
+def test_a_changed_entry_of_the_index_is_not_believed(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    first = cache.file_digest(tmp_path / "a")
+    path = root / "digests.json"
+    path.write_text(path.read_text().replace(first, first[::-1]))
+    assert cache.file_digest(tmp_path / "a") == first
+    assert "is damaged" in caplog.text
 
 
 def test_the_index_does_not_grow_for_ever(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +119,12 @@ def _swap(folder: Path) -> None:
     file.write_bytes(b"x" * file.stat().st_size)
 
 
+def _flip(folder: Path) -> None:
+    content = bytearray((folder / "0.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "0.npy").write_bytes(bytes(content))
+
+
 def _no_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
@@ -120,7 +137,7 @@ def _lost(folder: Path) -> None:
     (folder / "1.npy").unlink()
 
 
-@pytest.mark.parametrize("damage", [_truncate, _grow, _swap, _no_manifest, _bad_manifest, _lost])
+@pytest.mark.parametrize("damage", [_truncate, _grow, _swap, _flip, _no_manifest, _bad_manifest, _lost])
 def test_a_damaged_entry_is_built_anew(root: Path, damage: Callable[[Path], None]) -> None:
     build, calls = counted(ARRAYS)
     cache.cached_arrays("k", build)

@@ -87,6 +87,8 @@ def _document(one: CheckedComponent, verbose: bool) -> dict[str, Any]:
 
 
 def _lines(verdict: Verdict, verbose: bool, told: set[str]) -> str:
+    if verdict.ok and verdict.found:
+        return f"  --    {verdict.promise} {verdict.found}"
     if verdict.ok:
         return f"  ok    {verdict.promise}"
     lines = [f"  FAIL  {verdict.promise}"]

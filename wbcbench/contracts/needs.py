@@ -152,6 +152,8 @@ class FusionTraits(_Checked):
     """False: some route gives no stage maps (its head reads the embeddings of several networks, which have no
     common map), and distillers of maps are refused at plan time. If left True, they are still refused before
     training, once the networks are built."""
+    builds_backbone: bool = True
+    """False: it never builds a backbone, so that the chosen one is not part of a trial's identity."""
     scales: str = ""
     """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
     fusion is refused at plan time with a backbone that cannot be scaled."""

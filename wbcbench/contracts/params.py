@@ -5,6 +5,9 @@ One description serves validation, `wbcbench show`, the docs, Optuna and Ray. Im
 
 from __future__ import annotations
 
+import operator
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +16,7 @@ from pydantic_core import to_jsonable_python
 SEARCH_KEY = "wbcbench_search"
 DIGEST_KEY = "wbcbench_digest_of"
 LATER_KEY = "wbcbench_later"
+WHEN_KEY = "wbcbench_when"
 
 
 class Parameters(BaseModel):
@@ -33,6 +37,7 @@ def param(
     log: bool = False,
     digest_of: str = "",
     later: bool = False,
+    when: str = "",
 ) -> Any:
     """Declare one parameter.
 
@@ -47,6 +52,9 @@ def param(
             SHA-256, so that the trial's identity depends on the content and not on the path.
         later: added to a component that already has records: at its default it is not part of a trial's identity,
             so that these records keep their ids.
+        when: what must hold for the parameter to have an effect, such as `kernel = gaussian` or `modalities > 1`:
+            conditions on the component's other parameters or on `FACTS`, joined by `and`. Where it does not hold,
+            another value than the default is refused while planning, and no search proposes one.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
@@ -57,7 +65,65 @@ def param(
         extra = {**extra, DIGEST_KEY: digest_of}
     if later:
         extra = {**extra, LATER_KEY: True}
+    if when:
+        extra = {**extra, WHEN_KEY: " and ".join(" ".join(map(str, c)) for c in _conditions(when))}
     return Field(default, description=doc, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra or None)
+
+
+FACTS = {
+    "modalities": "how many modalities the trial reads",
+    "adds_loss": "true for a distiller with a loss of its own, false where it only changes what others read",
+}
+"""What `when` may refer to besides the component's own parameters."""
+
+_SIGNS = {"=": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
+_CONDITION = re.compile(r"\s*(\w+)\s*(!=|=|>|<)\s*(\S*)\s*")
+
+
+def _conditions(when: str) -> list[tuple[str, str, str]]:
+    found = [_CONDITION.fullmatch(part) for part in when.split(" and ")]
+    if not all(found):
+        raise ValueError(f"Expected `when` as in 'kernel = gaussian' or 'modalities > 1', but got {when!r}.")
+    return [(m[1], m[2], m[3]) for m in found if m]
+
+
+def condition_of(field: Any) -> str:
+    """The `when` of a parameter's pydantic field, or empty."""
+    extra = field.json_schema_extra
+    return str(extra.get(WHEN_KEY, "")) if isinstance(extra, dict) else ""
+
+
+def names_in(condition: str) -> list[str]:
+    """The parameters and facts that a `when` refers to."""
+    return [name for name, _, _ in _conditions(condition)] if condition else []
+
+
+def holds(condition: str, known: Mapping[str, Any]) -> bool:
+    """Whether a `when` holds; a condition on a name that is not in `known` does."""
+    return not condition or all(
+        name not in known or _compare(known[name], sign, text) for name, sign, text in _conditions(condition)
+    )
+
+
+def _compare(value: Any, sign: str, text: str) -> bool:
+    if isinstance(value, bool):
+        value, wanted = str(value).lower(), text.lower()
+    elif isinstance(value, int | float):
+        value, wanted = float(value), float(text)  # type: ignore[assignment]
+    else:
+        value, wanted = str(value), text
+    return bool(_SIGNS[sign](value, wanted))
+
+
+def without_effect(params: type[BaseModel], values: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
+    """Parameter -> its `when`, for those that have no effect with these values and differ from their default."""
+    default = params.model_construct().model_dump(mode="json")
+    return {
+        name: when
+        for name, field in params.model_fields.items()
+        if (when := condition_of(field)) and values.get(name, default[name]) != default[name]
+        and not holds(when, {**facts, **values})
+    }  # fmt: skip
 
 
 class DistillerParams(Parameters):

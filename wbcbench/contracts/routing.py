@@ -33,6 +33,9 @@ class Routing(nn.Module):
     chain: ClassVar[bool] = False
     """Whether teachers of one modality form a chain: the first listed teaches the student and is itself
     taught, by the same distillers, by the next; the last learns from labels alone."""
+    min_teachers: ClassVar[int] = 1
+    """How many teachers of a route it needs to have an effect: 2 for one that only combines several. With fewer it
+    is refused, since it would be another name for `matched`."""
     trainable: ClassVar[bool] = False
     """Whether it has parameters of its own, and so needs shapes in `setup`."""
 

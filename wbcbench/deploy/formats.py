@@ -121,6 +121,31 @@ def read_onnx(rebuilt: Rebuilt, path: Path) -> Runner:
     return run
 
 
+def onnx_predictions(deployed: torch.nn.Module, images: dict[str, Tensor], path: Path) -> Tensor:
+    """What a deployed network predicts [B, K] after it was written as an ONNX graph and read again.
+
+    Args:
+        deployed: normalised images by modality -> probabilities, in eval mode.
+        images: [B, C, S, S] each, B >= 2.
+        path: of the file to write.
+
+    Raises:
+        NotExportable: the format cannot represent the network.
+    """
+    need("onnx", "onnxscript", "onnxruntime")
+    batch = torch.export.Dim("batch", min=2, max=LARGEST)
+    with _quietly("ONNX"), torch.no_grad():
+        program = torch.export.export(deployed, (images,), dynamic_shapes=({m: {0: batch} for m in images},))
+        found = torch.onnx.export(program, input_names=list(images), dynamo=True, verbose=False, optimize=False)
+        assert found is not None
+        found.save(path, external_data=False)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    wanted = {i.name for i in session.get_inputs()}
+    return torch.from_numpy(session.run(None, {m: x.numpy() for m, x in images.items() if m in wanted})[0])
+
+
 FORMATS = {
     "safetensors": Format("model.safetensors", write_safetensors, read_safetensors),
     "onnx": Format("model.onnx", write_onnx, read_onnx),

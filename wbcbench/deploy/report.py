@@ -357,7 +357,7 @@ def _subsets(examination: dict[str, Any]) -> list[tuple[str, ...]]:
             name.replace("+", " + "),
             f"{counts.get(name, 0):,}",
             _number((scores.get(name) or {}).get("macro_f1")),
-            *(f"{costs[name][what]:,}" for what in ("params", "macs")),
+            *("" if (n := costs[name][what]) is None else f"{n:,}" for what in ("params", "macs")),
         )
         for name in sorted(costs, key=subset_order)
     ]

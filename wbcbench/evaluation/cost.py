@@ -85,9 +85,21 @@ def macs(module: nn.Module, images: Images) -> int:
         images: a batch of one cell.
     """
     counter = FlopCounterMode(display=False)
-    with _evaluating(module), counter:
-        module(images)
+    # The counter hooks modules' inputs into autograd; without gradients that fails for a view of a parameter.
+    with _evaluating(module), torch.inference_mode(False), torch.enable_grad():
+        own = {m: x.clone() for m, x in images.items()}  # what was made in inference mode has no gradients
+        with counter:
+            module(own)
     return int(counter.get_total_flops()) // 2
+
+
+def macs_or_why(module: nn.Module, images: Images) -> tuple[int | None, str]:
+    """`macs`, or None and the reason: a network may have operations that PyTorch's counter does not support."""
+    try:
+        return macs(module, images), ""
+    except Exception as error:  # whatever the counter's hooks raise inside of a foreign network
+        why = (str(error).strip() or "no message").splitlines()[0]
+        return None, f"multiply-accumulates cannot be counted ({type(error).__name__}: {why})"
 
 
 def latency(
@@ -157,4 +169,15 @@ def _seconds(module: nn.Module, images: Images, device: torch.device, seconds: f
     return least_seconds(once, seconds)
 
 
-__all__ = ["BURST", "BURSTS", "WAIT", "alone", "device_name", "latency", "least_seconds", "macs", "parameters"]
+__all__ = [
+    "BURST",
+    "BURSTS",
+    "WAIT",
+    "alone",
+    "device_name",
+    "latency",
+    "least_seconds",
+    "macs",
+    "macs_or_why",
+    "parameters",
+]

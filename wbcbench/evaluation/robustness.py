@@ -16,7 +16,7 @@ from wbcbench.contracts import Fusion
 from wbcbench.data.counter import uniform
 from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.ablation import Change, Examination, Images, Subset, shapley, subsets
-from wbcbench.evaluation.cost import macs, parameters
+from wbcbench.evaluation.cost import macs_or_why, parameters
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Corruption = Callable[[Tensor, Tensor, float, int], Tensor]
@@ -169,11 +169,14 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p / q).log()).sum(1)
 
 
-def subset_cost(fusion: Fusion, given: Subset, device: torch.device) -> dict[str, int]:
-    """Parameters, and MACs per cell, of the network that is deployed if only these modalities are given."""
+def subset_cost(fusion: Fusion, given: Subset, device: torch.device) -> dict[str, int | None]:
+    """Parameters and MACs per cell of the network that is deployed if only these modalities are given.
+
+    MACs are None where they cannot be counted.
+    """
     task, module = fusion.task, fusion.deploy(given)
     blank = {m: torch.zeros(1, task.channels[m], task.image_size, task.image_size, device=device) for m in given}
-    return {"params": parameters(module), "macs": macs(module, blank)}
+    return {"params": parameters(module), "macs": macs_or_why(module, blank)[0]}
 
 
 def _missing(exam: Examination) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class _Worst(_Form):
 
 class _Cost(_Form):
     params: int
-    macs: int
+    macs: int | None
 
 
 class _Findings(_Form):

@@ -32,6 +32,7 @@ class _Attributes:
 
     chain: bool
     family: str
+    min_teachers: int
     needs: Needs
     pairing: Literal["own", "all"]
     scalable: bool

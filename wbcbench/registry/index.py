@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
@@ -25,6 +26,8 @@ from wbcbench.registry.registry import BUILTIN_PROVIDER, KINDS, plural
 
 if TYPE_CHECKING:
     from wbcbench.registry.probe import Failure
+
+log = logging.getLogger("wbcbench")
 
 Entry = dict[str, Any]
 """`files` (path -> SHA-256), `helpers`, `observes`, `skipped`, `outdated` and `components`."""
@@ -112,7 +115,7 @@ def build() -> dict[str, Any]:
 
     index = Index()
     plugins = {s.value: survey(s) | {"helpers": index._helpers_of(s)} for s in builtin_sources()}
-    return {"format": FORMAT, "contracts": contracts_digest(), "plugins": plugins}
+    return {"format": FORMAT, "contracts": contracts_digest(), "sha256": _digest(plugins), "plugins": plugins}
 
 
 def as_text(index: dict[str, Any]) -> str:
@@ -127,10 +130,16 @@ def shipped() -> dict[str, Entry]:
     """Module -> entry, as shipped; empty if the file is damaged or was made for other contracts."""
     try:
         index = json.loads(SHIPPED.read_bytes())
-        current = (index["format"], index["contracts"]) == (FORMAT, contracts_digest())
-        return dict(index["plugins"]) if current else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        if (index["format"], index["contracts"]) != (FORMAT, contracts_digest()):
+            return {}
+        if index["sha256"] == _digest(index["plugins"]):
+            return dict(index["plugins"])
+    except OSError:
         return {}
+    except (ValueError, KeyError, TypeError):
+        pass
+    log.warning("%s is damaged; the built-in components are read from their files.", SHIPPED)
+    return {}
 
 
 @lru_cache(maxsize=1)
@@ -146,17 +155,28 @@ def _place(source: PluginSource) -> Path:
     return cache_root() / "plugins" / f"{key[:32]}.json"
 
 
-def _digest(entry: Entry) -> str:
-    return hashlib.sha256(f"{FORMAT} {contracts_digest()} {json.dumps(entry)}".encode()).hexdigest()
+def _made_for() -> str:
+    return f"{FORMAT} {contracts_digest()}"
+
+
+def _digest(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(f"{_made_for()} {json.dumps(entries)}".encode()).hexdigest()
 
 
 def _read(source: PluginSource) -> Entry | None:
     try:
         stored = json.loads(_place(source).read_bytes())
         entry: Entry = stored["entry"]
-        return entry if stored["sha256"] == _digest(entry) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        if stored["sha256"] == _digest(entry):
+            return entry
+        if stored.get("made_for") != _made_for():
+            return None  # by another version
+    except OSError:
         return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    log.warning("Cache file %s is damaged; the plugin is read again.", _place(source))
+    return None
 
 
 def _write(source: PluginSource, entry: Entry) -> None:
@@ -167,7 +187,7 @@ def _write(source: PluginSource, entry: Entry) -> None:
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"sha256": _digest(entry), "entry": entry}, file)
+                json.dump({"made_for": _made_for(), "sha256": _digest(entry), "entry": entry}, file)
             os.replace(unfinished, path)
         except BaseException:
             Path(unfinished).unlink(missing_ok=True)

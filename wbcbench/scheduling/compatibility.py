@@ -127,18 +127,31 @@ def _check_roles(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> N
         )
 
 
+def adds_loss(registry: Registry, distiller: ComponentSpec, combination: tuple[ComponentSpec, ...]) -> bool:
+    """Whether a distiller of a combination has a loss of its own there.
+
+    One that takes the optimiser's step has none, and a transform of logits has one only if no other distiller of
+    the combination reads just logits: else it changes what that one reads.
+    """
+    role = declared(registry, "distiller", distiller).role
+    if role == "transform":
+        return not any(
+            declared(registry, "distiller", d).role == "loss" and set(needs_of(registry, d).student) == {"logits"}
+            for d in combination
+        )
+    return role == "loss"
+
+
 def together(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> str:
     """One sentence that describes a combination: weights of losses, and what only changes them."""
     parts = []
-    losses = [d for d in distillers if declared(registry, "distiller", d).role == "loss"]
     for d in distillers:
-        role = declared(registry, "distiller", d).role
-        if role == "optimiser":
-            parts.append(f"{d.name} (takes the optimiser's step)")
-        elif role == "transform" and any(set(needs_of(registry, x).student) == {"logits"} for x in losses):
-            parts.append(f"{d.name} (changes the logits that the others read; its own weight has no effect)")
-        else:
+        if adds_loss(registry, d, distillers):
             parts.append(f"{d.name} (weight {d.params['weight']:g})")
+        elif declared(registry, "distiller", d).role == "optimiser":
+            parts.append(f"{d.name} (takes the optimiser's step)")
+        else:
+            parts.append(f"{d.name} (changes the logits that the others read; its own weight has no effect)")
     return "Taken together: " + " + ".join(parts)
 
 
@@ -187,14 +200,17 @@ def _check_fusion(registry: Registry, fusion: ComponentSpec, known: Known, modal
     declaration = declared(registry, "fusion", fusion)
     for name, policy in known.items():
         added: set[str] = {o for n, d in known.items() if n != name for o in d.policy_traits.offers}
-        for reason in _lacks(policy.policy_traits, declaration, fusion.name, modalities, added):
+        for reason in lacks(policy.policy_traits, declaration, fusion.name, modalities, added):
             raise IncompatibleError(f"Policy '{name}' {reason}")
 
 
-def _lacks(
+def lacks(
     policy: PolicyTraits, fusion: Declaration, name: str, modalities: tuple[str, ...], added: set[str]
 ) -> Iterator[str]:
-    """What the policy needs and does not find in the fusion (called `name`) or in what other policies add."""
+    """What the policy needs and does not find in the fusion (called `name`) or in what other policies add.
+
+    Each is the rest of a sentence that starts with the policy's name.
+    """
     low, high = policy.arity
     count = len(modalities)
     if count < low or (high is not None and count > high):

@@ -13,6 +13,7 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
+from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
@@ -88,8 +89,16 @@ class Offer:
 class TeacherPool:
     """Teachers are separate trials: per modality (or for all, if a fusion is requested), size and seed."""
 
-    def __init__(self, request: Request, registry: Registry, base: Protocol, modalities: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        registry: Registry,
+        base: Protocol,
+        modalities: tuple[str, ...],
+        settings: Settings,
+    ) -> None:
         self._request = request
+        self._settings = settings
         self._registry = registry
         self._base = base
         self._modalities = modalities
@@ -104,18 +113,28 @@ class TeacherPool:
         distillers: tuple[ComponentSpec, ...],
         fold: int | None,
     ) -> tuple[ComponentSpec, tuple[Trial, ...]]:
-        """The routing, and the teachers that some route of the student uses; they train on the student's fold."""
+        """The routing, and the teachers that some route of the student uses; they train on the student's fold.
+
+        Raises:
+            IncompatibleError: they do not work together.
+            UsageError: the routing, or its fallback, would have no effect.
+        """
         request, registry = self._request, self._registry
         routing = component(registry, "routing", request.routing, request)
         declared = registry.declared("routing", routing.name)
         emits = registry.declared("fusion", fusion.name).fusion_traits.emits
         offers = self._offers(declared.chain)
-        assigned = assign_teachers(
-            route_names(emits, modalities),
-            [frozenset(o.reads) for o in offers],
-            declared.pairing,
-            str(routing.params.get("fallback", "")),
+        routes, reads = route_names(emits, modalities), [frozenset(o.reads) for o in offers]
+        fallback = str(routing.params.get("fallback", ""))
+        assigned = assign_teachers(routes, reads, declared.pairing, fallback)
+        check_routing(
+            registry,
+            routing,
+            [len(one.teachers) for one in assigned],
+            bool(fallback) and assigned == assign_teachers(routes, reads, declared.pairing),
+            f"fusion '{fusion.name}'",
         )
+        routing = self._settings.component("routing", routing, modalities=len(modalities))
         alone = [d.name for d in distillers if registry.declared("distiller", d.name).replaces_head]
         crowded = [one for one in assigned if len(one.teachers) > 1]
         if alone and crowded:
@@ -154,10 +173,15 @@ class TeacherPool:
         protocol = self._base.model_copy(update={"modalities": offer.reads, "budget": budget})
         trial: Trial | None = None
         for backbone in reversed(offer.backbones):
-            taught = {"distillers": distillers, "routing": routing, "teachers": (trial,)} if trial else {}
+            settled = self._settings.distillers(distillers, len(offer.reads))
+            taught = {"distillers": settled, "routing": routing, "teachers": (trial,)} if trial else {}
             # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})
-            method = Method(fusion=offer.fusion, backbone=backbone, recipe=own).model_copy(update=taught)
+            method = Method(
+                fusion=self._settings.component("fusion", offer.fusion, modalities=len(offer.reads)),
+                backbone=self._settings.backbone(backbone, offer.fusion),
+                recipe=self._settings.recipe(own, offer.fusion, distillers if trial else ()),
+            ).model_copy(update=taught)
             trial = Trial(protocol=protocol, method=method, seed=offer.seed, fold=fold)
         assert trial is not None
         return trial

@@ -23,6 +23,7 @@ from wbcbench.scheduling.compatibility import (
     together,
 )
 from wbcbench.scheduling.components import TeacherPool, component
+from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Exclude, Request
@@ -119,11 +120,16 @@ class Plan:
     """Notes for readers of the results."""
 
 
-def make_plan(request: Request, registry: Registry) -> Plan:
+def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = True) -> Plan:
     """Resolve names, fill in defaults, check compatibility, and order by dependency.
 
+    Args:
+        request: what to run.
+        registry: of components.
+        refuse_unused: refuse settings that have no effect in any trial; otherwise they are only reset.
+
     Raises:
-        UsageError: unknown names or parameters, or incompatible components.
+        UsageError: unknown names or parameters, a setting without an effect, or incompatible components.
         PluginError: a component's plugin failed.
         DataError: the cells cannot be read, or belong to too few groups to be divided.
     """
@@ -131,7 +137,9 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     with contained():
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()
-    split = resolved(request.split, description.groups, description.split_sizes)
+    split, note = settled_split(request.split, description)
+    notes += [note] if note else []
+    split = resolved(split, description.groups, description.split_sizes)
     if split.unit == "group" and description.group_count is not None:
         check_group_count(description.group_count)
     folds = _folds(request, split, description)
@@ -143,6 +151,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     if size is None:
         raise UsageError("The images have different sizes. Choose one side for all: --image-size 64")
 
+    check_augmentation(request.augmentation, size, tuple(dict.fromkeys((*modalities, *teacher_modalities))))
     base = Protocol(
         dataset=dataset_spec,
         modalities=modalities,
@@ -177,7 +186,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             found = registry.resolve(kind, name).component
             if name in found.aliases:
                 notes.append(f"'{name}' means the {kind} '{found.name}'.")
-    teacher_pool = TeacherPool(request, registry, base, teacher_modalities)
+    settings = Settings(request, registry)
+    teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings)
 
     students: dict[str, Trial] = {}
     skipped: dict[str, str] = {}
@@ -186,6 +196,9 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         if excluder.drops(fusion, backbone, kd, seed):
             continue
         distillers = tuple(d for d in kd if d.name != "none")
+        for d in kd:
+            if d.name == "none":
+                settings.component("distiller", d, adds_loss=False)
         try:
             for protocol in _protocols(registry, fusion, base):
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
@@ -194,14 +207,15 @@ def make_plan(request: Request, registry: Registry) -> Plan:
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
                     routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, fold)
+                count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
                 method = Method(
-                    fusion=fusion,
-                    backbone=backbone,
-                    recipe=request.training,
-                    policies=policies,
-                    distillers=distillers,
+                    fusion=settings.component("fusion", fusion, modalities=count),
+                    backbone=settings.backbone(backbone, fusion),
+                    recipe=settings.recipe(request.training, fusion, distillers),
+                    policies=tuple(settings.component("policy", p, modalities=count) for p in policies),
+                    distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
                 )
@@ -213,6 +227,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             skipped.setdefault(f"{fusion.name} with {'+'.join(d.name for d in kd)}", str(error))
     notes += [f"Left out: {what}. {why}" for what, why in skipped.items()]
     excluder.check()
+    if refuse_unused:
+        settings.check()
     if not students and skipped:
         raise IncompatibleError("Expected trials to run, but no combination is compatible. " + " ".join(notes))
     if not students:

@@ -7,19 +7,20 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from wbcbench.contracts.params import SEARCH_KEY
+from wbcbench.contracts.params import SEARCH_KEY, condition_of, holds, names_in
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry
+from wbcbench.scheduling.compatibility import adds_loss
 from wbcbench.searches.space import METHOD, Dimension, Range, Space, interval, labels, parse_range
 from wbcbench.spec.load import COMPONENT_SECTIONS
 from wbcbench.spec.request import Choice, Request
-from wbcbench.spec.trial import Recipe
+from wbcbench.spec.trial import ComponentSpec, Recipe
 
 
 @dataclass(frozen=True)
@@ -32,33 +33,55 @@ class _Slot:
     parameter: str
     field: FieldInfo
     pinned: bool
-    when: dict[str, tuple[str, ...]]
+    when: dict[str, tuple[Any, ...]]
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Label of the alternative -> facts and the component's parameters there, searched ones at their defaults."""
 
 
-def build_space(request: Request, registry: Registry, overrides: Mapping[str, Any] | None = None) -> Space:
-    """The space of a request. Ranges in `overrides` (name -> text, list or value) replace declared ones.
+def build_space(
+    request: Request,
+    registry: Registry,
+    overrides: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Space:
+    """The space of a request, without parameters that have no effect.
+
+    Args:
+        request: as for a run.
+        registry: of components.
+        overrides: name -> text, list or value: ranges that replace declared ones.
+        facts: of the request's trials, see `wbcbench.contracts.params.FACTS`.
 
     Raises:
-        UsageError: an unknown name, an invalid range, or nothing to search.
+        UsageError: an unknown name, an invalid range, nothing to search, or a range of what has no effect.
     """
     request = written_out(request, registry)
-    slots = list(_slots(request, registry))
+    slots = list(_slots(request, registry, facts or {}))
     wanted = {_target(name, slots): (name, value) for name, value in (overrides or {}).items()}
-    dimensions = [
+    dimensions: list[Dimension] = [
         Dimension(name=name, section=name, range=Range(kind="choice", choices=tuple(found)))
         for name, key in METHOD.items()
         if len(found := labels(request, key)) > 1
     ]
+    ranges: dict[str, Range] = {}
     for slot in slots:
         given = next((v for names, v in wanted.items() if slot.name in names), None)
         found_range = _declared(slot) if given is None else _given(slot, *given)
         if found_range is not None:
+            ranges[slot.name] = found_range
+    for slot in slots:
+        when = _effective(slot, slots, ranges) if slot.name in ranges else None
+        if when is not None:
             dimensions.append(
                 Dimension(
                     name=slot.name, section=slot.section, component=slot.component, parameter=slot.parameter,
-                    range=found_range, when=slot.when,
+                    range=ranges[slot.name], when=when,
                 )
             )  # fmt: skip
+        elif any(slot.name in names for names in wanted):
+            raise UsageError(
+                f"--space {slot.name}: it has no effect here, only where {condition_of(slot.field)}. Leave it out."
+            )
     space = Space(request, tuple(dimensions))
     if not space.free:
         raise UsageError(
@@ -72,7 +95,7 @@ def known_ranges(
     request: Request, registry: Registry, ranges: Mapping[str, Any], strict: bool = False
 ) -> dict[str, Any]:
     """The ranges for which the request has a parameter; with `strict`, others raise `UsageError`."""
-    slots = list(_slots(written_out(request, registry), registry))
+    slots = list(_slots(written_out(request, registry), registry, {}))
     found = {}
     for name, value in ranges.items():
         try:
@@ -110,25 +133,57 @@ def _fields(registry: Registry, kind: str, choice: Choice) -> dict[str, FieldInf
     return registry.declared(kind, choice.name).params.model_fields
 
 
-def _slots(request: Request, registry: Registry) -> Iterator[_Slot]:
-    for name, field in Recipe.model_fields.items():
-        yield _Slot(f"training.{name}", "training", "", name, field, name in request.training.model_fields_set, {})
-    yield from _section(request, registry, "fusion", {k: (c,) for k, c in labels(request, "fusion").items()})
-    yield from _section(request, registry, "backbone", {k: (c,) for k, c in labels(request, "backbone").items()})
+def _effective(slot: _Slot, slots: list[_Slot], ranges: Mapping[str, Range]) -> dict[str, tuple[Any, ...]] | None:
+    """When the slot's dimension exists, its `when` included; None if it never has an effect.
+
+    A parameter that switches it on and is searched among choices limits it to the choices that do; one that is
+    searched in an interval switches it on nearly everywhere.
+    """
+    condition = condition_of(slot.field)
+    if not condition:
+        return slot.when
+    mine = {s.parameter: s for s in slots if (s.section, s.component) == (slot.section, slot.component)}
+    switches = {n: ranges[s.name] for n, s in mine.items() if s.name in ranges and n in names_in(condition)}
+    fixed = {n: r.choices[0] for n, r in switches.items() if r.kind == "fixed"}
+    usable = [
+        key
+        for key, known in slot.known.items()
+        if holds(condition, {**{k: v for k, v in known.items() if k not in switches}, **fixed})
+    ]
+    when = dict(slot.when)
+    if len(usable) < len(slot.known):
+        when[{"distiller": "kd"}.get(slot.section, slot.section)] = tuple(usable)
+    for name, found in switches.items():
+        if found.kind == "choice":
+            when[mine[name].name] = tuple(v for v in found.choices if holds(condition, {name: v}))
+    return when if usable and all(when.values()) else None
+
+
+def _slots(request: Request, registry: Registry, facts: Mapping[str, Any]) -> Iterator[_Slot]:
+    recipe = request.training
+    for name, info in Recipe.model_fields.items():
+        pinned = name in recipe.model_fields_set
+        yield _Slot(
+            f"training.{name}", "training", "", name, info, pinned, {}, {"": {**recipe.model_dump(), **facts}}
+        )
+
+    def section(name: str, alternatives: dict[str, tuple[Choice, ...]]) -> Iterator[_Slot]:
+        return _section(registry, name, alternatives, facts)
+
+    yield from section("fusion", {k: (c,) for k, c in labels(request, "fusion").items()})
+    yield from section("backbone", {k: (c,) for k, c in labels(request, "backbone").items()})
     combinations: dict[str, tuple[Choice, ...]] = labels(request, "kd")
-    yield from _section(request, registry, "distiller", combinations)
-    yield from _section(request, registry, "policy", {"": request.policy})
+    yield from section("distiller", combinations)
+    yield from section("policy", {"": request.policy})
     taught = [k for k, kd in combinations.items() if any(_has_teacher(registry, c) for c in kd)]
     if taught:
         condition = {} if len(taught) == len(combinations) else {"kd": tuple(taught)}
-        for slot in _section(request, registry, "routing", {"": (request.routing,)}):
-            yield _Slot(
-                slot.name, slot.section, slot.component, slot.parameter, slot.field, slot.pinned, condition
-            )
+        for slot in section("routing", {"": (request.routing,)}):
+            yield replace(slot, when=condition)
 
 
 def _section(
-    request: Request, registry: Registry, section: str, alternatives: dict[str, tuple[Choice, ...]]
+    registry: Registry, section: str, alternatives: dict[str, tuple[Choice, ...]], facts: Mapping[str, Any]
 ) -> Iterator[_Slot]:
     """Each parameter of each component once, with the labels for which it exists and is not set by the user."""
     category = {"distiller": "kd"}.get(section, section)
@@ -136,15 +191,20 @@ def _section(
     alone = len(names) == 1
     for component in names:
         fields = _fields(registry, section, Choice(name=component))
-        for parameter, field in fields.items():
+        default = {n: f.get_default(call_default_factory=True) for n, f in fields.items() if not f.is_required()}
+        for parameter, info in fields.items():
             there, free = [], []
+            known: dict[str, dict[str, Any]] = {}
             for key, combination in alternatives.items():
                 for choice in combination:
-                    if choice.name == component and not _idle_weight(
-                        registry, section, parameter, choice, combination
-                    ):
-                        there.append(key)
-                        free += [] if parameter in choice.params else [key]
+                    if choice.name != component:
+                        continue
+                    loses = section == "distiller" and _adds_loss(registry, choice, combination)
+                    if section == "distiller" and parameter == "weight" and not loses:
+                        continue
+                    there.append(key)
+                    free += [] if parameter in choice.params else [key]
+                    known[key] = {**default, **choice.params, **facts, "adds_loss": loses}
             if not there:
                 continue
             active = free or there
@@ -154,9 +214,10 @@ def _section(
                 section=section,
                 component=component,
                 parameter=parameter,
-                field=field,
+                field=info,
                 pinned=not free,
                 when={} if everywhere else {category: tuple(active)},
+                known={key: known[key] for key in active},
             )
 
 
@@ -165,14 +226,9 @@ def _has_teacher(registry: Registry, choice: Choice) -> bool:
     return choice.name != "none" and needs.taught_by == "teacher"
 
 
-def _idle_weight(
-    registry: Registry, section: str, parameter: str, choice: Choice, combination: tuple[Choice, ...]
-) -> bool:
-    """Whether this is the `weight` of a distiller that adds no loss in this combination."""
-    if section != "distiller" or parameter != "weight":
-        return False
-    role = registry.declared("distiller", choice.name).role
-    return role == "optimiser" or (role == "transform" and len(combination) > 1)
+def _adds_loss(registry: Registry, choice: Choice, combination: tuple[Choice, ...]) -> bool:
+    named = tuple(ComponentSpec(name=c.name) for c in combination)
+    return adds_loss(registry, ComponentSpec(name=choice.name), named)
 
 
 def _target(name: str, slots: list[_Slot]) -> frozenset[str]:

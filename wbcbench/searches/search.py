@@ -56,8 +56,11 @@ class Search:
         return self.request.seeds[0]
 
     def plan(self, request: Request) -> Plan:
-        """Plan one proposal. Raises `UsageError` for incompatible parameters."""
-        return make_plan(request, self.registry)
+        """Plan one proposal. Raises `UsageError` for incompatible parameters.
+
+        A setting of the user's that has no effect in this proposal, but in others, is at its default in it.
+        """
+        return make_plan(request, self.registry, refuse_unused=False)
 
     def study(self) -> Study:
         """Open the study's folder and replay its proposals."""
@@ -78,8 +81,9 @@ def prepare_search(
         UsageError: unknown names, incompatible methods, or a sampler or pruner that does not support the search.
     """
     request = _one_seed(request)
-    make_plan(request, registry)  # refuse unknown names first: the space would report them less clearly
-    space = build_space(request, registry, ranges)
+    plan = make_plan(request, registry)  # refuses unknown names first: the space would report them less clearly
+    reads = max(len(p.trial.reads) for p in plan.trials if p.role == "student")
+    space = build_space(request, registry, ranges, {"modalities": reads})
     objective = Objective.parse(settings.objective)
     check_strategy(space, objective, settings.sampler, settings.pruner)
     base, ids = _base(space, partial(make_plan, registry=registry))

@@ -60,8 +60,8 @@ class Dimension(Frozen):
     parameter: str = ""
     """Empty: the dimension is a choice of method."""
     range: Range
-    when: dict[str, tuple[str, ...]] = {}
-    """Choice of method -> labels for which this dimension exists; all conditions must hold."""
+    when: dict[str, tuple[Any, ...]] = {}
+    """Choice of method, or another dimension -> labels or values for which this one exists; all must hold."""
 
     def active(self, chosen: dict[str, Any]) -> bool:
         """Whether the dimension exists, given these values."""

@@ -268,7 +268,7 @@ class Recipe(Frozen):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = param(2e-3, "peak learning rate", gt=0, le=10, search=(3e-4, 2e-2), log=True)
     weight_decay: float = param(0.05, "not on biases and norms", ge=0, le=10, search=(1e-3, 0.5), log=True)
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only (Nesterov)")
+    momentum: float = param(0.9, "SGD only (Nesterov)", ge=0, lt=1, when="optimiser = sgd")
     warmup_epochs: float = Field(1.0, ge=0, description="linear, from 0; then cosine to 0")
     label_smoothing: float = param(0.0, "share of a label given to all classes", ge=0, lt=1, search=(0.0, 0.2))
     class_weighting: Literal["none", "sqrt", "inverse"] = param(

@@ -8,6 +8,7 @@ import torch
 
 from wbcbench.contracts import Backbone
 from wbcbench.testing.components import backbone_types, component_class
+from wbcbench.testing.effects import backbone_trace, check_effects
 from wbcbench.testing.promise import check_registered, made, no_reads, promise
 
 
@@ -130,6 +131,12 @@ class BackboneContract:
         x = torch.randn(4, 2, self.sizes[0], self.sizes[0])
         with no_reads("forward"):
             net(x, maps=True)
+
+    def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes the embedding or a gradient, where its `when` holds."""
+        check_effects(
+            self.cls.Params, self.params, lambda params: backbone_trace(self.cls, params, self.sizes[0]), "forward"
+        )
 
     def test_state_survives_a_round_trip(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""

@@ -31,7 +31,7 @@ class Verdict:
     """The promise in plain words."""
     ok: bool
     found: str = ""
-    """What the test saw; empty if the promise is kept."""
+    """What the test saw, or why it was not run; empty if the promise is kept."""
     fix: str = ""
     """What to do about it; empty if the error states it."""
     where: str = ""
@@ -220,7 +220,10 @@ class _Recorder:
         known = self.verdicts.get(test)
         if known is None or known.ok:  # a test with several parameters: the first failure counts
             self.verdicts[test] = Verdict(test, self.promises[test], True)
-            if call.excinfo is not None and not report.skipped:
+            if report.skipped:
+                reason = getattr(getattr(call.excinfo, "value", None), "msg", None) or "skipped"
+                self.verdicts[test] = Verdict(test, self.promises[test], True, f"Not checked: {reason}.")
+            elif call.excinfo is not None:
                 self.verdicts[test] = broken(test, self.promises[test], call.excinfo.value, self.cls)
         return report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,10 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Distiller, Output, Progress
+from wbcbench.contracts import Distiller, Output, Parameters, Progress, Routing, TakesStep, TransformsLogits
 from wbcbench.testing.components import component_class, distiller_types
-from wbcbench.testing.losses import START, alternatives, evaluate_distiller, shapes_of
+from wbcbench.testing.effects import check_effects, distillation_trace
+from wbcbench.testing.losses import START, evaluate_distiller, shapes_of
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
+
+
+class Matched(Routing):
+    """The default routing."""
+
+    name = "toy_matched"
+
 
 EPOCHS = (Progress(0, 100, 0, 1), Progress(5, 100, 0, 1), Progress(50, 100, 0, 1))
 """A warm-up may make the loss zero at first."""
@@ -24,8 +32,6 @@ class DistillerContract:
 
     distiller: ClassVar[Any]
     params: ClassVar[dict[str, Any]] = {}
-    read_by_the_core: ClassVar[tuple[str, ...]] = ("weight", "decay", "delta")
-    """Parameters that act outside of `terms`: on the sum of losses, the average, the optimiser's step."""
 
     @property
     def cls(self) -> type[Distiller]:
@@ -228,35 +234,27 @@ class DistillerContract:
                 )
 
     def test_every_parameter_has_an_effect(self) -> None:
-        """Every parameter changes the loss or its gradient."""
-        student, teacher = self.outputs()
-        plain = self.trace(self.build(student, teacher), student, teacher)
-        for name, values in alternatives(self.cls.Params, self.params).items():
-            if name in self.read_by_the_core:
-                continue
-            for value in values:
-                changed = self.trace(self.build(student, teacher, **{name: value}), student, teacher)
-                if changed.shape != plain.shape or not torch.allclose(changed, plain, rtol=1e-6, atol=1e-9):
-                    break
-            else:
-                raise BrokenPromise(
-                    f"Parameter '{name}' set to any of {values} changes nothing: no loss, no gradient.",
-                    f"Use `self.params.{name}`, or remove it.",
-                    "terms",
-                )
+        """Every parameter changes the loss, its gradient or the optimiser's step, where its `when` holds."""
+        if self.cls.name == "none":
+            return
+        logits = component_class("distiller", "logits")
+        transforms = issubclass(self.cls, TransformsLogits)
 
-    def trace(self, distiller: Distiller, student: Output, teacher: Output) -> Tensor:
-        """Losses and gradients over training; the first epoch twice (the first time fills memory banks)."""
-        found = []
-        for epoch in (0, 0, 5, 50):
-            terms = distiller.terms(student, teacher, Progress(epoch, 100, 0, 1))
-            for value in terms.values():
-                found.append(value.mean().detach()[None])
-            if terms and _sum(terms).requires_grad:
-                wanted = [*_tensors(student), *(p for p in distiller.parameters() if p.requires_grad)]
-                gradients = torch.autograd.grad(_sum(terms), wanted, allow_unused=True)
-                found += [g.abs().sum()[None] for g in gradients if g is not None]
-        return torch.cat(found) if found else torch.zeros(0)
+        def trace(params: Mapping[str, Any], adds_loss: bool = True) -> Tensor:
+            student, teacher = self.outputs()
+            # A transform, and one that takes the step, acts on another's loss.
+            others = [logits] if issubclass(self.cls, TakesStep) or not adds_loss else []
+            return distillation_trace(
+                lambda: [self.cls(self.cls.Params(**params)), *(c(c.Params()) for c in others)],
+                lambda: Matched(Parameters()),
+                student,
+                [teacher],
+                shapes_of,
+            )
+
+        exempt = {"weight"} if issubclass(self.cls, TakesStep) else set()
+        facts = {"adds_loss": (True, False)} if transforms else {}
+        check_effects(self.cls.Params, self.params, trace, "terms", facts, exempt)
 
     def _student_gradient(self, progress: Progress) -> bool:
         student, teacher = self.outputs()

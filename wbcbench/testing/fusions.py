@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from wbcbench.contracts import Batch, Combiner, Fusion, Progress, SolvedOnce, Task
 from wbcbench.contracts.needs import Problem
+from wbcbench.deploy.formats import NotExportable, onnx_predictions
+from wbcbench.evaluation.cost import macs_or_why
+from wbcbench.testing.effects import check_effects, fusion_trace
 from wbcbench.testing.fusion_answers import (
     FusionAnswers,
     check_answers_follow_images,
     check_losses_follow_labels,
     equal_logits,
 )
-from wbcbench.testing.promise import check_registered, no_reads, promise
+from wbcbench.testing.promise import BrokenPromise, check_registered, no_reads, promise
 from wbcbench.testing.toys import toy_batch, toy_draw
 from wbcbench.training.supervision import task_loss, total, with_labels
 
@@ -190,6 +197,50 @@ class FusionContract(FusionAnswers):
                 "After two steps, saved and loaded into a new instance, the next training loss differs.",
                 advice,
             )
+
+    def test_its_cost_can_be_counted(self) -> None:
+        """The multiply-accumulates of its deployed network can be counted."""
+        fusion = self.build()
+        images = {m: x[:1] for m, x in toy_batch(fusion.task).images.items()}
+        why = macs_or_why(fusion.deploy(), images)[1]
+        promise(
+            not why,
+            f"In the deployed network {why}.",
+            "Use PyTorch's own operations in `forward` and `predict`; otherwise the column MACs stays blank.",
+            "forward",
+        )
+
+    def test_it_can_be_exported_to_onnx(self, tmp_path: Path) -> None:
+        """Its deployed network can be exported to ONNX, and then predicts the same."""
+        missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if find_spec(n) is None]
+        if missing:
+            pytest.skip(f"{' and '.join(missing)} not installed: pip install 'wbcbench[export]'")
+        fusion = self.build().eval()
+        images = toy_batch(fusion.task).images
+        try:
+            found = onnx_predictions(fusion.deploy().eval(), images, tmp_path / "model.onnx")
+        except NotExportable as error:
+            raise BrokenPromise(
+                f"{error}",
+                "Avoid Python branches on tensors' values and on the size of the batch in `forward` and `predict`.",
+                "forward",
+            ) from error
+        promise(
+            torch.allclose(found, fusion.predict(fusion(images)), atol=1e-4),
+            "The exported network predicts differently.",
+            "Avoid state outside of tensors, and operations whose result depends on the size of the batch.",
+            "forward",
+        )
+
+    def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes a loss, a gradient, the batch or a prediction, where its `when` holds."""
+        low, high = self.cls.traits.arity
+        facts = {"modalities": (self.count(), 1)} if low <= 1 and high != 1 else {}
+
+        def trace(params: Mapping[str, Any], modalities: int = self.count()) -> Tensor:
+            return fusion_trace(self.cls, params, modalities)
+
+        check_effects(self.cls.Params, self.params, trace, "forward", facts)
 
     def test_overfits_a_few_cells(self) -> None:
         """It can overfit a few cells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -11,7 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wbcbench.contracts import Fusion, Policy, Progress, Task
 from wbcbench.errors import IncompatibleError
+from wbcbench.registry.declaration import Declaration, describe
+from wbcbench.scheduling.compatibility import lacks
 from wbcbench.testing.components import component_class, policy_types
+from wbcbench.testing.effects import check_effects, policy_trace, takes
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 from wbcbench.testing.toys import (
     ToyBoth,
@@ -40,11 +44,25 @@ class PolicyContract:
     def build(self) -> Policy:
         return made(self.cls, "params", self.cls.Params(**self.params))  # type: ignore[no-any-return]
 
+    def count(self) -> int:
+        """How many modalities to test with: two, or as many as the policy needs."""
+        low, high = self.cls.traits.arity
+        return max(low, min(2, high or 2))
+
+    def fits(self, fusion: Fusion) -> bool:
+        """Whether a run would combine the policy with this fusion: what `traits` declares is there."""
+        cls = type(fusion)
+        stored = describe(cls, "fusion", cls.name)
+        declaration = Declaration("fusion", cls.name, (), "", stored, lambda: cls)
+        return not list(lacks(self.cls.traits, declaration, cls.name, fusion.task.modalities, set()))
+
     def accepted(self, task: Task) -> list[tuple[Fusion, Policy]]:
         """New fusions in training mode, each with this policy set up; those that it refuses are left out."""
         found = []
         for name in self.fusions:
             fusion = build_toy(component_class("fusion", name), task).train()
+            if not self.fits(fusion):
+                continue
             policy = self.build()
             try:
                 set_up(policy, fusion)
@@ -71,10 +89,13 @@ class PolicyContract:
 
     def test_types(self) -> None:
         """Its hooks return what they should: a batch, a dict of losses, whether the backward pass is done."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for name in self.fusions:
+            fusion = build_toy(component_class("fusion", name), task).train()
+            if not self.fits(fusion):
+                continue
             try:
-                policy_types(self.build(), build_toy(component_class("fusion", name), task).train(), task)
+                policy_types(self.build(), fusion, task)
             except IncompatibleError:
                 continue
             return
@@ -82,7 +103,8 @@ class PolicyContract:
     @pytest.mark.parametrize("modalities", [2, 3])
     def test_steps_around_every_fusion(self, modalities: int) -> None:
         """Steps with every fusion give finite losses and gradients."""
-        task = toy_task(modalities)
+        low, high = self.cls.traits.arity
+        task = toy_task(max(low, min(modalities, high or modalities)))
         for fusion, policy in self.accepted(task):
             for epoch in range(2):
                 progress = Progress(epoch, 2, 0, 1, toy_draw(step=epoch))
@@ -92,10 +114,11 @@ class PolicyContract:
 
     def test_steps_with_cells_that_lack_modalities(self) -> None:
         """Cells that lack a modality, or all, give finite losses and gradients."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
             batch = toy_batch(task)
-            batch.present = torch.tensor([[True, True], [True, False], [False, True], [False, False]] * 2)
+            there = torch.cartesian_prod(*[torch.tensor([True, False])] * 2)
+            batch.present = there.repeat(2, 1)[:, torch.arange(len(task.modalities)) % 2]
             terms, _, _ = policy_step(fusion, [policy], batch, Progress(1, 2, 0, 1, toy_draw()))
             self._finite(fusion, terms)
 
@@ -117,7 +140,7 @@ class PolicyContract:
 
     def test_losses_keep_shape_and_gradient(self) -> None:
         """Losses stay one number per row or a scalar, and keep their gradient."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
             seen: dict[str, Tensor] = {}
             original = policy.task_terms
@@ -146,14 +169,14 @@ class PolicyContract:
 
     def test_everything_that_is_trained_is_registered(self) -> None:
         """Every tensor that the loss trains is a registered parameter."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
             terms, _, _ = policy_step(fusion, [policy], toy_batch(task), Progress(0, 2, 0, 1, toy_draw()))
             check_registered(total(terms), policy, fusion.parameters(), "setup")
 
     def test_predictions_and_weights_are_left_alone(self) -> None:
         """It changes neither the fusion's weights nor what a given network predicts."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
             fresh = build_toy(type(fusion), task)
             promise(
@@ -180,7 +203,7 @@ class PolicyContract:
 
     def test_what_is_shown_is_a_function_of_the_draw(self) -> None:
         """Which cells, modalities and pixels a step shows depends only on the step's random numbers."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
             shown = []
             for _ in range(2):
@@ -197,9 +220,47 @@ class PolicyContract:
                 "images",
             )
 
+    def test_it_declares_to_blend_cells(self) -> None:
+        """It declares `blends_cells` if a row's image depends on the image of another row."""
+        if self.cls.traits.blends_cells:
+            return
+        task = toy_task(self.count())
+        for fusion, policy in self.accepted(task):
+            for step in range(4):
+                shown = []
+                for seed in (0, 1):  # the images of the first half of the rows differ
+                    batch, other = toy_batch(task), toy_batch(task, seed=seed)
+                    half = len(batch) // 2
+                    batch.images = {
+                        m: torch.cat([other.images[m][:half], x[half:]]) for m, x in batch.images.items()
+                    }
+                    shown.append(policy.images(batch, toy_draw(step=step)).images)
+                for m in task.modalities:
+                    promise(
+                        torch.equal(shown[0][m][half:], shown[1][m][half:]),
+                        f"With fusion '{fusion.name}' the {m} image of a row depends on other rows' images, and "
+                        "`traits` does not declare it: teachers would be compared on images that they never saw.",
+                        'Declare traits = PolicyTraits(acts_on="images", blends_cells=True).',
+                        "images",
+                    )
+
+    def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes a loss, a gradient or what is shown, where its `when` holds."""
+        taken = [type(fusion) for fusion, _ in self.accepted(toy_task(self.count()))][:2]
+        low, high = self.cls.traits.arity
+        alone = low <= 1 and high != 1
+
+        def trace(params: Mapping[str, Any], modalities: int = self.count()) -> Tensor:
+            return torch.cat([policy_trace(self.cls, f, params, modalities) for f in taken])
+
+        alone = alone and all(takes(self.cls, f, self.params, 1) for f in taken)
+        check_effects(
+            self.cls.Params, self.params, trace, "task_terms", {"modalities": (self.count(), 1)} if alone else {}
+        )
+
     def test_resumes_exactly(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""
-        task = toy_task(2)
+        task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
             policy.on_epoch(fusion, Progress(0, 3, 0, 1), dict.fromkeys(fusion.routes, 0.5))
             again = self.build()
@@ -227,7 +288,7 @@ class PolicyContract:
     def test_reads_nothing_back_from_the_device(self) -> None:
         """A training step never waits for the device."""
         # On tensors without values, every read of a value fails.
-        task = toy_task(3)
+        task = toy_task(self.count())
         for taken, _ in self.accepted(task):
             with FakeTensorMode():
                 fusion = build_toy(type(taken), task).train()
@@ -235,7 +296,7 @@ class PolicyContract:
                 set_up(policy, fusion)
                 for epoch in range(2):
                     batch = toy_batch(task)
-                    batch.present = torch.ones(len(batch), 3, dtype=torch.bool)
+                    batch.present = torch.ones(len(batch), len(task.modalities), dtype=torch.bool)
                     with no_reads():
                         policy_step(fusion, [policy], batch, Progress(epoch, 2, 0, 1, toy_draw(step=epoch)))
 

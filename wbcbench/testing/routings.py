@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from wbcbench.contracts import Distiller, Output, PairShapes, Progress, Routing
 from wbcbench.contracts.needs import assign_teachers
 from wbcbench.testing.components import component_class
+from wbcbench.testing.effects import check_effects, distillation_trace
+from wbcbench.testing.losses import shapes_of
 from wbcbench.testing.promise import check_registered, made, no_reads, promise, returned_terms
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
@@ -98,6 +101,26 @@ class RoutingContract:
             "teach",
         )
 
+    def test_every_parameter_has_an_effect(self) -> None:
+        """Every parameter changes a loss or a gradient, with one of several distillers."""
+        embeddings = component_class("distiller", "pad_l2")
+
+        def trace(params: Mapping[str, Any]) -> torch.Tensor:
+            found = []
+            for cls in (type(self.distiller()), embeddings):
+                student, teachers = answers(3)
+                student.index = torch.arange(5)
+                found.append(
+                    distillation_trace(
+                        lambda cls=cls: [cls(cls.Params())],  # type: ignore[misc]
+                        lambda: self.cls(self.cls.Params(**params)),
+                        student, teachers, shapes_of,
+                    )
+                )  # fmt: skip
+            return torch.cat(found)
+
+        check_effects(self.cls.Params, self.params, trace, "teach")
+
     def test_state_is_complete(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""
         routing, again = self.build(), self.build()
@@ -164,11 +187,15 @@ class RoutingContract:
 
 
 def answers(teachers: int, seed: int = 0) -> tuple[Output, list[Output]]:
-    """A student that requires a gradient, and teachers: 5 cells, 3 classes."""
+    """A student that requires a gradient, and teachers: 5 cells, 3 classes, embeddings of width 4."""
     g = torch.Generator().manual_seed(seed)
     student = Output(torch.randn(5, 3, generator=g).requires_grad_(), labels=torch.arange(5) % 3)
     student.index = torch.arange(5)
-    return student, [Output(torch.randn(5, 3, generator=g)) for _ in range(teachers)]
+    taught = [Output(torch.randn(5, 3, generator=g)) for _ in range(teachers)]
+    for out in (student, *taught):
+        out.embedding = torch.randn(5, 4, generator=g)
+    student.embedding.requires_grad_()  # type: ignore[union-attr]
+    return student, taught
 
 
 def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -131,7 +131,7 @@ class Distillation(nn.Module):
         self.targets = targets
         self.average: Average | None = None
         decays = [float(d.params.decay) for d in first if d.needs.taught_by == AVERAGE]
-        self._decay = max(decays, default=0.0)
+        self._decay = max(decays, default=None)
 
     def setup(self, fusion: Fusion, shapes: Callable[[str, str], PairShapes]) -> None:
         """Build every pair's adapters; `shapes(route, source)`."""
@@ -143,7 +143,7 @@ class Distillation(nn.Module):
         for p in self.pairings:
             if p.taught:
                 self.routing_of(p).setup([shapes(p.route, s) for s in p.sources])
-        if self._decay:
+        if self._decay is not None:
             self.average = Average(fusion, self._decay)
 
     def routing_of(self, pairing: Pairing) -> Routing:

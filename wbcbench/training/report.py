@@ -20,7 +20,7 @@ from wbcbench.data.splits import Split
 from wbcbench.data.views import ResidentCells
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
-from wbcbench.evaluation.cost import latency, macs, parameters
+from wbcbench.evaluation.cost import latency, macs_or_why, parameters
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.evaluation.predict import Predictions, eval_batch
 from wbcbench.evaluation.robustness import examine
@@ -140,10 +140,12 @@ def write_record(
     notes += [f"Leaks were allowed. {sentence}" for sentence in split.leaks.sentences(cells.ids)]
     if job.bank is not None and not job.bank.replayed:
         notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
+    cost, uncounted = cost_of(job, state)
+    notes += [f"Cost: {uncounted}."] if uncounted else []
     outcome = Outcome(
         key=ComparisonKey.of(trial, fingerprint=cells.fingerprint, split=split.family, classes=cells.classes),
         **evaluate(arrays, cells.classes),
-        cost=cost_of(job, state),
+        cost=cost,
         components=used_components(trial, bench.registry),
         notes=notes,
         pseudo_multimodal=cells.pseudo_multimodal,
@@ -186,8 +188,8 @@ def prediction_arrays(
     return arrays
 
 
-def cost_of(job: Job, state: TrainState) -> Cost:
-    """Cost of the deployed network (on the trial's device), and of training it."""
+def cost_of(job: Job, state: TrainState) -> tuple[Cost, str]:
+    """Cost of the deployed network (on the trial's device) and of training it, and why a part of it is unknown."""
     deployed = job.fusion.deploy().eval()
     trial, cells = job.trial, job.cells
     views = len(job.train) * trial.protocol.budget.epochs
@@ -197,9 +199,10 @@ def cost_of(job: Job, state: TrainState) -> Cost:
         return {m: cells.images(ids, m).contiguous(memory_format=torch.channels_last) for m in trial.reads}
 
     timing = latency(deployed, images, job.device)
-    return Cost(
+    count, uncounted = macs_or_why(deployed, images(1))
+    cost = Cost(
         params=parameters(deployed),
-        macs=macs(deployed, images(1)),
+        macs=count,
         latency_ms=timing["latency_ms"],
         throughput=timing["throughput"],
         train_seconds=state.train_seconds,
@@ -210,6 +213,7 @@ def cost_of(job: Job, state: TrainState) -> Cost:
         device=timing["device"],
         threads=timing["threads"],
     )
+    return cost, uncounted
 
 
 def used_components(trial: Trial, registry: Registry) -> list[Used]:

@@ -8,7 +8,9 @@ of a stream, in large batches, and stored; every trial with the same teacher and
 from __future__ import annotations
 
 import io
+import logging
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +25,8 @@ from wbcbench.data.views import EpochViews, Views
 from wbcbench.errors import DataError
 from wbcbench.evaluation.predict import eval_batch
 from wbcbench.files import TEMPORARY, atomic_write_bytes
+
+log = logging.getLogger("wbcbench")
 
 HALF = 65504.0  # the largest number in half precision
 
@@ -80,9 +84,10 @@ class Replay:
     def epoch(self, epoch: int) -> Output:
         """Outputs for every training cell [n, ...] in one epoch, on the device."""
         wanted = (*self.kinds, *self.maps)
-        if any(self._read(epoch, kind) is None for kind in wanted):
-            self._compute(epoch)
         arrays = {kind: self._read(epoch, kind) for kind in wanted}
+        if any(a is None for a in arrays.values()):
+            self._compute(epoch)
+            arrays = {kind: self._read(epoch, kind) for kind in wanted}
         lost = [kind for kind, a in arrays.items() if a is None]
         if lost:
             raise DataError(f"{self._path(epoch, lost[0])} cannot be read back. Is the disk full?")
@@ -100,12 +105,21 @@ class Replay:
         return self.folder / f"{kind}_{epoch:04d}.npy"
 
     def _read(self, epoch: int, kind: str) -> np.ndarray | None:
+        """The stored array; None if it is missing or damaged, and so must be computed again."""
+        path = self._path(epoch, kind)
         try:
-            array = np.load(self._path(epoch, kind), mmap_mode="c", allow_pickle=False)
+            content = np.memmap(path, np.uint8, "r")
+            damaged = bytes(content[-len(SEAL) - 4 :]) != seal(content[: -len(SEAL) - 4])
+            array = None if damaged else np.load(path, mmap_mode="c", allow_pickle=False)
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, EOFError):
-            return None  # missing or damaged: computed again
+            array = None
         form = (4, np.float16) if kind in self.maps else (2, np.float32)
-        return array if (array.ndim, array.dtype) == form and array.shape[0] == len(self.train) else None
+        if array is not None and (array.ndim, array.dtype, len(array)) == (*form, len(self.train)):
+            return array
+        log.warning("Stored teacher outputs %s fail their checksum and are computed again.", path)
+        return None
 
     def _compute(self, epoch: int) -> None:
         start = time.perf_counter()
@@ -124,7 +138,8 @@ class Replay:
                 parts[kind].append(m.clamp(-HALF, HALF).half().contiguous().cpu())
         for kind, found in parts.items():
             array = torch.cat(found).cpu().numpy()
-            atomic_write_bytes(self._path(epoch, kind), npy_bytes(array))
+            content = npy_bytes(array)
+            atomic_write_bytes(self._path(epoch, kind), content + seal(content))
         self.seconds += time.perf_counter() - start
 
     def _tidy(self) -> None:
@@ -133,6 +148,15 @@ class Replay:
             with suppress(OSError):  # its writer, or another reader, already removed it
                 if time.time() - part.stat().st_mtime > 600:
                     part.unlink()
+
+
+SEAL = b"crc32"
+"""Starts the last nine bytes of a stored array, which readers of .npy files ignore: the checksum of all before."""
+
+
+def seal(content: bytes | np.ndarray) -> bytes:
+    """What ends a stored file with this content."""
+    return SEAL + zlib.crc32(content).to_bytes(4, "big")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -132,8 +132,26 @@ def test_a_tensor_in_another_shape_is_refused_and_shown(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError) as refused:
         load(tmp_path / "w.pth", given)
     assert "it has 74, and 1 in another shape (bn1.weight 7 instead of 32)" in str(refused.value)
-    with pytest.raises(IncompatibleError, match="pos_embed 1x101x64 instead of 1x5x64"):
-        load(tmp_path / "vit.pth", weights("test_vit", img_size=160), model="test_vit")
+
+
+@pytest.mark.parametrize("size", [48, 160])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_positional_embeddings_are_resampled(
+    size: int, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {prefix + k: v for k, v in weights("test_vit", img_size=size).items()}
+    found = load(tmp_path / "vit.pth", given, model="test_vit")
+    check_loaded(found, but=("pos_embed",))
+    torch.testing.assert_close(found["pos_embed"], torch.full((1, 5, 64), 0.5))
+    places = (size // 16) ** 2 + 1
+    assert f"pos_embed 1x{places}x64 was resampled to 1x5x64 for this image size" in caplog.text
+
+
+def test_only_positional_embeddings_are_resampled(tmp_path: Path) -> None:
+    """A patch of another size is another network's, though timm could resample its filters."""
+    given = weights("test_vit", patch_size=32, img_size=64)
+    with pytest.raises(IncompatibleError, match=r"patch_embed\.proj\.weight 64x3x32x32 instead of 64x3x16x16"):
+        load(tmp_path / "vit.pth", given, model="test_vit")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +242,7 @@ def test_no_code_of_the_file_runs(tmp_path: Path) -> None:
         "trap": {"state_dict": weights(), "trap": Trap(tmp_path / "sprung")},
         "whole": timm.create_model(MODEL),
     }.items():
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(UsageError, match="holds Python objects, and loading them would run code"):
             load(tmp_path / f"{name}.pth", document)
     assert not (tmp_path / "sprung").exists()
 
