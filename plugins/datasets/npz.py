@@ -28,7 +28,7 @@ from wbcbench.data.labels import (
     encode_groups,
     encode_labels,
     find_layout,
-    kept_by_split,
+    read_split,
     split_sizes,
 )
 from wbcbench.data.npz_file import NpzFile, open_npz
@@ -116,7 +116,9 @@ class Npz(Dataset):
     def _fingerprint(self, table: _Table, picks: dict[str, _Pick]) -> str:
         p = self.params
         columns = [name if name in table.file.headers else None for name in (p.label, p.group, p.split)]
-        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns)
+        # Files that already said train, val, test keep the fingerprint that they always had.
+        recoded = [table.split] if table.recoded and table.split is not None else []
+        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *recoded)
 
     def _table(self) -> _Table:
         p = self.params
@@ -129,15 +131,16 @@ class Npz(Dataset):
         split = self._column(file, p.split, "split", count)
         keep = np.ones(count, dtype=np.bool_)
         notes: list[str] = []
+        recoded = False
         if split is not None:
             if split.dtype.kind not in "US":
                 raise DataError(
                     f"Expected {p.split!r} of {where} as text (train, val, test), but it is {split.dtype}. "
                     "Store these words, or name another array with dataset.split."
                 )
-            split = split.astype(str)
-            keep, notes = kept_by_split(split, where)
-            split = split[keep].astype("<U5")
+            said = split
+            keep, split, _, notes = read_split(said, where)
+            recoded = not np.array_equal(said[keep], split)
         classes = None
         if "classes" in file.headers:
             classes = tuple(str(c) for c in file.read("classes", "class names").astype(str).reshape(-1))
@@ -152,6 +155,7 @@ class Npz(Dataset):
             split=split,
             count=count,
             notes=notes,
+            recoded=recoded,
         )
 
     def _column(self, file: NpzFile, name: str, purpose: str, count: int) -> Array | None:
@@ -222,3 +226,5 @@ class _Table:
     split: NDArray[np.str_] | None
     count: int
     notes: list[str]
+    recoded: bool
+    """Whether the file calls a side of the split by another word."""

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.data.labels import Problems, check_names, distinct_names, is_missing, kept_by_split
+from wbcbench.data.labels import Problems, check_names, distinct_names, is_missing, read_split
 from wbcbench.errors import DataError, did_you_mean
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -132,9 +132,11 @@ class ManifestFile:
             rows = kept
         sides: NDArray[np.str_] | None = None
         if split is not None and rows:
-            keep, more = kept_by_split(np.array([row[split] for _, row in rows]), str(self.path))
+            keep, found, _, more = read_split(np.array([row[split] for _, row in rows]), str(self.path))
             notes += more
             rows = [row for row, kept_row in zip(rows, keep, strict=True) if kept_row]
+            for (_, row), side in zip(rows, found, strict=True):
+                row[split] = str(side)
         rows = self._usable(rows, label, group, name, list(images.values()), problems)
         if split is not None:
             sides = np.array([row[split] for _, row in rows], dtype="<U5")
@@ -201,11 +203,6 @@ NAMES = {
     "id": ("id", "cellid", "name"),
 }  # fmt: skip
 """Role -> usual names of its column or array, in lower case, without spaces, hyphens and underscores."""
-SIDES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""Common names of a side of the split -> the name used here."""
 NONE = "-"
 """What a user gives to state that there is no such column."""
 
@@ -289,21 +286,6 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
     assert label is not None
     columns_ = Columns(label=label, modalities=modalities, **roles)
     return columns_, [(name, meaning.get(name, "not used")) for name in file.header]
-
-
-def fix_split(file: ManifestFile, column: str | None) -> list[str]:
-    """Rename `training`, `Validation` ... in the split column to train, val, test; return notes on the changes."""
-    if column is None:
-        return []
-    at = file.header.index(column)
-    changed: dict[str, str] = {}
-    for _, row in file.rows:
-        if at < len(row):
-            side = SIDES.get(row[at].strip().lower())
-            if side is not None and side != row[at].strip():
-                changed[row[at].strip()] = side
-                row[at] = side
-    return [f"{written!r} of {column!r} was taken for {side}" for written, side in changed.items()]
 
 
 def image_like(file: ManifestFile, name: str) -> bool:

@@ -19,8 +19,8 @@ import numpy as np
 
 from wbcbench.contracts.dataset import content_digest
 from wbcbench.data.cache import file_digest, file_stamp, recall, remember
-from wbcbench.data.csv_table import SIDES, SUFFIXES, Manifest
-from wbcbench.data.labels import distinct_names
+from wbcbench.data.csv_table import SUFFIXES, Manifest
+from wbcbench.data.labels import distinct_names, side_of
 from wbcbench.errors import DataError
 
 
@@ -235,7 +235,7 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
             dropped.append((name, f"is {len(folders)} folders deep instead of {len(words)}"))
             continue
         at = dict(zip(words, folders, strict=True))
-        if "split" in at and at["split"].lower() not in SIDES:
+        if "split" in at and side_of(at["split"]) is None:
             dropped.append((name, f"folder {at['split']!r} is not one of train, val, test"))
             continue
         key = tuple(at.get(w, "") for w in ("split", "group", "class"))
@@ -259,7 +259,7 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
         labels=[key[2] for key in keys],
         paths=paths,
         groups=[key[1] for key in keys] if "group" in words else None,
-        split=np.array([SIDES[key[0].lower()] for key in keys], dtype="<U5") if "split" in words else None,
+        split=np.array([side_of(key[0]) for key in keys], dtype="<U5") if "split" in words else None,
         ids=[next(p for p in each if p) for each in zip(*paths.values(), strict=True)],
         notes=[],
     )
@@ -275,7 +275,7 @@ def _recognise(files: Sequence[str], where: str) -> str:
         return "class"
     if depth == 2:
         outer = sorted({f[0] for f in deep})
-        if all(name.lower() in SIDES for name in outer):
+        if all(map(side_of, outer)):
             return "split/class"
         inner = [{f[1] for f in deep if f[0] == name} for name in outer]
         cells = [

@@ -16,6 +16,28 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MISSING = ("", "nan", "na", "n/a", "null")
 
 
+SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev", "tune", "tuning"),
+    "test": ("test", "testing", "eval", "evaluation", "holdout"),
+}
+"""Side of a split -> the words that are used for it, in lower case."""
+_SIDE = {word: side for side, words in SPLIT_WORDS.items() for word in words}
+_SET = re.compile(r"(set|split|data)$")
+
+
+def side_of(text: str) -> Literal["train", "val", "test"] | None:
+    """The side of a split that a word, such as `Valid` or `test_set`, means; None if it is not one."""
+    word = re.sub(r"[\s_-]", "", text).lower()
+    return _SIDE.get(word) or _SIDE.get(_SET.sub("", word))  # type: ignore[return-value]
+
+
+def has_split_word(name: str) -> bool:
+    """Whether a name contains a word for a side of a split, as `TEST_SIMPLE` and `my train images` do."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return side_of(name) is not None or any(side_of(word) is not None for word in words)
+
+
 def is_missing(text: str) -> bool:
     """True for an empty field and for common spellings of a missing value (nan, NA, null)."""
     return text.strip().lower() in _MISSING
@@ -134,22 +156,41 @@ def encode_groups(raw: Array, where: str) -> NDArray[np.int64]:
     return codes
 
 
-def kept_by_split(split: NDArray[np.str_], where: str) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which of [N] cells are in train, val or test, and a note on the others.
+def read_split(
+    raw: NDArray[np.str_], where: str
+) -> tuple[NDArray[np.bool_], NDArray[np.str_], dict[str, int], list[str]]:
+    """Read a split column [N], in which sides may be called by any of `SPLIT_WORDS`.
+
+    Returns:
+        Which cells are kept, [N]; the sides of these; the other words (`empty` for none) with the number of cells
+        that they leave out; and notes on words that were replaced.
 
     Raises:
-        DataError: none is.
+        DataError: no cell is in train, val or test.
     """
-    keep: NDArray[np.bool_] = np.isin(split, SPLITS)
-    others = [str(v) or "(empty)" for v in np.unique(split[~keep])]
-    shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
+    words, inverse = np.unique(np.char.strip(raw.astype(str)), return_inverse=True)
+    inverse = inverse.reshape(-1)
+    sides = np.array([side_of(str(word)) or "" for word in words], dtype="<U5")
+    side = sides[inverse]
+    keep: NDArray[np.bool_] = side != ""
+    counts = np.bincount(inverse, minlength=len(words))
+    others = {
+        ("empty" if is_missing(str(word)) else repr(str(word))): int(n)
+        for word, known, n in zip(words, sides, counts, strict=True)
+        if not known
+    }
     if not keep.any():
+        shown = ", ".join(list(others)[:5]) + (" ..." if len(others) > 5 else "")
         raise DataError(
             f"Expected splits {', '.join(SPLITS)} in {where}, but got only {shown}. "
             "Rename them, or name no split column."
         )
-    dropped = int((~keep).sum())
-    return keep, [f"{dropped} cells of no split of train, val, test were left out ({shown})."] if dropped else []
+    renamed = [
+        f"Split {str(word)!r} means {known} ({n} cells)."
+        for word, known, n in zip(words, sides, counts, strict=True)
+        if known and str(word) != known
+    ]
+    return keep, side[keep], others, renamed
 
 
 def split_sizes(split: NDArray[np.str_] | None) -> dict[str, int] | None:

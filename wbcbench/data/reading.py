@@ -20,7 +20,6 @@ from wbcbench.data.csv_table import (
     Columns,
     Manifest,
     ManifestFile,
-    fix_split,
     recognise,
     recognise_name,
 )
@@ -156,7 +155,6 @@ def _tree(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey
 def _manifest(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     file = ManifestFile(path)
     columns, taken = recognise(file, asked)
-    fixed = fix_split(file, columns.split)
     problems = Problems()
     listing = file.select(columns, asked.leave_out, problems)
     if not listing.lines:
@@ -165,8 +163,8 @@ def _manifest(path: Path, asked: ColumnChoices, progress: Progress | None) -> Su
     survey = _listed(listing, root, path, progress)
     survey.kind, survey.taken = "manifest", taken
     survey.unusable = [(f"line {n}", text) for n, text in problems.found()] + survey.unusable
-    survey.notes = [*fixed, *listing.notes]
-    if not fixed and not survey.unusable:
+    survey.notes = [*listing.notes]
+    if not survey.unusable:
         survey.dataset, survey.settings = "folder", _folder_settings(path, file, columns, asked)
     return survey
 
