@@ -13,7 +13,8 @@ import click
 from wbcbench.cli.completion import components
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import F, json_option, plugins_options
-from wbcbench.cli.output import print_json, print_table
+from wbcbench.cli.output import in_lines, print_json, print_table
+from wbcbench.terminal import drawn, one_line
 
 if TYPE_CHECKING:
     from wbcbench.data.survey import Survey
@@ -174,7 +175,7 @@ def _progress() -> Any:
         return None
 
     def show(done: int, total: int, what: str) -> None:
-        click.echo(f"\r{what}: {done}/{total}", err=True, nl=done == total)
+        click.echo(f"\r{one_line(what)}: {done}/{total}", drawn(sys.stderr), nl=done == total)
 
     return show
 
@@ -195,7 +196,7 @@ def inspect(source: Source, sheet: Path | None, as_json: bool) -> None:
     if sheet is not None:
         contact_sheet(sheet_cells(survey, 8, TILE), sheet)
         document["sheet"] = str(sheet)
-    print_json(document) if as_json else _print_facts(document)
+    print_json(document) if as_json else _print_facts(in_lines(document))
 
 
 def _print_facts(d: dict[str, Any]) -> None:
@@ -286,6 +287,7 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
     if as_json:
         print_json({**report, "dest": str(dest), "commands": [run]})
         return
+    report = in_lines(report)
     _print_taken(report["taken"])
     for note in report["notes"]:
         click.echo(f"note: {note}")
@@ -320,7 +322,7 @@ def audit_split(
         "path": str(survey.path), "cells": len(survey), "groups": len(survey.group_names) or None,
         **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found.leaks), "allowed": allowed,
     }  # fmt: skip
-    print_json(document) if as_json else _print_audit(document)
+    print_json(document) if as_json else _print_audit(in_lines(document))
     ctx.exit(ExitCode.NOT_COMPARABLE if found.leaks and not allowed else ExitCode.OK)
 
 

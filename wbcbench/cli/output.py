@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcbench.terminal import drawn, one_line
+
 if TYPE_CHECKING:
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome
@@ -22,18 +24,29 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def in_lines(document: Any, but: Sequence[str] = ("commands",)) -> Any:
+    """A document for text: no value, except those of the keys `but`, can begin a line or move the cursor."""
+    if isinstance(document, dict):
+        return {one_line(k): v if k in but else in_lines(v, but) for k, v in document.items()}
+    if isinstance(document, list):
+        return [in_lines(value, but) for value in document]
+    return one_line(document) if isinstance(document, str) else document
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     """Print a table on stdout: with rich on a terminal, else aligned plain text (never truncated)."""
-    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    columns, title = list(map(one_line, columns)), one_line(title)
+    cells = [[("" if cell is None else one_line(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*columns, title=title or None, title_justify="left", box=None, header_style="bold")
+        heading = {"title": escape(title) or None, "title_justify": "left", "header_style": "bold"}
+        table = Table(*map(escape, columns), box=None, **heading)
         for row in cells:
             table.add_row(*map(escape, row))
-        Console().print(table)
+        Console(file=drawn(sys.stdout)).print(table)
         return
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     if title:
