@@ -1,7 +1,7 @@
 """Output on which the content of files has no effect: control and bidirectional characters are escaped.
 
-`execute` replaces stdout and stderr, so whatever a verb prints, warnings and errors included, is escaped here. Text
-drawn by the program itself, such as tables in bold, is written to `drawn(stream)`.
+`execute` replaces stdout and stderr, so whatever a verb prints, warnings and errors included, is escaped here.
+Text drawn by the program itself, such as tables in bold, is written to `drawn(stream)`.
 """
 
 from __future__ import annotations

@@ -11,11 +11,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from wbcbench.data.formats import refuse_foreign
 from wbcbench.data.labels import Problems, check_names, distinct_names, is_missing, read_split
 from wbcbench.errors import DataError, did_you_mean
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k",
+)  # fmt: skip
 """Suffixes of files that are read as images."""
+MAX_TABLE = 512 << 20
+"""Bytes of a manifest."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,13 @@ class ManifestFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_foreign(path, "a manifest (.csv)")
         try:
+            if (size := path.stat().st_size) > MAX_TABLE:
+                raise DataError(
+                    f"Expected a manifest of at most {MAX_TABLE >> 20} MB, but {path} has {size >> 20}. "
+                    "Is it a table of paths and labels? Split it if so."
+                )
             text = path.read_bytes().decode("utf-8-sig")
         except OSError as error:
             raise DataError(f"Expected a manifest at {path}, but: {error.strerror}. Set dataset.path.") from error

@@ -20,6 +20,7 @@ import numpy as np
 from wbcbench.contracts.dataset import content_digest
 from wbcbench.data.cache import file_digest, file_stamp, recall, remember
 from wbcbench.data.csv_table import SUFFIXES, Manifest
+from wbcbench.data.formats import foreign_among, refuse_foreign
 from wbcbench.data.labels import distinct_names, side_of
 from wbcbench.errors import DataError
 
@@ -73,6 +74,8 @@ class FolderSource(FileSource):
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise OSError("it is a device or a pipe, not a regular file")
+            if path.is_file():
+                _limit(path.stat().st_size)
             return path.read_bytes()
         except ValueError as error:  # the name contains a null byte
             raise FileNotFoundError(name) from error
@@ -112,6 +115,7 @@ class ZipSource(FileSource):
         """See `FileSource.read`."""
         archive = self._opened()
         try:
+            _limit(archive.getinfo(name).file_size)
             return archive.read(name)
         except KeyError as error:
             raise FileNotFoundError(name) from error
@@ -132,8 +136,18 @@ class ZipSource(FileSource):
             self._archive = None
 
 
+MAX_FILE = 1 << 30
+"""Bytes of an image file; a zip states what an entry unpacks to."""
+
+
+def _limit(size: int) -> None:
+    if size > MAX_FILE:
+        raise OSError(f"it has {size / 2**30:.1f} GB; image files of up to {MAX_FILE >> 30} GB are read")
+
+
 def open_source(root: Path) -> FileSource:
     """A folder or a zip. Raises `DataError` for anything else."""
+    refuse_foreign(root, "a folder or a .zip of images")
     if root.is_dir():
         return FolderSource(root)
     if root.is_file() and zipfile.is_zipfile(root):
@@ -214,7 +228,10 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
     """
     files = image_files(source)
     if not files:
-        raise DataError(f"Expected folders of images ({', '.join(SUFFIXES)}) in {where}, but it has none.")
+        raise DataError(
+            f"Expected folders of images ({', '.join(SUFFIXES)}) in {where}, but it has none. "
+            f"{foreign_among(source.names())}".rstrip()
+        )
     exported = [name for name in files if _CHANNEL.search(name)]
     if levels is None and 2 * len(exported) > len(files):
         raise DataError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,7 +16,14 @@ from wbcbench.contracts.dataset import RESIZE_VERSION, Cells, Description, Progr
 from wbcbench.contracts.params import Parameters
 from wbcbench.data.cache import cached_arrays, recall, remember
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.decode import DECODER_VERSION, ImageHeader, UndecodableError, decode_square, read_header
+from wbcbench.data.decode import (
+    DECODER_VERSION,
+    ImageHeader,
+    UndecodableError,
+    decode_square,
+    fits,
+    read_header,
+)
 from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.labels import Problems, encode_groups, encode_labels, split_sizes
 from wbcbench.errors import DataError
@@ -38,6 +46,10 @@ class ImageIndex:
     largest: int
     oblong: int
     """Number of images that are not square."""
+    decoder: int
+    """The decoder's version since which all images have these pixels; part of the fingerprint."""
+    remarks: dict[str, int]
+    """`ImageHeader.remarks` -> number of images."""
 
     @property
     def side(self) -> int | None:
@@ -53,7 +65,7 @@ def index_images(
     Damaged files are added to `problems`. The result is None if there are any, or if there is no image.
 
     Raises:
-        DataError: a modality mixes 8-bit and 16-bit images.
+        DataError: a modality mixes 8-bit and 16-bit images, or numbers of channels that no conversion joins.
     """
     names = sorted({path for paths in manifest.paths.values() for path in paths if path})
     key = content_digest(DECODER_VERSION, root, names, source.stamps(names), list(manifest.paths.items()))
@@ -79,11 +91,13 @@ def index_images(
     sides = [side for h in found for side in (h.width, h.height)]
     index = ImageIndex(
         digest=digest.hexdigest(),
-        channels={m: max((h.channels for _, h in rows), default=1) for m, rows in headers.items()},
+        channels={m: _channels(m, rows) for m, rows in headers.items()},
         bits={m: _bits(m, rows) for m, rows in headers.items()},
         smallest=min(sides),
         largest=max(sides),
         oblong=sum(h.width != h.height for h in found),
+        decoder=max(h.decoder for h in found),
+        remarks=dict(sorted(Counter(remark for h in found for remark in h.remarks).items())),
     )
     remember(_SHELF, key, asdict(index))
     return index
@@ -168,11 +182,29 @@ def _bits(modality: str, rows: list[tuple[int, ImageHeader]]) -> int:
     return 16 if lines[16] else 8
 
 
+def _channels(modality: str, rows: list[tuple[int, ImageHeader]]) -> int:
+    """Grey and colour become colour; other numbers must be the same in all images."""
+    most = max((h.channels for _, h in rows), default=1)
+    for line, header in rows:
+        if not fits(header.channels, most):
+            other = next(number for number, h in rows if h.channels == most)
+            raise DataError(
+                f"Expected all {modality} images with the same channels, but line {line} has {header.channels} "
+                f"and line {other} has {most}. Save all with the same, or the channels as separate grey images."
+            )
+    return most
+
+
+def remark_notes(remarks: Mapping[str, int]) -> list[str]:
+    """One note for each kind of `ImageHeader.remarks`."""
+    return [f"{n} image{'s have' if n > 1 else ' has'} {remark}." for remark, n in remarks.items()]
+
+
 P = TypeVar("P", bound=Parameters)
 
 
 class ListedImages(ABC, Generic[P]):
-    """Cells listed as paths of PNG, JPEG, TIFF or BMP files below a folder or in a zip.
+    """Cells listed as paths of image files (PNG, JPEG, TIFF, BMP, WebP, JPEG 2000) below a folder or in a zip.
 
     A data set uses a subclass to describe and load itself; the subclass defines where the files are and which
     files belong to which cell. (No data set inherits from this class: a component's declarations must be in its
@@ -227,7 +259,7 @@ class ListedImages(ABC, Generic[P]):
     def _fingerprint(self, manifest: Manifest, index: ImageIndex) -> str:
         split = None if manifest.split is None else manifest.split.tolist()
         columns = (manifest.labels, manifest.groups, split, list(manifest.paths))
-        return content_digest(self.version, DECODER_VERSION, columns, index.digest)
+        return content_digest(self.version, index.decoder, columns, index.digest)
 
     def describe(self) -> Description:
         """See `Dataset.describe`. The first call reads every file, later ones only sizes and times."""
@@ -274,7 +306,7 @@ class ListedImages(ABC, Generic[P]):
             present=None if present.all() else np.ascontiguousarray(present),
             ids=tuple(manifest.ids),
             licence=self.licence,
-            notes=manifest.notes + self._notes(manifest, index, side),
+            notes=manifest.notes + remark_notes(index.remarks) + self._notes(manifest, index, side),
             resolved=self._resolved(index),
         ).check()
 

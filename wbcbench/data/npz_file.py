@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.cache import file_digest
+from wbcbench.data.formats import refuse_foreign
 from wbcbench.errors import DataError, did_you_mean
 from wbcbench.files import ARRAYS
 
@@ -36,6 +37,7 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_foreign(path, "an .npz file")
         try:
             there = path.is_file()
         except OSError as error:  # an invalid file name

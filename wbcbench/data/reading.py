@@ -23,7 +23,9 @@ from wbcbench.data.csv_table import (
     recognise,
     recognise_name,
 )
+from wbcbench.data.csv_table import SUFFIXES as IMAGES
 from wbcbench.data.folders import image_files, open_source, read_tree
+from wbcbench.data.formats import foreign_among, refuse_foreign
 from wbcbench.data.labels import Problems, encode_labels
 from wbcbench.data.npz_file import NpzFile
 from wbcbench.data.survey import Survey, survey_cells, survey_dataset, survey_listing
@@ -31,6 +33,7 @@ from wbcbench.errors import DataError
 
 CONFIG = "dataset.yaml"
 SUFFIXES = (".yaml", ".yml")
+READ = f"a folder, a .csv, an .npz or a {CONFIG}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def survey_path(path: Path, asked: ColumnChoices, opener: Open, progress: Progre
     said = described(path) if asked.levels is None else None
     if said is not None:
         return _described(said, asked, opener, progress)
+    refuse_foreign(path, READ)
     if path.is_dir():
         if (path / BSCCM).is_file():
             raise DataError(f"{path} is BSCCM as published ({BSCCM}). Use --dataset bsccm.")
@@ -97,7 +101,9 @@ def survey_path(path: Path, asked: ColumnChoices, opener: Open, progress: Progre
             return _manifest(path / "manifest.csv", asked, progress)
         return _tree(path, asked, progress)
     if not path.is_file():
-        raise DataError(f"Expected a folder, a .csv, an .npz or a {CONFIG}, but there is nothing at {path}.")
+        raise DataError(f"Expected {READ}, but there is nothing at {path}.")
+    if path.suffix.lower() in IMAGES:
+        raise DataError(f"Expected {READ}, but {path} is one image. Give a folder with one folder per class.")
     if path.suffix.lower() == ".npz":
         return _npz(path, asked, opener, progress)
     if zipfile.is_zipfile(path):
@@ -142,7 +148,7 @@ def _tree(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey
     with open_source(path) as source:
         if path.is_dir() and not image_files(source):
             given = instead(path)
-            advice = f" Give what is in it: {given}." if given else ""
+            advice = f" Give what is in it: {given}." if given else f" {foreign_among(source.names())}".rstrip()
             raise DataError(f"Expected folders of images in {path}, but it has none.{advice}")
         tree = read_tree(source, asked.levels, str(path))
     taken = [(f"folder level {i + 1}", word) for i, word in enumerate(tree.levels.split("/"))]
@@ -163,7 +169,6 @@ def _manifest(path: Path, asked: ColumnChoices, progress: Progress | None) -> Su
     survey = _listed(listing, root, path, progress)
     survey.kind, survey.taken = "manifest", taken
     survey.unusable = [(f"line {n}", text) for n, text in problems.found()] + survey.unusable
-    survey.notes = [*listing.notes]
     if not survey.unusable:
         survey.dataset, survey.settings = "folder", _folder_settings(path, file, columns, asked)
     return survey
@@ -182,6 +187,7 @@ def _listed(listing: Manifest, root: Path, path: Path, progress: Progress | None
     return Survey(
         path=path, kind="tree", labels=kept.labels, classes=classes, ids=kept.ids, modalities=modalities,
         digests=digests, groups=kept.groups, split=kept.split, unusable=unreadable, listing=kept, root=root,
+        notes=list(kept.notes),
     )  # fmt: skip
 
 

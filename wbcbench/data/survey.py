@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from wbcbench.data.cache import cached_arrays
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole, read_header
 from wbcbench.data.folders import FileSource, open_source
+from wbcbench.data.image_files import remark_notes
 from wbcbench.data.splits import Copies, same_rows
 from wbcbench.files import atomic_write_bytes
 
@@ -133,6 +135,9 @@ def survey_listing(
         not any(p and why[place[p]] for p in row) for row in zip(*listing.paths.values(), strict=True)
     ], dtype=bool)  # fmt: skip
     kept = select_rows(listing, np.flatnonzero(keep))
+    used = found["remarks"][[place[p] for p in sorted({p for paths in kept.paths.values() for p in paths if p})]]
+    remarks = Counter(remark for each in used.astype(str) for remark in each.split("\n") if remark)
+    kept = replace(kept, notes=[*kept.notes, *remark_notes(remarks)])
     modalities, digests = {}, {}
     for name, paths in kept.paths.items():
         rows = np.array([place[p] for p in paths if p], dtype=np.int64)
@@ -206,20 +211,22 @@ def select_rows(listing: Manifest, rows: NDArray[np.intp]) -> Manifest:
 def _read_all(source: FileSource, names: list[str], progress: Progress | None) -> dict[str, Array]:
     digest = np.zeros((len(names), 32), np.uint8)
     header = np.zeros((len(names), 4), np.int32)
-    why = []
+    why, remarks = [], []
     for i, (data, problem) in enumerate(_contents(source, names)):
+        remarks.append("")
         if data is not None:
             try:
                 h = read_header(data)
                 pixels = decode_whole(data, h.channels)
                 digest[i] = np.frombuffer(_digest(pixels), np.uint8)
                 header[i] = (h.width, h.height, h.channels, h.bits)
+                remarks[i] = "\n".join(h.remarks)
             except UndecodableError as error:
                 problem = str(error)
         why.append(problem)
         if progress and ((i + 1) % 200 == 0 or i + 1 == len(names)):
             progress(i + 1, len(names), "images read")
-    return {"digest": digest, "header": header, "why": np.array(why or [""])}
+    return {"digest": digest, "header": header, "why": np.array(why or [""]), "remarks": np.array(remarks or [""])}
 
 
 def _contents(source: FileSource, names: list[str]) -> Iterator[tuple[bytes | None, str]]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from wbcbench.contracts import Dataset, Preparation
 from wbcbench.data.csv_table import ManifestFile, image_like
-from wbcbench.data.decode import ImageHeader, UndecodableError, decode_whole, read_header
+from wbcbench.data.decode import ImageHeader, UndecodableError, decode_whole, fits, read_header
 from wbcbench.data.folders import FileSource, FolderSource, image_files, open_source
+from wbcbench.data.formats import foreign_among, refuse_foreign
 from wbcbench.data.labels import is_missing
 from wbcbench.data.reading import Described, described, instead
 from wbcbench.deploy.cells import (
@@ -45,11 +46,7 @@ class FileCells:
         labels: Sequence[str] | None,
         errors: Mapping[int, str] | None = None,
     ) -> None:
-        """`paths`: image -> [N], empty where an image is missing; `errors`: cells known to be invalid.
-
-        Raises:
-            DataError: the network reads images that image files cannot contain.
-        """
+        """`paths`: image -> [N], empty where an image is missing; `errors`: cells known to be invalid."""
         self.where, self._root, self._order = where, root, order
         self.names = tuple(names)
         self.labels = None if labels is None else tuple(labels)
@@ -81,12 +78,6 @@ class FileCells:
         other, side = 0, self._order.side
         with self._root as root:
             for m, paths in self._paths.items():
-                channels = self._order.kinds[m].channels
-                if channels not in (1, 3) and any(paths):
-                    raise DataError(
-                        f"Expected {m} with {channels} channels, which image files do not have. "
-                        "Give the cells as an .npz."
-                    )
                 for row, path in enumerate(paths):
                     if not path or row in self.errors:
                         continue
@@ -106,6 +97,8 @@ class FileCells:
         kind = self._order.kinds[name]
         if header.bits != kind.bits[0]:
             return f"has {header.bits} bits, but {name} was trained on {kind.bits[0]}"
+        if not fits(header.channels, kind.channels):
+            return f"has {header.channels} channels, but {name} was trained on {kind.channels}"
         if header.channels > kind.channels and not self._order.preparation.any_colour:
             return f"is in colour, but {name} was trained on grey"
         return ""
@@ -191,6 +184,8 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     if not found:
         given = instead(root)
         advice = f" (give {given} instead)" if given else ""
+        if not files and (foreign := foreign_among(source.names())):
+            advice = f". {foreign}"
         raise NothingFoundError(f"no manifest.csv and no image subfolders of these names{advice}")
     names = sorted(found)
     labels = [order.label_of(PurePosixPath(name).parent.name) for name in names]
@@ -325,6 +320,7 @@ def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], 
         return _described(said, wanted)
     if wanted.dataset is not None and wanted.dataset.reads(path):
         return _loaded(path, _like_training(wanted.dataset, {"path": str(path)}))
+    refuse_foreign(path, "a folder, a manifest (.csv), an .npz, a zip or an image")
     if path.is_dir():
         manifest = path / MANIFEST
         if manifest.is_file():
