@@ -28,6 +28,7 @@ from wbcbench.data.labels import (
     encode_groups,
     encode_labels,
     find_layout,
+    join_arrays,
     read_split,
     split_sizes,
 )
@@ -118,7 +119,8 @@ class Npz(Dataset):
         columns = [name if name in table.file.headers else None for name in (p.label, p.group, p.split)]
         # Files that already said train, val, test keep the fingerprint that they always had.
         recoded = [table.split] if table.recoded and table.split is not None else []
-        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *recoded)
+        joined = ["joined spellings"] if table.joined else []
+        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *recoded, *joined)
 
     def _table(self) -> _Table:
         p = self.params
@@ -144,18 +146,22 @@ class Npz(Dataset):
         classes = None
         if "classes" in file.headers:
             classes = tuple(str(c) for c in file.read("classes", "class names").astype(str).reshape(-1))
-        labels, classes = encode_labels(raw[keep], classes, where)
         groups = self._column(file, p.group, "group", count)
+        raw, groups = raw[keep], None if groups is None else groups[keep]
+        raw, groups, joined, more = join_arrays(raw, groups, where)
+        notes += more
+        labels, classes = encode_labels(raw, classes, where)
         return _Table(
             file=file,
             rows=np.flatnonzero(keep),
             labels=labels,
             classes=classes,
-            groups=None if groups is None else encode_groups(groups[keep], where),
+            groups=None if groups is None else encode_groups(groups, where),
             split=split,
             count=count,
             notes=notes,
             recoded=recoded,
+            joined=joined,
         )
 
     def _column(self, file: NpzFile, name: str, purpose: str, count: int) -> Array | None:
@@ -228,3 +234,5 @@ class _Table:
     notes: list[str]
     recoded: bool
     """Whether the file calls a side of the split by another word."""
+    joined: bool
+    """Whether the file spells a class or a group in two ways that were joined."""

@@ -320,10 +320,11 @@ def audit_split(
     found, allowed = audit(survey, spec), allow_leaks or spec.allow_leaks
     document = {
         "path": str(survey.path), "cells": len(survey), "groups": len(survey.group_names) or None,
-        **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found.leaks), "allowed": allowed,
+        **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found), "allowed": allowed,
+        "notes": survey.notes,
     }  # fmt: skip
     print_json(document) if as_json else _print_audit(in_lines(document))
-    ctx.exit(ExitCode.NOT_COMPARABLE if found.leaks and not allowed else ExitCode.OK)
+    ctx.exit(ExitCode.NOT_COMPARABLE if found and not allowed else ExitCode.OK)
 
 
 def _print_audit(d: dict[str, Any]) -> None:
@@ -334,14 +335,25 @@ def _print_audit(d: dict[str, Any]) -> None:
     for torn in _some(d["groups_on_two_sides"], "groups on two sides"):
         sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
         click.echo(f"  {torn['group']}: {sides}")
+    if d["groups_probably_one_on_two_sides"]:
+        for torn in _some(d["groups_probably_one_on_two_sides"], "groups on two sides that are probably one"):
+            sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
+            click.echo(f"  {' = '.join(torn['groups'])}: {sides}")
     for cells in _some(d["images_on_two_sides"], "images on two sides"):
         click.echo("  " + " = ".join(f"{c['cell']} ({c['side']})" for c in cells))
     for cells in _some(d["images_of_two_labels"], "images under two labels"):
         click.echo("  " + " = ".join(f"{c['cell']} ({c['label']})" for c in cells))
     if d["unusable"]:
         click.echo(f"not checked: {d['unusable']} files or rows that cannot be used (`data inspect` names them)")
+    for note in d["notes"]:
+        click.echo(f"note: {note}")
     if not d["leaks"]:
         click.echo("No leak found.")
+    elif not any(d[f"{what}_on_two_sides"] for what in ("groups", "images")) and not d["images_of_two_labels"]:
+        click.echo(
+            "Groups that are probably one are on two sides: a leak if they are. Write them alike and split again; "
+            "if they are different, --allow-leaks accepts the split, which a run uses in any case."
+        )
     elif d["allowed"]:
         click.echo("Leaks found, and allowed. A run needs --set split.allow_leaks=true, which is part of its key.")
     else:

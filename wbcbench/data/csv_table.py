@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.data.formats import refuse_foreign
-from wbcbench.data.labels import Problems, check_names, distinct_names, is_missing, read_split
+from wbcbench.data.labels import (
+    Problems,
+    check_names,
+    distinct_names,
+    is_missing,
+    join_spellings,
+    read_split,
+    spelling_notes,
+)
 from wbcbench.errors import DataError, did_you_mean
 
 SUFFIXES = (
@@ -137,6 +145,12 @@ class ManifestFile:
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
         rows = self._complete(problems)
         notes: list[str] = []
+        for what, at in (("label", label), ("group", group)):
+            if at is not None:
+                joined, more = join_spellings([row[at] for _, row in rows], what)
+                notes += more
+                for (_, row), value in zip(rows, joined, strict=True):
+                    row[at] = value
         if refused:
             kept = [(n, row) for n, row in rows if not any(row[at] in values for at, values in refused.items())]
             notes.append(f"{len(rows) - len(kept)} cells were left out by {', '.join(leave_out)}.")
@@ -155,11 +169,14 @@ class ManifestFile:
             raise DataError(f"Expected cells in {self.path}, but every row was left out. Keep some.")
         paths = {m: [_path(row[at]) for _, row in rows] for m, at in images.items()}
         fallback = [next((p for p in each if p), "") for each in zip(*paths.values(), strict=True)]
+        labels = [row[label] for _, row in rows]
+        groups = None if group is None else [row[group] for _, row in rows]
+        notes += spelling_notes(labels, groups, str(self.path))
         return Manifest(
             lines=[number for number, _ in rows],
-            labels=[row[label] for _, row in rows],
+            labels=labels,
             paths=paths,
-            groups=None if group is None else [row[group] for _, row in rows],
+            groups=groups,
             split=sides,
             ids=fallback if name is None else [row[name] for _, row in rows],
             notes=notes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from wbcbench.contracts.dataset import content_digest
 from wbcbench.data.cache import file_digest, file_stamp, recall, remember
 from wbcbench.data.csv_table import SUFFIXES, Manifest
 from wbcbench.data.formats import foreign_among, refuse_foreign
-from wbcbench.data.labels import distinct_names, side_of
+from wbcbench.data.labels import distinct_names, join_spellings, side_of, spelling_notes
 from wbcbench.errors import DataError
 
 
@@ -251,7 +252,8 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
         if len(folders) != len(words):
             dropped.append((name, f"is {len(folders)} folders deep instead of {len(words)}"))
             continue
-        at = dict(zip(words, folders, strict=True))
+        # macOS decomposes accents, and the same class may come from elsewhere
+        at = dict(zip(words, (unicodedata.normalize("NFC", folder) for folder in folders), strict=True))
         if "split" in at and side_of(at["split"]) is None:
             dropped.append((name, f"folder {at['split']!r} is not one of train, val, test"))
             continue
@@ -271,14 +273,16 @@ def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
     originals = sorted({m for images in cells.values() for m in images})
     modalities = dict(zip(distinct_names(originals, where), originals, strict=True))
     paths = {m: [cells[key].get(original, "") for key in keys] for m, original in modalities.items()}
+    labels, notes = join_spellings([key[2] for key in keys], "class")
+    groups, more = join_spellings([key[1] for key in keys], "group") if "group" in words else (None, [])
     listing = Manifest(
         lines=list(range(2, len(keys) + 2)),
-        labels=[key[2] for key in keys],
+        labels=labels,
         paths=paths,
-        groups=[key[1] for key in keys] if "group" in words else None,
+        groups=groups,
         split=np.array([side_of(key[0]) for key in keys], dtype="<U5") if "split" in words else None,
         ids=[next(p for p in each if p) for each in zip(*paths.values(), strict=True)],
-        notes=[],
+        notes=[*notes, *more, *spelling_notes(labels, groups, where)],
     )
     return Tree("/".join(words), listing, dropped)
 

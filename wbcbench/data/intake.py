@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.folders import FileSource, open_source
-from wbcbench.data.labels import encode_labels
+from wbcbench.data.labels import encode_labels, probably_one
 from wbcbench.data.reading import CONFIG
 from wbcbench.data.splits import Leaks, assign_sides, find_leaks, same_rows
 from wbcbench.data.survey import Survey
@@ -34,6 +34,12 @@ class Audit:
     side: NDArray[np.str_]
     """[N] of train, val, test."""
     leaks: Leaks
+    probable: tuple[tuple[str, ...], ...]
+    """Groups on two or more sides that are probably one, spelled differently."""
+
+    def __bool__(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.leaks or self.probable)
 
     def document(self, survey: Survey) -> dict[str, Any]:
         """As JSON; names every affected cell."""
@@ -47,21 +53,31 @@ class Audit:
         torn = []
         for group in self.leaks.torn:
             name = survey.group_name(group)
-            mine = self.side[np.array(survey.groups) == name]
-            torn.append({"group": name, **{s: int((mine == s).sum()) for s in SPLITS}})
+            torn.append({"group": name, **self._sizes(np.array(survey.groups) == name)})
         return {
             "scheme": self.scheme,
-            "sizes": {s: int((self.side == s).sum()) for s in SPLITS},
+            "sizes": self._sizes(np.ones(len(survey), dtype=np.bool_)),
             "groups_on_two_sides": torn,
+            "groups_probably_one_on_two_sides": [
+                {"groups": list(names), **self._sizes(np.isin(np.array(survey.groups), names))}
+                for names in self.probable
+            ],
             "images_on_two_sides": rows(self.leaks.across),
             "images_of_two_labels": rows(self.leaks.conflicts),
         }
+
+    def _sizes(self, rows: NDArray[np.bool_]) -> dict[str, int]:
+        return {s: int((self.side[rows] == s).sum()) for s in SPLITS}
 
 
 def audit(survey: Survey, spec: SplitSpec) -> Audit:
     """Split as a run with `spec` would, and find leaks. Raises `DataError` where a run could not split."""
     scheme, side = assign_sides(survey.codes, survey.classes, survey.group_codes, survey.split, spec)
-    return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies))
+    groups = np.array(survey.groups or [""] * len(survey))
+    probable = tuple(
+        names for names in probably_one(set(groups.tolist())) if len(set(side[np.isin(groups, names)])) > 1
+    )
+    return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies), probable)
 
 
 def facts(survey: Survey) -> dict[str, Any]:

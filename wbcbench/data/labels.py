@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +38,85 @@ def has_split_word(name: str) -> bool:
     """Whether a name contains a word for a side of a split, as `TEST_SIMPLE` and `my train images` do."""
     words = re.findall(r"[a-z]+", name.lower())
     return side_of(name) is not None or any(side_of(word) is not None for word in words)
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
+def join_spellings(values: Sequence[str], what: str) -> tuple[list[str], list[str]]:
+    """Join values that are the same without doubt: apart from blanks around them, from composed and decomposed
+    accents, or, where all values are numbers, from `.0`, which pandas appends once a number is missing.
+
+    Values of which there is one spelling only stay as they are.
+
+    Args:
+        what: the role of the values, for the notes.
+
+    Returns:
+        The joined values and a note for each spelling that was replaced.
+    """
+    distinct = [value for value in dict.fromkeys(values) if not is_missing(value)]
+    tidy = {value: unicodedata.normalize("NFC", value.strip()) for value in distinct}
+    if all(_NUMBER.fullmatch(value) for value in tidy.values()):
+        tidy = {value: re.sub(r"\.0+$", "", name) for value, name in tidy.items()}
+    if len(set(tidy.values())) == len(distinct):
+        return list(values), []
+    counts = Counter(values)
+    shared = Counter(tidy.values())
+    notes = [
+        f"{what.capitalize()} {value!a} was taken for {tidy[value]!r} ({counts[value]} cells)."
+        for value in distinct
+        if tidy[value] != value and shared[tidy[value]] > 1
+    ]
+    return [tidy.get(value, value) for value in values], notes
+
+
+def probably_one(values: Iterable[str]) -> list[tuple[str, ...]]:
+    """Values that differ only in case, in blanks, hyphens or underscores, or in zeros before or `.0` after a
+    number: probably the same, written twice."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for value in set(values):
+        text = unicodedata.normalize("NFKC", value).casefold().strip()
+        text = re.sub(r"(?<=\d)\.0+$", "", text)
+        text = re.sub(r"(?<=\d)[\s_-]+(?=\d)", "-", text)  # 1_2 may be 1-2, but is not 12
+        text = re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W_])|(?<=\d)[\s_-]+(?=[^\W\d_])", "", text)
+        found[re.sub(r"(?<![\d.])0+(?=\d)", "", text)].add(value)
+    return sorted(tuple(sorted(each)) for each in found.values() if len(each) > 1)
+
+
+def spelling_notes(labels: Sequence[str], groups: Sequence[str] | None, where: str) -> list[str]:
+    """A note for each class and each group that probably has two spellings."""
+    notes = []
+    for what, values in (("class", labels), ("group", groups or ())):
+        counts = Counter(values)
+        for each in probably_one(counts):
+            shown = " and ".join(f"{value!r} ({counts[value]} cells)" for value in each)
+            notes.append(f"{shown} are probably one {what}. If so, write them alike in {where}.")
+    return notes
+
+
+def join_arrays(
+    labels: Array, groups: Array | None, where: str
+) -> tuple[Array, Array | None, bool, list[str]]:
+    """`join_spellings` and `spelling_notes` of arrays [N]; numbers stay as they are.
+
+    Returns:
+        Labels and groups, whether any were joined, and the notes.
+    """
+    notes: list[str] = []
+    both: list[Array | None] = [labels, groups]
+    for i, what in enumerate(("label", "group")):
+        array = both[i]
+        if array is not None and array.dtype.kind in "US":
+            text = [str(value) for value in array.astype(str).reshape(-1)]
+            # blanks around labels never mattered
+            joined, more = join_spellings([value.strip() for value in text] if what == "label" else text, what)
+            notes += more
+            both[i] = np.array(joined)
+    changed = bool(notes)
+    names = [[] if a is None or a.dtype.kind not in "US" else [str(v) for v in a] for a in both]
+    assert both[0] is not None
+    return both[0], both[1], changed, notes + spelling_notes(names[0], names[1], where)
 
 
 def is_missing(text: str) -> bool:
@@ -119,7 +200,7 @@ def _numbers(
 def _text(
     raw: NDArray[np.str_], classes: tuple[str, ...] | None, where: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    raw = np.char.strip(raw)
+    raw = np.array(join_spellings([str(value).strip() for value in raw], "label")[0])
     names, inverse = np.unique(raw, return_inverse=True)
     distinct = [str(n) for n in names]
     missing = sum(int((raw == n).sum()) for n in distinct if is_missing(n))
@@ -130,6 +211,8 @@ def _text(
         ordered = tuple(sorted(distinct, key=lambda n: (int(n), n) if whole else (0, n)))
     else:
         ordered = classes
+        known = {unicodedata.normalize("NFC", c): c for c in classes}
+        distinct = [known.get(unicodedata.normalize("NFC", name), name) for name in distinct]
         for name in distinct:
             if name not in classes:
                 raise DataError(

@@ -139,7 +139,7 @@ def _divided(colour: Array, alpha: Array) -> Array:
     """Colours as they were before they were multiplied by alpha, rounded as Pillow does."""
     top = int(np.iinfo(colour.dtype).max)
     wide = colour.astype(np.uint64) * top // np.maximum(alpha, 1)
-    return np.where((alpha == 0) | (alpha == top), colour, np.minimum(wide, top)).astype(colour.dtype)
+    return np.where(alpha == 0, 0, np.minimum(wide, top)).astype(colour.dtype)
 
 
 def _complete(page: Any, size: int) -> None:
