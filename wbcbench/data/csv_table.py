@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wbcbench.data.formats import refuse_foreign
 from wbcbench.data.labels import (
+    HOPELESS,
     Problems,
     check_names,
     distinct_names,
@@ -84,10 +85,16 @@ class ManifestFile:
         try:
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
             self.header = [name.strip() for name in next(reader, [])]
-            start = reader.line_num + 1
+            start, fit = reader.line_num + 1, False
             for row in reader:
                 if row:
                     self.rows.append((start, row))
+                    fit = fit or len(row) == len(self.header)
+                    if not fit and len(self.rows) >= HOPELESS:
+                        raise DataError(
+                            f"Expected rows of {len(self.header)} fields, as the header of {path} has, but none of "
+                            f"the first {HOPELESS:,} has (the first has {len(self.rows[0][1])}). Save it again as CSV."
+                        )
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(

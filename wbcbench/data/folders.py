@@ -137,6 +137,15 @@ class ZipSource(FileSource):
             self._archive = None
 
 
+def refuse_if_absent(source: FileSource, names: Sequence[str], root: Path) -> None:
+    """Raise `DataError` if none of the first thousand of many files is there, before all are looked for."""
+    if len(names) > 1000 and not any(source.stamps(names[:1000])):
+        raise DataError(
+            f"Expected images below {root}, but none of the first 1,000 of {len(names):,} exists, such as "
+            f"{names[0]!r}. Paths are relative to it: set another folder with dataset.root or --root."
+        )
+
+
 MAX_FILE = 1 << 30
 """Bytes of an image file; a zip states what an entry unpacks to."""
 

@@ -24,7 +24,7 @@ from wbcbench.data.decode import (
     fits,
     read_header,
 )
-from wbcbench.data.folders import FileSource, open_source
+from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
 from wbcbench.data.labels import Problems, encode_groups, encode_labels, split_sizes
 from wbcbench.errors import DataError
 
@@ -68,6 +68,7 @@ def index_images(
         DataError: a modality mixes 8-bit and 16-bit images, or numbers of channels that no conversion joins.
     """
     names = sorted({path for paths in manifest.paths.values() for path in paths if path})
+    refuse_if_absent(source, names, Path(root))
     key = content_digest(DECODER_VERSION, root, names, source.stamps(names), list(manifest.paths.items()))
     known = recall(_SHELF, key)
     if isinstance(known, dict):

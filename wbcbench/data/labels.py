@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -342,6 +343,8 @@ def find_layout(shape: tuple[int, ...], layout: Layout, what: str) -> tuple[Lite
 
 
 SHOWN = 20
+HOPELESS = 10_000
+"""When so many rows are bad, and no other was seen, the rest is not read."""
 
 
 class Problems:
@@ -351,8 +354,14 @@ class Problems:
         self._found: list[tuple[int, str]] = []
 
     def add(self, line: int, text: str) -> None:
-        """Add a problem of `line` (counted from 1)."""
+        """Add a problem of `line` (counted from 1). Raises `DataError` where none of many rows is usable."""
         self._found.append((line, text))
+        if len(self._found) >= HOPELESS >= line - 1:
+            shown = "\n".join(f"  line {n}: {why}" for n, why in self._found[:3])
+            raise DataError(
+                f"Expected cells, but none of the first {HOPELESS:,} rows is usable, so the rest was not read:\n"
+                f"{shown}\nIs this the right file, and are these the right columns?"
+            )
 
     def found(self) -> list[tuple[int, str]]:
         """(line, problem), in order of lines."""
@@ -370,11 +379,12 @@ class Problems:
         """
         if not self._found:
             return
-        rows = [f"  line {line}: {text}" for line, text in sorted(self._found)]
-        more = [f"  ... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+        count = len(self._found)
+        rows = [f"  line {line}: {text}" for line, text in heapq.nsmallest(SHOWN, self._found)]
+        more = [f"  ... and {count - SHOWN} more"] if count > SHOWN else []
         raise DataError(
-            f"Expected every row of {where} to be usable, but found {len(rows)} "
-            f"problem{'s' if len(rows) > 1 else ''}:\n"
-            + "\n".join(rows[:SHOWN] + more)
+            f"Expected every row of {where} to be usable, but found {count} "
+            f"problem{'s' if count > 1 else ''}:\n"
+            + "\n".join(rows + more)
             + f"\nFix or remove these rows; a row whose split is empty is left out. {advice}".rstrip()
         )

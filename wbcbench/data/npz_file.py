@@ -20,6 +20,11 @@ from wbcbench.files import ARRAYS
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+_LARGE = 1 << 30
+_DENSEST = 500
+"""Bytes that a compressed one may become in a large array: zeros become a thousand."""
+
+
 @dataclass(frozen=True)
 class Header:
     """Shape and dtype of one stored array."""
@@ -83,7 +88,13 @@ class NpzFile:
 
     def read(self, name: str, purpose: str) -> Array:
         """Decode one array. Raises `DataError`."""
-        self.header(name, purpose)
+        header = self.header(name, purpose)
+        needed, there = math.prod(header.shape) * header.dtype.itemsize, _memory()
+        if needed > there:
+            raise DataError(
+                f"Expected arrays that fit into memory, but {name!r} of {self.path} has {needed / 2**30:.0f} GB and "
+                f"this machine {there / 2**30:.0f}. Save smaller images, or fewer, or image files with a manifest."
+            )
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 array: Array = archive[name]
@@ -139,6 +150,12 @@ class MedMnist(NpzFile):
         return np.concatenate([super(MedMnist, self).read(f"{s}_{stem}", purpose) for s in SPLITS])
 
 
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def open_npz(path: Path, image: str, label: str, split: str) -> NpzFile:
     """Open a file in either layout; MedMNIST's is recognised by `train_images`. Raises `DataError`."""
     file = NpzFile(path)
@@ -157,4 +174,9 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
         if min(shape, default=0) < 0 or (not dtype.hasobject and claimed != info.file_size - member.tell()):
             # numpy would allocate what the header claims before reading.
             raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, but has {info.file_size:,} bytes")
+        if claimed > _LARGE and claimed > _DENSEST * info.compress_size:
+            raise ValueError(
+                f"{info.filename} would unpack {info.compress_size / 2**20:.0f} MB to {claimed / 2**30:.1f} GB, which "
+                "no images do"
+            )
         return Header(shape, dtype)

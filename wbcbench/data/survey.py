@@ -18,7 +18,7 @@ from wbcbench.contracts.dataset import Cells, Dataset, Progress, content_digest
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole, read_header
-from wbcbench.data.folders import FileSource, open_source
+from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
 from wbcbench.data.image_files import remark_notes
 from wbcbench.data.splits import Copies, same_rows
 from wbcbench.files import atomic_write_bytes
@@ -127,6 +127,7 @@ def survey_listing(
     """
     with open_source(root) as source:
         names = sorted({p for paths in listing.paths.values() for p in paths if p})
+        refuse_if_absent(source, names, root)
         key = content_digest("survey-1", DECODER_VERSION, str(root.resolve()), names, source.stamps(names))
         found = cached_arrays(key, lambda: _read_all(source, names, progress))
     place = {name: i for i, name in enumerate(names)}
