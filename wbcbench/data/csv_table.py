@@ -92,8 +92,8 @@ class ManifestFile:
                     fit = fit or len(row) == len(self.header)
                     if not fit and len(self.rows) >= HOPELESS:
                         raise DataError(
-                            f"Expected rows of {len(self.header)} fields, as the header of {path} has, but none of "
-                            f"the first {HOPELESS:,} has (the first has {len(self.rows[0][1])}). Save it again as CSV."
+                            f"Expected rows of {len(self.header)} fields, as the header of {path} has, but none "
+                            f"of the first {HOPELESS:,} has (the first has {len(self.rows[0][1])}). Save it again."
                         )
                 start = reader.line_num + 1
         except csv.Error as error:
@@ -150,7 +150,10 @@ class ManifestFile:
         name = None if columns.id is None else self.column(columns.id, "id")
         images = {m: self.column(c, f"modalities.{m} images") for m, c in columns.modalities.items()}
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
-        rows = self._complete(problems)
+        places = (label, group, name, list(images.values()))
+        if split is None and not refused:  # a large table without a usable row ends here
+            self._usable(self._complete(self.rows[:HOPELESS], Problems()), *places, Problems())
+        rows = self._complete(self.rows, problems)
         notes: list[str] = []
         for what, at in (("label", label), ("group", group)):
             if at is not None:
@@ -169,7 +172,7 @@ class ManifestFile:
             rows = [row for row, kept_row in zip(rows, keep, strict=True) if kept_row]
             for (_, row), side in zip(rows, found, strict=True):
                 row[split] = str(side)
-        rows = self._usable(rows, label, group, name, list(images.values()), problems)
+        rows = self._usable(rows, *places, problems)
         if split is not None:
             sides = np.array([row[split] for _, row in rows], dtype="<U5")
         if not rows and not problems:
@@ -189,9 +192,9 @@ class ManifestFile:
             notes=notes,
         )
 
-    def _complete(self, problems: Problems) -> list[tuple[int, list[str]]]:
+    def _complete(self, rows: list[tuple[int, list[str]]], problems: Problems) -> list[tuple[int, list[str]]]:
         complete = []
-        for number, row in self.rows:
+        for number, row in rows:
             if len(row) == len(self.header):
                 complete.append((number, [value.strip() for value in row]))
             else:

@@ -352,11 +352,13 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[tuple[int, str]] = []
+        self._lines: set[int] = set()
 
     def add(self, line: int, text: str) -> None:
         """Add a problem of `line` (counted from 1). Raises `DataError` where none of many rows is usable."""
         self._found.append((line, text))
-        if len(self._found) >= HOPELESS >= line - 1:
+        self._lines.add(line)
+        if len(self._lines) >= HOPELESS and line <= len(self._lines) + 1:
             shown = "\n".join(f"  line {n}: {why}" for n, why in self._found[:3])
             raise DataError(
                 f"Expected cells, but none of the first {HOPELESS:,} rows is usable, so the rest was not read:\n"
