@@ -93,7 +93,7 @@ class NpzFile:
         if needed > there:
             raise DataError(
                 f"Expected arrays that fit into memory, but {name!r} of {self.path} has {needed / 2**30:.0f} GB "
-                f"and this machine {there / 2**30:.0f}. Save smaller images, or fewer, or image files with a manifest."
+                f"and this machine {there / 2**30:.0f}. Save smaller or fewer images, or image files with a manifest."
             )
         try:
             with np.load(self.path, allow_pickle=False) as archive:
@@ -176,7 +176,7 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
             raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, but has {info.file_size:,} bytes")
         if claimed > _LARGE and claimed > _DENSEST * info.compress_size:
             raise ValueError(
-                f"{info.filename} would unpack {info.compress_size / 2**20:.0f} MB to {claimed / 2**30:.1f} GB, "
-                "which no images do"
+                f"{info.filename} would unpack {info.compress_size / 2**20:.0f} MB to {claimed / 2**30:.1f} "
+                "GB, which no images do"
             )
         return Header(shape, dtype)
