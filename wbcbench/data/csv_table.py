@@ -188,7 +188,7 @@ class ManifestFile:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
         if not rows and not problems:
             raise DataError(f"Expected cells in {self.path}, but every row was left out. Keep some.")
-        paths = {m: [_path(row[at]) for _, row in rows] for m, at in images.items()}
+        paths = {m: [as_path(row[at]) for _, row in rows] for m, at in images.items()}
         fallback = [next((p for p in each if p), "") for each in zip(*paths.values(), strict=True)]
         return Manifest(
             lines=[number for number, _ in rows],
@@ -244,7 +244,7 @@ class ManifestFile:
         return usable
 
 
-def _path(value: str) -> str:
+def as_path(value: str) -> str:
     """A path as sources expect it: forward slashes (manifests may come from Windows), no `./`."""
     return "" if is_missing(value) else str(PurePosixPath(value.replace("\\", "/")))
 

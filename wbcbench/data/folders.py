@@ -448,7 +448,7 @@ def recognise_levels(files: Sequence[str], where: str, sides: Mapping[str, str] 
         elif len(there) > 1 and _pairs_up(deep, level):
             options[level] = {"modality"} if all(map(_names_modality, there)) else {"modality", "class", "group"}
         else:
-            options[level] = {"class", "group"} if len(there) > 1 else {"group"}
+            options[level] = {"class", "group"} if len(there) > 1 or depth == 1 else {"group"}
     readings = [
         words
         for words in permutations(LEVELS, depth)

@@ -288,7 +288,7 @@ def _check_stratifiable(labels: Indices, classes: Sequence[str], count: int, sid
     if alone:
         raise DataError(
             f"Expected at least 2 cells of every class to set some aside as {side}, but {', '.join(alone)} has 1 "
-            f"left of {len(labels)}. Add cells, or leave the class out (--leave-out of `wbcbench data import`)."
+            f"(of {len(labels)} cells). Add cells, or leave the class out (--leave-out of `wbcbench data import`)."
         )
     kinds = int((sizes > 0).sum())
     if min(count, len(labels) - count) < kinds:

@@ -6,15 +6,17 @@ default; a changed meaning needs a higher `SCHEMA_VERSION`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import CoreSchema
 
-from wbcbench.contracts.dataset import Account
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
 from wbcbench.spec import ComponentSpec as SpecComponent
 from wbcbench.spec.trial import method_name
+
+if TYPE_CHECKING:
+    from wbcbench.contracts.dataset import Account
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -147,6 +149,12 @@ class Counted(Strict):
     examples: dict[str, list[str]] = {}
     """Reason -> the first of what was left out."""
 
+    def sentence(self) -> str:
+        """As `Account.sentence`."""
+        from wbcbench.contracts.dataset import Account, LeftOut
+
+        return Account(self.unit, self.seen, self.used, {w: LeftOut(n) for w, n in self.left_out.items()}).sentence()
+
     @classmethod
     def of(cls, account: Account) -> Counted:
         """The same as a model."""
@@ -222,6 +230,12 @@ class Result(Outcome):
     def title(self) -> str:
         """The method's display name, as in tables: `concat + logits + modality_dropout`."""
         return method_name(self.label, self.kd, self.policies)
+
+    def ceilings(self) -> list[str]:
+        """A note if classes without test cells keep macro-F1 below 1; empty for sealed trials."""
+        from wbcbench.evaluation.metrics import ceiling_notes
+
+        return ceiling_notes([sum(row) for row in self.confusion], self.key.classes, "test") if self.confusion else []
 
     @classmethod
     def build(cls, trial: Trial, outcome: Outcome, files: dict[str, str]) -> Result:
