@@ -27,8 +27,8 @@ from wbcbench.errors import DataError
 class Folder(Dataset):
     """PNG, JPEG, TIFF or BMP, 8 or 16 bit, of any size; an empty path is a missing image.
 
-    Images are cut to their middle square and rescaled, or with `window` cropped or padded, which keeps their scale.
-    A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose
+    Images are cut to their middle square and rescaled; with `window` they are cropped or padded, which keeps their
+    scale. A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose
     split is not train, val or test is left out; all other invalid rows are reported at once.
     """
 
@@ -53,7 +53,7 @@ class Folder(Dataset):
         )
         window: int = param(
             0,
-            "Side in pixels that images are cropped or padded to without rescaling; 0: their middle square, rescaled.",
+            "Side in pixels that images are cropped or padded to, unscaled; 0: their middle square, rescaled.",
             ge=0,
             le=1024,
         )

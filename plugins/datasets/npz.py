@@ -165,7 +165,7 @@ class Npz(Dataset):
                 )
             read = read_split([str(word) for word in split], where)
             keep, notes, found["splits"] = read.keep, list(read.notes), read.found
-            gone = [(read.why(row), f"row {row}") for row in np.flatnonzero(~keep)]
+            gone = [(read.why(int(row)), f"row {row}") for row in np.flatnonzero(~keep)]
             recoded = not np.array_equal(split[keep], read.side)
             split = read.side
         classes = None
@@ -175,7 +175,9 @@ class Npz(Dataset):
         raw_groups = self._column(file, p.group, "group", count)
         groups = None if raw_groups is None else encode_groups(raw_groups[keep], where)
         used: dict[str, set[str]] = {"classes": {names[k] for k in np.unique(labels)}}
-        found["classes"] = frozenset(names) | (_texts(raw[~keep]) - _texts(raw[keep]) if classes is None else set())
+        found["classes"] = frozenset(names) | (
+            _texts(raw[~keep]) - _texts(raw[keep]) if classes is None else set()
+        )
         if split is not None:
             used["splits"] = set(map(str, split))
         group_names: tuple[str, ...] = ()
@@ -199,7 +201,7 @@ class Npz(Dataset):
         )
 
     def _ask_about_groups(self, file: NpzFile) -> None:
-        """Refuse to ignore an array that is called like donors: a split that mixes them would be too optimistic."""
+        """Refuse to ignore an array that is called like donors: a split that mixes them is too optimistic."""
         group = self.params.group
         if group in file.headers or group != type(self.params).model_fields["group"].default:
             return
@@ -233,7 +235,9 @@ class Npz(Dataset):
         used = {pick.array for pick in picks.values()} | {p.label, p.group, p.split, "classes", "channels"}
         used = table.file.stored(used)
         rest = sorted(set(table.file.members) - used)
-        return Account.of("arrays", len(table.file.members), len(used), [("that no parameter names", n) for n in rest])
+        return Account.of(
+            "arrays", len(table.file.members), len(used), [("that no parameter names", n) for n in rest]
+        )
 
 
 @dataclass(frozen=True)

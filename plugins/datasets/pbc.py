@@ -125,9 +125,7 @@ def _label(name: str) -> str:
 COPY, TORN = "duplicates", "in two classes"
 
 
-def _without_copies(
-    source: FileSource, files: list[str], root: Path
-) -> tuple[list[str], list[tuple[str, str]]]:
+def _without_copies(source: FileSource, files: list[str], root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """The files that stay, and (reason, file) of those left out."""
     try:
         same = copied_files(source, files, root)

@@ -309,7 +309,10 @@ def test_run_refuses_what_audit_refuses_and_the_key_carries_the_override(
 
 @pytest.mark.parametrize(
     ("groups", "test", "says"),
-    [(3, 0.25, "at least 4 groups to set 25% aside as test, but got 3"), (5, 0.25, "at least 5 groups to set 20%")],
+    [
+        (3, 0.25, "at least 4 groups to set 25% aside as test, but got 3"),
+        (5, 0.25, "at least 5 groups to set 20%"),
+    ],
 )
 def test_a_dry_run_refuses_too_few_groups_as_audit_does(
     groups: int, test: float, says: str, invoke: Invoke, tmp_path: Path

@@ -170,7 +170,7 @@ def make_board(
 
 
 def _ceilings(group: Group) -> list[str]:
-    """Classes without test cells, which keep every row's macro-F1 below 1. All records have the same test cells."""
+    """Classes without test cells, which keep macro-F1 below 1. All records have the same test cells."""
     for found in group.own:
         try:
             return checks.read_result(found.path).ceilings()

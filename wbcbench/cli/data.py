@@ -97,7 +97,7 @@ class Source:
         from wbcbench.data.labels import side_of
         from wbcbench.errors import UsageError
 
-        sides = {}
+        sides: dict[str, str] = {}
         for word, text in _pairs(self.values["side"], "--side"):
             side = side_of(text)
             if side is None:

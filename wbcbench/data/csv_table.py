@@ -166,7 +166,9 @@ class ManifestFile:
         notes: list[str] = []
         kept = []
         for number, row in rows:
-            why = next((f"left out by {self.header[at]}={row[at]}" for at, vs in refused.items() if row[at] in vs), "")
+            why = next(
+                (f"left out by {self.header[at]}={row[at]}" for at, vs in refused.items() if row[at] in vs), ""
+            )
             if why:
                 gone.append((why, f"line {number}"))
             else:
@@ -178,7 +180,7 @@ class ManifestFile:
         if split is not None and rows:
             read = read_split([row[split] for _, row in rows], str(self.path), sides)
             notes += read.notes
-            gone += [(read.why(i), f"line {rows[i][0]}") for i in np.flatnonzero(~read.keep)]
+            gone += [(read.why(int(i)), f"line {rows[i][0]}") for i in np.flatnonzero(~read.keep)]
             found["splits"] = read.found
             rows = [row for row, kept_row in zip(rows, read.keep, strict=True) if kept_row]
             for (_, row), side in zip(rows, read.side, strict=True):

@@ -379,7 +379,9 @@ def read_tree(
 def _renamed(split: Sequence[str | None] | None, folders: Sequence[str]) -> list[str]:
     """Notes on folders of a split that are not called train, val or test."""
     counts = Counter(zip(folders, split or (), strict=False))
-    return [f"Folder {name!r} means {side} ({n} cells)." for (name, side), n in sorted(counts.items()) if name != side]
+    return [
+        f"Folder {name!r} means {side} ({n} cells)." for (name, side), n in sorted(counts.items()) if name != side
+    ]
 
 
 def _names_found(
@@ -396,8 +398,47 @@ def _names_found(
 
 
 _MODALITY = frozenset(
-    "brightfield bright bf darkfield dark df phase phasecontrast ph dic dpc qpi fluorescence fluo fl dapi hoechst "
-    "pi gfp rfp yfp cfp mcherry cy3 cy5 fitc pe apc texasred ssc fsc giemsa rgb infrared ir uv red green blue".split()
+    [
+        "brightfield",
+        "bright",
+        "bf",
+        "darkfield",
+        "dark",
+        "df",
+        "phase",
+        "phasecontrast",
+        "ph",
+        "dic",
+        "dpc",
+        "qpi",
+        "fluorescence",
+        "fluo",
+        "fl",
+        "dapi",
+        "hoechst",
+        "pi",
+        "gfp",
+        "rfp",
+        "yfp",
+        "cfp",
+        "mcherry",
+        "cy3",
+        "cy5",
+        "fitc",
+        "pe",
+        "apc",
+        "texasred",
+        "ssc",
+        "fsc",
+        "giemsa",
+        "rgb",
+        "infrared",
+        "ir",
+        "uv",
+        "red",
+        "green",
+        "blue",
+    ]
 )
 """Words that name a modality and neither a class nor a donor, in lower case."""
 
@@ -438,7 +479,7 @@ def recognise_levels(files: Sequence[str], where: str, sides: Mapping[str, str] 
         unclear = [n for n in there if not is_side(n) and split_word_in(n)]
         if any(map(is_side, there)) or unclear:
             meant = [w for n in unclear for w in ("--side", f"{n}={split_word_in(n)}")]
-            without = [[]] if any(map(is_side, there)) else []
+            without: list[list[str]] = [[]] if any(map(is_side, there)) else []
             flags[level] = [*without, meant] if unclear else without
     undecided = {level for level in flags if not all(map(is_side, names[level]))}
     options: dict[int, set[str]] = {}
@@ -457,11 +498,13 @@ def recognise_levels(files: Sequence[str], where: str, sides: Mapping[str, str] 
     shallow = len(files) - depths[depth]
     if len(readings) == 1 and not undecided and 2 * shallow < len(files):
         return "/".join(readings[0])
-    shown = "; ".join(f"level {i + 1}: {', '.join(n[:4])}{' ...' if len(n) > 4 else ''}" for i, n in enumerate(names))
+    shown = "; ".join(
+        f"level {i + 1}: {', '.join(n[:4])}{' ...' if len(n) > 4 else ''}" for i, n in enumerate(names)
+    )
     if not readings:
         raise DataError(
-            f"Expected a folder per class in {where}, but images are {depth} folders deep, such as {example!r}, and "
-            f"no level can be the class ({shown}). Make folders of classes, or list the images in a CSV; "
+            f"Expected a folder per class in {where}, but images are {depth} folders deep, such as {example!r}, "
+            f"and no level can be the class ({shown}). Make folders of classes, or list the images in a CSV; "
             "if the folders are what they do not look like, name them with --levels, such as --levels class."
         )
     lines = []
@@ -470,8 +513,8 @@ def recognise_levels(files: Sequence[str], where: str, sides: Mapping[str, str] 
             told = shlex.join(["--levels", "/".join(words), *(w for one in more for w in one)])
             lines.append(f"  {told}    {_spoken(words, names, is_side, dict(_side_flags(more)))}")
     raise DataError(
-        f"Expected folders of one meaning in {where}, but images are {depth} folders deep, such as {example!r}, and "
-        f"the meaning is ambiguous ({shown}). Choose one:\n" + "\n".join(lines)
+        f"Expected folders of one meaning in {where}, but images are {depth} folders deep, such as {example!r}, "
+        f"and the meaning is ambiguous ({shown}). Choose one:\n" + "\n".join(lines)
     )
 
 

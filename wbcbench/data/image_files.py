@@ -218,7 +218,7 @@ class ListedImages(ABC, Generic[P]):
         return {}
 
     def _window(self, index: ImageIndex) -> int:
-        """Side of the window that images are placed in without rescaling; 0: they are cut to their middle square."""
+        """Side of the window that images are placed in, unscaled; 0: they are cut to their middle square."""
         return 0
 
     def _side(self, index: ImageIndex) -> int | None:

@@ -229,7 +229,7 @@ def _fit(
         if len(names) < 2:
             return False
         part = np.searchsorted(np.setdiff1d(np.arange(len(survey.classes)), list(gone)), labels[keep])
-        again = {old: new for new, old in enumerate(np.flatnonzero(keep))}
+        again = {int(old): new for new, old in enumerate(np.flatnonzero(keep))}
         own = [s for found in copies if len(s := [again[r] for r in found if r in again]) > 1]
         try:
             side = assign_sides(
@@ -296,7 +296,16 @@ def run_commands(
     if advice.imported or not survey.dataset or not _reads_back(options, dict(settings)):
         name = next(n for n in ("my_cells", *(f"my_cells_{i}" for i in range(2, 99))) if not Path(n).exists())
         given = [word for word in flags if "--group" not in advice.bring or word not in _group_option(flags)]
-        bring = ["wbcbench", "data", "import", str(survey.config or survey.path), "-o", name, *given, *advice.bring]
+        bring = [
+            "wbcbench",
+            "data",
+            "import",
+            str(survey.config or survey.path),
+            "-o",
+            name,
+            *given,
+            *advice.bring,
+        ]
         run = ["wbcbench", "run", "--config", f"{name}/{CONFIG}", *advice.run]
         return [shlex.join(bring), shlex.join(run)]
     placed = choose_size(survey)
@@ -338,7 +347,7 @@ def choose_size(survey: Survey) -> Size | None:
     sizes = survey.sizes
     if survey.side is not None or sizes is None or not len(sizes):
         return None
-    low, middle, high, top = (int(round(float(v))) for v in np.percentile(sizes, (5, 50, 95, 100)))
+    low, middle, high, top = (round(float(v)) for v in np.percentile(sizes, (5, 50, 95, 100)))
     window = _step(high, LARGEST_WINDOW)
     side = min(window, MOST)
     cut = int((sizes > window).sum())

@@ -63,7 +63,7 @@ class NpzFile:
 
     def stored(self, names: Iterable[str]) -> set[str]:
         """The stored arrays that these names read."""
-        return self.members & set(names)
+        return set(self.members) & set(names)
 
     def _broken(self, error: Exception) -> DataError:
         return DataError(
@@ -182,7 +182,9 @@ Picks = Mapping[str, Sequence[int] | str]
 """Modality -> channel indices of the image array, or the name of an array of its own."""
 
 
-def find_picks(file: NpzFile, wanted: Picks, image: str, layout: Layout, count: int | None = None) -> dict[str, Pick]:
+def find_picks(
+    file: NpzFile, wanted: Picks, image: str, layout: Layout, count: int | None = None
+) -> dict[str, Pick]:
     """Where the pixels of each modality are; of all modalities of the image array if none are named.
 
     Args:

@@ -132,7 +132,9 @@ def _described(said: Described, asked: ColumnChoices, opener: Open, progress: Pr
 def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: ColumnChoices) -> ColumnChoices:
     """The parameters of the data set `folder`, as options."""
     named = {what: str(params[what]) for what in ("label", "group", "split", "id")}
-    found = {what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()}
+    found: dict[str, Any] = {
+        what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()
+    }
     taken = [*named.values(), *found.values(), *params["leave_out"]]
     root = Path(params["root"]).expanduser() if params["root"] else None
     return replace(
@@ -203,9 +205,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _listed(
-    listing: Manifest, root: Path, path: Path, asked: ColumnChoices, progress: Progress | None
-) -> Survey:
+def _listed(listing: Manifest, root: Path, path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     """The part common to trees and manifests."""
     images = survey_listing(listing, root, asked.leave_out.get("bits", ()), progress)
     kept = images.kept
@@ -293,7 +293,9 @@ def _npz_as(
     progress: Progress | None,
 ) -> Survey:
     if asked.sides:
-        raise DataError("Expected --side with folders or a CSV, but got an .npz. Rename the words in its split array.")
+        raise DataError(
+            "Expected --side with folders or a CSV, but got an .npz. Rename the words in its split array."
+        )
     dataset = opener("npz", settings)
     cells = dataset.load(None, progress) if dataset.describe().image_size else dataset.load(64, progress)
     said = {m: f"{a.shape[1]} channels" for m, a in cells.images.items()}
@@ -308,7 +310,9 @@ def _npz_as(
     )  # fmt: skip
 
 
-def _without(cells: Cells, leave_out: Mapping[str, Sequence[str]], path: Path) -> tuple[Cells, tuple[Account, ...]]:
+def _without(
+    cells: Cells, leave_out: Mapping[str, Sequence[str]], path: Path
+) -> tuple[Cells, tuple[Account, ...]]:
     """The cells without those of some labels, groups or sides, and the accounts."""
     accounts = cells.accounting()
     if not leave_out:

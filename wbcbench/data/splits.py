@@ -275,8 +275,8 @@ def _draw(
     except ValueError as error:
         few = np.bincount(labels, minlength=len(classes))
         raise DataError(
-            f"Expected at least {folds} cells of some class to set {share:.0%} aside as {side}, but the largest of "
-            f"{', '.join(classes)} has {few.max()}. Add cells."
+            f"Expected at least {folds} cells of some class to set {share:.0%} aside as {side}, but the largest "
+            f"of {', '.join(classes)} has {few.max()}. Add cells."
         ) from error
     return np.asarray(pool[chosen])
 
@@ -293,6 +293,6 @@ def _check_stratifiable(labels: Indices, classes: Sequence[str], count: int, sid
     kinds = int((sizes > 0).sum())
     if min(count, len(labels) - count) < kinds:
         raise DataError(
-            f"Expected at least {kinds} cells, one of each class, as {side} and as many left, but {side} gets {count} "
-            f"of {len(labels)}. Add cells, leave classes out, or raise split.{side}."
+            f"Expected at least {kinds} cells, one of each class, as {side} and as many left, but {side} gets "
+            f"{count} of {len(labels)}. Add cells, leave classes out, or raise split.{side}."
         )

@@ -41,6 +41,7 @@ class Modality:
     missing: int
     """Number of cells without an image."""
 
+
 @dataclass
 class Survey:
     """The N usable cells at a path; cells that a run cannot use are in `unusable` instead."""
@@ -163,8 +164,8 @@ def survey_listing(
         for m, paths in listing.paths.items()
         if len({int(depth[place[p]]) for p in paths if p and not why[place[p]]}) > 1
     }
-    for row, paths in enumerate(zip(*listing.paths.values(), strict=True)):
-        there = [(m, place[p]) for m, p in zip(listing.paths, paths, strict=True) if p]
+    for row, images in enumerate(zip(*listing.paths.values(), strict=True)):
+        there = [(m, place[p]) for m, p in zip(listing.paths, images, strict=True) if p]
         if any(why[i] == MISSING for _, i in there):
             gone.append((row, "with a file that does not exist"))
         elif any(why[i] for _, i in there):
@@ -198,7 +199,9 @@ def leave_rows_out(listing: Manifest, gone: Sequence[tuple[int, str]]) -> Manife
         rows = [row for row, why in gone if why == reason]
         account = account.without(reason, things_of(listing, rows))
     dropped = {row for row, _ in gone}
-    kept = select_rows(listing, np.array([i for i in range(len(listing.lines)) if i not in dropped], dtype=np.intp))
+    kept = select_rows(
+        listing, np.array([i for i in range(len(listing.lines)) if i not in dropped], dtype=np.intp)
+    )
     return replace(kept, account=account)
 
 

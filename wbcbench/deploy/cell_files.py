@@ -71,7 +71,9 @@ class FileCells:
         """See `CellSource.accounts`."""
         rows = sorted(self.errors)
         if self._account.unit == "files":
-            return (self._account.without(UNREAD, [p[row] for row in rows for p in self._paths.values() if p[row]]),)
+            return (
+                self._account.without(UNREAD, [p[row] for row in rows for p in self._paths.values() if p[row]]),
+            )
         return (self._account.without(UNREAD, [self.names[row] for row in rows]),)
 
     def read(self, start: int, stop: int) -> dict[str, Array]:

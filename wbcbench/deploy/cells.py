@@ -256,7 +256,7 @@ def loaded_cells(where: str, cells: Cells, order: Order) -> ArrayCells:
 
 
 def _picks(file: NpzFile, order: Order, called: Mapping[str, Any], image: str) -> dict[str, Pick]:
-    """Where each image is: in an array of its name, where it was in training, or where the file says that it is."""
+    """Where each image is: in an array of its name, where it was in training, or where the file says."""
     layout, wanted = called.get("layout", "auto"), called.get("modalities", {})
     named: dict[str, list[int] | str] = {}
     for name in order.names:
@@ -294,6 +294,7 @@ def _labels(file: NpzFile, name: str, count: int, order: Order) -> tuple[str, ..
 
 
 __all__ = [
+    "UNREAD",
     "Array",
     "ArrayCells",
     "CellSource",
@@ -301,7 +302,6 @@ __all__ = [
     "NothingFoundError",
     "Open",
     "Order",
-    "UNREAD",
     "Wanted",
     "loaded_cells",
     "npz_cells",

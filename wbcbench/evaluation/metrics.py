@@ -156,8 +156,8 @@ def ceiling_notes(counts: ArrayLike, classes: tuple[str, ...], side: str) -> lis
     shown = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
     there = len(classes) - len(absent)
     return [
-        f"No {SIDES[side]} cells of {shown}: macro-F1 is the mean over all {len(classes)} classes, so on {SIDES[side]} "
-        f"cells it cannot exceed {there / len(classes):.3f}. Balanced accuracy and AUROC are means over the "
+        f"No {SIDES[side]} cells of {shown}: macro-F1 is the mean over all {len(classes)} classes, so on "
+        f"{SIDES[side]} cells it cannot exceed {there / len(classes):.3f}. Balanced accuracy and AUROC are means over the "
         f"{there} that have cells."
     ]
 

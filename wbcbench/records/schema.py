@@ -153,7 +153,9 @@ class Counted(Strict):
         """As `Account.sentence`."""
         from wbcbench.contracts.dataset import Account, LeftOut
 
-        return Account(self.unit, self.seen, self.used, {w: LeftOut(n) for w, n in self.left_out.items()}).sentence()
+        return Account(
+            self.unit, self.seen, self.used, {w: LeftOut(n) for w, n in self.left_out.items()}
+        ).sentence()
 
     @classmethod
     def of(cls, account: Account) -> Counted:
@@ -235,7 +237,9 @@ class Result(Outcome):
         """A note if classes without test cells keep macro-F1 below 1; empty for sealed trials."""
         from wbcbench.evaluation.metrics import ceiling_notes
 
-        return ceiling_notes([sum(row) for row in self.confusion], self.key.classes, "test") if self.confusion else []
+        return (
+            ceiling_notes([sum(row) for row in self.confusion], self.key.classes, "test") if self.confusion else []
+        )
 
     @classmethod
     def build(cls, trial: Trial, outcome: Outcome, files: dict[str, str]) -> Result:
@@ -281,6 +285,6 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
-    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Counted", "InputStatistics", "Outcome",
-    "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
+    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Counted", "InputStatistics",
+    "Outcome", "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
 ]  # fmt: skip
