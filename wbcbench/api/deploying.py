@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,6 +148,7 @@ class PredictRequest(RecordRequest):
 
 def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[str, Any]:
     """The document of `wbcbench predict --json`, without the name of the file."""
+    from wbcbench.contracts.dataset import account_lines
     from wbcbench.deploy.predict import scores_of
 
     classes, result = found.task.classes, found.record.result
@@ -175,6 +176,8 @@ def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[
             "kinds": dict(sorted(kinds.items())),
             "statistics_from": found.statistics_from,
         },
+        "accounts": [asdict(account) for a in answers for account in a.source.accounts()],
+        "found": [f"{a.source.where}: {line}" for a in answers for line in account_lines(a.source.accounts())],
         "notes": [note for a in answers for note in a.source.notes],
         "labelled": labelled,
         "other_labels": other_labels,
@@ -234,7 +237,7 @@ class Predicted(Shown):
         """Remarks from reading the cells, and labels that could not be scored."""
         from wbcbench.boards.text import clean
 
-        lines = [clean(note) for note in self.facts["notes"]]
+        lines = [clean(note) for note in (*self.facts["found"], *self.facts["notes"])]
         if self.facts["other_labels"]:
             shown = ", ".join(clean(v) for v in self.facts["other_labels"][:8])
             lines.append(f"labels that are not among the classes were not scored: {shown}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def in_lines(document: Any, but: Sequence[str] = ("commands",)) -> Any:
+def in_lines(document: Any, but: Sequence[str] = ("alternative", "commands", "problems")) -> Any:
     """A document for text: no value, except those of the keys `but`, can begin a line or move the cursor."""
     if isinstance(document, dict):
         return {one_line(k): v if k in but else in_lines(v, but) for k, v in document.items()}
@@ -101,12 +102,17 @@ def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
 
 def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     """Print students and their teachers, what was already done, where records are, and next steps."""
+    from wbcbench.boards.text import clean
+
     for note in plan.notes:
-        click.echo(note)
+        click.echo(clean(note))
     columns = ["role", "method", "kd", "seed", "macro-F1", "balanced acc.", "params", "MACs", "train", "state"]
     order = {"student": 0, "teacher": 1}
     rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
     print_table(columns, rows)
+    ceilings = [note for o in outcomes if o.record is not None for note in o.record.result.ceilings()]
+    for note in dict.fromkeys(ceilings):
+        click.echo(clean(f"Note: {note}"))
     counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed")}
     if counts["cached"] == len(outcomes):
         click.echo("Nothing left to do: every trial is already in the store.")
@@ -159,9 +165,14 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
+def store_flag(store: str) -> str:
+    """` --store DIR`, quoted for the shell; empty for the default."""
+    return "" if store == "wbcbench-store" else f" --store {shlex.quote(store)}"
+
+
 def _next_steps(plan: Plan, store: str) -> list[str]:
     trials = [p.trial for p in plan.trials if p.role == "student"]
-    where = "" if store == "wbcbench-store" else f" --store {store}"
+    where = store_flag(store)
     dataset = trials[0].protocol.dataset.name
     lines = [f"Next: wbcbench leaderboard{where}"]
     if len({t.seed for t in trials}) == 1 and dataset == "synthetic":

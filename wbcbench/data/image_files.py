@@ -12,7 +12,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from wbcbench.contracts.dataset import RESIZE_VERSION, Cells, Description, Progress, content_digest
+from wbcbench.contracts.dataset import (
+    RESIZE_VERSION,
+    Cells,
+    Description,
+    Progress,
+    content_digest,
+    window_square,
+)
 from wbcbench.contracts.params import Parameters
 from wbcbench.data.cache import cached_arrays, recall, remember
 from wbcbench.data.csv_table import Manifest
@@ -20,12 +27,12 @@ from wbcbench.data.decode import (
     DECODER_VERSION,
     ImageHeader,
     UndecodableError,
-    decode_square,
+    decode_whole,
     fits,
     read_header,
 )
 from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
-from wbcbench.data.labels import Problems, encode_groups, encode_labels, split_sizes
+from wbcbench.data.labels import Problems, encode_groups, encode_labels, names_of_groups, split_sizes
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -111,12 +118,12 @@ def decode_images(
     side: int,
     where: str,
     progress: Progress | None,
-    decode: Decode | None = None,
+    decode: Decode,
 ) -> dict[str, Array]:
     """Decode every image to modality -> [N, C, side, side]; zeros where an image is missing.
 
     Args:
-        decode: turns (encoded data, channels, side) into [C, side, side]; None: `decode_square`.
+        decode: turns (encoded data, channels, side) into [C, side, side].
 
     Raises:
         DataError: some images cannot be decoded (the error lists them), or files changed since they were indexed.
@@ -133,7 +140,7 @@ def decode_images(
         _digest_one(digest, modality, data)
         if data is not None:
             try:
-                out[modality][row] = (decode or decode_square)(data, index.channels[modality], side)
+                out[modality][row] = decode(data, index.channels[modality], side)
             except UndecodableError as error:
                 problems.add(line, f"{path} {error}")
     problems.raise_if_any(where)
@@ -243,24 +250,37 @@ class ListedImages(ABC, Generic[P]):
         """See `Cells.resolved`."""
         return {}
 
+    def _window(self, index: ImageIndex) -> int:
+        """Side of the window that images are placed in, unscaled; 0: they are cut to their middle square."""
+        return 0
+
     def _side(self, index: ImageIndex) -> int | None:
         """The native side in pixels, or None if there is none."""
-        return index.side
+        return self._window(index) or index.side
 
     def _decode(
         self, manifest: Manifest, source: FileSource, index: ImageIndex, side: int, progress: Progress | None
     ) -> dict[str, Array]:
         """Modality -> [N, C, side, side]."""
-        return decode_images(manifest, source, index, side, str(self._where()), progress)
+        square = window_square(self._window(index))
+
+        def decode(data: bytes, channels: int, to: int) -> Array:
+            return square(decode_whole(data, channels), to)
+
+        return decode_images(manifest, source, index, side, str(self._where()), progress, decode)
 
     def _decoding(self, index: ImageIndex) -> tuple[object, ...]:
         """What decoded arrays depend on, in addition to the files and the side."""
-        return ("folder-arrays", DECODER_VERSION, RESIZE_VERSION, index)
+        window = self._window(index)
+        placed: tuple[object, ...] = ("window", window) if window else ()
+        return ("folder-arrays", DECODER_VERSION, RESIZE_VERSION, index, *placed)
 
     def _fingerprint(self, manifest: Manifest, index: ImageIndex) -> str:
         split = None if manifest.split is None else manifest.split.tolist()
         columns = (manifest.labels, manifest.groups, split, list(manifest.paths))
-        return content_digest(self.version, index.decoder, columns, index.digest)
+        content = content_digest(self.version, index.decoder, columns, index.digest)
+        window = self._window(index)
+        return content_digest(content, window) if window else content
 
     def describe(self) -> Description:
         """See `Dataset.describe`. The first call reads every file, later ones only sizes and times."""
@@ -277,6 +297,7 @@ class ListedImages(ABC, Generic[P]):
             group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
             incomplete=tuple(m for m, paths in manifest.paths.items() if not all(paths)),
+            accounts=manifest.accounts(),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -296,19 +317,23 @@ class ListedImages(ABC, Generic[P]):
 
         images = cached_arrays(content_digest(*self._decoding(index), side), decode)
         labels, classes = encode_labels(np.array(manifest.labels), self._classes(), where)
+        groups = None if manifest.groups is None else encode_groups(np.array(manifest.groups), where)
+        names = () if groups is None else names_of_groups(np.array(manifest.groups), groups)
         present = np.array([[bool(path) for path in paths] for paths in manifest.paths.values()]).T
         return Cells(
             images={name: images[name] for name in manifest.paths},
             labels=labels,
             classes=classes,
             fingerprint=self._fingerprint(manifest, index),
-            groups=None if manifest.groups is None else encode_groups(np.array(manifest.groups), where),
+            groups=groups,
             split=manifest.split,
             present=None if present.all() else np.ascontiguousarray(present),
             ids=tuple(manifest.ids),
             licence=self.licence,
             notes=manifest.notes + remark_notes(index.remarks) + self._notes(manifest, index, side),
             resolved=self._resolved(index),
+            accounts=manifest.accounts(),
+            group_names=names,
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:
@@ -324,9 +349,17 @@ class ListedImages(ABC, Generic[P]):
 
     def _notes(self, manifest: Manifest, index: ImageIndex, side: int) -> list[str]:
         notes = []
-        if index.oblong:
+        window = self._window(index)
+        if window:
+            if index.side != window:
+                notes.append(
+                    f"Images of {index.smallest}..{index.largest} pixels were placed in windows of {window}."
+                )
+            if side != window:
+                notes.append(f"Windows of {window} pixels were resized to {side}.")
+        elif index.oblong:
             notes.append(f"{index.oblong} images that are not square were cut to their middle square.")
-        if index.side != side:
+        if not window and index.side != side:
             sides = (
                 f"{index.smallest}" if index.smallest == index.largest else f"{index.smallest}..{index.largest}"
             )

@@ -6,13 +6,14 @@ import heapq
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import SPLITS
+from wbcbench.contracts.dataset import SPLITS, Account
 from wbcbench.errors import DataError, did_you_mean
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,10 +36,24 @@ def side_of(text: str) -> Literal["train", "val", "test"] | None:
     return _SIDE.get(word) or _SIDE.get(_SET.sub("", word))  # type: ignore[return-value]
 
 
-def has_split_word(name: str) -> bool:
-    """Whether a name contains a word for a side of a split, as `TEST_SIMPLE` and `my train images` do."""
-    words = re.findall(r"[a-z]+", name.lower())
-    return side_of(name) is not None or any(side_of(word) is not None for word in words)
+NAMES = {
+    "label": ("label", "labels", "class", "celltype", "cellclass", "category", "diagnosis", "target", "y"),
+    "group": ("group", "groups", "donor", "donorid", "patient", "patientid", "subject", "subjectid", "case",
+              "slide", "slideid", "plate"),
+    "split": ("split", "set", "subset", "partition", "fold"),
+    "id": ("id", "cellid", "name"),
+}  # fmt: skip
+"""Role -> usual names of its column or array, in lower case, without spaces, hyphens and underscores."""
+
+
+def plain(name: str) -> str:
+    """Lower case, with only letters and digits."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def split_word_in(name: str) -> str | None:
+    """The side that a word within a name means, as in `TEST_SIMPLE` and `my train images`; None without one."""
+    return side_of(name) or next(filter(None, map(side_of, re.findall(r"[a-z]+", name.lower()))), None)
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
@@ -240,41 +255,79 @@ def encode_groups(raw: Array, where: str) -> NDArray[np.int64]:
     return codes
 
 
-def read_split(
-    raw: NDArray[np.str_], where: str
-) -> tuple[NDArray[np.bool_], NDArray[np.str_], dict[str, int], list[str]]:
+def names_of_groups(raw: Array, codes: NDArray[np.int64]) -> tuple[str, ...]:
+    """The name of each group by its number: the first of its cells' values [N]."""
+    first = np.unique(codes, return_index=True)[1]
+    return tuple(str(value).strip() for value in raw.reshape(-1)[first])
+
+
+@dataclass(frozen=True)
+class ReadSplit:
+    """A split column of N cells."""
+
+    keep: NDArray[np.bool_]
+    """[N], whether the cell is in train, val or test."""
+    side: NDArray[np.str_]
+    """The sides of the cells that are kept."""
+    words: list[str]
+    """[N] as written, without blanks around."""
+    notes: list[str]
+    """On words that were replaced, and on cells that are not kept."""
+
+    @property
+    def found(self) -> frozenset[str]:
+        """Every distinct side, and every word that is not one."""
+        others = (word for word, kept in zip(self.words, self.keep, strict=True) if not kept)
+        return frozenset(map(str, self.side)) | {word for word in others if not is_missing(word)}
+
+    def why(self, row: int) -> str:
+        """Why a cell is not kept."""
+        return "without a split" if is_missing(self.words[row]) else f"of split {self.words[row]!r}"
+
+
+def read_split(raw: Sequence[str], where: str, sides: Mapping[str, str] | None = None) -> ReadSplit:
     """Read a split column [N], in which sides may be called by any of `SPLIT_WORDS`.
 
-    Returns:
-        Which cells are kept, [N]; the sides of these; the other words (`empty` for none) with the number of cells
-        that they leave out; and notes on words that were replaced.
+    Args:
+        sides: further words -> train, val or test.
 
     Raises:
         DataError: no cell is in train, val or test.
     """
-    words, inverse = np.unique(np.char.strip(raw.astype(str)), return_inverse=True)
-    inverse = inverse.reshape(-1)
-    sides = np.array([side_of(str(word)) or "" for word in words], dtype="<U5")
-    side = sides[inverse]
+    words = [str(word).strip() for word in raw]
+    counts = Counter(words)
+    meaning = {word: (sides or {}).get(word) or side_of(word) or "" for word in sorted(counts)}
+    side = np.array([meaning[word] for word in words], dtype="<U5")
+    others = {word: counts[word] for word, known in meaning.items() if not known}
+    shown = ", ".join([word or "(empty)" for word in others][:5]) + (" ..." if len(others) > 5 else "")
     keep: NDArray[np.bool_] = side != ""
-    counts = np.bincount(inverse, minlength=len(words))
-    others = {
-        ("empty" if is_missing(str(word)) else repr(str(word))): int(n)
-        for word, known, n in zip(words, sides, counts, strict=True)
-        if not known
-    }
     if not keep.any():
-        shown = ", ".join(list(others)[:5]) + (" ..." if len(others) > 5 else "")
         raise DataError(
             f"Expected splits {', '.join(SPLITS)} in {where}, but got only {shown}. "
             "Rename them, or name no split column."
         )
-    renamed = [
-        f"Split {str(word)!r} means {known} ({n} cells)."
-        for word, known, n in zip(words, sides, counts, strict=True)
-        if known and str(word) != known
+    notes = [
+        f"Split {word!r} means {known} ({counts[word]} cells)."
+        for word, known in meaning.items()
+        if known and word != known
     ]
-    return keep, side[keep], others, renamed
+    if others:
+        notes.append(f"{sum(others.values())} cells of no split of train, val, test were left out ({shown}).")
+    return ReadSplit(keep, side[keep], words, notes)
+
+
+def accounts_of_names(
+    found: Mapping[str, Iterable[str]], used: Mapping[str, Iterable[str] | None]
+) -> list[Account]:
+    """Accounts of classes, splits and groups: which of the names at the source have usable cells."""
+    accounts = []
+    for unit, names in found.items():
+        there = used.get(unit)
+        if there is not None:
+            every, kept = set(names), set(there)
+            gone = sorted(every - kept)
+            accounts.append(Account.of(unit, len(every), len(kept), [("without usable cells", n) for n in gone]))
+    return accounts
 
 
 def split_sizes(split: NDArray[np.str_] | None) -> dict[str, int] | None:

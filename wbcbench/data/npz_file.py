@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.lib import format as npy
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.cache import file_digest
 from wbcbench.data.formats import refuse_foreign
+from wbcbench.data.labels import Layout, check_names, distinct_names, find_layout
 from wbcbench.errors import DataError, did_you_mean
 from wbcbench.files import ARRAYS
 
@@ -63,6 +65,12 @@ class NpzFile:
                 }
         except ARRAYS as error:
             raise self._broken(error) from error
+        self.members = frozenset(self.headers)
+        """Names of the stored arrays."""
+
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """The stored arrays that these names read."""
+        return set(self.members) & set(names)
 
     def _broken(self, error: Exception) -> DataError:
         return DataError(
@@ -93,7 +101,7 @@ class NpzFile:
         if needed > there:
             raise DataError(
                 f"Expected arrays that fit into memory, but {name!r} of {self.path} has {needed / 2**30:.0f} GB "
-                f"and this machine {there / 2**30:.0f}. Save smaller or fewer images, or image files with a manifest."
+                f"and this machine {there / 2**30:.0f}. Save smaller or fewer images, or files and a manifest."
             )
         try:
             with np.load(self.path, allow_pickle=False) as archive:
@@ -140,6 +148,12 @@ class MedMnist(NpzFile):
             split: Header((total,), np.dtype("<U5")),
         }
 
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """See `NpzFile.stored`."""
+        made = {self._image: "images", self._label: "labels"}
+        parts = {f"{side}_{made[name]}" for name in names if name in made for side in SPLITS}
+        return super().stored({*names, *parts})
+
     def read(self, name: str, purpose: str) -> Array:
         """Decode one array, or join the three arrays of a virtual name. Raises `DataError`."""
         if name == self._split:
@@ -162,6 +176,75 @@ def open_npz(path: Path, image: str, label: str, split: str) -> NpzFile:
     if "train_images" in file.headers and image not in file.headers:
         return MedMnist(path, image, label, split)
     return file
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Where one modality's pixels are."""
+
+    array: str
+    channels: tuple[int, ...]
+    axis: int
+    """Of the channels; 0 if there is none."""
+    side: int
+
+    def __repr__(self) -> str:  # part of the fingerprints of data sets since before this class had its name
+        return f"_Pick(array={self.array!r}, channels={self.channels!r}, axis={self.axis!r}, side={self.side!r})"
+
+    def take(self, array: Array) -> Array:
+        """[N, C, S, S] of the modality, from its whole array."""
+        stack = array[:, None] if self.axis == 0 else np.moveaxis(array, self.axis, 1)
+        return stack[:, list(self.channels)]
+
+
+Picks = Mapping[str, Sequence[int] | str]
+"""Modality -> channel indices of the image array, or the name of an array of its own."""
+
+
+def find_picks(
+    file: NpzFile, wanted: Picks, image: str, layout: Layout, count: int | None = None
+) -> dict[str, Pick]:
+    """Where the pixels of each modality are; of all modalities of the image array if none are named.
+
+    Args:
+        image: the array that channel indices refer to.
+        count: expected number of images; None: any.
+
+    Raises:
+        DataError: a missing array, another number of images, or channels that it does not have.
+    """
+    wanted = dict(wanted) or _by_default(file, image, layout)
+    check_names(wanted)
+    picks = {}
+    for name, pick in wanted.items():
+        array = pick if isinstance(pick, str) else image
+        header = file.header(array, f"modality {name!r}")
+        if count is not None and header.shape[:1] != (count,):
+            raise DataError(
+                f"Expected {count} images in array {array!r} of {file.path}, one per label, "
+                f"but it is {list(header.shape)}."
+            )
+        axis, channels, side = find_layout(header.shape, layout, f"in array {array!r}")
+        chosen = tuple(range(channels)) if isinstance(pick, str) else tuple(pick)
+        if not chosen or min(chosen) < 0 or max(chosen) >= channels:
+            raise DataError(
+                f"Expected channels of 0..{channels - 1} for modality {name!r}, but got {list(chosen)}."
+            )
+        picks[name] = Pick(array, chosen, axis, side)
+    return picks
+
+
+def _by_default(file: NpzFile, image: str, layout: Layout) -> dict[str, Sequence[int] | str]:
+    header = file.header(image, "images")
+    _, count, _ = find_layout(header.shape, layout, f"in array {image!r}")
+    if "channels" in file.headers:
+        originals = file.read("channels", "channel names").reshape(-1)
+        if len(originals) == count:
+            names = distinct_names(map(str, originals.astype(str)), f"`channels` of {file.path}")
+            return {name: [i] for i, name in enumerate(names)}
+    if count in (1, 3):
+        return {"image": list(range(count))}
+    return {f"channel{i}": [i] for i in range(count)}
 
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -186,16 +186,19 @@ def assign_sides(
         scheme, side = "official", official.astype("<U5")
         if not (side == "val").any():
             train = np.flatnonzero(side == "train")
-            side[_draw(labels, groups, train, spec.val, spec.seed)] = "val"
+            side[_draw(labels, classes, groups, train, spec.val, spec.seed, "val")] = "val"
     else:
         scheme, side = "stratified", np.full(n, "train", dtype="<U5")
-        test = _draw(labels, groups, np.arange(n), spec.test, spec.seed)
+        test = _draw(labels, classes, groups, np.arange(n), spec.test, spec.seed, "test")
         side[test] = "test"
         rest = np.flatnonzero(side == "train")
-        side[_draw(labels, groups, rest, spec.val / (1 - spec.test), spec.seed + 1)] = "val"
+        side[_draw(labels, classes, groups, rest, spec.val / (1 - spec.test), spec.seed + 1, "val")] = "val"
     empty = [name for name in SPLITS if not (side == name).any()]
     if empty:
-        raise DataError(f"Expected cells on every side, but {', '.join(empty)} got none of {n}. Add cells.")
+        advice = " Set split.scheme=stratified to divide all cells anew." if scheme == "official" else ""
+        raise DataError(
+            f"Expected cells on every side, but {', '.join(empty)} got none of {n}. Add cells.{advice}"
+        )
     counts = np.bincount(labels[side == "train"], minlength=len(classes))
     lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
     if lacking:
@@ -206,28 +209,50 @@ def assign_sides(
     return scheme, side
 
 
+def lower_shares(spec: SplitSpec) -> Iterator[SplitSpec]:
+    """Splits with larger shares than `spec`, which few groups may allow, in order of the change."""
+    shares = (0.15, 0.2, 0.25, 0.3, 0.34, 0.4)
+    pairs = {(v, t) for v in (*shares, spec.val) for t in (*shares, spec.test) if v >= spec.val and t >= spec.test}
+    for val, test in sorted(pairs - {(spec.val, spec.test)}, key=lambda p: (sum(p), p)):
+        if val + test < 0.8:
+            yield spec.model_copy(update={"val": val, "test": test})
+
+
 def check_group_count(count: int, spec: SplitSpec) -> None:
     """Refuse to split too few groups; needs only their number. The test side takes at least one of them.
 
     Raises:
         DataError: `assign_sides` would raise it for this many groups, whatever their labels.
     """
-    _enough_groups(count, spec.test)
-    _enough_groups(count - 1, spec.val / (1 - spec.test))
+    _enough_groups(count, spec.test, "test", count)
+    _enough_groups(count - 1, spec.val / (1 - spec.test), "val", count)
 
 
-def _enough_groups(count: int, share: float) -> int:
-    """The number of folds, such that one fold is about `share`."""
+def _enough_groups(count: int, share: float, side: str, total: int) -> int:
+    """The number of folds, such that one fold is about `share`.
+
+    Args:
+        count: groups that are left to draw from, of `total`.
+    """
     folds = max(2, round(1 / share))
     if count < folds:
+        left = "" if count == total else f" (of {total}; the others are test)"
         raise DataError(
-            f"Expected at least {folds} groups to set {share:.0%} aside, but got {count}. "
-            "Add groups or raise the share."
+            f"Expected at least {folds} groups to set {share:.0%} aside as {side}, but got {count}{left}. "
+            f"Add groups or raise split.{side}; `wbcbench data inspect` says which value does."
         )
     return folds
 
 
-def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share: float, seed: int) -> Indices:
+def _draw(
+    all_labels: Indices,
+    classes: Sequence[str],
+    all_groups: Indices | None,
+    pool: Indices,
+    share: float,
+    seed: int,
+    side: str,
+) -> Indices:
     """Draw about `share` of `pool`, stratified by label; whole groups if there are groups.
 
     With groups, it is one of round(1 / share) folds: scikit-learn balances classes over folds and keeps groups
@@ -237,18 +262,37 @@ def _draw(all_labels: Indices, all_groups: Indices | None, pool: Indices, share:
 
     labels = all_labels[pool]
     if all_groups is None:
-        try:
-            # A count, because scikit-learn rounds a fraction up: 0.1 / 0.7 of 700 would give 101.
-            count = max(1, round(share * len(pool)))
-            drawn = train_test_split(np.arange(len(pool)), test_size=count, stratify=labels, random_state=seed)[1]
-        except ValueError as error:
-            raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
+        # A count, because scikit-learn rounds a fraction up: 0.1 / 0.7 of 700 would give 101.
+        count = max(1, round(share * len(pool)))
+        _check_stratifiable(labels, classes, count, side)
+        drawn = train_test_split(np.arange(len(pool)), test_size=count, stratify=labels, random_state=seed)[1]
         return np.asarray(pool[drawn])
     groups = all_groups[pool]
-    folds = _enough_groups(len(np.unique(groups)), share)
+    folds = _enough_groups(len(np.unique(groups)), share, side, len(np.unique(all_groups)))
     try:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         chosen = next(splitter.split(labels, labels, groups))[1]
     except ValueError as error:
-        raise DataError(f"Expected enough cells of every class to split, but: {error} Add cells.") from error
+        few = np.bincount(labels, minlength=len(classes))
+        raise DataError(
+            f"Expected at least {folds} cells of some class to set {share:.0%} aside as {side}, but the largest "
+            f"of {', '.join(classes)} has {few.max()}. Add cells."
+        ) from error
     return np.asarray(pool[chosen])
+
+
+def _check_stratifiable(labels: Indices, classes: Sequence[str], count: int, side: str) -> None:
+    """Raise `DataError` unless `count` cells can be drawn such that every class has its share."""
+    sizes = np.bincount(labels, minlength=len(classes))
+    alone = [name for name, size in zip(classes, sizes, strict=True) if size == 1]
+    if alone:
+        raise DataError(
+            f"Expected at least 2 cells of every class to set some aside as {side}, but {', '.join(alone)} has 1 "
+            f"(of {len(labels)} cells). Add cells, or leave the class out (--leave-out of `wbcbench data import`)."
+        )
+    kinds = int((sizes > 0).sum())
+    if min(count, len(labels) - count) < kinds:
+        raise DataError(
+            f"Expected at least {kinds} cells, one of each class, as {side} and as many left, but {side} gets "
+            f"{count} of {len(labels)}. Add cells, leave classes out, or raise split.{side}."
+        )

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
+from wbcbench.contracts.dataset import account_lines
 from wbcbench.data.splits import check_group_count
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
@@ -127,10 +128,10 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         PluginError: a component's plugin failed.
         DataError: the cells cannot be read, or belong to too few groups to be divided.
     """
-    notes: list[str] = []
     with contained():
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()
+    notes = [f"Data: {line}." for line in account_lines(description.accounting())]
     made = request.split.scheme == "stratified" or description.split_sizes is None
     if made and description.group_count is not None:
         check_group_count(description.group_count, request.split)
