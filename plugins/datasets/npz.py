@@ -88,6 +88,7 @@ class Npz(Dataset):
             incomplete=(),
             group_count=None if table.groups is None else len(np.unique(table.groups)),
             accounts=(*table.accounts, self._arrays(table, picks)),
+            notes=tuple(table.notes),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:

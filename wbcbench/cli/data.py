@@ -420,8 +420,6 @@ def _print_audit(d: dict[str, Any]) -> None:
         click.echo("  " + " = ".join(f"{c['cell']} ({c['label']})" for c in cells))
     if d["unusable"]:
         click.echo(f"not checked: {d['unusable']} files or rows that cannot be used (`data inspect` names them)")
-    for note in d["notes"]:
-        click.echo(f"note: {note}")
     if not d["leaks"]:
         click.echo("No leak found.")
     elif not any(d[f"{what}_on_two_sides"] for what in ("groups", "images")) and not d["images_of_two_labels"]:

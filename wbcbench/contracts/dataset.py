@@ -247,6 +247,8 @@ class Description:
     loading."""
     accounts: tuple[Account, ...] = ()
     """As `Cells.accounts`, as far as they are known without decoding."""
+    notes: tuple[str, ...] = ()
+    """Those of `Cells.notes` that are known without decoding, such as labels that were joined; shown for a run."""
 
     def accounting(self) -> tuple[Account, ...]:
         """The accounts; for a data set that keeps none, that every cell is used."""

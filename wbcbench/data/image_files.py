@@ -298,6 +298,7 @@ class ListedImages(ABC, Generic[P]):
             licence=self.licence,
             incomplete=tuple(m for m, paths in manifest.paths.items() if not all(paths)),
             accounts=manifest.accounts(),
+            notes=(*manifest.notes, *remark_notes(index.remarks)),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:

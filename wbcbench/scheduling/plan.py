@@ -132,6 +132,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()
     notes = [f"Data: {line}." for line in account_lines(description.accounting())]
+    notes += [f"Data: {line}" for line in description.notes]
     made = request.split.scheme == "stratified" or description.split_sizes is None
     if made and description.group_count is not None:
         check_group_count(description.group_count, request.split)
