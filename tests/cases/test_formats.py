@@ -106,7 +106,7 @@ def _socket(path: Path) -> None:
     os.chdir(here)
 
 
-def _lines(text: str, count: int = 200_000) -> Callable[[Path], None]:
+def _lines(text: str, count: int = 60_000) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         path.write_text("label,image\n" + text * count)
 
@@ -127,8 +127,8 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "zeros": ("cells.csv", lambda path: path.symlink_to("/dev/zero"), "device"),
     "rows of other width": ("cells.csv", _lines("a,b,c\n"), "none of the first 10,000"),
     "rows without labels": ("cells.csv", _lines(",x.png\n"), "none of the first 10,000"),
-    "images that are missing": ("cells.csv", _lines("a,x.png\nb,y.png\n"), "exist"),
-    "arrays that unpack": ("cells.npz", lambda path: _bomb(path, "image.npy", _header((1152 << 20,)), 1152), "GB"),
+    "images that are missing": ("cells.csv", _lines("a,x.png\nb,y.png\n", 6_000), "exist"),
+    "arrays that unpack": ("cells.npz", lambda path: _bomb(path, "label.npy", _header((1152 << 20,)), 1152), "GB"),
     "image that unpacks": ("cells.zip", lambda path: _bomb(path, "a/1.png", b"\x89PNG\r\n\x1a\n", 1152), "GB"),
     "arrays that lie": ("cells.npz", _lying, "claims"),
 }
@@ -146,5 +146,5 @@ def test_hostile_files_end_quickly(name: str, invoke: Invoke, tmp_path: Path) ->
     assert (code, more) == (2, 2)
     assert says in err
     assert "Traceback" not in err + error
-    assert time.process_time() - before < 8
+    assert time.process_time() - before < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size < 400_000  # kB

@@ -128,7 +128,7 @@ def test_case_12_labels_and_sides_are_the_same_for_every_verb(invoke: Invoke, tm
     run = ("--fusion", "early", "--kd", "none", "--dry-run", "--store", str(tmp_path / "store"))
     code, out, err = invoke("run", "--dataset", "folder", "--set", f"dataset.path={path}", *run)
     assert code == 0, err
-    assert "Label '1.0' was taken for '1' (10 cells)." in out
+    assert "Label '1.0' was taken for '1' (10 cells)." in out + err
     assert invoke("data", "import", str(path), "-o", str(tmp_path / "in"))[0] == 0
     again = json.loads(invoke("data", "inspect", str(tmp_path / "in"), "--json")[1])
     assert (again["classes"], again["split"]) == (seen["classes"], seen["split"])

@@ -323,7 +323,7 @@ def read_tree(
     if not images.names:
         raise DataError(
             f"Expected folders of images ({', '.join(SUFFIXES)}) in {where}, but it has none "
-            f"({images.account(0).sentence()}). {foreign_among(source.names())}".rstrip()
+            f"({images.account(0).sentence()}). {foreign_among(source.listing().files)}".rstrip()
         )
     exported = [name for name in images.names if _CHANNEL.search(name)]
     if levels is None and 2 * len(exported) > len(images.names):

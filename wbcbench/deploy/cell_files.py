@@ -216,7 +216,7 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     if not found:
         given = instead(root)
         advice = f" (give {given} instead)" if given else ""
-        if not files and (foreign := foreign_among(source.names())):
+        if not files and (foreign := foreign_among(source.listing().files)):
             advice = f". {foreign}"
         raise NothingFoundError(f"no manifest.csv and no image subfolders of these names{advice}")
     names = sorted(found)
