@@ -94,6 +94,12 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
+def _many(path: Path, count: int) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("image.npy", _header((0, 8, 8)))
+        archive.writestr("label.npy", _header((count,)) + bytes(count))
+
+
 def _fifo(path: Path) -> None:
     os.mkfifo(path)
 
@@ -129,6 +135,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "rows without labels": ("cells.csv", _lines(",x.png\n"), "none of the first 10,000"),
     "images that are missing": ("cells.csv", _lines("a,x.png\nb,y.png\n", 6_000), "exist"),
     "arrays that unpack": ("cells.npz", lambda path: _bomb(path, "label.npy", _header((1152 << 20,)), 1152), "GB"),
+    "more labels than cells exist": ("cells.npz", lambda path: _many(path, 51_000_000), "at most 50,000,000"),
     "image that unpacks": ("cells.zip", lambda path: _bomb(path, "a/1.png", b"\x89PNG\r\n\x1a\n", 1152), "GB"),
     "arrays that lie": ("cells.npz", _lying, "claims"),
 }

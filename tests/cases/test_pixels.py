@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from wbcbench_plugins.datasets.folder import Folder
 
 from wbcbench.contracts.dataset import Array
 from wbcbench.data.decode import MAX_PIXELS, UndecodableError, decode_whole, read_header
-from wbcbench_plugins.datasets.folder import Folder
 
 Invoke = Callable[..., tuple[int, str, str]]
 RANDOM = np.random.default_rng(0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from wbcbench_plugins.datasets.npz import Npz
 
 from wbcbench.data.labels import join_spellings, probably_one, spelling_notes
-from wbcbench_plugins.datasets.npz import Npz
 
 Invoke = Callable[..., tuple[int, str, str]]
 NFC, NFD = "Gro\u00df\u00e9", "Gro\u00dfe\u0301"

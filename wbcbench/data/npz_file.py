@@ -23,8 +23,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 _LARGE = 1 << 30
-_DENSEST = 500
+_DENSEST = 200
 """Bytes that a compressed one may become in a large array: zeros become a thousand."""
+
+_MOST_CELLS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class NpzFile:
     def read(self, name: str, purpose: str) -> Array:
         """Decode one array. Raises `DataError`."""
         header = self.header(name, purpose)
+        if len(header.shape) == 1 and header.shape[0] > _MOST_CELLS:
+            raise DataError(
+                f"Expected one of the {purpose} per cell, but {name!r} of {self.path} has {header.shape[0]:,} values; "
+                f"at most {_MOST_CELLS:,} cells are read."
+            )
         needed, there = math.prod(header.shape) * header.dtype.itemsize, _memory()
         if needed > there:
             raise DataError(
