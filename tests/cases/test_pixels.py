@@ -128,6 +128,7 @@ def test_sixteen_bit_colour_becomes_grey_with_the_weights_of_eight() -> None:
 
 def chunked(width: int, height: int, body: bytes = b"") -> bytes:
     """A PNG whose header claims a size."""
+
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -157,8 +158,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "damaged lzw": (LZW[:-400] + b"\0" * 400, "cannot be decoded"),
     "wrong checksum": (bytes(PNG), "cannot be decoded"),
     "huge png": (chunked(60_000, 60_000), "million"),
-    "huge tiff": (tagged(tagged(tiff(NARROW, **RGB, extrasamples=["unspecified"]), 256, 50_000), 257, 50_000), "million"),
-    "many samples": (tagged(tagged(tiff(NARROW[..., 0], **GREY), 277, 60_000), 257, 6_000), "million|samples|damaged"),
+    "huge tiff": (tagged(tagged(tiff(NARROW[..., :3], **RGB), 256, 50_000), 257, 50_000), "million"),
+    "many samples": (tagged(tagged(tiff(NARROW[..., 0], **GREY), 277, 60_000), 257, 6_000), "million|samples"),
     "empty png": (chunked(50, 50), "cannot be decoded"),
     "jpeg 2000 header only": (jpeg_2000(NARROW[..., 0])[:120], "cannot be decoded|without"),
     "gif": (pillow(NARROW[..., 0], "GIF"), "is a GIF, which is not a readable PNG, JPEG, TIFF, BMP, WebP"),
@@ -211,9 +212,7 @@ def test_case_06_colour_of_ten_bits_is_kept(invoke: Invoke, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_case_07_channels_that_are_no_alpha_are_read(
-    channels: int, invoke: Invoke, tmp_path: Path
-) -> None:
+def test_case_07_channels_that_are_no_alpha_are_read(channels: int, invoke: Invoke, tmp_path: Path) -> None:
     options = {**(RGB if channels == 4 else GREY), "planarconfig": "contig", "extrasamples": ["unspecified"]}
     made = scenes(lambda pixels: tiff(pixels[..., 4 - channels :], **options))
     code, out, _ = invoke("data", "import", str(folder(tmp_path / "cells", made)), "-o", str(tmp_path / "in"))
@@ -223,8 +222,9 @@ def test_case_07_channels_that_are_no_alpha_are_read(
     row = cells.ids.index("b/3.tif")  # type: ignore[union-attr]
     np.testing.assert_array_equal(cells.images["image"][row], decode_whole(made["b/3.tif"], channels))
     code, _, err = invoke(
-        "run", "--config", str(tmp_path / "in" / "dataset.yaml"), "--epochs", "1", "--fusion", "early", "--kd", "none",
-        "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1", "--store", str(tmp_path / "store"),
+        "run", "--config", str(tmp_path / "in" / "dataset.yaml"), "--epochs", "1", "--fusion", "early",
+        "--kd", "none", "--backbone", "cellnet:width=4", "--device", "cpu", "--set", "threads=1",
+        "--store", str(tmp_path / "store"),
     )  # fmt: skip
     assert code == 0, err
 

@@ -401,9 +401,7 @@ def read_tree(
         groups=groups,
         split=None if split is None else np.array(split, dtype="<U5"),
         ids=[next(p for p in each if p) for each in zip(*paths.values(), strict=True)],
-        notes=[
-            *_renamed(split, [key[0] for key in keys]), *notes, *more, *spelling_notes(labels, groups, where)
-        ],
+        notes=[*_renamed(split, [key[0] for key in keys]), *notes, *more, *spelling_notes(labels, groups, where)],
         account=images.account(sum(map(len, cells.values())), [(why, name) for name, why, _ in dropped]),
         found=found,
     )

@@ -111,9 +111,7 @@ def spelling_notes(labels: Sequence[str], groups: Sequence[str] | None, where: s
     return notes
 
 
-def join_arrays(
-    labels: Array, groups: Array | None, where: str
-) -> tuple[Array, Array | None, bool, list[str]]:
+def join_arrays(labels: Array, groups: Array | None, where: str) -> tuple[Array, Array | None, bool, list[str]]:
     """`join_spellings` and `spelling_notes` of arrays [N]; numbers stay as they are.
 
     Returns:

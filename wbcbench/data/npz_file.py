@@ -101,8 +101,8 @@ class NpzFile:
         header = self.header(name, purpose)
         if len(header.shape) == 1 and header.shape[0] > _MOST_CELLS:
             raise DataError(
-                f"Expected one of the {purpose} per cell, but {name!r} of {self.path} has {header.shape[0]:,} values; "
-                f"at most {_MOST_CELLS:,} cells are read."
+                f"Expected one of the {purpose} per cell, but {name!r} of {self.path} has {header.shape[0]:,} "
+                f"values; at most {_MOST_CELLS:,} cells are read."
             )
         needed, there = math.prod(header.shape) * header.dtype.itemsize, _memory()
         if needed > there:
