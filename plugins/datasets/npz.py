@@ -174,7 +174,7 @@ class Npz(Dataset):
         if "classes" in file.headers:
             classes = tuple(str(c) for c in file.read("classes", "class names").astype(str).reshape(-1))
         raw_groups = self._column(file, p.group, "group", count)
-        beyond = {"classes": raw[~keep], "groups": None if raw_groups is None else raw_groups[~keep]}
+        lost, lost_groups = _texts(raw[~keep]), set() if raw_groups is None else _texts(raw_groups[~keep])
         raw, raw_groups, joined, more = join_arrays(
             raw[keep], None if raw_groups is None else raw_groups[keep], where
         )
@@ -182,16 +182,14 @@ class Npz(Dataset):
         labels, names = encode_labels(raw, classes, where)
         groups = None if raw_groups is None else encode_groups(raw_groups, where)
         used: dict[str, set[str]] = {"classes": {names[k] for k in np.unique(labels)}}
-        found["classes"] = frozenset(names) | (
-            _texts(beyond["classes"]) - _texts(raw) if classes is None else set()
-        )
+        found["classes"] = frozenset(names) | (lost - _texts(raw) if classes is None else set())
         if split is not None:
             used["splits"] = set(map(str, split))
         group_names: tuple[str, ...] = ()
         if raw_groups is not None and groups is not None:
             group_names = names_of_groups(raw_groups, groups)
             used["groups"] = set(group_names)
-            found["groups"] = frozenset(group_names) | (_texts(beyond["groups"]) - _texts(raw_groups))
+            found["groups"] = frozenset(group_names) | (lost_groups - _texts(raw_groups))
         rows = np.flatnonzero(keep)
         return _Table(
             file=file,

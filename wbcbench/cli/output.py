@@ -43,8 +43,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         from rich.markup import escape
         from rich.table import Table
 
-        heading = {"title": escape(title) or None, "title_justify": "left", "header_style": "bold"}
-        table = Table(*map(escape, columns), box=None, **heading)
+        heads = list(map(escape, columns))
+        table = Table(*heads, title=escape(title) or None, title_justify="left", box=None, header_style="bold")
         for row in cells:
             table.add_row(*map(escape, row))
         Console(file=drawn(sys.stdout)).print(table)

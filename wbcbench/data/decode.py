@@ -158,13 +158,18 @@ def _picture(image: Any, data: bytes) -> _Picture:
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     orientation = _exif_orientation(image.info.get("exif"))
     alpha = image.mode in _ALPHA or "transparency" in image.info
-    common = {"alpha": alpha, "orientation": orientation, "profile": image.info.get("icc_profile")}
+    profile = image.info.get("icc_profile")
+    width, height = image.size
     if image.format == "PNG" and data[24:25] == b"\x10" and data[25] & ~1:  # 16 bits, colour or alpha
         channels = 3 if data[25] & 2 else 1
-        header = _header(*image.size, channels, 16, frames, since=2, **common)
+        header = _header(
+            width, height, channels, 16, frames, since=2, alpha=alpha, orientation=orientation, profile=profile
+        )
         return _Picture(header, lambda grey: _wide_png(data, channels), orientation)
     channels, bits = _kind(image.mode)
-    header = _header(*image.size, channels, bits, frames, since=1, **common)
+    header = _header(
+        width, height, channels, bits, frames, since=1, alpha=alpha, orientation=orientation, profile=profile
+    )
     return _Picture(header, lambda grey: _pillow_pixels(image, header, grey), orientation)
 
 
