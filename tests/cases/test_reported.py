@@ -1,4 +1,4 @@
-"""Five inputs that were misread without a word, as reported by users of other programs; each with the right outcome."""
+"""Inputs that were misread without a word, as users of other programs reported; each with the right outcome."""
 
 from __future__ import annotations
 
@@ -94,6 +94,9 @@ def test_what_inspect_and_import_suggest_runs(screen: Screen, tmp_path: Path, ca
     assert why in said
     assert flags in said
     assert "1 trained" in screen.train(said)
+    (record,) = (tmp_path / "store" / "records").iterdir()
+    names = [f"d{i}" for i in range(6)] if case == "six donors" else []
+    assert Store(tmp_path / "store").load(record.name).result.group_names == names
     screen.obey(screen("data", "import", "in", "-o", "brought"))
 
 

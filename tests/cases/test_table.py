@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from wbcbench_plugins.datasets.stains import Stains
 
 from tests.cases.conftest import Screen, picture, pictures, table
 
@@ -121,7 +123,7 @@ CASES = [
     # accounting
     Case("hidden files and folders", with_files(tree(*AB), "a/.x.png", ".git/a/y.png", ".git/config"),
          ["19 files: 16 used, 3 hidden"]),
-    Case("links", linked, ["18 files: 16 used, 1 linked folders that are not followed, 1 with a file that does not"]),
+    Case("links", linked, ["18 files: 16 used, 1 linked folders that are not followed, 1 with a file"]),
     Case("empty class folder", lambda root: (tree(*AB)(root), (root / "c").mkdir()),
          ["16 files: all used", "3 classes: 2 used, 1 without usable cells (c)"]),
     Case("class of broken images", broken_class,
@@ -136,13 +138,13 @@ CASES = [
     Case("only other suffixes", with_files(lambda root: root, "a/x.webp", "b/y.gif"),
          ["it has none (2 files: 0 used, 1 .webp not readable, 1 .gif not readable)"], code=2),
     Case("rows of every fault", csv("bf,label,group,id", lambda i: {
-            0: "bf/c0.png,,d0,x0", 1: "bf/c1.png,a,d1", 2: ",a,d2,x2", 3: "bf/c3.png,a,,x3", 4: "bf/c4.png,a,d4,x9",
-            5: "bf/none.png,a,d5,x5"}.get(i, f"bf/c{i}.png,{'ab'[i % 2]},d{i},x{i}")),
+            0: "bf/c0.png,,d0,x0", 1: "bf/c1.png,a,d1", 2: ",a,d2,x2", 3: "bf/c3.png,a,,x3",
+            4: "bf/c4.png,a,d4,x9", 5: "bf/none.png,a,d5,x5"}.get(i, f"bf/c{i}.png,{'ab'[i % 2]},d{i},x{i}")),
          ["40 rows: 34 used", "1 with too many or too few fields", "1 without a label", "1 without an image",
-          "1 without a group", "1 with the id of another row", "1 with a file that does not exist"], ["--id", "id"]),
+          "1 without a group", "1 with the id of another row", "1 with a file that does not"], ["--id", "id"]),
     Case("rows left out by a value", csv("bf,label,kind", lambda i: f"bf/c{i}.png,{'ab'[i % 2]},k{i % 4}"),
          ["40 rows: 30 used, 10 left out by kind=k3"], ["--leave-out", "kind=k3"]),
-    Case("array that is not used", arrays(area=np.ones(40)), ["3 arrays: 2 used, 1 that no parameter names (area)"],
+    Case("array that is not used", arrays(area=np.ones(40)), ["3 arrays: 2 used, 1 that no parameter names"],
          at="in.npz"),
     Case("rows of no split", arrays(split=np.array((["training"] * 6 + ["dev"] * 2 + ["eval"] * 2) * 3
                                                   + ["spare"] * 10)),
@@ -167,7 +169,8 @@ CASES = [
          ["folder level 1  modality", "32 files: all used"]),
     Case("modalities within classes", tree("a/bf", "a/pi", "b/bf", "b/pi"),
          ["folder level 2  modality", "bf", "pi"], never=["folder level 1  modality"]),
-    Case("three levels", tree(*(f"{s}/{m}/{c}" for s in ("train", "valid", "test") for m in ("bf", "pi") for c in AB)),
+    Case("three levels",
+         tree(*(f"{s}/{m}/{c}" for s in ("train", "valid", "test") for m in ("bf", "pi") for c in AB)),
          ["folder level 1  split", "folder level 2  modality", "split: train 16, val 16, test 16"],
          sizes=(16, 16, 16)),
     Case("two columns of groups", csv("bf,label,donor,slide", lambda i: f"bf/c{i}.png,{'ab'[i % 2]},1,2"),
@@ -198,7 +201,14 @@ CASES = [
          csv("bf,pi,label", lambda i: f"bf/c{i}.png,{'' if i == 3 else f'bf/c{39 - i}.png'},{'ab'[i % 2]}"),
          ["40 rows: all used", "12 px"]),
     Case("one class only", tree("a"), ["two classes"], code=2),
+    Case("sides called donors", tree("TRAIN/a", "TRAIN/b", "TEST/a", "TEST/b"), ["'TEST' is a side of a split"],
+         ["--levels", "group/class"], code=2),
     # size
+    Case("arrays of two sizes", arrays(big=np.arange(16000, dtype=np.uint16).reshape(40, 20, 20)),
+         ["--set dataset.window=20", "windows of 20 pixels"], ["--modality", "s=image", "--modality", "l=big"],
+         at="in.npz"),
+    Case("no size of its own", csv("bf,label", lambda i: f"bf/c{i}.png,{'ab'[i % 2]}", height=9),
+         ["40 rows: all used", "--image-size 64"], ["--dataset", "folder"]),
     Case("one large image", sizes(*[20] * 30, 300), ["20 to 300 px", "windows of 24 px", "1 are cropped"]),
     Case("large images of many sizes", sizes(*range(200, 230)), ["windows of 232 px", "resized to 128"]),
     Case("oblong images", tree(*AB, side=16, height=12), ["windows of 16 px", "0 are cropped"]),
@@ -239,6 +249,31 @@ def test_import_keeps_donors_names_and_columns_of_numbers(screen: Screen, tmp_pa
     assert first.endswith(",a,Ann 0,bf/c0.png,")
     assert screen.obey("\n".join(report["commands"])).train.size
     assert screen.document("data", "inspect", "o")["modalities"][0]["name"] == "bf"
+
+
+@pytest.mark.parametrize("base", ["folder", "npz"])
+def test_stains_are_separated_in_windows(tmp_path: Path, base: str) -> None:
+    """Training and new cells are placed alike: cropped or padded, never rescaled."""
+    images = np.random.default_rng(0).integers(0, 250, (40, 10, 10, 3), dtype=np.uint8)
+    np.savez(tmp_path / "in.npz", image=images, label=np.arange(40) % 2)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    table(tmp_path / "in.csv", "rgb,label", [f"{i}.png,{'ab'[i % 2]}" for i in range(40)])
+    path = tmp_path / ("in.csv" if base == "folder" else "in.npz")
+    for window in (14, 6):
+        stains = Stains(Stains.Params(base=base, base_params={"path": str(path), "window": window}))
+        assert stains.describe().image_size == window
+        cells = stains.load(window)
+        preparation = stains.preparation(cells.modalities)
+        assert preparation.derive is not None
+        assert f"{window} x {window} pixels without rescaling" in preparation.words
+        square = np.stack([preparation.square(image.transpose(2, 0, 1), window) for image in images])
+        derived = preparation.derive({next(iter(preparation.raw)): square})
+        for name, stack in cells.images.items():
+            np.testing.assert_array_equal(derived[name], stack)
+        assert "window" in stains.public_params()["base_params"]
+    plain = Stains(Stains.Params(base=base, base_params={"path": str(path)}))
+    assert "window" not in plain.public_params()["base_params"], "identities are as before there were windows"
 
 
 def test_an_account_that_does_not_add_up_is_an_error() -> None:
