@@ -25,7 +25,7 @@ from wbcbench.errors import DataError
 
 
 class Folder(Dataset):
-    """PNG, JPEG, TIFF or BMP, 8 or 16 bit, of any size; an empty path is a missing image.
+    """PNG, JPEG, TIFF, BMP, WebP or JPEG 2000, 8 to 16 bit, of any size; an empty path is a missing image.
 
     Images are cut to their middle square and rescaled; with `window` they are cropped or padded, which keeps their
     scale. A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose

@@ -157,6 +157,8 @@ Progress = Callable[[int, int, str], None]
 
 EXAMPLES = 5
 """Number of things that an account names for each reason."""
+REASONS = 8
+"""Number of reasons in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,9 @@ class Account:
         """As on the screen: `640 images: 612 used, 24 .webp not readable, 4 duplicates`."""
         if not self.left_out:
             return f"{self.seen} {self.unit}: all used"
-        parts = [f"{part.count} {reason}" for reason, part in self.left_out.items()]
+        parts = [f"{part.count} {reason}" for reason, part in self.left_out.items()][:REASONS]
+        rest = sum(part.count for part in list(self.left_out.values())[REASONS:])
+        parts += [f"{rest} for other reasons"] if rest else []
         return f"{self.seen} {self.unit}: {self.used} used, {', '.join(parts)}"
 
 

@@ -363,11 +363,12 @@ def read_tree(
             full = f"folder {at['split']!r} is not one of train, val, test"
             dropped.append((name, f"in {at['split']}, which is not train, val or test", full))
             continue
-        if "modality" in at and side(at["modality"]) is not None:
+        wrong = next((w for w in ("modality", "group") if w in at and side(at[w]) is not None), None)
+        if wrong is not None:
             raise DataError(
-                f"Expected modalities as level {words.index('modality') + 1} of the folders in {where}, but "
-                f"{at['modality']!r} is a side of a split, whose images would be mixed. Use --levels "
-                f"{'/'.join('split' if w == 'modality' else w for w in words if w != 'split')}."
+                f"Expected a {wrong} as level {words.index(wrong) + 1} of the folders in {where}, but "
+                f"{at[wrong]!r} is a side of a split, whose test images would be trained on. Use --levels "
+                f"{'/'.join('split' if w == wrong else w for w in words if w != 'split')}."
             )
         key = tuple(at.get(w, "") for w in ("split", "group", "class"))
         # without modality folders each file is a cell, so a.png and a.tif are two cells

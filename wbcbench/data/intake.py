@@ -20,7 +20,7 @@ from wbcbench.data.labels import encode_labels, is_missing, probably_one
 from wbcbench.data.reading import CONFIG
 from wbcbench.data.splits import Leaks, assign_sides, find_leaks, lower_shares, same_rows
 from wbcbench.data.survey import Survey, leave_rows_out
-from wbcbench.errors import DataError, UsageError
+from wbcbench.errors import DataError, LeakError, UsageError
 from wbcbench.files import atomic_folder, json_text, write_synced
 from wbcbench.spec.load import put
 from wbcbench.spec.request import parse_value
@@ -236,10 +236,10 @@ def _fit(
     groups = None if codes is None or not with_groups else codes[rows]
     place = {int(row): i for i, row in enumerate(rows)}
     copies = [same for found in survey.copies if len(same := [place[r] for r in found if r in place]) > 1]
-    first = ""
+    first, torn = "", False  # torn: of a leak, which other shares and fewer classes do not remove
 
     def accepts(spec: SplitSpec, gone: Sequence[int]) -> bool:
-        nonlocal first
+        nonlocal first, torn
         keep = ~np.isin(labels, list(gone))
         names = [name for i, name in enumerate(survey.classes) if i not in gone]
         if len(names) < 2:
@@ -256,7 +256,7 @@ def _fit(
             if not leaks:
                 found.refuse(survey.ids if len(keep) == len(survey) and keep.all() else None, survey.group_names)
         except DataError as error:
-            first = first or str(error)
+            first, torn = first or str(error), isinstance(error, LeakError)
             return False
         return True
 
@@ -275,14 +275,15 @@ def _fit(
         drops[1:1] = [untrained] if untrained and untrained not in drops else []
         schemes.append(default.model_copy(update={"scheme": "stratified"}))
     for scheme in schemes:
-        for gone in drops:
-            for spec in (scheme, *lower_shares(scheme)):
-                if accepts(spec, gone):
-                    flags = [f"split.{n}={getattr(spec, n)}" for n in ("scheme", "val", "test")
-                             if getattr(spec, n) != getattr(default, n)]  # fmt: skip
-                    out = [w for c in gone for w in ("--leave-out", f"{_label_level(survey)}={survey.classes[c]}")]
-                    flags += ["split.allow_leaks=true"] if leaks else []
-                    return [first] if first else [], out, [w for flag in flags for w in ("--set", flag)]
+        for gone, spec in ((gone, spec) for gone in drops for spec in (scheme, *lower_shares(scheme))):
+            if accepts(spec, gone):
+                flags = [f"split.{n}={getattr(spec, n)}" for n in ("scheme", "val", "test")
+                         if getattr(spec, n) != getattr(default, n)]  # fmt: skip
+                flags += ["split.allow_leaks=true"] if leaks else []
+                out = [w for c in gone for w in ("--leave-out", f"{_label_level(survey)}={survey.classes[c]}")]
+                return [first] if first else [], out, [w for flag in flags for w in ("--set", flag)]
+            if torn:
+                break
     return None
 
 
@@ -326,8 +327,10 @@ def run_commands(
         return [shlex.join(bring), shlex.join(run)]
     placed = choose_size(survey)
     if placed is not None:
-        options += [f"window={placed.window}"] if survey.dataset in ("folder", "npz") else []
-        advice = replace(advice, run=("--image-size", str(placed.side), *advice.run))
+        options += [f"window={placed.window}"]
+    side = survey.read_at if placed is None else placed.side
+    if side:
+        advice = replace(advice, run=("--image-size", str(side), *advice.run))
     return [shlex.join([*words, *(w for o in options for w in ("--set", f"dataset.{o}")), *advice.run])]
 
 

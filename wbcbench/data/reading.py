@@ -30,7 +30,7 @@ from wbcbench.data.csv_table import SUFFIXES as IMAGES
 from wbcbench.data.folders import list_images, open_source, read_tree
 from wbcbench.data.formats import refuse_foreign
 from wbcbench.data.labels import Problems, encode_labels, is_missing
-from wbcbench.data.npz_file import NpzFile
+from wbcbench.data.npz_file import NpzFile, find_picks, open_npz
 from wbcbench.data.survey import Survey, groups_of, survey_cells, survey_dataset, survey_listing
 from wbcbench.errors import DataError
 
@@ -303,7 +303,12 @@ def _npz_as(
             "Expected --side with folders or a CSV, but got an .npz. Rename the words in its split array."
         )
     dataset = opener("npz", settings)
-    cells = dataset.load(None, progress) if dataset.describe().image_size else dataset.load(64, progress)
+    if dataset.describe().image_size is None:  # arrays of several sizes: without rescaling, size is evidence
+        p = dataset.params
+        picks = find_picks(open_npz(path, p.image, p.label, p.split), p.modalities, p.image, p.layout)
+        settings = {**settings, "window": max(pick.side for pick in picks.values())}
+        dataset = opener("npz", settings)
+    cells = dataset.load(None, progress)
     said = {m: f"{a.shape[1]} channels" for m, a in cells.images.items()}
     taken = [*taken, *((f"image array, {what}", f"images of modality {m}") for m, what in said.items())]
     kept, accounts = _without(cells, asked.leave_out, path)

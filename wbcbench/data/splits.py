@@ -167,7 +167,7 @@ def make_split(cells: Cells, spec: SplitSpec) -> Split:
     scheme, side = assign_sides(cells.labels, cells.classes, cells.groups, cells.split, spec)
     leaks = find_leaks(cells.labels, side, cells.groups, copies_of(cells))
     if not spec.allow_leaks:
-        leaks.refuse(cells.ids)
+        leaks.refuse(cells.ids, cells.group_names or None)
     parts = {name: np.flatnonzero(side == name).astype(np.int64) for name in SPLITS}
     digest = content_digest(cells.labels, side, cells.fingerprint)
     return Split(**parts, hash=digest, scheme=scheme, leaks=leaks)

@@ -76,6 +76,8 @@ class Survey:
     """Column of numbers that has no role -> [N], as in the source."""
     mixed: dict[str, list[int]] = field(default_factory=dict)
     """`8` and `16` -> rows with an image of this depth in a modality that mixes both, which a run refuses."""
+    read_at: int = 0
+    """Side that images were resized to, if they have no side of their own and pixels were loaded; else 0."""
     filtered: bool = False
     """Whether cells were left out by an option, so that a run cannot read the path as it is."""
     listing: Manifest | None = None
@@ -230,17 +232,20 @@ def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[byte
     return modalities, digests
 
 
+READ_AT = 64
+
+
 def survey_dataset(name: str, dataset: Dataset, settings: dict[str, Any], progress: Progress | None) -> Survey:
     """Survey any data set by loading it at its native side (64 px if it has none). Raises `DataError`."""
-    side = dataset.describe().image_size or 64
-    cells = dataset.load(side, progress)
+    native = dataset.describe().image_size
+    cells = dataset.load(native or READ_AT, progress)
     modalities, digests = survey_cells(cells)
     return Survey(
         path=Path(str(settings.get("path", name))), kind="dataset", classes=cells.classes,
         labels=[cells.classes[c] for c in cells.labels],
         ids=list(cells.ids or (f"row {i}" for i in range(len(cells)))), modalities=modalities, digests=digests,
         groups=groups_of(cells), split=cells.split, dataset=name, settings=settings, notes=cells.notes,
-        cells=cells, accounts=cells.accounting(),
+        cells=cells, accounts=cells.accounting(), read_at=0 if native else READ_AT,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from wbcbench.data.csv_table import ManifestFile, as_path, image_like
 from wbcbench.data.decode import ImageHeader, UndecodableError, decode_whole, fits, read_header
 from wbcbench.data.folders import FileSource, FolderSource, list_images, open_source
 from wbcbench.data.formats import foreign_among, refuse_foreign
-from wbcbench.data.labels import NAMES, plain, sanitise
+from wbcbench.data.labels import NAMES, plain
 from wbcbench.data.reading import Described, described, instead
 from wbcbench.deploy.cells import (
     UNREAD,
@@ -142,10 +142,9 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
     file = ManifestFile(path)
     label, name = _column(file, called, "label"), _column(file, called, "id")
     at = {column: place for place, column in enumerate(file.header)}
-    # `Bright field` is the column of bright_field, as for the data set `folder`
-    sanitised = {sanitise(column): place for column, place in at.items() if image_like(file, column)}
+    alike = {order.name_of(column): place for column, place in at.items() if image_like(file, column)}
     mapping = called.get("modalities", {})
-    columns = {m: at.get(str(mapping.get(m, m)), at.get(m, sanitised.get(m))) for m in order.names}
+    columns = {m: at.get(str(mapping.get(m, m)), at.get(m, alike.get(m))) for m in order.names}
     if order.alone and columns[order.names[0]] is None:
         only = [column for column in file.header if image_like(file, column)]
         columns[order.names[0]] = at[only[0]] if len(only) == 1 else None
@@ -210,7 +209,7 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     with source:
         images = list_images(source)
     files = images.names
-    found = _placed(files, order.preparation.place, order.names) or _in_subfolders(files, order.names)
+    found = _placed(files, order.preparation.place, order.names) or _in_subfolders(files, order.name_of)
     if not found and order.alone:
         found = _all(files, order.names[0])
     if not found:
@@ -250,20 +249,19 @@ def _placed(
     return dict(found)
 
 
-def _in_subfolders(files: Sequence[str], names: Sequence[str]) -> Found:
-    """`u/b/7.png` and `b/u/7.png` are the image u of the cell b/7, whatever the case and blanks of u.
-
-    Everything may be in one more folder, as in many zips.
-    """
+def _in_subfolders(files: Sequence[str], name_of: Callable[[str], str | None]) -> Found:
+    """`u/b/7.png` and `b/u/7.png` are the image u of the cell b/7. All may be in one more folder, as in zips."""
     found: Found = defaultdict(dict)
     top = {PurePosixPath(file).parts[0] for file in files}
-    skip = 1 if len(top) == 1 and not {sanitise(name) for name in top} & set(names) else 0
+    skip = 1 if len(top) == 1 and not any(map(name_of, top)) else 0
     for file in files:
-        parts = PurePosixPath(file).parts[skip:]
-        level = next((i for i, part in enumerate(parts[:-1]) if sanitise(part) in names), None)
-        if level is not None:
-            cell = PurePosixPath(*parts[:level], *parts[level + 1 :]).with_suffix("")
-            _add(found, str(cell), sanitise(parts[level]), file)
+        *folders, last = PurePosixPath(file).parts[skip:]
+        for level, folder in enumerate(folders):
+            image = name_of(folder)
+            if image is not None:
+                cell = PurePosixPath(*folders[:level], *folders[level + 1 :], last).with_suffix("")
+                _add(found, str(cell), image, file)
+                break
     return dict(found)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts import Account, Cells, Dataset, Preparation, middle_square
 from wbcbench.data.decode import to_integers
-from wbcbench.data.labels import find_layout
+from wbcbench.data.labels import find_layout, sanitise
 from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz
 from wbcbench.deploy.network import Rebuilt
 from wbcbench.errors import DataError
@@ -84,6 +84,13 @@ class Order:
     def blank(self, count: int) -> dict[str, Array]:
         """Image -> [count, C, S, S] of zeros."""
         return {n: np.zeros((count, k.channels, self.side, self.side), k.dtype) for n, k in self.kinds.items()}
+
+    def name_of(self, written: str) -> str | None:
+        """The image that a folder or column is called after; `Bright field` is bright_field, as in training."""
+        if written in self.kinds:
+            return written
+        plain = sanitise(written)
+        return plain if plain in self.kinds and written not in self.preparation.raw else None
 
     def label_of(self, folder: str) -> str:
         """The class with the name of a folder, ignoring case; empty if there is none."""

@@ -157,8 +157,8 @@ def ceiling_notes(counts: ArrayLike, classes: tuple[str, ...], side: str) -> lis
     there = len(classes) - len(absent)
     return [
         f"No {SIDES[side]} cells of {shown}: macro-F1 is the mean over all {len(classes)} classes, so on "
-        f"{SIDES[side]} cells it cannot exceed {there / len(classes):.3f}. Balanced accuracy and AUROC are means over the "
-        f"{there} that have cells."
+        f"{SIDES[side]} cells it cannot exceed {there / len(classes):.3f}. Balanced accuracy and AUROC are over "
+        f"the {there} that have cells."
     ]
 
 

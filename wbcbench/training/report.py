@@ -129,8 +129,8 @@ def write_record(
     """Score the predictions, measure the cost, and store everything atomically."""
     trial, cells = job.trial, bench.cells(job.trial)
     arrays = prediction_arrays(predictions, cells.groups)
-    notes = [*cells.notes]
-    notes += [f"Leaks were allowed. {sentence}" for sentence in split.leaks.sentences(cells.ids)]
+    notes, names = [*cells.notes], cells.group_names or None
+    notes += [f"Leaks were allowed. {sentence}" for sentence in split.leaks.sentences(cells.ids, names)]
     for side, p in predictions.items():
         notes += ceiling_notes(np.bincount(p.labels, minlength=len(cells.classes)), cells.classes, side)
     if job.bank is not None and not job.bank.replayed:
