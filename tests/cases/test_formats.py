@@ -10,11 +10,16 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from wbcbench.contracts import Preparation
 from wbcbench.data.formats import FOREIGN, recognise_foreign, sniff
+from wbcbench.deploy.cell_files import open_cells
+from wbcbench.errors import DataError
 
 Invoke = Callable[..., tuple[int, str, str]]
 HDF5 = b"\x89HDF\r\n\x1a\n" + bytes(500)
@@ -157,3 +162,13 @@ def test_hostile_files_end_quickly(
     assert "Traceback" not in err + error
     assert time.process_time() - before < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size < 400_000  # kB
+
+
+@pytest.mark.parametrize("name", ["cells.cif", "cells.h5", "book.csv", "cells.pkl"])
+def test_predict_names_the_format_too(name: str, tmp_path: Path) -> None:
+    content, what, advice = GIVEN[name]
+    (tmp_path / name).write_bytes(content)
+    wanted: Any = SimpleNamespace(preparation=Preparation({"image": 3}), dataset=None, orders=())
+    with pytest.raises(DataError, match=what) as caught:
+        open_cells(tmp_path / name, wanted)
+    assert advice in str(caught.value)
