@@ -17,7 +17,7 @@ from PIL import Image
 from wbcbench_plugins.datasets.folder import Folder
 
 from wbcbench.contracts.dataset import Array
-from wbcbench.data.decode import MAX_PIXELS, UndecodableError, decode_whole, read_header
+from wbcbench.data.decode import DECODER_VERSION, MAX_PIXELS, UndecodableError, decode_whole, read_header
 
 Invoke = Callable[..., tuple[int, str, str]]
 RANDOM = np.random.default_rng(0)
@@ -89,8 +89,30 @@ AS_STORED: dict[str, tuple[bytes, Array]] = {
     "upside down": (turned(3), np.rot90(NARROW[..., :3], 2)),
     "mirrored": (turned(2), NARROW[:, ::-1, :3]),
     "transposed": (turned(5), NARROW[..., :3].swapaxes(0, 1)),
+    "turned palette tiff": (
+        tiff(NARROW[..., 0], photometric="palette", colormap=np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1)),
+             extratags=[(274, 3, 1, 6, True)]),
+        np.repeat(np.rot90(NARROW[..., 0], -1)[..., None], 3, axis=2),
+    ),
     "turned tiff": (tiff(WIDE[..., 0], extratags=[(274, 3, 1, 6, True)], **GREY), np.rot90(WIDE[..., 0], -1)),
 }  # fmt: skip
+
+
+UNCHANGED = {
+    "grey8": tiff(NARROW[..., 0], **GREY), "grey16": tiff(WIDE[..., 0], **GREY), "rgb8": tiff(NARROW[..., :3], **RGB),
+    "rgba8": pillow(NARROW, "PNG"), "jpeg": pillow(NARROW[..., :3], "JPEG"), "bmp": pillow(NARROW[..., :3], "BMP"),
+    "turned tiff": AS_STORED["turned tiff"][0], "jpeg in tiff": tiff(NARROW[..., :3], compression="jpeg", **RGB),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_what_was_read_right_keeps_its_fingerprint(name: str) -> None:
+    assert read_header(UNCHANGED[name]).decoder == 1
+
+
+@pytest.mark.parametrize("name", ["rgb16 tiff", "rgb16 png", "4 channels, no alpha", "2 channels", "turned right"])
+def test_what_was_read_wrong_gets_another(name: str) -> None:
+    assert read_header(AS_STORED[name][0]).decoder == DECODER_VERSION
 
 
 @pytest.mark.parametrize("name", AS_STORED)
@@ -160,6 +182,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "huge png": (chunked(60_000, 60_000), "million"),
     "huge tiff": (tagged(tagged(tiff(NARROW[..., :3], **RGB), 256, 50_000), 257, 50_000), "million"),
     "many samples": (tagged(tagged(tiff(NARROW[..., 0], **GREY), 277, 60_000), 257, 6_000), "million|samples"),
+    "no width": (tagged(tiff(NARROW[..., 0], **GREY), 256, 0), "no pixels|readable"),
     "empty png": (chunked(50, 50), "cannot be decoded"),
     "jpeg 2000 header only": (jpeg_2000(NARROW[..., 0])[:120], "cannot be decoded|without"),
     "gif": (pillow(NARROW[..., 0], "GIF"), "is a GIF, which is not a readable PNG, JPEG, TIFF, BMP, WebP"),

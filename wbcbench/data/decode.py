@@ -167,8 +167,9 @@ def _picture(image: Any, data: bytes) -> _Picture:
         )
         return _Picture(header, lambda grey: _wide_png(data, channels), orientation)
     channels, bits = _kind(image.mode)
+    since = 1 if orientation == 1 else 2  # it was applied to TIFF only
     header = _header(
-        width, height, channels, bits, frames, since=1, alpha=alpha, orientation=orientation, profile=profile
+        width, height, channels, bits, frames, since=since, alpha=alpha, orientation=orientation, profile=profile
     )
     return _Picture(header, lambda grey: _pillow_pixels(image, header, grey), orientation)
 
@@ -188,6 +189,8 @@ def _header(
     profile: bytes | None,
 ) -> ImageHeader:  # fmt: skip
     """Check an image's size and describe it."""
+    if min(width, height, channels) < 1:
+        raise UndecodableError(f"has no pixels ({width} x {height}, {channels} channels)")
     if width * height > MAX_PIXELS or width * height * channels > 4 * MAX_PIXELS:
         by = f" x {channels}" if channels > 4 else ""
         raise UndecodableError(
@@ -200,7 +203,6 @@ def _header(
         remarks.append("an alpha channel, which is not read")
     if orientation != 1:
         remarks.append("an orientation, which is applied")
-        since = 2
     if profile and b"sRGB" not in profile:
         remarks.append("a colour profile other than sRGB, which is not applied")
     if orientation > 4:
@@ -246,7 +248,8 @@ def _tiff(data: bytes) -> Iterator[_Picture]:
     with _by_pillow(data) as image:
         if _kind(image.mode) != (found.channels, found.bits):
             raise UndecodableError(f"has pixels of mode {image.mode}, unlike its tags; save it as grey or RGB")
-        yield _Picture(header, lambda grey: _pillow_pixels(image, header, grey), found.orientation)
+        # Pillow turns a TIFF itself
+        yield _Picture(header, lambda grey: _pillow_pixels(image, header, grey), 1)
 
 
 _JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
