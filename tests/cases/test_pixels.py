@@ -24,6 +24,7 @@ RANDOM = np.random.default_rng(0)
 WIDE = RANDOM.integers(0, 65536, (37, 41, 4)).astype(np.uint16)
 TEN = WIDE >> 6
 NARROW = (WIDE >> 8).astype(np.uint8)
+GREYS = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
 PREMULTIPLIED = np.concatenate([NARROW[..., :3] // 2, np.full((37, 41, 1), 128, np.uint8)], axis=2)
 
 
@@ -90,7 +91,7 @@ AS_STORED: dict[str, tuple[bytes, Array]] = {
     "mirrored": (turned(2), NARROW[:, ::-1, :3]),
     "transposed": (turned(5), NARROW[..., :3].swapaxes(0, 1)),
     "turned palette tiff": (
-        tiff(NARROW[..., 0], photometric="palette", colormap=np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1)),
+        tiff(NARROW[..., 0], photometric="palette", colormap=GREYS,
              extratags=[(274, 3, 1, 6, True)]),
         np.repeat(np.rot90(NARROW[..., 0], -1)[..., None], 3, axis=2),
     ),
@@ -99,8 +100,9 @@ AS_STORED: dict[str, tuple[bytes, Array]] = {
 
 
 UNCHANGED = {
-    "grey8": tiff(NARROW[..., 0], **GREY), "grey16": tiff(WIDE[..., 0], **GREY), "rgb8": tiff(NARROW[..., :3], **RGB),
-    "rgba8": pillow(NARROW, "PNG"), "jpeg": pillow(NARROW[..., :3], "JPEG"), "bmp": pillow(NARROW[..., :3], "BMP"),
+    "grey8": tiff(NARROW[..., 0], **GREY), "grey16": tiff(WIDE[..., 0], **GREY),
+    "rgb8": tiff(NARROW[..., :3], **RGB), "rgba8": pillow(NARROW, "PNG"),
+    "jpeg": pillow(NARROW[..., :3], "JPEG"), "bmp": pillow(NARROW[..., :3], "BMP"),
     "turned tiff": AS_STORED["turned tiff"][0], "jpeg in tiff": tiff(NARROW[..., :3], compression="jpeg", **RGB),
 }  # fmt: skip
 

@@ -59,18 +59,18 @@ def test_files_of_other_suffixes_are_counted_and_empty_classes_named(screen: Scr
     pictures(tmp_path / "mix", ["a", "b"], 4)
     for folder in ("a", "b"):
         for i in range(4):
-            for name in (f"w{i}.webp", f"j{i}.jfif", f"n{i}"):
+            for name in (f"w{i}.gif", f"j{i}.heic", f"n{i}"):
                 (tmp_path / "mix" / folder / name).write_bytes(b"x")
-    line = "32 files: 8 used, 8 .jfif not readable, 8 without a suffix, 8 .webp not readable"
+    line = "32 files: 8 used, 8 .heic not readable, 8 without a suffix, 8 .gif not readable"
     assert line in screen("data", "inspect", "mix")
     assert line in screen("data", "import", "mix", "-o", "o")
     (files, *_) = json.loads((tmp_path / "o" / "import.json").read_text())["accounts"]
     assert (files["seen"], files["used"]) == (32, 8)
-    assert files["left_out"][".webp not readable"]["count"] == 8
-    assert files["left_out"][".webp not readable"]["examples"][0] == "a/w0.webp"
+    assert files["left_out"][".gif not readable"]["count"] == 8
+    assert files["left_out"][".gif not readable"]["examples"][0] == "a/w0.gif"
     pictures(tmp_path / "gone", ["a", "b"], 4)
     (tmp_path / "gone" / "c").mkdir()
-    (tmp_path / "gone" / "c" / "w.webp").write_bytes(b"x")
+    (tmp_path / "gone" / "c" / "w.gif").write_bytes(b"x")
     assert "3 classes: 2 used, 1 without usable cells (c)" in screen("data", "inspect", "gone")
 
 

@@ -135,8 +135,8 @@ CASES = [
     Case("what is added to zips", zipped, ["19 files: 16 used, 1 repeated in the zip, 2 hidden"], at="in.zip"),
     Case("two images of a cell", with_files(tree("bf/a", "bf/b", "dapi/a", "dapi/b"), "bf/a/c0.tif"),
          ["33 files: 32 used, 1 second images of a cell", "images of one cell"][:1]),
-    Case("only other suffixes", with_files(lambda root: root, "a/x.webp", "b/y.gif"),
-         ["it has none (2 files: 0 used, 1 .webp not readable, 1 .gif not readable)"], code=2),
+    Case("only other suffixes", with_files(lambda root: root, "a/x.heic", "b/y.gif"),
+         ["it has none (2 files: 0 used, 1 .heic not readable, 1 .gif not readable)"], code=2),
     Case("rows of every fault", csv("bf,label,group,id", lambda i: {
             0: "bf/c0.png,,d0,x0", 1: "bf/c1.png,a,d1", 2: ",a,d2,x2", 3: "bf/c3.png,a,,x3",
             4: "bf/c4.png,a,d4,x9", 5: "bf/none.png,a,d5,x5"}.get(i, f"bf/c{i}.png,{'ab'[i % 2]},d{i},x{i}")),

@@ -182,7 +182,7 @@ class Account:
     seen: int
     used: int
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)
-    """Reason, as in `24 .webp not readable`, -> what was left out for it."""
+    """Reason, as in `24 .heic not readable`, -> what was left out for it."""
 
     def __post_init__(self) -> None:
         lost = sum(part.count for part in self.left_out.values())
@@ -211,7 +211,7 @@ class Account:
         return Account(self.unit, self.seen, self.used - len(more), {**self.left_out, reason: now})
 
     def sentence(self) -> str:
-        """As on the screen: `640 images: 612 used, 24 .webp not readable, 4 duplicates`."""
+        """As on the screen: `640 images: 612 used, 24 .heic not readable, 4 duplicates`."""
         if not self.left_out:
             return f"{self.seen} {self.unit}: all used"
         parts = [f"{part.count} {reason}" for reason, part in self.left_out.items()][:REASONS]
