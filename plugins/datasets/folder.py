@@ -28,9 +28,9 @@ class Folder(Dataset):
     """PNG, JPEG, TIFF, BMP, WebP or JPEG 2000, 8 to 16 bit, of any size; an empty path is a missing image.
 
     Images are cut to their middle square and rescaled; with `window` they are cropped or padded, which keeps their
-    scale. A modality with any colour image becomes 3 channels; other channels of a TIFF are read as they are, alpha
-    is left out. One that mixes 8 and 16 bit is refused. A row whose split is not train, val or test is left out;
-    all other invalid rows are reported at once.
+    scale. A modality with any colour image becomes 3 channels; other channels of a TIFF are read as they are,
+    alpha is left out. One that mixes 8 and 16 bit is refused. A row whose split is not train, val or test is left
+    out; all other invalid rows are reported at once.
     """
 
     name = "folder"
