@@ -155,6 +155,9 @@ CASES = [
     Case("the same, told", tree("train_images/a", "train_images/b", "test_images/a", "test_images/b", count=20),
          ["split: train 40, val 0, test 40"], ["--side", "train_images=train", "--side", "test_images=test"],
          sizes=(34, 6, 40)),
+    Case("one more folder", tree("images/a", "images/b"), ["folder level 1  skip", "16 files: all used"]),
+    Case("one more folder, then sides", tree(*(f"x/{s}/{c}" for s in ("train", "test") for c in AB), count=20),
+         ["folder level 2  split", "groups: none known"], sizes=(34, 6, 40)),
     Case("sides without classes", tree("train", "test"), ["no level can be the class"], code=2),
     Case("a side beside classes", tree("a", "b", "test"), ["no level can be the class"], code=2),
     Case("donors or classes", lambda root: [picture(root / f"d{k}" / "ab"[i % 2] / f"{k}_{i}.png", 10 * k + i)

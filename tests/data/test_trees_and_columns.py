@@ -12,8 +12,9 @@ from PIL import Image
 from wbcbench.contracts.dataset import in_window
 from wbcbench.data.csv_table import ColumnChoices, ManifestFile, recognise
 from wbcbench.data.decode import decode_whole
-from wbcbench.data.folders import Tree, open_source, read_tree
+from wbcbench.data.folders import open_source
 from wbcbench.data.labels import Problems
+from wbcbench.data.trees import Tree, read_tree
 from wbcbench.errors import DataError
 
 

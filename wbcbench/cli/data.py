@@ -144,7 +144,9 @@ def source_options(function: F) -> F:
         help="Images of a modality (.npz: array, or channels as 0,1); repeatable.",
     )
     @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Folder of a CSV's relative paths.")
-    @click.option("--levels", metavar="A/B", help="Folder levels: class, modality/class, split/class ...")
+    @click.option(
+        "--levels", metavar="A/B", help="Folder levels: class, modality/class, split/class, skip/class ..."
+    )
     @click.option(
         "--leave-out",
         multiple=True,
@@ -210,7 +212,8 @@ def _progress() -> Any:
 @json_option
 def inspect(source: Source, sheet: Path | None, as_json: bool) -> None:
     """Show what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
-    from wbcbench.data.intake import advise, choose_size, facts, run_commands
+    from wbcbench.data.advice import advise, choose_size, run_commands
+    from wbcbench.data.intake import facts
     from wbcbench.data.survey import TILE, contact_sheet, sheet_cells
 
     survey = source.survey()
@@ -326,7 +329,8 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
     It reports how each column was interpreted, and what was dropped and why; import.json contains all of it. DEST
     is written atomically.
     """
-    from wbcbench.data.intake import advise, alternative, plan_intake, run_commands, write_intake
+    from wbcbench.data.advice import advise, alternative, run_commands
+    from wbcbench.data.intake import plan_intake, write_intake
     from wbcbench.errors import DataError
 
     if dest.exists():  # before reading, which may take hours

@@ -27,11 +27,12 @@ from wbcbench.data.csv_table import (
     recognise_name,
 )
 from wbcbench.data.csv_table import SUFFIXES as IMAGES
-from wbcbench.data.folders import list_images, open_source, read_tree
+from wbcbench.data.folders import list_images, open_source
 from wbcbench.data.formats import refuse_foreign
 from wbcbench.data.labels import Problems, encode_labels, is_missing
 from wbcbench.data.npz_file import NpzFile, find_picks, open_npz
 from wbcbench.data.survey import Survey, groups_of, survey_cells, survey_dataset, survey_listing
+from wbcbench.data.trees import read_tree
 from wbcbench.errors import DataError
 
 CONFIG = "dataset.yaml"
