@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from wbcbench.terminal import drawn, one_line
 from wbcbench.tracking import start_trackers, tracked
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ class RunDisplay:
     """
 
     def __init__(self, trials: int | None, console: Console | None = None, train_cells: int | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(file=drawn(sys.stderr))
         self.tally = Tally(trials, train_cells)
         self._printed: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
@@ -214,7 +216,7 @@ class RunDisplay:
     def _show(self, key: str, name: str, done: int, total: int, note: str) -> None:
         assert self._progress is not None
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(name, total=total, note="")
+            self._bars[key] = self._progress.add_task(one_line(name), total=total, note="")
         self._progress.update(self._bars[key], completed=done, note=note)
 
     def _drop(self, key: str) -> None:
@@ -230,13 +232,13 @@ class RunDisplay:
         return not quiet
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(one_line(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def name_of(planned: PlannedTrial) -> str:
     """`student independent + logits, seed 0`."""
     trial = planned.trial
-    return f"{planned.role} {trial.title}, {trial.draw}"
+    return one_line(f"{planned.role} {trial.title}, {trial.draw}")
 
 
 def displays(
@@ -256,7 +258,7 @@ def displays(
 
     @contextmanager
     def screen(trials: int) -> Iterator[Screen]:
-        console = Console(stderr=True, quiet=not shown)
+        console = Console(file=drawn(sys.stderr), quiet=not shown)
         with start_trackers(track, store) as trackers, RunDisplay(trials, console, train_cells) as display:
             yield tracked(display, trackers)
 
@@ -266,10 +268,10 @@ def displays(
 @contextmanager
 def counting(what: str, total: int, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal, updated by `done(so far, total)`; nothing elsewhere."""
-    console = Console(stderr=True)
+    console = Console(file=drawn(sys.stderr))
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(one_line(what), total=total)
         yield lambda done, total: progress.update(task, completed=done)
 
 

@@ -14,9 +14,11 @@ from wbcbench_plugins.datasets._bsccm_store import INDEX, BsccmStore, Channels, 
 from wbcbench.contracts.dataset import (
     MIDDLE,
     RESIZE_VERSION,
+    Account,
     Cells,
     Dataset,
     Description,
+    LeftOut,
     Preparation,
     Progress,
     content_digest,
@@ -92,6 +94,7 @@ class Bsccm(Dataset):
             image_size=sides.pop() if len(sides) == 1 else None,
             groups=self.params.group == "fov",
             incomplete=(),
+            accounts=(self._account,),
             group_count=len(np.unique(self._fields[rows])) if self.params.group == "fov" else None,
         )
 
@@ -113,6 +116,7 @@ class Bsccm(Dataset):
             groups=self._fields[rows] if self.params.group == "fov" else None,
             ids=tuple(f"cell {index.index[row]}" for row in rows),
             notes=notes,
+            accounts=(self._account,),
         ).check()
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
@@ -147,10 +151,7 @@ class Bsccm(Dataset):
     @cached_property
     def _labelled(self) -> tuple[NDArray[np.intp], NDArray[np.int64], list[str]]:
         """Rows of the index that have one class, their labels, and notes on the others."""
-        _, classes = gate_of(self.params.classes == 10)
-        votes = np.stack(
-            [self._store.gates[:, classes == c].any(axis=1) for c in range(classes.max() + 1)], axis=1
-        )
+        votes = self._votes
         count = votes.sum(axis=1)
         rows = np.flatnonzero(count == 1)
         if not len(rows):
@@ -159,6 +160,28 @@ class Bsccm(Dataset):
         if (count > 1).any():
             notes.append(f"{int((count > 1).sum())} cells in gates of two classes were left out.")
         return rows, votes[rows].argmax(axis=1).astype(np.int64), notes
+
+    @cached_property
+    def _account(self) -> Account:
+        """Which cells of the index are used."""
+        votes = self._votes.sum(axis=1)
+        ids = self._store.index.index
+        gone = {
+            "of no class": np.flatnonzero(votes == 0),
+            "in gates of two classes": np.flatnonzero(votes > 1),
+        }
+        left_out = {
+            why: LeftOut(len(rows), tuple(f"cell {ids[row]}" for row in rows[:5])) for why, rows in gone.items()
+        }
+        return Account(
+            "cells", len(votes), int((votes == 1).sum()), {w: p for w, p in left_out.items() if p.count}
+        )
+
+    @cached_property
+    def _votes(self) -> NDArray[np.bool_]:
+        """[rows, classes]: whether a cell is in a gate of the class."""
+        classes = gate_of(self.params.classes == 10)[1]
+        return np.stack([self._store.gates[:, classes == c].any(axis=1) for c in range(classes.max() + 1)], axis=1)
 
     @cached_property
     def _fields(self) -> NDArray[np.int64]:

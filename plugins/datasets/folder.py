@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Preparation, Progress
+from wbcbench.contracts.dataset import (
+    Cells,
+    Dataset,
+    Description,
+    Preparation,
+    Progress,
+    window_square,
+    window_words,
+    without_window,
+)
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.csv_table import Columns, Manifest, ManifestFile
 from wbcbench.data.folders import FileSource
-from wbcbench.data.image_files import ListedImages
+from wbcbench.data.image_files import ImageIndex, ListedImages
 from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError
 
 
 class Folder(Dataset):
-    """PNG, JPEG, TIFF or BMP, 8 or 16 bit, of any size, centre-cropped; an empty path is a missing image.
+    """PNG, JPEG, TIFF, BMP, WebP or JPEG 2000, 8 to 16 bit, of any size; an empty path is a missing image.
 
-    A modality with any colour image becomes 3 channels. One that mixes 8 and 16 bit is refused. A row whose
-    split is not train, val or test is left out; all other invalid rows are reported at once.
+    Images are cut to their middle square and rescaled; with `window` they are cropped or padded, which keeps their
+    scale. A modality with any colour image becomes 3 channels; other channels of a TIFF are read as they are,
+    alpha is left out. One that mixes 8 and 16 bit is refused. A row whose split is not train, val or test is left
+    out; all other invalid rows are reported at once.
     """
 
     name = "folder"
@@ -40,8 +52,18 @@ class Folder(Dataset):
         leave_out: dict[str, list[str]] = param(
             {}, "Column -> values whose cells are left out, as in {duplicate: [drop, conflict]}."
         )
+        window: int = param(
+            0,
+            "Side in pixels that images are cropped or padded to, unscaled; 0: their middle square, rescaled.",
+            ge=0,
+            le=1024,
+        )
 
     params: Params
+
+    def public_params(self) -> dict[str, Any]:
+        """See `Dataset.public_params`; without a window as before there were windows, so identities stay."""
+        return without_window(super().public_params())
 
     def describe(self) -> Description:
         """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
@@ -53,7 +75,10 @@ class Folder(Dataset):
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
         """See `Dataset.preparation`: columns as the training manifest has them."""
-        return Preparation(dict(modalities), names=self.public_params())
+        window = self.params.window
+        return Preparation(
+            dict(modalities), window_words(window), window_square(window), names=self.public_params()
+        )
 
 
 class _Files(ListedImages[Folder.Params]):
@@ -66,6 +91,9 @@ class _Files(ListedImages[Folder.Params]):
             raise DataError("Expected a manifest, but dataset.path is empty. Set it to a CSV file or its folder.")
         path = Path(self.params.path).expanduser()
         return path / "manifest.csv" if path.is_dir() else path
+
+    def _window(self, index: ImageIndex) -> int:
+        return self.params.window
 
     def _root(self) -> Path:
         return Path(self.params.root).expanduser() if self.params.root else self._where().parent

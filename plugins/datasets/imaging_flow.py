@@ -9,27 +9,22 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-
 from wbcbench.contracts.dataset import (
     Cells,
     Dataset,
     Description,
     Preparation,
     Progress,
-    content_digest,
-    in_window,
-    resize_image,
+    window_square,
+    window_words,
 )
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.decode import decode_whole
-from wbcbench.data.folders import FileSource, image_files
-from wbcbench.data.image_files import ImageIndex, ListedImages, decode_images
+from wbcbench.data.folders import FileSource, list_images
+from wbcbench.data.image_files import ImageIndex, ListedImages
 from wbcbench.data.labels import Problems, check_names
 from wbcbench.errors import DataError
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _FILE = re.compile(r"(?P<cell>.+)_ch(?P<channel>\d+)(\.ome)?\.(tiff?|jpe?g|png|bmp)", re.IGNORECASE)
 
 
@@ -99,10 +94,8 @@ class ImagingFlow(Dataset):
 
         return Preparation(
             dict(modalities),
-            words=f"Images are placed in a window of {window} x {window} pixels without rescaling: what does not "
-            "fit is cut, what is missing is filled with the median of the image's border. The window is then "
-            "resized with Pillow's bicubic filter (antialiased), as training did.",
-            square=lambda image, side: resize_image(in_window(image, window), side),
+            words=window_words(window),
+            square=window_square(window),
             any_colour=True,
             place=place,
         )
@@ -125,12 +118,13 @@ class _Files(ListedImages[ImagingFlow.Params]):
         found: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
         names: dict[tuple[str, ...], str] = {}
         depth = self.params.levels.count("/") + 1
-        others = 0
-        for name in image_files(source):
+        others: list[tuple[str, str]] = []
+        images = list_images(source)
+        for name in images.names:
             path = PurePosixPath(name)
             match = _FILE.fullmatch(path.name)
             if match is None or len(path.parts) <= depth:
-                others += 1
+                others.append(("of another name or place", name))
                 continue
             # numeric order: 100 comes after 99
             cell = match["cell"]
@@ -150,17 +144,30 @@ class _Files(ListedImages[ImagingFlow.Params]):
                 f"Expected images such as G1/27934_Ch3.ome.tif in {self._root()}, but found none below "
                 f"{depth} folder{'s' if depth > 1 else ''} with such a name. Set dataset.path, or dataset.levels."
             )
+        depths = {len(PurePosixPath(names[key]).parent.parts) for key in keys}
+        like = [f for f in map(PurePosixPath, images.folders) if len(f.parts) in depths]
+        wanted = set(channels.values())
+        others += [
+            (f"of channel {c}, which is not read", name)
+            for files in found.values()
+            for c, name in files.items()
+            if c not in wanted
+        ]
         folders = [PurePosixPath(names[key]).parent.parts[-depth:] for key in keys]
         order = self.params.levels.split("/")
-        notes = [f"{others} images of another name or place were left out."] if others else []
+        strange = sum(why == "of another name or place" for why, _ in others)
+        notes = [f"{strange} images of another name or place were left out."] if strange else []
+        paths = {m: [found[key].get(c, "") for key in keys] for m, c in channels.items()}
         return Manifest(
             lines=list(range(1, len(keys) + 1)),
             labels=[folder[order.index("class")] for folder in folders],
-            paths={m: [found[key].get(c, "") for key in keys] for m, c in channels.items()},
+            paths=paths,
             groups=[folder[order.index("group")] for folder in folders] if "group" in order else None,
             split=None,
             ids=[names[key] for key in keys],
             notes=notes,
+            account=images.account(sum(bool(path) for each in paths.values() for path in each), others),
+            found={"classes": frozenset(c.parts[-depth:][order.index("class")] for c in like)},
         )
 
     def _channels(self, there: set[int]) -> dict[str, int]:
@@ -177,34 +184,8 @@ class _Files(ListedImages[ImagingFlow.Params]):
     def _adapt(self, index: ImageIndex) -> ImageIndex:
         return replace(index, channels=dict.fromkeys(index.channels, 1))
 
-    def _side(self, index: ImageIndex) -> int:
+    def _window(self, index: ImageIndex) -> int:
         return self.params.window or index.largest
 
     def _resolved(self, index: ImageIndex) -> dict[str, Any]:
-        return {} if self.params.window else {"window": self._side(index)}
-
-    def _decoding(self, index: ImageIndex) -> tuple[object, ...]:
-        return (*super()._decoding(index), "window", self._side(index))
-
-    def _fingerprint(self, manifest: Manifest, index: ImageIndex) -> str:
-        return content_digest(super()._fingerprint(manifest, index), self._side(index))
-
-    def _decode(
-        self, manifest: Manifest, source: FileSource, index: ImageIndex, side: int, progress: Progress | None
-    ) -> dict[str, Array]:
-        window = self._side(index)
-
-        def decode(data: bytes, channels: int, to: int) -> Array:
-            return resize_image(in_window(decode_whole(data, channels), window), to)
-
-        return decode_images(manifest, source, index, side, str(self._where()), progress, decode)
-
-    def _notes(self, manifest: Manifest, index: ImageIndex, side: int) -> list[str]:
-        window = self._side(index)
-        notes = [f"{sum(not p for p in paths)} cells have no {m} image." for m, paths in manifest.paths.items()
-                 if not all(paths)]  # fmt: skip
-        if index.side != window:
-            notes.append(f"Images of {index.smallest}..{index.largest} pixels were placed in windows of {window}.")
-        if side != window:
-            notes.append(f"Windows of {window} pixels were resized to {side}.")
-        return notes
+        return {} if self.params.window else {"window": index.largest}

@@ -11,27 +11,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import (
+    Account,
     Cells,
     Dataset,
     Description,
     Preparation,
     Progress,
     content_digest,
-    resize_stack,
+    place_stack,
+    window_square,
+    window_words,
+    without_window,
 )
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.decode import to_integers
 from wbcbench.data.labels import (
+    NAMES,
     Layout,
-    check_names,
-    distinct_names,
+    accounts_of_names,
     encode_groups,
     encode_labels,
-    find_layout,
-    kept_by_split,
+    is_missing,
+    join_arrays,
+    names_of_groups,
+    plain,
+    read_split,
     split_sizes,
 )
-from wbcbench.data.npz_file import NpzFile, open_npz
+from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -58,12 +65,18 @@ class Npz(Dataset):
         group: str = param("group", "Array of donors or slides [N], if there is one.")
         split: str = param("split", "Array of train, val, test [N], if there is one.")
         layout: Layout = param("auto", "Which axis of a four-dimensional array is the channels.")
+        window: int = param(
+            0,
+            "Side in pixels that images are cropped or padded to without rescaling; 0: as they are stored.",
+            ge=0,
+            le=1024,
+        )
 
     def describe(self) -> Description:
         """See `Dataset.describe`: reads headers and the small arrays, no pixels. Raises `DataError`."""
         table = self._table()
         picks = self._picks(table)
-        sides = {pick.side for pick in picks.values()}
+        sides = {self.params.window or pick.side for pick in picks.values()}
         return Description(
             modalities={name: len(pick.channels) for name, pick in picks.items()},
             classes=table.classes,
@@ -74,11 +87,13 @@ class Npz(Dataset):
             groups=table.groups is not None,
             incomplete=(),
             group_count=None if table.groups is None else len(np.unique(table.groups)),
+            accounts=(*table.accounts, self._arrays(table, picks)),
+            notes=tuple(table.notes),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """See `Dataset.load`. Raises `DataError` for a file that is absent, broken or misshapen."""
-        table = self._table()
+        table, window = self._table(), self.params.window
         picks = self._picks(table)
         arrays: dict[str, Array] = {}
         notes = list(table.notes)
@@ -88,14 +103,13 @@ class Npz(Dataset):
                 raw = table.file.read(pick.array, f"the images of {name}")[table.rows]
                 arrays[pick.array], note = to_integers(raw, f"array {pick.array!r}")
                 notes += [note] if note else []
-            stack = arrays[pick.array]
-            stack = stack[:, None] if pick.axis == 0 else np.moveaxis(stack, pick.axis, 1)
-            images[name] = resize_stack(stack[:, list(pick.channels)], image_size)
+            images[name] = place_stack(pick.take(arrays[pick.array]), window, image_size)
             if progress:
                 progress(done + 1, len(picks), f"images of {name}")
-        resized = [
-            f"{name} from {pick.side}" for name, pick in picks.items() if image_size not in (None, pick.side)
-        ]
+        if window and any(pick.side != window for pick in picks.values()):
+            notes.append(f"Images were cropped or padded to windows of {window} pixels.")
+        sides = {name: window or pick.side for name, pick in picks.items()}
+        resized = [f"{name} from {side}" for name, side in sides.items() if image_size not in (None, side)]
         if resized:
             notes.append(f"Images were resized to {image_size} pixels: {', '.join(resized)}.")
         return Cells(
@@ -107,16 +121,28 @@ class Npz(Dataset):
             split=table.split,
             ids=tuple(f"row {i}" for i in table.rows),
             notes=notes,
+            accounts=(*table.accounts, self._arrays(table, picks)),
+            group_names=table.group_names,
         ).check()
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
         """See `Dataset.preparation`: arrays and channels as the training file has them."""
-        return Preparation(dict(modalities), names=self.public_params())
+        window = self.params.window
+        return Preparation(
+            dict(modalities), window_words(window), window_square(window), names=self.public_params()
+        )
 
-    def _fingerprint(self, table: _Table, picks: dict[str, _Pick]) -> str:
+    def public_params(self) -> dict[str, Any]:
+        """See `Dataset.public_params`; without a window as before there were windows, so identities stay."""
+        return without_window(super().public_params())
+
+    def _fingerprint(self, table: _Table, picks: dict[str, Pick]) -> str:
         p = self.params
         columns = [name if name in table.file.headers else None for name in (p.label, p.group, p.split)]
-        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns)
+        # Files that already said train, val, test keep the fingerprint that they always had.
+        recoded = [table.split] if table.recoded and table.split is not None else []
+        extra = [*recoded, *(["joined spellings"] if table.joined else []), *([p.window] if p.window else [])]
+        return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *extra)
 
     def _table(self) -> _Table:
         p = self.params
@@ -126,33 +152,72 @@ class Npz(Dataset):
         count = len(raw) if raw.ndim else 0
         if not count:
             raise DataError(f"Expected labels [N] in {where}, but {p.label!r} is {list(raw.shape)}.")
+        self._ask_about_groups(file)
         split = self._column(file, p.split, "split", count)
         keep = np.ones(count, dtype=np.bool_)
         notes: list[str] = []
+        gone: list[tuple[str, str]] = []
+        found: dict[str, frozenset[str]] = {}
+        recoded = False
         if split is not None:
             if split.dtype.kind not in "US":
                 raise DataError(
                     f"Expected {p.split!r} of {where} as text (train, val, test), but it is {split.dtype}. "
                     "Store these words, or name another array with dataset.split."
                 )
-            split = split.astype(str)
-            keep, notes = kept_by_split(split, where)
-            split = split[keep].astype("<U5")
+            read = read_split([str(word) for word in split], where)
+            keep, notes, found["splits"] = read.keep, list(read.notes), read.found
+            gone = [(read.why(int(row)), f"row {row}") for row in np.flatnonzero(~keep)]
+            recoded = not np.array_equal(split[keep], read.side)
+            split = read.side
         classes = None
         if "classes" in file.headers:
             classes = tuple(str(c) for c in file.read("classes", "class names").astype(str).reshape(-1))
-        labels, classes = encode_labels(raw[keep], classes, where)
-        groups = self._column(file, p.group, "group", count)
+        raw_groups = self._column(file, p.group, "group", count)
+        lost, lost_groups = _texts(raw[~keep]), set() if raw_groups is None else _texts(raw_groups[~keep])
+        raw, raw_groups, joined, more = join_arrays(
+            raw[keep], None if raw_groups is None else raw_groups[keep], where
+        )
+        notes += more
+        labels, names = encode_labels(raw, classes, where)
+        groups = None if raw_groups is None else encode_groups(raw_groups, where)
+        used: dict[str, set[str]] = {"classes": {names[k] for k in np.unique(labels)}}
+        found["classes"] = frozenset(names) | (lost - _texts(raw) if classes is None else set())
+        if split is not None:
+            used["splits"] = set(map(str, split))
+        group_names: tuple[str, ...] = ()
+        if raw_groups is not None and groups is not None:
+            group_names = names_of_groups(raw_groups, groups)
+            used["groups"] = set(group_names)
+            found["groups"] = frozenset(group_names) | (lost_groups - _texts(raw_groups))
+        rows = np.flatnonzero(keep)
         return _Table(
             file=file,
-            rows=np.flatnonzero(keep),
+            rows=rows,
             labels=labels,
-            classes=classes,
-            groups=None if groups is None else encode_groups(groups[keep], where),
+            classes=names,
+            groups=groups,
             split=split,
             count=count,
             notes=notes,
+            recoded=recoded,
+            joined=joined,
+            accounts=(Account.of("rows", count, len(rows), gone), *accounts_of_names(found, used)),
+            group_names=group_names,
         )
+
+    def _ask_about_groups(self, file: NpzFile) -> None:
+        """Refuse to ignore an array that is called like donors: a split that mixes them is too optimistic."""
+        group = self.params.group
+        if group in file.headers or group != type(self.params).model_fields["group"].default:
+            return
+        named = {self.params.label, self.params.split, *map(str, self.params.modalities.values())}
+        like = [name for name in file.headers if name not in named and plain(name) in NAMES["group"]]
+        if like:
+            raise DataError(
+                f"Expected to know whether {like[0]!r} of {self.params.path} are groups (donors, slides) that the "
+                f"split must keep whole. Set dataset.group={like[0]} if so, dataset.group='' if not."
+            )
 
     def _column(self, file: NpzFile, name: str, purpose: str, count: int) -> Array | None:
         """An optional array [N]; one that the user named must exist."""
@@ -166,48 +231,19 @@ class Npz(Dataset):
             )
         return column.reshape(-1)
 
-    def _picks(self, table: _Table) -> dict[str, _Pick]:
-        wanted = dict(self.params.modalities) or self._default(table.file)
-        check_names(wanted)
-        picks = {}
-        for name, pick in wanted.items():
-            array = pick if isinstance(pick, str) else self.params.image
-            header = table.file.header(array, f"modality {name!r}")
-            if header.shape[:1] != (table.count,):
-                raise DataError(
-                    f"Expected {table.count} images in array {array!r} of {self.params.path}, one per label, "
-                    f"but it is {list(header.shape)}."
-                )
-            axis, count, side = find_layout(header.shape, self.params.layout, f"in array {array!r}")
-            chosen = tuple(range(count)) if isinstance(pick, str) else tuple(pick)
-            if not chosen or min(chosen) < 0 or max(chosen) >= count:
-                raise DataError(
-                    f"Expected channels of 0..{count - 1} for modality {name!r}, but got {list(chosen)}."
-                )
-            picks[name] = _Pick(array, chosen, axis, side)
-        return picks
+    def _picks(self, table: _Table) -> dict[str, Pick]:
+        p = self.params
+        return find_picks(table.file, p.modalities, p.image, p.layout, table.count)
 
-    def _default(self, file: NpzFile) -> dict[str, list[int] | str]:
-        header = file.header(self.params.image, "images")
-        _, count, _ = find_layout(header.shape, self.params.layout, f"in array {self.params.image!r}")
-        if "channels" in file.headers:
-            originals = file.read("channels", "channel names").reshape(-1)
-            if len(originals) == count:
-                names = distinct_names(map(str, originals.astype(str)), f"`channels` of {self.params.path}")
-                return {name: [i] for i, name in enumerate(names)}
-        if count in (1, 3):
-            return {"image": list(range(count))}
-        return {f"channel{i}": [i] for i in range(count)}
-
-
-@dataclass(frozen=True)
-class _Pick:
-    """Where one modality's pixels are."""
-
-    array: str
-    channels: tuple[int, ...]
-    axis: int
-    side: int
+    def _arrays(self, table: _Table, picks: dict[str, Pick]) -> Account:
+        """Which arrays of the file are used."""
+        p = self.params
+        used = {pick.array for pick in picks.values()} | {p.label, p.group, p.split, "classes", "channels"}
+        used = table.file.stored(used)
+        rest = sorted(set(table.file.members) - used)
+        return Account.of(
+            "arrays", len(table.file.members), len(used), [("that no parameter names", n) for n in rest]
+        )
 
 
 @dataclass(frozen=True)
@@ -222,3 +258,14 @@ class _Table:
     split: NDArray[np.str_] | None
     count: int
     notes: list[str]
+    recoded: bool
+    """Whether the file calls a side of the split by another word."""
+    joined: bool
+    """Whether the file spells a class or a group in two ways that were joined."""
+    accounts: tuple[Account, ...]
+    group_names: tuple[str, ...]
+
+
+def _texts(values: Array) -> set[str]:
+    """The distinct labels or groups of some rows, as text."""
+    return {text for text in (str(v).strip() for v in values.reshape(-1).tolist()) if not is_missing(text)}

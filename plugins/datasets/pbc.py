@@ -9,7 +9,7 @@ from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.cache import check_sha256
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.folders import FileSource, copied_files, find_folder, image_files
+from wbcbench.data.folders import FileSource, copied_files, find_folder, list_images
 from wbcbench.data.image_files import ListedImages
 from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError
@@ -85,7 +85,8 @@ class _Files(ListedImages[Pbc.Params]):
         if self.params.check_digest and root.is_file() and root.name == ARCHIVE:
             advice = "dataset.check_digest=false accepts the file as it is."
             check_sha256(root, SHA256, "Mendeley Data (snkd93bnjr, version 1)", advice)
-        files = image_files(source)
+        images = list_images(source)
+        files = images.names
         missing = [name for name in CLASSES if find_folder(files, name) is None]
         if missing:
             raise DataError(
@@ -93,11 +94,17 @@ class _Files(ListedImages[Pbc.Params]):
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. "
                 "Set dataset.path to PBC_dataset_normal_DIB."
             )
+        gone = [("in a folder of no class", name) for name in files if _label(name) not in CLASSES]
         files = [name for name in files if _label(name) in CLASSES]
         notes = ["Donors are not known: the split has every donor on every side."]
         if self.params.copies == "drop":
-            files, more = _without_copies(source, files, self._root())
-            notes += more
+            files, copies = _without_copies(source, files, self._root())
+            gone += copies
+            again, torn = (sum(why == reason for why, _ in copies) for reason in (COPY, TORN))
+            if again:
+                notes.append(f"{again} byte-identical copies were left out (dataset.copies=keep keeps them).")
+            if torn:
+                notes.append(f"{torn} images that occur in two classes were left out.")
         return Manifest(
             lines=list(range(1, len(files) + 1)),
             labels=[_label(name) for name in files],
@@ -106,6 +113,8 @@ class _Files(ListedImages[Pbc.Params]):
             split=None,
             ids=[PurePosixPath(name).name for name in files],
             notes=notes,
+            account=images.account(len(files), gone),
+            found={"classes": frozenset(CLASSES)},
         )
 
 
@@ -113,20 +122,19 @@ def _label(name: str) -> str:
     return PurePosixPath(name).parent.name.lower()
 
 
-def _without_copies(source: FileSource, files: list[str], root: Path) -> tuple[list[str], list[str]]:
-    """The files that stay, and notes on those left out."""
+COPY, TORN = "duplicates", "in two classes"
+
+
+def _without_copies(source: FileSource, files: list[str], root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The files that stay, and (reason, file) of those left out."""
     try:
         same = copied_files(source, files, root)
     except OSError as error:
         raise DataError(
             f"Expected every image of {root} to be readable, but: {error}. Unpack it again."
         ) from error
-    two_classes = [group for group in same if len({_label(name) for name in group}) > 1]
-    gone = {name for group in two_classes for name in group}
-    again = {name for group in same if group not in two_classes for name in group[1:]}
-    notes = []
-    if again:
-        notes.append(f"{len(again)} byte-identical copies were left out (dataset.copies=keep keeps them).")
-    if gone:
-        notes.append(f"{len(gone)} images that occur in two classes were left out.")
-    return [name for name in files if name not in gone | again], notes
+    gone: dict[str, str] = {}
+    for group in same:
+        torn = len({_label(name) for name in group}) > 1
+        gone |= dict.fromkeys(group, TORN) if torn else dict.fromkeys(group[1:], COPY)
+    return [name for name in files if name not in gone], [(why, name) for name, why in gone.items()]

@@ -10,7 +10,7 @@ import numpy as np
 from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.folders import FileSource, find_folder, image_files
+from wbcbench.data.folders import FileSource, find_folder, list_images
 from wbcbench.data.image_files import ListedImages
 from wbcbench.data.labels import Problems
 from wbcbench.errors import DataError
@@ -73,7 +73,8 @@ class _Files(ListedImages[RaabinWbc.Params]):
         return CLASSES
 
     def _list(self, source: FileSource, problems: Problems) -> Manifest:
-        every = image_files(source)
+        images = list_images(source)
+        every = images.names
         files: list[str] = []
         sides: list[str] = []
         for part in ("Train", *_PARTS[self.params.test]):
@@ -87,6 +88,7 @@ class _Files(ListedImages[RaabinWbc.Params]):
             files += inside
             sides += ["train" if part == "Train" else "test"] * len(inside)
         labels = [self._label(name) for name in files]
+        others = sorted(set(every) - set(files))
         return Manifest(
             lines=list(range(1, len(files) + 1)),
             labels=labels,
@@ -95,6 +97,8 @@ class _Files(ListedImages[RaabinWbc.Params]):
             split=np.array(sides, dtype="<U5"),
             ids=files,
             notes=["Donors are not known: Train's validation cells share donors with its training cells."],
+            account=images.account(len(files), [(f"not in Train or Test{self.params.test}", n) for n in others]),
+            found={"classes": frozenset(CLASSES)},
         )
 
     def _label(self, name: str) -> str:

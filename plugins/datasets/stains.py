@@ -28,7 +28,11 @@ _VERSION = "stains-1"
 
 
 class Stains(Dataset):
-    """Haematoxylin, eosin and a residual (or HSV, Lab, RGB) from one colour image; nothing new is measured."""
+    """Haematoxylin, eosin and a residual (or HSV, Lab, RGB) from one colour image; nothing new is measured.
+
+    Images are placed as `base` does it: with `base_params.window`, `npz` and `folder` crop or pad them to a window
+    without rescaling, before stains are separated.
+    """
 
     name = "stains"
     source = "Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 23:291 (2001), as in scikit-image's rgb2hed."

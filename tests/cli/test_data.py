@@ -187,7 +187,7 @@ def test_import_translates_sides_and_drops_unusable_rows(invoke: Invoke, listed:
     d = document(invoke, "import", str(listed), "-o", str(tmp_path / "in"))
     assert d["cells"] == 46
     assert [x["why"] for x in d["dropped"]] == ["has no label (column 'label' is '')", "does not exist"]
-    assert "'Training' of 'split' was taken for train" in d["notes"]
+    assert "Split 'Training' means train (24 cells)." in d["notes"]
     assert document(invoke, "inspect", str(tmp_path / "in"))["split"]["val"] == 12
 
 
@@ -309,7 +309,10 @@ def test_run_refuses_what_audit_refuses_and_the_key_carries_the_override(
 
 @pytest.mark.parametrize(
     ("groups", "test", "says"),
-    [(3, 0.25, "at least 4 groups to set 25% aside, but got 3"), (5, 0.25, "at least 5 groups to set 20% aside")],
+    [
+        (3, 0.25, "at least 4 groups to set 25% aside as test, but got 3"),
+        (5, 0.25, "at least 5 groups to set 20%"),
+    ],
 )
 def test_a_dry_run_refuses_too_few_groups_as_audit_does(
     groups: int, test: float, says: str, invoke: Invoke, tmp_path: Path

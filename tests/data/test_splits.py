@@ -183,8 +183,8 @@ def test_what_is_allowed_leaves_the_division_and_its_hash_alone() -> None:
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
-        (make(3, labels=np.arange(3)), "enough cells of every class"),
-        (make(9, labels=np.arange(9) % 3, split=official(9, train=6, test=3)), "enough cells|least populated"),
+        (make(3, labels=np.arange(3)), "2 cells of every class .* as test, but a, b, c has 1"),
+        (make(9, labels=np.arange(9) % 3, split=official(9, train=6, test=3)), "3 cells, one of each class"),
         (make(40, split=official(40, train=30, val=10)), "test got none"),
         (make(40, split=official(40, val=20, test=20)), "train got none"),
         (make(40, groups=np.arange(40) % 2), "at least 3 groups"),

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from wbcbench.contracts.dataset import in_window
-from wbcbench.data.csv_table import ColumnChoices, ManifestFile, fix_split, recognise
+from wbcbench.data.csv_table import ColumnChoices, ManifestFile, recognise
 from wbcbench.data.decode import decode_whole
-from wbcbench.data.folders import Tree, open_source, read_tree
+from wbcbench.data.folders import open_source
+from wbcbench.data.labels import Problems
+from wbcbench.data.trees import Tree, read_tree
 from wbcbench.errors import DataError
 
 
@@ -104,11 +106,10 @@ def test_columns_are_recognised_by_name_and_content(tmp_path: Path) -> None:
         "BF path": "images of modality bf_path", "Cell Type": "label", "Patient_ID": "group", "Set": "split",
         "age": "not used", "dapi": "images of modality dapi",
     }  # fmt: skip
-    assert fix_split(file, "Set") == [
-        "'training' of 'Set' was taken for train",
-        "'Test' of 'Set' was taken for test",
-    ]
-    assert [row[3] for _, row in file.rows] == ["train", "test"]
+    listing = file.select(columns, {}, Problems())
+    assert listing.notes == ["Split 'Test' means test (1 cells).", "Split 'training' means train (1 cells)."]
+    assert listing.split is not None
+    assert listing.split.tolist() == ["train", "test"]
 
 
 def test_columns_that_could_each_be_meant_are_asked_for(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,6 +150,7 @@ class PredictRequest(RecordRequest):
 
 def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[str, Any]:
     """The document of `wbcbench predict --json`, without the name of the file."""
+    from wbcbench.contracts.dataset import account_lines
     from wbcbench.deploy.predict import scores_of
 
     classes, result = found.task.classes, found.record.result
@@ -177,6 +178,8 @@ def _facts(found: Rebuilt, answers: list[Answers], frame: pd.DataFrame) -> dict[
             "kinds": dict(sorted(kinds.items())),
             "statistics_from": found.statistics_from,
         },
+        "accounts": [asdict(account) for a in answers for account in a.source.accounts()],
+        "found": [f"{a.source.where}: {line}" for a in answers for line in account_lines(a.source.accounts())],
         "notes": [note for a in answers for note in a.source.notes],
         "labelled": labelled,
         "other_labels": other_labels,
@@ -272,7 +275,7 @@ class Predicted(Shown):
         from wbcbench.boards.text import clean
         from wbcbench.deploy.network import HINT
 
-        lines, shift = [clean(note) for note in self.facts["notes"]], self.facts["shift"]
+        lines, shift = [clean(note) for note in (*self.facts["found"], *self.facts["notes"])], self.facts["shift"]
         for source in shift["sources"]:
             if source["alarm"] or not source["cells"]:
                 continue  # a warning says so

@@ -15,7 +15,9 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.rows import RowMaker, details
 from wbcbench.boards.statistics import tie_groups
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import METRICS
+from wbcbench.records import verify as checks
 
 Methods = Mapping[str, Sequence[Found]]
 
@@ -135,6 +137,7 @@ def make_board(
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
+    notes += _ceilings(group)
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
@@ -164,6 +167,16 @@ def make_board(
         notes=tuple(notes),
     )
     return board, refused
+
+
+def _ceilings(group: Group) -> list[str]:
+    """Classes without test cells, which keep macro-F1 below 1. All records have the same test cells."""
+    for found in group.own:
+        try:
+            return checks.read_result(found.path).ceilings()
+        except RecordError:
+            continue
+    return []
 
 
 def _methods(group: Group, seeds: tuple[int, ...]) -> dict[str, list[Found]]:

@@ -11,9 +11,11 @@ TRACEBACK_VARIABLE = "WBCBENCH_TRACEBACK"
 
 def main() -> None:
     """Entry point of the command `wbcbench`, which runs in a process of its own."""
+    from wbcbench.terminal import make_streams_inert
     from wbcbench.training.allocator import claim_process
 
     claim_process()
+    make_streams_inert()  # here too, so that it includes the traceback of a bug
     sys.exit(execute(sys.argv[1:]))
 
 
@@ -22,12 +24,18 @@ def execute(args: Sequence[str]) -> int:
 
     A `WbcbenchError` becomes a message; any other exception is a bug in wbcbench and is not caught.
     """
+    from wbcbench.terminal import inert_streams
+
+    with inert_streams():
+        return _executed(list(args))
+
+
+def _executed(args: list[str]) -> int:
     import click
 
     from wbcbench.cli.group import cli
     from wbcbench.errors import ExitCode, WbcbenchError, missing_extra
 
-    args = list(args)
     show_traceback = "--traceback" in args or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
     # Removed here, so that it may be anywhere on the line.
     args = [a for a in args if a != "--traceback"]
@@ -38,13 +46,13 @@ def execute(args: Sequence[str]) -> int:
     except WbcbenchError as error:
         if show_traceback:
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {error}", err=True, color=True)
         return error.exit_code
     except ImportError as error:
         missing = missing_extra(error)
         if missing is None or show_traceback:
             raise
-        click.echo(f"Error: {missing}", err=True)
+        click.echo(f"Error: {missing}", err=True, color=True)
         return missing.exit_code
     except click.ClickException as error:
         if show_traceback:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +12,8 @@ import click
 from wbcbench.cli.completion import components
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import F, json_option, plugins_options
-from wbcbench.cli.output import print_json, print_table
+from wbcbench.cli.output import in_lines, print_json, print_table
+from wbcbench.terminal import drawn, one_line
 
 if TYPE_CHECKING:
     from wbcbench.data.survey import Survey
@@ -81,7 +81,7 @@ class Source:
             leave_out.setdefault(column, []).append(value)
         asked = ColumnChoices(
             label=v["label"], group=v["group"], split=v["split"], id=v["id"], root=v["root"], levels=v["levels"],
-            modalities=dict(_pairs(v["modality"], "--modality")), leave_out=leave_out,
+            modalities=dict(_pairs(v["modality"], "--modality")), leave_out=leave_out, sides=self._sides(),
         )  # fmt: skip
         return survey_path(self.path, asked, self._open, _progress())
 
@@ -94,6 +94,18 @@ class Source:
         given = {key.removeprefix("split."): parse_value(text) for key, text in self._settings(of_split=True)}
         return validate(SplitSpec, {**flags, **given}, "split")
 
+    def _sides(self) -> dict[str, str]:
+        from wbcbench.data.labels import side_of
+        from wbcbench.errors import UsageError
+
+        sides: dict[str, str] = {}
+        for word, text in _pairs(self.values["side"], "--side"):
+            side = side_of(text)
+            if side is None:
+                raise UsageError(f"Expected --side {word}=train, val or test, but got '{text}'.")
+            sides[word] = side
+        return sides
+
     def _settings(self, of_split: bool) -> list[tuple[str, str]]:
         pairs = _pairs(self.values["settings"], "--set")
         return [(key, text) for key, text in pairs if key.startswith("split.") == of_split]
@@ -101,7 +113,7 @@ class Source:
     def flags(self) -> list[str]:
         """The given options, as arguments of a command line."""
         words: list[str] = []
-        for name in ("label", "group", "split", "id", "root", "levels", "modality", "leave_out"):
+        for name in ("label", "group", "split", "id", "root", "levels", "modality", "leave_out", "side"):
             value = self.values[name]
             for one in value if isinstance(value, tuple) else (value,):
                 words += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
@@ -132,8 +144,21 @@ def source_options(function: F) -> F:
         help="Images of a modality (.npz: array, or channels as 0,1); repeatable.",
     )
     @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Folder of a CSV's relative paths.")
-    @click.option("--levels", metavar="A/B", help="Folder levels: class, modality/class, split/class ...")
-    @click.option("--leave-out", multiple=True, metavar="COLUMN=VALUE", help="Rows to leave out; repeatable.")
+    @click.option(
+        "--levels", metavar="A/B", help="Folder levels: class, modality/class, split/class, skip/class ..."
+    )
+    @click.option(
+        "--leave-out",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        help="Cells to leave out, by a column, a folder level or bits=8; repeatable.",
+    )
+    @click.option(
+        "--side",
+        multiple=True,
+        metavar="WORD=SIDE",
+        help="Side (train, val, test) that a folder or a word of the split column means; repeatable.",
+    )
     @click.option(
         "--dataset",
         metavar="NAME",
@@ -150,7 +175,8 @@ def source_options(function: F) -> F:
     @plugins_options
     @functools.wraps(function)
     def wrapper(path: Path, plugins: PluginOptions, **kwargs: Any) -> Any:
-        names = ["label", "group", "split", "id", "modality", "root", "levels", "leave_out", "dataset", "settings"]
+        names = ["label", "group", "split", "id", "modality", "root", "levels", "leave_out", "side"]
+        names += ["dataset", "settings"]
         values = {name: kwargs.pop(name) for name in names}
         return function(source=Source(path, values, plugins), **kwargs)
 
@@ -174,7 +200,7 @@ def _progress() -> Any:
         return None
 
     def show(done: int, total: int, what: str) -> None:
-        click.echo(f"\r{what}: {done}/{total}", err=True, nl=done == total)
+        click.echo(f"\r{one_line(what)}: {done}/{total}", drawn(sys.stderr), nl=done == total)
 
     return show
 
@@ -186,20 +212,25 @@ def _progress() -> Any:
 @json_option
 def inspect(source: Source, sheet: Path | None, as_json: bool) -> None:
     """Show what is at PATH: cells, classes, modalities, groups, split, copies, files that cannot be read."""
-    from wbcbench.data.intake import facts, run_commands
+    from wbcbench.data.advice import advise, choose_size, run_commands
+    from wbcbench.data.intake import facts
     from wbcbench.data.survey import TILE, contact_sheet, sheet_cells
 
     survey = source.survey()
-    document = facts(survey)
-    document["commands"] = run_commands(survey, source.flags())
+    document, advice, size = facts(survey), advise(survey), choose_size(survey)
+    document["size"] = None if size is None else {**size.document, "text": size.text}
+    document["problems"] = list(advice.problems)
+    document["commands"] = run_commands(survey, source.flags(), advice)
     if sheet is not None:
         contact_sheet(sheet_cells(survey, 8, TILE), sheet)
         document["sheet"] = str(sheet)
-    print_json(document) if as_json else _print_facts(document)
+    print_json(document) if as_json else _print_facts(in_lines(document))
 
 
 def _print_facts(d: dict[str, Any]) -> None:
-    click.echo(f"{d['path']}: {d['cells']} cells, {len(d['classes'])} classes\n")
+    click.echo(f"{d['path']}: {d['cells']} cells, {len(d['classes'])} classes")
+    _print_accounts(d["accounts"])
+    click.echo()
     _print_taken(d["taken"])
     print_table(["class", "cells", "share"], [[c["name"], c["cells"], f"{c['share']:.1%}"] for c in d["classes"]])
     click.echo()
@@ -217,7 +248,32 @@ def _print_facts(d: dict[str, Any]) -> None:
         click.echo(f"note: {note}")
     if "sheet" in d:
         click.echo(f"contact sheet: {d['sheet']}")
-    click.echo("\nTo train on these cells:\n" + "\n".join(f"  {line}" for line in d["commands"]))
+    if d["size"]:
+        click.echo(f"size: {d['size']['text']}")
+    _print_commands(d)
+
+
+def _print_accounts(accounts: list[dict[str, Any]]) -> None:
+    """How many files or rows were found and used; classes, groups and sides of which none are used, by name."""
+    for i, account in enumerate(accounts):
+        if i == 0 or account["left_out"]:
+            named = "; ".join(_named(part) for part in account["left_out"].values()) if i else ""
+            click.echo(account["sentence"] + (f" ({named})" if named else ""))
+
+
+def _named(part: dict[str, Any]) -> str:
+    return ", ".join(part["examples"]) + (" ..." if part["count"] > len(part["examples"]) else "")
+
+
+def _print_commands(d: dict[str, Any]) -> None:
+    """What a run would refuse, and the commands that it accepts."""
+    click.echo()
+    for problem in d["problems"]:
+        click.echo(f"A run with the defaults would stop: {problem}" if d["commands"] else problem)
+    if d["commands"]:
+        click.echo("To train on these cells:\n" + "\n".join(f"  {line}" for line in d["commands"]))
+    if d.get("alternative"):
+        click.echo(f"With images cut to their middle square and rescaled instead:\n  {d['alternative']}")
 
 
 def _print_taken(taken: list[dict[str, str]]) -> None:
@@ -273,8 +329,8 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
     It reports how each column was interpreted, and what was dropped and why; import.json contains all of it. DEST
     is written atomically.
     """
+    from wbcbench.data.advice import advise, alternative, run_commands
     from wbcbench.data.intake import plan_intake, write_intake
-    from wbcbench.data.reading import CONFIG
     from wbcbench.errors import DataError
 
     if dest.exists():  # before reading, which may take hours
@@ -282,16 +338,29 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
     survey = source.survey()
     intake = plan_intake(survey, copies)
     report = write_intake(survey, intake, dest, copy)
-    run = shlex.join(["wbcbench", "run", "--config", str(dest / CONFIG)])
+    advice = advise(survey, imported=True, copies=copies)
+    again = None if advice.bring else dest  # these cells need options that this import was not given
+    report |= {
+        "dest": str(dest),
+        "problems": list(advice.problems),
+        "commands": run_commands(survey, source.flags(), advice, again),
+        "alternative": alternative(survey, dest, advice) if again else "",
+    }
     if as_json:
-        print_json({**report, "dest": str(dest), "commands": [run]})
+        print_json(report)
         return
+    report = in_lines(report)
     _print_taken(report["taken"])
     for note in report["notes"]:
         click.echo(f"note: {note}")
     _print_list("dropped", report["dropped"])
+    if "extra" in report:
+        click.echo(f"numbers kept for later use, in manifest.csv: {', '.join(report['extra'])}")
+    if "size" in report:
+        click.echo(f"size: {report['size']['text']}")
+    _print_accounts(report["accounts"])
     click.echo(f"{dest}: {report['cells']} cells imported, {len(report['dropped'])} dropped")
-    click.echo(f"\nTo train on these cells:\n  {run}")
+    _print_commands(report)
 
 
 @click.command("audit")
@@ -310,28 +379,45 @@ def audit_split(
     A run refuses the same, unless split.allow_leaks=true is set, which is then part of its comparison key. If
     groups are known, a split that wbcbench makes keeps each on one side.
     """
-    from wbcbench.data.intake import audit
+    import numpy as np
+
+    from wbcbench.contracts.dataset import SPLITS
+    from wbcbench.data.intake import accounts_document, audit
     from wbcbench.errors import ExitCode
+    from wbcbench.evaluation.metrics import ceiling_notes
 
     spec = source.split(scheme=scheme)
     survey = source.survey()
     found, allowed = audit(survey, spec), allow_leaks or spec.allow_leaks
+    counts = {s: np.bincount(survey.codes[found.side == s], minlength=len(survey.classes)) for s in SPLITS}
     document = {
         "path": str(survey.path), "cells": len(survey), "groups": len(survey.group_names) or None,
-        **found.document(survey), "unusable": len(survey.unusable), "leaks": bool(found.leaks), "allowed": allowed,
+        **found.document(survey), "accounts": accounts_document(survey.accounts),
+        "unusable": len(survey.unusable), "leaks": bool(found), "allowed": allowed,
+        "notes": [
+            *survey.notes,
+            *(note for s in SPLITS for note in ceiling_notes(counts[s], survey.classes, s)),
+        ],
     }  # fmt: skip
-    print_json(document) if as_json else _print_audit(document)
-    ctx.exit(ExitCode.NOT_COMPARABLE if found.leaks and not allowed else ExitCode.OK)
+    print_json(document) if as_json else _print_audit(in_lines(document))
+    ctx.exit(ExitCode.NOT_COMPARABLE if found and not allowed else ExitCode.OK)
 
 
 def _print_audit(d: dict[str, Any]) -> None:
     sizes = ", ".join(f"{side} {n}" for side, n in d["sizes"].items())
     click.echo(f"{d['path']}: {d['cells']} cells, {d['scheme']} split: {sizes}")
+    _print_accounts(d["accounts"])
+    for note in d["notes"]:
+        click.echo(f"note: {note}")
     if d["groups"] is None:
         click.echo("groups: none known, so leaks between donors cannot be checked (--group COLUMN names them)")
     for torn in _some(d["groups_on_two_sides"], "groups on two sides"):
         sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
         click.echo(f"  {torn['group']}: {sides}")
+    if d["groups_probably_one_on_two_sides"]:
+        for torn in _some(d["groups_probably_one_on_two_sides"], "groups on two sides that are probably one"):
+            sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
+            click.echo(f"  {' = '.join(torn['groups'])}: {sides}")
     for cells in _some(d["images_on_two_sides"], "images on two sides"):
         click.echo("  " + " = ".join(f"{c['cell']} ({c['side']})" for c in cells))
     for cells in _some(d["images_of_two_labels"], "images under two labels"):
@@ -340,6 +426,11 @@ def _print_audit(d: dict[str, Any]) -> None:
         click.echo(f"not checked: {d['unusable']} files or rows that cannot be used (`data inspect` names them)")
     if not d["leaks"]:
         click.echo("No leak found.")
+    elif not any(d[f"{what}_on_two_sides"] for what in ("groups", "images")) and not d["images_of_two_labels"]:
+        click.echo(
+            "Groups that are probably one are on two sides: a leak if they are. Write them alike and split again; "
+            "if they are different, --allow-leaks accepts the split, which a run uses in any case."
+        )
     elif d["allowed"]:
         click.echo("Leaks found, and allowed. A run needs --set split.allow_leaks=true, which is part of its key.")
     else:

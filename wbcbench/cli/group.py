@@ -98,7 +98,8 @@ VERBS = {
 @click.group(
     cls=LazyGroup,
     lazily=VERBS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    # color: click would otherwise delete the escape sequences of a hostile name, which must be seen instead
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": True},
     epilog="Exit codes: 0 done, 1 some trials failed, 2 usage, 3 not comparable, 4 a plugin failed.",
 )
 @click.version_option(__version__, prog_name="wbcbench")

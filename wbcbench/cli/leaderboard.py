@@ -12,6 +12,7 @@ from wbcbench.api.defaults import METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json, print_table
+from wbcbench.terminal import drawn
 
 if TYPE_CHECKING:
     from wbcbench.api.boards import BoardRequest
@@ -136,7 +137,7 @@ def leaderboard(
     view = View(wanted, wide, _width(), colour=terminal)
     data = render(found, style, view)
     if output is None:
-        click.echo(data.decode(), nl=False)
+        click.echo(data.decode(), nl=False, file=drawn(sys.stdout) if style == "terminal" else None)
     else:
         atomic_write_bytes(output, data)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from wbcbench.terminal import drawn, one_line
 
 if TYPE_CHECKING:
     from wbcbench.scheduling.plan import Plan
@@ -22,18 +25,29 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def in_lines(document: Any, but: Sequence[str] = ("alternative", "commands", "problems")) -> Any:
+    """A document for text: no value, except those of the keys `but`, can begin a line or move the cursor."""
+    if isinstance(document, dict):
+        return {one_line(k): v if k in but else in_lines(v, but) for k, v in document.items()}
+    if isinstance(document, list):
+        return [in_lines(value, but) for value in document]
+    return one_line(document) if isinstance(document, str) else document
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     """Print a table on stdout: with rich on a terminal, else aligned plain text (never truncated)."""
-    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    columns, title = list(map(one_line, columns)), one_line(title)
+    cells = [[("" if cell is None else one_line(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*columns, title=title or None, title_justify="left", box=None, header_style="bold")
+        heads = list(map(escape, columns))
+        table = Table(*heads, title=escape(title) or None, title_justify="left", box=None, header_style="bold")
         for row in cells:
             table.add_row(*map(escape, row))
-        Console().print(table)
+        Console(file=drawn(sys.stdout)).print(table)
         return
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     if title:
@@ -89,14 +103,19 @@ def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
 
 def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
     """Print students and their teachers, what was already done, where records are, and next steps."""
+    from wbcbench.boards.text import clean
+
     for note in plan.notes:
-        click.echo(note)
+        click.echo(clean(note))
     fold = ["fold"] if any(p.trial.fold is not None for p in plan.trials) else []
     columns = ["role", "method", "kd", "seed", *fold, "macro-F1", "balanced acc.", "params", "MACs", "train"]
     columns.append("state")
     order = {"student": 0, "teacher": 1}
     rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
     print_table(columns, rows)
+    ceilings = [note for o in outcomes if o.record is not None for note in o.record.result.ceilings()]
+    for note in dict.fromkeys(ceilings):
+        click.echo(clean(f"Note: {note}"))
     counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed")}
     if counts["cached"] == len(outcomes):
         click.echo("Nothing left to do: every trial is already in the store.")
@@ -150,9 +169,14 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
+def store_flag(store: str) -> str:
+    """` --store DIR`, quoted for the shell; empty for the default."""
+    return "" if store == "wbcbench-store" else f" --store {shlex.quote(store)}"
+
+
 def _next_steps(plan: Plan, store: str) -> list[str]:
     trials = [p.trial for p in plan.trials if p.role == "student"]
-    where = "" if store == "wbcbench-store" else f" --store {store}"
+    where = store_flag(store)
     dataset = trials[0].protocol.dataset.name
     lines = [f"Next: wbcbench leaderboard{where}"]
     if len({t.seed for t in trials}) == 1 and dataset == "synthetic":

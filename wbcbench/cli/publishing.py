@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -149,7 +150,8 @@ def publish(
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     boards, records = len(done.report.boards), len(done.manifest.records)
     click.echo(f"{folder}: {boards} boards, {rows} rows, {records} records, {size:.1f} MB")
-    click.echo(f"Check it: wbcbench leaderboard publish --check --to {to} --name {name}")
+    again = ["wbcbench", "leaderboard", "publish", "--check", "--to", str(to), "--name", name]
+    click.echo(f"Check it: {shlex.join(again)}")
 
 
 def _asked(ctx: click.Context, folder: Path, name: str, values: dict[str, Any]) -> PublishOptions:
@@ -180,7 +182,8 @@ def _check(to: Path, name: str | None) -> int:
         if not result.problems:
             click.echo(f"{to / board} matches its {result.records} records on boards; none is missing.")
         if any(p.endswith(GIVES) for p in result.problems):
-            click.echo(f"    If this is intended: wbcbench leaderboard publish --rebuild --to {to} --name {board}")
+            again = ["wbcbench", "leaderboard", "publish", "--rebuild", "--to", str(to), "--name", board]
+            click.echo(f"    If this is intended: {shlex.join(again)}")
         if any("vanished" in p for p in result.problems):
             click.echo("    Restore it from an earlier commit, or list it in invalid.yaml with a reason.")
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,8 @@ def study(ctx: click.Context, /, dry_run: bool, as_json: bool, only: str | None,
             parts.append({"name": part.part.name, "records": records, "failures": part.failures} | more)
         print_json({"parts": parts, "notes": planned.notes})
     else:
-        click.echo(f"Next: wbcbench leaderboard --store {planned.parts[0].part.request.store}")
+        store = str(planned.parts[0].part.request.store)
+        click.echo(f"Next: wbcbench leaderboard --store {shlex.quote(store)}")
     ctx.exit(ExitCode.SOME_FAILED if done.failed or done.failures else ExitCode.OK)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.cli.options import choice_options, json_option, plugins_options, store_option
-from wbcbench.cli.output import as_typed, print_json, print_table
+from wbcbench.cli.output import as_typed, print_json, print_table, store_flag
 
 if TYPE_CHECKING:
     from wbcbench.searches.files import Winner
@@ -174,7 +174,7 @@ def _print_found(found: Found) -> None:
     for outcome in found.retrained:
         if outcome.status == "failed":
             click.echo(f"Failed to retrain, seed {outcome.planned.trial.seed}: {outcome.error.rstrip()}", err=True)
-    where = "" if found.search.request.store == "wbcbench-store" else f" --store {found.search.request.store}"
+    where = store_flag(found.search.request.store)
     click.echo(f"Next: wbcbench search report {spent.study}{where}")
     click.echo(f"      wbcbench leaderboard{where}")
 

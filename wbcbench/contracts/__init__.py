@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
-    from wbcbench.contracts.dataset import Cells, Dataset, Description, Preparation, content_digest, middle_square
+    from wbcbench.contracts.dataset import (
+        Account,
+        Cells,
+        Dataset,
+        Description,
+        LeftOut,
+        Preparation,
+        content_digest,
+        middle_square,
+    )
     from wbcbench.contracts.distiller import Distiller, PairShapes, ReplacesHead, TakesStep, TransformsLogits
     from wbcbench.contracts.fusion import (
         JOINT,
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
+    "Account": "dataset", "LeftOut": "dataset",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
     "ReplacesHead": "distiller", "TakesStep": "distiller", "TransformsLogits": "distiller",
@@ -64,6 +74,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "JOINT",
+    "Account",
     "AddsLogits",
     "Backbone",
     "BackboneFactory",
@@ -83,6 +94,7 @@ __all__ = [
     "ForwardsAgain",
     "Fusion",
     "FusionTraits",
+    "LeftOut",
     "Needs",
     "Output",
     "Outputs",

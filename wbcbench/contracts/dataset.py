@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,6 +83,36 @@ def middle_square(image: Array, side: int) -> Array:
     return resize_image(centre_square(image), side)
 
 
+def place_stack(images: Array, window: int, side: int | None) -> Array:
+    """Place [N, C, S, S] in windows of `window` pixels without rescaling (0: as it is), then resize to `side`."""
+    if window and images.shape[2] != window:
+        images = np.stack([in_window(image, window) for image in images]) if len(images) else images
+    return resize_stack(images, side)
+
+
+def window_square(window: int) -> Callable[[Array, int], Array]:
+    """`Preparation.square` of images that are placed in a window, then resized; 0: cut to the middle square."""
+    if not window:
+        return middle_square
+    return lambda image, side: resize_image(in_window(image, window), side)
+
+
+def window_words(window: int) -> str:
+    """`window_square` in words."""
+    if not window:
+        return MIDDLE
+    return (
+        f"Images are placed in a window of {window} x {window} pixels without rescaling: what does not "
+        "fit is cut, what is missing is filled with the median of the image's border. The window is then "
+        "resized with Pillow's bicubic filter (antialiased), as training did."
+    )
+
+
+def without_window(params: dict[str, Any]) -> dict[str, Any]:
+    """Public parameters without `window: 0`, which identities of trials from before there were windows lack."""
+    return params if params.get("window") else {k: v for k, v in params.items() if k != "window"}
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How a user's images become a network's modalities.
@@ -125,6 +155,76 @@ Progress = Callable[[int, int, str], None]
 """Called as `progress(done, total, what)`; never required."""
 
 
+EXAMPLES = 5
+"""Number of things that an account names for each reason."""
+REASONS = 8
+"""Number of reasons in a sentence."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How many were left out for one reason, and the first of them."""
+
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Account:
+    """What happened to everything of one kind that was found: it was used, or left out for a stated reason.
+
+    Raises:
+        DataError: used and left out do not add up to what was seen, which is an error in the code that read them.
+    """
+
+    unit: str
+    """Plural: `files`, `rows`, `cells`, `classes`, `groups`."""
+    seen: int
+    used: int
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    """Reason, as in `24 .heic not readable`, -> what was left out for it."""
+
+    def __post_init__(self) -> None:
+        lost = sum(part.count for part in self.left_out.values())
+        if self.used < 0 or self.seen != self.used + lost:
+            raise DataError(
+                f"Expected {self.seen} {self.unit} to be accounted for, but {self.used} were used and {lost} left "
+                "out. This is an error in the reader of this data set; please report it."
+            )
+
+    @classmethod
+    def of(cls, unit: str, seen: int, used: int, left_out: Iterable[tuple[str, str]] = ()) -> Account:
+        """An account from (reason, name) of everything that was left out. Raises `DataError`, see the class."""
+        reasons: dict[str, list[str]] = {}
+        for reason, name in left_out:
+            reasons.setdefault(reason, []).append(name)
+        found = {why: LeftOut(len(names), tuple(names[:EXAMPLES])) for why, names in reasons.items()}
+        return cls(unit, seen, used, found)
+
+    def without(self, reason: str, names: Iterable[str]) -> Account:
+        """The account after some of what was used is left out too."""
+        more = list(names)
+        if not more:
+            return self
+        before = self.left_out.get(reason, LeftOut(0))
+        now = LeftOut(before.count + len(more), (*before.examples, *more)[:EXAMPLES])
+        return Account(self.unit, self.seen, self.used - len(more), {**self.left_out, reason: now})
+
+    def sentence(self) -> str:
+        """As on the screen: `640 images: 612 used, 24 .heic not readable, 4 duplicates`."""
+        if not self.left_out:
+            return f"{self.seen} {self.unit}: all used"
+        parts = [f"{part.count} {reason}" for reason, part in self.left_out.items()][:REASONS]
+        rest = sum(part.count for part in list(self.left_out.values())[REASONS:])
+        parts += [f"{rest} for other reasons"] if rest else []
+        return f"{self.seen} {self.unit}: {self.used} used, {', '.join(parts)}"
+
+
+def account_lines(accounts: Sequence[Account]) -> list[str]:
+    """The first account, and every other of which something was left out, a sentence each."""
+    return [a.sentence() for i, a in enumerate(accounts) if i == 0 or a.left_out]
+
+
 @dataclass(frozen=True)
 class Description:
     """What is known about a data set without decoding its images."""
@@ -149,6 +249,14 @@ class Description:
     incomplete: tuple[str, ...] | None = None
     """Modalities that some cells lack, in canonical order; empty: every cell has all. None: not known without
     loading."""
+    accounts: tuple[Account, ...] = ()
+    """As `Cells.accounts`, as far as they are known without decoding."""
+    notes: tuple[str, ...] = ()
+    """Those of `Cells.notes` that are known without decoding, such as labels that were joined; shown for a run."""
+
+    def accounting(self) -> tuple[Account, ...]:
+        """The accounts; for a data set that keeps none, that every cell is used."""
+        return self.accounts or (Account("cells", self.cells, self.cells),)
 
 
 @dataclass
@@ -176,6 +284,11 @@ class Cells:
     licence: str = "unknown"
     notes: list[str] = field(default_factory=list)
     """Notes for users: cells left out, images resized, duplicates found."""
+    accounts: tuple[Account, ...] = ()
+    """What was found at the source (files, rows, classes, groups) and how much of it these cells are; the first
+    is shown for every run. A data set that leaves nothing out may keep none."""
+    group_names: tuple[str, ...] = ()
+    """Names of the donors, slides or plates, by their number in `groups`; empty: not known."""
     resolved: dict[str, Any] = field(default_factory=dict)
     """Parameters that were left open and were derived from the cells, such as the side of the largest image:
     name -> number or text. Records store them, because new cells are prepared with them."""
@@ -187,6 +300,10 @@ class Cells:
     def modalities(self) -> dict[str, int]:
         """Modality -> channels."""
         return {name: int(array.shape[1]) for name, array in self.images.items()}
+
+    def accounting(self) -> tuple[Account, ...]:
+        """The accounts; for a data set that keeps none, that every cell is used."""
+        return self.accounts or (Account("cells", len(self), len(self)),)
 
     @property
     def incomplete(self) -> tuple[str, ...]:
@@ -226,6 +343,10 @@ class Cells:
         for name, column in (("groups", self.groups), ("split", self.split)):
             if column is not None and column.shape != (n,):
                 raise DataError(f"Expected `{name}` [N={n}], but got {list(column.shape)}.")
+        if self.group_names and self.groups is not None and n and self.groups.max() >= len(self.group_names):
+            raise DataError(
+                f"Expected a name for every group up to {self.groups.max()}, but got {len(self.group_names)}."
+            )
         for name, value in self.resolved.items():
             if not isinstance(value, str | int | float):
                 raise DataError(f"Expected `resolved` of numbers or text, but {name} is {type(value).__name__}.")

@@ -11,11 +11,29 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.data.labels import Problems, check_names, distinct_names, is_missing, kept_by_split
+from wbcbench.contracts.dataset import Account
+from wbcbench.data.formats import refuse_foreign
+from wbcbench.data.labels import (
+    HOPELESS,
+    NAMES,
+    Problems,
+    accounts_of_names,
+    check_names,
+    distinct_names,
+    is_missing,
+    join_spellings,
+    plain,
+    read_split,
+    spelling_notes,
+)
 from wbcbench.errors import DataError, did_you_mean
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k",
+)  # fmt: skip
 """Suffixes of files that are read as images."""
+MAX_TABLE = 512 << 20
+"""Bytes of a manifest."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,19 @@ class Manifest:
     split: NDArray[np.str_] | None
     ids: list[str]
     notes: list[str]
+    account: Account
+    """Of the files or rows that these cells come from."""
+    found: Mapping[str, frozenset[str]]
+    """`classes`, `splits` and `groups` -> every name at the source, of cells that are kept or not."""
+
+    def accounts(self) -> tuple[Account, ...]:
+        """The account, and those of classes, splits and groups."""
+        used = {
+            "classes": set(self.labels),
+            "splits": None if self.split is None else {str(side) for side in self.split},
+            "groups": None if self.groups is None else set(self.groups),
+        }
+        return (self.account, *accounts_of_names(self.found, used))
 
 
 class ManifestFile:
@@ -54,7 +85,13 @@ class ManifestFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_foreign(path, "a manifest (.csv)")
         try:
+            if (size := path.stat().st_size) > MAX_TABLE:
+                raise DataError(
+                    f"Expected a manifest of at most {MAX_TABLE >> 20} MB, but {path} has {size >> 20}. "
+                    "Is it a table of paths and labels? Split it if so."
+                )
             text = path.read_bytes().decode("utf-8-sig")
         except OSError as error:
             raise DataError(f"Expected a manifest at {path}, but: {error.strerror}. Set dataset.path.") from error
@@ -65,10 +102,16 @@ class ManifestFile:
         try:
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
             self.header = [name.strip() for name in next(reader, [])]
-            start = reader.line_num + 1
+            start, fit = reader.line_num + 1, False
             for row in reader:
                 if row:
                     self.rows.append((start, row))
+                    fit = fit or len(row) == len(self.header)
+                    if not fit and len(self.rows) >= HOPELESS:
+                        raise DataError(
+                            f"Expected rows of {len(self.header)} fields, as the header of {path} has, but none "
+                            f"of the first {HOPELESS:,} has (the first has {len(self.rows[0][1])}). Save it again."
+                        )
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(
@@ -111,8 +154,17 @@ class ManifestFile:
             )
         return dict(zip(distinct_names(columns, f"the columns of {self.path}"), columns, strict=True))
 
-    def select(self, columns: Columns, leave_out: Mapping[str, Sequence[str]], problems: Problems) -> Manifest:
+    def select(
+        self,
+        columns: Columns,
+        leave_out: Mapping[str, Sequence[str]],
+        problems: Problems,
+        sides: Mapping[str, str] | None = None,
+    ) -> Manifest:
         """Read the rows that are used. Invalid rows are added to `problems` and left out of the result.
+
+        Args:
+            sides: word of the split column -> train, val or test, in addition to the usual words.
 
         Raises:
             DataError: an unknown column, or no row left.
@@ -124,41 +176,76 @@ class ManifestFile:
         name = None if columns.id is None else self.column(columns.id, "id")
         images = {m: self.column(c, f"modalities.{m} images") for m, c in columns.modalities.items()}
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
-        rows = self._complete(problems)
+        places = (label, group, name, list(images.values()))
+        if split is None and not refused:  # a large table without a usable row ends here
+            self._usable(self._complete(self.rows[:HOPELESS], Problems(), []), *places, Problems(), [])
+        gone: list[tuple[str, str]] = []
+        rows = self._complete(self.rows, problems, gone)
         notes: list[str] = []
+        for what, at in (("label", label), ("group", group)):
+            if at is not None:
+                joined, more = join_spellings([row[at] for _, row in rows], what)
+                notes += more
+                for (_, row), value in zip(rows, joined, strict=True):
+                    row[at] = value
+        found = {
+            what: frozenset(row[at] for _, row in rows if not is_missing(row[at]))
+            for what, at in (("classes", label), ("groups", group))
+            if at is not None
+        }
+        kept = []
+        for number, row in rows:
+            why = next(
+                (f"left out by {self.header[at]}={row[at]}" for at, vs in refused.items() if row[at] in vs), ""
+            )
+            if why:
+                gone.append((why, f"line {number}"))
+            else:
+                kept.append((number, row))
         if refused:
-            kept = [(n, row) for n, row in rows if not any(row[at] in values for at, values in refused.items())]
             notes.append(f"{len(rows) - len(kept)} cells were left out by {', '.join(leave_out)}.")
-            rows = kept
-        sides: NDArray[np.str_] | None = None
+        rows = kept
+        sides_: NDArray[np.str_] | None = None
         if split is not None and rows:
-            keep, more = kept_by_split(np.array([row[split] for _, row in rows]), str(self.path))
-            notes += more
-            rows = [row for row, kept_row in zip(rows, keep, strict=True) if kept_row]
-        rows = self._usable(rows, label, group, name, list(images.values()), problems)
+            read = read_split([row[split] for _, row in rows], str(self.path), sides)
+            notes += read.notes
+            gone += [(read.why(int(i)), f"line {rows[i][0]}") for i in np.flatnonzero(~read.keep)]
+            found["splits"] = read.found
+            rows = [row for row, kept_row in zip(rows, read.keep, strict=True) if kept_row]
+            for (_, row), side in zip(rows, read.side, strict=True):
+                row[split] = str(side)
+        rows = self._usable(rows, *places, problems, gone)
         if split is not None:
-            sides = np.array([row[split] for _, row in rows], dtype="<U5")
+            sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
         if not rows and not problems:
             raise DataError(f"Expected cells in {self.path}, but every row was left out. Keep some.")
-        paths = {m: [_path(row[at]) for _, row in rows] for m, at in images.items()}
+        paths = {m: [as_path(row[at]) for _, row in rows] for m, at in images.items()}
         fallback = [next((p for p in each if p), "") for each in zip(*paths.values(), strict=True)]
+        labels = [row[label] for _, row in rows]
+        groups = None if group is None else [row[group] for _, row in rows]
+        notes += spelling_notes(labels, groups, str(self.path))
         return Manifest(
             lines=[number for number, _ in rows],
-            labels=[row[label] for _, row in rows],
+            labels=labels,
             paths=paths,
-            groups=None if group is None else [row[group] for _, row in rows],
-            split=sides,
+            groups=groups,
+            split=sides_,
             ids=fallback if name is None else [row[name] for _, row in rows],
             notes=notes,
+            account=Account.of("rows", len(self.rows), len(rows), gone),
+            found=found,
         )
 
-    def _complete(self, problems: Problems) -> list[tuple[int, list[str]]]:
+    def _complete(
+        self, rows: list[tuple[int, list[str]]], problems: Problems, gone: list[tuple[str, str]]
+    ) -> list[tuple[int, list[str]]]:
         complete = []
-        for number, row in self.rows:
+        for number, row in rows:
             if len(row) == len(self.header):
                 complete.append((number, [value.strip() for value in row]))
             else:
                 problems.add(number, f"has {len(row)} fields, but the header has {len(self.header)}")
+                gone.append(("with too many or too few fields", f"line {number}"))
         return complete
 
     def _usable(
@@ -169,45 +256,40 @@ class ManifestFile:
         name: int | None,
         images: list[int],
         problems: Problems,
+        gone: list[tuple[str, str]],
     ) -> list[tuple[int, list[str]]]:
         usable, seen = [], dict[str, int]()
         for number, row in rows:
-            before = len(problems)
-            if is_missing(row[label]):
-                problems.add(number, f"has no label (column {self.header[label]!r} is {row[label]!r})")
-            if group is not None and is_missing(row[group]):
-                problems.add(number, f"has no group (column {self.header[group]!r} is {row[group]!r})")
+            why = ""
+            if name is not None and (first := seen.setdefault(row[name], number)) != number:
+                problems.add(number, f"repeats the id {row[name]!r} of line {first}")
+                why = "with the id of another row"
             if all(is_missing(row[at]) for at in images):
                 problems.add(number, "has no image of any modality")
-            if name is not None:
-                first = seen.setdefault(row[name], number)
-                if first != number:
-                    problems.add(number, f"repeats the id {row[name]!r} of line {first}")
-            if len(problems) == before:
+                why = "without an image"
+            if group is not None and is_missing(row[group]):
+                problems.add(number, f"has no group (column {self.header[group]!r} is {row[group]!r})")
+                why = "without a group"
+            if is_missing(row[label]):
+                problems.add(number, f"has no label (column {self.header[label]!r} is {row[label]!r})")
+                why = "without a label"
+            if why:
+                gone.append((why, f"line {number}"))
+            else:
                 usable.append((number, row))
         return usable
 
 
-def _path(value: str) -> str:
+def as_path(value: str) -> str:
     """A path as sources expect it: forward slashes (manifests may come from Windows), no `./`."""
     return "" if is_missing(value) else str(PurePosixPath(value.replace("\\", "/")))
 
 
-NAMES = {
-    "label": ("label", "labels", "class", "celltype", "cellclass", "category", "diagnosis", "target", "y"),
-    "group": ("group", "groups", "donor", "donorid", "patient", "patientid", "subject", "subjectid", "case",
-              "slide", "slideid", "plate"),
-    "split": ("split", "set", "subset", "partition", "fold"),
-    "id": ("id", "cellid", "name"),
-}  # fmt: skip
-"""Role -> usual names of its column or array, in lower case, without spaces, hyphens and underscores."""
-SIDES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""Common names of a side of the split -> the name used here."""
 NONE = "-"
 """What a user gives to state that there is no such column."""
+
+
+UNUSED = "not used"
 
 
 @dataclass(frozen=True)
@@ -225,11 +307,8 @@ class ColumnChoices:
     levels: str | None = None
     """The meaning of a tree's folder levels, such as `split/class`."""
     leave_out: dict[str, list[str]] = field(default_factory=dict)
-
-
-def plain(name: str) -> str:
-    """Lower case, with only letters and digits."""
-    return "".join(c for c in name.lower() if c.isalnum())
+    sides: dict[str, str] = field(default_factory=dict)
+    """Folder or word of the split column -> train, val or test."""
 
 
 def recognise_name(what: str, asked: str | None, there: Sequence[str], where: str) -> str | None:
@@ -288,22 +367,7 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
     label = roles.pop("label")
     assert label is not None
     columns_ = Columns(label=label, modalities=modalities, **roles)
-    return columns_, [(name, meaning.get(name, "not used")) for name in file.header]
-
-
-def fix_split(file: ManifestFile, column: str | None) -> list[str]:
-    """Rename `training`, `Validation` ... in the split column to train, val, test; return notes on the changes."""
-    if column is None:
-        return []
-    at = file.header.index(column)
-    changed: dict[str, str] = {}
-    for _, row in file.rows:
-        if at < len(row):
-            side = SIDES.get(row[at].strip().lower())
-            if side is not None and side != row[at].strip():
-                changed[row[at].strip()] = side
-                row[at] = side
-    return [f"{written!r} of {column!r} was taken for {side}" for written, side in changed.items()]
+    return columns_, [(name, meaning.get(name, UNUSED)) for name in file.header]
 
 
 def image_like(file: ManifestFile, name: str) -> bool:

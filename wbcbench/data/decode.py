@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,17 +13,24 @@ from typing import Any, Literal
 import numpy as np
 
 from wbcbench.contracts.dataset import centre_square, resize_image
+from wbcbench.data import tiff
+from wbcbench.data.formats import sniff
+from wbcbench.data.tiff import TiffError
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-DECODER_VERSION = 1
-"""Increased whenever the same file would decode to other pixels: part of fingerprints and cache keys."""
+DECODER_VERSION = 2
+"""Increased whenever the same file would decode to other pixels; part of cache keys. Fingerprints contain the
+version since which a data set's images have these pixels: see `ImageHeader.decoder`."""
 MAX_PIXELS = 64_000_000
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Those that Pillow decodes; JPEG 2000 is decoded too."""
+_READABLE = "PNG, JPEG, TIFF, BMP, WebP or JPEG 2000"
 
 _GREY_8 = ("1", "L", "LA", "La")
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 class UndecodableError(ValueError):
@@ -36,65 +44,68 @@ class ImageHeader:
     width: int
     height: int
     channels: int
-    """1 or 3."""
+    """1 for grey, 3 for colour, or as many as a TIFF has that are neither; alpha is no channel."""
     bits: int
     """8 or 16."""
+    decoder: int = 1
+    """The decoder's version since which such an image has these pixels."""
+    remarks: tuple[str, ...] = ()
+    """What the file says that is applied or left out, as in `{n} images have {remark}`."""
 
 
 def read_header(data: bytes) -> ImageHeader:
     """Read size and kind without decoding pixels. Raises `UndecodableError`."""
-    with _opened(data) as image, _decoding():
-        return _header(image)
+    with _decoding(), _opened(data) as picture:
+        return picture.header
 
 
 def decode_square(data: bytes, channels: int, side: int | None) -> Array:
-    """Decode to [channels, side, side] (uint8, or uint16 for 16-bit grey), centre-cropped, antialiased.
+    """Decode to [channels, side, side] (uint8, or uint16 for more than 8 bits), centre-cropped, antialiased.
 
     Args:
         data: the encoded file.
-        channels: 1 (colour becomes grey), or 3 (grey is repeated).
+        channels: 1 (colour becomes grey), 3 (grey is repeated), or the number that the image has.
         side: None keeps the shorter side.
 
     Raises:
-        UndecodableError: corrupt or truncated data, or more than `MAX_PIXELS`.
+        UndecodableError: corrupt or truncated data, other channels, or more than `MAX_PIXELS`.
     """
     square = centre_square(decode_whole(data, channels))
     return resize_image(square, side) if side else square
 
 
 def decode_whole(data: bytes, channels: int) -> Array:
-    """Decode to [channels, height, width] without cropping or resizing; see `decode_square`."""
-    with _opened(data) as image, _decoding():
-        header = _header(image)
-        if header.bits == 16:
-            wide = np.asarray(image)
-            if wide.min() < 0 or wide.max() > 65535:
-                raise UndecodableError(f"holds values {wide.min()}..{wide.max()}; expected 8 or 16 bits")
-            pixels: Array = wide.astype(np.uint16)[None]
-        elif header.channels == 1 or channels == 1:
-            pixels = np.asarray(image.convert("L"))[None]
-        else:
-            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    """Decode to [channels, height, width] without cropping or resizing; see `decode_square`.
+
+    Samples are as stored: 10 to 16 bits become uint16 without scaling. Grey scales whose 0 is white are inverted,
+    the orientation is applied, alpha is left out (after colours that it multiplied are divided by it). Colour
+    profiles are not applied.
+    """
+    with _decoding(), _opened(data) as picture:
+        if not fits(picture.header.channels, channels):
+            raise UndecodableError(f"has {picture.header.channels} channels instead of {channels}")
+        pixels = _turned(picture.pixels(channels == 1), picture.orientation)
+    if channels == 1 and len(pixels) == 3:
+        # Pillow's weights, which it has for 8 bits only
+        red, green, blue = pixels.astype(np.uint64)
+        pixels = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(pixels.dtype)[None]
     return np.repeat(pixels, 3, axis=0) if channels == 3 and len(pixels) == 1 else pixels
 
 
-def _header(image: Any) -> ImageHeader:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UndecodableError(
-            f"has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
-        )
-    # A phone's JPEG may contain previews after the picture (MPO): the first frame is the picture.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise UndecodableError(f"holds {frames} frames; save the one to use as a separate file")
-    if image.mode in _GREY_16:
-        return ImageHeader(width, height, 1, 16)
-    if image.mode in _GREY_8:
-        return ImageHeader(width, height, 1, 8)
-    if image.mode in _COLOUR:
-        return ImageHeader(width, height, 3, 8)
-    raise UndecodableError(f"has pixels of mode {image.mode}; save it with 8 or 16 bits")
+def fits(has: int, wanted: int) -> bool:
+    """Whether an image of `has` channels can be decoded to `wanted`: grey and colour become each other."""
+    return has == wanted or {has, wanted} <= {1, 3}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An opened image."""
+
+    header: ImageHeader
+    pixels: Callable[[bool], Array]
+    """Decodes to [C, H, W] of the header's channels, or to grey where the decoder can do that itself."""
+    orientation: int
+    """As in EXIF: 1 is upright."""
 
 
 @contextmanager
@@ -103,16 +114,30 @@ def _decoding() -> Iterator[None]:
         yield
     except UndecodableError:
         raise
-    except Exception as error:  # Pillow's decoders raise almost any exception on corrupt data
-        raise UndecodableError(f"cannot be decoded ({error})") from error
+    except TiffError as error:
+        raise UndecodableError(str(error)) from error
+    except Exception as error:  # decoders raise almost any exception on corrupt data
+        raise UndecodableError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Any]:
-    from PIL import Image
-
+def _opened(data: bytes) -> Iterator[_Picture]:
     if not data:
         raise UndecodableError("is empty (0 bytes)")
+    if data.startswith(_JPEG_2000):
+        yield _jpeg_2000(data)
+    elif data.startswith(tiff.MAGIC):
+        with _tiff(data) as picture:
+            yield picture
+    else:
+        with _by_pillow(data) as image:
+            yield _picture(image, data)
+
+
+@contextmanager
+def _by_pillow(data: bytes) -> Iterator[Any]:
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes, which are checked here, and about unusual metadata
         try:
@@ -120,9 +145,178 @@ def _opened(data: bytes) -> Iterator[Any]:
         except Image.DecompressionBombError as error:
             raise UndecodableError(f"has more than {MAX_PIXELS // 1_000_000} million pixels") from error
         except Exception as error:
-            raise UndecodableError(f"is not a readable {', '.join(FORMATS)}") from error
+            what = sniff(data)
+            found = f"{what.name}, which is" if what else ""
+            raise UndecodableError(f"is {found} not a readable {_READABLE}".replace("  ", " ")) from error
         with image:
             yield image
+
+
+def _picture(image: Any, data: bytes) -> _Picture:
+    """What Pillow reads, except PNG of 16-bit colour, of which it would drop 8."""
+    # A phone's JPEG may contain previews after the picture (MPO): the first frame is the picture.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    orientation = _exif_orientation(image.info.get("exif"))
+    alpha = image.mode in _ALPHA or "transparency" in image.info
+    profile = image.info.get("icc_profile")
+    width, height = image.size
+    if image.format == "PNG" and data[24:25] == b"\x10" and data[25] & ~1:  # 16 bits, colour or alpha
+        channels = 3 if data[25] & 2 else 1
+        header = _header(
+            width, height, channels, 16, frames, since=2, alpha=alpha, orientation=orientation, profile=profile
+        )
+        return _Picture(header, lambda grey: _wide_png(data, channels), orientation)
+    channels, bits = _kind(image.mode)
+    since = 1 if orientation == 1 else 2  # it was applied to TIFF only
+    header = _header(
+        width, height, channels, bits, frames, since=since, alpha=alpha, orientation=orientation, profile=profile
+    )
+    return _Picture(header, lambda grey: _pillow_pixels(image, header, grey), orientation)
+
+
+def _kind(mode: str) -> tuple[int, int]:
+    if mode in _GREY_16:
+        return 1, 16
+    if mode in _GREY_8:
+        return 1, 8
+    if mode in _COLOUR:
+        return 3, 8
+    raise UndecodableError(f"has pixels of mode {mode}; save it with 8 or 16 bits")
+
+
+def _header(
+    width: int, height: int, channels: int, bits: int, frames: int, *, since: int, alpha: bool, orientation: int,
+    profile: bytes | None,
+) -> ImageHeader:  # fmt: skip
+    """Check an image's size and describe it."""
+    if min(width, height, channels) < 1:
+        raise UndecodableError(f"has no pixels ({width} x {height}, {channels} channels)")
+    if width * height > MAX_PIXELS or width * height * channels > 4 * MAX_PIXELS:
+        by = f" x {channels}" if channels > 4 else ""
+        raise UndecodableError(
+            f"has {width} x {height}{by} pixels; at most {MAX_PIXELS // 1_000_000} million are read"
+        )
+    if frames > 1:
+        raise UndecodableError(f"holds {frames} frames; save the one to use as a separate file")
+    remarks = []
+    if alpha:
+        remarks.append("an alpha channel, which is not read")
+    if orientation != 1:
+        remarks.append("an orientation, which is applied")
+    if profile and b"sRGB" not in profile:
+        remarks.append("a colour profile other than sRGB, which is not applied")
+    if orientation > 4:
+        width, height = height, width
+    return ImageHeader(width, height, channels, bits, since, tuple(remarks))
+
+
+def _pillow_pixels(image: Any, header: ImageHeader, grey: bool) -> Array:
+    if header.bits == 16:
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise UndecodableError(f"holds values {wide.min()}..{wide.max()}; expected 8 or 16 bits")
+        return wide.astype(np.uint16)[None]
+    if header.channels == 1 or grey:
+        return np.asarray(image.convert("L"))[None]
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+def _wide_png(data: bytes, channels: int) -> Array:
+    import imagecodecs
+
+    decoded: Array = imagecodecs.png_decode(data)
+    return np.ascontiguousarray(np.moveaxis(decoded[..., :channels], -1, 0))
+
+
+@contextmanager
+def _tiff(data: bytes) -> Iterator[_Picture]:
+    try:
+        found = tiff.examine(data)
+    except (TiffError, MemoryError):
+        raise
+    except Exception as error:
+        raise UndecodableError(f"is not a readable {_READABLE} ({str(error) or type(error).__name__})") from error
+    colour_16 = found.bits == 16 and (found.channels > 1 or found.inverted or bool(found.alpha))
+    header = _header(
+        found.width, found.height, found.channels, found.bits, found.pages,
+        since=2 if colour_16 or found.channels not in (1, 3) else 1,
+        alpha=bool(found.alpha), orientation=found.orientation, profile=found.profile,
+    )  # fmt: skip
+    if not found.converted:
+        yield _Picture(header, lambda grey: tiff.pixels(data, found), found.orientation)
+        return
+    with _by_pillow(data) as image:
+        if _kind(image.mode) != (found.channels, found.bits):
+            raise UndecodableError(f"has pixels of mode {image.mode}, unlike its tags; save it as grey or RGB")
+        # Pillow turns a TIFF itself
+        yield _Picture(header, lambda grey: _pillow_pixels(image, header, grey), 1)
+
+
+_JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+
+
+def _jpeg_2000(data: bytes) -> _Picture:
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(data) < start + 43:
+        raise UndecodableError("is a JPEG 2000 file without an image")
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    (samples,) = struct.unpack_from(">H", data, start + 40)
+    kinds = set(data[start + 42 : start + 42 + 3 * samples : 3])
+    depths = {(kind & 0x7F) + 1 for kind in kinds}
+    if any(kind & 0x80 for kind in kinds) or max(depths, default=17) > 16:
+        raise UndecodableError("has signed samples, or more than 16 bits; save it with 8 or 16 bits")
+    alpha = _jpeg_2000_alpha(data[:start])
+    kept = [i for i in range(samples) if i not in alpha]
+    header = _header(
+        right - left, bottom - top, len(kept), 8 if max(depths) <= 8 else 16, 1,
+        since=2, alpha=bool(alpha), orientation=1, profile=None,
+    )  # fmt: skip
+
+    def pixels(grey: bool) -> Array:
+        import imagecodecs
+
+        decoded: Array = imagecodecs.jpeg2k_decode(data)
+        planes = decoded[None] if decoded.ndim == 2 else np.moveaxis(decoded, -1, 0)
+        if planes.shape != (samples, header.height, header.width):
+            raise UndecodableError(f"decodes to {list(planes.shape)}; save it as grey or RGB")
+        return np.ascontiguousarray(planes[kept])
+
+    return _Picture(header, pixels, 1)
+
+
+def _jpeg_2000_alpha(boxes: bytes) -> list[int]:
+    """The samples that the box `cdef` defines as opacity."""
+    at = boxes.find(b"cdef")
+    if at < 0 or len(boxes) < at + 6:
+        return []
+    (count,) = struct.unpack_from(">H", boxes, at + 4)
+    entries = struct.iter_unpack(">3H", boxes[at + 6 : at + 6 + 6 * count])
+    return [channel for channel, kind, _ in entries if kind in (1, 2)]
+
+
+def _exif_orientation(exif: bytes | None) -> int:
+    if not exif:
+        return 1
+    from PIL import Image
+
+    found = Image.Exif()
+    try:
+        found.load(exif)
+        orientation = found.get(0x0112, 1)
+    except Exception:  # damaged metadata around a good picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turned(pixels: Array, orientation: int) -> Array:
+    """[C, H, W] upright, given its EXIF orientation."""
+    if orientation > 4:
+        pixels = pixels.transpose(0, 2, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, :, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[:, ::-1]
+    return pixels if orientation == 1 else np.ascontiguousarray(pixels)
 
 
 def to_integers(a: Array, what: str) -> tuple[Array, str | None]:

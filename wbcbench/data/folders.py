@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip, and folder names that encode classes, modalities and splits."""
+"""Files in a folder or a zip: what is listed, what is skipped and why, and which are images."""
 
 from __future__ import annotations
 
@@ -8,20 +8,52 @@ import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
-from wbcbench.contracts.dataset import content_digest
+from wbcbench.contracts.dataset import Account, content_digest
 from wbcbench.data.cache import file_digest, file_stamp, recall, remember
-from wbcbench.data.csv_table import SIDES, SUFFIXES, Manifest
-from wbcbench.data.labels import distinct_names
+from wbcbench.data.csv_table import SUFFIXES
+from wbcbench.data.formats import refuse_foreign
 from wbcbench.errors import DataError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything below a folder or in a zip. Paths are relative, with forward slashes."""
+
+    seen: int
+    """Number of files, and of links and folders that cannot be followed."""
+    files: list[str]
+    """Sorted; without those in `skipped`."""
+    skipped: list[tuple[str, str]]
+    """(reason, path) of what is never read: hidden, linked folders, names that no manifest can hold."""
+    folders: list[str]
+    """Sorted, without hidden ones, empty ones included."""
+
+
+HIDDEN, LINK = "hidden", "linked folders that are not followed"
+CLOSED, NAME = "folders that cannot be opened", "with a name that cannot be read"
+
+
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+
+
+def _sort_out(paths: Iterable[str], skipped: list[tuple[str, str]]) -> list[str]:
+    """The paths that are read, sorted; the others are added to `skipped`."""
+    files = []
+    for path in paths:
+        if any(part.startswith((".", "__MACOSX")) for part in path.split("/")):
+            skipped.append((HIDDEN, path))
+        elif _UNREADABLE.search(path) or path != path.strip():
+            skipped.append((NAME, ascii(path)))
+        else:
+            files.append(path)
+    return sorted(files)
 
 
 class FileSource(ABC):
@@ -44,8 +76,8 @@ class FileSource(ABC):
         """The file's bytes. Raises `FileNotFoundError`, or `OSError` if the file is damaged."""
 
     @abstractmethod
-    def names(self) -> list[str]:
-        """Relative paths of all files, with forward slashes, sorted, without hidden files and folders."""
+    def listing(self) -> Listing:
+        """All files and folders, and what is skipped."""
 
     def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Close open files."""
@@ -73,18 +105,30 @@ class FolderSource(FileSource):
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise OSError("it is a device or a pipe, not a regular file")
+            if path.is_file():
+                _limit(path.stat().st_size)
             return path.read_bytes()
         except ValueError as error:  # the name contains a null byte
             raise FileNotFoundError(name) from error
 
-    def names(self) -> list[str]:
-        """See `FileSource.names`."""
-        found = []
-        for folder, below, files in os.walk(self._root):
-            below[:] = [name for name in below if not name.startswith(".")]
+    def listing(self) -> Listing:
+        """See `FileSource.listing`."""
+        paths: list[str] = []
+        skipped: list[tuple[str, str]] = []
+        folders: list[str] = []
+
+        def closed(error: OSError) -> None:
+            skipped.append((CLOSED, Path(str(error.filename)).relative_to(self._root).as_posix()))
+
+        for folder, below, files in os.walk(self._root, onerror=closed):
             at = Path(folder).relative_to(self._root)
-            found += [(at / name).as_posix() for name in files if not name.startswith(".")]
-        return sorted(found)
+            links = [name for name in below if (Path(folder) / name).is_symlink()]
+            skipped += [(LINK, (at / name).as_posix()) for name in links]
+            folders += [(at / name).as_posix() for name in below if name not in links]
+            paths += [(at / name).as_posix() for name in files]
+        seen = len(paths) + len(skipped)
+        hidden = [f for f in folders if any(part.startswith(".") for part in f.split("/"))]
+        return Listing(seen, _sort_out(paths, skipped), skipped, sorted(set(folders) - set(hidden)))
 
 
 class ZipSource(FileSource):
@@ -112,18 +156,21 @@ class ZipSource(FileSource):
         """See `FileSource.read`."""
         archive = self._opened()
         try:
+            _limit(archive.getinfo(name).file_size)
             return archive.read(name)
         except KeyError as error:
             raise FileNotFoundError(name) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise OSError(f"its zip entry is damaged: {error}") from error
 
-    def names(self) -> list[str]:
-        """See `FileSource.names`; files that macOS adds to zips are left out too."""
-        entries = [name for name in self._opened().namelist() if not name.endswith("/")]
-        return sorted(
-            name for name in entries if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-        )
+    def listing(self) -> Listing:
+        """See `FileSource.listing`; files that macOS adds to zips count as hidden."""
+        entries = self._opened().namelist()
+        names = [name for name in entries if not name.endswith("/")]
+        skipped = [("repeated in the zip", name) for name, n in Counter(names).items() for _ in range(n - 1)]
+        folders = {str(parent) for name in entries for parent in PurePosixPath(name + "x").parents} - {"."}
+        shown = {f for f in folders if not any(part.startswith((".", "__MACOSX")) for part in f.split("/"))}
+        return Listing(len(names), _sort_out(dict.fromkeys(names), skipped), skipped, sorted(shown))
 
     def close(self) -> None:
         """Close the zip."""
@@ -132,8 +179,27 @@ class ZipSource(FileSource):
             self._archive = None
 
 
+def refuse_if_absent(source: FileSource, names: Sequence[str], root: Path) -> None:
+    """Raise `DataError` if none of the first thousand of many files is there, before all are looked for."""
+    if len(names) > 1000 and not any(source.stamps(names[:1000])):
+        raise DataError(
+            f"Expected images below {root}, but none of the first 1,000 of {len(names):,} exists, such as "
+            f"{names[0]!r}. Paths are relative to it: set another folder with dataset.root or --root."
+        )
+
+
+MAX_FILE = 1 << 30
+"""Bytes of an image file; a zip states what an entry unpacks to."""
+
+
+def _limit(size: int) -> None:
+    if size > MAX_FILE:
+        raise OSError(f"it has {size / 2**30:.1f} GB; image files of up to {MAX_FILE >> 30} GB are read")
+
+
 def open_source(root: Path) -> FileSource:
     """A folder or a zip. Raises `DataError` for anything else."""
+    refuse_foreign(root, "a folder or a .zip of images")
     if root.is_dir():
         return FolderSource(root)
     if root.is_file() and zipfile.is_zipfile(root):
@@ -143,13 +209,38 @@ def open_source(root: Path) -> FileSource:
 
 
 _SHELF = "copies"
-_CHANNEL = re.compile(r"_ch\d+(\.ome)?\.\w+$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.[a-z0-9_]{1,10}")
 
 
-def image_files(source: FileSource, below: str = "") -> list[str]:
-    """Relative paths of images below a folder of `source`, sorted, without hidden ones."""
-    start = f"{below}/" if below else ""
-    return [n for n in source.names() if n.startswith(start) and n.lower().endswith(SUFFIXES)]
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images below a folder, and everything else that is there."""
+
+    names: list[str]
+    """Relative paths, sorted."""
+    left_out: list[tuple[str, str]]
+    """(reason, path) of the other files."""
+    seen: int
+    folders: list[str]
+
+    def account(self, used: int, left_out: Iterable[tuple[str, str]] = ()) -> Account:
+        """The account of all files, of which some images may be left out too, for (reason, path)."""
+        return Account.of("files", self.seen, used, [*self.left_out, *left_out])
+
+
+def list_images(source: FileSource) -> ImageFiles:
+    """List the images in `source`, by their suffix."""
+    found = source.listing()
+    names, others = [], list(found.skipped)
+    for name in found.files:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in SUFFIXES:
+            names.append(name)
+        elif _SUFFIX.fullmatch(suffix):
+            others.append((f"{suffix} not readable", name))
+        else:
+            others.append(("without a suffix", name))
+    return ImageFiles(names, others, found.seen, found.folders)
 
 
 def unite(name: str) -> str:
@@ -183,112 +274,3 @@ def copied_files(source: FileSource, names: Sequence[str], root: Path) -> list[l
     found = [group for group in same.values() if len(group) > 1]
     remember(_SHELF, key, found)
     return found
-
-
-LEVELS = ("class", "modality", "group", "split")
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Cells found in folders, N of them."""
-
-    levels: str
-    """The meaning of the folder levels, outermost first, such as `modality/class`."""
-    listing: Manifest
-    dropped: list[tuple[str, str]]
-    """(file, why it was dropped)."""
-
-
-def read_tree(source: FileSource, levels: str | None, where: str) -> Tree:
-    """List the cells of a tree with one folder per class, or with class folders in folders of modalities,
-    groups or sides of a split.
-
-    Images of the same cell in several modalities have the same name, apart from the suffix.
-
-    Args:
-        levels: `class`, `modality/class`, `split/class`, `class/group` ...; None: inferred, if only one fits.
-        where: the folder, for messages.
-
-    Raises:
-        DataError: no images, or levels that are unknown or cannot be inferred.
-    """
-    files = image_files(source)
-    if not files:
-        raise DataError(f"Expected folders of images ({', '.join(SUFFIXES)}) in {where}, but it has none.")
-    exported = [name for name in files if _CHANNEL.search(name)]
-    if levels is None and 2 * len(exported) > len(files):
-        raise DataError(
-            f"Expected one file per cell in {where}, but {exported[0]!r} looks like one channel of a cell from an "
-            "imaging flow cytometer. Use --dataset imaging_flow, or --levels class if it is not."
-        )
-    words = (levels or _recognise(files, where)).split("/")
-    if "class" not in words or len(set(words)) != len(words) or not set(words) <= set(LEVELS):
-        raise DataError(
-            f"Expected levels such as class or modality/class, of {', '.join(LEVELS)}, "
-            f"but got {'/'.join(words)!r}."
-        )
-    dropped: list[tuple[str, str]] = []
-    cells: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
-    for name in files:
-        *folders, last = PurePosixPath(name).parts
-        if len(folders) != len(words):
-            dropped.append((name, f"is {len(folders)} folders deep instead of {len(words)}"))
-            continue
-        at = dict(zip(words, folders, strict=True))
-        if "split" in at and at["split"].lower() not in SIDES:
-            dropped.append((name, f"folder {at['split']!r} is not one of train, val, test"))
-            continue
-        key = tuple(at.get(w, "") for w in ("split", "group", "class"))
-        # without modality folders each file is a cell, so a.png and a.tif are two cells
-        key = (*key, PurePosixPath(last).stem if "modality" in at else last)
-        modality = at.get("modality", "image")
-        if modality in cells[key]:
-            dropped.append((name, f"is a second {modality} image of the cell of {cells[key][modality]}"))
-        else:
-            cells[key][modality] = name
-    keys = sorted(cells)
-    if not keys:
-        raise DataError(
-            f"Expected images {len(words)} folders deep ({'/'.join(words)}) in {where}, but found none."
-        )
-    originals = sorted({m for images in cells.values() for m in images})
-    modalities = dict(zip(distinct_names(originals, where), originals, strict=True))
-    paths = {m: [cells[key].get(original, "") for key in keys] for m, original in modalities.items()}
-    listing = Manifest(
-        lines=list(range(2, len(keys) + 2)),
-        labels=[key[2] for key in keys],
-        paths=paths,
-        groups=[key[1] for key in keys] if "group" in words else None,
-        split=np.array([SIDES[key[0].lower()] for key in keys], dtype="<U5") if "split" in words else None,
-        ids=[next(p for p in each if p) for each in zip(*paths.values(), strict=True)],
-        notes=[],
-    )
-    return Tree("/".join(words), listing, dropped)
-
-
-def _recognise(files: Sequence[str], where: str) -> str:
-    """The levels, if only one interpretation fits. Raises `DataError`."""
-    folders = [PurePosixPath(name).parts[:-1] for name in files]
-    depth = max(map(len, folders))
-    deep = [f for f in folders if len(f) == depth]
-    if depth == 1:
-        return "class"
-    if depth == 2:
-        outer = sorted({f[0] for f in deep})
-        if all(name.lower() in SIDES for name in outer):
-            return "split/class"
-        inner = [{f[1] for f in deep if f[0] == name} for name in outer]
-        cells = [
-            {(p.parts[1], p.stem) for p in map(PurePosixPath, files) if len(p.parts) == 3 and p.parts[0] == name}
-            for name in outer
-        ]
-        # every outer folder has the same classes and mostly the same file names
-        if len(outer) > 1 and all(i == inner[0] for i in inner) and len(inner[0]) > 1:
-            shared = set.intersection(*cells)
-            if 2 * len(shared) > max(map(len, cells)):
-                return "modality/class"
-    raise DataError(
-        f"Expected a folder per class in {where}, but images are {depth} folders deep, such as {files[-1]!r}, and "
-        "the meaning of the folders is ambiguous. Give it with --levels, such as --levels group/class or "
-        "modality/class."
-    )

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from wbcbench.contracts.dataset import RESIZE_VERSION, Cells, Description, Progress, content_digest
+from wbcbench.contracts.dataset import (
+    RESIZE_VERSION,
+    Cells,
+    Description,
+    Progress,
+    content_digest,
+    window_square,
+)
 from wbcbench.contracts.params import Parameters
 from wbcbench.data.cache import cached_arrays, recall, remember
 from wbcbench.data.csv_table import Manifest
-from wbcbench.data.decode import DECODER_VERSION, ImageHeader, UndecodableError, decode_square, read_header
-from wbcbench.data.folders import FileSource, open_source
-from wbcbench.data.labels import Problems, encode_groups, encode_labels, split_sizes
+from wbcbench.data.decode import (
+    DECODER_VERSION,
+    ImageHeader,
+    UndecodableError,
+    decode_whole,
+    fits,
+    read_header,
+)
+from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
+from wbcbench.data.labels import Problems, encode_groups, encode_labels, names_of_groups, split_sizes
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,6 +53,10 @@ class ImageIndex:
     largest: int
     oblong: int
     """Number of images that are not square."""
+    decoder: int
+    """The decoder's version since which all images have these pixels; part of the fingerprint."""
+    remarks: dict[str, int]
+    """`ImageHeader.remarks` -> number of images."""
 
     @property
     def side(self) -> int | None:
@@ -53,9 +72,10 @@ def index_images(
     Damaged files are added to `problems`. The result is None if there are any, or if there is no image.
 
     Raises:
-        DataError: a modality mixes 8-bit and 16-bit images.
+        DataError: a modality mixes 8-bit and 16-bit images, or numbers of channels that no conversion joins.
     """
     names = sorted({path for paths in manifest.paths.values() for path in paths if path})
+    refuse_if_absent(source, names, Path(root))
     key = content_digest(DECODER_VERSION, root, names, source.stamps(names), list(manifest.paths.items()))
     known = recall(_SHELF, key)
     if isinstance(known, dict):
@@ -79,11 +99,13 @@ def index_images(
     sides = [side for h in found for side in (h.width, h.height)]
     index = ImageIndex(
         digest=digest.hexdigest(),
-        channels={m: max((h.channels for _, h in rows), default=1) for m, rows in headers.items()},
+        channels={m: _channels(m, rows) for m, rows in headers.items()},
         bits={m: _bits(m, rows) for m, rows in headers.items()},
         smallest=min(sides),
         largest=max(sides),
         oblong=sum(h.width != h.height for h in found),
+        decoder=max(h.decoder for h in found),
+        remarks=dict(sorted(Counter(remark for h in found for remark in h.remarks).items())),
     )
     remember(_SHELF, key, asdict(index))
     return index
@@ -96,12 +118,12 @@ def decode_images(
     side: int,
     where: str,
     progress: Progress | None,
-    decode: Decode | None = None,
+    decode: Decode,
 ) -> dict[str, Array]:
     """Decode every image to modality -> [N, C, side, side]; zeros where an image is missing.
 
     Args:
-        decode: turns (encoded data, channels, side) into [C, side, side]; None: `decode_square`.
+        decode: turns (encoded data, channels, side) into [C, side, side].
 
     Raises:
         DataError: some images cannot be decoded (the error lists them), or files changed since they were indexed.
@@ -118,7 +140,7 @@ def decode_images(
         _digest_one(digest, modality, data)
         if data is not None:
             try:
-                out[modality][row] = (decode or decode_square)(data, index.channels[modality], side)
+                out[modality][row] = decode(data, index.channels[modality], side)
             except UndecodableError as error:
                 problems.add(line, f"{path} {error}")
     problems.raise_if_any(where)
@@ -168,11 +190,29 @@ def _bits(modality: str, rows: list[tuple[int, ImageHeader]]) -> int:
     return 16 if lines[16] else 8
 
 
+def _channels(modality: str, rows: list[tuple[int, ImageHeader]]) -> int:
+    """Grey and colour become colour; other numbers must be the same in all images."""
+    most = max((h.channels for _, h in rows), default=1)
+    for line, header in rows:
+        if not fits(header.channels, most):
+            other = next(number for number, h in rows if h.channels == most)
+            raise DataError(
+                f"Expected all {modality} images with the same channels, but line {line} has {header.channels} "
+                f"and line {other} has {most}. Save all with the same, or the channels as separate grey images."
+            )
+    return most
+
+
+def remark_notes(remarks: Mapping[str, int]) -> list[str]:
+    """One note for each kind of `ImageHeader.remarks`."""
+    return [f"{n} image{'s have' if n > 1 else ' has'} {remark}." for remark, n in remarks.items()]
+
+
 P = TypeVar("P", bound=Parameters)
 
 
 class ListedImages(ABC, Generic[P]):
-    """Cells listed as paths of PNG, JPEG, TIFF or BMP files below a folder or in a zip.
+    """Cells listed as paths of image files (PNG, JPEG, TIFF, BMP, WebP, JPEG 2000) below a folder or in a zip.
 
     A data set uses a subclass to describe and load itself; the subclass defines where the files are and which
     files belong to which cell. (No data set inherits from this class: a component's declarations must be in its
@@ -210,24 +250,37 @@ class ListedImages(ABC, Generic[P]):
         """See `Cells.resolved`."""
         return {}
 
+    def _window(self, index: ImageIndex) -> int:
+        """Side of the window that images are placed in, unscaled; 0: they are cut to their middle square."""
+        return 0
+
     def _side(self, index: ImageIndex) -> int | None:
         """The native side in pixels, or None if there is none."""
-        return index.side
+        return self._window(index) or index.side
 
     def _decode(
         self, manifest: Manifest, source: FileSource, index: ImageIndex, side: int, progress: Progress | None
     ) -> dict[str, Array]:
         """Modality -> [N, C, side, side]."""
-        return decode_images(manifest, source, index, side, str(self._where()), progress)
+        square = window_square(self._window(index))
+
+        def decode(data: bytes, channels: int, to: int) -> Array:
+            return square(decode_whole(data, channels), to)
+
+        return decode_images(manifest, source, index, side, str(self._where()), progress, decode)
 
     def _decoding(self, index: ImageIndex) -> tuple[object, ...]:
         """What decoded arrays depend on, in addition to the files and the side."""
-        return ("folder-arrays", DECODER_VERSION, RESIZE_VERSION, index)
+        window = self._window(index)
+        placed: tuple[object, ...] = ("window", window) if window else ()
+        return ("folder-arrays", DECODER_VERSION, RESIZE_VERSION, index, *placed)
 
     def _fingerprint(self, manifest: Manifest, index: ImageIndex) -> str:
         split = None if manifest.split is None else manifest.split.tolist()
         columns = (manifest.labels, manifest.groups, split, list(manifest.paths))
-        return content_digest(self.version, DECODER_VERSION, columns, index.digest)
+        content = content_digest(self.version, index.decoder, columns, index.digest)
+        window = self._window(index)
+        return content_digest(content, window) if window else content
 
     def describe(self) -> Description:
         """See `Dataset.describe`. The first call reads every file, later ones only sizes and times."""
@@ -244,6 +297,8 @@ class ListedImages(ABC, Generic[P]):
             group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
             incomplete=tuple(m for m, paths in manifest.paths.items() if not all(paths)),
+            accounts=manifest.accounts(),
+            notes=(*manifest.notes, *remark_notes(index.remarks)),
         )
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
@@ -263,19 +318,23 @@ class ListedImages(ABC, Generic[P]):
 
         images = cached_arrays(content_digest(*self._decoding(index), side), decode)
         labels, classes = encode_labels(np.array(manifest.labels), self._classes(), where)
+        groups = None if manifest.groups is None else encode_groups(np.array(manifest.groups), where)
+        names = () if groups is None else names_of_groups(np.array(manifest.groups), groups)
         present = np.array([[bool(path) for path in paths] for paths in manifest.paths.values()]).T
         return Cells(
             images={name: images[name] for name in manifest.paths},
             labels=labels,
             classes=classes,
             fingerprint=self._fingerprint(manifest, index),
-            groups=None if manifest.groups is None else encode_groups(np.array(manifest.groups), where),
+            groups=groups,
             split=manifest.split,
             present=None if present.all() else np.ascontiguousarray(present),
             ids=tuple(manifest.ids),
             licence=self.licence,
-            notes=manifest.notes + self._notes(manifest, index, side),
+            notes=manifest.notes + remark_notes(index.remarks) + self._notes(manifest, index, side),
             resolved=self._resolved(index),
+            accounts=manifest.accounts(),
+            group_names=names,
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:
@@ -291,9 +350,17 @@ class ListedImages(ABC, Generic[P]):
 
     def _notes(self, manifest: Manifest, index: ImageIndex, side: int) -> list[str]:
         notes = []
-        if index.oblong:
+        window = self._window(index)
+        if window:
+            if index.side != window:
+                notes.append(
+                    f"Images of {index.smallest}..{index.largest} pixels were placed in windows of {window}."
+                )
+            if side != window:
+                notes.append(f"Windows of {window} pixels were resized to {side}.")
+        elif index.oblong:
             notes.append(f"{index.oblong} images that are not square were cut to their middle square.")
-        if index.side != side:
+        if not window and index.side != side:
             sides = (
                 f"{index.smallest}" if index.smallest == index.largest else f"{index.smallest}..{index.largest}"
             )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -14,12 +13,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import SPLITS
+from wbcbench.contracts.dataset import SPLITS, Account
+from wbcbench.data.advice import choose_size, copies_to_drop
 from wbcbench.data.folders import FileSource, open_source
-from wbcbench.data.labels import encode_labels, split_sizes
+from wbcbench.data.labels import encode_labels, is_missing, probably_one, split_sizes
 from wbcbench.data.reading import CONFIG
 from wbcbench.data.splits import Leaks, assign_sides, find_leaks, resolved, same_rows
-from wbcbench.data.survey import Survey
+from wbcbench.data.survey import Survey, leave_rows_out
 from wbcbench.errors import DataError
 from wbcbench.files import atomic_folder, json_text, write_synced
 from wbcbench.spec.trial import SplitSpec
@@ -34,6 +34,12 @@ class Audit:
     side: NDArray[np.str_]
     """[N] of train, val, test."""
     leaks: Leaks
+    probable: tuple[tuple[str, ...], ...]
+    """Groups on two or more sides that are probably one, spelled differently."""
+
+    def __bool__(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.leaks or self.probable)
 
     def document(self, survey: Survey) -> dict[str, Any]:
         """As JSON; names every affected cell."""
@@ -47,22 +53,34 @@ class Audit:
         torn = []
         for group in self.leaks.torn:
             name = survey.group_name(group)
-            mine = self.side[np.array(survey.groups) == name]
-            torn.append({"group": name, **{s: int((mine == s).sum()) for s in SPLITS}})
+            torn.append({"group": name, **self._sizes(np.array(survey.groups) == name)})
         return {
             "scheme": self.scheme,
-            "sizes": {s: int((self.side == s).sum()) for s in SPLITS},
+            "sizes": self._sizes(np.ones(len(survey), dtype=np.bool_)),
             "groups_on_two_sides": torn,
+            "groups_probably_one_on_two_sides": [
+                {"groups": list(names), **self._sizes(np.isin(np.array(survey.groups), names))}
+                for names in self.probable
+            ],
             "images_on_two_sides": rows(self.leaks.across),
             "images_of_two_labels": rows(self.leaks.conflicts),
         }
+
+    def _sizes(self, rows: NDArray[np.bool_]) -> dict[str, int]:
+        return {s: int((self.side[rows] == s).sum()) for s in SPLITS}
 
 
 def audit(survey: Survey, spec: SplitSpec) -> Audit:
     """Split as a run with `spec` would, and find leaks. Raises `DataError` where a run could not split."""
     spec = resolved(spec, survey.groups is not None, split_sizes(survey.split))
-    scheme, side = assign_sides(survey.codes, survey.classes, survey.group_codes, survey.split, spec)
-    return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies))
+    fold = 0 if spec.folded else None
+    scheme, side = assign_sides(survey.codes, survey.classes, survey.group_codes, survey.split, spec, fold)
+    scheme += ", fold 0" if spec.folded else ""
+    groups = np.array(survey.groups or [""] * len(survey))
+    probable = tuple(
+        names for names in probably_one(set(groups.tolist())) if len(set(side[np.isin(groups, names)])) > 1
+    )
+    return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies), probable)
 
 
 def facts(survey: Survey) -> dict[str, Any]:
@@ -85,6 +103,7 @@ def facts(survey: Survey) -> dict[str, Any]:
         "groups": None,
         "split": None,
         "copies": _copies(survey),
+        "accounts": accounts_document(survey.accounts),
         "unusable": [{"what": what, "why": why} for what, why in survey.unusable],
         "notes": survey.notes,
     }  # fmt: skip
@@ -124,36 +143,16 @@ def _copies(survey: Survey) -> dict[str, Any]:
     }
 
 
-def run_commands(survey: Survey, flags: Sequence[str] = ()) -> list[str]:
-    """Shell commands that train on these cells.
-
-    Args:
-        flags: the options given on the command line for reading the source; repeated for `data import`.
-    """
-    if survey.config is not None and not flags:
-        return [shlex.join(["wbcbench", "run", "--config", str(survey.config)])]
-    size = [] if survey.side else ["--image-size", str(suggested_side(survey))]
-    if not survey.dataset:
-        bring = ["wbcbench", "data", "import", str(survey.path), "-o", "my_cells", *flags]
-        return [shlex.join(bring), shlex.join(["wbcbench", "run", "--config", "my_cells/dataset.yaml"])]
-    words = ["wbcbench", "run", "--dataset", survey.dataset]
-    for key, value in survey.settings.items():
-        words += [w for setting in _settings(key, value) for w in ("--set", f"dataset.{setting}")]
-    return [shlex.join([*words, *size])]
-
-
-def suggested_side(survey: Survey) -> int:
-    """A side for images of several sizes: the smallest image's, at most 64 px, so that no image is enlarged."""
-    sides = [m.smallest for m in survey.modalities.values() if m.smallest]
-    return max(8, min([64, *sides]))
-
-
-def _settings(key: str, value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [s for name, inner in value.items() for s in _settings(f"{key}.{name}", inner)]
-    if isinstance(value, list):
-        return [f"{key}=[{','.join(map(str, value))}]"]
-    return [f"{key}={value if value != '' else chr(39) * 2}"]
+def accounts_document(accounts: Sequence[Account]) -> list[dict[str, Any]]:
+    """As JSON."""
+    return [
+        {
+            "unit": a.unit, "seen": a.seen, "used": a.used,
+            "left_out": {why: {"count": p.count, "examples": list(p.examples)} for why, p in a.left_out.items()},
+            "sentence": a.sentence(),
+        }
+        for a in accounts
+    ]  # fmt: skip
 
 
 MANIFEST, ARRAYS, REPORT = "manifest.csv", "cells.npz", "import.json"
@@ -168,6 +167,7 @@ class Intake:
     """Rows of the survey's cells that are kept."""
     dropped: list[tuple[str, str]]
     """(file, line or cell; reason)."""
+    accounts: tuple[Account, ...]
 
 
 def plan_intake(survey: Survey, copies: Literal["drop", "keep"]) -> Intake:
@@ -179,25 +179,26 @@ def plan_intake(survey: Survey, copies: Literal["drop", "keep"]) -> Intake:
     Raises:
         DataError: fewer than two classes remain.
     """
-    dropped = list(survey.unusable)
-    gone: dict[int, str] = {}
-    if copies == "drop":
-        order = {"test": 0, "val": 1, "train": 2}
-        for rows in survey.copies:
-            if len({survey.labels[i] for i in rows}) > 1:
-                labels = ", ".join(sorted({survey.labels[i] for i in rows}))
-                gone |= dict.fromkeys(rows, f"the same image has several labels ({labels})")
-                continue
-            split = survey.split
-            kept = rows[0] if split is None else min(rows, key=lambda i: (order[str(split[i])], i))
-            gone |= {i: f"copy of {survey.ids[kept]}" for i in rows if i != kept}
-    dropped += [(survey.ids[i], why) for i, why in sorted(gone.items())]
+    gone = copies_to_drop(survey) if copies == "drop" else {}
+    dropped = [*survey.unusable, *((survey.ids[row], why) for row, (_, why) in sorted(gone.items()))]
     rows_kept = np.array([i for i in range(len(survey)) if i not in gone], dtype=np.intp)
     if len(rows_kept):
         encode_labels(np.array(survey.labels)[rows_kept], None, str(survey.path))
     else:
         raise DataError(f"Expected cells to import from {survey.path}, but all were dropped.")
-    return Intake(rows_kept, dropped)
+    return Intake(rows_kept, dropped, _accounts(survey, {row: reason for row, (reason, _) in gone.items()}))
+
+
+def _accounts(survey: Survey, gone: Mapping[int, str]) -> tuple[Account, ...]:
+    """The survey's accounts after cells were dropped for these reasons."""
+    if survey.listing is not None:
+        return leave_rows_out(survey.listing, list(gone.items())).accounts()
+    account, *others = survey.accounts
+    for reason in dict.fromkeys(gone.values()):
+        account = account.without(reason, [survey.ids[row] for row, why in gone.items() if why == reason])
+    kept = {survey.labels[row] for row in range(len(survey)) if row not in gone}
+    lost = [name for name in dict.fromkeys(survey.labels) if name not in kept]
+    return (account, *(a.without("without usable cells", lost) if a.unit == "classes" else a for a in others))
 
 
 def write_intake(survey: Survey, intake: Intake, dest: Path, copy: bool) -> dict[str, Any]:
@@ -221,26 +222,42 @@ def write_intake(survey: Survey, intake: Intake, dest: Path, copy: bool) -> dict
             f"Expected modality names other than {', '.join(_RESERVED)}, but got {', '.join(clash)}. Choose "
             "another name with --modality NAME=..., or rename its folder."
         )
-    report = {
+    report: dict[str, Any] = {
         "source": str(survey.path.resolve()),
         "kind": survey.kind,
         "taken": [{"what": what, "for": meaning} for what, meaning in survey.taken],
         "cells": len(intake.rows),
+        "accounts": accounts_document(intake.accounts),
         "dropped": [{"what": what, "why": why} for what, why in intake.dropped],
         "notes": survey.notes,
         "copied": copy,
     }
+    placed = choose_size(survey)
+    if placed is not None:
+        report["size"] = {**placed.document, "text": placed.text}
+    if survey.groups is not None:
+        report["groups"] = survey.group_names
+    if survey.extra:
+        report["extra"] = {name: _summary(values, intake.rows) for name, values in survey.extra.items()}
     with atomic_folder(dest) as folder:
         if survey.listing is not None:
             dataset = _manifest(survey, intake.rows, folder, dest.resolve(), copy)
         else:
             dataset = _arrays(survey, intake.rows, folder, dest.resolve(), copy)
         config: dict[str, Any] = {"dataset": dataset}
-        if survey.side is None:
-            config["image_size"] = suggested_side(survey)
+        if placed is not None:
+            dataset["window"] = placed.window
+            config["image_size"] = placed.side
         write_synced(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         write_synced(folder / REPORT, json_text(report).encode())
     return report
+
+
+def _summary(values: list[str], rows: NDArray[np.intp]) -> dict[str, float | int]:
+    """Range of a column of numbers."""
+    numbers = [float(values[i]) for i in rows if not is_missing(values[i])]
+    limits = {"lowest": min(numbers), "highest": max(numbers)} if numbers else {}
+    return {**limits, "missing": len(rows) - len(numbers)}
 
 
 def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, copy: bool) -> dict[str, Any]:
@@ -267,8 +284,12 @@ def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, 
     columns["id"] = [survey.ids[i] for i in rows]
     if len(set(columns["id"])) < len(rows):
         del columns["id"]
+    for name, values in survey.extra.items():
+        columns[f"extra_{name}" if name in columns or name in _RESERVED else name] = [values[i] for i in rows]
     write_synced(folder / MANIFEST, _csv(columns).encode())
-    settings = {"name": "folder", "path": str(dest / MANIFEST)}
+    settings: dict[str, Any] = {"name": "folder", "path": str(dest / MANIFEST)}
+    if survey.extra:  # every other column would be taken for images
+        settings["modalities"] = {name: name for name in listing.paths}
     return settings | ({"root": str(root.resolve())} if zipped and not copy else {})
 
 
@@ -299,7 +320,7 @@ def _arrays(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, co
             f"Expected a folder, a CSV or an .npz, but {survey.dataset} is a data set already, which needs no "
             f"import. Use it with `wbcbench run --dataset {survey.dataset}`."
         )
-    if not copy and len(rows) == len(survey):
+    if not copy and len(rows) == len(survey) and not survey.filtered:
         return {"name": "npz", **survey.settings, "path": str(survey.path.resolve())}
     cells = survey.cells
     arrays: dict[str, Any] = {name: array[rows] for name, array in cells.images.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ from numpy.lib import format as npy
 
 from wbcbench.contracts.dataset import SPLITS
 from wbcbench.data.cache import file_digest
+from wbcbench.data.formats import refuse_foreign
+from wbcbench.data.labels import Layout, check_names, distinct_names, find_layout
 from wbcbench.errors import DataError, did_you_mean
 from wbcbench.files import ARRAYS
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+_LARGE = 1 << 30
+_DENSEST = 200
+"""Bytes that a compressed one may become in a large array: zeros become a thousand."""
+
+_MOST_CELLS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_foreign(path, "an .npz file")
         try:
             there = path.is_file()
         except OSError as error:  # an invalid file name
@@ -56,6 +67,12 @@ class NpzFile:
                 }
         except ARRAYS as error:
             raise self._broken(error) from error
+        self.members = frozenset(self.headers)
+        """Names of the stored arrays."""
+
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """The stored arrays that these names read."""
+        return set(self.members) & set(names)
 
     def _broken(self, error: Exception) -> DataError:
         return DataError(
@@ -81,7 +98,18 @@ class NpzFile:
 
     def read(self, name: str, purpose: str) -> Array:
         """Decode one array. Raises `DataError`."""
-        self.header(name, purpose)
+        header = self.header(name, purpose)
+        if len(header.shape) == 1 and header.shape[0] > _MOST_CELLS:
+            raise DataError(
+                f"Expected one of the {purpose} per cell, but {name!r} of {self.path} has {header.shape[0]:,} "
+                f"values; at most {_MOST_CELLS:,} cells are read."
+            )
+        needed, there = math.prod(header.shape) * header.dtype.itemsize, _memory()
+        if needed > there:
+            raise DataError(
+                f"Expected arrays that fit into memory, but {name!r} of {self.path} has {needed / 2**30:.0f} GB "
+                f"and this machine {there / 2**30:.0f}. Save smaller or fewer images, or files and a manifest."
+            )
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 array: Array = archive[name]
@@ -127,6 +155,12 @@ class MedMnist(NpzFile):
             split: Header((total,), np.dtype("<U5")),
         }
 
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """See `NpzFile.stored`."""
+        made = {self._image: "images", self._label: "labels"}
+        parts = {f"{side}_{made[name]}" for name in names if name in made for side in SPLITS}
+        return super().stored({*names, *parts})
+
     def read(self, name: str, purpose: str) -> Array:
         """Decode one array, or join the three arrays of a virtual name. Raises `DataError`."""
         if name == self._split:
@@ -137,12 +171,87 @@ class MedMnist(NpzFile):
         return np.concatenate([super(MedMnist, self).read(f"{s}_{stem}", purpose) for s in SPLITS])
 
 
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def open_npz(path: Path, image: str, label: str, split: str) -> NpzFile:
     """Open a file in either layout; MedMNIST's is recognised by `train_images`. Raises `DataError`."""
     file = NpzFile(path)
     if "train_images" in file.headers and image not in file.headers:
         return MedMnist(path, image, label, split)
     return file
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Where one modality's pixels are."""
+
+    array: str
+    channels: tuple[int, ...]
+    axis: int
+    """Of the channels; 0 if there is none."""
+    side: int
+
+    def __repr__(self) -> str:  # part of the fingerprints of data sets since before this class had its name
+        return f"_Pick(array={self.array!r}, channels={self.channels!r}, axis={self.axis!r}, side={self.side!r})"
+
+    def take(self, array: Array) -> Array:
+        """[N, C, S, S] of the modality, from its whole array."""
+        stack = array[:, None] if self.axis == 0 else np.moveaxis(array, self.axis, 1)
+        return stack[:, list(self.channels)]
+
+
+Picks = Mapping[str, Sequence[int] | str]
+"""Modality -> channel indices of the image array, or the name of an array of its own."""
+
+
+def find_picks(
+    file: NpzFile, wanted: Picks, image: str, layout: Layout, count: int | None = None
+) -> dict[str, Pick]:
+    """Where the pixels of each modality are; of all modalities of the image array if none are named.
+
+    Args:
+        image: the array that channel indices refer to.
+        count: expected number of images; None: any.
+
+    Raises:
+        DataError: a missing array, another number of images, or channels that it does not have.
+    """
+    wanted = dict(wanted) or _by_default(file, image, layout)
+    check_names(wanted)
+    picks = {}
+    for name, pick in wanted.items():
+        array = pick if isinstance(pick, str) else image
+        header = file.header(array, f"modality {name!r}")
+        if count is not None and header.shape[:1] != (count,):
+            raise DataError(
+                f"Expected {count} images in array {array!r} of {file.path}, one per label, "
+                f"but it is {list(header.shape)}."
+            )
+        axis, channels, side = find_layout(header.shape, layout, f"in array {array!r}")
+        chosen = tuple(range(channels)) if isinstance(pick, str) else tuple(pick)
+        if not chosen or min(chosen) < 0 or max(chosen) >= channels:
+            raise DataError(
+                f"Expected channels of 0..{channels - 1} for modality {name!r}, but got {list(chosen)}."
+            )
+        picks[name] = Pick(array, chosen, axis, side)
+    return picks
+
+
+def _by_default(file: NpzFile, image: str, layout: Layout) -> dict[str, Sequence[int] | str]:
+    header = file.header(image, "images")
+    _, count, _ = find_layout(header.shape, layout, f"in array {image!r}")
+    if "channels" in file.headers:
+        originals = file.read("channels", "channel names").reshape(-1)
+        if len(originals) == count:
+            names = distinct_names(map(str, originals.astype(str)), f"`channels` of {file.path}")
+            return {name: [i] for i, name in enumerate(names)}
+    if count in (1, 3):
+        return {"image": list(range(count))}
+    return {f"channel{i}": [i] for i in range(count)}
 
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
@@ -155,4 +264,9 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
         if min(shape, default=0) < 0 or (not dtype.hasobject and claimed != info.file_size - member.tell()):
             # numpy would allocate what the header claims before reading.
             raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, but has {info.file_size:,} bytes")
+        if claimed > _LARGE and claimed > _DENSEST * info.compress_size:
+            raise ValueError(
+                f"{info.filename} would unpack {info.compress_size / 2**20:.0f} MB to {claimed / 2**30:.1f} "
+                "GB, which no images do"
+            )
         return Header(shape, dtype)

@@ -5,33 +5,39 @@ A `dataset.yaml`, as written by `wbcbench data import`, specifies how its cells 
 
 from __future__ import annotations
 
+import math
+import shlex
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wbcbench.contracts.dataset import Dataset, Progress
+from wbcbench.contracts.dataset import Account, Cells, Dataset, Progress
 from wbcbench.data.csv_table import (
     NONE,
+    UNUSED,
     ColumnChoices,
     Columns,
     Manifest,
     ManifestFile,
-    fix_split,
     recognise,
     recognise_name,
 )
-from wbcbench.data.folders import image_files, open_source, read_tree
-from wbcbench.data.labels import Problems, encode_labels
-from wbcbench.data.npz_file import NpzFile
-from wbcbench.data.survey import Survey, survey_cells, survey_dataset, survey_listing
+from wbcbench.data.csv_table import SUFFIXES as IMAGES
+from wbcbench.data.folders import list_images, open_source
+from wbcbench.data.formats import refuse_foreign
+from wbcbench.data.labels import Problems, encode_labels, is_missing
+from wbcbench.data.npz_file import NpzFile, find_picks, open_npz
+from wbcbench.data.survey import Survey, groups_of, survey_cells, survey_dataset, survey_listing
+from wbcbench.data.trees import read_tree
 from wbcbench.errors import DataError
 
 CONFIG = "dataset.yaml"
 SUFFIXES = (".yaml", ".yml")
+READ = f"a folder, a .csv, an .npz or a {CONFIG}"
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,10 @@ def instead(folder: Path) -> str:
         return ""
     inside = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     arrays, tables, zips = ([p for p in inside if p.suffix.lower() == s] for s in (".npz", ".csv", ".zip"))
-    given = [str(p) for p in arrays]
-    given += [f"{table}{f' --root {zips[0]}' if zips else ''}" for table in tables]
-    given += [] if tables else [str(p) for p in zips]
-    return " or ".join(given[:4])
+    given = [[str(p)] for p in arrays]
+    given += [[str(table), *(["--root", str(zips[0])] if zips else [])] for table in tables]
+    given += [] if tables else [[str(p)] for p in zips]
+    return " or ".join(map(shlex.join, given[:4]))
 
 
 Open = Callable[[str, dict[str, Any]], Dataset]
@@ -91,6 +97,7 @@ def survey_path(path: Path, asked: ColumnChoices, opener: Open, progress: Progre
     said = described(path) if asked.levels is None else None
     if said is not None:
         return _described(said, asked, opener, progress)
+    refuse_foreign(path, READ)
     if path.is_dir():
         if (path / BSCCM).is_file():
             raise DataError(f"{path} is BSCCM as published ({BSCCM}). Use --dataset bsccm.")
@@ -98,7 +105,9 @@ def survey_path(path: Path, asked: ColumnChoices, opener: Open, progress: Progre
             return _manifest(path / "manifest.csv", asked, progress)
         return _tree(path, asked, progress)
     if not path.is_file():
-        raise DataError(f"Expected a folder, a .csv, an .npz or a {CONFIG}, but there is nothing at {path}.")
+        raise DataError(f"Expected {READ}, but there is nothing at {path}.")
+    if path.suffix.lower() in IMAGES:
+        raise DataError(f"Expected {READ}, but {path} is one image. Give a folder with one folder per class.")
     if path.suffix.lower() == ".npz":
         return _npz(path, asked, opener, progress)
     if zipfile.is_zipfile(path):
@@ -115,7 +124,7 @@ def _described(said: Described, asked: ColumnChoices, opener: Open, progress: Pr
         manifest = place / "manifest.csv" if place.is_dir() else place
         survey = _manifest(manifest, _as_folder_reads(ManifestFile(manifest), params, asked), progress)
     elif dataset.name == "npz":
-        survey = _npz_as(place, params | _npz_settings(asked), [], opener, progress)
+        survey = _npz_as(place, params | _npz_settings(asked), [], asked, opener, progress)
     elif asked != ColumnChoices():
         raise DataError(
             f"Expected no options for columns, since {said.config} is read by the data set {said.name}. "
@@ -130,7 +139,9 @@ def _described(said: Described, asked: ColumnChoices, opener: Open, progress: Pr
 def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: ColumnChoices) -> ColumnChoices:
     """The parameters of the data set `folder`, as options."""
     named = {what: str(params[what]) for what in ("label", "group", "split", "id")}
-    found = {what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()}
+    found: dict[str, Any] = {
+        what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()
+    }
     taken = [*named.values(), *found.values(), *params["leave_out"]]
     root = Path(params["root"]).expanduser() if params["root"] else None
     return replace(
@@ -141,13 +152,15 @@ def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: ColumnCh
 
 def _tree(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     with open_source(path) as source:
-        if path.is_dir() and not image_files(source):
-            given = instead(path)
-            advice = f" Give what is in it: {given}." if given else ""
-            raise DataError(f"Expected folders of images in {path}, but it has none.{advice}")
-        tree = read_tree(source, asked.levels, str(path))
+        given = instead(path) if path.is_dir() and not list_images(source).names else ""
+        if given:
+            raise DataError(f"Expected folders of images in {path}, but it has none. Give what is in it: {given}.")
+        tree = read_tree(source, asked.levels, str(path), asked.sides, _leave_out(asked, "class", ()))
+    if asked.group == NONE:
+        found = {what: names for what, names in tree.listing.found.items() if what != "groups"}
+        tree = replace(tree, listing=replace(tree.listing, groups=None, found=found))
     taken = [(f"folder level {i + 1}", word) for i, word in enumerate(tree.levels.split("/"))]
-    survey = _listed(tree.listing, path, path, progress)
+    survey = _listed(tree.listing, path, path, asked, progress)
     survey.kind, survey.taken = "tree", taken
     survey.unusable = [*tree.dropped, *survey.unusable]
     return survey
@@ -156,43 +169,76 @@ def _tree(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey
 def _manifest(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     file = ManifestFile(path)
     columns, taken = recognise(file, asked)
-    fixed = fix_split(file, columns.split)
     problems = Problems()
-    listing = file.select(columns, asked.leave_out, problems)
+    leave_out = _leave_out(asked, columns.label, file.header)
+    listing = file.select(columns, leave_out, problems, asked.sides)
     if not listing.lines:
         problems.raise_if_any(str(path))
     root = asked.root or path.parent
-    survey = _listed(listing, root, path, progress)
+    survey = _listed(listing, root, path, asked, progress)
     survey.kind, survey.taken = "manifest", taken
     survey.unusable = [(f"line {n}", text) for n, text in problems.found()] + survey.unusable
-    survey.notes = [*fixed, *listing.notes]
-    if not fixed and not survey.unusable:
-        survey.dataset, survey.settings = "folder", _folder_settings(path, file, columns, asked)
+    survey.extra = _numbers(file, [name for name, role in taken if role == UNUSED], survey)
+    plain = not survey.unusable and not asked.sides and "bits" not in asked.leave_out
+    if plain:
+        survey.dataset, survey.settings = "folder", _folder_settings(path, file, columns, asked, leave_out)
     return survey
 
 
-def _listed(listing: Manifest, root: Path, path: Path, progress: Progress | None) -> Survey:
+def _leave_out(asked: ColumnChoices, label: str, there: Sequence[str]) -> dict[str, list[str]]:
+    """Column or folder level -> values; `label` stands for the column of labels, and `bits` is none."""
+    given = asked.leave_out.items()
+    return {label if n == "label" and n not in there else n: values for n, values in given if n != "bits"}
+
+
+def _numbers(file: ManifestFile, columns: Sequence[str], survey: Survey) -> dict[str, list[str]]:
+    """The columns that hold only numbers and gaps, for the survey's cells."""
+    assert survey.listing is not None
+    rows = dict(file.rows)
+    found = {}
+    for name in columns:
+        at = file.header.index(name)
+        values = [rows[line][at].strip() for line in survey.listing.lines]
+        given = [v for v in values if not is_missing(v)]
+        if given and all(map(_is_number, given)):
+            found[name] = values
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _listed(listing: Manifest, root: Path, path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     """The part common to trees and manifests."""
-    kept, modalities, digests, unreadable = survey_listing(listing, root, str(path), progress)
+    images = survey_listing(listing, root, asked.leave_out.get("bits", ()), progress)
+    kept = images.kept
     if not kept.lines:
-        shown = "; ".join(f"{name} {why}" for name, why in unreadable[:3])
+        shown = "; ".join(f"{name} {why}" for name, why in images.unreadable[:3])
         raise DataError(
             f"Expected readable images in {path}, but no cell has one ({shown}). Paths are relative to {root}: "
             "set another folder with --root."
         )
     _, classes = encode_labels(np.array(kept.labels), None, str(path))
     return Survey(
-        path=path, kind="tree", labels=kept.labels, classes=classes, ids=kept.ids, modalities=modalities,
-        digests=digests, groups=kept.groups, split=kept.split, unusable=unreadable, listing=kept, root=root,
+        path=path, kind="tree", labels=kept.labels, classes=classes, ids=kept.ids, modalities=images.modalities,
+        digests=images.digests, groups=kept.groups, split=kept.split, unusable=images.unreadable, listing=kept,
+        root=root, accounts=kept.accounts(), notes=list(kept.notes), sizes=images.sizes,
+        mixed=images.mixed,
     )  # fmt: skip
 
 
-def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: ColumnChoices) -> dict[str, Any]:
+def _folder_settings(
+    path: Path, file: ManifestFile, columns: Columns, asked: ColumnChoices, leave_out: dict[str, list[str]]
+) -> dict[str, Any]:
     """Parameters with which `folder` reads the manifest this way; only those that differ from its defaults."""
     settings: dict[str, Any] = {"path": str(path)}
     if asked.root is not None:
         settings["root"] = str(asked.root)
-    used = [columns.label, columns.group, columns.split, columns.id, *asked.leave_out]
+    used = [columns.label, columns.group, columns.split, columns.id, *leave_out]
     rest = [name for name in file.header if name not in used]
     if dict(columns.modalities) != {name: name for name in rest}:
         settings["modalities"] = dict(columns.modalities)
@@ -202,8 +248,8 @@ def _folder_settings(path: Path, file: ManifestFile, columns: Columns, asked: Co
             settings[what] = ""
         elif column not in (None, what):
             settings[what] = column
-    if asked.leave_out:
-        settings["leave_out"] = asked.leave_out
+    if leave_out:
+        settings["leave_out"] = leave_out
     return settings
 
 
@@ -217,8 +263,9 @@ def _npz(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | No
     else:
         for what in ("label", "group", "split"):
             found = recognise_name(what, getattr(asked, what), names, where)
-            if found is None and (what in names or what == "label"):
-                settings[what] = "" if what in names else what
+            none = what in names or getattr(asked, what) == NONE
+            if found is None and (none or what == "label"):
+                settings[what] = "" if none else what
             elif found is not None:
                 settings |= {} if found == what else {what: found}
                 taken.append((found, what))
@@ -232,7 +279,7 @@ def _npz(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | No
             settings["image"] = pictures[0]
     if asked.modalities:
         settings["modalities"] = _npz_settings(asked)["modalities"]
-    return _npz_as(path, settings, taken, opener, progress)
+    return _npz_as(path, settings, taken, asked, opener, progress)
 
 
 def _npz_settings(asked: ColumnChoices) -> dict[str, Any]:
@@ -245,19 +292,72 @@ def _npz_settings(asked: ColumnChoices) -> dict[str, Any]:
 
 
 def _npz_as(
-    path: Path, settings: dict[str, Any], taken: list[tuple[str, str]], opener: Open, progress: Progress | None
+    path: Path,
+    settings: dict[str, Any],
+    taken: list[tuple[str, str]],
+    asked: ColumnChoices,
+    opener: Open,
+    progress: Progress | None,
 ) -> Survey:
+    if asked.sides:
+        raise DataError(
+            "Expected --side with folders or a CSV, but got an .npz. Rename the words in its split array."
+        )
     dataset = opener("npz", settings)
-    cells = dataset.load(None, progress) if dataset.describe().image_size else dataset.load(64, progress)
+    if dataset.describe().image_size is None:  # arrays of several sizes: without rescaling, size is evidence
+        p = dataset.params
+        picks = find_picks(open_npz(path, p.image, p.label, p.split), p.modalities, p.image, p.layout)
+        settings = {**settings, "window": max(pick.side for pick in picks.values())}
+        dataset = opener("npz", settings)
+    cells = dataset.load(None, progress)
     said = {m: f"{a.shape[1]} channels" for m, a in cells.images.items()}
     taken = [*taken, *((f"image array, {what}", f"images of modality {m}") for m, what in said.items())]
-    modalities, digests = survey_cells(cells)
+    kept, accounts = _without(cells, asked.leave_out, path)
+    modalities, digests = survey_cells(kept)
     return Survey(
-        path=path, kind="npz", labels=[cells.classes[c] for c in cells.labels], classes=cells.classes,
-        ids=list(cells.ids or ()), modalities=modalities, digests=digests,
-        groups=None if cells.groups is None else [str(g) for g in cells.groups], split=cells.split, dataset="npz",
-        settings=settings, taken=taken, notes=list(cells.notes), cells=cells,
+        path=path, kind="npz", labels=[kept.classes[c] for c in kept.labels], classes=kept.classes,
+        ids=list(kept.ids or ()), modalities=modalities, digests=digests, groups=groups_of(kept), split=kept.split,
+        dataset="npz", settings=settings, taken=taken, notes=list(cells.notes), cells=kept, accounts=accounts,
+        filtered=len(kept) < len(cells),
     )  # fmt: skip
+
+
+def _without(
+    cells: Cells, leave_out: Mapping[str, Sequence[str]], path: Path
+) -> tuple[Cells, tuple[Account, ...]]:
+    """The cells without those of some labels, groups or sides, and the accounts."""
+    accounts = cells.accounting()
+    if not leave_out:
+        return cells, accounts
+    ids = cells.ids or tuple(f"row {i}" for i in range(len(cells)))
+    columns: dict[str, list[str] | None] = {
+        "label": [cells.classes[c] for c in cells.labels],
+        "group": groups_of(cells),
+        "split": None if cells.split is None else [str(side) for side in cells.split],
+    }
+    gone: dict[int, str] = {}
+    for name, values in leave_out.items():
+        column = columns.get(name)
+        if column is None:
+            there = ", ".join(n for n, c in columns.items() if c is not None)
+            raise DataError(f"Expected --leave-out of {there} in {path}, but got {name!r}.")
+        gone |= {row: f"left out by {name}={value}" for row, value in enumerate(column) if value in values}
+    account, *others = accounts
+    for reason in dict.fromkeys(gone.values()):
+        account = account.without(reason, [ids[row] for row, why in gone.items() if why == reason])
+    rows = np.array([row for row in range(len(cells)) if row not in gone], dtype=np.intp)
+    labels, classes = encode_labels(np.array([cells.classes[c] for c in cells.labels])[rows], None, str(path))
+    kept = tuple(c for c in cells.classes if c in classes)  # in the order that the file states
+    order = np.array([kept.index(c) for c in classes])
+    gone_classes = [("without usable cells", c) for c in cells.classes if c not in kept]
+    classes_account = Account.of("classes", len(cells.classes), len(kept), gone_classes)
+    found = replace(
+        cells, images={m: x[rows] for m, x in cells.images.items()}, labels=order[labels], classes=kept,
+        groups=None if cells.groups is None else cells.groups[rows],
+        split=None if cells.split is None else cells.split[rows],
+        present=None if cells.present is None else cells.present[rows], ids=tuple(ids[row] for row in rows),
+    )  # fmt: skip
+    return found, (account, classes_account, *(a for a in others if a.unit == "arrays"))
 
 
 def _pick(text: str) -> list[int] | str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS, Cells, content_digest
 from wbcbench.data.counter import derive_seed
-from wbcbench.data.draws import draw, draw_cells, draw_groups_as_before, partition
+from wbcbench.data.draws import draw, draw_groups_as_before, partition
 from wbcbench.errors import DataError, LeakError
 from wbcbench.spec.trial import SplitSpec
 
@@ -173,7 +173,7 @@ def make_split(cells: Cells, spec: SplitSpec, fold: int | None = None) -> Split:
     scheme, side = assign_sides(cells.labels, cells.classes, cells.groups, cells.split, spec, fold)
     leaks = find_leaks(cells.labels, side, cells.groups, copies_of(cells))
     if not spec.allow_leaks:
-        leaks.refuse(cells.ids)
+        leaks.refuse(cells.ids, cells.group_names or None)
     parts = {name: np.flatnonzero(side == name).astype(np.int64) for name in SPLITS}
     own = family = content_digest(cells.labels, side, cells.fingerprint)
     if spec.folded:
@@ -196,19 +196,23 @@ def assign_sides(
         raise DataError("Expected groups for split.unit=group, but the data set has none. Leave it out.")
     scheme = "stratified" if spec.scheme == "official" and official is None else spec.scheme
     if spec.folded:
-        side = _fold_sides(labels, by, spec, fold)
+        side = _fold_sides(labels, classes, by, spec, fold)
     elif scheme == "official" and official is not None:
         side = official.astype("<U5")
         if not (side == "val").any():
-            side[_draw(labels, by, np.flatnonzero(side == "train"), spec.val, spec.seed, spec)] = "val"
+            train = np.flatnonzero(side == "train")
+            side[_draw(labels, classes, by, train, spec.val, spec.seed, spec, "val")] = "val"
     else:
         side = np.full(n, "train", dtype="<U5")
-        side[_draw(labels, by, np.arange(n), spec.test, spec.seed, spec, leave=2)] = "test"
+        side[_draw(labels, classes, by, np.arange(n), spec.test, spec.seed, spec, "test")] = "test"
         rest = np.flatnonzero(side == "train")
-        side[_draw(labels, by, rest, spec.val / (1 - spec.test), spec.seed + 1, spec)] = "val"
+        side[_draw(labels, classes, by, rest, spec.val / (1 - spec.test), spec.seed + 1, spec, "val")] = "val"
     empty = [name for name in SPLITS if not (side == name).any()]
     if empty:
-        raise DataError(f"Expected cells on every side, but {', '.join(empty)} got none of {n}. Add cells.")
+        advice = " Set split.scheme=stratified to divide all cells anew." if scheme == "official" else ""
+        raise DataError(
+            f"Expected cells on every side, but {', '.join(empty)} got none of {n}. Add cells.{advice}"
+        )
     counts = np.bincount(labels[side == "train"], minlength=len(classes))
     lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
     if lacking:
@@ -217,6 +221,15 @@ def assign_sides(
             "Add cells (or groups) of it or leave the class out."
         )
     return scheme, side
+
+
+def lower_shares(spec: SplitSpec) -> Iterator[SplitSpec]:
+    """Splits with larger shares than `spec`, which few cells may allow, in order of the change."""
+    shares = (0.15, 0.2, 0.25, 0.3, 0.34, 0.4)
+    pairs = {(v, t) for v in (*shares, spec.val) for t in (*shares, spec.test) if v >= spec.val and t >= spec.test}
+    for val, test in sorted(pairs - {(spec.val, spec.test)}, key=lambda p: (sum(p), p)):
+        if val + test < 0.8:
+            yield spec.model_copy(update={"val": val, "test": test})
 
 
 def resolved(spec: SplitSpec, grouped: bool, sizes: Mapping[str, int] | None) -> SplitSpec:
@@ -258,7 +271,9 @@ def check_group_count(count: int) -> None:
         )
 
 
-def _fold_sides(labels: Indices, by: Indices | None, spec: SplitSpec, fold: int | None) -> NDArray[np.str_]:
+def _fold_sides(
+    labels: Indices, classes: Sequence[str], by: Indices | None, spec: SplitSpec, fold: int | None
+) -> NDArray[np.str_]:
     groups = None if by is None else len(np.unique(by))
     count = fold_count(spec, groups)
     if fold is None or count is None or fold >= count:
@@ -267,7 +282,7 @@ def _fold_sides(labels: Indices, by: Indices | None, spec: SplitSpec, fold: int 
         check_group_count(groups)
     everything = np.arange(len(labels))
     if spec.scheme == "repeated":
-        tested = draw(labels, by, everything, spec.test, spec.seed, fold, leave=2)
+        tested = _draw(labels, classes, by, everything, spec.test, spec.seed, spec, "test", fold)
     elif spec.scheme == "kfold":
         tested = everything[partition(labels, by, count, spec.seed) == fold]
     else:
@@ -279,15 +294,43 @@ def _fold_sides(labels: Indices, by: Indices | None, spec: SplitSpec, fold: int 
     share = spec.val * len(labels) / len(rest)
     if share >= 1:
         raise DataError(f"Expected cells to train on, but split.val={spec.val:g} takes all that are not tested.")
-    side[draw(labels, by, rest, share, derive_seed(spec.seed, "validation", fold) % 2**32)] = "val"
+    seed = derive_seed(spec.seed, "validation", fold) % 2**32
+    side[_draw(labels, classes, by, rest, share, seed, spec, "val")] = "val"
     return side
 
 
 def _draw(
-    labels: Indices, by: Indices | None, pool: Indices, share: float, seed: int, spec: SplitSpec, leave: int = 1
+    labels: Indices,
+    classes: Sequence[str],
+    by: Indices | None,
+    pool: Indices,
+    share: float,
+    seed: int,
+    spec: SplitSpec,
+    side: str,
+    nth: int = 0,
 ) -> Indices:
+    """Draw about `share` of `pool` for `side`: whole groups if there are any, else cells, stratified by label."""
     if by is None:
-        return draw_cells(labels, pool, share, seed)
-    if spec.unit is None:
+        _check_stratifiable(labels[pool], classes, max(1, round(share * len(pool))), side)
+        return draw(labels, None, pool, share, seed, nth)
+    if spec.unit is None and not spec.folded:
         return draw_groups_as_before(labels, by, pool, share, seed)
-    return draw(labels, by, pool, share, seed, leave=leave)
+    return draw(labels, by, pool, share, seed, nth, leave=2 if side == "test" else 1)
+
+
+def _check_stratifiable(labels: Indices, classes: Sequence[str], count: int, side: str) -> None:
+    """Raise `DataError` unless `count` cells can be drawn such that every class has its share."""
+    sizes = np.bincount(labels, minlength=len(classes))
+    alone = [name for name, size in zip(classes, sizes, strict=True) if size == 1]
+    if alone:
+        raise DataError(
+            f"Expected at least 2 cells of every class to set some aside as {side}, but {', '.join(alone)} has 1 "
+            f"(of {len(labels)} cells). Add cells, or leave the class out (--leave-out of `wbcbench data import`)."
+        )
+    kinds = int((sizes > 0).sum())
+    if min(count, len(labels) - count) < kinds:
+        raise DataError(
+            f"Expected at least {kinds} cells, one of each class, as {side} and as many left, but {side} gets "
+            f"{count} of {len(labels)}. Add cells, leave classes out, or raise split.{side}."
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import Cells, Dataset, Progress, content_digest
+from wbcbench.contracts.dataset import Account, Cells, Dataset, Progress, content_digest
 from wbcbench.data.cache import cached_arrays
 from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole, read_header
-from wbcbench.data.folders import FileSource, open_source
+from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
+from wbcbench.data.image_files import remark_notes
 from wbcbench.data.splits import Copies, same_rows
 from wbcbench.files import atomic_write_bytes
 
@@ -66,6 +68,18 @@ class Survey:
     unusable: list[tuple[str, str]] = field(default_factory=list)
     """(file or line, reason)."""
     notes: list[str] = field(default_factory=list)
+    accounts: tuple[Account, ...] = ()
+    """Of the files or rows first, then of classes, splits, groups and columns; see `Cells.accounts`."""
+    sizes: NDArray[np.int64] | None = None
+    """Longer sides of all images in pixels, if they differ."""
+    extra: dict[str, list[str]] = field(default_factory=dict)
+    """Column of numbers that has no role -> [N], as in the source."""
+    mixed: dict[str, list[int]] = field(default_factory=dict)
+    """`8` and `16` -> rows with an image of this depth in a modality that mixes both, which a run refuses."""
+    read_at: int = 0
+    """Side that images were resized to, if they have no side of their own and pixels were loaded; else 0."""
+    filtered: bool = False
+    """Whether cells were left out by an option, so that a run cannot read the path as it is."""
     listing: Manifest | None = None
     """Paths, if the images are files."""
     root: Path | None = None
@@ -86,12 +100,15 @@ class Survey:
 
     @cached_property
     def group_names(self) -> list[str]:
-        """Distinct groups, sorted as text."""
+        """Distinct groups, by their number in `group_codes`."""
+        if self.cells is not None and self.cells.group_names:
+            return list(self.cells.group_names)
         return sorted(set(self.groups or ()))
 
     def group_name(self, code: int) -> str:
         """The name of a group, given its number in `group_codes`."""
-        return str(code) if self.cells is not None else self.group_names[code]
+        known = self.cells is None or self.cells.group_names
+        return self.group_names[code] if known else str(code)
 
     @cached_property
     def group_codes(self) -> NDArray[np.int64] | None:
@@ -114,31 +131,93 @@ class Survey:
         return sides.pop() if len(sides) == 1 and not any(m.oblong for m in self.modalities.values()) else None
 
 
+@dataclass(frozen=True)
+class Images:
+    """All images of a listing, decoded once."""
+
+    kept: Manifest
+    """The cells whose images can all be read."""
+    modalities: dict[str, Modality]
+    digests: dict[str, list[bytes | None]]
+    """Modality -> [N] digests of the decoded pixels."""
+    unreadable: list[tuple[str, str]]
+    """(file, reason)."""
+    sizes: NDArray[np.int64]
+    """Longer sides of the images."""
+    mixed: dict[str, list[int]]
+    """See `Survey.mixed`."""
+
+
 def survey_listing(
-    listing: Manifest, root: Path, where: str, progress: Progress | None = None
-) -> tuple[Manifest, dict[str, Modality], dict[str, list[bytes | None]], list[tuple[str, str]]]:
+    listing: Manifest, root: Path, bits: Sequence[str] = (), progress: Progress | None = None
+) -> Images:
     """Decode every image once (cached by sizes and times).
 
-    Returns:
-        The cells whose images can all be read; facts about each modality; digests [N] by modality; and
-        (file, reason) of images that cannot be read.
+    Args:
+        bits: `8` or `16`: in modalities that mix both, cells with images of this depth are left out.
     """
     with open_source(root) as source:
         names = sorted({p for paths in listing.paths.values() for p in paths if p})
+        refuse_if_absent(source, names, root)
         key = content_digest("survey-1", DECODER_VERSION, str(root.resolve()), names, source.stamps(names))
         found = cached_arrays(key, lambda: _read_all(source, names, progress))
     place = {name: i for i, name in enumerate(names)}
-    why = found["why"].astype(str)
-    keep = np.array([
-        not any(p and why[place[p]] for p in row) for row in zip(*listing.paths.values(), strict=True)
-    ], dtype=bool)  # fmt: skip
-    kept = select_rows(listing, np.flatnonzero(keep))
-    modalities, digests = {}, {}
+    why, depth = found["why"].astype(str), found["header"][:, 3]
+    gone: list[tuple[int, str]] = []  # row, reason in the account
+    mixed = {
+        m
+        for m, paths in listing.paths.items()
+        if len({int(depth[place[p]]) for p in paths if p and not why[place[p]]}) > 1
+    }
+    for row, images in enumerate(zip(*listing.paths.values(), strict=True)):
+        there = [(m, place[p]) for m, p in zip(listing.paths, images, strict=True) if p]
+        if any(why[i] == MISSING for _, i in there):
+            gone.append((row, "with a file that does not exist"))
+        elif any(why[i] for _, i in there):
+            gone.append((row, "that cannot be decoded"))
+        elif cut := next((str(depth[i]) for m, i in there if m in mixed and str(depth[i]) in bits), ""):
+            gone.append((row, f"left out by bits={cut}"))
+    kept = leave_rows_out(listing, gone)
+    used = found["remarks"][[place[p] for p in sorted({p for paths in kept.paths.values() for p in paths if p})]]
+    remarks = Counter(remark for each in used.astype(str) for remark in each.split("\n") if remark)
+    kept = replace(kept, notes=[*kept.notes, *remark_notes(remarks)])
+    modalities, digests, sizes = {}, {}, []
+    both: dict[str, set[int]] = {"8": set(), "16": set()}
     for name, paths in kept.paths.items():
         rows = np.array([place[p] for p in paths if p], dtype=np.int64)
         modalities[name] = _facts(found["header"][rows], len(paths) - len(rows))
         digests[name] = [found["digest"][place[p]].tobytes() if p else None for p in paths]
-    return kept, modalities, digests, [(n, str(why[i])) for n, i in place.items() if why[i]]
+        sizes.append(found["header"][rows, :2].max(1, initial=0).astype(np.int64))
+        if len(set(depth[rows].tolist())) > 1:
+            for row, path in enumerate(paths):
+                if path:
+                    both[str(depth[place[path]])].add(row)
+    unreadable = [(n, str(why[i])) for n, i in place.items() if why[i]]
+    rows_of = {bits: sorted(rows) for bits, rows in both.items() if rows}
+    return Images(kept, modalities, digests, unreadable, np.concatenate(sizes), rows_of)
+
+
+def leave_rows_out(listing: Manifest, gone: Sequence[tuple[int, str]]) -> Manifest:
+    """The listing without the rows of (row, reason), which its account then names.
+
+    The account of a folder counts files, of which a cell may have several; that of a table counts rows.
+    """
+    account = listing.account
+    for reason in dict.fromkeys(why for _, why in gone):
+        rows = [row for row, why in gone if why == reason]
+        account = account.without(reason, things_of(listing, rows))
+    dropped = {row for row, _ in gone}
+    kept = select_rows(
+        listing, np.array([i for i in range(len(listing.lines)) if i not in dropped], dtype=np.intp)
+    )
+    return replace(kept, account=account)
+
+
+def things_of(listing: Manifest, rows: Sequence[int]) -> list[str]:
+    """What the account of a listing counts, of some of its rows: their files, or their lines."""
+    if listing.account.unit == "files":
+        return [paths[row] for row in rows for paths in listing.paths.values() if paths[row]]
+    return [f"line {listing.lines[row]}" for row in rows]
 
 
 def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[bytes | None]]]:
@@ -153,18 +232,28 @@ def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[byte
     return modalities, digests
 
 
+READ_AT = 64
+
+
 def survey_dataset(name: str, dataset: Dataset, settings: dict[str, Any], progress: Progress | None) -> Survey:
     """Survey any data set by loading it at its native side (64 px if it has none). Raises `DataError`."""
-    side = dataset.describe().image_size or 64
-    cells = dataset.load(side, progress)
+    native = dataset.describe().image_size
+    cells = dataset.load(native or READ_AT, progress)
     modalities, digests = survey_cells(cells)
     return Survey(
         path=Path(str(settings.get("path", name))), kind="dataset", classes=cells.classes,
         labels=[cells.classes[c] for c in cells.labels],
         ids=list(cells.ids or (f"row {i}" for i in range(len(cells)))), modalities=modalities, digests=digests,
-        groups=None if cells.groups is None else [str(g) for g in cells.groups], split=cells.split,
-        dataset=name, settings=settings, notes=cells.notes, cells=cells,
+        groups=groups_of(cells), split=cells.split, dataset=name, settings=settings, notes=cells.notes,
+        cells=cells, accounts=cells.accounting(), read_at=0 if native else READ_AT,
     )  # fmt: skip
+
+
+def groups_of(cells: Cells) -> list[str] | None:
+    """[N] names of groups, or None."""
+    if cells.groups is None:
+        return None
+    return [cells.group_names[g] if cells.group_names else str(g) for g in cells.groups]
 
 
 def sheet_cells(survey: Survey, per_class: int, side: int) -> Cells:
@@ -203,23 +292,28 @@ def select_rows(listing: Manifest, rows: NDArray[np.intp]) -> Manifest:
     )
 
 
+MISSING = "does not exist"
+
+
 def _read_all(source: FileSource, names: list[str], progress: Progress | None) -> dict[str, Array]:
     digest = np.zeros((len(names), 32), np.uint8)
     header = np.zeros((len(names), 4), np.int32)
-    why = []
+    why, remarks = [], []
     for i, (data, problem) in enumerate(_contents(source, names)):
+        remarks.append("")
         if data is not None:
             try:
                 h = read_header(data)
                 pixels = decode_whole(data, h.channels)
                 digest[i] = np.frombuffer(_digest(pixels), np.uint8)
                 header[i] = (h.width, h.height, h.channels, h.bits)
+                remarks[i] = "\n".join(h.remarks)
             except UndecodableError as error:
                 problem = str(error)
         why.append(problem)
         if progress and ((i + 1) % 200 == 0 or i + 1 == len(names)):
             progress(i + 1, len(names), "images read")
-    return {"digest": digest, "header": header, "why": np.array(why or [""])}
+    return {"digest": digest, "header": header, "why": np.array(why or [""]), "remarks": np.array(remarks or [""])}
 
 
 def _contents(source: FileSource, names: list[str]) -> Iterator[tuple[bytes | None, str]]:
@@ -227,7 +321,7 @@ def _contents(source: FileSource, names: list[str]) -> Iterator[tuple[bytes | No
         try:
             yield source.read(name), ""
         except FileNotFoundError:
-            yield None, "does not exist"
+            yield None, MISSING
         except OSError as error:
             yield None, f"cannot be read ({error.strerror or error})"
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from wbcbench.contracts import Dataset, Preparation
-from wbcbench.data.csv_table import ManifestFile, image_like
-from wbcbench.data.decode import ImageHeader, UndecodableError, decode_whole, read_header
-from wbcbench.data.folders import FileSource, FolderSource, image_files, open_source
-from wbcbench.data.labels import is_missing
+from wbcbench.contracts import Account, Dataset, Preparation
+from wbcbench.data.csv_table import ManifestFile, as_path, image_like
+from wbcbench.data.decode import ImageHeader, UndecodableError, decode_whole, fits, read_header
+from wbcbench.data.folders import FileSource, FolderSource, list_images, open_source
+from wbcbench.data.formats import foreign_among, refuse_foreign
+from wbcbench.data.labels import NAMES, plain
 from wbcbench.data.reading import Described, described, instead
 from wbcbench.deploy.cells import (
+    UNREAD,
     Array,
     CellSource,
     Kind,
@@ -43,16 +45,17 @@ class FileCells:
         names: Sequence[str],
         paths: Mapping[str, Sequence[str]],
         labels: Sequence[str] | None,
+        account: Account,
         errors: Mapping[int, str] | None = None,
     ) -> None:
         """`paths`: image -> [N], empty where an image is missing; `errors`: cells known to be invalid.
 
-        Raises:
-            DataError: the network reads images that image files cannot contain.
+        `account`: of the files or rows that all N cells come from, with and without errors.
         """
         self.where, self._root, self._order = where, root, order
         self.names = tuple(names)
         self.labels = None if labels is None else tuple(labels)
+        self._account = account
         self._paths = {m: paths.get(m, [""] * len(self.names)) for m in order.names}
         columns = [[bool(path) for path in self._paths[m]] for m in order.names]
         self.present = np.array(columns, dtype=np.bool_).T.reshape(len(self.names), len(columns))
@@ -62,8 +65,17 @@ class FileCells:
             self.errors.setdefault(row, f"has no image of {' or '.join(order.names)}")
         self._check_headers()
 
+    def accounts(self) -> tuple[Account, ...]:
+        """See `CellSource.accounts`."""
+        rows = sorted(self.errors)
+        if self._account.unit == "files":
+            return (
+                self._account.without(UNREAD, [p[row] for row in rows for p in self._paths.values() if p[row]]),
+            )
+        return (self._account.without(UNREAD, [self.names[row] for row in rows]),)
+
     def read(self, start: int, stop: int) -> dict[str, Array]:
-        """See `Source.read`."""
+        """See `CellSource.read`."""
         out, side = self._order.blank(stop - start), self._order.side
         with self._root as root:
             for m, paths in self._paths.items():
@@ -81,12 +93,6 @@ class FileCells:
         other, side = 0, self._order.side
         with self._root as root:
             for m, paths in self._paths.items():
-                channels = self._order.kinds[m].channels
-                if channels not in (1, 3) and any(paths):
-                    raise DataError(
-                        f"Expected {m} with {channels} channels, which image files do not have. "
-                        "Give the cells as an .npz."
-                    )
                 for row, path in enumerate(paths):
                     if not path or row in self.errors:
                         continue
@@ -106,6 +112,8 @@ class FileCells:
         kind = self._order.kinds[name]
         if header.bits != kind.bits[0]:
             return f"has {header.bits} bits, but {name} was trained on {kind.bits[0]}"
+        if not fits(header.channels, kind.channels):
+            return f"has {header.channels} channels, but {name} was trained on {kind.channels}"
         if header.channels > kind.channels and not self._order.preparation.any_colour:
             return f"is in colour, but {name} was trained on grey"
         return ""
@@ -132,10 +140,11 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
         NothingFoundError: no column has the name of an image.
     """
     file = ManifestFile(path)
-    mapping = called.get("modalities", {})
-    label, name = (str(called.get(what, what)) for what in ("label", "id"))
+    label, name = _column(file, called, "label"), _column(file, called, "id")
     at = {column: place for place, column in enumerate(file.header)}
-    columns = {m: at.get(str(mapping.get(m, m)), at.get(m)) for m in order.names}
+    alike = {order.name_of(column): place for column, place in at.items() if image_like(file, column)}
+    mapping = called.get("modalities", {})
+    columns = {m: at.get(str(mapping.get(m, m)), at.get(m, alike.get(m))) for m in order.names}
     if order.alone and columns[order.names[0]] is None:
         only = [column for column in file.header if image_like(file, column)]
         columns[order.names[0]] = at[only[0]] if len(only) == 1 else None
@@ -144,23 +153,27 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
     refused = {at[column]: values for column, values in called.get("leave_out", {}).items() if column in at}
     rows: list[tuple[int, list[str]]] = []
     errors: dict[int, str] = {}
+    gone: list[tuple[str, str]] = []
     for number, row in file.rows:
         cut = [value.strip() for value in row]
+        out = next((f"left out by {file.header[at]}={cut[at]}" for at, vs in refused.items()
+                    if at < len(cut) and cut[at] in vs), "")  # fmt: skip
         if len(cut) != len(file.header):
             errors[len(rows)] = f"line {number} has {len(cut)} fields, but the header has {len(file.header)}"
             cut = [""] * len(file.header)
-        elif any(cut[place] in values for place, values in refused.items()):
+        elif out:
+            gone.append((out, f"line {number}"))
             continue
         rows.append((number, cut))
 
     def paths(place: int | None) -> list[str]:
         found = ["" if place is None else row[place] for _, row in rows]
-        return ["" if is_missing(value) else value.replace("\\", "/") for value in found]
+        return [as_path(value) for value in found]
 
     images = {m: paths(place) for m, place in columns.items()}
     ids = [next((p for p in each if p), f"line {n}") for (n, _), each in
            zip(rows, zip(*images.values(), strict=True), strict=True)]  # fmt: skip
-    if name in at:
+    if name is not None:
         ids = [row[at[name]] or other for (_, row), other in zip(rows, ids, strict=True)]
     return FileCells(
         str(path),
@@ -168,9 +181,19 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
         order,
         names=ids,
         paths=images,
-        labels=[row[at[label]] for _, row in rows] if label in at else None,
+        labels=None if label is None else [row[at[label]] for _, row in rows],
+        account=Account.of("rows", len(file.rows), len(rows), gone),
         errors=errors,
     )
+
+
+def _column(file: ManifestFile, called: Mapping[str, Any], what: str) -> str | None:
+    """The column of labels or ids: as in training, else as `wbcbench data` recognises it; None without one."""
+    name = str(called.get(what, what))
+    if name in file.header or what == "id":
+        return name if name in file.header else None
+    found = [column for column in file.header if plain(column) in NAMES[what]]
+    return found[0] if len(found) == 1 else None
 
 
 def tree_cells(root: Path, order: Order) -> FileCells:
@@ -184,20 +207,25 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     """
     source = open_source(root)
     with source:
-        files = image_files(source)
-    found = _placed(files, order.preparation.place, order.names) or _in_subfolders(files, order.names)
+        images = list_images(source)
+    files = images.names
+    found = _placed(files, order.preparation.place, order.names) or _in_subfolders(files, order.name_of)
     if not found and order.alone:
         found = _all(files, order.names[0])
     if not found:
         given = instead(root)
         advice = f" (give {given} instead)" if given else ""
+        if not files and (foreign := foreign_among(source.listing().files)):
+            advice = f". {foreign}"
         raise NothingFoundError(f"no manifest.csv and no image subfolders of these names{advice}")
     names = sorted(found)
+    used = {path for own in found.values() for path in own.values()}
+    others = [(f"not an image of {' or '.join(order.names)}", file) for file in files if file not in used]
     labels = [order.label_of(PurePosixPath(name).parent.name) for name in names]
     return FileCells(
         str(root), source, order, names=names,
         paths={m: [found[name].get(m, "") for name in names] for m in order.names},
-        labels=labels if any(labels) else None,
+        labels=labels if any(labels) else None, account=images.account(len(used), others),
     )  # fmt: skip
 
 
@@ -205,7 +233,8 @@ def single_cell(path: Path, order: Order) -> FileCells:
     """One image file, for a network that reads one image. Raises `NothingFoundError` for others."""
     if not order.alone:
         raise NothingFoundError("one file: give a folder, a manifest, a zip or an .npz")
-    return FileCells(str(path), FolderSource(path.parent), order, [path.name], {order.names[0]: [path.name]}, None)
+    paths = {order.names[0]: [path.name]}
+    return FileCells(str(path), FolderSource(path.parent), order, [path.name], paths, None, Account("files", 1, 1))
 
 
 def _placed(
@@ -220,15 +249,19 @@ def _placed(
     return dict(found)
 
 
-def _in_subfolders(files: Sequence[str], names: Sequence[str]) -> Found:
-    """`u/b/7.png` is the image u of the cell b/7. Everything may be in one more folder, as in many zips."""
+def _in_subfolders(files: Sequence[str], name_of: Callable[[str], str | None]) -> Found:
+    """`u/b/7.png` and `b/u/7.png` are the image u of the cell b/7. All may be in one more folder, as in zips."""
     found: Found = defaultdict(dict)
     top = {PurePosixPath(file).parts[0] for file in files}
-    skip = 1 if len(top) == 1 and not top & set(names) else 0
+    skip = 1 if len(top) == 1 and not any(map(name_of, top)) else 0
     for file in files:
-        parts = PurePosixPath(file).parts[skip:]
-        if len(parts) > 1 and parts[0] in names:
-            _add(found, str(PurePosixPath(*parts[1:]).with_suffix("")), parts[0], file)
+        *folders, last = PurePosixPath(file).parts[skip:]
+        for level, folder in enumerate(folders):
+            image = name_of(folder)
+            if image is not None:
+                cell = PurePosixPath(*folders[:level], *folders[level + 1 :], last).with_suffix("")
+                _add(found, str(cell), image, file)
+                break
     return dict(found)
 
 
@@ -259,6 +292,7 @@ class DerivedCells:
         columns = [[given.names.index(name) for name in preparation.parts(m)] for m in wanted.names]
         self.present = np.stack([raw.present[:, c].all(1) for c in columns], axis=1)
         self.notes = raw.notes
+        self.accounts = raw.accounts
         self.notes.append(f"{', '.join(wanted.names)} were computed from {', '.join(given.names)}.")
 
     def read(self, start: int, stop: int) -> dict[str, Array]:
@@ -325,6 +359,7 @@ def _reader(path: Path, wanted: Wanted, root: Path | None) -> Callable[[Order], 
         return _described(said, wanted)
     if wanted.dataset is not None and wanted.dataset.reads(path):
         return _loaded(path, _like_training(wanted.dataset, {"path": str(path)}))
+    refuse_foreign(path, "a folder, a manifest (.csv), an .npz, a zip or an image")
     if path.is_dir():
         manifest = path / MANIFEST
         if manifest.is_file():

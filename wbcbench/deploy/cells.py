@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts import Cells, Dataset, Preparation, middle_square
+from wbcbench.contracts import Account, Cells, Dataset, Preparation, middle_square
 from wbcbench.data.decode import to_integers
-from wbcbench.data.labels import find_layout
-from wbcbench.data.npz_file import NpzFile, open_npz
+from wbcbench.data.labels import find_layout, sanitise
+from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz
 from wbcbench.deploy.network import Rebuilt
 from wbcbench.errors import DataError
 from wbcbench.records.schema import InputStatistics
@@ -42,6 +42,10 @@ class CellSource(Protocol):
     """Notes for the user: images that were resized, columns that were ignored."""
     errors: dict[int, str]
     """Row -> why the cell cannot be read. Grows while cells are read, since some errors are found only then."""
+
+    def accounts(self) -> tuple[Account, ...]:
+        """What was found and classified, first of all files or rows; right once all cells have been read."""
+        ...
 
     def read(self, start: int, stop: int) -> dict[str, Array]:
         """Image -> [stop - start, C, S, S]; zero if missing or in `errors`. Raises `DataError`."""
@@ -80,6 +84,13 @@ class Order:
     def blank(self, count: int) -> dict[str, Array]:
         """Image -> [count, C, S, S] of zeros."""
         return {n: np.zeros((count, k.channels, self.side, self.side), k.dtype) for n, k in self.kinds.items()}
+
+    def name_of(self, written: str) -> str | None:
+        """The image that a folder or column is called after; `Bright field` is bright_field, as in training."""
+        if written in self.kinds:
+            return written
+        plain = sanitise(written)
+        return plain if plain in self.kinds and written not in self.preparation.raw else None
 
     def label_of(self, folder: str) -> str:
         """The class with the name of a folder, ignoring case; empty if there is none."""
@@ -141,11 +152,8 @@ def refuse_if_all_broken(source: CellSource, names: Sequence[str]) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Pick:
-    array: str
-    channels: tuple[int, ...]
-    axis: int
+UNREAD = "that cannot be read"
+"""Reason in an account of cells with errors."""
 
 
 class ArrayCells:
@@ -153,14 +161,22 @@ class ArrayCells:
 
     def __init__(
         self, where: str, order: Order, stacks: Mapping[str, Array], labels: tuple[str, ...] | None,
-        names: tuple[str, ...] | None = None, present: Array | None = None,
+        names: tuple[str, ...] | None = None, present: Array | None = None, accounts: tuple[Account, ...] = (),
+        ready: bool = True,
     ) -> None:  # fmt: skip
-        """`stacks`: image -> [N, C, S, S]; `present` [N, M]. Raises `DataError` for other channels or depths."""
+        """Raises `DataError` for other channels or depths.
+
+        Args:
+            stacks: image -> [N, C, S, S].
+            present: [N, M].
+            ready: images of the network's side are prepared already; False: all are as those of a training file.
+        """
         count = {len(a) for a in stacks.values()}
         if len(count) != 1:
             raise DataError(f"Expected equal numbers of images per modality in {where}, but got {sorted(count)}.")
         (n,) = count
-        self.where, self._order, self._stacks = where, order, dict(stacks)
+        self.where, self._order, self._stacks, self._ready = where, order, dict(stacks), ready
+        self._accounts = accounts or (Account("rows", n, n),)
         self.notes: list[str] = []
         self.errors: dict[int, str] = {}
         self.names = names or tuple(f"row {i}" for i in range(n))
@@ -170,13 +186,19 @@ class ArrayCells:
         for m, stack in stacks.items():
             self._fit(m, stack)
 
+    def accounts(self) -> tuple[Account, ...]:
+        """See `CellSource.accounts`."""
+        return self._accounts
+
     def read(self, start: int, stop: int) -> dict[str, Array]:
-        """See `Source.read`."""
+        """See `CellSource.read`."""
         side, out = self._order.side, self._order.blank(stop - start)
         for m, stack in self._stacks.items():
             part = stack[start:stop]
             # Images of the network's side are already prepared, as specified in `inputs.json`.
-            whole = part if part.shape[2] == side else [self._order.square(image, side) for image in part]
+            whole = part if self._ready and part.shape[2] == side else [
+                self._order.square(image, side) for image in part
+            ]  # fmt: skip
             out[m] = np.ascontiguousarray(whole)
         return out
 
@@ -209,7 +231,7 @@ def npz_cells(path: Path, order: Order, called: Mapping[str, Any]) -> ArrayCells
     """
     image, label = str(called.get("image", "image")), str(called.get("label", "label"))
     file = open_npz(path, image, label, str(called.get("split", "split")))
-    picks = {m: p for m in order.names if (p := _pick(file, m, order, called, image)) is not None}
+    picks = _picks(file, order, called, image)
     if not picks:
         raise NothingFoundError(f"arrays {', '.join(sorted(file.headers))}")
     notes, raw = [], {}
@@ -217,8 +239,9 @@ def npz_cells(path: Path, order: Order, called: Mapping[str, Any]) -> ArrayCells
         raw[name], note = to_integers(file.read(name, "images"), f"array {name!r}")
         notes += [note] if note else []
     count = len(next(iter(raw.values())))
-    stacks = {m: _take(raw[p.array], p) for m, p in picks.items()}
-    cells = ArrayCells(str(path), order, stacks, _labels(file, label, count, order))
+    stacks = {m: p.take(raw[p.array]) for m, p in picks.items()}
+    ready = not called.get("window")
+    cells = ArrayCells(str(path), order, stacks, _labels(file, label, count, order), ready=ready)
     cells.notes[:0] = notes
     return cells
 
@@ -234,30 +257,32 @@ def loaded_cells(where: str, cells: Cells, order: Order) -> ArrayCells:
         present = np.stack([cells.present[:, columns[m]] if m in columns else np.zeros(len(cells), bool)
                             for m in order.names], axis=1)  # fmt: skip
     labels = tuple(cells.classes[c] for c in cells.labels)
-    found = ArrayCells(where, order, stacks, labels, cells.ids, present)
+    found = ArrayCells(where, order, stacks, labels, cells.ids, present, cells.accounting())
     found.notes += cells.notes
     return found
 
 
-def _pick(file: NpzFile, name: str, order: Order, called: Mapping[str, Any], image: str) -> _Pick | None:
-    said = called.get("modalities", {}).get(name)
-    said = said if isinstance(said, list) or said in file.headers else None
-    array = name if name in file.headers else said if isinstance(said, str) else image
-    if array not in file.headers:
-        return None
-    header = file.header(array, f"modality {name!r}")
-    axis, count, _ = find_layout(header.shape, called.get("layout", "auto"), f"in array {array!r}")
-    named = array == name or isinstance(said, str)
-    if named or (said is None and count == order.kinds[name].channels and order.alone):
-        return _Pick(array, tuple(range(count)), axis)
-    if not said or min(said) < 0 or max(said) >= count:
-        return None
-    return _Pick(array, tuple(said), axis)
-
-
-def _take(array: Array, pick: _Pick) -> Array:
-    stack = array[:, None] if pick.axis == 0 else np.moveaxis(array, pick.axis, 1)
-    return stack[:, list(pick.channels)]
+def _picks(file: NpzFile, order: Order, called: Mapping[str, Any], image: str) -> dict[str, Pick]:
+    """Where each image is: in an array of its name, where it was in training, or where the file says."""
+    layout, wanted = called.get("layout", "auto"), called.get("modalities", {})
+    named: dict[str, list[int] | str] = {}
+    for name in order.names:
+        said = wanted.get(name)
+        if name in file.headers or (isinstance(said, str) and said in file.headers):
+            named[name] = name if name in file.headers else said
+        elif isinstance(said, list) and image in file.headers:
+            named[name] = said
+    picks = find_picks(file, named, image, layout) if named else {}
+    rest = [name for name in order.names if name not in picks]
+    if rest and image in file.headers:
+        own = find_picks(file, {}, image, layout)
+        picks |= {name: own[name] for name in rest if name in own}
+        if order.alone and not picks:
+            header = file.header(image, "images")
+            axis, count, side = find_layout(header.shape, layout, f"in array {image!r}")
+            if count == order.kinds[rest[0]].channels:
+                picks[rest[0]] = Pick(image, tuple(range(count)), axis, side)
+    return {name: picks[name] for name in order.names if name in picks}
 
 
 def _labels(file: NpzFile, name: str, count: int, order: Order) -> tuple[str, ...] | None:
@@ -276,6 +301,7 @@ def _labels(file: NpzFile, name: str, count: int, order: Order) -> tuple[str, ..
 
 
 __all__ = [
+    "UNREAD",
     "Array",
     "ArrayCells",
     "CellSource",

@@ -258,6 +258,7 @@ def page(material: Material) -> str:
         imputes=examination.get("missing") == "impute",
         reliance=_reliance(examination),
         remark=material.remark,
+        ceilings=result.ceilings(),
         mistakes=material.mistakes,
         without=material.without,
         cost=_cost(record),
@@ -292,6 +293,7 @@ def _facts(record: Record) -> Facts:
         ),
         ("classes", f"{len(k.classes)}: {', '.join(k.classes)}"),
         ("images", f"{k.image_size} × {k.image_size} px"),
+        ("found", "; ".join(a.sentence() for i, a in enumerate(r.accounts) if i == 0 or a.left_out)),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}, seed {r.seed}"),
         ("kept", f"epoch {r.selected_epoch + 1}, by validation {k.selection}"),
     ]

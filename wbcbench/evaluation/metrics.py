@@ -139,6 +139,29 @@ def score(probabilities: ArrayLike, labels: ArrayLike, classes: tuple[str, ...])
     )
 
 
+SIDES = {"test": "test", "val": "validation", "train": "training"}
+NAMED = 5
+
+
+def ceiling_notes(counts: ArrayLike, classes: tuple[str, ...], side: str) -> list[str]:
+    """A note on classes without cells, which lower the highest macro-F1 that is possible; empty if there are none.
+
+    Args:
+        counts: [K] cells of each class.
+        side: train, val or test.
+    """
+    absent = [name for name, count in zip(classes, np.asarray(counts), strict=True) if not count]
+    if not absent:
+        return []
+    shown = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
+    there = len(classes) - len(absent)
+    return [
+        f"No {SIDES[side]} cells of {shown}: macro-F1 is the mean over all {len(classes)} classes, so on "
+        f"{SIDES[side]} cells it cannot exceed {there / len(classes):.3f}. Balanced accuracy and AUROC are over "
+        f"the {there} that have cells."
+    ]
+
+
 def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """Probability that a positive cell scores higher than a negative one; a tie counts half.
 
@@ -212,6 +235,7 @@ __all__ = [
     "Reliability",
     "Scores",
     "bin_of",
+    "ceiling_notes",
     "ece",
     "evaluate",
     "reliability",

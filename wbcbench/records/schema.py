@@ -6,7 +6,7 @@ default; a changed meaning needs a higher `SCHEMA_VERSION`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import CoreSchema
@@ -14,6 +14,9 @@ from pydantic_core import CoreSchema
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
 from wbcbench.spec import ComponentSpec as SpecComponent
 from wbcbench.spec.trial import method_name
+
+if TYPE_CHECKING:
+    from wbcbench.contracts.dataset import Account
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -135,6 +138,35 @@ class InputStatistics(Strict):
     """[C], the same for the standard deviation of a cell's pixel values."""
 
 
+class Counted(Strict):
+    """What happened to everything of one kind that the data set found; see `wbcbench.contracts.Account`."""
+
+    unit: str
+    seen: int
+    used: int
+    left_out: dict[str, int] = {}
+    """Reason -> number."""
+    examples: dict[str, list[str]] = {}
+    """Reason -> the first of what was left out."""
+
+    def sentence(self) -> str:
+        """As `Account.sentence`."""
+        from wbcbench.contracts.dataset import Account, LeftOut
+
+        return Account(
+            self.unit, self.seen, self.used, {w: LeftOut(n) for w, n in self.left_out.items()}
+        ).sentence()
+
+    @classmethod
+    def of(cls, account: Account) -> Counted:
+        """The same as a model."""
+        return cls(
+            unit=account.unit, seen=account.seen, used=account.used,
+            left_out={why: part.count for why, part in account.left_out.items()},
+            examples={why: list(part.examples) for why, part in account.left_out.items()},
+        )  # fmt: skip
+
+
 class Outcome(Strict):
     """The result of a finished trial; the store adds identity and digests."""
 
@@ -153,6 +185,10 @@ class Outcome(Strict):
     """Modality -> statistics of its images. Empty in records made before this field was added."""
     resolved: dict[str, bool | int | float | str] = {}
     """Parameters of the data set that were inferred from its cells; see `Cells.resolved`."""
+    accounts: list[Counted] = []
+    """Files or rows, classes and groups that were found, and those that were left out, with reasons."""
+    group_names: list[str] = []
+    """Names of the donors, slides or plates, by their number in `test_groups` of the predictions."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
@@ -162,7 +198,7 @@ class Outcome(Strict):
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omits later fields if empty, so that the checksums of older records remain valid."""
         document: dict[str, Any] = handler(self)
-        for name in ("inputs", "resolved"):
+        for name in ("inputs", "resolved", "accounts", "group_names"):
             if not getattr(self, name):
                 document.pop(name, None)
         return document
@@ -196,6 +232,14 @@ class Result(Outcome):
     def title(self) -> str:
         """The method's display name, as in tables: `concat + logits + modality_dropout`."""
         return method_name(self.label, self.kd, self.policies)
+
+    def ceilings(self) -> list[str]:
+        """A note if classes without test cells keep macro-F1 below 1; empty for sealed trials."""
+        from wbcbench.evaluation.metrics import ceiling_notes
+
+        return (
+            ceiling_notes([sum(row) for row in self.confusion], self.key.classes, "test") if self.confusion else []
+        )
 
     @classmethod
     def build(cls, trial: Trial, outcome: Outcome, files: dict[str, str]) -> Result:
@@ -241,6 +285,6 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
-    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "InputStatistics", "Outcome",
-    "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
+    "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Counted", "InputStatistics",
+    "Outcome", "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
 ]  # fmt: skip

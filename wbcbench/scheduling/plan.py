@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
+from wbcbench.contracts.dataset import account_lines
 from wbcbench.data.splits import check_group_count, fold_count, resolved
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
@@ -133,10 +134,11 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         PluginError: a component's plugin failed.
         DataError: the cells cannot be read, or belong to too few groups to be divided.
     """
-    notes: list[str] = []
     with contained():
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()
+    notes = [f"Data: {line}." for line in account_lines(description.accounting())]
+    notes += [f"Data: {line}" for line in description.notes]
     split, note = settled_split(request.split, description)
     notes += [note] if note else []
     split = resolved(split, description.groups, description.split_sizes)

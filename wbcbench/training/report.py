@@ -21,7 +21,7 @@ from wbcbench.data.views import ResidentCells
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.cost import latency, macs_or_why, parameters
-from wbcbench.evaluation.metrics import evaluate
+from wbcbench.evaluation.metrics import ceiling_notes, evaluate
 from wbcbench.evaluation.predict import Predictions, eval_batch
 from wbcbench.evaluation.robustness import examine
 from wbcbench.evaluation.shift import FITTED, HELD_OUT, Evidence, Reference, measure, pixel_digests
@@ -29,7 +29,7 @@ from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
 from wbcbench.records.environment import capture
 from wbcbench.records.evaluations import examination_path, read_examination, write_examination
-from wbcbench.records.schema import ComparisonKey, Cost, InputStatistics, Outcome, Used
+from wbcbench.records.schema import ComparisonKey, Cost, Counted, InputStatistics, Outcome, Used
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.registry.provenance import components_of
@@ -136,8 +136,10 @@ def write_record(
     """Score the predictions, measure the cost, and store everything atomically."""
     trial, cells = job.trial, bench.cells(job.trial)
     arrays = prediction_arrays(predictions, cells.groups)
-    notes = [*cells.notes]
-    notes += [f"Leaks were allowed. {sentence}" for sentence in split.leaks.sentences(cells.ids)]
+    notes, names = [*cells.notes], cells.group_names or None
+    notes += [f"Leaks were allowed. {sentence}" for sentence in split.leaks.sentences(cells.ids, names)]
+    for side, p in predictions.items():
+        notes += ceiling_notes(np.bincount(p.labels, minlength=len(cells.classes)), cells.classes, side)
     if job.bank is not None and not job.bank.replayed:
         notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
     cost, uncounted = cost_of(job, state)
@@ -151,6 +153,8 @@ def write_record(
         pseudo_multimodal=cells.pseudo_multimodal,
         inputs=statistics_of(job.cells, job.train, trial.reads),
         resolved=dict(cells.resolved),
+        accounts=[Counted.of(account) for account in cells.accounting()],
+        group_names=list(cells.group_names),
         selected_epoch=state.best_epoch,
         started=started.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -100,8 +100,9 @@ class Workbench:
         protocol = trial.protocol
         key = (protocol.fingerprint, protocol.image_size, protocol.split, trial.fold)
         if key not in self._splits:
-            split = make_split(self.cells(trial), protocol.split, trial.fold)
-            for sentence in split.leaks.sentences(self.cells(trial).ids):
+            cells = self.cells(trial)
+            split = make_split(cells, protocol.split, trial.fold)
+            for sentence in split.leaks.sentences(cells.ids, cells.group_names or None):
                 log.warning("%s, and split.allow_leaks is set: %s", protocol.dataset.name, sentence)
             self._splits[key] = split
         return self._splits[key]

@@ -398,7 +398,7 @@ def test_files_are_read_once_and_decoded_once(six: Cabinet, monkeypatch: pytest.
     six.open().load(6, lambda *step: seen.append(step))
     assert seen[-1] == (12, 12, "images decoded")
     monkeypatch.setattr(image_files, "read_header", lambda *_: pytest.fail("header read again"))
-    monkeypatch.setattr(image_files, "decode_square", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_files, "decode_whole", lambda *_: pytest.fail("decoded again"))
     assert six.open().describe().image_size == 8
     assert isinstance(six.open().load(6).images["bf"], np.memmap)
 
@@ -418,14 +418,14 @@ def test_a_damaged_cache_gives_the_same_images(
 def test_images_that_change_while_they_are_read_are_not_cached(
     six: Cabinet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = image_files.decode_square
+    original = image_files.decode_whole
 
-    def rewrite(data: bytes, channels: int, side: int | None) -> np.ndarray:
+    def rewrite(data: bytes, channels: int) -> np.ndarray:
         six.image("fl/5.png", noise(8, 8, seed=99))
-        return original(data, channels, side)
+        return original(data, channels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_files, "decode_square", rewrite)
+        patch.setattr(image_files, "decode_whole", rewrite)
         with pytest.raises(DataError, match="modified while"):
             six.open().load()
     np.testing.assert_array_equal(six.open().load().images["fl"][5, 0], noise(8, 8, seed=99))
