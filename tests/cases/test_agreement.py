@@ -16,9 +16,9 @@ from tests.cases.conftest import picture, table
 from wbcbench.contracts import Cells, Dataset
 from wbcbench.data.csv_table import ColumnChoices
 from wbcbench.data.intake import audit, plan_intake, write_intake
-from wbcbench.data.labels import SPLIT_WORDS, sanitise
+from wbcbench.data.labels import SPLIT_WORDS, sanitise, split_sizes
 from wbcbench.data.reading import survey_path
-from wbcbench.data.splits import make_split
+from wbcbench.data.splits import make_split, resolved
 from wbcbench.deploy.cell_files import manifest_cells
 from wbcbench.deploy.cells import Kind, Order, npz_cells
 from wbcbench.spec import SplitSpec
@@ -122,7 +122,8 @@ def test_five_readers_agree(tmp_path: Path, make: Any) -> None:
         if not given.dataset.params.window:
             assert survey.side == said.image_size, seed
         # audit
-        split, found = make_split(run, SPEC), audit(survey, SPEC)
+        spec = resolved(SPEC, run.groups is not None, split_sizes(run.split))
+        split, found = make_split(run, spec), audit(survey, SPEC)
         assert found.scheme == split.scheme
         for name in ("train", "val", "test"):
             np.testing.assert_array_equal(np.flatnonzero(found.side == name), getattr(split, name), str(seed))

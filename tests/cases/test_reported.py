@@ -86,7 +86,7 @@ def test_what_inspect_and_import_suggest_runs(screen: Screen, tmp_path: Path, ca
             rows = [row.rpartition(",")[0] for row in (*rows, "bf/c40.png,c,d0")]
         table(tmp_path / "in", "bf,label,group" if case == "six donors" else "bf,label", rows)
     why, flags = {
-        "six donors": ("5 groups to set 20% aside as val, but got 4 (of 6", "--set split.val=0.2"),
+        "six donors": ("40 cells, 2 classes", "wbcbench run --dataset folder --set dataset.path=in\n"),
         "no test side": ("test got none of 32", "--set split.scheme=stratified"),
         "class of one cell": ("but c has 1", "--leave-out label=c"),
     }[case]

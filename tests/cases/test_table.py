@@ -182,7 +182,7 @@ CASES = [
          at="in.npz"),
     # what is suggested runs
     Case("three donors", csv("bf,label,donor", lambda i: f"bf/c{i}.png,{'ab'[i % 2]},d{i // 2 % 3}"),
-         ["--set split.val=", "split.test=0.3"]),
+         ["wbcbench run --dataset folder --set dataset.path=in --set dataset.group=donor\n"]),
     Case("two donors", csv("bf,label,donor", lambda i: f"bf/c{i}.png,{'ab'[i % 2]},d{i // 2 % 2}"),
          ["2 groups cannot be kept whole", "--group -"]),
     Case("mixed bit depths", mixed_bits, ["6 cells have 16-bit", "--leave-out bits=16"]),

@@ -18,6 +18,7 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, agreeing
 from wbcbench.errors import UsageError
 from wbcbench.evaluation.metrics import METRICS, score
+from wbcbench.records import verify as checks
 from wbcbench.records.schema import Strict
 from wbcbench.records.store import Store
 
@@ -122,7 +123,8 @@ def _parts(board: Board, sample: Sample, of: Of) -> dict[str, NDArray[np.bool_]]
         return None if folds is None else {f"fold {f}": np.asarray(folds == f) for f in board.folds}
     if sample.groups is None:
         return None
-    return {sample.group_name(int(g)): sample.groups == g for g in np.unique(sample.groups)}
+    names = checks.read_result(sample.found.path).group_names
+    return {names[g] if names else str(g): sample.groups == g for g in map(int, np.unique(sample.groups))}
 
 
 def _value(sample: Sample, rows: NDArray[np.bool_], board: Board, of: Of, name: str) -> float | None:

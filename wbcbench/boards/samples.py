@@ -29,14 +29,8 @@ class Sample:
     labels: Array
     cells: Array
     groups: Array | None
-    names: Array | None = None
-    """Names of the groups, indexed by `groups`."""
     folds: Array | None = None
     """[N] the fold that tested each cell; None: the split is one division."""
-
-    def group_name(self, group: int) -> str:
-        """The donor's, slide's or plate's name; its number in records that have no names."""
-        return str(group) if self.names is None else str(self.names[group])
 
     @property
     def seed(self) -> int:
@@ -132,7 +126,6 @@ def pool(samples: Sequence[Sample], found: Found) -> Sample:
         np.concatenate([s.labels for s in samples]),
         np.concatenate([s.cells for s in samples]),
         np.concatenate(groups) if len(groups) == len(samples) else None,
-        samples[0].names,
         np.repeat([s.found.entry.fold for s in samples], [len(s.labels) for s in samples]),
     )
 
