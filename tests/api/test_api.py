@@ -216,7 +216,7 @@ def test_a_study_is_that_of_the_command(
     )
     assert list(found.frame()["part"]) == ["plain", "taught", "taught", "taught"]
     assert {r.trial.id for r in found.records} <= {r.trial.id for r in done.records}
-    assert repr(found).count("taught") == 3
+    assert repr(found).count("taught") == 4  # three rows and a note
     code, out, _ = invoke(
         "study", str(tmp_path / "study.yaml"), "--store", str(done.store), "--set", "threads=1", "--json"
     )
