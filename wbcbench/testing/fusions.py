@@ -222,7 +222,7 @@ class FusionContract(FusionAnswers):
         except NotExportable as error:
             raise BrokenPromise(
                 f"{error}",
-                "Avoid Python branches on tensors' values and on the size of the batch in `forward` and `predict`.",
+                "Avoid Python branches on values of tensors and on the batch's size in `forward` and `predict`.",
                 "forward",
             ) from error
         promise(

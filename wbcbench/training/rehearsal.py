@@ -116,8 +116,9 @@ def _refuse_changed_images(trial: Trial, task: Task, registry: Registry) -> None
         draw = draws.step(step)
         cells = torch.arange(CELLS)
         batch = Batch(cells=cells, labels=cells % task.n_classes, modalities=task.modalities)
-        for part in (fusion, *policies):
-            batch = part.assemble(batch, draw)
+        batch = fusion.assemble(batch, draw)
+        for policy in policies:
+            batch = policy.assemble(batch, draw)
         batch.images = {m: x if batch.rows is None else x[batch.rows[m]] for m, x in views.items()}
         for policy in policies:
             before = {m: x.clone() for m, x in batch.images.items()}

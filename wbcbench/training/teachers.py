@@ -110,7 +110,7 @@ class Replay:
         try:
             content = np.memmap(path, np.uint8, "r")
             damaged = bytes(content[-len(SEAL) - 4 :]) != seal(content[: -len(SEAL) - 4])
-            array = None if damaged else np.load(path, mmap_mode="c", allow_pickle=False)
+            array: np.ndarray | None = None if damaged else np.load(path, mmap_mode="c", allow_pickle=False)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError):
@@ -156,7 +156,7 @@ SEAL = b"crc32"
 
 def seal(content: bytes | np.ndarray) -> bytes:
     """What ends a stored file with this content."""
-    return SEAL + zlib.crc32(content).to_bytes(4, "big")
+    return SEAL + zlib.crc32(memoryview(content)).to_bytes(4, "big")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
