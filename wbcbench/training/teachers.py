@@ -109,7 +109,7 @@ class Replay:
         path = self._path(epoch, kind)
         try:
             content = np.memmap(path, np.uint8, "r")
-            damaged = bytes(content[-len(SEAL) - 4 :]) != seal(content[: -len(SEAL) - 4])
+            damaged = bytes(content[-len(SEAL) - 4 :]) != seal(content[: -len(SEAL) - 4].data)
             array: np.ndarray | None = None if damaged else np.load(path, mmap_mode="c", allow_pickle=False)
         except FileNotFoundError:
             return None
@@ -154,9 +154,9 @@ SEAL = b"crc32"
 """Starts the last nine bytes of a stored array, which readers of .npy files ignore: the checksum of all before."""
 
 
-def seal(content: bytes | np.ndarray) -> bytes:
+def seal(content: bytes | memoryview) -> bytes:
     """What ends a stored file with this content."""
-    return SEAL + zlib.crc32(memoryview(content)).to_bytes(4, "big")
+    return SEAL + zlib.crc32(content).to_bytes(4, "big")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
