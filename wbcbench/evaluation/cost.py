@@ -97,7 +97,7 @@ def macs_or_why(module: nn.Module, images: Images) -> tuple[int | None, str]:
     """`macs`, or None and the reason: a network may have operations that PyTorch's counter does not support."""
     try:
         return macs(module, images), ""
-    except Exception as error:  # whatever the counter's hooks raise inside of a foreign network
+    except (Exception, SystemExit) as error:  # whatever a foreign network does: counting must not end the run
         why = (str(error).strip() or "no message").splitlines()[0]
         return None, f"multiply-accumulates cannot be counted ({type(error).__name__}: {why})"
 

@@ -6,8 +6,9 @@ them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -34,7 +35,7 @@ class _Slot:
     field: FieldInfo
     pinned: bool
     when: dict[str, tuple[Any, ...]]
-    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    known: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Label of the alternative -> facts and the component's parameters there, searched ones at their defaults."""
 
 

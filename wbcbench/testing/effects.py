@@ -265,7 +265,7 @@ class Freely(nn.Module):
     def forward(self, images: Any = None, present: Any = None) -> Outputs:
         return {
             route: Output(
-                self.logits[i] * 1.0, self.embeddings[i] * 1.0, tuple(m * 1.0 for m in self.maps[i]),  # type: ignore[arg-type]
+                self.logits[i] * 1.0, self.embeddings[i] * 1.0, tuple(m * 1.0 for m in self.maps[i].parameters()),
                 labels=self.like.labels, index=self.like.index, head=self.like.head,
             )
             for i, route in enumerate(ROUTES)

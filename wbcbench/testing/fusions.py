@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -210,7 +211,7 @@ class FusionContract(FusionAnswers):
             "forward",
         )
 
-    def test_it_can_be_exported_to_onnx(self, tmp_path: Path) -> None:
+    def test_it_can_be_exported_to_onnx(self) -> None:
         """Its deployed network can be exported to ONNX, and then predicts the same."""
         missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if find_spec(n) is None]
         if missing:
@@ -218,11 +219,16 @@ class FusionContract(FusionAnswers):
         fusion = self.build().eval()
         images = toy_batch(fusion.task).images
         try:
-            found = onnx_predictions(fusion.deploy().eval(), images, tmp_path / "model.onnx")
+            with TemporaryDirectory() as folder:
+                found = onnx_predictions(fusion.deploy().eval(), images, Path(folder) / "model.onnx")
         except NotExportable as error:
             raise BrokenPromise(
                 f"{error}",
+<<<<<<< HEAD
                 "Avoid Python branches on tensors' values or the batch size in `forward` and `predict`.",
+=======
+                "Avoid Python branches on values of tensors and on the batch's size in `forward` and `predict`.",
+>>>>>>> settings
                 "forward",
             ) from error
         promise(

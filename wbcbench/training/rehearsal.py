@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from wbcbench.contracts import Batch, Fusion, Outputs, PerCell, Task
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs, PerCell, Policy, Task
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.cost import macs_or_why
@@ -65,10 +65,10 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
 
     Raises:
         IncompatibleError: names the distillers, the student's and the teachers' backbones, and what is missing; or
-            a policy that shows the student other images than its teachers were shown.
+            a policy that mixes images for which teachers have answered.
     """
     if trial.method.teachers and trial.method.policies:
-        _refuse_changed_images(trial, _task(trial, channels, classes), registry)
+        _refuse_blended_images(trial, _task(trial, channels, classes), registry)
     if not reads_measured(trial, registry):
         return
 
@@ -95,16 +95,17 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
 
 
 CELLS, STEPS = 16, 4
-"""Of the rehearsal of policies: enough for one that changes a tenth of the rows to be found nearly always."""
+"""Of the rehearsal of policies: enough to find nearly always one that mixes a tenth of the rows."""
 
 
-def _refuse_changed_images(trial: Trial, task: Task, registry: Registry) -> None:
-    """Raise `IncompatibleError` for a policy that changes images, other than by leaving a modality out.
+def _refuse_blended_images(trial: Trial, task: Task, registry: Registry) -> None:
+    """Raise `IncompatibleError` for a policy that shows parts of other cells and does not declare it.
 
-    Teachers answer for the view of each cell, computed before any policy acts.
+    Teachers answer for each cell's own view, computed before any policy acts. Two batches differ in the first half
+    of their rows; a policy that makes them differ in the second half has mixed rows.
     """
     random = torch.Generator().manual_seed(0)
-    views = {m: torch.randn(x.shape, generator=random) for m, x in blank(task, CELLS).items()}
+    views = [{m: torch.randn(x.shape, generator=random) for m, x in blank(task, CELLS).items()} for _ in range(2)]
     with torch.enable_grad():
         fusion = build_fusion(trial, task, registry).train()
         policies = build_policies(trial, fusion, registry)
@@ -114,23 +115,32 @@ def _refuse_changed_images(trial: Trial, task: Task, registry: Registry) -> None
     draws = EpochDraws(trial.seed, 0, STEPS, torch.device("cpu"))
     for step in range(STEPS):
         draw = draws.step(step)
-        cells = torch.arange(CELLS)
-        batch = Batch(cells=cells, labels=cells % task.n_classes, modalities=task.modalities)
-        for part in (fusion, *policies):
-            batch = part.assemble(batch, draw)
-        batch.images = {m: x if batch.rows is None else x[batch.rows[m]] for m, x in views.items()}
+        batches = [_assembled(task, fusion, policies, draw) for _ in views]
+        for batch, seen in zip(batches, views, strict=True):
+            for m, x in views[0].items():
+                rows = torch.arange(CELLS) if batch.rows is None else batch.rows[m]
+                half = len(rows) // 2
+                batch.images[m] = torch.cat([seen[m][rows[:half]], x[rows[half:]]])
         for policy in policies:
-            before = {m: x.clone() for m, x in batch.images.items()}
-            batch = policy.images(batch, draw)
-            for i, m in enumerate(task.modalities):
-                changed = (batch.images[m] != before[m]).flatten(1).any(1)
-                if batch.present is not None:
-                    changed = changed & batch.present[:, i]
-                if changed.any():
+            batches = [policy.images(batch, draw) for batch in batches]
+            one, two = (batch.images for batch in batches)
+            for m in task.modalities:
+                half = len(one[m]) // 2
+                mixed = (one[m][half:] != two[m][half:]).flatten(1).any(1)
+                if mixed.any():
                     raise IncompatibleError(
-                        f"Policy '{policy.name}' changes the images that the student is shown "
-                        f"({int(changed.sum())} of {len(changed)} rows of '{m}'), but teachers answer for the "
-                        f"unchanged ones, so '{trial.method.kd}' would compare outputs for different images. "
-                        "Use it with --kd none, and declare in the policy "
-                        '`traits = PolicyTraits(acts_on="images", blends_cells=True)`.'
+                        f"Policy '{policy.name}' shows the student images that are mixed from several cells "
+                        f"({int(mixed.sum())} of {len(mixed)} rows of '{m}'), but teachers answer for each "
+                        f"cell's own image, so '{trial.method.kd}' would compare outputs for different images. "
+                        "Use the policy with --kd none, and declare in it `traits = "
+                        'PolicyTraits(acts_on="images", blends_cells=True)`.'
                     )
+
+
+def _assembled(task: Task, fusion: Fusion, policies: list[Policy], draw: Draw) -> Batch:
+    cells = torch.arange(CELLS)
+    batch = Batch(cells=cells, labels=cells % task.n_classes, images={}, modalities=task.modalities)
+    batch = fusion.assemble(batch, draw)
+    for policy in policies:
+        batch = policy.assemble(batch, draw)
+    return batch

@@ -109,8 +109,8 @@ class Replay:
         path = self._path(epoch, kind)
         try:
             content = np.memmap(path, np.uint8, "r")
-            damaged = bytes(content[-len(SEAL) - 4 :]) != seal(content[: -len(SEAL) - 4])
-            array = None if damaged else np.load(path, mmap_mode="c", allow_pickle=False)
+            damaged = bytes(content[-len(SEAL) - 4 :]) != seal(content[: -len(SEAL) - 4].data)
+            array: np.ndarray | None = None if damaged else np.load(path, mmap_mode="c", allow_pickle=False)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError):
@@ -154,7 +154,7 @@ SEAL = b"crc32"
 """Starts the last nine bytes of a stored array, which readers of .npy files ignore: the checksum of all before."""
 
 
-def seal(content: bytes | np.ndarray) -> bytes:
+def seal(content: bytes | memoryview) -> bytes:
     """What ends a stored file with this content."""
     return SEAL + zlib.crc32(content).to_bytes(4, "big")
 
