@@ -7,7 +7,8 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from wbcbench.boards.model import Board, Report, Row
 from wbcbench.publishing import publish as publishing
 from wbcbench.publishing.board_files import PROTOCOL, PublishOptions, read_publish_options
 from wbcbench.publishing.publish import Checked, files, publish
-from wbcbench.publishing.sources import store_at
+from wbcbench.publishing.sources import store_at, unpacked
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
@@ -49,7 +50,8 @@ class Read(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def read(request: pytest.FixtureRequest) -> Read:
+def read(request: pytest.FixtureRequest) -> Iterator[Read]:
+    """A heat map reads the records, which stay until the tests of the board are through."""
     reports: list[Report] = []
 
     def seen(*args: Any) -> Any:
@@ -57,11 +59,17 @@ def read(request: pytest.FixtureRequest) -> Read:
         reports.append(made[1])
         return made
 
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as kept, pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def keeping(path: Path) -> Iterator[Any]:
+            yield kept.enter_context(unpacked(path))
+
         patch.setattr(publishing, "files", seen)
+        patch.setattr(publishing, "unpacked", keeping)
         checked = publishing.check(BOARDS / request.param)
-    (found,) = reports
-    return Read(BOARDS / request.param, checked, found)
+        (found,) = reports
+        yield Read(BOARDS / request.param, checked, found)
 
 
 @pytest.mark.slow
