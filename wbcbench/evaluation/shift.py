@@ -36,8 +36,8 @@ FEWEST = 12
 QUANTILE = 0.99
 """A cell at distance 1 is as far away as this share of validation cells are at most."""
 SIGMAS = 3.0
-"""A batch is unlike the training cells if its score in one of the views exceeds `limit` and is also `SIGMAS` standard
-deviations above that of equal cells, which a few cells cannot be."""
+"""A batch is unlike the training cells if its score in one of the views exceeds `limit` and is also `SIGMAS`
+standard deviations above that of equal cells, which a few cells cannot be."""
 MANY, FEW = 0.25, 3
 """So is a batch of which this share or more, and at least `FEW` cells, are beyond distance 1: part of it may be of
 another source."""
