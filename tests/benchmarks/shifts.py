@@ -11,7 +11,7 @@ brightness of all images changed, at several strengths. A shift counts as costly
 Cell scores that are compared: 1 - confidence; distance to the 5 nearest training cells in each route's embedding;
 Mahalanobis distance from the mean of the predicted class, in the embeddings, in statistics of the images, or both
 (chosen: `evaluation/shift.py`). A batch is unlike the training cells if its cells rank above validation cells in
-one of the views, see `ALARM` and `SIGMAS`; `chosen` is both, or many cells beyond distance 1, see `MANY`.
+one of the views, see `limit` and `SIGMAS`; `chosen` is both, or many cells beyond distance 1, see `MANY`.
 `mean shift` is a chi-square test of the batch's mean in the same coordinates (1 %).
 """
 
@@ -39,7 +39,7 @@ from tabulate import tabulate
 from wbcbench.contracts.dataset import resize_stack
 from wbcbench.deploy.network import Rebuilt, rebuilt
 from wbcbench.evaluation.robustness import CORRUPTIONS
-from wbcbench.evaluation.shift import ALARM, FEWEST, SIGMAS, Evidence, Reference, View, measure
+from wbcbench.evaluation.shift import FEWEST, SIGMAS, Evidence, Reference, View, limit, measure
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import load_plugins
@@ -180,7 +180,7 @@ class Scores:
                 empty = np.zeros(0, np.float32)
                 held = View(empty, empty, empty, empty, np.asarray(self.held[score][view], np.float32))
                 value, sd = held.score(values[rows])
-                found[score] |= value > ALARM and value - 0.5 > SIGMAS * sd
+                found[score] |= value > limit(view) and value - 0.5 > SIGMAS * sd
         tests = []
         for view, held in self.coordinates.items():
             apart = (self.along(view, evidence)[rows].mean(0) - held.mean(0)) / (held.std(0) + 1e-3)

@@ -35,8 +35,8 @@ FEWEST = 12
 """A view with fewer validation cells cannot be calibrated and is left out."""
 QUANTILE = 0.99
 """A cell at distance 1 is as far away as this share of validation cells are at most."""
-ALARM, SIGMAS = 0.85, 3.0
-"""A batch is unlike the training cells if its score, in one of the views, exceeds `ALARM` and is also `SIGMAS`
+SIGMAS = 3.0
+"""A batch is unlike the training cells if its score in one of the views exceeds `limit` and is also `SIGMAS`
 standard deviations above that of equal cells, which a few cells cannot be."""
 MANY, FEW = 0.25, 3
 """So is a batch of which this share or more, and at least `FEW` cells, are beyond distance 1: part of it may be of
@@ -49,6 +49,12 @@ would otherwise make every other value infinitely far away."""
 _SMALLEST_CLASS = 5
 _PIXELS = 4096
 _NETWORK, _IMAGE = "network", "images"
+
+
+def limit(view: str) -> float:
+    """The score above which a batch is unlike the training cells. Embeddings of new donors differ more than their
+    images do, and small changes of scale show in the images only."""
+    return 0.7 if view.startswith(_IMAGE) else 0.85
 
 
 @dataclass
@@ -299,7 +305,7 @@ class Reference:
             these = distances[name][fresh & evidence.seen[name]]
             if len(these):
                 scores[name], sd = view.score(these)
-                if scores[name] > ALARM and scores[name] - 0.5 > SIGMAS * sd:
+                if scores[name] > limit(name) and scores[name] - 0.5 > SIGMAS * sd:
                     unlike.append(name)
         unlike.sort(key=lambda name: -scores[name])
         found = self._furthest(distances) / self.scale if distances else np.full(len(used), np.nan)
@@ -361,6 +367,7 @@ __all__ = [
     "Reference",
     "View",
     "image_statistics",
+    "limit",
     "measure",
     "pixel_digests",
 ]
