@@ -224,11 +224,7 @@ class FusionContract(FusionAnswers):
         except NotExportable as error:
             raise BrokenPromise(
                 f"{error}",
-<<<<<<< HEAD
-                "Avoid Python branches on tensors' values or the batch size in `forward` and `predict`.",
-=======
                 "Avoid Python branches on values of tensors and on the batch's size in `forward` and `predict`.",
->>>>>>> settings
                 "forward",
             ) from error
         promise(
