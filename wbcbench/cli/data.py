@@ -254,15 +254,10 @@ def _print_facts(d: dict[str, Any]) -> None:
 
 
 def _print_accounts(accounts: list[dict[str, Any]]) -> None:
-    """How many files or rows were found and used; classes, groups and sides of which none are used, by name."""
+    """How many files or rows were found and used; classes, groups and sides of which none are used."""
     for i, account in enumerate(accounts):
         if i == 0 or account["left_out"]:
-            named = "; ".join(_named(part) for part in account["left_out"].values()) if i else ""
-            click.echo(account["sentence"] + (f" ({named})" if named else ""))
-
-
-def _named(part: dict[str, Any]) -> str:
-    return ", ".join(part["examples"]) + (" ..." if part["count"] > len(part["examples"]) else "")
+            click.echo(account["sentence"])
 
 
 def _print_commands(d: dict[str, Any]) -> None:

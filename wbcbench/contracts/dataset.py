@@ -157,6 +157,8 @@ Progress = Callable[[int, int, str], None]
 
 EXAMPLES = 5
 """Number of things that an account names for each reason."""
+MANY = ("files", "rows", "cells")
+"""Units of which a sentence names no examples."""
 REASONS = 8
 """Number of reasons in a sentence."""
 
@@ -167,6 +169,11 @@ class LeftOut:
 
     count: int
     examples: tuple[str, ...] = ()
+
+    def named(self) -> str:
+        """The examples in brackets, after a blank; empty if there are none."""
+        more = " ..." if self.count > len(self.examples) else ""
+        return f" ({', '.join(self.examples)}{more})" if self.examples else ""
 
 
 @dataclass(frozen=True)
@@ -211,10 +218,17 @@ class Account:
         return Account(self.unit, self.seen, self.used - len(more), {**self.left_out, reason: now})
 
     def sentence(self) -> str:
+<<<<<<< HEAD
         """As on the screen: `640 images: 612 used, 24 .heic not readable, 4 duplicates`."""
+=======
+        """As on the screen: `640 files: 612 used, 24 .webp not readable, 4 duplicates`. Classes are named."""
+>>>>>>> account
         if not self.left_out:
             return f"{self.seen} {self.unit}: all used"
-        parts = [f"{part.count} {reason}" for reason, part in self.left_out.items()][:REASONS]
+        parts = [
+            f"{part.count} {reason}{'' if self.unit in MANY else part.named()}"
+            for reason, part in list(self.left_out.items())[:REASONS]
+        ]
         rest = sum(part.count for part in list(self.left_out.values())[REASONS:])
         parts += [f"{rest} for other reasons"] if rest else []
         return f"{self.seen} {self.unit}: {self.used} used, {', '.join(parts)}"

@@ -154,7 +154,10 @@ class Counted(Strict):
         from wbcbench.contracts.dataset import Account, LeftOut
 
         return Account(
-            self.unit, self.seen, self.used, {w: LeftOut(n) for w, n in self.left_out.items()}
+            self.unit,
+            self.seen,
+            self.used,
+            {w: LeftOut(n, tuple(self.examples.get(w, ()))) for w, n in self.left_out.items()},
         ).sentence()
 
     @classmethod
