@@ -218,11 +218,7 @@ class Account:
         return Account(self.unit, self.seen, self.used - len(more), {**self.left_out, reason: now})
 
     def sentence(self) -> str:
-<<<<<<< HEAD
-        """As on the screen: `640 images: 612 used, 24 .heic not readable, 4 duplicates`."""
-=======
-        """As on the screen: `640 files: 612 used, 24 .webp not readable, 4 duplicates`. Classes are named."""
->>>>>>> account
+        """As on the screen: `640 files: 612 used, 24 .heic not readable, 4 duplicates`. Classes are named."""
         if not self.left_out:
             return f"{self.seen} {self.unit}: all used"
         parts = [
