@@ -8,6 +8,7 @@ import pytest
 from wbcbench.boards import Options, build, report
 from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.compare import explain
+from wbcbench.boards.effects import effects
 from wbcbench.boards.formats import render
 from wbcbench.boards.gather import usual_seeds
 from wbcbench.boards.model import Report
@@ -416,3 +417,18 @@ def test_one_record_does_not_decide_for_all_which_cells_go_together(store, group
     assert [r.metrics for r in after.rows if r.fusion != "mine"] == [r.metrics for r in before.rows]
     assert any("disagree about which donor" in note for note in after.notes)
     assert explain([store], "gated", "early", FAST).low == explain([store], "early", "gated", FAST).high * -1
+
+
+@pytest.mark.parametrize(("donors", "judged"), [(1, False), (2, False), (3, True)])
+def test_two_donors_are_too_few_for_an_interval(store, donors, judged):
+    for fusion in ("gated", "independent"):
+        for seed in (0, 1):
+            p = fake_predictions(seed, skill=1.0 + (fusion == "gated"))
+            fake_record(store, fake_trial(seed, fusion=fusion),
+                        predictions=p | {"test_groups": np.arange(30) % donors})  # fmt: skip
+    (board,) = build([store], Options(resamples=200, verify="files"))
+    assert {r.metrics["macro_f1"].low is not None for r in board.rows} == {judged}
+    assert any("too few groups" in n for n in board.notes) == (not judged)
+    if not judged:
+        with pytest.raises(ComparabilityError, match="too few groups"):
+            effects([store], "fusion", Options(resamples=200, verify="files"), "independent")

@@ -115,7 +115,7 @@ def make_board(
             methods = _methods(group, seeds)
             stats.save()
             stats = BoardStatistics(_whole(methods, group), options, _root(group), len(group.key.classes))
-        if stats.kept.clusters < 2:
+        if not stats.enough:
             stats = None
     own = {f.entry.method_id for f in group.own}
     rows = []

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.options import Options
-from wbcbench.boards.samples import Sample, agreeing, clusters
+from wbcbench.boards.samples import FEWEST_GROUPS, Sample, agreeing, clusters
 from wbcbench.boards.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.boards.statistics.hypothesis_tests import Scale
 from wbcbench.errors import WbcbenchError
@@ -78,6 +78,11 @@ class BoardStatistics:
             self._resample()
         else:
             self.kept = kept
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough cells, or groups of them, for intervals and tests."""
+        return self.kept.clusters >= (FEWEST_GROUPS if self.kept.grouped else 2)
 
     def interval(self, method: str, metric: str) -> tuple[float, float] | None:
         """95 % interval of a method's mean; None if the metric is undefined."""
@@ -167,7 +172,7 @@ class BoardStatistics:
         found = clusters([s for own in samples.values() for s in own])
         self.kept.test_cells, self.kept.clusters, self.kept.grouped = len(found.of), found.count, found.grouped
         self.kept.notes = found.notes
-        if found.count < 2:
+        if not found.enough:
             return
         width = 8 * (self.kept.clusters * (3 * self.classes + 19) + len(self.metrics) * self.options.resamples)
         batch: list[tuple[str, list[Sample]]] = []

@@ -86,8 +86,8 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
     refused = {t: refusal(found.trials[t].root, t, reason).reason for t, reason in sorted(bad.items())}
     seeds = _shared_seeds(left, right, samples, refused)
     pairs = Pairs(board, samples, seeds, options)
-    if pairs.clusters.count < 2:
-        raise ComparabilityError(f"Expected test cells of two groups or more, but: {pairs.clusters.notes[-1]}")
+    if not pairs.clusters.enough:
+        raise ComparabilityError(f"Expected test cells of more groups, but: {pairs.clusters.notes[-1]}")
     u = pairs.lead(left, right)
     low, high = u.interval()
     both = {left.method_id, right.method_id}

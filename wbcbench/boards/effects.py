@@ -22,7 +22,7 @@ from wbcbench.boards.names import distinct
 from wbcbench.boards.options import Options
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
-from wbcbench.errors import UsageError, did_you_mean
+from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey, Strict
@@ -84,6 +84,7 @@ def effects(
 
     Raises:
         UsageError: no board has that level.
+        ComparabilityError: a board's test cells are of too few groups.
     """
     found = gather([s if isinstance(s, Store) else Store(s) for s in stores], options)
     wanted = against or USUAL.get(of)
@@ -126,6 +127,8 @@ def _judged(
     of: Factor, against: str, options: Options,
 ) -> Effects:  # fmt: skip
     stats = BoardStatistics(methods, options, group.own[0].root, len(group.key.classes), (options.by,))
+    if not stats.enough:
+        raise ComparabilityError(f"Expected test cells of more groups, but: {stats.kept.notes[-1]}")
     base = levels[against]
     sign = 1 if METRICS[options.by].higher_is_better else -1
     known, alone = [], []

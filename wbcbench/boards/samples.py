@@ -19,6 +19,10 @@ from wbcbench.records.verify import TOLERANCE
 Array = NDArray[Any]
 
 
+FEWEST_GROUPS = 3
+"""Of test cells, for an interval or a test over groups."""
+
+
 @dataclass
 class Sample:
     """One record's test predictions."""
@@ -57,6 +61,11 @@ class Clusters:
     def count(self) -> int:
         """G."""
         return int(self.of.max()) + 1
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is an interval: two groups have one degree of freedom, and intervals from 0 to 1."""
+        return self.count >= (FEWEST_GROUPS if self.grouped else 2)
 
 
 def agreeing(
@@ -110,8 +119,9 @@ def clusters(samples: Sequence[Sample]) -> Clusters:
         # a cell that several folds tested is one cell
         of = np.unique(samples[0].cells, return_inverse=True)[1].reshape(-1)
     found = Clusters(np.asarray(of, dtype=np.intp), bool(usual))
-    if found.count < 2:
-        notes.append("All test cells are of one group, so nothing can be said of noise.")
+    if not found.enough:
+        few = "one group, so nothing can be said of noise" if found.count < 2 else "two groups"
+        notes.append(f"All test cells are of {few}: too few groups (donors, slides, plates) for intervals or tests.")
     elif found.grouped and found.count < 10:
         notes.append(f"Only {found.count} groups of test cells: intervals are wide and rough.")
     return replace(found, notes=tuple(notes))
