@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from wbcbench.contracts import Backbone, Features, Parameters, param
 from wbcbench.data.cache import file_digest
@@ -61,7 +62,7 @@ class Timm(Backbone):
         was_training = self.net.training
         self.net.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _Dropouts() as dropouts:
                 self.dim = int(self(torch.zeros(1, in_chans, image_size, image_size)).embedding.shape[1])
         except (RuntimeError, AssertionError, ValueError) as error:
             raise IncompatibleError(
@@ -69,6 +70,11 @@ class Timm(Backbone):
                 f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Choose another size "
                 "(--image-size) or another model."
             ) from error
+        if params.drop_rate and params.drop_rate not in dropouts.rates:
+            raise IncompatibleError(
+                f"timm model '{params.model}' has no dropout before its classifier, so drop_rate = "
+                f"{params.drop_rate:g} has no effect. Leave it out."
+            )
         self.net.train(was_training)
         # A plain list: the modules belong to `net` and must not be registered twice.
         self._parts: list[list[Any]] = take_apart(self.net)
@@ -87,6 +93,19 @@ class Timm(Backbone):
             return Features(self.net.forward_head(self.net.forward_features(x), pre_logits=True))
         final, stages = self.net.forward_intermediates(x, output_fmt="NCHW")
         return Features(self.net.forward_head(final, pre_logits=True), maps=tuple(stages))
+
+
+class _Dropouts(TorchFunctionMode):
+    """Collects the rates of dropout that a forward pass applies, or would in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates: set[float] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "").startswith("dropout"):
+            self.rates |= {float(v) for v in (*args[1:2], (kwargs or {}).get("p")) if v is not None}
+        return func(*args, **(kwargs or {}))
 
 
 def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:

@@ -202,14 +202,10 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("official", OFFICIAL)
-@pytest.mark.parametrize(
-    ("name", "value"), [("scheme", "stratified"), ("val", 0.3), ("test", 0.4), ("seed", 1), ("allow_leaks", True)]
-)
+@pytest.mark.parametrize(("name", "value"), [("scheme", "stratified"), ("val", 0.3), ("test", 0.4), ("seed", 1)])
 def test_every_field_of_the_split_has_an_effect_or_is_refused(
     official: str, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name == "allow_leaks":
-        pytest.skip("it decides whether leaks are refused: tests/data/test_splits.py")
     labels = np.arange(60) % 3
 
     def sides(spec: SplitSpec) -> list[str]:

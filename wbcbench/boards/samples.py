@@ -121,7 +121,7 @@ def clusters(samples: Sequence[Sample]) -> Clusters:
     found = Clusters(np.asarray(of, dtype=np.intp), bool(usual))
     if not found.enough:
         few = "one group, so nothing can be said of noise" if found.count < 2 else "two groups"
-        notes.append(f"All test cells are of {few}: too few groups (donors, slides, plates) for intervals or tests.")
+        notes.append(f"All test cells are of {few}: too few groups (donors, slides, plates) for intervals.")
     elif found.grouped and found.count < 10:
         notes.append(f"Only {found.count} groups of test cells: intervals are wide and rough.")
     return replace(found, notes=tuple(notes))

@@ -265,3 +265,13 @@ def test_a_prefix_and_other_channels_train(train: Train, tmp_path: Path, caplog:
           "--image-size", "32", "--epochs", "1")  # fmt: skip
     said = [r.message for r in caplog.records if "Weights of" in r.message]
     assert len(said) == 1, "once, though the network is built more often"
+
+
+@pytest.mark.parametrize(("model", "size"), [("test_resnet", 32), ("test_vit", 32), ("test_convnext", 32)])
+def test_dropout_before_the_classifier_is_there(model: str, size: int) -> None:
+    Timm(3, size, Timm.Params(model=model, drop_rate=0.35))
+
+
+def test_dropout_of_a_model_that_has_none_is_refused() -> None:
+    with pytest.raises(IncompatibleError, match=r"drop_rate = 0\.35 has no effect\. Leave it out"):
+        Timm(3, 32, Timm.Params(model="levit_128s", drop_rate=0.35))
