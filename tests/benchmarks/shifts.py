@@ -38,12 +38,12 @@ Alarms among batches, three fusions and seeds each (`--sets synthetic`, `--sets 
 | mean shift | pbc | 0/180 | 28/90 | | 180/180 | 148/148 | 148/148 | 152/152 | 180/180 |
 
 So `chosen` has 0 of 540 false alarms at random, 12 of 252 on a single class, 6 of 90 on a single new donor, and
-finds 1960 of 1988 batches of costly shifts. The 28 that it misses are changes of scale of imaging flow cytometry (84 %
-found). A mean shift finds these, but also every new donor.
+finds 1960 of 1988 batches of costly shifts. The 28 that it misses are changes of scale of imaging flow cytometry
+(84 % found). A mean shift finds these, but also every new donor.
 
-The limits were chosen after looking at these very sets and networks (images: 0.85 found 122 of 180 of those changes
-of scale, 0.7 raised alarms on 35 of 90 new donors), and batches of a network share its 250 test cells: on other cells
-the rates may be worse.
+The limits were chosen after looking at these very sets and networks (images: 0.85 found 122 of 180 of those
+changes of scale, 0.7 raised alarms on 35 of 90 new donors), and batches of a network share its 250 test cells:
+on other cells the rates may be worse.
 """
 
 from __future__ import annotations
