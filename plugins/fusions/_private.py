@@ -18,6 +18,11 @@ from wbcbench.errors import IncompatibleError
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
 
+def parts_of(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """[M B, ...] -> M of [B, ...]. Not `chunk`, of whose number of parts an exported graph is not certain."""
+    return x.unflatten(0, (count, -1)).unbind(0)
+
+
 class Private(nn.Module):
     """M modules, one per modality: chunk m of the stack goes through module m."""
 
@@ -30,7 +35,7 @@ class Private(nn.Module):
 
     def split(self, x: Tensor) -> list[Tensor]:
         """[M B, ...] -> M of [B, ...], each through its own module."""
-        parts = x.chunk(len(self.each), 0)
+        parts = parts_of(x, len(self.each))
         if self.channels is not None:
             parts = tuple(p[:, : self.channels[int(i)]] for i, p in zip(self.each, parts, strict=True))
         return [module(p) for module, p in zip(self.each.values(), parts, strict=True)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._private import Private, private_backbone, stack
+from wbcbench_plugins.fusions._private import Private, parts_of, private_backbone, stack
 
 from wbcbench.contracts import (
     BackboneFactory,
@@ -117,8 +117,8 @@ class CEN(OwnHeads, Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         names = self.task.modalities
         features = self.backbone(stack(images, self.task), maps)
-        embeddings = features.embedding.chunk(len(names))
-        stages = [x.chunk(len(names)) for x in features.maps]
+        embeddings = parts_of(features.embedding, len(names))
+        stages = [parts_of(x, len(names)) for x in features.maps]
         logits = [self.heads[m](h) for m, h in zip(names, embeddings, strict=True)]
         joint = torch.einsum("m,mbk->bk", self.alpha.softmax(0), torch.stack(logits).detach())
         reads = frozenset(names)  # channels of others flow through every head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._private import private_backbone, stack
+from wbcbench_plugins.fusions._private import parts_of, private_backbone, stack
 
 from wbcbench.contracts import (
     BackboneFactory,
@@ -40,8 +40,8 @@ class SharedTrunk(OwnHeads, Fusion):
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         count = len(self.heads)
         features = self.backbone(stack({m: images[m] for m in self.heads}, self.task), maps)
-        embeddings = features.embedding.chunk(count)
-        stages = [x.chunk(count) for x in features.maps]
+        embeddings = parts_of(features.embedding, count)
+        stages = [parts_of(x, count) for x in features.maps]
         return {
             m: Output(
                 logits=head(embeddings[i]),

@@ -80,7 +80,7 @@ def test_times_are_spelt_for_people() -> None:
 
 
 def planned(seed: int) -> Any:
-    trial = SimpleNamespace(id=f"id{seed}", title="single[nucleus]", seed=seed)
+    trial = SimpleNamespace(id=f"id{seed}", title="single[nucleus]", seed=seed, draw=f"seed {seed}")
     return SimpleNamespace(trial=trial, role="student")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from wbcbench.cli.output import print_examinations
+from wbcbench.testing.records import write_cells
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -170,3 +171,22 @@ def test_broken_data_ends_with_2_before_any_training(invoke: Invoke, tmp_path: P
     assert "also_missing.png" in err
     assert "Traceback" not in err
     assert not (tmp_path / "s" / "records").exists()
+
+
+def test_folds_that_are_run(invoke: Invoke, tmp_path: Path) -> None:
+    path = write_cells(tmp_path / "cells.npz")
+    run = ("run", "--dataset", "npz", "--set", f"dataset.path={path}", "--fusion", "early", "--kd", "logits",
+           "--store", str(tmp_path / "s"), "--dry-run", "--json")  # fmt: skip
+    folded = ("--set", "split.scheme=kfold", "--set", "split.folds=3")
+    code, out, _ = invoke(*run, *folded)
+    rows = json.loads(out)["trials"]
+    assert code == 0
+    assert [r["fold"] for r in rows if r["role"] == "student"] == [0, 1, 2]
+    students = {r["fold"]: r["needs"] for r in rows if r["role"] == "student"}
+    assert {r["fold"] for r in rows if r["trial_id"] in students[1]} == {1}, "teachers train on it too"
+    _, out, _ = invoke(*run, *folded, "--folds", "0,2")
+    assert {r["fold"] for r in json.loads(out)["trials"]} == {0, 2}
+    for args, says in (((*folded, "--folds", "3"), "0 to 2, but got 3"), (("--folds", "0"), "split.scheme is")):
+        code, _, err = invoke(*run, *args)
+        assert code == 2
+        assert says in err

@@ -43,13 +43,12 @@ class Faulty(Fusion):
 
 
 def note(how):
-    """Write down, once per process, what this process was given."""
-    path = FOLDER / f"{how}-{os.getpid()}"
-    if path.exists():
-        return
+    """Write down, once per worker, what it was given; the process that plans rehearses the network too."""
     import ray
 
+    path = FOLDER / f"{how}-{os.getpid()}"
+    if path.exists() or not ray.is_initialized():
+        return
     seen = {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": torch.get_num_threads()}
-    if ray.is_initialized():
-        seen["resources"] = ray.get_runtime_context().get_assigned_resources()
+    seen["resources"] = ray.get_runtime_context().get_assigned_resources()
     path.write_text(json.dumps(seen))

@@ -175,6 +175,7 @@ def search(
     teacher: Names = None,
     epochs: int | None = None,
     seeds: Seeds = None,
+    folds: Seeds = None,
     image_size: int | None = None,
     device: str | None = None,
     store: str | Path | None = None,
@@ -213,6 +214,7 @@ def search(
             image_size, device, store, executor, jobs, cpus_per_trial, gpus_per_trial, ray_address, config, set,
             plugins_dir, no_plugins, track: as in `wbcbench.run`. Several methods are searched too.
         seeds: the one seed that proposals are trained with; default: 1000.
+        folds: the one fold that is searched, of a split with several divisions.
         trials: total number of proposals; default: 20.
         objective: validation metrics or costs; several give a Pareto set; default: macro_f1.
         sampler: default: tpe.
@@ -241,7 +243,7 @@ def search(
     wanted = SearchRequest(
         fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
         routing=routing, policy=policy, backbone=backbone, teacher=teacher, epochs=epochs, seeds=seeds,
-        image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
+        folds=folds, image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
         settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, trials=trials,
         objective=objective, sampler=sampler, pruner=pruner, budget_seconds=budget_seconds, space=space, seed=seed,

@@ -144,7 +144,7 @@ COLUMNS: dict[str, Column] = {
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
     "teachers": Column("teachers", "backbones of the teachers", lambda r, b: "+".join(r.teacher_backbones)),
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
-    "n": Column("n", "number of seeds (times folds); of how many, where some are missing", _n, right=True),
+    "n": Column("n", "number of seeds; of how many, where some are missing", _n, right=True),
     "seeds": Column("seeds", "which", lambda r, b: " ".join(map(str, r.seeds))),
     **{m: Column(HEADERS[m], f"{METRICS[m].doc}: mean ± sd over seeds", _metric(m)) for m in METRIC_NAMES},
     **{

@@ -115,7 +115,8 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         classes=tuple(pairs.classes(left, right)),
         cost=tuple(_ratios(left, right)),
         differences=tuple(spec_differences(left, right)),
-        splits=over_folds(board, left, right, options.by) if board.folds
+        splits=over_folds(board, left, right, options.by)
+        if board.folds
         else over_splits(_everywhere(opened, boards, fast), board, left, right, options.by),
         refused=tuple(refused.values()),
     )

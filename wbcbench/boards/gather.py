@@ -201,7 +201,12 @@ def _pooled(group: Group) -> Group:
     own = pooled(group.own, classes)
     references = pooled([f for f in group.references if f.entry.fold in own.folds], classes)
     return Group(
-        group.key, group.digest, own.found, references.found, own.folds, own.lacking | references.lacking,
+        group.key,
+        group.digest,
+        own.found,
+        references.found,
+        own.folds,
+        own.lacking | references.lacking,
         own.refused | references.refused,
     )
 

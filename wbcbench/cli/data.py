@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wbcbench.spec.trial import SplitSpec
 
 SHOWN, SHOWN_LEAKS = 20, 50
+SCHEMES = ("official", "stratified", "kfold", "leave_one_group_out", "repeated")
 SUBCOMMANDS = {
     "inspect": (
         "data:inspect",
@@ -360,13 +361,14 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
 
 @click.command("audit")
 @source_options
-@click.option("--scheme", type=click.Choice(["official", "stratified"]), default="official", show_default=True,
-              help="official: the data set's own split, if any; stratified: made by wbcbench.")  # fmt: skip
+@click.option("--scheme", type=click.Choice(SCHEMES), default="official", show_default=True,
+              help="official: the data set's own split, if any; stratified: made by wbcbench; of several "
+              "divisions the first is shown.")  # fmt: skip
 @click.option("--allow-leaks", is_flag=True, help="Report leaks, but exit 0.")
 @json_option
 @click.pass_context
 def audit_split(
-    ctx: click.Context, /, source: Source, scheme: Literal["official", "stratified"],
+    ctx: click.Context, /, source: Source, scheme: str,
     allow_leaks: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Exit 3 if a group or an image is on two sides of the split that a run would use, or an image has two labels.

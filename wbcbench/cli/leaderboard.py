@@ -88,8 +88,11 @@ def board_options(function: Any) -> Any:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--columns", metavar="A,B,C", help="Columns, in this order (terminal, plain, markdown, latex).")
 @click.option("--wide", is_flag=True, help="All columns, not only those that fit the terminal.")
-@click.option("--per", type=click.Choice(PARTS),
-              help="One metric of every row by donor (or slide, plate), fold or class, instead of the table.")
+@click.option(
+    "--per",
+    type=click.Choice(PARTS),
+    help="One metric of every row by donor (or slide, plate), fold or class, instead of the table.",
+)
 @click.option("--together", is_flag=True, help="One table for all records; refused (exit 3) if keys differ.")
 @board_options
 @click.option("--json", "as_document", is_flag=True, help="The same as --format json.")
@@ -158,8 +161,10 @@ def _show_per(request: BoardRequest, of: Of, as_document: bool) -> None:
         click.echo(("\n" if i else "") + clean(f"{t.dataset} (key {t.board}): {metric} by {of}, mean over seeds"))
         parts = [[clean(s.name), s.cells] for s in t.shares]
         values = [["" if v is None else f"{v:.3f}" for v in r.values] for r in t.rows]
-        print_table([of, "cells", *(clean(r.name) for r in t.rows)],
-                    [[*part, *column] for part, column in zip(parts, zip(*values, strict=True), strict=True)])
+        print_table(
+            [of, "cells", *(clean(r.name) for r in t.rows)],
+            [[*part, *column] for part, column in zip(parts, zip(*values, strict=True), strict=True)],
+        )
         if of != "class" and any(s.classes < len(t.classes) for s in t.shares) and t.by == "macro_f1":
             click.echo(f"macro-F1 is over the classes that a {of} has.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.data.counter import derive_seed
+from wbcbench.contracts.dataset import content_digest
 from wbcbench.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -148,12 +148,17 @@ def _partition_groups(labels: Indices, groups: Indices, folds: int, seed: int) -
     return np.asarray(best[int(rng.integers(len(best)))][code.reshape(-1)])
 
 
+def another_seed(*parts: int | str) -> int:
+    """A seed of 32 bits, by content; unlike `data.counter` without torch, since audits divide cells too."""
+    return int(content_digest(*map(str, parts))[:8], 16)
+
+
 def draw(
     labels: Indices, groups: Indices | None, pool: Indices, share: float, seed: int, nth: int = 0, leave: int = 1
 ) -> Indices:
     """About `share` of `pool`: whole groups if there are groups, else cells; see the functions above."""
     if groups is None:
-        return draw_cells(labels, pool, share, derive_seed(seed, "division", nth) % 2**32 if nth else seed)
+        return draw_cells(labels, pool, share, another_seed(seed, "division", nth) if nth else seed)
     return draw_groups(labels, groups, pool, share, seed, nth, leave)
 
 
@@ -171,4 +176,4 @@ def draw_groups_as_before(labels: Indices, groups: Indices, pool: Indices, share
     return np.asarray(pool[chosen])
 
 
-__all__ = ["draw", "draw_cells", "draw_groups", "draw_groups_as_before", "partition"]
+__all__ = ["another_seed", "draw", "draw_cells", "draw_groups", "draw_groups_as_before", "partition"]

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS, Cells, content_digest
-from wbcbench.data.counter import derive_seed
-from wbcbench.data.draws import draw, draw_groups_as_before, partition
+from wbcbench.data.draws import another_seed, draw, draw_groups_as_before, partition
 from wbcbench.errors import DataError, LeakError
 from wbcbench.spec.trial import SplitSpec
 
@@ -294,7 +293,7 @@ def _fold_sides(
     share = spec.val * len(labels) / len(rest)
     if share >= 1:
         raise DataError(f"Expected cells to train on, but split.val={spec.val:g} takes all that are not tested.")
-    seed = derive_seed(spec.seed, "validation", fold) % 2**32
+    seed = another_seed(spec.seed, "validation", fold)
     side[_draw(labels, classes, by, rest, share, seed, spec, "val")] = "val"
     return side
 

@@ -24,8 +24,8 @@ _ALIASES = {
 ARGUMENTS = {
     "dataset": "dataset", "modalities": "modalities", "teacher_modalities": "teacher_modalities",
     "fusion": "fusion", "kd": "kd", "routing": "routing", "policy": "policy", "backbone": "backbone",
-    "teacher": "teacher.backbone", "epochs": "epochs", "seeds": "seeds", "image_size": "image_size",
-    "device": "device", "store": "store",
+    "teacher": "teacher.backbone", "epochs": "epochs", "seeds": "seeds", "folds": "folds",
+    "image_size": "image_size", "device": "device", "store": "store",
     "executor": "executor", "jobs": "jobs", "cpus_per_trial": "cpus_per_trial",
     "gpus_per_trial": "gpus_per_trial", "ray_address": "ray_address",
 }  # fmt: skip

@@ -342,9 +342,7 @@ class Trial(Frozen):
     def seal(self) -> Trial:
         """The same training without evaluation on the test split: a separate trial."""
         # Not model_copy, which would copy the cached identity too.
-        return Trial(
-            protocol=self.protocol, method=self.method, seed=self.seed, fold=self.fold, sealed=True
-        )
+        return Trial(protocol=self.protocol, method=self.method, seed=self.seed, fold=self.fold, sealed=True)
 
     @cached_property
     def id(self) -> str:
