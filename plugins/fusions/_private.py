@@ -20,7 +20,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules
 
 def parts_of(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """[M B, ...] -> M of [B, ...]. Not `chunk`, of whose number of parts an exported graph is not certain."""
-    return x.unflatten(0, (count, -1)).unbind(0)
+    return tuple(torch.unbind(torch.unflatten(x, 0, (count, -1)), 0))
 
 
 class Private(nn.Module):
