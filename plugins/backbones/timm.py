@@ -75,6 +75,11 @@ class Timm(Backbone):
                 f"timm model '{params.model}' has no dropout before its classifier, so drop_rate = "
                 f"{params.drop_rate:g} has no effect. Leave it out."
             )
+        if params.drop_path_rate and not any(getattr(m, "drop_prob", None) for m in self.net.modules()):
+            raise IncompatibleError(
+                f"timm model '{params.model}' has no stochastic depth, so drop_path_rate = "
+                f"{params.drop_path_rate:g} has no effect. Leave it out."
+            )
         self.net.train(was_training)
         # A plain list: the modules belong to `net` and must not be registered twice.
         self._parts: list[list[Any]] = take_apart(self.net)

@@ -31,7 +31,7 @@ class ETMC(Policy):
 
     name = "etmc"
     source = "Han et al., TPAMI 2022, arXiv 2204.11423"
-    traits = PolicyTraits(needs_routes="both", wants=("trained_logits",), reads_labels=True)
+    traits = PolicyTraits(needs_routes="both", wants=("trained_logits",), reads_labels=True, replaces_losses="all")
 
     class Params(Parameters):
         annealing: int = param(50, "Epochs until the KL part counts in full; 0: from the start.", ge=0, le=10000)

@@ -24,7 +24,9 @@ class TMC(Policy):
 
     name = "tmc"
     source = "Han et al., ICLR 2021, arXiv 2102.02051"
-    traits = PolicyTraits(needs_routes="modality", wants=("trained_logits",), reads_labels=True)
+    traits = PolicyTraits(
+        needs_routes="modality", wants=("trained_logits",), reads_labels=True, replaces_losses="modality"
+    )
 
     class Params(Parameters):
         annealing: int = param(50, "Epochs until the KL part counts in full; 0: from the start.", ge=0, le=10000)

@@ -95,6 +95,7 @@ def test_every_field_of_the_recipe_has_an_effect(name: str) -> None:
     ("settings", "flags", "says"),
     [
         (["training.momentum=0.5"], {}, "training.momentum = 0.5 .*optimiser = sgd, and optimiser is"),
+        (["training.label_smoothing=0.1"], {"policy": "tmc"}, "label_smoothing = 0.1 .*policy 'tmc' replaces"),
         (["training.lr=0.01"], {"fusion": "majority"}, "training.lr = 0.01 .*'majority' is solved in"),
         (
             ["training.clip=1", "training.optimiser=sgd", "teacher.training.clip=0"],

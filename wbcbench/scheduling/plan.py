@@ -215,7 +215,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 method = Method(
                     fusion=settings.component("fusion", fusion, modalities=count),
                     backbone=settings.backbone(backbone, fusion),
-                    recipe=settings.recipe(request.training, fusion, distillers),
+                    recipe=settings.recipe(request.training, fusion, distillers, policies),
                     policies=tuple(settings.component("policy", p, modalities=count) for p in policies),
                     distillers=settings.distillers(distillers, count),
                     routing=routing,

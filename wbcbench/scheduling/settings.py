@@ -65,9 +65,15 @@ class Settings:
             for d in given
         )
 
-    def recipe(self, recipe: Recipe, fusion: ComponentSpec, distillers: tuple[ComponentSpec, ...]) -> Recipe:
+    def recipe(
+        self,
+        recipe: Recipe,
+        fusion: ComponentSpec,
+        distillers: tuple[ComponentSpec, ...],
+        policies: tuple[ComponentSpec, ...] = (),
+    ) -> Recipe:
         """The recipe with fields that have no effect at their defaults."""
-        idle = dict(self._idle_recipe(recipe, fusion, distillers))
+        idle = dict(self._idle_recipe(recipe, fusion, distillers, policies))
         default = Recipe()
         changed = {name: why for name, why in idle.items() if getattr(recipe, name) != getattr(default, name)}
         for name in Recipe.model_fields:
@@ -79,7 +85,11 @@ class Settings:
         return recipe.model_copy(update={name: getattr(default, name) for name in changed})
 
     def _idle_recipe(
-        self, recipe: Recipe, fusion: ComponentSpec, distillers: tuple[ComponentSpec, ...]
+        self,
+        recipe: Recipe,
+        fusion: ComponentSpec,
+        distillers: tuple[ComponentSpec, ...],
+        policies: tuple[ComponentSpec, ...],
     ) -> Iterator[tuple[str, str]]:
         for name, when in without_effect(Recipe, recipe.model_dump(), {}).items():
             yield name, f"it has one only where {when}{_now(when, recipe.model_dump())}"
@@ -89,6 +99,11 @@ class Settings:
         stepping = [d.name for d in distillers if self._registry.declared("distiller", d.name).role == "optimiser"]
         if stepping:
             yield "clip", f"distiller '{stepping[0]}' takes the optimiser's step by itself"
+        joint = "joint" in self._registry.declared("fusion", fusion.name).fusion_traits.emits
+        for policy in policies:
+            replaced = self._registry.declared("policy", policy.name).policy_traits.replaces_losses
+            if replaced == "all" or (replaced == "modality" and not joint):
+                yield "label_smoothing", f"policy '{policy.name}' replaces every loss that it would change"
 
     def check(self) -> None:
         """Raises `UsageError` for a setting that the user gave and that has no effect in any planned trial."""

@@ -42,6 +42,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
         return store.load(trial.id), True
     with store.lock(trial.id):
         if store.has(trial.id):
+            store.tidy(trial.id)  # whoever held the lock may have been killed before it could
             return store.load(trial.id), True
         teachers = [run_trial(t, bench)[0] for t in trial.method.teachers]
         record = _train(trial, teachers, bench, done)
