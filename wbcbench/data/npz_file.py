@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,11 @@ class NpzFile:
                 array: Array = archive[name]
         except ARRAYS as error:
             raise self._broken(error) from error
+        if array.dtype.kind == "U" and array.nbytes:
+            # numpy does not look, and Python's error would be none of ours
+            codes = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
+            if int(codes.max()) > sys.maxunicode:
+                raise self._broken(ValueError(f"array {name!r} holds text that is not Unicode"))
         return array
 
 

@@ -397,3 +397,11 @@ def test_real_smears(real: Callable[[str], Path]) -> None:
     cells = Npz(Npz.Params(path=str(real("pbc_mini/data.npz")))).load(32)
     assert cells.images["image"].shape == (2550, 3, 32, 32)
     assert cells.classes == ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+
+
+def test_text_that_is_not_unicode_is_a_damaged_file(tmp_path: Path) -> None:
+    label = np.array(["a", "b"] * 8)
+    label.view(np.uint32)[0] = 0x7FFFFFFF
+    np.savez(tmp_path / "cells.npz", image=np.zeros((16, 8, 8), np.uint8), label=label)
+    with pytest.raises(DataError, match=r"'label' holds text that is not Unicode"):
+        Npz(Npz.Params(path=str(tmp_path / "cells.npz"))).describe()
