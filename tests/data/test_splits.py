@@ -284,6 +284,7 @@ def test_more_divisions_than_there_are_is_refused_with_their_number() -> None:
         ({"folds": 3}, "folds needs scheme kfold or repeated"),
         ({"scheme": "kfold", "test": 0.3}, "test has no effect"),
         ({"scheme": "leave_one_group_out", "unit": "cell"}, "keeps groups whole"),
+        ({"scheme": ["kfold"]}, "scheme"),
     ],
 )
 def test_settings_without_effect_are_refused(fields: dict[str, Any], says: str) -> None:

@@ -146,7 +146,7 @@ class ZipSource(FileSource):
         if self._archive is None:
             try:
                 self._archive = zipfile.ZipFile(self._path)
-            except (zipfile.BadZipFile, OSError) as error:
+            except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
                 raise DataError(
                     f"Expected a valid zip at {self._path}, but it cannot be read ({error}). Create it again."
                 ) from error

@@ -194,8 +194,9 @@ class SplitSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _default_folds(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("folds") is None and given.get("scheme") in DEFAULT_FOLDS:
-            return {**given, "folds": DEFAULT_FOLDS[given["scheme"]]}
+        scheme = given.get("scheme") if isinstance(given, dict) else None
+        if isinstance(scheme, str) and given.get("folds") is None and scheme in DEFAULT_FOLDS:
+            return {**given, "folds": DEFAULT_FOLDS[scheme]}
         return given
 
     @model_validator(mode="after")
