@@ -59,7 +59,8 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     """How to read the table with these columns, followed by the board's notes."""
     ranked = [r for r in board.rows if r.status == "ranked"]
     better = "higher" if board.higher_is_better else "lower"
-    lines = [f"Mean ± sd (ddof 1) over n seeds; ranked by {HEADERS[board.by]}, {better} is better."]
+    over = "seeds" if board.folds else "n seeds"
+    lines = [f"Mean ± sd (ddof 1) over {over}; ranked by {HEADERS[board.by]}, {better} is better."]
     if board.resamples is not None:
         what = f"{board.test_cells} test cells" + (f" in {board.clusters} groups" if board.grouped else "")
         lines.append(f"95 % intervals over {what} ({board.resamples} bootstrap resamples) and seeds.")
