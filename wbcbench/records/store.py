@@ -21,7 +21,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -153,6 +153,7 @@ class Store:
         model: Mapping[str, Tensor] | bytes,
         history: Sequence[Mapping[str, Any]],
         environment: Mapping[str, Any],
+        first: Callable[[Result], None] | None = None,
     ) -> Record:
         """Store a finished trial atomically. An existing record is kept.
 
@@ -163,6 +164,8 @@ class Store:
             model: state dict, or the bytes of a safetensors file.
             history: one row per epoch; columns are the union of the rows' keys.
             environment: from `wbcbench.records.environment.capture`.
+            first: called just before the record appears. It writes what belongs beside the record: written
+                afterwards, it would be missing for good if the process were killed in between.
 
         Raises:
             RecordError: the parts are inconsistent; nothing is stored.
@@ -190,6 +193,8 @@ class Store:
             for name, data in payload.items():
                 write_synced(folder / name, data)
             write_synced(folder / RESULT, (result.model_dump_json(indent=2) + "\n").encode())
+            if first is not None:
+                first(result)
         self.clear_failure(trial.id)
         return self._load(path, verify=True)
 

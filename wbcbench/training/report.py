@@ -166,6 +166,7 @@ def write_record(
         model=job.fusion.state_dict(),
         history=state.history,
         environment=capture(str(job.device)),
+        first=None if trial.sealed else lambda result: _keep_reference(trial, result.digest, job.fusion, bench),
     )
 
 
@@ -304,10 +305,10 @@ def read_reference(path: Path, digest: str) -> Reference:
     return found
 
 
-def keep_reference(record: Record, fusion: Fusion, bench: Workbench) -> Reference:
+def _keep_reference(trial: Trial, digest: str, fusion: Fusion, bench: Workbench) -> Reference:
     """Make the reference and store it beside the record. If it cannot be written, it only logs a line."""
-    made = reference_of(record, fusion, bench)
-    path = reference_path(bench.store.root, record.trial.id)
+    made = reference_of(trial, digest, fusion, bench)
+    path = reference_path(bench.store.root, trial.id)
     try:
         atomic_write_bytes(path, made.to_bytes())
     except WbcbenchError as error:
@@ -327,13 +328,14 @@ def reference_for(
     try:
         return read_reference(reference_path(store.root, record.trial.id), record.result.digest), ""
     except RecordError as error:
-        return (None, str(error)) if bench is None else (keep_reference(record, fusion, bench), "")
+        if bench is None:
+            return None, str(error)
+        return _keep_reference(record.trial, record.result.digest, fusion, bench), ""
 
 
 @torch.no_grad()
-def reference_of(record: Record, fusion: Fusion, bench: Workbench) -> Reference:
-    """What other cells are compared with, from the training and validation cells."""
-    trial = record.trial
+def reference_of(trial: Trial, digest: str, fusion: Fusion, bench: Workbench) -> Reference:
+    """What other cells are compared with, from the training and validation cells; `digest` is the record's."""
     cells, resident, split = bench.cells(trial), bench.resident(trial), bench.split(trial)
     reads, was_training = trial.reads, fusion.training
     fusion.eval()
@@ -353,7 +355,7 @@ def reference_of(record: Record, fusion: Fusion, bench: Workbench) -> Reference:
         return np.concatenate([pixel_digests({m: cells.images[m][part] for m in reads}) for part in parts])
 
     made = Reference.fitted(
-        record.result.digest, len(cells.classes), evidence(split.train, FITTED), evidence(split.val, HELD_OUT),
+        digest, len(cells.classes), evidence(split.train, FITTED), evidence(split.val, HELD_OUT),
         digests(split.train), digests(split.val),
     )  # fmt: skip
     fusion.train(was_training)

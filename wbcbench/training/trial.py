@@ -24,7 +24,7 @@ from wbcbench.training.build import (
 )
 from wbcbench.training.fitted import fit_combiner, fit_once
 from wbcbench.training.loop import EpochDone, Job, fit
-from wbcbench.training.report import keep_reference, write_record
+from wbcbench.training.report import write_record
 from wbcbench.training.wiring import add_distillers
 from wbcbench.training.workbench import Workbench
 
@@ -93,7 +93,4 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     if not trial.sealed:
         test = torch.as_tensor(split.test, device=bench.device)
         predictions["test"] = predict(fusion, cells, test, trial.reads)  # the only evaluation on the test split
-    record = write_record(job, state, predictions, bench, split, started)
-    if not trial.sealed:
-        keep_reference(record, fusion, bench)
-    return record
+    return write_record(job, state, predictions, bench, split, started)
