@@ -153,7 +153,7 @@ class Store:
         model: Mapping[str, Tensor] | bytes,
         history: Sequence[Mapping[str, Any]],
         environment: Mapping[str, Any],
-        first: Callable[[Result], None] | None = None,
+        first: Callable[[Result], object] | None = None,
     ) -> Record:
         """Store a finished trial atomically. An existing record is kept.
 
