@@ -58,6 +58,7 @@ def test_every_form_of_a_range(text: Any, expected: Range) -> None:
         ("fixed(1,2)", "one value"),
         ("choice([1],[2])", "expected a number"),
         ("uniform(0,.inf)", "two numbers"),
+        (f"uniform(0,{10**400})", "two numbers"),
         ({"low": 1}, "expected a number"),
     ],
 )

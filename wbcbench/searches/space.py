@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -135,7 +136,11 @@ def parse_range(name: str, value: Any, whole: bool = False) -> Range:
         if len(arguments) != 1:
             raise UsageError(f"{name}: expected one value in fixed(...), but got {len(arguments)}.")
         return Range(kind="fixed", choices=(_checked(name, arguments[0]),))
-    numbers = [float(a) for a in arguments if isinstance(a, int | float) and not isinstance(a, bool)]
+    # a whole number beyond floats is no bound; compared, not converted, which would fail
+    numbers = [
+        float(a) for a in arguments
+        if isinstance(a, int | float) and not isinstance(a, bool) and abs(a) <= sys.float_info.max
+    ]  # fmt: skip
     if len(arguments) != 2 or len(numbers) != 2 or not all(map(math.isfinite, numbers)):
         raise UsageError(f"{name}: expected two numbers, as in {word}(1,20), but got {word}({inner}).")
     whole = whole or word in ("int", "logint")
