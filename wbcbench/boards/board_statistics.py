@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.options import Options
-from wbcbench.boards.samples import FEWEST_GROUPS, Sample, agreeing, clusters
+from wbcbench.boards.samples import Sample, agreeing, clusters, enough
 from wbcbench.boards.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.boards.statistics.hypothesis_tests import Scale
 from wbcbench.errors import WbcbenchError
@@ -82,7 +82,7 @@ class BoardStatistics:
     @property
     def enough(self) -> bool:
         """Whether there are enough cells, or groups of them, for intervals and tests."""
-        return self.kept.clusters >= (FEWEST_GROUPS if self.kept.grouped else 2)
+        return enough(self.kept.clusters, self.kept.grouped)
 
     def interval(self, method: str, metric: str) -> tuple[float, float] | None:
         """95 % interval of a method's mean; None if the metric is undefined."""

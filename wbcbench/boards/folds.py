@@ -92,16 +92,17 @@ def _pool(unit: Sequence[Found], classes: int, refused: dict[str, str]) -> Entry
         digest=digest([e.digest for e in entries]),
         teachers=tuple(dict.fromkeys(t for e in entries for t in e.teachers)),
         test=tuple(float(metrics[m][0]) if np.isfinite(metrics[m][0]) else None for m in METRIC_ORDER),
-        val=tuple(_mean([e.val[i] for e in entries]) for i in range(len(METRIC_ORDER))),
-        latency_ms=_mean([e.latency_ms for e in entries]),
-        throughput=_mean([e.throughput for e in entries]),
-        train_seconds=_mean([e.train_seconds for e in entries]),
+        val=tuple(mean_of_all([e.val[i] for e in entries]) for i in range(len(METRIC_ORDER))),
+        latency_ms=mean_of_all([e.latency_ms for e in entries]),
+        throughput=mean_of_all([e.throughput for e in entries]),
+        train_seconds=mean_of_all([e.train_seconds for e in entries]),
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of_all(values: Sequence[float | None]) -> float | None:
+    """The mean; None if one is undefined, or there are none."""
     known = [v for v in values if v is not None]
-    return statistics.fmean(known) if len(known) == len(values) else None
+    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
-__all__ = ["Folds", "Pooled", "pooled"]
+__all__ = ["Folds", "Pooled", "mean_of_all", "pooled"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.boards.build import report
-from wbcbench.boards.folds import pooled
+from wbcbench.boards.folds import mean_of_all, pooled
 from wbcbench.boards.gather import by_method, gather
 from wbcbench.boards.model import Board
 from wbcbench.boards.options import Options
@@ -68,7 +69,7 @@ def per(stores: Sequence[Store | Path | str], of: Of, options: Options) -> list[
         UsageError: no board has groups, or folds.
     """
     opened = [s if isinstance(s, Store) else Store(s) for s in stores]
-    fast = Options(**{**vars(options), "statistics": False, "details": False})
+    fast = replace(options, statistics=False, details=False)
     boards = report(opened, fast).boards
     found = gather(opened, fast)
     tables = []
@@ -100,7 +101,7 @@ def _table(board: Board, samples: Mapping[str, Sequence[Sample]], of: Of) -> Per
         if row.method_id not in samples:
             continue
         own = samples[row.method_id]
-        values = [_mean([_value(s, cells, board, of, name) for s in own]) for name, cells in parts.items()]
+        values = [mean_of_all([_value(s, cells, board, of, name) for s in own]) for name, cells in parts.items()]
         known = [(sign * v, name) for v, name in zip(values, parts, strict=True) if v is not None]
         rows.append(
             PerRow(
@@ -137,11 +138,6 @@ def _value(sample: Sample, rows: NDArray[np.bool_], board: Board, of: Of, name: 
         return statistics.fmean(float(f1[classes[c]]["f1"]) for c in there)
     value = score(sample.probabilities[rows], sample.labels[rows], classes).summary[board.by]
     return None if value is None else float(value)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 __all__ = ["PARTS", "Of", "PerRow", "PerTable", "Share", "per"]

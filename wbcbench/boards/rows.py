@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wbcbench.boards.entries import METRIC_ORDER, Entry, Found
+from wbcbench.boards.folds import mean_of_all
 from wbcbench.boards.gather import Gathered
 from wbcbench.boards.model import (
     METRIC_NAMES,
@@ -228,7 +229,7 @@ class RowMaker:
             params=e.params,
             macs=e.macs,
             timing=_timing(entries),
-            train_seconds=_mean([x.train_seconds for x in entries]),
+            train_seconds=mean_of_all([x.train_seconds for x in entries]),
             teaching=self._teaching(entries),
             search=self._search(entries),
             missing_modalities=self.examinations.missing_modalities(records),
@@ -318,11 +319,6 @@ def _timing(entries: Sequence[Entry]) -> Timing:
 def _median(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return statistics.median(known) if known else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -19,8 +19,9 @@ from wbcbench.records.verify import TOLERANCE
 Array = NDArray[Any]
 
 
-FEWEST_GROUPS = 3
-"""Of test cells, for an interval or a test over groups."""
+def enough(clusters: int, grouped: bool) -> bool:
+    """Whether there is an interval or a test: two groups have one degree of freedom, and intervals from 0 to 1."""
+    return clusters >= (3 if grouped else 2)
 
 
 @dataclass
@@ -64,8 +65,8 @@ class Clusters:
 
     @property
     def enough(self) -> bool:
-        """Whether there is an interval: two groups have one degree of freedom, and intervals from 0 to 1."""
-        return self.count >= (FEWEST_GROUPS if self.grouped else 2)
+        """Whether there is an interval, see `enough`."""
+        return enough(self.count, self.grouped)
 
 
 def agreeing(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wbcbench.data.labels import split_sizes
 from wbcbench.data.reading import CONFIG
-from wbcbench.data.splits import assign_sides, find_leaks, lower_shares, resolved
+from wbcbench.data.splits import assign_sides, find_leaks, larger_shares, resolved
 from wbcbench.data.survey import Survey
 from wbcbench.errors import DataError, LeakError, UsageError
 from wbcbench.spec.load import put
@@ -143,7 +143,7 @@ def _fit(
         drops[1:1] = [untrained] if untrained and untrained not in drops else []
         schemes.append(default.model_copy(update={"scheme": "stratified"}))
     for scheme in schemes:
-        for gone, spec in ((gone, spec) for gone in drops for spec in (scheme, *lower_shares(scheme))):
+        for gone, spec in ((gone, spec) for gone in drops for spec in (scheme, *larger_shares(scheme))):
             if accepts(spec, gone):
                 flags = [f"split.{n}={getattr(spec, n)}" for n in ("scheme", "val", "test")
                          if getattr(spec, n) != getattr(default, n)]  # fmt: skip

@@ -222,7 +222,7 @@ def assign_sides(
     return scheme, side
 
 
-def lower_shares(spec: SplitSpec) -> Iterator[SplitSpec]:
+def larger_shares(spec: SplitSpec) -> Iterator[SplitSpec]:
     """Splits with larger shares than `spec`, which few cells may allow, in order of the change."""
     shares = (0.15, 0.2, 0.25, 0.3, 0.34, 0.4)
     pairs = {(v, t) for v in (*shares, spec.val) for t in (*shares, spec.test) if v >= spec.val and t >= spec.test}
