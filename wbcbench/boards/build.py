@@ -127,14 +127,10 @@ def over_splits(boards: Sequence[Board], board: Board, a: Row, b: Row, by: str) 
         )  # fmt: skip
     sign = 1.0 if METRICS[by].higher_is_better else -1.0
     leads = [sign * float(np.mean([_values(x, by)[s] - _values(y, by)[s] for s in seeds])) for x, y in used]
-    u = corrected_resampled_t(leads, _test_to_train(used[0][0]))
-    low, high = u.interval()
     left = len(pairs) - len(used)
     said = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    return (
-        f"Over {len(used)} splits of the same data, {said}: lead {u.value:+.4f} ({low:+.4f} to {high:+.4f}), "
-        f"corrected resampled t-test (Nadeau and Bengio) p = {u.p:.3g}."
-        + (f" Left out: {left} split{'s' * (left > 1)} without these seeds." if left else "")
+    return _resampled(f"Over {len(used)} splits of the same data, {said}", leads, _test_to_train(used[0][0])) + (
+        f" Left out: {left} split{'s' * (left > 1)} without these seeds." if left else ""
     )
 
 
@@ -155,11 +151,15 @@ def over_folds(board: Board, a: Row, b: Row, by: str) -> str | None:
         return None
     split = checks.read_trial(_path(a)).protocol.split
     tested = split.test if split.draws_test else 1 / max(len(board.folds), split.folds or 0)
-    u = corrected_resampled_t(leads, tested / (1 - tested - split.val))
+    return _resampled(f"Over {len(leads)} folds", leads, tested / (1 - tested - split.val))
+
+
+def _resampled(over: str, leads: Sequence[float], test_to_train: float) -> str:
+    u = corrected_resampled_t(leads, test_to_train)
     low, high = u.interval()
     return (
-        f"Over {len(leads)} folds: lead {u.value:+.4f} ({low:+.4f} to {high:+.4f}), corrected resampled t-test "
-        f"(Nadeau and Bengio) p = {u.p:.3g}."
+        f"{over}: lead {u.value:+.4f} ({low:+.4f} to {high:+.4f}), corrected resampled t-test (Nadeau and Bengio) "
+        f"p = {u.p:.3g}."
     )
 
 
