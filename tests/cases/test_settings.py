@@ -16,12 +16,13 @@ import pytest
 import torch
 from wbcbench_plugins.datasets.synthetic import Synthetic
 
-from wbcbench.contracts import Cells
+from wbcbench.contracts import Cells, Description
 from wbcbench.data.splits import assign_sides
 from wbcbench.data.views import ResidentCells, Views, epoch_order
 from wbcbench.errors import UsageError
 from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import Plan, make_plan
+from wbcbench.scheduling.settings import settled_split
 from wbcbench.searches.declared import build_space
 from wbcbench.spec import Augmentation, Recipe, Selection, SplitSpec, Trial
 from wbcbench.spec.load import load_request
@@ -151,6 +152,15 @@ def test_a_setting_that_only_some_trials_use_makes_no_new_trial_of_the_others(
     if "kd" in flags:  # it reached the one that reads it
         lskd, logits = found["independent"].method.distillers
         assert (lskd.params["temperature"], logits.params["temperature"]) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize("unit", ["cell", "group"])
+def test_a_unit_of_cells_without_groups_is_refused(unit: Any) -> None:
+    description = Description({"u": 1}, CLASSES, 48, "f" * 64, 16)
+    with pytest.raises(UsageError, match=f"split.unit = {unit} has no effect: the data set has no groups"):
+        settled_split(SplitSpec(unit=unit, scheme="kfold"), description)
+    grouped = Description({"u": 1}, CLASSES, 48, "f" * 64, 16, groups=True)
+    assert settled_split(SplitSpec(unit=unit), grouped)[0].unit == unit
 
 
 def test_a_search_proposes_nothing_that_has_no_effect() -> None:

@@ -138,6 +138,8 @@ def settled_split(split: SplitSpec, description: Description) -> tuple[SplitSpec
         UsageError: a field has no effect on this data set.
     """
     sizes, default = description.split_sizes, SplitSpec()
+    if split.unit is not None and not description.groups:
+        raise UsageError(f"split.unit = {split.unit} has no effect: the data set has no groups. Leave it out.")
     if split.folded:
         return split, ""
     if sizes is None:
