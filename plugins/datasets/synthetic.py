@@ -80,7 +80,7 @@ class Synthetic(Dataset):
         p = self.params
         return Description(dict(MODALITIES), CLASSES[: p.classes], p.cells, self._fingerprint(), p.image_size,
                            groups=True, group_count=min(p.donors, p.cells), licence="CC0-1.0",
-                           incomplete=())  # fmt: skip
+                           incomplete=(), demonstration=True)  # fmt: skip
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """See `Dataset.load`. Renders at `params.image_size`, then resizes if another side is requested."""

@@ -251,6 +251,9 @@ def _print_facts(d: dict[str, Any]) -> None:
         click.echo(f"contact sheet: {d['sheet']}")
     if d["size"]:
         click.echo(f"size: {d['size']['text']}")
+    click.echo("A run chooses, where it is not told:")
+    for c in d["chosen"]:
+        click.echo(f"  {c['key']} {c['value']}: {c['reason']}")
     _print_commands(d)
 
 

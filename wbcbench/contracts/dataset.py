@@ -256,6 +256,8 @@ class Description:
     pseudo_multimodal: bool = False
     """True if modalities are computed from one image instead of being measured separately."""
     licence: str = "unknown"
+    demonstration: bool = False
+    """True if the cells are made up: a run that sets no budget is then a short one, and says so."""
     incomplete: tuple[str, ...] | None = None
     """Modalities that some cells lack, in canonical order; empty: every cell has all. None: not known without
     loading."""

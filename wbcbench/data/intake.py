@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import SPLITS, Account
 from wbcbench.data.advice import choose_size, copies_to_drop
+from wbcbench.data.auto import Facts, recommend
 from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.labels import encode_labels, is_missing, probably_one, split_sizes
 from wbcbench.data.reading import CONFIG
-from wbcbench.data.splits import Leaks, assign_sides, find_leaks, resolved, same_rows
+from wbcbench.data.splits import Leaks, assign_sides, find_leaks, resolved, same_rows, training_share
 from wbcbench.data.survey import Survey, leave_rows_out
 from wbcbench.errors import DataError
 from wbcbench.files import atomic_folder, json_text, write_synced
@@ -105,6 +106,7 @@ def facts(survey: Survey) -> dict[str, Any]:
         "copies": _copies(survey),
         "accounts": accounts_document(survey.accounts),
         "unusable": [{"what": what, "why": why} for what, why in survey.unusable],
+        "chosen": settings_for(survey),
         "notes": survey.notes,
     }  # fmt: skip
     if survey.groups is not None:
@@ -248,9 +250,36 @@ def write_intake(survey: Survey, intake: Intake, dest: Path, copy: bool) -> dict
         if placed is not None:
             dataset["window"] = placed.window
             config["image_size"] = placed.side
-        write_synced(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) + _left_open(survey, len(intake.rows))
+        write_synced(folder / CONFIG, text.encode())
         write_synced(folder / REPORT, json_text(report).encode())
     return report
+
+
+def settings_for(survey: Survey, cells: int | None = None) -> list[dict[str, Any]]:
+    """What a run chooses for these cells where it is not told: key, value and reason.
+
+    Args:
+        survey: of the cells.
+        cells: how many of them are used; None: all.
+    """
+    placed, split, sizes = choose_size(survey), SplitSpec(), split_sizes(survey.split)
+    share = training_share(split, sizes, len(survey.group_names) or None)
+    side = survey.side if placed is None else placed.side
+    facts = Facts(round((cells or len(survey)) * share), side, survey.demonstration)
+    return [{"key": c.key, "value": c.value, "reason": c.reason} for c in recommend(facts)]
+
+
+def _left_open(survey: Survey, cells: int) -> str:
+    """The settings as comments in YAML, to be edited."""
+    lines, sections = ["# What a run chooses for these cells; remove the # to fix a value."], set[str]()
+    for c in settings_for(survey, cells):
+        section, _, name = c["key"].rpartition(".")
+        if section and section not in sections:
+            sections.add(section)
+            lines.append(f"# {section}:")
+        lines.append(f"# {'  ' if section else ''}{name}: {c['value']}  # {c['reason']}")
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def _summary(values: list[str], rows: NDArray[np.intp]) -> dict[str, float | int]:

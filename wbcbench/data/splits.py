@@ -260,6 +260,20 @@ def fold_count(spec: SplitSpec, groups: int | None) -> int | None:
     return groups
 
 
+def training_share(spec: SplitSpec, sizes: Mapping[str, int] | None, groups: int | None) -> float:
+    """The share of cells to train on: exact for an official split, else about.
+
+    Args:
+        spec: of the split.
+        sizes: cells per side of the official split; None: the data set has none.
+        groups: how many the data set has, if known.
+    """
+    if sizes and "train" in sizes and spec.scheme == "official":
+        return sizes["train"] / max(1, sum(sizes.values()))
+    count = fold_count(spec, groups) if not spec.draws_test else None
+    return 1 - spec.val - (spec.test if count is None else 1 / count)
+
+
 def check_group_count(count: int) -> None:
     """Refuse to split too few groups. Raises `DataError`."""
     if count < FEWEST_GROUPS:

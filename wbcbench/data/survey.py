@@ -76,6 +76,8 @@ class Survey:
     """Column of numbers that has no role -> [N], as in the source."""
     mixed: dict[str, list[int]] = field(default_factory=dict)
     """`8` and `16` -> rows with an image of this depth in a modality that mixes both, which a run refuses."""
+    demonstration: bool = False
+    """The cells are made up."""
     read_at: int = 0
     """Side that images were resized to, if they have no side of their own and pixels were loaded; else 0."""
     filtered: bool = False
@@ -237,7 +239,8 @@ READ_AT = 64
 
 def survey_dataset(name: str, dataset: Dataset, settings: dict[str, Any], progress: Progress | None) -> Survey:
     """Survey any data set by loading it at its native side (64 px if it has none). Raises `DataError`."""
-    native = dataset.describe().image_size
+    described = dataset.describe()
+    native = described.image_size
     cells = dataset.load(native or READ_AT, progress)
     modalities, digests = survey_cells(cells)
     return Survey(
@@ -246,6 +249,7 @@ def survey_dataset(name: str, dataset: Dataset, settings: dict[str, Any], progre
         ids=list(cells.ids or (f"row {i}" for i in range(len(cells)))), modalities=modalities, digests=digests,
         groups=groups_of(cells), split=cells.split, dataset=name, settings=settings, notes=cells.notes,
         cells=cells, accounts=cells.accounting(), read_at=0 if native else READ_AT,
+        demonstration=described.demonstration,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.dataset import account_lines
+from wbcbench.data.auto import Chosen, chosen_lines, completed
 from wbcbench.data.splits import check_group_count, fold_count, resolved
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
@@ -119,6 +120,8 @@ class Plan:
     description: Description
     notes: list[str] = field(default_factory=list)
     """Notes for readers of the results."""
+    chosen: tuple[Chosen, ...] = ()
+    """Settings that the request left open."""
 
 
 def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = True) -> Plan:
@@ -145,6 +148,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     if split.unit == "group" and description.group_count is not None:
         check_group_count(description.group_count)
     folds = _folds(request, split, description)
+    request, chosen = completed(request, description)
+    notes += [f"Chosen: {line}." for line in chosen_lines(chosen)]
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)
@@ -241,7 +246,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
     # A requested trial that is also a teacher keeps its position among the teachers.
-    return Plan(list(ordered.values()), dataset, description, notes)
+    return Plan(list(ordered.values()), dataset, description, notes, chosen)
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from wbcbench.data.splits import fold_count
+from wbcbench.data.splits import training_share
 from wbcbench.errors import UsageError
 from wbcbench.files import DOCUMENTS
 from wbcbench.records.schema import backbone_name
@@ -108,13 +108,8 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 def train_cells(plan: Plan, trial: Trial | None = None) -> int:
     """Approximate number of training cells of a trial (default: the plan's first); exact for an official split."""
-    trial = trial or plan.trials[0].trial
-    split, sizes = trial.protocol.split, plan.description.split_sizes or {}
-    if "train" in sizes and split.scheme == "official":
-        return sizes["train"]
-    count = fold_count(split, plan.description.group_count) if not split.draws_test else None
-    tested = split.test if count is None else 1 / count
-    return round(plan.description.cells * (1 - split.val - tested))
+    trial, d = trial or plan.trials[0].trial, plan.description
+    return round(d.cells * training_share(trial.protocol.split, d.split_sizes, d.group_count))
 
 
 def _likeness(spec: dict[str, Any]) -> str:

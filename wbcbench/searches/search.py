@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from wbcbench import __version__
+from wbcbench.data.auto import completed
 from wbcbench.errors import IncompatibleError, TrialFailedError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
@@ -86,6 +87,7 @@ def prepare_search(
     space = build_space(request, registry, ranges, {"modalities": reads})
     objective = Objective.parse(settings.objective)
     check_strategy(space, objective, settings.sampler, settings.pruner)
+    whole, _ = completed(request, plan.description)
     base, ids = _base(space, partial(make_plan, registry=registry))
     spec = StudySpec(
         methods=tuple(ids),
@@ -94,9 +96,9 @@ def prepare_search(
         sampler=settings.sampler,
         pruner=settings.pruner,
         seed=settings.seed,
-        epochs=request.budget.epochs,
+        epochs=whole.budget.epochs,
         title=_title(request),
-        request=request.model_dump(mode="json"),
+        request=whole.model_dump(mode="json"),
         versions={"wbcbench": __version__, "optuna": version("optuna")},
     )
     folder = StudyFolder(Store(request.root), settings.name or spec.digest)

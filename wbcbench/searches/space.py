@@ -243,7 +243,7 @@ class Space:
         }
         recipe = given.get(("training", ""))
         if recipe:
-            base = request.training.model_dump()
+            base = request.training.model_dump(exclude_unset=True)
             changes["training"] = validate(Recipe, {**base, **recipe}, "training")
             changes["teacher"] = request.teacher.model_copy(
                 update={"training": {**base, **request.teacher.training}}

@@ -193,23 +193,39 @@ class Exclude(Frozen):
         return {key: names for key, names in found.items() if names}
 
 
+AUTO = "auto"
+
+
+def _left_open(value: Any) -> Any:
+    """Without fields that are `auto`, which is what a field that is not given is."""
+    return {k: v for k, v in value.items() if v != AUTO} if isinstance(value, dict) else value
+
+
+def _not_auto(value: Any) -> Any:
+    return None if value == AUTO else value
+
+
 class Request(Frozen):
-    """One `wbcbench run`: the cross product of its lists."""
+    """One `wbcbench run`: the cross product of its lists.
+
+    `image_size` and fields of `budget`, `augmentation` and `training` that are not given, or `auto`, get a value
+    from what is known of the cells when the request is planned (`wbcbench.data.auto`).
+    """
 
     dataset: OneChoice = Choice(name="synthetic")
     modalities: Names = None
     teacher_modalities: Names = None
-    image_size: int | None = Field(None, ge=8, le=1024)
+    image_size: Annotated[int | None, BeforeValidator(_not_auto)] = Field(None, ge=8, le=1024)
     split: SplitSpec = SplitSpec()
-    budget: Budget = Budget()
-    augmentation: Augmentation = Augmentation()
+    budget: Annotated[Budget, BeforeValidator(_left_open)] = Budget()
+    augmentation: Annotated[Augmentation, BeforeValidator(_left_open)] = Augmentation()
     selection: Selection = Selection()
     fusion: Choices = (Choice(name="independent"),)
     backbone: Choices = (Choice(name="cellnet"),)
     kd: Combinations = ((Choice(name="none"),),)
     routing: OneChoice = Choice(name="matched")
     policy: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
-    training: Recipe = Recipe()
+    training: Annotated[Recipe, BeforeValidator(_left_open)] = Recipe()
     teacher: Annotated[TeacherRequest, BeforeValidator(_teacher)] = TeacherRequest()
     seeds: Seeds = (0,)
     folds: Seeds | None = None
