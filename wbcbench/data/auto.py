@@ -21,6 +21,7 @@ FEWEST_PASSES, MOST_PASSES = 20, 300
 """Limits of the epochs: large sets see every cell a few times, the smallest are not read for ever."""
 LARGEST_SIDE = 128
 """Larger images are resized to this side: without it, a first run would take hours."""
+WEIGHTING = "cells of rare classes weigh more, but less than all of a common class"
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
     """
     given = given or {}
     if facts.demonstration:
-        why = "these cells are made up, so this is a demonstration's budget: too short to rank methods"
-        demo, views, recipe = Budget(), Augmentation(), Recipe()
+        short = "a demonstration's budget, since these cells are made up: too short to rank methods"
+        demo, views = Budget(), Augmentation()
         return (
-            Chosen("budget.epochs", demo.epochs, why),
-            Chosen("budget.batch_size", demo.batch_size, why),
-            Chosen("augmentation.intensity", views.intensity, why),
-            Chosen("augmentation.noise", views.noise, why),
-            Chosen("training.class_weighting", recipe.class_weighting, why),
+            Chosen("budget.epochs", demo.epochs, short),
+            Chosen("budget.batch_size", demo.batch_size, short),
+            Chosen("augmentation.intensity", views.intensity, "these cells are made up, and their stains vary"),
+            Chosen("augmentation.noise", views.noise, "these cells are made up, and their stains vary"),
+            Chosen("training.class_weighting", Recipe().class_weighting, WEIGHTING),
         )
     batch = int(given.get("budget.batch_size") or _batch(facts.cells))
     steps = max(1, -(-facts.cells // batch))
@@ -82,7 +83,7 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
         Chosen("budget.batch_size", batch, f"for about {facts.cells} training cells"),
         Chosen("augmentation.intensity", 0.0, "stain and fluorescence may be the evidence"),
         Chosen("augmentation.noise", 0.0, "it never helped"),
-        Chosen("training.class_weighting", "sqrt", "rare classes count more, but not as much as common ones"),
+        Chosen("training.class_weighting", "sqrt", WEIGHTING),
     ]
     if facts.side is not None and facts.side > LARGEST_SIDE:
         found.append(
