@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 SEEDS = (0, 1)
-BATCH = 32
+BATCH, STEPS = 32, 1000
 
 
 def jurkat(data: Path, channels: list[int], train: int | None = None) -> Arrays:
@@ -94,6 +94,21 @@ def _split(found: Arrays, train: int | None) -> Arrays:
     return {"image": found["image"][keep], "label": label[keep], "split": side[keep], "classes": found["classes"]}
 
 
+def by_donor(found: Arrays, shift: float, cells: int = 500, donors: int = 6) -> Arrays:
+    """Some cells with made-up donors, of which each has a gain and offset of up to `shift` (in sd) a channel."""
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(found["label"]))[:cells]
+    image = found["image"][rows].astype(np.float64)
+    if image.shape[-1] == 3:
+        image = image.transpose(0, 3, 1, 2)
+    group = np.arange(cells) % donors
+    mean, sd = image.mean((0, 2, 3), keepdims=True), image.std((0, 2, 3), keepdims=True)
+    gain, offset = 1 + shift * rng.uniform(-1, 1, (2, donors, image.shape[1], 1, 1))
+    image = (image - mean) * gain[group] + mean + (offset[group] - 1) * sd
+    image = image.clip(0, 255).round().astype(np.uint8)
+    return {"image": image, "label": found["label"][rows], "group": group, "classes": found["classes"]}
+
+
 CONDITIONS: dict[str, Callable[[Path], Arrays]] = {
     "jurkat_bf": lambda d: jurkat(d, [0]),
     "jurkat_all": lambda d: jurkat(d, [0, 1, 2]),
@@ -106,9 +121,25 @@ CONDITIONS: dict[str, Callable[[Path], Arrays]] = {
     "pbc_64": lambda d: pbc(d, 64, 2000),
     "pbc_96": lambda d: pbc(d, 96, 1000),
     "synthetic": lambda d: synthetic(d, cells=2000),
+    "jurkat_pi_donors": lambda d: by_donor(jurkat(d, [1]), 0.0),
+    "jurkat_pi_shifted": lambda d: by_donor(jurkat(d, [1]), 0.5),
+    "jurkat_shifted": lambda d: by_donor(jurkat(d, [0, 2]), 0.5),
+    "pbc_donors": lambda d: by_donor(pbc_mini(d), 0.0),
+    "pbc_shifted": lambda d: by_donor(pbc_mini(d), 0.5),
+    "synthetic_400": lambda d: synthetic(d, cells=400, donors=6),
     "synthetic_hard_400": lambda d: synthetic(d, cells=400, donors=6, noise=0.6, difficulty=0.6),
 }
 """Conditions of the study, from truly unlike cells, numbers and sizes."""
+
+CENTRAL = (
+    "jurkat_300",
+    "jurkat_pi_300",
+    "jurkat_bf_df",
+    "pbc_mini_300",
+    "pbc_64",
+    "synthetic_hard_400",
+)
+"""Conditions on which every recipe is tried; on the others the first four."""
 
 GEOMETRY: dict[str, Any] = {"augmentation.intensity": 0.0, "augmentation.noise": 0.0}
 STILL: dict[str, Any] = {
@@ -118,26 +149,29 @@ STILL: dict[str, Any] = {
 } | GEOMETRY
 RECIPES: dict[str, dict[str, Any]] = {
     "centre": {},
-    "steps 300": {"steps": 300},
-    "steps 1000": {"steps": 1000},
-    "steps 5000": {"steps": 5000},
-    "batch 16": {"batch": 16},
-    "batch 64": {"batch": 64},
-    "lr 5e-4": {"training.lr": 5e-4},
-    "lr 5e-3": {"training.lr": 5e-3},
-    "no augmentation": STILL,
-    "+ intensity": {"augmentation.intensity": 0.15},
-    "+ noise": {"augmentation.noise": 0.1},
-    "+ cutout": {"augmentation.cutout": 0.3},
-    "any angle": {"augmentation.interpolate": True, "augmentation.scale": 0.1},
-    "unweighted": {"training.class_weighting": "none"},
-    "inverse weights": {"training.class_weighting": "inverse"},
-    "ema": {"training.ema": 0.99},
-    "smoothing": {"training.label_smoothing": 0.1},
-    "wide": {"backbone": "cellnet:width=32"},
     "old default": {"epochs": 6, "batch": 64, "augmentation.intensity": 0.15, "augmentation.noise": 0.03},
+    "+ intensity": {"augmentation.intensity": 0.15},
+    "steps 2000": {"steps": 2000},
+    "auto": {"auto": True},
+    "last epoch": {"selection.metric": "last"},
+    "batch 16": {"batch": 16},
+    "no augmentation": STILL,
+    "unweighted": {"training.class_weighting": "none"},
+    "steps 400": {"steps": 400},
+    "lr 5e-3": {"training.lr": 5e-3},
+    "no shift": {"augmentation.shift": 0.0},
+    "half side": {"half": True},
+    "lr 1e-3": {"training.lr": 1e-3},
+    "ema": {"training.ema": 0.99},
+    "+ noise": {"augmentation.noise": 0.05},
+    "batch 64": {"batch": 64},
+    "+ cutout": {"augmentation.cutout": 0.3},
+    "wide": {"backbone": "cellnet:width=32"},
+    "any angle": {"augmentation.interpolate": True, "augmentation.scale": 0.1},
+    "smoothing": {"training.label_smoothing": 0.1},
+    "inverse weights": {"training.class_weighting": "inverse"},
 }
-"""What each recipe changes in the centre: 2,000 steps of 32 cells, lr 2e-3, geometric augmentation only."""
+"""What each recipe changes in the centre: 1,000 steps of 32 cells, lr 2e-3, geometric augmentation only."""
 
 
 def training_cells(arrays: Arrays) -> int:
@@ -147,25 +181,33 @@ def training_cells(arrays: Arrays) -> int:
     return round(len(arrays["label"]) * 0.6)
 
 
-def settings(recipe: dict[str, Any], cells: int) -> tuple[dict[str, Any], int, str]:
-    """The settings of `wbcbench.run`, its epochs and its backbone."""
+def settings(recipe: dict[str, Any], cells: int, side: int) -> tuple[dict[str, Any], int | None, str]:
+    """The settings of `wbcbench.run`, its epochs and its backbone; `auto` sets nothing, as a new user does."""
     own = dict(recipe)
+    if own.pop("auto", False):
+        return {}, None, "cellnet"
     batch = own.pop("batch", BATCH)
-    steps = own.pop("steps", 2000)
+    steps = own.pop("steps", STEPS)
     per_epoch = max(1, -(-cells // batch))
     epochs = own.pop("epochs", max(1, round(steps / per_epoch)))
     backbone = own.pop("backbone", "cellnet")
-    return {"budget.batch_size": batch, **GEOMETRY, **own}, epochs, backbone
+    sized = {"image_size": side // 2} if own.pop("half", False) else {}
+    return {"budget.batch_size": batch, **GEOMETRY, **sized, **own}, epochs, backbone
 
 
-def train(data: Path, out: Path, only: list[str], shard: tuple[int, int]) -> None:
+def train(data: Path, out: Path, only: list[str], shard: tuple[int, int], chosen: list[str]) -> None:
     """Run what is missing: every condition, recipe and seed, and the baselines."""
     import plain
 
     import wbcbench
 
-    jobs = [(c, r) for c in CONDITIONS if not only or c in only for r in (*RECIPES, *plain.BASELINES)]
-    for condition, name in jobs[shard[0] :: shard[1]]:
+    names = (*list(RECIPES)[:3], "forest", "plain small CNN", *list(RECIPES)[3:], "plain resnet18")
+    names = tuple(n for n in names if not chosen or n in chosen)
+    jobs = [
+        (c, r, s) for s in SEEDS for i, r in enumerate(names) for c in CONDITIONS
+        if (c in only if only else i < 5 or c in CENTRAL)
+    ]  # fmt: skip
+    for condition, name, seed in jobs[shard[0] :: shard[1]]:
         path = out / "data" / f"{condition}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,29 +216,34 @@ def train(data: Path, out: Path, only: list[str], shard: tuple[int, int]) -> Non
             temporary.replace(path)
         with np.load(path, allow_pickle=False) as z:
             arrays = {k: z[k] for k in z.files}
-        target = out / "scores" / condition / f"{name}.json"
+        target = out / "scores" / condition / f"{name}@{seed}.json"
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if name in plain.BASELINES:
-            found = [plain.BASELINES[name](arrays, seed) for seed in SEEDS]
+            found = plain.BASELINES[name](arrays, seed)
         else:
-            chosen, epochs, backbone = settings(RECIPES[name], training_cells(arrays))
+            chosen, epochs, backbone = settings(
+                RECIPES[name], training_cells(arrays), arrays["image"].shape[2]
+            )
             done = wbcbench.run(
                 dataset={"name": "npz", "path": str(path)}, fusion="early", kd="none", backbone=backbone,
-                epochs=epochs, seeds=list(SEEDS), store=out / "store", executor="inline", device="cpu",
+                epochs=epochs, seeds=[seed], store=out / "store", executor="inline", device="cpu",
                 set={"threads": 1, **chosen}, progress=False,
             )  # fmt: skip
-            found = [float(o.record.result.metrics["test"]["macro_f1"]) for o in done.outcomes]
+            found = float(done.outcomes[0].record.result.metrics["test"]["macro_f1"])
         target.write_text(json.dumps(found))
-        print(condition, name, *(f"{f:.3f}" for f in found), flush=True)
+        print(condition, name, seed, f"{found:.3f}", flush=True)
 
 
 def table(out: Path) -> None:
     """Print the means, and how far each recipe is from the condition's best; the worst case decides."""
-    scores: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for path in sorted((out / "scores").glob("*/*.json")):
-        scores.setdefault(path.parent.name, {})[path.stem] = statistics.fmean(json.loads(path.read_text()))
+        found.setdefault(path.parent.name, {}).setdefault(path.stem.rpartition("@")[0], []).append(
+            json.loads(path.read_text())
+        )
+    scores = {c: {name: statistics.fmean(values) for name, values in row.items()} for c, row in found.items()}
     names = list(dict.fromkeys([*RECIPES, *(k for s in scores.values() for k in s)]))
     conditions = [c for c in CONDITIONS if c in scores]
     print(f"{'':18}", *(f"{c[:10]:>10}" for c in conditions), f"{'worst loss':>10}")
@@ -212,6 +259,7 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="")
+    parser.add_argument("--recipes", default="")
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
@@ -219,4 +267,5 @@ if __name__ == "__main__":
         table(given.out)
     else:
         first, count = map(int, given.shard.split("/"))
-        train(given.data, given.out, [n for n in given.only.split(",") if n], (first, count))
+        only, chosen = ([n for n in text.split(",") if n] for text in (given.only, given.recipes))
+        train(given.data, given.out, only, (first, count), chosen)

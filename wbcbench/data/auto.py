@@ -7,12 +7,16 @@ on twelve sets of cells, those with the best worst case. A trial holds the value
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from wbcbench.contracts.dataset import Description
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
+from wbcbench.data.cache import recall, remember
 from wbcbench.data.splits import training_share
-from wbcbench.spec.request import Request
+from wbcbench.spec.request import AUTO, Request
 from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec
 
 STEPS = 2000
@@ -21,6 +25,10 @@ FEWEST_PASSES, MOST_PASSES = 20, 300
 """Limits of the epochs: large sets see every cell a few times, the smallest are not read for ever."""
 LARGEST_SIDE = 128
 """Larger images are resized to this side: without it, a first run would take hours."""
+STRONGEST, WEAKEST = 0.5, 0.03
+"""Limits of the intensity augmentation; a weaker one is none."""
+SAMPLE = 2000
+"""Cells that the variation between groups is measured on."""
 WEIGHTING = "cells of rare classes weigh more, but less than all of a common class"
 
 
@@ -34,13 +42,21 @@ class Facts:
     """Of the images in pixels, if they have one."""
     demonstration: bool = False
     """The cells are made up, so that a short run is what a user wants."""
+    groups: bool = False
+    """Donors, slides or plates are known."""
+    variation: Mapping[str, float] | None = None
+    """Modality -> how much its intensity varies between groups, see `variation_between_groups`. None: not
+    measured."""
 
     @classmethod
-    def of(cls, description: Description, split: SplitSpec) -> Facts:
+    def of(
+        cls, description: Description, split: SplitSpec, variation: Mapping[str, float] | None = None
+    ) -> Facts:
         """From a data set's description and the split of a run."""
         share = training_share(split, description.split_sizes, description.group_count)
         cells = round(description.cells * share)
-        return cls(cells, description.image_size, description.demonstration)
+        d = description
+        return cls(cells, d.image_size, d.demonstration, d.groups, variation)
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
             f"steps in all, where small sets need {STEPS}, and at least {FEWEST_PASSES} epochs",
         ),
         Chosen("budget.batch_size", batch, f"for about {facts.cells} training cells"),
-        Chosen("augmentation.intensity", 0.0, "stain and fluorescence may be the evidence"),
+        _intensity(facts),
         Chosen("augmentation.noise", 0.0, "it never helped"),
         Chosen("training.class_weighting", "sqrt", WEIGHTING),
     ]
@@ -96,6 +112,57 @@ def _batch(cells: int) -> int:
     return 32 if cells < 20_000 else 64
 
 
+def _intensity(facts: Facts) -> Chosen:
+    key = "augmentation.intensity"
+    if not facts.groups:
+        return Chosen(key, 0.0, "without donors, intensity is the same evidence in training and test")
+    if facts.variation is None:
+        return Chosen(key, AUTO, "as much as intensity varies between donors, which a run measures")
+    strength = {m: round(min(STRONGEST, s * 3**0.5), 2) for m, s in facts.variation.items()}
+    strength = {m: s if s >= WEAKEST else 0.0 for m, s in strength.items()}
+    if not any(strength.values()):
+        return Chosen(key, 0.0, "intensity does not vary between donors, so it is the same evidence in all")
+    return Chosen(key, strength, "as much as intensity varies between donors, so that new donors are no surprise")
+
+
+def variation_between_groups(cells: Cells) -> dict[str, float]:
+    """Modality -> sd between groups of image mean or image sd, whichever is larger, in sd of its pixels.
+
+    Of each class by itself, so that groups with other shares of the classes do not count as different, and without
+    what cells of one group differ by. Cells of an official test side are left out; elsewhere all count, since one
+    value must serve every fold.
+    """
+    assert cells.groups is not None
+    known = np.ones(len(cells), bool) if cells.split is None else cells.split != "test"
+    rows = np.flatnonzero(known)
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
+    found = {}
+    for i, (modality, images) in enumerate(cells.images.items()):
+        here = rows if cells.present is None else rows[cells.present[rows, i]]
+        pixels = np.stack([(im.mean((1, 2)), im.std((1, 2))) for im in (images[r].astype(np.float64) for r in here)])
+        mean, sd = pixels[:, 0], pixels[:, 1]  # [N, C]
+        whole = np.sqrt((sd**2).mean(0) + mean.var(0))
+        group = np.unique(cells.groups[here], return_inverse=True)[1]
+        found[modality] = max(
+            _between(values / np.maximum(whole, 1e-9), cells.labels[here], group) for values in (mean, sd)
+        )
+    return found
+
+
+def _between(values: NDArray[np.float64], labels: NDArray[np.int64], group: NDArray[np.intp]) -> float:
+    """Sd between groups of [N, C] values given their class: root mean square over channels."""
+    rest = values.copy()
+    for c in np.unique(labels):
+        rest[labels == c] -= values[labels == c].mean(0)
+    counts = np.bincount(group)
+    if (counts > 1).sum() < 2:
+        return 0.0
+    parts = [rest[group == g] for g in range(len(counts)) if counts[g] > 1]
+    noise = np.mean([p.var(0, ddof=1) / len(p) for p in parts], axis=0)
+    between = np.var([p.mean(0) for p in parts], axis=0, ddof=1) - noise
+    return float(np.sqrt(np.maximum(between, 0).mean()))
+
+
 def chosen_lines(chosen: Iterable[Chosen]) -> list[str]:
     """`augmentation.intensity 0, augmentation.noise 0: the reason`, a line for each reason."""
     reasons: dict[str, list[str]] = {}
@@ -104,10 +171,21 @@ def chosen_lines(chosen: Iterable[Chosen]) -> list[str]:
     return [f"{', '.join(settings)}: {reason}" for reason, settings in reasons.items()]
 
 
-def completed(request: Request, description: Description) -> tuple[Request, tuple[Chosen, ...]]:
-    """The request with a value for everything that it leaves open, and those values."""
+def completed(
+    request: Request, description: Description, dataset: Dataset | None = None
+) -> tuple[Request, tuple[Chosen, ...]]:
+    """The request with a value for everything that it leaves open, and those values.
+
+    Args:
+        request: as given.
+        description: of the cells.
+        dataset: the cells, which are read (once) if groups are known and the intensity of views is left open.
+    """
+    given = dict(_given(request))
     facts = Facts.of(description, request.split)
-    given = {key: value for key, value in _given(request)}
+    if facts.groups and not facts.demonstration and dataset is not None and "augmentation.intensity" not in given:
+        side = request.image_size or dict((c.key, c.value) for c in recommend(facts, given)).get("image_size")
+        facts = replace(facts, variation=_variation(dataset, description, side))
     chosen = tuple(c for c in recommend(facts, given) if c.key not in given)
     changes: dict[str, Any] = {}
     for c in chosen:
@@ -121,6 +199,17 @@ def completed(request: Request, description: Description) -> tuple[Request, tupl
         for key, value in changes.items()
     }
     return request.model_copy(update=update), chosen
+
+
+def _variation(dataset: Dataset, description: Description, side: int | None) -> dict[str, float]:
+    """See `variation_between_groups`; stored by content."""
+    key = content_digest("variation-1", description.fingerprint, side)
+    known = recall("variation", key)
+    if isinstance(known, dict) and all(isinstance(v, float) for v in known.values()):
+        return known
+    found = variation_between_groups(dataset.load(side or description.image_size))
+    remember("variation", key, found)
+    return found
 
 
 def _given(request: Request) -> list[tuple[str, Any]]:

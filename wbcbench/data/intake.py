@@ -266,7 +266,7 @@ def settings_for(survey: Survey, cells: int | None = None) -> list[dict[str, Any
     placed, split, sizes = choose_size(survey), SplitSpec(), split_sizes(survey.split)
     share = training_share(split, sizes, len(survey.group_names) or None)
     side = survey.side if placed is None else placed.side
-    facts = Facts(round((cells or len(survey)) * share), side, survey.demonstration)
+    facts = Facts(round((cells or len(survey)) * share), side, survey.demonstration, survey.groups is not None)
     return [{"key": c.key, "value": c.value, "reason": c.reason} for c in recommend(facts)]
 
 

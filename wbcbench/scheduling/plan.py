@@ -148,7 +148,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     if split.unit == "group" and description.group_count is not None:
         check_group_count(description.group_count)
     folds = _folds(request, split, description)
-    request, chosen = completed(request, description)
+    request, chosen = completed(request, description, dataset)
     notes += [f"Chosen: {line}." for line in chosen_lines(chosen)]
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")

@@ -87,7 +87,7 @@ def prepare_search(
     space = build_space(request, registry, ranges, {"modalities": reads})
     objective = Objective.parse(settings.objective)
     check_strategy(space, objective, settings.sampler, settings.pruner)
-    whole, _ = completed(request, plan.description)
+    whole, _ = completed(request, plan.description, plan.dataset)
     base, ids = _base(space, partial(make_plan, registry=registry))
     spec = StudySpec(
         methods=tuple(ids),
