@@ -33,6 +33,7 @@ from wbcbench.boards.model import (
 )
 from wbcbench.boards.names import label
 from wbcbench.errors import RecordError
+from wbcbench.evaluation.levelling import levelled
 from wbcbench.evaluation.metrics import reliability
 from wbcbench.records import verify as checks
 from wbcbench.records.evaluations import read_checksummed, read_examination
@@ -230,6 +231,7 @@ class RowMaker:
             macs=e.macs,
             timing=_timing(entries),
             train_seconds=mean_of_all([x.train_seconds for x in entries]),
+            levelled=levelled([r.entry.curve for f in records for r in f.records], self.found.keys[e.key].selection),
             teaching=self._teaching(entries),
             search=self._search(entries),
             missing_modalities=self.examinations.missing_modalities(records),
