@@ -124,7 +124,7 @@ def _worst(row: Row, board: Board) -> str:
 
 
 def _levelled(row: Row, board: Board) -> str:
-    return "" if row.levelled is None else row.levelled.verdict.removesuffix(" to tell")
+    return "" if row.levelled is None else row.levelled.verdict
 
 
 def _change(row: Row, board: Board) -> str:
@@ -192,7 +192,8 @@ COLUMNS: dict[str, Column] = {
     "search": Column("search", "what a search had spent before it chose the parameters", _search),
     "levelled": Column("levelled", "whether validation still improved when training ended", _levelled),
     "levelled_change": Column(
-        "last half", "gain of the best epoch in the last half of training; past its best: fall", _change, right=True
+        "last half", "gain of the best epoch in the last half of training; past its best: the fall", _change,
+        right=True,
     ),
     "progress": Column("val. at 1/2, 3/4, end", "best validation value until then, mean over seeds", _progress),
     "worst_subset": Column("worst subset", "lowest macro-F1 over subsets of modalities", _worst),
@@ -211,8 +212,8 @@ SHARED = ("backbone", "device", "levelled")
 """Left out of the default columns if all rows have the same value, which is then stated below the table."""
 
 FIRST_TO_GO = (
-    "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params", "over_single", "over_no_kd",
-    "{by}_interval", "provider",
+    "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params", "over_single",
+    "over_no_kd", "{by}_interval", "provider",
 )  # fmt: skip
 """The order in which default columns are dropped if a terminal is too narrow."""
 
@@ -225,8 +226,8 @@ WIDE = (
 
 _OPTIONAL = frozenset({
     "policies", "teachers", "routing", "over_single", "over_no_kd", "over_single_interval", "over_no_kd_interval",
-    "latency", "throughput", "device", "teacher_cost", "search", "levelled", "levelled_change", "progress", "worst_subset",
-    "provider", *(f"{m}_interval" for m in METRIC_NAMES),
+    "latency", "throughput", "device", "teacher_cost", "search", "levelled", "levelled_change", "progress",
+    "worst_subset", "provider", *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
 """Left out of the default columns if they are empty in every row."""
 

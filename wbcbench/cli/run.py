@@ -89,7 +89,8 @@ def _print_levelling(planned: PlannedRun, done: Run) -> None:
         known = [row["estimated_seconds"] for row in left if row["estimated_seconds"] is not None]
         if left:
             time = f", about {sum(known):.0f} s" if len(known) == len(left) else ""
-            click.echo(f"Longer: the same command with --epochs {epochs}, {len(left)} new trials{time}.")
+            trials = f"{len(left)} new trial{'s' * (len(left) > 1)}"
+            click.echo(f"Longer: the same command with --epochs {epochs}, {trials}{time}.")
 
 
 def _dry_run(planned: PlannedRun, as_json: bool) -> None:

@@ -1,22 +1,19 @@
 """Whether training had levelled off when it ended, from the validation histories of a method's seeds.
 
 The best validation value of the last half of the epochs is compared with the best of the first half. Without
-progress the two are exchangeable: the gain is 0 on average, whatever the noise. Best values and not means, because a
-high learning rate makes validation dip and the anneal that ends a schedule removes the dips: that alone raises the
-mean of the last quarter by .01 to .02 of macro-F1, however long the run.
+progress the two are exchangeable: the gain is 0 on average, whatever the noise. Best values and not means, because
+a high learning rate makes validation dip, and the anneal that ends a schedule removes the dips: that alone raises
+the mean of the last quarter by .01 to .02 of macro-F1, however long the run.
 
 A difference counts if it is larger than .02 or, near a perfect score, than a tenth of what is missing to it, and
-beyond noise: a one-sided test, alpha .05. Its standard error is that of the seeds or that of single epochs (from the
-differences of successive ones), whichever is larger. In this order:
+beyond noise: a one-sided test, alpha .05. Its standard error is that of the seeds or that of single epochs (from
+the differences of successive ones), whichever is larger. In this order:
 
 - `past its best`: the mean of the last quarter is lower than that of an earlier one. Means, because an anneal can
   only raise the last one.
 - `still improving`: the gain of the last half counts.
 - `plateau`: the gain is smaller than one and a half times what counts, beyond noise, or the score is perfect.
 - `too noisy to tell`: all else.
-
-Learning curves are concave in the logarithm of their length, so training twice as long gains less than the last half
-did.
 """
 
 from __future__ import annotations
@@ -49,7 +46,7 @@ Z_OF_THREE = statistics.NormalDist().inv_cdf(1 - 0.05 / 3)
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What the verdict needs of one run's validation history: values of the metric, of which less may be better."""
+    """What the verdict needs of one run's validation history: values of a metric, of which less may be better."""
 
     half: float
     """Best of the first half of the epochs."""
@@ -74,7 +71,7 @@ class Levelled:
     verdict: Verdict
     change: float | None = None
     """How much better the best of the last half is than that of the first; if `past its best`: how much better
-    (negative) the mean of the last quarter is than that of the best quarter. Mean over seeds; None if too short."""
+    (negative) the mean of the last quarter is than the best quarter's. Mean over seeds; None if too short."""
     error: float | None = None
     """Its standard error."""
     best: tuple[float, float, float] | None = None
@@ -153,4 +150,4 @@ def _error(values: Sequence[float], within: float) -> float:
     return max(between, within) / math.sqrt(len(values))
 
 
-__all__ = ["COUNTS", "LEAST", "RULED_OUT", "SHARE", "SHORTEST", "Curve", "Levelled", "Verdict", "curve", "levelled", "moved"]
+__all__ = ["SHORTEST", "Curve", "Levelled", "Verdict", "curve", "levelled", "moved"]

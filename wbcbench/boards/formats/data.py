@@ -115,7 +115,7 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         "search_train_seconds": s.train_seconds if s else None,
         "levelled": v.verdict if v else "", "levelled_change": v.change if v else None,
         "levelled_error": v.error if v else None,
-        **dict(zip(("val_half", "val_three_quarters", "val_end"), v and v.best or (None,) * 3, strict=True)),
+        **dict(zip(("val_half", "val_three_quarters", "val_end"), (v and v.best) or (None,) * 3, strict=True)),
         "worst_subset": "+".join(m.worst) if m else "", "worst_subset_macro_f1": m.worst_macro_f1 if m else None,
         "pseudo_multimodal": row.pseudo_multimodal, "provider": row.foreign,
         "components": "; ".join(f"{p.kind}={p.provider}/{p.name}@{p.version or '?'}" for p in row.parts),
