@@ -37,6 +37,7 @@ from wbcbench.testing.records import CLASSES, fake_outcome, fake_predictions, fa
 SEEDS = 3
 BOARD = 1000
 POOL = 20
+EPOCHS = 60
 
 
 class Part(NamedTuple):
@@ -52,7 +53,10 @@ def pool(folder: Path, cells: int) -> list[Part]:
     parts = []
     for i in range(POOL):
         predictions = fake_predictions(i, cells=cells, skill=1 + i / POOL)
-        record = fake_record(Store(folder), fake_trial(i, fusion="pool"), predictions=predictions)
+        history = np.random.default_rng(i).random(EPOCHS).tolist()
+        record = fake_record(
+            Store(folder), fake_trial(i, fusion="pool"), predictions=predictions, validation=history
+        )
         parts.append(Part(record.path, record.result.files, fake_outcome(record.trial, predictions)))
     return parts
 

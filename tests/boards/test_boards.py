@@ -432,3 +432,41 @@ def test_two_donors_are_too_few_for_an_interval(store, donors, judged):
     if not judged:
         with pytest.raises(ComparabilityError, match="too few groups"):
             effects([store], "fusion", Options(resamples=200, verify="files"), "independent")
+
+
+RISING = [0.5, 0.55, 0.6, 0.62, 0.65, 0.68, 0.7, 0.72]
+LEVEL = [0.5, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("histories", "said"),
+    [
+        ({"a": RISING, "b": RISING}, "2 of 2 rows were still improving when training ended"),
+        ({"a": RISING, "b": LEVEL}, "Rows differ in whether training had levelled off (1 plateau, 1 still"),
+        ({"a": LEVEL, "b": LEVEL}, ""),
+        ({"a": RISING, "b": [0.5]}, ""),
+    ],
+)
+def test_a_board_warns_where_training_had_not_levelled_off(store, add, histories, said):
+    for fusion, values in histories.items():
+        for seed in (0, 1):
+            add(store, fake_trial(seed, fusion=fusion), validation=values)
+    options = Options(statistics=False, details=False, verify="quick")
+    first = report([store], options).boards[0]
+    notes = [n for n in first.notes if "levelled off" in n or "still improving" in n]
+    assert len(notes) == bool(said)
+    assert said in "".join(notes)
+    assert report([store], options).boards[0] == first, "the index has what the histories say"
+    told = {r.fusion: r.levelled.verdict for r in first.rows}
+    names = {8: {True: "still improving", False: "plateau"}, 1: {False: "too short to tell"}}
+    assert told == {f: names[len(v)][v is RISING] for f, v in histories.items()}
+
+
+def test_a_board_says_how_its_order_moved_during_training(store, add):
+    for fusion, values in (("a", LEVEL), ("b", RISING)):
+        add(store, fake_trial(0, fusion=fusion), validation=values)
+    (board,) = report([store], Options(statistics=False, details=False, verify="quick")).boards
+    assert any(
+        "1 of 1 pair of rows stood the other way round after half of training (Kendall's tau -1.00), 1 after" in n
+        for n in board.notes
+    )

@@ -199,7 +199,8 @@ def test_what_all_rows_share_is_said_once(shared_report):
     (board,) = shared_report.boards
     same = board.model_copy(update={"rows": tuple(r for r in board.rows if r.backbone == "tiny")})
     text = render(Report(boards=(same,)), "plain").decode()
-    assert "All rows: backbone tiny." in text  # and gated is a stranger's
+    # and gated is a stranger's
+    assert "All rows: backbone tiny, validation at the end of training: too short to tell." in text
     assert "backbone" not in text.splitlines()[2]
     assert "backbone" in render(Report(boards=(board,)), "plain").decode().splitlines()[2]
 
@@ -221,7 +222,7 @@ def test_backbones_of_other_sizes_are_not_said_to_be_shared(store):
         "early": "width=8", "late": "width=8", "gmu": "width=64"
     }  # fmt: skip
     text = render(found, "plain").decode()
-    assert "All rows: no component" in text
+    assert "All rows: validation at the end of training: too short to tell, no component" in text
     assert text.count("tiny (width=8)") == 2
     assert text.count("tiny (width=64)") == 1
     assert "<dt>backbone</dt>" not in render(found, "html").decode()

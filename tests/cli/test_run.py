@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from wbcbench.api.running import RunRequest
 from wbcbench.cli.output import print_examinations
-from wbcbench.testing.records import write_cells
+from wbcbench.records.store import Store
+from wbcbench.testing.records import fake_record, write_cells
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -190,3 +192,27 @@ def test_folds_that_are_run(invoke: Invoke, tmp_path: Path) -> None:
         code, _, err = invoke(*run, *args)
         assert code == 2
         assert says in err
+
+
+def test_a_run_that_still_improved_says_so_and_what_longer_costs(
+    invoke: Invoke, cells_file: Path, tmp_path: Path
+) -> None:
+    base = [*arguments(cells_file, tmp_path / "s"), "--fusion", "early,concat", "--kd", "none", "--epochs", "8"]
+    store = Store(tmp_path / "s")
+    planned = json.loads(invoke(*base, "--dry-run", "--json")[1])["trials"]
+    request = RunRequest(
+        dataset={"name": "npz", "path": str(cells_file), "modalities": {"u": [0], "v": [1]}},
+        fusion="early,concat", kd="none", backbone="cellnet:width=4", epochs=8, settings={"batch_size": 16},
+        device="cpu", store=tmp_path / "s",
+    )  # fmt: skip
+    trials = [p.trial for p in request.plan().plan.trials]
+    assert [t.id for t in trials] == [p["trial_id"] for p in planned]
+    for trial, values in zip(trials, ([i / 10 for i in range(8)], [0.7] * 8), strict=True):
+        fake_record(store, trial, validation=values, train_seconds=3.0)
+    code, out, _ = invoke(*base)
+    assert code == 0
+    assert "Had training levelled off (gain of its last half)? still improving: early (+0.400 ± " in out
+    assert "; plateau: concat (+0.000 ± 0.000)." in out
+    assert "Longer: the same command with --epochs 16, 2 new trials." in out
+    levels = json.loads(invoke(*base, "--json")[1])["levelled"]
+    assert [(v["method"], v["verdict"]) for v in levels] == [("early", "still improving"), ("concat", "plateau")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,16 @@ from wbcbench.isolation import guest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wbcbench.evaluation.levelling import Levelled
     from wbcbench.records.store import Record
     from wbcbench.registry import Registry
     from wbcbench.registry.loading import Observers
     from wbcbench.scheduling.plan import Plan
     from wbcbench.scheduling.source import Outcome
     from wbcbench.spec.request import Request
+
+NAMED = 6
+"""Methods named per verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,11 @@ class PlannedRun:
         from wbcbench.scheduling.resources import estimate
 
         return estimate(self.plan, Store(self.request.root))
+
+    def longer(self) -> tuple[int, list[dict[str, Any]]]:
+        """Twice the epochs, and what `costs` says of the same request with these."""
+        epochs = 2 * self.request.budget.epochs
+        return epochs, replace(self.wanted, epochs=epochs).plan().costs()
 
     def run(self, progress: bool = True) -> Run:
         """Train what is missing. Trials that fail do not stop the others."""
@@ -131,9 +140,34 @@ class Run(Shown):
         """Method (with its policies), distiller, seed, test macro-F1, parameters, state."""
         return outcome_summary(self.frame())
 
+    def levelled(self) -> list[tuple[str, Levelled]]:
+        """Each student method, and whether its training had levelled off: all its seeds here together."""
+        from wbcbench.evaluation.levelling import levelled
+
+        methods: dict[str, list[Record]] = {}
+        for record in self.records:
+            methods.setdefault(record.result.method_id, []).append(record)
+        return [
+            (own[0].result.title, levelled([r.curve() for r in own], own[0].result.key.selection))
+            for own in methods.values()
+        ]
+
+    def levelling(self) -> str:
+        """The same as one line; empty if no student has a record."""
+        verdicts: dict[str, list[str]] = {}
+        for title, found in self.levelled():
+            size = "" if found.change is None else f" ({found.change:+.3f} ± {found.error:.3f})"
+            verdicts.setdefault(found.verdict, []).append(title + size)
+        told = [
+            f"{verdict}: {', '.join(names[:NAMED])}"
+            + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            for verdict, names in verdicts.items()
+        ]
+        return f"Had training levelled off (gain of its last half)? {'; '.join(told)}." if told else ""
+
     def notes(self) -> list[str]:
-        """Notes from planning, and the last line of each failure."""
-        return [*self.planning, *(f"Failed: {reason(o)}" for o in self.failed)]
+        """Notes from planning, whether training had levelled off, and the last line of each failure."""
+        return [*self.planning, *filter(None, [self.levelling()]), *(f"Failed: {reason(o)}" for o in self.failed)]
 
 
 def outcome_row(outcome: Outcome) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.columns import HEADERS
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.gather import Group, board_seeds, by_method
 from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
@@ -16,8 +18,10 @@ from wbcbench.boards.rows import RowMaker, details
 from wbcbench.boards.statistics import tie_groups
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import RecordError
+from wbcbench.evaluation.levelling import moved
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
+from wbcbench.records.schema import ComparisonKey
 
 Methods = Mapping[str, Sequence[Found]]
 
@@ -137,6 +141,7 @@ def make_board(
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
+    notes += _levelling_notes(rows, group.key)
     notes += _ceilings(group)
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
@@ -278,6 +283,35 @@ def _ranked_by_mean(rows: list[Row], by: str, higher: bool) -> list[Row]:
         last = last if mean == last[0] else (mean, place)
         rows[i] = rows[i].model_copy(update={"rank": last[1]})
     return rows
+
+
+def _levelling_notes(rows: Sequence[Row], key: ComparisonKey) -> list[str]:
+    """Whether ranked rows still improved when training ended, and what more training changed about their order."""
+    ranked = [r.levelled for r in rows if r.status == "ranked" and r.levelled is not None]
+    best = [v.best for v in ranked if v.best is not None]
+    told = Counter(v.verdict for v in ranked if not v.verdict.endswith(" to tell"))
+    notes = []
+    if 2 * told["still improving"] > len(ranked):
+        notes.append(
+            f"{told['still improving']} of {len(ranked)} rows were still improving when training ended, after "
+            f"{key.budget.epochs} epochs: with more (`wbcbench run --epochs N`) their order may be another."
+        )
+    elif len(told) > 1:
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(told.items()))
+        notes.append(
+            f"Rows differ in whether training had levelled off ({counts}; `levelled`): with more or fewer than "
+            f"{key.budget.epochs} epochs their order may be another."
+        )
+    if len(best) > 1:
+        half, later, end = zip(*best, strict=True)
+        (m2, tau2), (m3, tau3) = moved(half, end), moved(later, end)
+        pairs = len(best) * (len(best) - 1) // 2
+        notes.append(
+            f"By validation {HEADERS[key.selection]}, {m2} of {pairs} pair{'s' * (pairs > 1)} of rows stood the "
+            f"other way round after half of training (Kendall's tau {tau2:.2f}), {m3} after three quarters "
+            f"({tau3:.2f})."
+        )
+    return notes
 
 
 def _listed(seeds: Iterable[int]) -> str:

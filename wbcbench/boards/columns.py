@@ -123,6 +123,20 @@ def _worst(row: Row, board: Board) -> str:
     return "" if m is None else f"{m.worst_macro_f1:.3f} with {'+'.join(m.worst)}"
 
 
+def _levelled(row: Row, board: Board) -> str:
+    return "" if row.levelled is None else row.levelled.verdict
+
+
+def _change(row: Row, board: Board) -> str:
+    v = row.levelled
+    return "" if v is None or v.change is None else f"{v.change:+.3f} ± {v.error:.3f}"
+
+
+def _progress(row: Row, board: Board) -> str:
+    v = row.levelled
+    return "" if v is None or v.best is None else ", ".join(f"{x:.3f}" for x in v.best)
+
+
 def _pseudo(row: Row, board: Board) -> str:
     return "pseudo" if row.pseudo_multimodal else "true"
 
@@ -176,6 +190,12 @@ COLUMNS: dict[str, Column] = {
     "device": Column("device", "where latency and throughput were measured", _device),
     "teacher_cost": Column("teacher cost", "training time of all teachers, MACs of one student's", _teaching),
     "search": Column("search", "what a search had spent before it chose the parameters", _search),
+    "levelled": Column("levelled", "whether validation still improved when training ended", _levelled),
+    "levelled_change": Column(
+        "last half", "gain of the best epoch in the last half of training; past its best: the fall", _change,
+        right=True,
+    ),
+    "progress": Column("val. at 1/2, 3/4, end", "best validation value until then, mean over seeds", _progress),
     "worst_subset": Column("worst subset", "lowest macro-F1 over subsets of modalities", _worst),
     "pseudo": Column("multimodal", "true, or pseudo: modalities computed from one image", _pseudo),
     "provider": Column("provider", "whose code took part, where it is not wbcbench's", _foreign),
@@ -184,16 +204,16 @@ COLUMNS: dict[str, Column] = {
 
 NARROW = (
     "rank", "method", "backbone", "n", "{by}", "{by}_interval", "over_single", "over_no_kd", "params", "macs",
-    "latency", "device", "worst_subset", "search", "provider",
+    "latency", "device", "levelled", "worst_subset", "search", "provider",
 )  # fmt: skip
 """Shown by default; `{by}` is the metric that ranks."""
 
-SHARED = ("backbone", "device")
+SHARED = ("backbone", "device", "levelled")
 """Left out of the default columns if all rows have the same value, which is then stated below the table."""
 
 FIRST_TO_GO = (
-    "device", "backbone", "search", "latency", "macs", "worst_subset", "params", "over_single", "over_no_kd",
-    "{by}_interval", "provider",
+    "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params", "over_single",
+    "over_no_kd", "{by}_interval", "provider",
 )  # fmt: skip
 """The order in which default columns are dropped if a terminal is too narrow."""
 
@@ -201,13 +221,13 @@ WIDE = (
     "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval",
     *(name for m in METRIC_NAMES for name in (m, f"{m}_interval")), "over_single_interval",
     "over_no_kd_interval", "params", "macs", "latency", "throughput", "device", "teacher_cost", "search",
-    "worst_subset", "pseudo", "provider",
+    "levelled", "levelled_change", "progress", "worst_subset", "pseudo", "provider",
 )  # fmt: skip
 
 _OPTIONAL = frozenset({
     "policies", "teachers", "routing", "over_single", "over_no_kd", "over_single_interval", "over_no_kd_interval",
-    "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
-    *(f"{m}_interval" for m in METRIC_NAMES),
+    "latency", "throughput", "device", "teacher_cost", "search", "levelled", "levelled_change", "progress",
+    "worst_subset", "provider", *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
 """Left out of the default columns if they are empty in every row."""
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from wbcbench.boards.options import Checked
 from wbcbench.errors import RecordError
+from wbcbench.evaluation.levelling import Curve
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.files import DOCUMENTS
 from wbcbench.records import verify as checks
+from wbcbench.records.frames import validation
 from wbcbench.records.schema import FILES, ComparisonKey, Result, Used
 from wbcbench.records.store import Store
 from wbcbench.spec import digest
@@ -64,6 +66,8 @@ class Entry:
     device: str
     threads: int | None
     pseudo_multimodal: bool
+    curve: Curve | None
+    """The validation history; None if it is too short to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +141,16 @@ def read(folder: Path, checked: Checked, packed: bool = False) -> Read | Sealed:
     else:
         Store(folder.parent.parent).load(folder.name, verify="full" if checked == "full" else True)
     spec = _spec(folder, result)
+    history = _verified(folder, result, "history.csv").decode(errors="replace")
+    curve = validation(history, result.key.selection)
     name, key = _key(document["key"])
     components = _digest(document.get("components", []))
-    return Read(_entry(mark, checked, result, name, components, spec), key, tuple(result.components))
+    return Read(_entry(mark, checked, result, name, components, spec, curve), key, tuple(result.components))
 
 
 def _spec(folder: Path, result: Result) -> dict[str, Any]:
-    data = checks.read_bytes(folder, "spec.json")
-    if hashlib.sha256(data).hexdigest() != result.files.get("spec.json"):
-        raise checks.refuse(folder, "spec.json", "is damaged or was changed (its SHA-256 differs)")
     try:
-        spec: dict[str, Any] = json.loads(data)
+        spec: dict[str, Any] = json.loads(_verified(folder, result, "spec.json"))
         if not isinstance(spec["method"], dict) or not isinstance(spec["protocol"], dict):
             raise ValueError("no method or protocol")
     except (*DOCUMENTS, KeyError, TypeError) as error:
@@ -155,7 +158,22 @@ def _spec(folder: Path, result: Result) -> dict[str, Any]:
     return spec
 
 
-def _entry(mark: str, checked: Checked, result: Result, key: str, components: str, spec: dict[str, Any]) -> Entry:
+def _verified(folder: Path, result: Result, name: str) -> bytes:
+    data = checks.read_bytes(folder, name)
+    if hashlib.sha256(data).hexdigest() != result.files.get(name):
+        raise checks.refuse(folder, name, "is damaged or was changed (its SHA-256 differs)")
+    return data
+
+
+def _entry(
+    mark: str,
+    checked: Checked,
+    result: Result,
+    key: str,
+    components: str,
+    spec: dict[str, Any],
+    curve: Curve | None,
+) -> Entry:
     method, cost = spec["method"], result.cost
     student = {name: method.get(name) for name in ("fusion", "backbone", "policies")}
     return Entry(
@@ -188,6 +206,7 @@ def _entry(mark: str, checked: Checked, result: Result, key: str, components: st
         device=cost.device,
         threads=cost.threads,
         pseudo_multimodal=result.pseudo_multimodal,
+        curve=curve,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import CoreSchema
 
+from wbcbench.evaluation.levelling import Levelled
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.schema import ComparisonKey, Strict
 
@@ -219,6 +220,8 @@ class Row(_Folded):
     timing: Timing
     train_seconds: float | None
     """Mean over seeds, without teachers."""
+    levelled: Levelled | None = None
+    """Whether training had levelled off, by the metric that selects epochs. None: a document from before this."""
     teaching: Teaching | None
     """None: no teachers."""
     search: Search | None = None

@@ -33,6 +33,7 @@ from wbcbench.boards.model import (
 )
 from wbcbench.boards.names import label
 from wbcbench.errors import RecordError
+from wbcbench.evaluation.levelling import levelled
 from wbcbench.evaluation.metrics import reliability
 from wbcbench.records import verify as checks
 from wbcbench.records.evaluations import read_checksummed, read_examination
@@ -207,7 +208,8 @@ class RowMaker:
         """The row of one method; `records` sorted by seed, at least one; `folds`: those of the board."""
         entries = [f.entry for f in records]
         e = entries[0]
-        modalities = self.found.keys[e.key].modalities
+        key = self.found.keys[e.key]
+        modalities = key.modalities
         return Row(
             rank=None,
             tie_group=None,
@@ -230,6 +232,7 @@ class RowMaker:
             macs=e.macs,
             timing=_timing(entries),
             train_seconds=mean_of_all([x.train_seconds for x in entries]),
+            levelled=levelled([r.entry.curve for f in records for r in f.records], key.selection),
             teaching=self._teaching(entries),
             search=self._search(entries),
             missing_modalities=self.examinations.missing_modalities(records),

@@ -19,7 +19,7 @@ from wbcbench.cli.options import (
 from wbcbench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from wbcbench.api.running import PlannedRun
+    from wbcbench.api.running import PlannedRun, Run
     from wbcbench.api.studying import PlannedStudy
     from wbcbench.searches.studies import Done
 
@@ -60,17 +60,37 @@ def run(ctx: click.Context, /, dry_run: bool, as_json: bool, **given: Any) -> No
     if dry_run:
         _dry_run(planned, as_json)
         return
+    from dataclasses import asdict
+
     from wbcbench.cli.output import print_examinations, print_summary, rows
     from wbcbench.scheduling.source import exit_code
 
     done = planned.run()
     if as_json:
-        document = {"records": rows(done.outcomes, planned.request), "notes": done.planning}
+        levelled = [{"method": title} | asdict(found) for title, found in done.levelled()]
+        document = {"records": rows(done.outcomes, planned.request), "levelled": levelled, "notes": done.planning}
         print_json(document | ({"evaluations": done.examinations} if given["evaluate"] == "full" else {}))
     else:
         print_summary(done.outcomes, planned.plan, planned.request.store)
+        _print_levelling(planned, done)
         print_examinations(done.examinations)
     ctx.exit(int(exit_code(done.outcomes)))
+
+
+def _print_levelling(planned: PlannedRun, done: Run) -> None:
+    """Whether training had levelled off and, if some method's had not, what twice as many epochs would cost."""
+    from wbcbench.boards.text import clean
+
+    if text := done.levelling():
+        click.echo(clean(text))
+    if any(found.verdict == "still improving" for _, found in done.levelled()):
+        epochs, costs = planned.longer()
+        left = [row for row in costs if not row["done"]]
+        known = [row["estimated_seconds"] for row in left if row["estimated_seconds"] is not None]
+        if left:
+            time = f", about {sum(known):.0f} s" if len(known) == len(left) else ""
+            trials = f"{len(left)} new trial{'s' * (len(left) > 1)}"
+            click.echo(f"Longer: the same command with --epochs {epochs}, {trials}{time}.")
 
 
 def _dry_run(planned: PlannedRun, as_json: bool) -> None:

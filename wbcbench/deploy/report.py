@@ -19,6 +19,7 @@ from markupsafe import Markup
 from wbcbench.boards.figures.data import subset_order
 from wbcbench.boards.formats.page import asset as board_asset
 from wbcbench.boards.formats.page import content_policy, figure_fields, plotly_js
+from wbcbench.boards.index import contents
 from wbcbench.boards.statistics.bootstrap import bootstrap, features
 from wbcbench.boards.text import clean
 from wbcbench.contracts import Cells
@@ -26,6 +27,7 @@ from wbcbench.deploy import report_figures as figures
 from wbcbench.deploy.explain import tile
 from wbcbench.deploy.network import HINT, workbench
 from wbcbench.errors import RecordError, WbcbenchError
+from wbcbench.evaluation.levelling import Curve, levelled
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.files import DOCUMENTS
 from wbcbench.records.evaluations import examination_path, read_examination
@@ -180,7 +182,7 @@ def gather(
         UsageError: the cells of `settings` are not those of the record.
     """
     found, remark = examination(record)
-    material = Material(record, found, None, remark=remark)
+    material = Material(record, found, None, remark=remark, others=_other_curves(record, store))
     try:
         cells = workbench(record, store, registry, settings, decoding=decoding).cells(record.trial)
     except WbcbenchError as error:
@@ -188,6 +190,17 @@ def gather(
             raise  # the user named them
         return replace(material, without=f"{error} {HINT}")
     return replace(material, mistakes=tuple(mistakes(record, cells, material.side)))
+
+
+def _other_curves(record: Record, store: Store) -> tuple[Curve | None, ...]:
+    """Of the records that differ from this one in seed or fold only."""
+    if record.result.status == "sealed":
+        return ()
+    key, method = record.result.key.digest, record.result.method_id
+    entries = contents(store, "quick", not store.packed, store.packed).entries
+    return tuple(
+        e.curve for e in entries if (e.key, e.method_id) == (key, method) and e.trial_id != record.trial.id
+    )
 
 
 def examination(record: Record) -> tuple[dict[str, Any] | None, str]:
@@ -219,6 +232,8 @@ class Material:
     """Why there are no pictures; empty if there are."""
     remark: str = ""
     """A remark on the full evaluation: why it was refused, or that it could not be checked."""
+    others: tuple[Curve | None, ...] = ()
+    """Validation curves of the method's other seeds in the store."""
 
     @property
     def side(self) -> str:
@@ -245,7 +260,7 @@ def page(material: Material) -> str:
     return environment.from_string(_asset("report.html.j2")).render(
         result=result,
         side={"test": "test", "val": "validation"}[material.side],
-        facts=_facts(record),
+        facts=_facts(material),
         intervals=[(name, i.text(), METRICS[name]) for name, i in metric_intervals(record).items()]
         or [(n, "undefined" if v is None else f"{v:.3f}", METRICS[n]) for n, v in result.metrics["val"].items()],
         curves=[drawn[n] for n in ("losses", "validation") if n in drawn],
@@ -280,8 +295,10 @@ def read_history(record: Record) -> list[dict[str, float]]:
         raise RecordError(f"Record {record.path}: history.csv cannot be read ({error}).") from error
 
 
-def _facts(record: Record) -> Facts:
-    r, k = record.result, record.result.key
+def _facts(material: Material) -> Facts:
+    r, k = material.record.result, material.record.result.key
+    runs = [material.record.curve(), *material.others]
+    pooled = f", {len(runs)} seeds together" if len(runs) > 1 else ""
     facts = [
         ("method", r.title),
         ("backbone", r.backbone),
@@ -296,6 +313,7 @@ def _facts(record: Record) -> Facts:
         ("found", "; ".join(a.sentence() for i, a in enumerate(r.accounts) if i == 0 or a.left_out)),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}, seed {r.seed}"),
         ("kept", f"epoch {r.selected_epoch + 1}, by validation {k.selection}"),
+        ("levelled off", f"{levelled(runs, k.selection)}{pooled}"),
     ]
     return [(name, text) for name, text in facts if text]
 

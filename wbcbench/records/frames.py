@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import UsageError
+from wbcbench.evaluation.levelling import Curve, curve
 from wbcbench.records.verify import refuse
 
 if TYPE_CHECKING:
@@ -24,6 +26,17 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     """
     with open(folder / "history.csv", encoding="utf-8", newline="") as file:
         return [_numbers(row) for row in csv.DictReader(file)]
+
+
+def validation(text: str, metric: str) -> Curve | None:
+    """The summary of the metric's validation values in the text of a `history.csv`; None if there are too few."""
+    rows = csv.reader(text.splitlines())
+    try:
+        at = next(rows, []).index(f"val_{metric}")
+        values = [float(row[at]) for row in rows if row[at]]
+    except (ValueError, IndexError, csv.Error):
+        return None
+    return curve(values, metric) if all(map(math.isfinite, values)) else None
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wbcbench.evaluation.levelling import Curve
+
 Verify = bool | Literal["full"]
 """False: parse only. True: digests, identity, shapes, ranges. full: recompute every metric too."""
 
@@ -93,6 +95,13 @@ class Record:
         from wbcbench.records.frames import history
 
         return history(self)
+
+    def curve(self) -> Curve | None:
+        """The history of the metric that selects epochs, summarised; None if it is too short to judge."""
+        from wbcbench.records.frames import validation
+
+        text = checks.read_bytes(self.path, "history.csv").decode(errors="replace")
+        return validation(text, self.result.key.selection)
 
     def __repr__(self) -> str:
         from wbcbench.records.frames import summary_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def fake_record(
     *,
     predictions: dict[str, np.ndarray[Any, Any]] | None = None,
     skill: float = 1.0,
+    validation: Sequence[float] = (0.5,),
     **outcome: Any,
 ) -> Record:
     """Write a valid record and return it.
@@ -133,6 +134,7 @@ def fake_record(
         seed: of the default trial and of the random predictions.
         predictions: instead of random ones.
         skill: how far random predictions lean towards the truth.
+        validation: macro-F1 of every epoch.
         outcome: passed to `fake_outcome`.
     """
     import torch
@@ -145,7 +147,7 @@ def fake_record(
         fake_outcome(trial, predictions, **outcome),
         predictions=predictions,
         model={"head.weight": torch.full((3, 4), float(seed))},
-        history=[{"epoch": 0, "train_loss": 1.0, "val_macro_f1": 0.5}],
+        history=[{"epoch": i, "train_loss": 1.0, "val_macro_f1": v} for i, v in enumerate(validation)],
         environment={"python": "3.11"},
     )
 

@@ -55,7 +55,7 @@ _TEXT = frozenset({
     "backbone_differs", "policies", "teachers", "routing", "modalities", "seeds", "missing_seeds",
     "over_single_against",
     "over_single_against_name", "over_no_kd_against", "over_no_kd_against_name", "device", "search_study",
-    "worst_subset", "provider", "components", "records", "digests",
+    "levelled", "worst_subset", "provider", "components", "records", "digests",
 })  # fmt: skip
 
 
@@ -90,7 +90,7 @@ _DIFFERENCE = ("value", "low", "high", "p", "beyond_noise", "against", "against_
 
 def _flat(row: Row, board: Board) -> dict[str, Any]:
     """A row as column -> str, int, float, bool or None; the same columns for every row."""
-    t, s, m, teaching = row.timing, row.search, row.missing_modalities, row.teaching
+    t, s, m, teaching, v = row.timing, row.search, row.missing_modalities, row.teaching, row.levelled
     values: dict[str, Any] = {
         "board": board.digest, "dataset": board.key.dataset, "rank": row.rank, "tie_group": row.tie_group,
         "status": row.status, "method": row.method, "method_id": row.method_id, "name": row.name,
@@ -113,6 +113,9 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         "teacher_macs": teaching.macs if teaching else None,
         "search_study": s.study if s else "", "search_trials": s.trials if s else None,
         "search_train_seconds": s.train_seconds if s else None,
+        "levelled": v.verdict if v else "", "levelled_change": v.change if v else None,
+        "levelled_error": v.error if v else None,
+        **dict(zip(("val_half", "val_three_quarters", "val_end"), (v and v.best) or (None,) * 3, strict=True)),
         "worst_subset": "+".join(m.worst) if m else "", "worst_subset_macro_f1": m.worst_macro_f1 if m else None,
         "pseudo_multimodal": row.pseudo_multimodal, "provider": row.foreign,
         "components": "; ".join(f"{p.kind}={p.provider}/{p.name}@{p.version or '?'}" for p in row.parts),

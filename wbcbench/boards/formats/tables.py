@@ -84,7 +84,8 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     same = {name: text for name, text in shared(board).items() if name not in columns and text}
     if "latency" not in columns and "throughput" not in columns:
         same.pop("device", None)
-    words = {"backbone": "backbone {}", "device": "latency and throughput on {}"}
+    words = {"backbone": "backbone {}", "device": "latency and throughput on {}",
+             "levelled": "validation at the end of training: {}"}  # fmt: skip
     facts = [words[name].format(text) for name, text in same.items()]
     if board.rows and not any(r.foreign for r in board.rows):
         facts.append("no component from outside wbcbench")
