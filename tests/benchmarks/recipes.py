@@ -153,6 +153,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "+ intensity": {"augmentation.intensity": 0.15},
     "steps 2000": {"steps": 2000},
     "auto": {"auto": True},
+    "last of 2000": {"steps": 2000, "selection.metric": "last"},
+    "ema in 2000": {"steps": 2000, "training.ema": 0.99},
     "last epoch": {"selection.metric": "last"},
     "batch 16": {"batch": 16},
     "no augmentation": STILL,
