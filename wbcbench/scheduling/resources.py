@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from wbcbench.data.splits import fold_count
+from wbcbench.data.splits import fold_numbers
 from wbcbench.errors import UsageError
 from wbcbench.files import DOCUMENTS
 from wbcbench.records.schema import backbone_name
@@ -112,8 +112,12 @@ def train_cells(plan: Plan, trial: Trial | None = None) -> int:
     split, sizes = trial.protocol.split, plan.description.split_sizes or {}
     if "train" in sizes and split.scheme == "official":
         return sizes["train"]
-    count = fold_count(split, plan.description.group_count) if not split.draws_test else None
-    tested = split.test if count is None else 1 / count
+    folds = plan.description.fold_sizes
+    if split.scheme == "official_folds" and folds and trial.fold in folds:
+        own = folds[trial.fold]
+        return own["train"] if own["val"] else round(own["train"] * (1 - split.val))
+    every = None if split.draws_test else fold_numbers(split, plan.description.group_count, folds)
+    tested = split.test if every is None else 1 / len(every)
     return round(plan.description.cells * (1 - split.val - tested))
 
 
