@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.external import externals
 from wbcbench.boards.gather import Group, board_seeds, by_method
 from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
 from wbcbench.boards.names import named, with_backbones
@@ -134,10 +135,13 @@ def make_board(
         stats.save()
     else:
         rows = _ranked_by_mean(rows, options.by, higher)
+    others = externals(methods, names, options, statistics)
+    rows = [r.model_copy(update={"external": tuple(others.scores.get(r.method_id, ()))}) for r in rows]
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
     notes += _ceilings(group)
+    notes += others.notes
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
@@ -164,6 +168,7 @@ def make_board(
         resamples=options.resamples if stats else None,
         rows=tuple(sorted(rows, key=place)),
         comparisons=tuple(comparisons),
+        external=tuple(others.sets),
         notes=tuple(notes),
     )
     return board, refused
