@@ -94,8 +94,7 @@ def open_source(source: Source, trial: Trial, resolved: dict[str, Any], registry
     trained = {**trial.protocol.dataset.params, **resolved}
     given = {**found.params, **source.params}
     if name == trial.protocol.dataset.name:
-        own = {k: v for k, v in trained.items() if k not in cls.locations}
-        given = merged(own, given)
+        given = {**{k: v for k, v in trained.items() if k not in cls.locations}, **given}
     window = int(trained.get(WINDOW, 0) or 0)
     if WINDOW in cls.Params.model_fields:
         if int(given.get(WINDOW, window) or 0) != window:

@@ -157,7 +157,8 @@ def read_external(path: Path, record: str | None = None) -> Evaluated:
 def _evaluated(found: External) -> Evaluated:
     """Raises `ValueError` or the like unless arrays and metrics agree."""
     n, k = len(found.labels), len(found.classes)
-    p = np.frombuffer(base64.b64decode(found.probabilities, validate=True), "<f4").astype(np.float32)
+    data = base64.b64decode(found.probabilities, validate=True)
+    p = np.frombuffer(data[: len(data) // 4 * 4], "<f4").astype(np.float32)
     if p.size != n * k:
         raise ValueError(f"it has {p.size} probabilities for {n} cells and {k} classes")
     labels, cells = (np.array(values, dtype=np.int64) for values in (found.labels, found.cells))
