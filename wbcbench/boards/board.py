@@ -10,10 +10,12 @@ from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.external import externals
 from wbcbench.boards.gather import Group, board_seeds, by_method
-from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
+from wbcbench.boards.model import Board, Comparison, Difference, Estimate, PerTable, Row
 from wbcbench.boards.names import named, with_backbones
 from wbcbench.boards.options import Options
 from wbcbench.boards.rows import RowMaker, details
+from wbcbench.boards.samples import agreeing
+from wbcbench.boards.shares import MANY, table
 from wbcbench.boards.statistics import tie_groups
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import RecordError
@@ -171,7 +173,21 @@ def make_board(
         external=tuple(others.sets),
         notes=tuple(notes),
     )
+    if with_details:
+        board = board.model_copy(update={"per_group": _per_group(board, _whole(methods, group))})
     return board, refused
+
+
+def _per_group(board: Board, methods: Methods) -> PerTable | None:
+    """The table by donor, slide or plate; None without groups, with one, or with too many for a page."""
+    first = next((own[0] for own in methods.values() if own), None)
+    try:
+        if first is None or "test_groups" not in checks.read_predictions(first.path):
+            return None
+    except RecordError:
+        return None
+    found = table(board, agreeing(methods, len(board.key.classes))[0], "group")
+    return found if found is not None and 1 < len(found.shares) <= MANY else None
 
 
 def _ceilings(group: Group) -> list[str]:

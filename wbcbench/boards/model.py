@@ -155,11 +155,11 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external")
+_LATER = ("fold", "folds", "external", "per_group")
 
 
 class _Folded(Strict):
-    """Leaves fields about folds and external sets out where there are none: older documents keep their bytes."""
+    """Leaves later fields out where they say nothing, so that older documents keep their bytes."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -285,6 +285,38 @@ class Row(_Folded):
         return ", ".join(dict.fromkeys(p.provider for p in self.parts if p.foreign))
 
 
+class Share(Strict):
+    """Some test cells of a board."""
+
+    name: str
+    cells: int
+    classes: int
+    """How many classes they are of; macro-F1 is over these."""
+
+
+class PerRow(Strict):
+    """One row of the board."""
+
+    name: str
+    method_id: str
+    values: tuple[float | None, ...]
+    """Mean over seeds for each of `PerTable.shares`; None: undefined."""
+    worst: str
+    """The share with the worst value; empty if all are undefined."""
+
+
+class PerTable(Strict):
+    """The rows of one board, in its order."""
+
+    board: str
+    dataset: str
+    by: str
+    of: Literal["group", "fold", "class"]
+    classes: tuple[str, ...]
+    shares: tuple[Share, ...]
+    rows: tuple[PerRow, ...]
+
+
 class Board(_Folded):
     """One table: everything in it shares one comparison key."""
 
@@ -308,6 +340,8 @@ statistics."""
     """Ranked rows first, group by group; then references, then incomplete rows; best first within each."""
     comparisons: tuple[Comparison, ...] = ()
     external: tuple[ExternalSet, ...] = ()
+    per_group: PerTable | None = None
+    """The ranking metric by donor, slide or plate; None: not known, too many, or no details were requested."""
     notes: tuple[str, ...] = ()
     """Notes for readers: what was left out, and why."""
 
@@ -378,6 +412,7 @@ class Report(Strict):
 
 __all__ = [
     "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details", "Difference",
-    "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "Refused",
-    "ReliabilityBin", "Report", "Row", "Search", "Source", "Status", "Teaching", "Timing",
+    "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "PerRow",
+    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status", "Teaching",
+    "Timing",
 ]  # fmt: skip

@@ -115,8 +115,27 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
         "of_board": [_figure(d, f"{name}-{board.digest}", id_) for name, d in of_board.items() if d is not None],
         "methods": [{"value": r.method_id, "label": r.name, "layout": None} for r, _ in detailed],
         "of_method": [_figure(d, f"{name}-{board.digest}", id_) for name, d in of_method.items()],
+        "per_group": _per_group(board),
         "not_drawn": [_NOT_DRAWN[name] for name, d in of_board.items() if d is None],
     }
+
+
+def _per_group(board: Board) -> dict[str, Any] | None:
+    """The board's metric by donor: names of rows, and for each donor its cells and values, the worst marked."""
+    t = board.per_group
+    if t is None:
+        return None
+    few = board.by == "macro_f1" and any(s.classes < len(t.classes) for s in t.shares)
+    return {
+        "metric": HEADERS[t.by],
+        "methods": [r.name for r in t.rows],
+        "shares": [
+            (s.name, s.cells, [("" if v is None else f"{v:.3f}", r.worst == s.name) for r in t.rows
+                               for v in [r.values[i]]])
+            for i, s in enumerate(t.shares)
+        ],
+        "note": " Macro-F1 is over the classes that a donor has." if few else "",
+    }  # fmt: skip
 
 
 def _facts(board: Board) -> list[tuple[str, str]]:
