@@ -22,7 +22,7 @@ MANY = 200
 
 
 def table(board: Board, samples: Mapping[str, Sequence[Sample]], of: Of) -> PerTable | None:
-    """The board's metric of every row with samples, for each share of its test cells; None if it has no such shares."""
+    """The board's metric of every row with samples, for each share of its test cells; None if there are none."""
     first = next(iter(samples.values()))[0]
     parts = _parts(board, first, of)
     if parts is None:
