@@ -10,6 +10,7 @@ In Python, with the names of the command line:
     board = wbcbench.leaderboard()
     wbcbench.compare("early", "independent + logits")
     cells = wbcbench.predict("independent + logits", "new_cells/").frame()
+    wbcbench.evaluate(dataset="other_cells.npz")          # every ranked row, on other labelled cells
     wbcbench.export("independent + logits", "exported", format="onnx")
     wbcbench.report("independent + logits", "page.html")
     wbcbench.check("plugins/gated.py")
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from wbcbench.api import (
         check,
         compare,
+        evaluate,
         export,
         leaderboard,
         load_record,
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "evaluate",
     "export",
     "leaderboard",
     "load_record",

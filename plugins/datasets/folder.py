@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcbench.contracts.dataset import (
+    FOLD,
     Cells,
     Dataset,
     Description,
@@ -14,6 +15,7 @@ from wbcbench.contracts.dataset import (
     Progress,
     window_square,
     window_words,
+    without_folds,
     without_window,
 )
 from wbcbench.contracts.params import Parameters, param
@@ -21,6 +23,7 @@ from wbcbench.data.csv_table import Columns, Manifest, ManifestFile
 from wbcbench.data.folders import FileSource
 from wbcbench.data.image_files import ImageIndex, ListedImages
 from wbcbench.data.labels import Problems
+from wbcbench.data.official_folds import fold_columns
 from wbcbench.errors import DataError
 
 
@@ -41,11 +44,17 @@ class Folder(Dataset):
         path: str = param("", "The manifest, or a folder with a manifest.csv.")
         root: str = param("", "Folder or .zip that image paths start from; empty: the manifest's folder.")
         modalities: dict[str, str] = param(
-            {}, "Modality -> column of image paths; empty: every column that is not a label, group, split or id."
+            {},
+            "Modality -> column of image paths; empty: every column without another role (label, split ...).",
         )
         label: str = param("label", "Column of class names.")
         group: str = param("group", "Column of donors or slides, if there is one.")
         split: str = param("split", "Column of train, val, test, if there is one.")
+        fold: str = param(
+            FOLD,
+            "Column of the fold that tests a cell (-1: always trained on), or what columns of train, val, test "
+            "start with: fold0, fold1 and so on; if there are any. Empty: none.",
+        )
         id: str = param(
             "id", "Column of names of cells, if there is one; otherwise cells are named by their path."
         )
@@ -62,8 +71,8 @@ class Folder(Dataset):
     params: Params
 
     def public_params(self) -> dict[str, Any]:
-        """See `Dataset.public_params`; without a window as before there were windows, so identities stay."""
-        return without_window(super().public_params())
+        """See `Dataset.public_params`; without a window and folds as before there were any, so identities stay."""
+        return without_folds(without_window(super().public_params()))
 
     def describe(self) -> Description:
         """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
@@ -111,5 +120,10 @@ class _Files(ListedImages[Folder.Params]):
             absent = name not in file.header and name == type(p).model_fields[what].default
             optional[what] = None if not name or absent else name
         file.column(p.label, "label")
-        taken = [p.label, *optional.values(), *p.leave_out]
-        return Columns(label=p.label, modalities=dict(p.modalities) or file.image_columns(taken), **optional)
+        taken = [p.label, *optional.values(), *p.leave_out, *p.modalities.values()]
+        fold = fold_columns([name for name in file.header if p.fold != FOLD or name not in taken], p.fold)
+        if p.fold not in ("", FOLD) and not fold:
+            file.column(p.fold, "fold")
+        taken += fold
+        images = dict(p.modalities) or file.image_columns(taken)
+        return Columns(label=p.label, modalities=images, fold=fold, **optional)

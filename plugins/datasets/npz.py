@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import (
+    FOLD,
     Account,
     Cells,
     Dataset,
@@ -21,6 +22,7 @@ from wbcbench.contracts.dataset import (
     place_stack,
     window_square,
     window_words,
+    without_folds,
     without_window,
 )
 from wbcbench.contracts.params import Parameters, param
@@ -39,6 +41,7 @@ from wbcbench.data.labels import (
     split_sizes,
 )
 from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz
+from wbcbench.data.official_folds import NOWHERE, Folds, fold_columns, fold_notes, fold_sizes, read_folds
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -64,6 +67,11 @@ class Npz(Dataset):
         label: str = param("label", "Array of labels [N], numbers or text.")
         group: str = param("group", "Array of donors or slides [N], if there is one.")
         split: str = param("split", "Array of train, val, test [N], if there is one.")
+        fold: str = param(
+            FOLD,
+            "Array of the fold that tests a cell [N] (-1: always trained on), or what arrays of train, val, test "
+            "start with: fold0, fold1 and so on; if there are any. Empty: none.",
+        )
         layout: Layout = param("auto", "Which axis of a four-dimensional array is the channels.")
         window: int = param(
             0,
@@ -84,6 +92,7 @@ class Npz(Dataset):
             fingerprint=self._fingerprint(table, picks),
             image_size=sides.pop() if len(sides) == 1 else None,
             split_sizes=split_sizes(table.split),
+            fold_sizes=fold_sizes(table.folds),
             groups=table.groups is not None,
             incomplete=(),
             group_count=None if table.groups is None else len(np.unique(table.groups)),
@@ -119,6 +128,7 @@ class Npz(Dataset):
             fingerprint=self._fingerprint(table, picks),
             groups=table.groups,
             split=table.split,
+            folds=table.folds,
             ids=tuple(f"row {i}" for i in table.rows),
             notes=notes,
             accounts=(*table.accounts, self._arrays(table, picks)),
@@ -133,8 +143,8 @@ class Npz(Dataset):
         )
 
     def public_params(self) -> dict[str, Any]:
-        """See `Dataset.public_params`; without a window as before there were windows, so identities stay."""
-        return without_window(super().public_params())
+        """See `Dataset.public_params`; without a window and folds as before there were any, so identities stay."""
+        return without_folds(without_window(super().public_params()))
 
     def _fingerprint(self, table: _Table, picks: dict[str, Pick]) -> str:
         p = self.params
@@ -142,6 +152,8 @@ class Npz(Dataset):
         # Files that already said train, val, test keep the fingerprint that they always had.
         recoded = [table.split] if table.recoded and table.split is not None else []
         extra = [*recoded, *(["joined spellings"] if table.joined else []), *([p.window] if p.window else [])]
+        if table.folds is not None:
+            extra += ["folds", [(fold, side.tolist()) for fold, side in table.folds.items()]]
         return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *extra)
 
     def _table(self) -> _Table:
@@ -170,6 +182,11 @@ class Npz(Dataset):
             gone = [(read.why(int(row)), f"row {row}") for row in np.flatnonzero(~keep)]
             recoded = not np.array_equal(split[keep], read.side)
             split = read.side
+        fold_arrays = self._fold_arrays(file, count)
+        folds = read_folds(fold_arrays, where) if fold_arrays else None
+        if folds is not None and split is None:  # with a split, it decides which cells are left out
+            keep = folds.used
+            gone = [(NOWHERE, f"row {row}") for row in np.flatnonzero(~keep)]
         classes = None
         if "classes" in file.headers:
             classes = tuple(str(c) for c in file.read("classes", "class names").astype(str).reshape(-1))
@@ -191,6 +208,8 @@ class Npz(Dataset):
             used["groups"] = set(group_names)
             found["groups"] = frozenset(group_names) | (lost_groups - _texts(raw_groups))
         rows = np.flatnonzero(keep)
+        sides = None if folds is None else {fold: side[rows] for fold, side in folds.sides.items()}
+        notes += [] if folds is None else [*folds.notes, *fold_notes(sides, [names[c] for c in labels])]
         return _Table(
             file=file,
             rows=rows,
@@ -198,6 +217,7 @@ class Npz(Dataset):
             classes=names,
             groups=groups,
             split=split,
+            folds=sides,
             count=count,
             notes=notes,
             recoded=recoded,
@@ -231,6 +251,25 @@ class Npz(Dataset):
             )
         return column.reshape(-1)
 
+    def _fold_names(self, file: NpzFile) -> tuple[str, ...]:
+        p = self.params
+        taken = {p.image, p.label, p.group, p.split, *(v for v in p.modalities.values() if isinstance(v, str))}
+        return fold_columns([name for name in file.headers if p.fold != FOLD or name not in taken], p.fold)
+
+    def _fold_arrays(self, file: NpzFile, count: int) -> dict[str, list[str]]:
+        """The arrays of folds, as text; a name that the user chose must exist."""
+        names = self._fold_names(file)
+        if self.params.fold not in ("", FOLD) and not names:
+            file.header(self.params.fold, "fold")
+        arrays = {name: file.read(name, "fold") for name in names}
+        for name, array in arrays.items():
+            if array.shape not in ((count,), (count, 1)):
+                raise DataError(
+                    f"Expected {name!r} of {self.params.path} as [N={count}], a fold or a side of each cell, but "
+                    f"it is {list(array.shape)}. Set dataset.fold='' if it is something else."
+                )
+        return {name: [str(value) for value in array.reshape(-1)] for name, array in arrays.items()}
+
     def _picks(self, table: _Table) -> dict[str, Pick]:
         p = self.params
         return find_picks(table.file, p.modalities, p.image, p.layout, table.count)
@@ -239,6 +278,7 @@ class Npz(Dataset):
         """Which arrays of the file are used."""
         p = self.params
         used = {pick.array for pick in picks.values()} | {p.label, p.group, p.split, "classes", "channels"}
+        used |= set(self._fold_names(table.file))
         used = table.file.stored(used)
         rest = sorted(set(table.file.members) - used)
         return Account.of(
@@ -256,6 +296,7 @@ class _Table:
     classes: tuple[str, ...]
     groups: NDArray[np.int64] | None
     split: NDArray[np.str_] | None
+    folds: Folds | None
     count: int
     notes: list[str]
     recoded: bool

@@ -276,6 +276,22 @@ def test_methods_of_one_name_are_told_apart_by_what_differs(store):
         explain([store], "independent", "gated", FAST)
 
 
+@pytest.mark.parametrize(
+    ("params", "modalities", "name"),
+    [
+        ({"rho": 0.5, "slots": "batch"}, ("a", "b"), "independent (rho=0.5)"),
+        ({"rho": 0.0, "slots": "epoch"}, ("a", "b"), "independent (rho=0, slots=epoch)"),
+        ({"rho": 0.5}, ("a",), "independent[a]"),
+        ({}, ("a", "b"), "independent"),
+    ],
+)
+def test_rho_is_in_a_name_without_twins(store, params, modalities, name):
+    method = Method(fusion=ComponentSpec(name="independent", params=params), backbone=ComponentSpec(name="tiny"))
+    fake_record(store, Trial(protocol=fake_trial(modalities=modalities).protocol, method=method))
+    (board,) = build([store], FAST)
+    assert [r.name for r in board.rows] == [name]
+
+
 def test_a_policy_is_part_of_the_name_also_where_no_twin_has_none(store):
     teacher = fake_trial(7, fusion="single", modalities=("dapi",))
     fake_record(store, teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from wbcbench.boards.compare import explain
 from wbcbench.boards.model import Board
 from wbcbench.boards.per import per
 from wbcbench.boards.statistics import corrected_resampled_t
+from wbcbench.deploy.report import Material, page
 from wbcbench.errors import UsageError
 from wbcbench.records.store import Store
 from wbcbench.spec.trial import SplitSpec
@@ -136,11 +138,20 @@ def test_tables_by_group_fold_and_class(folded: Store) -> None:
     assert by_fold.rows[0].worst == f"fold {int(np.argmin(values))}"
     (by_group,) = per([folded], "group", FAST)
     assert [(s.name, s.cells) for s in by_group.shares] == [(str(g), 4) for g in range(15)]
+    assert build([folded], Options(verify="files", statistics=False))[0].per_group == by_group
+    assert build([folded], Options(verify="files", details=False))[0].per_group is None
     (by_class,) = per([folded], "class", FAST)
     f1 = gated.metrics["macro_f1"].mean
     assert np.mean(by_class.rows[0].values) == pytest.approx(f1)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--per group"):
         per([fresh(folded)], "group", FAST)
+
+
+def test_a_page_about_a_record_has_its_groups(folded: Store) -> None:
+    record = folded.load(next(iter(sorted(p.name for p in folded.folders()))))
+    text = page(Material(record))
+    rows = re.findall(r'<th scope="row">(\d+)</th><td class="number">4</td>', text)
+    assert rows == [str(g) for g in np.unique(record.predictions["test_groups"])]
 
 
 def fresh(folded: Store) -> Store:

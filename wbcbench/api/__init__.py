@@ -7,6 +7,7 @@ that are displayed as tables and convert to pandas frames. A function and its co
     load_record, load_records      read records
     leaderboard, compare           tables of records
     predict, export, report        use one trained network
+    evaluate                       trained networks on other labelled cells
     check                          test a plugin
 
 They do not change global state of the calling process: see `wbcbench.isolation`.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wbcbench.api.boards import Boards, Comparison, compare, leaderboard
     from wbcbench.api.checking import Checked, check
     from wbcbench.api.deploying import Exported, Predicted, RecordPage, export, predict, report
+    from wbcbench.api.evaluating import Evaluations, evaluate
     from wbcbench.api.records import Records, load_record, load_records
     from wbcbench.api.running import Run, run
     from wbcbench.api.searching import Searches, search
@@ -30,6 +32,7 @@ _MODULES = {
     "boards": ("Boards", "Comparison", "compare", "leaderboard"),
     "checking": ("Checked", "check"),
     "deploying": ("Exported", "Predicted", "RecordPage", "export", "predict", "report"),
+    "evaluating": ("Evaluations", "evaluate"),
     "records": ("Records", "load_record", "load_records"),
     "running": ("Run", "run"),
     "searching": ("Searches", "search"),
@@ -42,6 +45,7 @@ __all__ = [
     "Boards",
     "Checked",
     "Comparison",
+    "Evaluations",
     "Exported",
     "Predicted",
     "RecordPage",
@@ -51,6 +55,7 @@ __all__ = [
     "StudyRun",
     "check",
     "compare",
+    "evaluate",
     "export",
     "leaderboard",
     "load_record",

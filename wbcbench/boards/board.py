@@ -10,11 +10,14 @@ from pathlib import Path
 from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.columns import HEADERS
 from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.external import externals
 from wbcbench.boards.gather import Group, board_seeds, by_method
-from wbcbench.boards.model import Board, Comparison, Difference, Estimate, Row
+from wbcbench.boards.model import Board, Comparison, Difference, Estimate, PerTable, Row
 from wbcbench.boards.names import named, with_backbones
 from wbcbench.boards.options import Options
 from wbcbench.boards.rows import RowMaker, details
+from wbcbench.boards.samples import agreeing
+from wbcbench.boards.shares import MANY, table
 from wbcbench.boards.statistics import tie_groups
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import RecordError
@@ -138,11 +141,14 @@ def make_board(
         stats.save()
     else:
         rows = _ranked_by_mean(rows, options.by, higher)
+    others = externals(methods, names, options, statistics)
+    rows = [r.model_copy(update={"external": tuple(others.scores.get(r.method_id, ()))}) for r in rows]
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
     notes += _levelling_notes(rows, group.key)
     notes += _ceilings(group)
+    notes += others.notes
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
@@ -169,9 +175,24 @@ def make_board(
         resamples=options.resamples if stats else None,
         rows=tuple(sorted(rows, key=place)),
         comparisons=tuple(comparisons),
+        external=tuple(others.sets),
         notes=tuple(notes),
     )
+    if with_details:
+        board = board.model_copy(update={"per_group": _per_group(board, _whole(methods, group))})
     return board, refused
+
+
+def _per_group(board: Board, methods: Methods) -> PerTable | None:
+    """The table by donor, slide or plate; None without groups, with one, or with too many for a page."""
+    first = next((own[0] for own in methods.values() if own), None)
+    try:
+        if first is None or "test_groups" not in checks.read_predictions(first.path):
+            return None
+    except RecordError:
+        return None
+    found = table(board, agreeing(methods, len(board.key.classes))[0], "group")
+    return found if found is not None and 1 < len(found.shares) <= MANY else None
 
 
 def _ceilings(group: Group) -> list[str]:

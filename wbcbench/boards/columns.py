@@ -202,6 +202,32 @@ COLUMNS: dict[str, Column] = {
     "components": Column("components", "every component with provider and version", _parts),
 }  # fmt: skip
 
+EXTERNAL = "external:"
+"""Beginning of the names of columns of external sets, as in `external:hospital B`."""
+
+
+def available(board: Board) -> dict[str, Column]:
+    """Every column of a board: `COLUMNS`, and one for each external set."""
+    return COLUMNS | {
+        f"{EXTERNAL}{s.name}": Column(
+            f"{s.name} (external)", f"macro-F1 on other cells: {s.name}; mean ± sd, 95 % interval", _external(s.id)
+        )
+        for s in board.external
+    }
+
+
+def _external(cells: str) -> Cell:
+    def cell(row: Row, board: Board) -> str:
+        found = next((e for e in row.external if e.set == cells), None)
+        if found is None or found.macro_f1.mean is None:
+            return ""
+        e = found.macro_f1
+        text = f"{e.mean:.3f}" if e.sd is None else f"{e.mean:.3f} ± {e.sd:.3f}"
+        return text if e.low is None or e.high is None else f"{text} ({e.low:.3f}..{e.high:.3f})"
+
+    return cell
+
+
 NARROW = (
     "rank", "method", "backbone", "n", "{by}", "{by}_interval", "over_single", "over_no_kd", "params", "macs",
     "latency", "device", "levelled", "worst_subset", "search", "provider",
@@ -243,17 +269,22 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
     Raises:
         UsageError: a name that is no column.
     """
+    every = available(board)
     if names is not None:
         for name in names:
-            if name not in COLUMNS:
+            if name not in every:
                 raise UsageError(
-                    f"No column is called '{name}'.{did_you_mean(name, COLUMNS)} There are: {', '.join(COLUMNS)}."
+                    f"No column is called '{name}'.{did_you_mean(name, every)} There are: {', '.join(every)}."
                 )
-        return {name: COLUMNS[name] for name in names}
-    picked = dict.fromkeys(name.format(by=board.by) for name in (WIDE if wide else NARROW))
+        return {name: every[name] for name in names}
+    picked: dict[str, None] = {}
+    for name in WIDE if wide else NARROW:
+        picked[name.format(by=board.by)] = None
+        if name == "{by}_interval":
+            picked |= dict.fromkeys(n for n in every if n.startswith(EXTERNAL))
     said = {} if wide else shared(board)
     return {
-        name: COLUMNS[name]
+        name: every[name]
         for name in picked
         if name not in said and (name not in _OPTIONAL or any(COLUMNS[name].cell(r, board) for r in board.rows))
     }
@@ -267,12 +298,14 @@ def shared(board: Board) -> dict[str, str]:
 
 __all__ = [
     "COLUMNS",
+    "EXTERNAL",
     "FIRST_TO_GO",
     "HEADERS",
     "NARROW",
     "SHARED",
     "WIDE",
     "Column",
+    "available",
     "chosen",
     "count",
     "shared",

@@ -110,6 +110,40 @@ class MissingModalities(Strict):
     """`brightfield+dapi` -> macro-F1."""
 
 
+class ExternalSet(Strict):
+    """Labelled cells of another data set, on which the networks of a board were evaluated."""
+
+    id: str
+    name: str
+    dataset: str
+    fingerprint: str
+    cells: int
+    """That were evaluated; of rows that differ in this, the most."""
+    fewest_cells: int
+    """The fewest."""
+    groups: int | None
+    """Donors, slides or plates; None: not known, so that cells are resampled."""
+    classes: tuple[str, ...]
+    """Those with cells."""
+    left_out: tuple[str, ...]
+    """Which cells were not evaluated, and why; a sentence for each way in which networks differ in it."""
+    unchecked: int
+    """Number of networks of which it is unknown whether they were trained on some of these cells."""
+
+
+class ExternalScore(Strict):
+    """All networks of a row on an external set."""
+
+    set: str
+    """Its id."""
+    n: int
+    """Number of networks: seeds, or seeds x folds."""
+    cells: int
+    groups: int | None
+    macro_f1: Estimate
+    """Over the classes with cells. Mean and sd over networks; interval over cells or groups and networks."""
+
+
 class Part(Strict):
     """A component of a method, and its provider."""
 
@@ -122,13 +156,16 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
+_LATER = ("fold", "folds", "external", "per_group")
+
+
 class _Folded(Strict):
-    """Leaves its fields about folds out where there are none, so that older documents keep their bytes."""
+    """Leaves later fields out where they say nothing, so that older documents keep their bytes."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
-        return {k: v for k, v in document.items() if k not in ("fold", "folds") or v not in (None, (), [])}
+        return {k: v for k, v in document.items() if k not in _LATER or v not in (None, (), [])}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -226,6 +263,8 @@ class Row(_Folded):
     """None: no teachers."""
     search: Search | None = None
     missing_modalities: MissingModalities | None = None
+    external: tuple[ExternalScore, ...] = ()
+    """On the external sets of the board; without those on which some network was not evaluated."""
     pseudo_multimodal: bool
     """The modalities were computed from one image, not measured separately."""
     parts: tuple[Part, ...]
@@ -247,6 +286,38 @@ class Row(_Folded):
     def foreign(self) -> str:
         """Providers other than wbcbench, comma-separated."""
         return ", ".join(dict.fromkeys(p.provider for p in self.parts if p.foreign))
+
+
+class Share(Strict):
+    """Some test cells of a board."""
+
+    name: str
+    cells: int
+    classes: int
+    """How many classes they are of; macro-F1 is over these."""
+
+
+class PerRow(Strict):
+    """One row of the board."""
+
+    name: str
+    method_id: str
+    values: tuple[float | None, ...]
+    """Mean over seeds for each of `PerTable.shares`; None: undefined."""
+    worst: str
+    """The share with the worst value; empty if all are undefined."""
+
+
+class PerTable(Strict):
+    """The rows of one board, in its order."""
+
+    board: str
+    dataset: str
+    by: str
+    of: Literal["group", "fold", "class"]
+    classes: tuple[str, ...]
+    shares: tuple[Share, ...]
+    rows: tuple[PerRow, ...]
 
 
 class Board(_Folded):
@@ -271,6 +342,9 @@ statistics."""
     rows: tuple[Row, ...]
     """Ranked rows first, group by group; then references, then incomplete rows; best first within each."""
     comparisons: tuple[Comparison, ...] = ()
+    external: tuple[ExternalSet, ...] = ()
+    per_group: PerTable | None = None
+    """The ranking metric by donor, slide or plate; None: not known, too many, or no details were requested."""
     notes: tuple[str, ...] = ()
     """Notes for readers: what was left out, and why."""
 
@@ -341,6 +415,7 @@ class Report(Strict):
 
 __all__ = [
     "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details", "Difference",
-    "Estimate", "Improvement", "MissingModalities", "Part", "Refused", "ReliabilityBin", "Report", "Row", "Search",
-    "Source", "Status", "Teaching", "Timing",
+    "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "PerRow",
+    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status", "Teaching",
+    "Timing",
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 `gmu`, `independent + dkd`, `concat + modality_dropout`; if two rows would share a name, what differs is added:
 backbone, teachers, then the parameters, as in `independent + dkd (weight=0.1)`. Only rows without any readable
-difference get a part of their id, `#4caab3`.
+difference get a part of their id, `#4caab3`. How often the cells of a row's slots agree is always shown, as in
+`independent (rho=0.5)`: it decides what is trained.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _EXTRAS: tuple[Callable[[Row], str], ...] = (
     lambda r: f" [{r.routing}]" if r.routing else "",
 )
 
+ALWAYS = {"rho": None, "slots": "batch"}
+"""Parameters of a fusion of several modalities that a name always has -> the value that needs no mention."""
 Settings = dict[str, str]
 
 
@@ -43,12 +46,29 @@ def named(rows: Sequence[Row]) -> list[Row]:
         for twins in _twins(rows, names):
             if len({extra(r) for r in twins}) > 1:
                 names |= {r.method_id: names[r.method_id] + extra(r) for r in twins}
+    texts: dict[str, str] = {}
     for twins in _twins(rows, names):
         added = distinct([_settings(r) for r in twins])
-        names |= {r.method_id: names[r.method_id] + text for r, text in zip(twins, added, strict=True)}
+        texts |= {r.method_id: text for r, text in zip(twins, added, strict=True)}
+    names |= {r.method_id: names[r.method_id] + _with_slots(r, texts.get(r.method_id, "")) for r in rows}
     for twins in _twins(rows, names):
         names |= {r.method_id: f"{names[r.method_id]} #{r.method_id[:6]}" for r in twins}
     return [r.model_copy(update={"name": names[r.method_id]}) for r in rows]
+
+
+def _with_slots(row: Row, text: str) -> str:
+    """` (name=value, ...)` with the parameters of `ALWAYS` that a row's fusion has and `text` lacks, put first."""
+    shown = [part.partition("=")[0].rpartition(".")[2] for part in text[2:-1].split(", ")]
+    more = [f"{name}={value}" for name, value in _slots(row).items() if name not in shown]
+    return f" ({', '.join([*more, *([text[2:-1]] if text else [])])})" if more else text
+
+
+def _slots(row: Row) -> Settings:
+    def of(method: dict[str, Any]) -> Settings:
+        params = method["fusion"]["params"]
+        return {name: _short(params[name]) for name, usual in ALWAYS.items() if params.get(name, usual) != usual}
+
+    return _read(row, of) if len(row.modalities) > 1 else {}
 
 
 def with_backbones(rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:

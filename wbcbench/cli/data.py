@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from wbcbench.spec.trial import SplitSpec
 
 SHOWN, SHOWN_LEAKS = 20, 50
-SCHEMES = ("official", "stratified", "kfold", "leave_one_group_out", "repeated")
+SIDES = ("train", "val", "test")
+SCHEMES = ("official", "official_folds", "stratified", "kfold", "leave_one_group_out", "repeated")
 SUBCOMMANDS = {
     "inspect": (
         "data:inspect",
@@ -82,6 +83,7 @@ class Source:
             leave_out.setdefault(column, []).append(value)
         asked = ColumnChoices(
             label=v["label"], group=v["group"], split=v["split"], id=v["id"], root=v["root"], levels=v["levels"],
+            fold=v["fold"], fold_lists=v["fold_lists"],
             modalities=dict(_pairs(v["modality"], "--modality")), leave_out=leave_out, sides=self._sides(),
         )  # fmt: skip
         return survey_path(self.path, asked, self._open, _progress())
@@ -114,7 +116,19 @@ class Source:
     def flags(self) -> list[str]:
         """The given options, as arguments of a command line."""
         words: list[str] = []
-        for name in ("label", "group", "split", "id", "root", "levels", "modality", "leave_out", "side"):
+        for name in (
+            "label",
+            "group",
+            "split",
+            "fold",
+            "fold_lists",
+            "id",
+            "root",
+            "levels",
+            "modality",
+            "leave_out",
+            "side",
+        ):
             value = self.values[name]
             for one in value if isinstance(value, tuple) else (value,):
                 words += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
@@ -137,6 +151,13 @@ def source_options(function: F) -> F:
     @click.option("--label", metavar="COLUMN", help="Column (or array) of labels; default: recognised by name.")
     @click.option("--group", metavar="COLUMN", help="Column of donors, slides or plates; - for none.")
     @click.option("--split", metavar="COLUMN", help="Column of train, val, test; - for none.")
+    @click.option("--fold", metavar="COLUMN", help="Column of the fold that tests a cell, or of fold0, fold1 ...")
+    @click.option(
+        "--fold-lists",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        metavar="FOLDER",
+        help="Folds as lists of names: fold0_train.csv, fold0_test.csv ...",
+    )
     @click.option("--id", metavar="COLUMN", help="Column of cell names; - for none.")
     @click.option(
         "--modality",
@@ -176,7 +197,19 @@ def source_options(function: F) -> F:
     @plugins_options
     @functools.wraps(function)
     def wrapper(path: Path, plugins: PluginOptions, **kwargs: Any) -> Any:
-        names = ["label", "group", "split", "id", "modality", "root", "levels", "leave_out", "side"]
+        names = [
+            "label",
+            "group",
+            "split",
+            "fold",
+            "fold_lists",
+            "id",
+            "modality",
+            "root",
+            "levels",
+            "leave_out",
+            "side",
+        ]
         names += ["dataset", "settings"]
         values = {name: kwargs.pop(name) for name in names}
         return function(source=Source(path, values, plugins), **kwargs)
@@ -242,7 +275,12 @@ def _print_facts(d: dict[str, Any]) -> None:
     counted = g and f"{g['count']} of {g['smallest']} to {g['largest']} cells (median {g['median']:g})"
     click.echo(f"groups: {counted or 'none known: cells of one donor may be on two sides of a split'}")
     split = d["split"] and ", ".join(f"{side} {n}" for side, n in d["split"].items())
-    click.echo(f"split: {split or 'none: a run makes one'}")
+    if split or not d["folds"]:
+        click.echo(f"split: {split or 'none: a run makes one'}")
+    if d["folds"]:
+        print_table(
+            ["fold", "train", "val", "test"], [[f["fold"], *(f[s] or "" for s in SIDES)] for f in d["folds"]]
+        )
     _print_copies(d["copies"])
     _print_list("cannot be used", d["unusable"])
     for note in d["notes"]:
@@ -365,8 +403,7 @@ def import_cells(source: Source, dest: Path, copy: bool, copies: Literal["drop",
 @click.command("audit")
 @source_options
 @click.option("--scheme", type=click.Choice(SCHEMES), default="official", show_default=True,
-              help="official: the data set's own split, if any; stratified: made by wbcbench; of several "
-              "divisions the first is shown.")  # fmt: skip
+              help="official: the data set's own split or folds, if any; others: made by wbcbench.")  # fmt: skip
 @click.option("--allow-leaks", is_flag=True, help="Report leaks, but exit 0.")
 @json_option
 @click.pass_context
@@ -382,13 +419,14 @@ def audit_split(
     import numpy as np
 
     from wbcbench.contracts.dataset import SPLITS
-    from wbcbench.data.intake import accounts_document, audit
+    from wbcbench.data.intake import accounts_document, audits
     from wbcbench.errors import ExitCode
     from wbcbench.evaluation.metrics import ceiling_notes
 
     spec = source.split(scheme=scheme)
     survey = source.survey()
-    found, allowed = audit(survey, spec), allow_leaks or spec.allow_leaks
+    every, allowed = audits(survey, spec), allow_leaks or spec.allow_leaks
+    found = next((one for one in every if one), every[0])
     counts = {s: np.bincount(survey.codes[found.side == s], minlength=len(survey.classes)) for s in SPLITS}
     document = {
         "path": str(survey.path), "cells": len(survey), "groups": len(survey.group_names) or None,
@@ -399,6 +437,8 @@ def audit_split(
             *(note for s in SPLITS for note in ceiling_notes(counts[s], survey.classes, s)),
         ],
     }  # fmt: skip
+    if len(every) > 1:
+        document["folds"] = [one.document(survey) | {"leaks": bool(one)} for one in every]
     print_json(document) if as_json else _print_audit(in_lines(document))
     ctx.exit(ExitCode.NOT_COMPARABLE if found and not allowed else ExitCode.OK)
 
@@ -406,17 +446,21 @@ def audit_split(
 def _print_audit(d: dict[str, Any]) -> None:
     sizes = ", ".join(f"{side} {n}" for side, n in d["sizes"].items())
     click.echo(f"{d['path']}: {d['cells']} cells, {d['scheme']} split: {sizes}")
+    if "folds" in d:
+        columns = ["split", *SIDES, "leaks"]
+        rows = [[f["scheme"], *f["sizes"].values(), "yes" if f["leaks"] else ""] for f in d["folds"]]
+        print_table(columns, rows)
     _print_accounts(d["accounts"])
     for note in d["notes"]:
         click.echo(f"note: {note}")
     if d["groups"] is None:
         click.echo("groups: none known, so leaks between donors cannot be checked (--group COLUMN names them)")
     for torn in _some(d["groups_on_two_sides"], "groups on two sides"):
-        sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
+        sides = ", ".join(f"{side} {torn[side]}" for side in SIDES if torn[side])
         click.echo(f"  {torn['group']}: {sides}")
     if d["groups_probably_one_on_two_sides"]:
         for torn in _some(d["groups_probably_one_on_two_sides"], "groups on two sides that are probably one"):
-            sides = ", ".join(f"{side} {torn[side]}" for side in ("train", "val", "test") if torn[side])
+            sides = ", ".join(f"{side} {torn[side]}" for side in SIDES if torn[side])
             click.echo(f"  {' = '.join(torn['groups'])}: {sides}")
     for cells in _some(d["images_on_two_sides"], "images on two sides"):
         click.echo("  " + " = ".join(f"{c['cell']} ({c['side']})" for c in cells))

@@ -1,4 +1,4 @@
-"""`wbcbench export`, `predict` and `report`: use one record."""
+"""`wbcbench export`, `predict`, `report` and `evaluate`: use trained networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from wbcbench.api.defaults import BATCH, TOLERANCE
-from wbcbench.cli.options import json_option, plugins_options, record_options
+from wbcbench.cli.completion import components, records
+from wbcbench.cli.options import json_option, plugins_options, record_options, set_option, store_option
 from wbcbench.cli.output import print_json, print_table
 
 EXPORT_EPILOG = """\b
@@ -118,6 +119,57 @@ def predict(as_json: bool, **given: Any) -> None:
         print_table(["metric", f"over {facts['labelled']} labelled cells"], rows)
 
 
+EVALUATE_EPILOG = """\b
+Examples:
+  wbcbench evaluate --dataset other_lab/dataset.yaml
+  wbcbench evaluate 'early + logits' concat --dataset npz --set dataset.path=other.npz --name 'hospital B'
+"""
+
+
+@click.command("evaluate", epilog=EVALUATE_EPILOG)
+@click.argument("records", metavar="[RECORD]...", nargs=-1, shell_complete=records)
+@click.option(
+    "--dataset", required=True, metavar="NAME|PATH", shell_complete=components("dataset"),
+    help="Labelled cells: a data set, what `data import` wrote, an .npz, a manifest (.csv).",
+)  # fmt: skip
+@set_option("Parameter of the data set: --set dataset.path=other.npz")
+@click.option("--name", metavar="TEXT", help="What boards call these cells; default: the data set or the file.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Every ranked row of this board; repeatable.")
+@store_option("Where records are kept, and these results.")
+@click.option("--batch", type=click.IntRange(1), default=BATCH, show_default=True, help="Cells at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@json_option
+@plugins_options
+@click.pass_context
+def evaluate(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Evaluate finished networks on labelled cells of another data set; boards show the results as a column.
+
+    RECORD is a trial's id, a record's folder, or a method's name, which gives all its seeds and folds; without
+    one, every ranked row of the store's boards is evaluated.
+
+    Classes are matched by name. Cells of other classes, and cells that a network was trained on, are left out and
+    counted. Results are kept in the store, are never used for selection, and are not computed twice.
+    """
+    from wbcbench.api.evaluating import EvaluateRequest
+    from wbcbench.errors import ExitCode
+
+    done = EvaluateRequest(**given).evaluate(progress=not as_json)
+    if as_json:
+        print_json({"evaluations": done.rows(), "failed": done.failed, "notes": done.notes()})
+    else:
+        from wbcbench.boards.text import clean
+
+        rows = done.rows()
+        names = [n for n in rows[0] if n != "set" and any(row[n] is not None for row in rows)]
+        shown = [
+            [f"{v:.4f}" if isinstance(v, float) else clean(str(v)) for v in (r[n] for n in names)] for r in rows
+        ]
+        print_table(names, shown)
+        for line in done.notes():
+            click.echo(line, err=True)
+    ctx.exit(ExitCode.SOME_FAILED if done.failed else ExitCode.OK)
+
+
 @click.command("report")
 @record_options
 @click.option(
@@ -139,4 +191,4 @@ def report(**given: Any) -> None:
         click.echo(line, err=True)
 
 
-__all__ = ["export", "predict", "report"]
+__all__ = ["evaluate", "export", "predict", "report"]

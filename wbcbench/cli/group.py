@@ -81,6 +81,7 @@ VERBS = {
         "Write a trained network with its preprocessing: ONNX, torch.export or safetensors.",
     ),
     "predict": ("deploying:predict", "Classify cells of a folder, a manifest or an .npz with a trained network."),
+    "evaluate": ("deploying:evaluate", "Evaluate trained networks on other labelled cells, for a board's column."),
     "report": (
         "deploying:report",
         "Write an HTML page about one record: curves, confusion, mistakes, reliability, provenance.",

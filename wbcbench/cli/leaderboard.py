@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wbcbench.api.boards import BoardRequest
     from wbcbench.boards.effects import Effects
     from wbcbench.boards.model import Report
-    from wbcbench.boards.per import Of
+    from wbcbench.boards.shares import Of
 
 SUBCOMMANDS = {
     "compare": ("leaderboard:compare", "Explain the difference between two methods in plain words."),

@@ -113,6 +113,15 @@ def without_window(params: dict[str, Any]) -> dict[str, Any]:
     return params if params.get("window") else {k: v for k, v in params.items() if k != "window"}
 
 
+FOLD = "fold"
+"""Default name of the column or array of official folds."""
+
+
+def without_folds(params: dict[str, Any]) -> dict[str, Any]:
+    """Public parameters without `fold` of the default name, which identities from before there were folds lack."""
+    return params if params.get("fold") != FOLD else {k: v for k, v in params.items() if k != "fold"}
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How a user's images become a network's modalities.
@@ -250,6 +259,8 @@ class Description:
     """Native side in pixels if all images are square and equal, else None: then the user must choose."""
     split_sizes: dict[str, int] | None = None
     """Cells per official split, or None where the protocol has to make one."""
+    fold_sizes: dict[int, dict[str, int]] | None = None
+    """Number of each official fold -> its cells per side, as in `split_sizes`; None: it has none."""
     groups: bool = False
     group_count: int | None = None
     """Number of groups: if too few for a split, it is refused before images are read. None: not counted."""
@@ -288,6 +299,9 @@ class Cells:
     """[N] donor, slide or plate; a group is never on two sides of a split."""
     split: NDArray[np.str_] | None = None
     """[N] of 'train' | 'val' | 'test': the set's official split."""
+    folds: Mapping[int, NDArray[np.str_]] | None = None
+    """Number of each official fold -> [N] of 'train' | 'val' | 'test' | '', '' for cells that it does not use.
+    Where a fold has no validation cells, they are drawn from its training cells."""
     present: NDArray[np.bool_] | None = None
     """[N, M] in the order of `images`; None: no image is absent."""
     ids: tuple[str, ...] | None = None
@@ -352,7 +366,8 @@ class Cells:
                             f"({', '.join(self.classes)}). A classifier needs two.")  # fmt: skip
         if self.present is not None and self.present.shape != (n, len(self.images)):
             raise DataError(f"Expected `present` [N={n}, M={len(self.images)}], got {list(self.present.shape)}.")
-        for name, column in (("groups", self.groups), ("split", self.split)):
+        columns = [("groups", self.groups), ("split", self.split)]
+        for name, column in (*columns, *((f"folds[{k}]", sides) for k, sides in (self.folds or {}).items())):
             if column is not None and column.shape != (n,):
                 raise DataError(f"Expected `{name}` [N={n}], but got {list(column.shape)}.")
         if self.group_names and self.groups is not None and n and self.groups.max() >= len(self.group_names):
@@ -364,6 +379,9 @@ class Cells:
                 raise DataError(f"Expected `resolved` of numbers or text, but {name} is {type(value).__name__}.")
         if self.split is not None and not set(np.unique(self.split)) <= set(SPLITS):
             raise DataError(f"Expected splits {SPLITS}, but got {sorted(set(np.unique(self.split)))}.")
+        for number, sides in (self.folds or {}).items():
+            if strange := sorted(set(map(str, np.unique(sides))) - {*SPLITS, ""}):
+                raise DataError(f"Expected fold {number} of {SPLITS} or '', but got {strange}.")
         return self
 
 

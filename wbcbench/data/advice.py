@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.data.labels import split_sizes
+from wbcbench.data.official_folds import fold_sizes
 from wbcbench.data.reading import CONFIG
-from wbcbench.data.splits import assign_sides, find_leaks, larger_shares, resolved
+from wbcbench.data.splits import assign_sides, find_leaks, fold_numbers, larger_shares, resolved
 from wbcbench.data.survey import Survey
 from wbcbench.errors import DataError, LeakError, UsageError
 from wbcbench.spec.load import put
@@ -99,6 +100,7 @@ def _fit(
     """Why other options than the defaults are needed, and those of import and of run; None if none work."""
     labels = survey.codes[rows]
     official = None if survey.split is None else survey.split[rows]
+    folds = None if survey.folds is None else {k: side[rows] for k, side in survey.folds.items()}
     codes = survey.group_codes
     groups = None if codes is None or not with_groups else codes[rows]
     place = {int(row): i for i, row in enumerate(rows)}
@@ -114,15 +116,18 @@ def _fit(
         part = np.searchsorted(np.setdiff1d(np.arange(len(survey.classes)), list(gone)), labels[keep])
         again = {int(old): new for new, old in enumerate(np.flatnonzero(keep))}
         own = [s for found in copies if len(s := [again[r] for r in found if r in again]) > 1]
+        own_groups = None if groups is None else groups[keep]
+        own_split = None if official is None else official[keep]
+        own_folds = None if folds is None else {k: side[keep] for k, side in folds.items()}
+        spec = resolved(spec, groups is not None, split_sizes(official), fold_sizes(own_folds))
         try:
-            side = assign_sides(
-                part.astype(np.int64), names, None if groups is None else groups[keep],
-                None if official is None else official[keep],
-                resolved(spec, groups is not None, split_sizes(official)),
-            )[1]  # fmt: skip
-            found = find_leaks(part.astype(np.int64), side, None if groups is None else groups[keep], own)
-            if not leaks:
-                found.refuse(survey.ids if len(keep) == len(survey) and keep.all() else None, survey.group_names)
+            for fold in fold_numbers(spec, None, own_folds) or (None,):
+                side = assign_sides(part.astype(np.int64), names, own_groups, own_split, spec, fold, own_folds)[1]
+                found = find_leaks(part.astype(np.int64), side, own_groups, own)
+                if not leaks:
+                    found.refuse(
+                        survey.ids if len(keep) == len(survey) and keep.all() else None, survey.group_names
+                    )
         except DataError as error:
             first, torn = first or str(error), isinstance(error, LeakError)
             return False
@@ -141,6 +146,8 @@ def _fit(
         trained = np.bincount(labels[official == "train"], minlength=len(survey.classes))
         untrained = [int(c) for c in here if not trained[c]]
         drops[1:1] = [untrained] if untrained and untrained not in drops else []
+        schemes.append(default.model_copy(update={"scheme": "stratified"}))
+    elif folds is not None:
         schemes.append(default.model_copy(update={"scheme": "stratified"}))
     for scheme in schemes:
         for gone, spec in ((gone, spec) for gone in drops for spec in (scheme, *larger_shares(scheme))):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
 from wbcbench.data.cache import recall, remember
-from wbcbench.data.splits import training_share
+from wbcbench.data.splits import resolved, training_cells
 from wbcbench.spec.request import AUTO, Request
 from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec
 
@@ -53,9 +53,9 @@ class Facts:
         cls, description: Description, split: SplitSpec, variation: Mapping[str, float] | None = None
     ) -> Facts:
         """From a data set's description and the split of a run."""
-        share = training_share(split, description.split_sizes, description.group_count)
-        cells = round(description.cells * share)
         d = description
+        split = resolved(split, d.groups, d.split_sizes, d.fold_sizes)
+        cells = training_cells(split, d.cells, d.split_sizes, d.group_count, d.fold_sizes)
         return cls(cells, d.image_size, d.demonstration, d.groups, variation)
 
 

@@ -26,6 +26,15 @@ from wbcbench.data.labels import (
     read_split,
     spelling_notes,
 )
+from wbcbench.data.official_folds import (
+    NOWHERE,
+    Folds,
+    ReadFolds,
+    fold_columns,
+    fold_notes,
+    is_fold_column,
+    read_folds,
+)
 from wbcbench.errors import DataError, did_you_mean
 
 SUFFIXES = (
@@ -46,6 +55,8 @@ class Columns:
     group: str | None = None
     split: str | None = None
     id: str | None = None
+    fold: tuple[str, ...] = ()
+    """The column of folds, or a column of sides per fold, see `read_folds`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class Manifest:
     """Of the files or rows that these cells come from."""
     found: Mapping[str, frozenset[str]]
     """`classes`, `splits` and `groups` -> every name at the source, of cells that are kept or not."""
+    folds: Folds | None = None
+    """See `Cells.folds`."""
 
     def accounts(self) -> tuple[Account, ...]:
         """The account, and those of classes, splits and groups."""
@@ -136,6 +149,11 @@ class ManifestFile:
             )
         return self.header.index(name)
 
+    def values(self, name: str) -> list[str]:
+        """The values of a column, of rows that are long enough."""
+        at = self.header.index(name)
+        return [row[at] for _, row in self.rows if at < len(row)]
+
     def image_columns(self, taken: Sequence[str | None]) -> dict[str, str]:
         """Modality -> column, for every column not in `taken`. Raises `DataError` if one has no image paths."""
         columns = [name for name in self.header if name not in taken]
@@ -174,10 +192,11 @@ class ManifestFile:
         group = None if columns.group is None else self.column(columns.group, "group")
         split = None if columns.split is None else self.column(columns.split, "split")
         name = None if columns.id is None else self.column(columns.id, "id")
+        fold = [self.column(c, "fold") for c in columns.fold]
         images = {m: self.column(c, f"modalities.{m} images") for m, c in columns.modalities.items()}
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
         places = (label, group, name, list(images.values()))
-        if split is None and not refused:  # a large table without a usable row ends here
+        if split is None and not refused and not fold:  # a large table without a usable row ends here
             self._usable(self._complete(self.rows[:HOPELESS], Problems(), []), *places, Problems(), [])
         gone: list[tuple[str, str]] = []
         rows = self._complete(self.rows, problems, gone)
@@ -214,7 +233,12 @@ class ManifestFile:
             rows = [row for row, kept_row in zip(rows, read.keep, strict=True) if kept_row]
             for (_, row), side in zip(rows, read.side, strict=True):
                 row[split] = str(side)
+        if fold and split is None and rows:  # with a split, it decides which cells are left out
+            used = self._folds(columns.fold, fold, rows).used
+            gone += [(NOWHERE, f"line {rows[i][0]}") for i in np.flatnonzero(~used)]
+            rows = [row for row, kept_row in zip(rows, used, strict=True) if kept_row]
         rows = self._usable(rows, *places, problems, gone)
+        folds = self._folds(columns.fold, fold, rows) if fold and rows else None
         if split is not None:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
         if not rows and not problems:
@@ -224,6 +248,7 @@ class ManifestFile:
         labels = [row[label] for _, row in rows]
         groups = None if group is None else [row[group] for _, row in rows]
         notes += spelling_notes(labels, groups, str(self.path))
+        notes += [] if folds is None else [*folds.notes, *fold_notes(folds.sides, labels)]
         return Manifest(
             lines=[number for number, _ in rows],
             labels=labels,
@@ -234,7 +259,12 @@ class ManifestFile:
             notes=notes,
             account=Account.of("rows", len(self.rows), len(rows), gone),
             found=found,
+            folds=None if folds is None else folds.sides,
         )
+
+    def _folds(self, names: Sequence[str], places: Sequence[int], rows: list[tuple[int, list[str]]]) -> ReadFolds:
+        columns = {name: [row[at] for _, row in rows] for name, at in zip(names, places, strict=True)}
+        return read_folds(columns, str(self.path))
 
     def _complete(
         self, rows: list[tuple[int, list[str]]], problems: Problems, gone: list[tuple[str, str]]
@@ -300,6 +330,10 @@ class ColumnChoices:
     group: str | None = None
     split: str | None = None
     id: str | None = None
+    fold: str | None = None
+    """The column of folds, or the beginning of the names of a column per fold."""
+    fold_lists: Path | None = None
+    """Folder of lists of cells per fold and side, see `Lists`."""
     modalities: dict[str, str] = field(default_factory=dict)
     """Modality -> column, array, or channel numbers such as `0,1`."""
     root: Path | None = None
@@ -332,6 +366,27 @@ def recognise_name(what: str, asked: str | None, there: Sequence[str], where: st
     return found[0] if found else None
 
 
+def recognise_folds(asked: ColumnChoices, there: Mapping[str, Sequence[str]], where: str) -> tuple[str, ...]:
+    """The columns (or arrays) of folds; none if lists of names say it instead.
+
+    Raises:
+        DataError: the requested one does not exist.
+    """
+    if asked.fold == NONE or asked.fold_lists is not None:
+        return ()
+    if asked.fold is not None:
+        if not (found := fold_columns(there, asked.fold)):
+            raise DataError(f"Expected {asked.fold!r} for the fold in {where}, but it has {', '.join(there)}.")
+        return found
+    named = [name for name in there if name != asked.split and is_fold_column(name, there[name])]
+    if len(named) > 1:
+        raise DataError(
+            f"Expected one fold in {where}, but {', '.join(map(repr, named))} each match. Choose one with --fold "
+            f"NAME, or --fold {NONE} for none."
+        )
+    return tuple(named) or fold_columns(there, "fold")
+
+
 def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[tuple[str, str]]]:
     """The role of each column of a CSV, and the same as text for display: (column, role) for all of them.
 
@@ -341,6 +396,9 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
     where = str(file.path)
     taken = set(asked.modalities.values())
     free = [name for name in file.header if name not in taken]
+    values = {name: file.values(name) for name in free}
+    fold = recognise_folds(asked, values, where)
+    free = [n for n in free if n == asked.split or not (n in fold or is_fold_column(n, values[n]))]
     roles = {what: recognise_name(what, getattr(asked, what), free, where) for what in NAMES}
     if asked.id is None and roles["id"] is not None and _repeats(file, roles["id"]):
         roles["id"] = None  # not unique: `name` of something other than the cell
@@ -363,21 +421,20 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
         modalities = dict(zip(distinct_names(columns, where), columns, strict=True))
     meaning = {column: f"images of modality {m}" for m, column in modalities.items()}
     meaning |= {column: what for what, column in roles.items() if column is not None}
+    meaning |= dict.fromkeys(fold, "fold" if len(fold) == 1 else "sides of a fold")
     meaning |= dict.fromkeys(asked.leave_out, "leaves cells out")
     label = roles.pop("label")
     assert label is not None
-    columns_ = Columns(label=label, modalities=modalities, **roles)
+    columns_ = Columns(label=label, modalities=modalities, fold=fold, **roles)
     return columns_, [(name, meaning.get(name, UNUSED)) for name in file.header]
 
 
 def image_like(file: ManifestFile, name: str) -> bool:
     """Whether every value of a column has the suffix of an image file."""
-    at = file.header.index(name)
-    values = [row[at].strip().lower() for _, row in file.rows if at < len(row) and not is_missing(row[at])]
+    values = [value.strip().lower() for value in file.values(name) if not is_missing(value)]
     return bool(values) and all(value.endswith(SUFFIXES) for value in values)
 
 
 def _repeats(file: ManifestFile, name: str) -> bool:
-    at = file.header.index(name)
-    values = [row[at] for _, row in file.rows if at < len(row)]
+    values = file.values(name)
     return len(set(values)) < len(values)

@@ -33,6 +33,7 @@ from wbcbench.data.decode import (
 )
 from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
 from wbcbench.data.labels import Problems, encode_groups, encode_labels, names_of_groups, split_sizes
+from wbcbench.data.official_folds import fold_sizes
 from wbcbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -280,7 +281,10 @@ class ListedImages(ABC, Generic[P]):
         columns = (manifest.labels, manifest.groups, split, list(manifest.paths))
         content = content_digest(self.version, index.decoder, columns, index.digest)
         window = self._window(index)
-        return content_digest(content, window) if window else content
+        content = content_digest(content, window) if window else content
+        if manifest.folds is None:
+            return content
+        return content_digest(content, "folds", [(fold, side.tolist()) for fold, side in manifest.folds.items()])
 
     def describe(self) -> Description:
         """See `Dataset.describe`. The first call reads every file, later ones only sizes and times."""
@@ -293,6 +297,7 @@ class ListedImages(ABC, Generic[P]):
             fingerprint=self._fingerprint(manifest, index),
             image_size=self._side(index),
             split_sizes=split_sizes(manifest.split),
+            fold_sizes=fold_sizes(manifest.folds),
             groups=manifest.groups is not None,
             group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
@@ -328,6 +333,7 @@ class ListedImages(ABC, Generic[P]):
             fingerprint=self._fingerprint(manifest, index),
             groups=groups,
             split=manifest.split,
+            folds=manifest.folds,
             present=None if present.all() else np.ascontiguousarray(present),
             ids=tuple(manifest.ids),
             licence=self.licence,

@@ -13,13 +13,22 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import SPLITS, Account
+from wbcbench.contracts.dataset import FOLD, SPLITS, Account
 from wbcbench.data.advice import choose_size, copies_to_drop
 from wbcbench.data.auto import Facts, recommend
 from wbcbench.data.folders import FileSource, open_source
 from wbcbench.data.labels import encode_labels, is_missing, probably_one, split_sizes
+from wbcbench.data.official_folds import column_values, fold_columns, fold_sizes
 from wbcbench.data.reading import CONFIG
-from wbcbench.data.splits import Leaks, assign_sides, find_leaks, resolved, same_rows, training_share
+from wbcbench.data.splits import (
+    Leaks,
+    assign_sides,
+    find_leaks,
+    fold_numbers,
+    resolved,
+    same_rows,
+    training_cells,
+)
 from wbcbench.data.survey import Survey, leave_rows_out
 from wbcbench.errors import DataError
 from wbcbench.files import atomic_folder, json_text, write_synced
@@ -71,15 +80,28 @@ class Audit:
         return {s: int((self.side[rows] == s).sum()) for s in SPLITS}
 
 
-def audit(survey: Survey, spec: SplitSpec) -> Audit:
-    """Split as a run with `spec` would, and find leaks. Raises `DataError` where a run could not split."""
-    spec = resolved(spec, survey.groups is not None, split_sizes(survey.split))
-    fold = 0 if spec.folded else None
-    scheme, side = assign_sides(survey.codes, survey.classes, survey.group_codes, survey.split, spec, fold)
-    scheme += ", fold 0" if spec.folded else ""
+def audits(survey: Survey, spec: SplitSpec) -> list[Audit]:
+    """Split as a run with `spec` would, and find leaks, in every fold if there are several.
+
+    Raises:
+        DataError: a run could not split.
+    """
+    grouped = survey.groups is not None
+    spec = resolved(spec, grouped, split_sizes(survey.split), fold_sizes(survey.folds))
+    numbers = fold_numbers(spec, len(survey.group_names) if grouped else None, survey.folds)
+    return [audit(survey, spec, fold) for fold in (numbers or (None,))]
+
+
+def audit(survey: Survey, spec: SplitSpec, fold: int | None = None) -> Audit:
+    """Split as a run with `spec`, and find leaks. Raises `DataError` where a run could not split."""
+    spec = resolved(spec, survey.groups is not None, split_sizes(survey.split), fold_sizes(survey.folds))
+    scheme, side = assign_sides(
+        survey.codes, survey.classes, survey.group_codes, survey.split, spec, fold, survey.folds
+    )
+    scheme += f", fold {fold}" if fold is not None else ""
     groups = np.array(survey.groups or [""] * len(survey))
     probable = tuple(
-        names for names in probably_one(set(groups.tolist())) if len(set(side[np.isin(groups, names)])) > 1
+        names for names in probably_one(set(groups.tolist())) if len(set(side[np.isin(groups, names)]) - {""}) > 1
     )
     return Audit(scheme, side, find_leaks(survey.codes, side, survey.group_codes, survey.copies), probable)
 
@@ -117,6 +139,8 @@ def facts(survey: Survey) -> dict[str, Any]:
         }  # fmt: skip
     if survey.split is not None:
         document["split"] = {s: int((survey.split == s).sum()) for s in SPLITS}
+    folds = fold_sizes(survey.folds)
+    document["folds"] = folds and [{"fold": fold, **own} for fold, own in folds.items()]
     return document
 
 
@@ -158,7 +182,7 @@ def accounts_document(accounts: Sequence[Account]) -> list[dict[str, Any]]:
 
 
 MANIFEST, ARRAYS, REPORT = "manifest.csv", "cells.npz", "import.json"
-_RESERVED = ("label", "group", "split", "id")
+_RESERVED = ("label", "group", "split", "id", "fold")
 
 
 @dataclass(frozen=True)
@@ -250,30 +274,36 @@ def write_intake(survey: Survey, intake: Intake, dest: Path, copy: bool) -> dict
         if placed is not None:
             dataset["window"] = placed.window
             config["image_size"] = placed.side
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) + _left_open(survey, len(intake.rows))
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True) + _left_open(survey, intake.rows)
         write_synced(folder / CONFIG, text.encode())
         write_synced(folder / REPORT, json_text(report).encode())
     return report
 
 
-def settings_for(survey: Survey, cells: int | None = None) -> list[dict[str, Any]]:
+def settings_for(survey: Survey, rows: NDArray[np.intp] | None = None) -> list[dict[str, Any]]:
     """What a run chooses for these cells where it is not told: key, value and reason.
 
     Args:
         survey: of the cells.
-        cells: how many of them are used; None: all.
+        rows: those that are used; None: all.
     """
-    placed, split, sizes = choose_size(survey), SplitSpec(), split_sizes(survey.split)
-    share = training_share(split, sizes, len(survey.group_names) or None)
-    side = survey.side if placed is None else placed.side
-    facts = Facts(round((cells or len(survey)) * share), side, survey.demonstration, survey.groups is not None)
+    rows = np.arange(len(survey)) if rows is None else rows
+    sizes = split_sizes(None if survey.split is None else survey.split[rows])
+    folds = fold_sizes(None if survey.folds is None else {k: side[rows] for k, side in survey.folds.items()})
+    groups, placed = survey.group_codes, choose_size(survey)
+    split = resolved(SplitSpec(), groups is not None, sizes, folds)
+    count = None if groups is None else len(np.unique(groups[rows]))
+    facts = Facts(
+        training_cells(split, len(rows), sizes, count, folds), survey.side if placed is None else placed.side,
+        survey.demonstration, groups is not None,
+    )  # fmt: skip
     return [{"key": c.key, "value": c.value, "reason": c.reason} for c in recommend(facts)]
 
 
-def _left_open(survey: Survey, cells: int) -> str:
+def _left_open(survey: Survey, rows: NDArray[np.intp]) -> str:
     """The settings as comments in YAML, to be edited."""
     lines, sections = ["# What a run chooses for these cells; remove the # to fix a value."], set[str]()
-    for c in settings_for(survey, cells):
+    for c in settings_for(survey, rows):
         section, _, name = c["key"].rpartition(".")
         if section and section not in sections:
             sections.add(section)
@@ -310,11 +340,14 @@ def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, 
         columns["group"] = [survey.groups[i] for i in rows]
     if survey.split is not None:
         columns["split"] = [str(survey.split[i]) for i in rows]
+    if survey.folds is not None:
+        columns |= column_values({fold: side[rows] for fold, side in survey.folds.items()})
     columns["id"] = [survey.ids[i] for i in rows]
     if len(set(columns["id"])) < len(rows):
         del columns["id"]
     for name, values in survey.extra.items():
-        columns[f"extra_{name}" if name in columns or name in _RESERVED else name] = [values[i] for i in rows]
+        taken = name in columns or name in _RESERVED or fold_columns([name], FOLD)
+        columns[f"extra_{name}" if taken else name] = [values[i] for i in rows]
     write_synced(folder / MANIFEST, _csv(columns).encode())
     settings: dict[str, Any] = {"name": "folder", "path": str(dest / MANIFEST)}
     if survey.extra:  # every other column would be taken for images
@@ -359,6 +392,8 @@ def _arrays(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, co
         arrays["group"] = np.array(survey.groups)[rows]
     if cells.split is not None:
         arrays["split"] = cells.split[rows]
+    if cells.folds is not None:
+        arrays |= {n: np.array(v) for n, v in column_values({k: s[rows] for k, s in cells.folds.items()}).items()}
     with open(folder / ARRAYS, "xb") as file:
         np.savez(file, **arrays)
     names = {name: name for name in cells.images}

@@ -24,14 +24,24 @@ from wbcbench.data.csv_table import (
     Manifest,
     ManifestFile,
     recognise,
+    recognise_folds,
     recognise_name,
 )
 from wbcbench.data.csv_table import SUFFIXES as IMAGES
 from wbcbench.data.folders import list_images, open_source
 from wbcbench.data.formats import refuse_foreign
-from wbcbench.data.labels import Problems, encode_labels, is_missing
+from wbcbench.data.labels import Problems, encode_labels, is_missing, plain
 from wbcbench.data.npz_file import NpzFile, find_picks, open_npz
-from wbcbench.data.survey import Survey, groups_of, survey_cells, survey_dataset, survey_listing
+from wbcbench.data.official_folds import NAMES as FOLDS
+from wbcbench.data.official_folds import NOWHERE, Lists, fold_columns, fold_notes
+from wbcbench.data.survey import (
+    Survey,
+    groups_of,
+    leave_rows_out,
+    survey_cells,
+    survey_dataset,
+    survey_listing,
+)
 from wbcbench.data.trees import read_tree
 from wbcbench.errors import DataError
 
@@ -142,7 +152,9 @@ def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: ColumnCh
     found: dict[str, Any] = {
         what: getattr(asked, what) or (name if name in file.header else NONE) for what, name in named.items()
     }
-    taken = [*named.values(), *found.values(), *params["leave_out"]]
+    folds = () if asked.fold_lists else fold_columns(file.header, asked.fold or params["fold"])
+    found["fold"] = asked.fold or (params["fold"] if folds else NONE)
+    taken = [*named.values(), *found.values(), *folds, *params["leave_out"]]
     root = Path(params["root"]).expanduser() if params["root"] else None
     return replace(
         asked, **found, root=asked.root or root, leave_out=asked.leave_out or params["leave_out"],
@@ -179,8 +191,10 @@ def _manifest(path: Path, asked: ColumnChoices, progress: Progress | None) -> Su
     survey.kind, survey.taken = "manifest", taken
     survey.unusable = [(f"line {n}", text) for n, text in problems.found()] + survey.unusable
     survey.extra = _numbers(file, [name for name, role in taken if role == UNUSED], survey)
-    plain = not survey.unusable and not asked.sides and "bits" not in asked.leave_out
-    if plain:
+    as_it_is = (
+        not survey.unusable and not asked.sides and asked.fold_lists is None and "bits" not in asked.leave_out
+    )
+    if as_it_is:
         survey.dataset, survey.settings = "folder", _folder_settings(path, file, columns, asked, leave_out)
     return survey
 
@@ -214,6 +228,9 @@ def _is_number(text: str) -> bool:
 
 def _listed(listing: Manifest, root: Path, path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey:
     """The part common to trees and manifests."""
+    extra: tuple[Account, ...] = ()
+    if asked.fold_lists is not None:
+        listing, extra = _with_lists(listing, asked.fold_lists)
     images = survey_listing(listing, root, asked.leave_out.get("bits", ()), progress)
     kept = images.kept
     if not kept.lines:
@@ -225,10 +242,32 @@ def _listed(listing: Manifest, root: Path, path: Path, asked: ColumnChoices, pro
     _, classes = encode_labels(np.array(kept.labels), None, str(path))
     return Survey(
         path=path, kind="tree", labels=kept.labels, classes=classes, ids=kept.ids, modalities=images.modalities,
-        digests=images.digests, groups=kept.groups, split=kept.split, unusable=images.unreadable, listing=kept,
-        root=root, accounts=kept.accounts(), notes=list(kept.notes), sizes=images.sizes,
+        digests=images.digests, groups=kept.groups, split=kept.split, folds=kept.folds, unusable=images.unreadable,
+        listing=kept, root=root, accounts=(*kept.accounts(), *extra), filtered=bool(extra),
+        notes=list(kept.notes), sizes=images.sizes,
         mixed=images.mixed,
     )  # fmt: skip
+
+
+def _with_lists(listing: Manifest, folder: Path) -> tuple[Manifest, tuple[Account, ...]]:
+    """The listing with the folds of lists; without cells of no fold, unless there is an official split."""
+    keys = [[i, *paths] for i, *paths in zip(listing.ids, *listing.paths.values(), strict=True)]
+    read, account = Lists.below(folder).read(keys)
+    notes = [*listing.notes, *read.notes, *fold_notes(read.sides, listing.labels)]
+    listing = replace(listing, folds=read.sides, notes=notes)
+    gone = [] if listing.split is not None else np.flatnonzero(~read.used).tolist()
+    return leave_rows_out(listing, [(row, NOWHERE) for row in gone]), (account,)
+
+
+def _cells_with_lists(cells: Cells, folder: Path) -> tuple[Cells, tuple[Account, ...]]:
+    """`_with_lists`, of cells that are called `row 12`, or 12."""
+    keys = [[name, name.removeprefix("row ")] for name in cells.ids or ()]
+    read, account = Lists.below(folder).read(keys)
+    labels = [cells.classes[c] for c in cells.labels]
+    cells = replace(cells, folds=read.sides, notes=[*cells.notes, *read.notes, *fold_notes(read.sides, labels)])
+    gone = {} if cells.split is not None else dict.fromkeys(np.flatnonzero(~read.used).tolist(), NOWHERE)
+    kept, accounts = _without_rows(cells, gone, folder)
+    return kept, (*accounts, account)
 
 
 def _folder_settings(
@@ -238,7 +277,7 @@ def _folder_settings(
     settings: dict[str, Any] = {"path": str(path)}
     if asked.root is not None:
         settings["root"] = str(asked.root)
-    used = [columns.label, columns.group, columns.split, columns.id, *leave_out]
+    used = [columns.label, columns.group, columns.split, columns.id, *columns.fold, *leave_out]
     rest = [name for name in file.header if name not in used]
     if dict(columns.modalities) != {name: name for name in rest}:
         settings["modalities"] = dict(columns.modalities)
@@ -248,6 +287,8 @@ def _folder_settings(
             settings[what] = ""
         elif column not in (None, what):
             settings[what] = column
+    if columns.fold != fold_columns(file.header, "fold"):
+        settings["fold"] = (asked.fold or columns.fold[0]) if columns.fold else ""
     if leave_out:
         settings["leave_out"] = leave_out
     return settings
@@ -255,7 +296,8 @@ def _folder_settings(
 
 def _npz(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | None) -> Survey:
     where = str(path)
-    names = list(NpzFile(path).headers)
+    file = NpzFile(path)
+    names = list(file.headers)
     settings: dict[str, Any] = {"path": where}
     taken: list[tuple[str, str]] = []
     if "train_images" in names:
@@ -269,6 +311,13 @@ def _npz(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | No
             elif found is not None:
                 settings |= {} if found == what else {what: found}
                 taken.append((found, what))
+        flat = [n for n, header in file.headers.items() if len(header.shape) == 1]
+        values = {n: [str(v) for v in file.read(n, "folds")] if plain(n) in FOLDS else [] for n in flat}
+        folds = recognise_folds(asked, values, where)
+        settings |= (
+            {} if folds == fold_columns(names, "fold") else {"fold": asked.fold or folds[0] if folds else ""}
+        )
+        taken += [(name, "fold" if len(folds) == 1 else "sides of a fold") for name in folds]
         pictures = [n for n in names if n.lower() in _IMAGES]
         if len(pictures) > 1 and not asked.modalities:
             raise DataError(
@@ -284,7 +333,7 @@ def _npz(path: Path, asked: ColumnChoices, opener: Open, progress: Progress | No
 
 def _npz_settings(asked: ColumnChoices) -> dict[str, Any]:
     """The user's options as parameters of the data set `npz`."""
-    said = {what: getattr(asked, what) for what in ("label", "group", "split")}
+    said = {what: getattr(asked, what) for what in ("label", "group", "split", "fold")}
     settings: dict[str, Any] = {what: "" if name == NONE else name for what, name in said.items() if name}
     if asked.modalities:
         settings["modalities"] = {m: _pick(text) for m, text in asked.modalities.items()}
@@ -313,12 +362,14 @@ def _npz_as(
     said = {m: f"{a.shape[1]} channels" for m, a in cells.images.items()}
     taken = [*taken, *((f"image array, {what}", f"images of modality {m}") for m, what in said.items())]
     kept, accounts = _without(cells, asked.leave_out, path)
+    if asked.fold_lists is not None:
+        kept, accounts = _cells_with_lists(replace(kept, accounts=accounts), asked.fold_lists)
     modalities, digests = survey_cells(kept)
     return Survey(
         path=path, kind="npz", labels=[kept.classes[c] for c in kept.labels], classes=kept.classes,
         ids=list(kept.ids or ()), modalities=modalities, digests=digests, groups=groups_of(kept), split=kept.split,
-        dataset="npz", settings=settings, taken=taken, notes=list(cells.notes), cells=kept, accounts=accounts,
-        filtered=len(kept) < len(cells),
+        folds=kept.folds, dataset="npz", settings=settings, taken=taken, notes=list(kept.notes), cells=kept,
+        accounts=accounts, filtered=len(kept) < len(cells) or asked.fold_lists is not None,
     )  # fmt: skip
 
 
@@ -329,7 +380,6 @@ def _without(
     accounts = cells.accounting()
     if not leave_out:
         return cells, accounts
-    ids = cells.ids or tuple(f"row {i}" for i in range(len(cells)))
     columns: dict[str, list[str] | None] = {
         "label": [cells.classes[c] for c in cells.labels],
         "group": groups_of(cells),
@@ -342,7 +392,15 @@ def _without(
             there = ", ".join(n for n, c in columns.items() if c is not None)
             raise DataError(f"Expected --leave-out of {there} in {path}, but got {name!r}.")
         gone |= {row: f"left out by {name}={value}" for row, value in enumerate(column) if value in values}
-    account, *others = accounts
+    return _without_rows(cells, gone, path)
+
+
+def _without_rows(cells: Cells, gone: Mapping[int, str], path: Path) -> tuple[Cells, tuple[Account, ...]]:
+    """The cells without those of row -> reason, and the accounts."""
+    ids = cells.ids or tuple(f"row {i}" for i in range(len(cells)))
+    account, *others = cells.accounting()
+    if not gone:
+        return cells, (account, *others)
     for reason in dict.fromkeys(gone.values()):
         account = account.without(reason, [ids[row] for row, why in gone.items() if why == reason])
     rows = np.array([row for row in range(len(cells)) if row not in gone], dtype=np.intp)
@@ -355,6 +413,7 @@ def _without(
         cells, images={m: x[rows] for m, x in cells.images.items()}, labels=order[labels], classes=kept,
         groups=None if cells.groups is None else cells.groups[rows],
         split=None if cells.split is None else cells.split[rows],
+        folds=None if cells.folds is None else {k: side[rows] for k, side in cells.folds.items()},
         present=None if cells.present is None else cells.present[rows], ids=tuple(ids[row] for row in rows),
     )  # fmt: skip
     return found, (account, classes_account, *(a for a in others if a.unit == "arrays"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,14 +94,16 @@ def find_leaks(
 
     Args:
         labels: [N].
-        side: [N] of train, val, test.
+        side: [N] of train, val, test; '' for cells that are not used.
         groups: [N] or None.
         copies: from `same_rows` or `copies_of`.
     """
+    used = side != ""
+    copies = copies if used.all() else [rows for found in copies if len(rows := [r for r in found if used[r]]) > 1]
     return Leaks(
         across=tuple(tuple(rows) for rows in copies if len(set(side[rows])) > 1),
         conflicts=tuple(tuple(rows) for rows in copies if len(set(labels[rows])) > 1),
-        torn=() if groups is None else _torn(groups, side),
+        torn=() if groups is None else _torn(groups[used], side[used]),
         groups=0 if groups is None else len(np.unique(groups)),
     )
 
@@ -138,6 +141,8 @@ def _more(found: Sequence[object]) -> str:
 
 
 Indices = NDArray[np.int64]
+Folds = Mapping[int, NDArray[np.str_]]
+"""See `Cells.folds`."""
 FEWEST_GROUPS = 3
 """One for each side."""
 
@@ -169,15 +174,27 @@ def make_split(cells: Cells, spec: SplitSpec, fold: int | None = None) -> Split:
         DataError: a side would be empty, a class would have no training cell, or there are too few cells or
             groups.
     """
-    scheme, side = assign_sides(cells.labels, cells.classes, cells.groups, cells.split, spec, fold)
+    scheme, side = assign_sides(cells.labels, cells.classes, cells.groups, cells.split, spec, fold, cells.folds)
     leaks = find_leaks(cells.labels, side, cells.groups, copies_of(cells))
     if not spec.allow_leaks:
-        leaks.refuse(cells.ids, cells.group_names or None)
+        with _named(fold):
+            leaks.refuse(cells.ids, cells.group_names or None)
     parts = {name: np.flatnonzero(side == name).astype(np.int64) for name in SPLITS}
     own = family = content_digest(cells.labels, side, cells.fingerprint)
     if spec.folded:
         family = content_digest(cells.labels, spec.model_dump_json(), cells.fingerprint)
     return Split(**parts, hash=own, scheme=scheme, family=family, leaks=leaks)
+
+
+@contextmanager
+def _named(fold: int | None) -> Iterator[None]:
+    """Errors name the fold that they are of."""
+    try:
+        yield
+    except DataError as error:
+        if fold is None:
+            raise
+        raise type(error)(f"Fold {fold}: {error}") from error
 
 
 def assign_sides(
@@ -187,20 +204,36 @@ def assign_sides(
     official: NDArray[np.str_] | None,
     spec: SplitSpec,
     fold: int | None = None,
+    folds: Folds | None = None,
 ) -> tuple[str, NDArray[np.str_]]:
-    """The scheme that is used and the side of each of [N] cells; reads no image. Raises `DataError`."""
+    """The scheme that is used and the side of each of [N] cells, '' for those that an official fold does not use.
+
+    Reads no image. Raises `DataError`.
+    """
+    with _named(fold):
+        return _assign(labels, classes, groups, official, spec, fold, folds)
+
+
+def _assign(
+    labels: Indices,
+    classes: Sequence[str],
+    groups: Indices | None,
+    official: NDArray[np.str_] | None,
+    spec: SplitSpec,
+    fold: int | None,
+    folds: Folds | None,
+) -> tuple[str, NDArray[np.str_]]:
     n = len(labels)
     by = None if spec.unit == "cell" else groups
     if spec.unit == "group" and groups is None:
         raise DataError("Expected groups for split.unit=group, but the data set has none. Leave it out.")
     scheme = "stratified" if spec.scheme == "official" and official is None else spec.scheme
-    if spec.folded:
+    if scheme == "official_folds":
+        side = _validated(labels, classes, by, _official_fold(folds, fold), spec)
+    elif spec.folded:
         side = _fold_sides(labels, classes, by, spec, fold)
     elif scheme == "official" and official is not None:
-        side = official.astype("<U5")
-        if not (side == "val").any():
-            train = np.flatnonzero(side == "train")
-            side[_draw(labels, classes, by, train, spec.val, spec.seed, spec, "val")] = "val"
+        side = _validated(labels, classes, by, official, spec)
     else:
         side = np.full(n, "train", dtype="<U5")
         side[_draw(labels, classes, by, np.arange(n), spec.test, spec.seed, spec, "test")] = "test"
@@ -208,7 +241,7 @@ def assign_sides(
         side[_draw(labels, classes, by, rest, spec.val / (1 - spec.test), spec.seed + 1, spec, "val")] = "val"
     empty = [name for name in SPLITS if not (side == name).any()]
     if empty:
-        advice = " Set split.scheme=stratified to divide all cells anew." if scheme == "official" else ""
+        advice = " Set split.scheme=stratified to divide all cells anew." if scheme.startswith("official") else ""
         raise DataError(
             f"Expected cells on every side, but {', '.join(empty)} got none of {n}. Add cells.{advice}"
         )
@@ -222,6 +255,24 @@ def assign_sides(
     return scheme, side
 
 
+def _validated(
+    labels: Indices, classes: Sequence[str], by: Indices | None, given: NDArray[np.str_], spec: SplitSpec
+) -> NDArray[np.str_]:
+    """The given sides; without validation cells, `spec.val` of the training cells become some."""
+    side = given.astype("<U5")
+    if not (side == "val").any():
+        train = np.flatnonzero(side == "train")
+        side[_draw(labels, classes, by, train, spec.val, spec.seed, spec, "val")] = "val"
+    return side
+
+
+def _official_fold(folds: Folds | None, fold: int | None) -> NDArray[np.str_]:
+    if not folds or fold is None or fold not in folds:
+        there = f"folds {', '.join(map(str, folds))}" if folds else "no folds of its own"
+        raise DataError(f"Expected a fold of the data set for split.scheme=official_folds, but it has {there}.")
+    return folds[fold]
+
+
 def larger_shares(spec: SplitSpec) -> Iterator[SplitSpec]:
     """Splits with larger shares than `spec`, which few cells may allow, in order of the change."""
     shares = (0.15, 0.2, 0.25, 0.3, 0.34, 0.4)
@@ -231,47 +282,87 @@ def larger_shares(spec: SplitSpec) -> Iterator[SplitSpec]:
             yield spec.model_copy(update={"val": val, "test": test})
 
 
-def resolved(spec: SplitSpec, grouped: bool, sizes: Mapping[str, int] | None) -> SplitSpec:
-    """The spec with `unit` as a new trial records it.
+FoldSizes = Mapping[int, Mapping[str, int]]
+"""See `Description.fold_sizes`."""
+
+
+def resolved(
+    spec: SplitSpec, grouped: bool, sizes: Mapping[str, int] | None, folds: FoldSizes | None = None
+) -> SplitSpec:
+    """The spec with `scheme` and `unit` as a new trial records them.
 
     Args:
         spec: the user's.
         grouped: whether the data set has groups.
         sizes: cells on each side of its official split, if there is one.
+        folds: of its official folds, if it has any; `official` means them where there is no official split.
     """
+    if spec.scheme == "official" and sizes is None and folds:
+        spec = spec.model_copy(update={"scheme": "official_folds"})
     drawn = spec.scheme != "official" or sizes is None or not sizes.get("val")
+    if spec.scheme == "official_folds":
+        drawn = not all(one.get("val") for one in (folds or {}).values())
     return spec.model_copy(update={"unit": "group"}) if spec.unit is None and grouped and drawn else spec
 
 
-def fold_count(spec: SplitSpec, groups: int | None) -> int | None:
-    """The number of folds; None if there is only one division. `groups`: how many the data set has, if known.
+def fold_numbers(
+    spec: SplitSpec, groups: int | None, folds: FoldSizes | Folds | None = None
+) -> tuple[int, ...] | None:
+    """The numbers of the folds; None if there is only one division.
+
+    Args:
+        spec: as `resolved`.
+        groups: how many the data set has, if known.
+        folds: its official folds, if it has any.
 
     Raises:
-        DataError: groups are left out one by one, but there are fewer than three or their number is not known.
+        DataError: groups are left out one by one, but there are fewer than three or their number is not known; or
+            the data set has no folds of its own.
     """
+    if spec.scheme == "official_folds":
+        if not folds:
+            raise DataError(
+                "Expected folds of the data set's own for split.scheme=official_folds, but it has none. Name "
+                "their column, as in --set dataset.fold=cv_fold, or choose kfold."
+            )
+        return tuple(folds)
     if spec.scheme != "leave_one_group_out":
-        return spec.folds
+        return None if spec.folds is None else tuple(range(spec.folds))
     if groups is None:
         raise DataError(
             "Expected groups (donors, slides, plates) for split.scheme=leave_one_group_out, but the data set has "
             "none or does not count them. Name their column, as in --set dataset.group=donor, or choose kfold."
         )
     check_group_count(groups)
-    return groups
+    return tuple(range(groups))
 
 
-def training_share(spec: SplitSpec, sizes: Mapping[str, int] | None, groups: int | None) -> float:
-    """The share of cells to train on: exact for an official split, else about.
+def training_cells(
+    spec: SplitSpec,
+    cells: int,
+    sizes: Mapping[str, int] | None,
+    groups: int | None,
+    folds: FoldSizes | None = None,
+    fold: int | None = None,
+) -> int:
+    """The number of cells to train on: exact for a split or fold of the data set's own, else about.
 
     Args:
-        spec: of the split.
+        spec: as `resolved`.
+        cells: how many there are.
         sizes: cells per side of the official split; None: the data set has none.
         groups: how many the data set has, if known.
+        folds: its official folds, if it has any.
+        fold: of them, the one to train on; None: the first.
     """
     if sizes and "train" in sizes and spec.scheme == "official":
-        return sizes["train"] / max(1, sum(sizes.values()))
-    count = fold_count(spec, groups) if not spec.draws_test else None
-    return 1 - spec.val - (spec.test if count is None else 1 / count)
+        return sizes["train"]
+    if spec.scheme == "official_folds" and folds:
+        own = folds[fold] if fold in folds else next(iter(folds.values()))
+        return own["train"] if own["val"] else round(own["train"] * (1 - spec.val))
+    every = None if spec.draws_test else fold_numbers(spec, groups, folds)
+    tested = spec.test if every is None else 1 / len(every)
+    return round(cells * (1 - spec.val - tested))
 
 
 def check_group_count(count: int) -> None:
@@ -288,9 +379,9 @@ def _fold_sides(
     labels: Indices, classes: Sequence[str], by: Indices | None, spec: SplitSpec, fold: int | None
 ) -> NDArray[np.str_]:
     groups = None if by is None else len(np.unique(by))
-    count = fold_count(spec, groups)
-    if fold is None or count is None or fold >= count:
-        raise DataError(f"Expected a fold of 0 to {(count or 1) - 1}, but got {fold}.")
+    count = len(fold_numbers(spec, groups) or ())
+    if fold is None or fold >= count:
+        raise DataError(f"Expected a fold of 0 to {max(count, 1) - 1}, but got {fold}.")
     if groups is not None:
         check_group_count(groups)
     everything = np.arange(len(labels))

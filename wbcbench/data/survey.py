@@ -20,7 +20,7 @@ from wbcbench.data.csv_table import Manifest
 from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole, read_header
 from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
 from wbcbench.data.image_files import remark_notes
-from wbcbench.data.splits import Copies, same_rows
+from wbcbench.data.splits import Copies, Folds, same_rows
 from wbcbench.files import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Survey:
     """Modality -> [N] digests of the decoded pixels; None where an image is missing."""
     groups: list[str] | None = None
     split: NDArray[np.str_] | None = None
+    folds: Folds | None = None
+    """See `Cells.folds`."""
     dataset: str = ""
     """The data set that can read the path; empty if it must be imported first."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -247,8 +249,8 @@ def survey_dataset(name: str, dataset: Dataset, settings: dict[str, Any], progre
         path=Path(str(settings.get("path", name))), kind="dataset", classes=cells.classes,
         labels=[cells.classes[c] for c in cells.labels],
         ids=list(cells.ids or (f"row {i}" for i in range(len(cells)))), modalities=modalities, digests=digests,
-        groups=groups_of(cells), split=cells.split, dataset=name, settings=settings, notes=cells.notes,
-        cells=cells, accounts=cells.accounting(), read_at=0 if native else READ_AT,
+        groups=groups_of(cells), split=cells.split, folds=cells.folds, dataset=name, settings=settings,
+        notes=cells.notes, cells=cells, accounts=cells.accounting(), read_at=0 if native else READ_AT,
         demonstration=described.demonstration,
     )  # fmt: skip
 
@@ -292,6 +294,7 @@ def select_rows(listing: Manifest, rows: NDArray[np.intp]) -> Manifest:
         paths={m: [paths[i] for i in rows] for m, paths in listing.paths.items()},
         groups=None if listing.groups is None else [listing.groups[i] for i in rows],
         split=None if listing.split is None else listing.split[rows],
+        folds=None if listing.folds is None else {k: side[rows] for k, side in listing.folds.items()},
         ids=[listing.ids[i] for i in rows],
     )
 

@@ -20,6 +20,7 @@ from wbcbench.boards.figures.data import subset_order
 from wbcbench.boards.formats.page import asset as board_asset
 from wbcbench.boards.formats.page import content_policy, figure_fields, plotly_js
 from wbcbench.boards.index import contents
+from wbcbench.boards.shares import share_value
 from wbcbench.boards.statistics.bootstrap import bootstrap, features
 from wbcbench.boards.text import clean
 from wbcbench.contracts import Cells
@@ -266,6 +267,7 @@ def page(material: Material) -> str:
         curves=[drawn[n] for n in ("losses", "validation") if n in drawn],
         class_figures=[drawn[n] for n in ("confusion", "calibration", "classes") if n in drawn],
         per_class=list(details.per_class.items()),
+        groups=_groups(record, material.side),
         routes=[(name, [_number(s.get(m)) for m in METRICS]) for name, s in result.routes.items()],
         metric_names=list(METRICS),
         examined=[drawn[n] for n in ("missing", "corruptions") if n in drawn],
@@ -360,6 +362,22 @@ def _teachers(trial: Trial, depth: int) -> Iterator[dict[str, Any]]:
             "modalities": " + ".join(teacher.reads), "kd": teacher.method.kd,
         }  # fmt: skip
         yield from _teachers(teacher, depth + 1)
+
+
+def _groups(record: Record, side: str) -> list[tuple[str, int, int, str, str]]:
+    """Per donor, slide or plate: cells, classes, macro-F1 over these, accuracy; empty if there are none known."""
+    groups = record.predictions.get(f"{side}_groups")
+    if groups is None:
+        return []
+    p, labels = (record.predictions[f"{side}_{what}"] for what in ("probabilities", "labels"))
+    classes, names = record.result.key.classes, record.result.group_names
+    found = []
+    for g in map(int, np.unique(groups)):
+        rows = groups == g
+        f1, accuracy = (share_value(p[rows], labels[rows], classes, by) for by in ("macro_f1", "accuracy"))
+        kinds = len(np.unique(labels[rows]))
+        found.append((names[g] if names else str(g), int(rows.sum()), kinds, _number(f1), _number(accuracy)))
+    return found
 
 
 def _reliance(examination: dict[str, Any]) -> list[tuple[str, str, str]]:

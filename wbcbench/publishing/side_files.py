@@ -1,5 +1,5 @@
 """Files that a board publishes in addition to its records: search winners (`searches/<study>/winner.json`) and
-evaluations."""
+evaluations, on the test split and on other data sets."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ def side_files(records: Sequence[Record], stores: Sequence[Path], folder: Path) 
     found: dict[str, bytes] = {}
     winners: dict[str, list[bytes]] = {}
     for root in (*stores, folder):
-        for path in sorted(root.glob("evaluations/*.json")):
+        for path in sorted((*root.glob("evaluations/*.json"), *root.glob("evaluations/*/*.json"))):
             if path.stem in ids:
-                found.setdefault(f"evaluations/{path.name}", path.read_bytes())
+                found.setdefault(path.relative_to(root).as_posix(), path.read_bytes())
         for path in sorted(root.glob("searches/*/winner.json")):
             data = path.read_bytes()
             if ids & set(re.findall(r"\b[0-9a-f]{16}\b", data.decode(errors="replace"))):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.dataset import account_lines
 from wbcbench.data.auto import Chosen, chosen_lines, completed
-from wbcbench.data.splits import check_group_count, fold_count, resolved
+from wbcbench.data.splits import check_group_count, fold_numbers, resolved
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
 from wbcbench.registry import Registry, qualified_name
@@ -144,8 +144,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     notes += [f"Data: {line}" for line in description.notes]
     split, note = settled_split(request.split, description)
     notes += [note] if note else []
-    split = resolved(split, description.groups, description.split_sizes)
-    if split.unit == "group" and description.group_count is not None:
+    split = resolved(split, description.groups, description.split_sizes, description.fold_sizes)
+    if split.unit == "group" and split.scheme != "official_folds" and description.group_count is not None:
         check_group_count(description.group_count)
     folds = _folds(request, split, description)
     request, chosen = completed(request, description, dataset)
@@ -267,17 +267,18 @@ def open_dataset(request: Request, registry: Registry) -> tuple[ComponentSpec, D
 
 def _folds(request: Request, split: SplitSpec, description: Description) -> tuple[int | None, ...]:
     """The requested folds, by default all; (None,) if the split is one division."""
-    count = fold_count(split, description.group_count)
-    if count is None:
+    every = fold_numbers(split, description.group_count, description.fold_sizes)
+    if every is None:
         if request.folds is not None:
             raise UsageError(
                 f"Expected a split with folds for --folds, but split.scheme is {split.scheme}. Set split.scheme "
                 "to kfold, leave_one_group_out or repeated."
             )
         return (None,)
-    if beyond := [f for f in request.folds or () if f >= count]:
-        raise UsageError(f"Expected --folds of 0 to {count - 1}, but got {', '.join(map(str, beyond))}.")
-    return tuple(dict.fromkeys(request.folds)) if request.folds else tuple(range(count))
+    if beyond := [f for f in request.folds or () if f not in every]:
+        there = f"0 to {len(every) - 1}" if every == tuple(range(len(every))) else ", ".join(map(str, every))
+        raise UsageError(f"Expected --folds of {there}, but got {', '.join(map(str, beyond))}.")
+    return tuple(dict.fromkeys(request.folds)) if request.folds else every
 
 
 def _pick(wanted: tuple[str, ...] | None, description: Description, what: str) -> tuple[str, ...]:

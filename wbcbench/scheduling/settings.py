@@ -140,6 +140,17 @@ def settled_split(split: SplitSpec, description: Description) -> tuple[SplitSpec
     sizes, default = description.split_sizes, SplitSpec()
     if split.unit is not None and not description.groups:
         raise UsageError(f"split.unit = {split.unit} has no effect: the data set has no groups. Leave it out.")
+    folds = description.fold_sizes
+    if folds and (split.scheme == "official_folds" or (split.scheme == "official" and sizes is None)):
+        given = all(one.get("val") for one in folds.values())
+        for name in ("test", "val", "seed", "unit") if given else ("test",):
+            if getattr(split, name) != getattr(default, name):
+                raise UsageError(
+                    f"split.{name} = {getattr(split, name)} has no effect: the data set has folds of its own, "
+                    "which are used. Leave it out, or choose another split, as with --set split.scheme=kfold"
+                )
+        note = f"The data set has {len(folds)} folds of its own: official means official_folds."
+        return split, note if split.scheme == "official" else ""
     if split.folded:
         return split, ""
     if sizes is None:

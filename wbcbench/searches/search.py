@@ -25,7 +25,7 @@ from wbcbench.searches.declared import build_space, known_ranges, written_out
 from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySpec, Winner
 from wbcbench.searches.optuna_study import Study
 from wbcbench.searches.settings import Objective, SearchSettings, check_strategy
-from wbcbench.searches.source import SearchSource, sealed
+from wbcbench.searches.source import SearchSource, sealed, several_folds
 from wbcbench.searches.space import Space, label
 from wbcbench.spec.request import Request
 
@@ -139,11 +139,7 @@ def each_method(
 
 def _one_seed(request: Request) -> Request:
     if request.split.folded and (request.folds is None or len(request.folds) != 1):
-        raise UsageError(
-            f"Expected one fold for a search, since cells that one fold validates on are tested by others "
-            f"(split.scheme={request.split.scheme}). Search within one fold, as in --folds 0, where the winner is "
-            "retrained too, or with split.scheme=stratified."
-        )
+        raise several_folds(request.split.scheme)
     if "seeds" not in request.model_fields_set:
         return request.model_copy(update={"seeds": (TRAINING_SEED,)})
     if len(request.seeds) != 1:

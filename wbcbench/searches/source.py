@@ -15,9 +15,20 @@ from wbcbench.spec import Trial
 from wbcbench.spec.request import Request
 
 
+def several_folds(scheme: str) -> UsageError:
+    """The error for a search over several folds."""
+    return UsageError(
+        f"Expected one fold for a search, since cells that one fold validates on are tested by others "
+        f"(split.scheme={scheme}). Search within one fold, as in --folds 0, where the winner is retrained too, or "
+        "with split.scheme=stratified."
+    )
+
+
 def sealed(plan: Plan) -> Trial:
     """The sealed trial of a proposal's plan, which has one student. Raises `UsageError` for any other number."""
     students = [p.trial for p in plan.trials if p.role == "student"]
+    if len({trial.fold for trial in students}) > 1:
+        raise several_folds(students[0].protocol.split.scheme)
     if len(students) != 1:
         raise UsageError(
             f"Expected one student per proposal of a search, but '{students[0].method.fusion.name}' has "

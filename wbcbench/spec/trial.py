@@ -140,20 +140,20 @@ class ComponentSpec(Frozen):
 
 
 DEFAULT_FOLDS = {"kfold": 5, "repeated": 10}
-FOLDED = (*DEFAULT_FOLDS, "leave_one_group_out")
+FOLDED = (*DEFAULT_FOLDS, "leave_one_group_out", "official_folds")
 
 
 class SplitSpec(Frozen):
     """How cells are divided.
 
-    `official` uses the data set's own split if it has one, `stratified` draws one. The others make several
-    divisions, the folds, and a trial trains on one of them: `kfold` tests each cell once, `leave_one_group_out`
-    each group (donor, slide, plate), `repeated` draws anew for every fold. Validation cells come from what is not
-    tested.
+    `official` uses the data set's own split or, without one, its own folds; `stratified` draws a split. The others
+    are several divisions, the folds, and a trial trains on one of them: `official_folds` are the data set's own,
+    `kfold` tests each cell once, `leave_one_group_out` each group (donor, slide, plate), `repeated` draws anew for
+    every fold. Validation cells come from what is not tested.
     """
 
-    scheme: Literal["official", "stratified", "kfold", "leave_one_group_out", "repeated"] = Field(
-        "official", description="official (else stratified), stratified, or several divisions"
+    scheme: Literal["official", "official_folds", "stratified", "kfold", "leave_one_group_out", "repeated"] = (
+        Field("official", description="official (split, folds, else stratified), stratified, or several divisions")
     )
     val: float = Field(0.15, gt=0, lt=0.9, description="share of cells for selection")
     test: float = Field(0.25, gt=0, lt=0.9, description="share of cells, evaluated once at the end")
@@ -189,7 +189,7 @@ class SplitSpec(Frozen):
     @property
     def draws_test(self) -> bool:
         """Whether `test` has an effect; otherwise folds or groups decide how many cells are tested."""
-        return self.scheme not in ("kfold", "leave_one_group_out")
+        return self.scheme not in ("kfold", "leave_one_group_out", "official_folds")
 
     @model_validator(mode="before")
     @classmethod

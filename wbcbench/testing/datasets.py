@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from wbcbench.contracts import Dataset
+from wbcbench.data.official_folds import fold_sizes
 from wbcbench.errors import DataError
 from wbcbench.testing.components import component_class, dataset_types
 from wbcbench.testing.promise import BrokenPromise, made, promise
@@ -57,6 +58,7 @@ class DatasetContract:
             "pseudo_multimodal": (said.pseudo_multimodal, cells.pseudo_multimodal),
             "groups": (said.groups, cells.groups is not None),
             "split_sizes": (stated, counts),
+            "fold_sizes": (said.fold_sizes, fold_sizes(cells.folds)),
             "group_count": (
                 said.group_count,
                 None if said.group_count is None or cells.groups is None else len(np.unique(cells.groups)),

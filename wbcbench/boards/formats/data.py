@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from wbcbench.boards.formats import View
-from wbcbench.boards.model import METRIC_NAMES, Board, Difference, Report, Row
+from wbcbench.boards.model import METRIC_NAMES, Board, Difference, Estimate, Report, Row
 from wbcbench.boards.text import spreadsheet
 
 
@@ -34,7 +34,7 @@ def render_csv(report: Report, view: View) -> bytes:
         return b""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(rows[0])
+    writer.writerow(map(spreadsheet, rows[0]))
     writer.writerows([_csv_cell(v) for v in row.values()] for row in rows)
     return out.getvalue().encode()
 
@@ -76,13 +76,15 @@ def render_parquet(report: Report, view: View) -> bytes:
 
 
 def _parquet_type(pa: Any, name: str) -> Any:
-    if name in _INTEGERS:
+    if name in _INTEGERS or (name.startswith("external ") and name.endswith((" n", " cells", " groups"))):
         return pa.int64()
     return pa.bool_() if name in _BOOLEANS else pa.string() if name in _TEXT else pa.float64()
 
 
 def _rows(report: Report) -> list[dict[str, Any]]:
-    return [_flat(row, board) for board in report.boards for row in board.rows]
+    rows = [_flat(row, board) for board in report.boards for row in board.rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 _DIFFERENCE = ("value", "low", "high", "p", "beyond_noise", "against", "against_name")
@@ -121,6 +123,16 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         "components": "; ".join(f"{p.kind}={p.provider}/{p.name}@{p.version or '?'}" for p in row.parts),
         "records": " ".join(x.trial_id for x in row.sources), "digests": " ".join(x.digest for x in row.sources),
     }  # fmt: skip
+    for other in board.external:
+        score = next((x for x in row.external if x.set == other.id), None)
+        f1 = Estimate() if score is None else score.macro_f1
+        name = f"external {other.name}"
+        for count in ("n", "cells", "groups"):
+            values[f"{name} {count}"] = None if score is None else getattr(score, count)
+        values |= {
+            f"{name} macro_f1": f1.mean, f"{name} macro_f1_sd": f1.sd, f"{name} macro_f1_low": f1.low,
+            f"{name} macro_f1_high": f1.high,
+        }  # fmt: skip
     return values
 
 

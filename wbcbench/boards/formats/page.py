@@ -22,7 +22,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from wbcbench.boards.columns import COLUMNS, HEADERS, SHARED, chosen, shared
+from wbcbench.boards.columns import COLUMNS, EXTERNAL, HEADERS, SHARED, Column, available, chosen, shared
 from wbcbench.boards.figures import page as figures
 from wbcbench.boards.formats import View
 from wbcbench.boards.formats.data import render_csv, render_json
@@ -95,7 +95,7 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
     id_ = f"board-{board.digest}"
     shown = list(chosen(board, view.columns))
     rest = [*chosen(board, None, wide=True), *_FILTERS, *SHARED, "seeds", "policies", "routing", "components"]
-    names = list(dict.fromkeys([*shown, *rest]))
+    names, every = list(dict.fromkeys([*shown, *rest])), available(board)
     of_board = {name: draw(board) for name, draw in _OF_BOARD.items()}
     detailed = [(r, r.details) for r in board.rows if r.details is not None]
     details = [(r.method_id, d) for r, d in detailed]
@@ -107,14 +107,35 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
         "title": title,
         "facts": _facts(board),
         "legend": legend(board, shown),
-        "columns": [(n, COLUMNS[n]) for n in names],
-        "rows": [(r, [(n, _cell(n, r, board), _sort_value(n, r)) for n in names]) for r in board.rows],
+        "columns": [(n, every[n]) for n in names],
+        "rows": [
+            (r, [(n, _cell(n, every[n], r, board), _sort_value(n, r, board)) for n in names]) for r in board.rows
+        ],
         "options": _script_json(json.dumps(options)),
         "of_board": [_figure(d, f"{name}-{board.digest}", id_) for name, d in of_board.items() if d is not None],
         "methods": [{"value": r.method_id, "label": r.name, "layout": None} for r, _ in detailed],
         "of_method": [_figure(d, f"{name}-{board.digest}", id_) for name, d in of_method.items()],
+        "per_group": _per_group(board),
         "not_drawn": [_NOT_DRAWN[name] for name, d in of_board.items() if d is None],
     }
+
+
+def _per_group(board: Board) -> dict[str, Any] | None:
+    """The board's metric by donor: names of rows, and for each donor its cells and values, the worst marked."""
+    t = board.per_group
+    if t is None:
+        return None
+    few = board.by == "macro_f1" and any(s.classes < len(t.classes) for s in t.shares)
+    return {
+        "metric": HEADERS[t.by],
+        "methods": [r.name for r in t.rows],
+        "shares": [
+            (s.name, s.cells, [("" if v is None else f"{v:.3f}", r.worst == s.name) for r in t.rows
+                               for v in [r.values[i]]])
+            for i, s in enumerate(t.shares)
+        ],
+        "note": " Macro-F1 is over the classes that a donor has." if few else "",
+    }  # fmt: skip
 
 
 def _facts(board: Board) -> list[tuple[str, str]]:
@@ -174,13 +195,13 @@ _LAST = float("1e300")
 """Sort value of an empty cell: after all others in ascending order."""
 
 
-def _cell(column: str, row: Row, board: Board) -> str:
+def _cell(name: str, column: Column, row: Row, board: Board) -> str:
     """A cell's text. SearchPanes writes a filter's values into a quoted attribute without escaping them."""
-    text = COLUMNS[column].cell(row, board)
-    return text.replace('"', "”") if column in _FILTERS else text
+    text = column.cell(row, board)
+    return text.replace('"', "”") if name in _FILTERS else text
 
 
-def _sort_value(column: str, row: Row) -> float | None:
+def _sort_value(column: str, row: Row, board: Board) -> float | None:
     """The number that a column is sorted by; None: it is sorted by text."""
 
     def known(value: float | None) -> float:
@@ -192,6 +213,9 @@ def _sort_value(column: str, row: Row) -> float | None:
         return known(row.metrics[column].mean)
     if column.endswith("_interval") and column.removesuffix("_interval") in METRIC_NAMES:
         return known(row.metrics[column.removesuffix("_interval")].low)
+    if column.startswith(EXTERNAL):
+        cells = next(s.id for s in board.external if column == f"{EXTERNAL}{s.name}")
+        return known(next((e.macro_f1.mean for e in row.external if e.set == cells), None))
     for start, difference in (("over_single", row.over_single), ("over_no_kd", row.over_no_kd)):
         if column.startswith(start):
             return known(difference.value if difference is not None else None)
