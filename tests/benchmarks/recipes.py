@@ -225,9 +225,7 @@ def train(data: Path, out: Path, only: list[str], shard: tuple[int, int], chosen
         if name in plain.BASELINES:
             found = plain.BASELINES[name](arrays, seed)
         else:
-            chosen, epochs, backbone = settings(
-                RECIPES[name], training_cells(arrays), arrays["image"].shape[2]
-            )
+            chosen, epochs, backbone = settings(RECIPES[name], training_cells(arrays), arrays["image"].shape[2])
             done = wbcbench.run(
                 dataset={"name": "npz", "path": str(path)}, fusion="early", kd="none", backbone=backbone,
                 epochs=epochs, seeds=[seed], store=out / "store", executor="inline", device="cpu",

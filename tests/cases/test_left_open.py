@@ -6,15 +6,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from tests.cases.conftest import Screen, pictures
-from wbcbench.data.auto import FEWEST_PASSES, MOST_PASSES, STEPS, Facts, completed, recommend
+from wbcbench.data.auto import (
+    FEWEST_PASSES,
+    MOST_PASSES,
+    STEPS,
+    Facts,
+    completed,
+    recommend,
+    variation_between_groups,
+)
 from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import make_plan
 from wbcbench.spec.load import load_request
 from wbcbench.spec.request import Request
+from wbcbench.testing.components import component_class
 
 
 def value(facts: Facts, key: str) -> Any:
@@ -33,8 +43,8 @@ def test_small_sets_train_as_long_as_they_need(cells: int) -> None:
 
 
 def test_a_batch_that_is_given_decides_the_epochs() -> None:
-    chosen = {c.key: c.value for c in recommend(Facts(1000, 64), {"budget.batch_size": 100})}
-    assert chosen["budget.epochs"] == STEPS / 10
+    chosen = {c.key: c.value for c in recommend(Facts(4000, 64), {"budget.batch_size": 100})}
+    assert chosen["budget.epochs"] == STEPS / 40
     assert chosen["budget.batch_size"] == 100
 
 
@@ -59,6 +69,58 @@ def test_a_request_that_is_completed_leaves_nothing_open() -> None:
     whole, chosen = completed(Request(), plan.description)
     assert chosen == plan.chosen
     assert completed(whole, plan.description) == (whole, ())
+
+
+def donors(path: Path, shift: float, split: bool = False) -> Path:
+    """60 cells of 6 donors in two modalities; of the first, every donor has an offset of his own."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 20, (60, 2, 8, 8))
+    image[:, 0] += (shift * np.array([-3, -1, 0, 0, 1, 3]))[np.arange(60) % 6, None, None]
+    arrays = {
+        "image": image.clip(0, 255).astype(np.uint8),
+        "label": np.arange(60) // 6 % 2,
+        "group": np.arange(60) % 6,
+    }
+    if split:
+        arrays["split"] = np.array(["train", "train", "val", "val", "train", "test"])[np.arange(60) % 6]
+    np.savez(path, **arrays)
+    return path
+
+
+def test_views_vary_as_donors_do(tmp_path: Path) -> None:
+    registry = load_plugins()[0]
+    expected = 0.0
+    for shift in (0.0, 10.0):
+        path = str(donors(tmp_path / f"{shift}.npz", shift))
+        flags: dict[str, Any] = {"dataset": {"name": "npz", "path": path}}
+        plan = make_plan(load_request(flags=flags), registry)
+        found = plan.trials[0].trial.protocol.augmentation.intensity
+        again = make_plan(load_request(flags=flags), registry)
+        assert again.trials == plan.trials
+        if shift == 0.0:
+            assert found == expected
+            continue
+        assert isinstance(found, dict)
+        offsets = np.array([-3, -1, 0, 0, 1, 3]) * shift
+        total = np.sqrt(20**2 + offsets.var())
+        assert found["channel0"] == pytest.approx(min(0.5, np.std(offsets, ddof=1) / total * 3**0.5), abs=0.02)
+        assert found["channel1"] < 0.1
+        one = make_plan(load_request(flags={**flags, "modalities": ["channel1"]}), registry)
+        alone = one.trials[0].trial.protocol.augmentation.intensity
+        assert alone in (0.0, {"channel1": found["channel1"]})
+
+
+def test_what_varies_is_not_measured_on_official_test_cells(tmp_path: Path) -> None:
+    cls = component_class("dataset", "npz")
+    measured = []
+    for extreme in (0, 200):
+        path = donors(tmp_path / f"{extreme}.npz", 5.0, split=True)
+        with np.load(path) as z:
+            arrays = {k: z[k].copy() for k in z.files}
+        arrays["image"][arrays["split"] == "test"] = extreme
+        np.savez(path, **arrays)
+        measured.append(variation_between_groups(cls(cls.Params(path=str(path))).load()))
+    assert measured[0] == measured[1]
 
 
 def test_inspect_import_and_run_choose_the_same(screen: Screen, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Settings that a request leaves to wbcbench (`auto`), from what is known of the cells: one deterministic function.
+"""Settings that a request leaves open (`auto`), from what is known of the cells: one deterministic function.
 
-The rules come from the recipe study (`tests/benchmarks/recipes.py`, docs/guides/protocol.md): of the recipes tried
-on twelve sets of cells, those with the best worst case. A trial holds the values, never the word `auto`.
+The rules come from the recipe study (`tests/benchmarks/recipes.py`; its table is in the guide to own cells): of the
+recipes tried on unlike sets of cells, those with the best worst case. A trial holds the values, never the word `auto`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec
 
 STEPS = 2000
 """Training steps that small sets need."""
-FEWEST_PASSES, MOST_PASSES = 20, 300
-"""Limits of the epochs: large sets see every cell a few times, the smallest are not read for ever."""
+FEWEST_PASSES, MOST_PASSES = 20, 120
+"""Limits of the epochs: large sets see every cell a few times; the best of more epochs on few validation cells is
+luck."""
 LARGEST_SIDE = 128
 """Larger images are resized to this side: without it, a first run would take hours."""
 STRONGEST, WEAKEST = 0.5, 0.03
 """Limits of the intensity augmentation; a weaker one is none."""
 SAMPLE = 2000
 """Cells that the variation between groups is measured on."""
-WEIGHTING = "cells of rare classes weigh more, but less than all of a common class"
+WEIGHTING = "1 / sqrt(number of cells) per class, so that rare classes count"
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class Facts:
     measured."""
 
     @classmethod
-    def of(
-        cls, description: Description, split: SplitSpec, variation: Mapping[str, float] | None = None
-    ) -> Facts:
+    def of(cls, description: Description, split: SplitSpec, variation: Mapping[str, float] | None = None) -> Facts:
         """From a data set's description and the split of a run."""
         d = description
         split = resolved(split, d.groups, d.split_sizes, d.fold_sizes)
@@ -67,6 +66,7 @@ class Chosen:
     """As for `--set`: `budget.epochs`."""
     value: Any
     reason: str
+
 
 def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Chosen, ...]:
     """A value for every setting that may be left open.
@@ -93,12 +93,12 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
         Chosen(
             "budget.epochs",
             epochs,
-            f"about {facts.cells} training cells in batches of {batch} are {steps} steps an epoch; {epochs * steps} "
-            f"steps in all, where small sets need {STEPS}, and at least {FEWEST_PASSES} epochs",
+            f"{epochs * steps} steps, since about {facts.cells} training cells in batches of {batch} are {steps} "
+            f"an epoch; {STEPS} or more steps are wanted, in {FEWEST_PASSES} to {MOST_PASSES} epochs",
         ),
-        Chosen("budget.batch_size", batch, f"for about {facts.cells} training cells"),
+        Chosen("budget.batch_size", batch, f"the default for about {facts.cells} training cells"),
         _intensity(facts),
-        Chosen("augmentation.noise", 0.0, "it never helped"),
+        Chosen("augmentation.noise", 0.0, "real cells have noise of their own"),
         Chosen("training.class_weighting", "sqrt", WEIGHTING),
     ]
     if facts.side is not None and facts.side > LARGEST_SIDE:
@@ -139,7 +139,8 @@ def variation_between_groups(cells: Cells) -> dict[str, float]:
     found = {}
     for i, (modality, images) in enumerate(cells.images.items()):
         here = rows if cells.present is None else rows[cells.present[rows, i]]
-        pixels = np.stack([(im.mean((1, 2)), im.std((1, 2))) for im in (images[r].astype(np.float64) for r in here)])
+        some = (images[row].astype(np.float64) for row in here)
+        pixels = np.array([(image.mean((1, 2)), image.std((1, 2))) for image in some]).reshape(len(here), 2, -1)
         mean, sd = pixels[:, 0], pixels[:, 1]  # [N, C]
         whole = np.sqrt((sd**2).mean(0) + mean.var(0))
         group = np.unique(cells.groups[here], return_inverse=True)[1]
@@ -184,8 +185,10 @@ def completed(
     given = dict(_given(request))
     facts = Facts.of(description, request.split)
     if facts.groups and not facts.demonstration and dataset is not None and "augmentation.intensity" not in given:
-        side = request.image_size or dict((c.key, c.value) for c in recommend(facts, given)).get("image_size")
-        facts = replace(facts, variation=_variation(dataset, description, side))
+        side = request.image_size or {c.key: c.value for c in recommend(facts, given)}.get("image_size")
+        read = {*(request.modalities or description.modalities), *(request.teacher_modalities or ())}
+        found = _variation(dataset, description, side)
+        facts = replace(facts, variation={m: v for m, v in found.items() if m in read})
     chosen = tuple(c for c in recommend(facts, given) if c.key not in given)
     changes: dict[str, Any] = {}
     for c in chosen:
