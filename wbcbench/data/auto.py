@@ -1,7 +1,7 @@
 """Settings that a request leaves open (`auto`), from what is known of the cells: one deterministic function.
 
-The rules come from the recipe study (`tests/benchmarks/recipes.py`; its table is in the guide to own cells): of the
-recipes tried on unlike sets of cells, those with the best worst case. A trial holds the values, never the word `auto`.
+The rules come from the recipe study (`tests/benchmarks/recipes.py`; its table is in the guide to own cells): of
+the recipes tried on unlike sets of cells, those with the best worst case. A trial holds the values, never `auto`.
 """
 
 from __future__ import annotations
