@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wbcbench.api.defaults import METRIC, RESAMPLES
+from wbcbench.api.defaults import MARGIN, METRIC, RESAMPLES
 from wbcbench.api.records import Shown
 from wbcbench.api.requests import Paths, Seeds, check_stores, stores_of
 from wbcbench.isolation import guest
@@ -94,6 +94,7 @@ class CompareRequest(BoardRequest):
 
     a: str
     b: str
+    margin: float = MARGIN
 
     def explain(self) -> Explanation:
         """Compare. Raises what `compare` raises."""
@@ -101,7 +102,7 @@ class CompareRequest(BoardRequest):
 
         options = self.options()
         with self.stores() as stores:
-            return explain(stores, self.a, self.b, options)
+            return explain(stores, self.a, self.b, options, self.margin)
 
 
 def _seeds(seeds: Seeds) -> tuple[int, ...] | None:
@@ -267,6 +268,7 @@ def compare(
     b: str,
     store: Paths | None = None,
     *,
+    margin: float = MARGIN,
     by: str = METRIC,
     seeds: Seeds = None,
     where: Where = (),
@@ -281,6 +283,7 @@ def compare(
     Args:
         a: a row's name as shown in the table, or the beginning of a method's or a trial's id.
         b: the same.
+        margin: methods that differ by less are called level (equivalence test).
         store, by, seeds, where, key, resamples, verify, invalid, index: as in `wbcbench.leaderboard`; `by` is the
             metric that is compared.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wbcbench.boards.board_statistics import defined, lead_interval
 from wbcbench.boards.build import families, over_folds, over_splits, report
 from wbcbench.boards.folds import pooled
 from wbcbench.boards.gather import by_method, gather, mixed, refusal
@@ -14,11 +16,13 @@ from wbcbench.boards.model import Board, Row
 from wbcbench.boards.options import Options
 from wbcbench.boards.pairs import Explanation, Pairs, Ratio
 from wbcbench.boards.samples import Sample, agreeing
-from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
+
+MARGIN = 0.01
+"""By default, methods that differ by less, on the board's metric, are called level."""
 
 
 def spec_differences(a: Row, b: Row) -> Iterator[str]:
@@ -58,7 +62,9 @@ def _short(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Options) -> Explanation:
+def explain(
+    stores: Sequence[Store | Path | str], a: str, b: str, options: Options, margin: float = MARGIN
+) -> Explanation:
     """Compare two methods of one board.
 
     Args:
@@ -66,14 +72,17 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         a: a row's name, the beginning of a method's or a trial's id, or its fusion where only one row has that.
         b: the same.
         options: as for boards; `options.by` is the compared metric.
+        margin: methods that differ by less are called level.
 
     Raises:
-        UsageError: no such method, or several.
+        UsageError: no such method, or several; a margin that is not above 0.
         ComparabilityError: they are on different boards, or share no valid seed.
 
     Records that a board would refuse are left out and listed. If boards differ only in the split, the largest is
     used, and `Explanation.splits` has the test over all of them.
     """
+    if not 0 < margin < math.inf:
+        raise UsageError(f"Expected a margin above 0, in units of {options.by}, but got {margin:g}.")
     fast = replace(options, statistics=False, details=False)
     opened = [s if isinstance(s, Store) else Store(s) for s in stores]
     boards = report(opened, fast).boards
@@ -88,12 +97,14 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
     pairs = Pairs(board, samples, seeds, options)
     if not pairs.clusters.enough:
         raise ComparabilityError(f"Expected test cells of more groups, but: {pairs.clusters.notes[-1]}")
-    u = pairs.lead(left, right)
-    low, high = u.interval()
     both = {left.method_id, right.method_id}
     others = [r for r in board.rows if r.status == "ranked" and r.method_id in pairs.samples.keys() - both]
-    known = [u.p, *(pairs.lead(left, r).p for r in others)]
-    family = len(known) * (len(known) + 1) // 2
+    rows = sorted([left, right, *others], key=lambda r: r.method_id)
+    every = pairs.contrasts(rows)
+    i, j = rows.index(left), rows.index(right)
+    u = every.pair(i, j)
+    low, high = lead_interval(u, options.by)
+    p_level = u.equivalent(margin)
     return Explanation(
         board=board.digest,
         by=options.by,
@@ -107,10 +118,15 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         lead=round(u.value, 9),
         low=round(low, 9),
         high=round(high, 9),
-        p=round(u.p, 9),
-        comparisons=family,
-        p_holm=round(holm(known, family)[0], 9),
+        p=defined(u.p),
+        comparisons=len(rows) * (len(rows) - 1) // 2,
+        p_holm=defined(float(every.p_holm()[i, j])),
         beyond_noise=u.p < ALPHA,
+        margin=margin,
+        p_level=defined(p_level),
+        level=p_level < ALPHA,
+        chance=defined(u.chance),
+        detectable=defined(u.detectable()),
         mcnemar=tuple(pairs.mcnemar(left, right)),
         classes=tuple(pairs.classes(left, right)),
         cost=tuple(_ratios(left, right)),

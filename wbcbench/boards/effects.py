@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.board_statistics import BoardStatistics, defined, lead_interval
 from wbcbench.boards.entries import Found
 from wbcbench.boards.gather import Group, board_seeds, by_method, gather, groups
 from wbcbench.boards.names import distinct
@@ -44,9 +44,9 @@ class Effect(Strict):
     low: float
     high: float
     """95 % interval."""
-    p: float
-    p_holm: float
-    """Over the levels of this board."""
+    p: float | None
+    p_holm: float | None
+    """Over the levels of this board. Both are None with one seed."""
     beyond_noise: bool
     """After Holm's correction."""
     blocks: int
@@ -150,11 +150,11 @@ def _judged(
     adjusted = holm([u.p for _, u, *_ in known])
     rows = []
     for (level, u, blocks_shared, ahead, macs), p_holm in zip(known, adjusted, strict=True):
-        low, high = u.interval()
+        low, high = lead_interval(u, options.by)
         rows.append(
             Effect(
-                level=level, lead=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=round(u.p, 9),
-                p_holm=round(p_holm, 9), beyond_noise=p_holm < ALPHA, blocks=blocks_shared, ahead=ahead,
+                level=level, lead=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=defined(u.p),
+                p_holm=defined(p_holm), beyond_noise=p_holm < ALPHA, blocks=blocks_shared, ahead=ahead,
                 macs=None if macs is None else round(macs, 4),
             )
         )  # fmt: skip

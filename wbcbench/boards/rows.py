@@ -210,7 +210,7 @@ class RowMaker:
         modalities = self.found.keys[e.key].modalities
         return Row(
             rank=None,
-            tie_group=None,
+            among_best=None,
             status=status,
             method=label(e, modalities),
             method_id=e.method_id,

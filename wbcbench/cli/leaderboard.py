@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.api.defaults import METRIC, RESAMPLES, STORE
+from wbcbench.api.defaults import MARGIN, METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json, print_table
@@ -62,7 +62,7 @@ def board_options(function: Any) -> Any:
         click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="Metric that ranks."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
-                     help="Intervals, gains and ties; default: on, unless there are thousands of records."),
+                     help="Intervals, gains, the set of the best; default: on below some thousand records."),
         click.option("--resamples", default=RESAMPLES, show_default=True,
                      type=click.IntRange(100), metavar="N", help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
@@ -188,6 +188,8 @@ def _width() -> int:
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
+@click.option("--margin", default=MARGIN, show_default=True, metavar="X",
+              help="Methods that differ by less are called level.")
 @stores_option
 @board_options
 @json_option
@@ -252,7 +254,7 @@ def _show_effects(board: Effects) -> None:
             clean(e.level),
             f"{e.lead:+.3f}{'*' if e.beyond_noise else ' '}",
             f"{e.low:+.3f} to {e.high:+.3f}",
-            f"{e.p_holm:.2g}" if e.p_holm >= 1e-4 else "< 0.0001",
+            "" if e.p_holm is None else f"{e.p_holm:.2g}" if e.p_holm >= 1e-4 else "< 0.0001",
             f"{e.ahead} of {e.blocks}",
             "" if e.macs is None else f"{e.macs:.2f}x",
         )
