@@ -32,7 +32,15 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from tabulate import tabulate
 
-from wbcbench.boards.statistics import Contrasts, bootstrap, features, holm, seed_variance, uncertainty
+from wbcbench.boards.statistics import (
+    Contrasts,
+    bootstrap,
+    effective_clusters,
+    features,
+    holm,
+    seed_variance,
+    uncertainty,
+)
 
 Floats = NDArray[np.float64]
 K = 4
@@ -40,7 +48,8 @@ METRIC = "macro_f1"
 RESAMPLES = 300
 SKILL, CELL_SD, NOISE = 1.0, 1.0, 0.7
 DONOR_SD, ROW_DONOR_SD, COMMON_SD = 0.3, 0.15, 0.05
-MARGIN = 0.01
+MARGIN = 0.1
+"""Above the errors, or nothing is level."""
 CLAIMS = {"cover": 0.95, "predict": 0.90, "power": 0.80}
 
 
@@ -75,7 +84,7 @@ class Drawn(NamedTuple):
     """[rows, seeds]"""
     resampled: Floats
     """[rows, seeds, resamples]"""
-    clusters: int
+    clusters: float
 
 
 def draw(rng: np.random.Generator, world: World, resamples: int = RESAMPLES) -> Drawn:
@@ -99,7 +108,8 @@ def draw(rng: np.random.Generator, world: World, resamples: int = RESAMPLES) -> 
             tables.append(features(np.eye(K)[decided], labels, donors, [METRIC]))
     whole = [t.counted(t.columns.sum(0)[None])[METRIC][0] for t in tables]
     found = bootstrap(tables, [METRIC], resamples, int(rng.integers(2**31)))
-    return Drawn(np.reshape(whole, shape), found.reshape(*shape, resamples), int(donors.max()) + 1)
+    clusters = effective_clusters(np.bincount(donors))
+    return Drawn(np.reshape(whole, shape), found.reshape(*shape, resamples), clusters)
 
 
 def verdicts(rng: np.random.Generator, world: World, shift: float | None) -> tuple[list[tuple[str, float]], float]:

@@ -80,6 +80,8 @@ class Kept(BaseModel):
     version: Literal[4]
     test_cells: int = Field(0, ge=0)
     clusters: int = Field(0, ge=0)
+    effective: float = 0
+    """Of `clusters`, allowing for their sizes."""
     grouped: bool = False
     refused: dict[str, str]
     """Trial id -> reason."""
@@ -181,7 +183,7 @@ class BoardStatistics:
             u = uncertainty(
                 self._values[a] - self._values[b][at],
                 self._resampled[a].astype(np.float64) - self._resampled[b][at],
-                self.kept.clusters,
+                self.kept.effective,
                 None if known is None else known.difference(a, b),
             )
             self.kept.pairs[name] = (round(u.value, 12), round(u.se, 12), round(u.df, 6), u.seeds)
@@ -206,7 +208,7 @@ class BoardStatistics:
         every = Contrasts.of(
             sign * np.stack([self._values[m][at[m]] for m in methods]),
             sign * np.stack([self._resampled[m][at[m]] for m in methods]),
-            self.kept.clusters,
+            self.kept.effective,
             None if known is None else known.rows(methods),
         )
         p, p_holm, p_best = every.p(), every.p_holm(), every.best()
@@ -251,7 +253,7 @@ class BoardStatistics:
         return uncertainty(
             mean(self._values, mine) - mean(self._values, base),
             mean(self._resampled, mine) - mean(self._resampled, base),
-            self.kept.clusters,
+            self.kept.effective,
             None if known is None else known.difference(json.dumps(mine), json.dumps(base)),
         )
 
@@ -293,6 +295,7 @@ class BoardStatistics:
             return
         found = clusters([s for own in samples.values() for s in own])
         self.kept.test_cells, self.kept.clusters, self.kept.grouped = len(found.of), found.count, found.grouped
+        self.kept.effective = found.effective
         self.kept.notes = found.notes
         if not found.enough:
             return
@@ -323,7 +326,7 @@ class BoardStatistics:
                 if np.isfinite(values[:, i]).all() and np.isfinite(part[:, i]).all():
                     one = alone[metric] if len(own) == 1 else None
                     u = uncertainty(
-                        values[:, i], part[:, i], self.kept.clusters, one and (one.of[method], one.df)
+                        values[:, i], part[:, i], self.kept.effective, one and (one.of[method], one.df)
                     )
                     low, high = u.interval(scale=SCALES[metric], limits=(0.0, WIDEST[metric]))
                     limits[metric] = (round(low, 9), round(high, 9))

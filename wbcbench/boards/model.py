@@ -33,8 +33,8 @@ class Estimate(Strict):
     """Between seeds, ddof 1."""
     low: float | None = None
     high: float | None = None
-    """95 % interval over test cells and seeds. Of one seed: with the other rows' variance between seeds; if they are
-    too few, over test cells only."""
+    """95 % interval over test cells and seeds. Of one seed: with the other rows' variance between seeds; if they
+    are too few, over test cells only."""
 
 
 class Difference(Strict):

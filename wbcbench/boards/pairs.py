@@ -145,7 +145,7 @@ class Explanation(Strict):
             )
         if max(-self.low, self.high) >= WIDEST[self.by]:
             return f"{first} is ahead by {size:.4f}; too few seeds for a verdict (p = {self.p:.3g})."
-        kind = "cells and seeds"
+        kind = "cells and seeds" if len(self.seeds) > 1 else "cells, and seeds as in other rows"
         if self.beyond_noise:
             return (
                 f"{first} is better than {second} by {size:.4f} (95 % interval {low:.4f} to {high:.4f}, "
@@ -199,7 +199,7 @@ class Pairs:
         return Contrasts.of(
             self.sign * np.stack([self._values(m) for m in methods]),
             self.sign * np.stack(resampled),
-            self.clusters.count,
+            self.clusters.effective,
             None if self._spread is None else self._spread.rows(methods),
         )
 
@@ -223,7 +223,7 @@ class Pairs:
             )
         judged = [
             uncertainty(
-                values[0][:, k] - values[1][:, k], resampled[0][:, k] - resampled[1][:, k], self.clusters.count
+                values[0][:, k] - values[1][:, k], resampled[0][:, k] - resampled[1][:, k], self.clusters.effective
             )
             for k in range(len(self.board.key.classes))
         ]

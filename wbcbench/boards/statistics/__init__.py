@@ -7,7 +7,15 @@ of freedom. `uncertainty` combines the two; `seed_variance` estimates the varian
 the other rows of a board.
 """
 
-from wbcbench.boards.statistics.bootstrap import RESAMPLES, SEED, MetricSums, bootstrap, draws, features
+from wbcbench.boards.statistics.bootstrap import (
+    RESAMPLES,
+    SEED,
+    MetricSums,
+    bootstrap,
+    draws,
+    effective_clusters,
+    features,
+)
 from wbcbench.boards.statistics.contrasts import Contrasts
 from wbcbench.boards.statistics.hypothesis_tests import (
     Friedman,
@@ -38,6 +46,7 @@ __all__ = [
     "corrected_resampled_t",
     "critical_difference",
     "draws",
+    "effective_clusters",
     "features",
     "friedman",
     "holm",

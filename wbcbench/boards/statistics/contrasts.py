@@ -27,14 +27,14 @@ class Contrasts:
 
     @classmethod
     def of(
-        cls, per_seed: Floats, resampled: Floats, clusters: int, seed_variance: tuple[Floats, float] | None
+        cls, per_seed: Floats, resampled: Floats, clusters: float, seed_variance: tuple[Floats, float] | None
     ) -> Contrasts:
         """As `uncertainty` of every difference, from covariances between rows.
 
         Args:
             per_seed: [K, S] on all test cells.
             resampled: [K, S, R], the same in R bootstrap resamples.
-            clusters: number of resampled clusters, at least 2.
+            clusters: as for `uncertainty`.
             seed_variance: s^2 of every row [K] and their degrees of freedom; None: unknown, of one seed.
         """
         seeds = per_seed.shape[1]

@@ -205,7 +205,7 @@ def combined(value: ArrayLike, split: Split, seeds: int, seeds_df: float, cells_
 def uncertainty(
     per_seed: NDArray[np.float64],
     resampled: NDArray[np.float64],
-    clusters: int,
+    clusters: float,
     seed_variance: tuple[float, float] | None = None,
 ) -> Uncertainty:
     """Combine the uncertainty over cells and over seeds.
@@ -213,7 +213,8 @@ def uncertainty(
     Args:
         per_seed: [S] on all test cells.
         resampled: [S, R], the same in R bootstrap resamples.
-        clusters: number of resampled clusters G; bootstrap variances are corrected by G / (G - 1).
+        clusters: number of resampled clusters G, see `effective_clusters`; bootstrap variances are corrected by
+            G / (G - 1).
         seed_variance: s^2 and its degrees of freedom if it was estimated from more than these S values, see
             `seed_variance`; by default their own, with S - 1. Without it one seed has an error over cells only.
 
