@@ -108,9 +108,7 @@ class Spread(NamedTuple):
         return np.array([self.of[m] for m in methods]), self.df
 
 
-def spread(
-    values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], paired: bool = True
-) -> Spread | None:
+def spread(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], paired: bool = True) -> Spread | None:
     """Variances between these seeds, estimated from every method that has them all.
 
     One seed has none: then the variances are those of the seeds that most methods have, and a method without them

@@ -93,6 +93,6 @@ def test_verdicts_of_boards_hold(verdicts, rows, seeds, cells, donors):
         assert rate < 0.05 + 3 * error, name
     if seeds == 1:
         assert not any(found["pair"] + found["lost"])
-    for name, claim in {"cover": 0.95, "predict": 0.9}.items() if seeds > 1 else ():
+    for name, claim in {"cover": 0.95, "alone": 0.95, "predict": 0.9}.items() if seeds > 1 else ():
         rate, error = verdicts.error(found[name], claim)
-        assert abs(rate - claim) < 0.03 + 3 * error, name
+        assert rate > claim - 0.03 - 3 * error, name

@@ -168,9 +168,7 @@ class Split(NamedTuple):
     """From the choice of cells, which all seeds share."""
 
 
-def split_variance(
-    of_mean: ArrayLike, own: ArrayLike, seeds: int, variance: ArrayLike
-) -> Split:
+def split_variance(of_mean: ArrayLike, own: ArrayLike, seeds: int, variance: ArrayLike) -> Split:
     """Split the variance of a mean over seeds.
 
     Args:
@@ -306,9 +304,7 @@ def corrected_resampled_t(differences: ArrayLike, test_to_train: float) -> Uncer
     # a mean over S seeds has 1 / S of their variance
     seed = float(every.var(1, ddof=1).mean()) * (1 - 1 / seeds) if seeds > 1 else 0.0
     se = math.sqrt(variance * (1 / splits + test_to_train))
-    return Uncertainty(
-        float(d.mean()), se, splits - 1, math.sqrt(variance * (1 + 1 / splits) + seed), splits - 1
-    )
+    return Uncertainty(float(d.mean()), se, splits - 1, math.sqrt(variance * (1 + 1 / splits) + seed), splits - 1)
 
 
 class Friedman(NamedTuple):
