@@ -65,14 +65,14 @@ def test_p_is_the_boards_own_over_all_pairs(matrix_of_rows):
 
 def test_level_within_a_margin(matrix_of_rows):
     store, _ = matrix_of_rows
-    wide, narrow = (explain([store], "x", "y", FAST, margin) for margin in (0.5, 0.001))
+    wide, narrow = (explain([store], "x", "y", replace(FAST, margin=m)) for m in (0.5, 0.001))
     assert (wide.level, narrow.level) == (True, False)
     assert "Level within 0.5 (equivalence test" in "\n".join(wide.lines())
     assert "Not shown to be level within 0.001" in "\n".join(narrow.lines())
     assert "with a probability of" in "\n".join(wide.lines())
     for margin in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="margin above 0"):
-            explain([store], "x", "y", FAST, margin)
+            Options(margin=margin)
 
 
 def test_words(shared):

@@ -38,6 +38,7 @@ class BoardRequest:
     key: str | Sequence[str] = ()
     together: bool = False
     resamples: int = RESAMPLES
+    margin: float = MARGIN
     statistics: bool | None = None
     verify: Verify | None = None
     invalid: str | Path | None = None
@@ -51,7 +52,7 @@ class BoardRequest:
         return Options(
             by=self.by, seeds=_seeds(self.seeds), keys=keys,
             where=_where(self.where), together=self.together, statistics=self.statistics,
-            resamples=self.resamples, verify=self.verify, index=self.index,
+            resamples=self.resamples, margin=self.margin, verify=self.verify, index=self.index,
             invalid=read_invalid(Path(self.invalid)) if self.invalid else {},
         )  # fmt: skip
 
@@ -94,7 +95,6 @@ class CompareRequest(BoardRequest):
 
     a: str
     b: str
-    margin: float = MARGIN
 
     def explain(self) -> Explanation:
         """Compare. Raises what `compare` raises."""
@@ -102,7 +102,7 @@ class CompareRequest(BoardRequest):
 
         options = self.options()
         with self.stores() as stores:
-            return explain(stores, self.a, self.b, options, self.margin)
+            return explain(stores, self.a, self.b, options)
 
 
 def _seeds(seeds: Seeds) -> tuple[int, ...] | None:
@@ -295,8 +295,8 @@ def compare(
         ComparabilityError: they are on different boards, or share no valid seed.
     """
     wanted = CompareRequest(
-        a=a, b=b, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples, verify=verify,
-        invalid=invalid, index=index,
+        a=a, b=b, margin=margin, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples,
+        verify=verify, invalid=invalid, index=index,
     )  # fmt: skip
     return Comparison(wanted.explain())
 

@@ -119,18 +119,18 @@ def spread(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], pair
         seeds: those of the methods that are compared.
         paired: see `seed_variance`.
     """
-    several = [found for own in values.values() if len(found := tuple(sorted(own))) > 1]
+    several = [there for m in values if len(there := tuple(sorted(values[m]))) > 1]
     used = tuple(seeds) if len(seeds) > 1 else usual_seeds(several)
     able = {m: [own[s] for s in used] for m, own in values.items() if set(used) <= own.keys()}
     if len(used) < 2 or len(able) < 2:
         return None
     found = seed_variance(list(able.values()), paired)
-    own = dict(zip(able, map(float, found.rows), strict=True))
+    known = dict(zip(able, map(float, found.rows), strict=True))
     if len(seeds) > 1:
-        return Spread(own, found.df)
+        return Spread(known, found.df)
     if math.isnan(found.other):
         return None
-    return Spread({m: own.get(m, found.other) for m in values}, found.other_df)
+    return Spread(dict.fromkeys(values, found.other) | known, found.other_df)
 
 
 class BoardStatistics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,6 @@ from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
-
-MARGIN = 0.01
-"""By default, methods that differ by less, on the board's metric, are called level."""
 
 
 def spec_differences(a: Row, b: Row) -> Iterator[str]:
@@ -62,9 +58,7 @@ def _short(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def explain(
-    stores: Sequence[Store | Path | str], a: str, b: str, options: Options, margin: float = MARGIN
-) -> Explanation:
+def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Options) -> Explanation:
     """Compare two methods of one board.
 
     Args:
@@ -72,17 +66,14 @@ def explain(
         a: a row's name, the beginning of a method's or a trial's id, or its fusion where only one row has that.
         b: the same.
         options: as for boards; `options.by` is the compared metric.
-        margin: methods that differ by less are called level.
 
     Raises:
-        UsageError: no such method, or several; a margin that is not above 0.
+        UsageError: no such method, or several.
         ComparabilityError: they are on different boards, or share no valid seed.
 
     Records that a board would refuse are left out and listed. If boards differ only in the split, the largest is
     used, and `Explanation.splits` has the test over all of them.
     """
-    if not 0 < margin < math.inf:
-        raise UsageError(f"Expected a margin above 0, in units of {options.by}, but got {margin:g}.")
     fast = replace(options, statistics=False, details=False)
     opened = [s if isinstance(s, Store) else Store(s) for s in stores]
     boards = report(opened, fast).boards
@@ -104,7 +95,7 @@ def explain(
     i, j = rows.index(left), rows.index(right)
     u = every.pair(i, j)
     low, high = lead_interval(u, options.by)
-    p_level = u.equivalent(margin)
+    p_level = u.equivalent(options.margin)
     return Explanation(
         board=board.digest,
         by=options.by,
@@ -122,7 +113,7 @@ def explain(
         comparisons=len(rows) * (len(rows) - 1) // 2,
         p_holm=defined(float(every.p_holm()[i, j])),
         beyond_noise=u.p < ALPHA,
-        margin=margin,
+        margin=options.margin,
         p_level=defined(p_level),
         level=p_level < ALPHA,
         chance=defined(u.chance),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Contrasts:
 
     @classmethod
     def of(
-        cls, per_seed: Floats, resampled: Floats, clusters: float, seed_variance: tuple[Floats, float] | None
+        cls, per_seed: Floats, resampled: NDArray[Any], clusters: float, seed_variance: tuple[Floats, float] | None
     ) -> Contrasts:
         """As `uncertainty` of every difference, from covariances between rows.
 
@@ -51,17 +52,18 @@ class Contrasts:
             own *= correction / seeds
         rows, df = seed_variance
         split = split_variance(of_mean, own, seeds, rows[:, None] + rows)
-        return cls(**combined(value, split, seeds, df, clusters - 1), seeds=True)
+        return cls(*combined(value, split, seeds, df, clusters - 1), True)
 
     def pair(self, i: int, j: int) -> Uncertainty:
         """Row i minus row j."""
-        return Uncertainty(
-            *(float(x[i, j]) for x in (self.value, self.se, self.df, self.run_se, self.run_df)), self.seeds
+        value, se, df, run_se, run_df = (
+            float(x[i, j]) for x in (self.value, self.se, self.df, self.run_se, self.run_df)
         )
+        return Uncertainty(value, se, df, run_se, run_df, self.seeds)
 
     def p(self) -> Floats:
         """[K, K] two-sided p-values; 1 on the diagonal."""
-        return np.minimum(2 * np.minimum(self.worse(), self.worse().T), 1.0)
+        return np.asarray(np.minimum(2 * np.minimum(self.worse(), self.worse().T), 1.0))
 
     def worse(self) -> Floats:
         """[K, K] one-sided p-values: small if row i is worse than row j (higher is better)."""
@@ -108,7 +110,7 @@ class Contrasts:
         return Uncertainty(0.0, se, df).detectable(2 * ALPHA / (k - 1), power)
 
 
-def _variances(x: Floats) -> Floats:
+def _variances(x: NDArray[Any]) -> Floats:
     """Variances of all differences of the rows of [K, R], from their covariances."""
     rest = np.asarray(x, dtype=np.float64)
     rest = rest - rest.mean(1, keepdims=True)

@@ -15,6 +15,9 @@ from scipy.stats import f as fisher
 from scipy.stats import t as student
 
 
+Floats = NDArray[np.float64]
+
+
 class SeedVariance(NamedTuple):
     """Variance between seeds of every row; for a paired difference, the sum of its two rows'."""
 
@@ -162,9 +165,9 @@ def smallest_shift(df: float, alpha: float, power: float) -> float:
 class Split(NamedTuple):
     """Variances of the mean over seeds of some values, by source. Arrays of one shape, or numbers."""
 
-    between: NDArray[np.float64]
+    between: Floats
     """From seeds, including what each network does with each cell."""
-    shared: NDArray[np.float64]
+    shared: Floats
     """From the choice of cells, which all seeds share."""
 
 
@@ -187,8 +190,10 @@ def split_variance(of_mean: ArrayLike, own: ArrayLike, seeds: int, variance: Arr
     return Split(np.maximum(variance / seeds, of_mean - shared), shared)
 
 
-def combined(value: ArrayLike, split: Split, seeds: int, seeds_df: float, cells_df: float) -> dict[str, Any]:
-    """The fields of `Uncertainty`, as arrays; degrees of freedom by Welch and Satterthwaite."""
+def combined(
+    value: ArrayLike, split: Split, seeds: int, seeds_df: float, cells_df: float
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """The first five fields of `Uncertainty`, as arrays; degrees of freedom by Welch and Satterthwaite."""
 
     def of(between: Any, shared: Any) -> tuple[Any, Any]:
         total = between + shared
@@ -197,7 +202,7 @@ def combined(value: ArrayLike, split: Split, seeds: int, seeds_df: float, cells_
 
     se, df = of(split.between, split.shared)
     run_se, run_df = of(split.between * (seeds + 1), 2 * split.shared)
-    return {"value": np.asarray(value), "se": se, "df": df, "run_se": run_se, "run_df": run_df}
+    return np.asarray(value), se, df, run_se, run_df
 
 
 def uncertainty(
@@ -230,7 +235,8 @@ def uncertainty(
     own = float(resampled.var(1, ddof=1).mean()) * correction
     variance, df = seed_variance or (float(per_seed.var(ddof=1)), seeds - 1)
     found = combined(value, split_variance(of_mean, own, seeds, variance), seeds, df, clusters - 1)
-    return Uncertainty(**{name: float(x) for name, x in found.items()})
+    value, se, df, run_se, run_df = map(float, found)
+    return Uncertainty(value, se, df, run_se, run_df)
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
