@@ -3,8 +3,8 @@
     python tests/benchmarks/verdicts.py [--rows 2,10,96] [--seeds 1,3,5] [--tests 200,2000,5d,30d] [--runs 200]
 
 `5d` is 2,000 cells of 5 donors, of unequal size. All rows are equally good, so each verdict is an error and should
-come in 5 % of boards at most. But `cover` and `alone` should be 0.95, `predict` 0.90, `power` 0.80; the lower `kept`
-is, the better.
+come in 5 % of boards at most. But `cover` and `alone` should be 0.95, `predict` 0.90, `power` 0.80; low `kept` is
+good.
 
 cover    95 % interval of a row's mean
 pair     two rows, p < 0.05

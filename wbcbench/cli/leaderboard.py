@@ -226,8 +226,8 @@ def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
     """Average the paired differences over every block in which both levels were run.
 
     For --of fusion a block is the same distiller, teachers, backbone, policies and recipe, and so on. `ahead`
-    counts the blocks in which the level leads. * is beyond noise, = is shown to differ by less than the margin, both
-    after Holm's correction for the levels shown.
+    counts the blocks in which the level leads. * is beyond noise, = is shown to differ by less than the margin;
+    both are corrected for the levels shown (Holm).
     """
     from wbcbench.api.boards import BoardRequest
     from wbcbench.boards import effects as module

@@ -14,7 +14,6 @@ from scipy.stats import binomtest, chi2, friedmanchisquare, nct, rankdata, stude
 from scipy.stats import f as fisher
 from scipy.stats import t as student
 
-
 Floats = NDArray[np.float64]
 
 
