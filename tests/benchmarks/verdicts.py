@@ -35,9 +35,9 @@ from tabulate import tabulate
 
 from wbcbench.boards.statistics import (
     Contrasts,
+    MetricSums,
     bootstrap,
     effective_clusters,
-    features,
     holm,
     seed_variance,
     uncertainty,
@@ -46,7 +46,7 @@ from wbcbench.boards.statistics import (
 Floats = NDArray[np.float64]
 K = 4
 METRIC = "macro_f1"
-RESAMPLES = 300
+RESAMPLES = 250
 SKILL, CELL_SD, NOISE = 1.0, 1.0, 0.7
 DONOR_SD, ROW_DONOR_SD, COMMON_SD = 0.3, 0.15, 0.05
 MARGIN = 0.1
@@ -88,6 +88,17 @@ class Drawn(NamedTuple):
     clusters: float
 
 
+def table(decided: NDArray[np.intp], labels: NDArray[np.intp], donors: NDArray[np.intp]) -> MetricSums:
+    """The same as `features`, of decisions without probabilities, and ten times as fast."""
+    width = 1 + 3 * K
+    hits = decided == labels
+    places = [donors, donors, donors, donors[hits]]
+    columns = [np.zeros_like(labels), 1 + labels, 1 + K + decided, 1 + 2 * K + decided[hits]]
+    at = np.concatenate([p * width + c for p, c in zip(places, columns, strict=True)])
+    sums = np.bincount(at, minlength=(int(donors.max()) + 1) * width).reshape(-1, width)
+    return MetricSums(sums.astype(np.float64), K, float("nan"))
+
+
 def draw(rng: np.random.Generator, world: World, resamples: int = RESAMPLES) -> Drawn:
     """Draw test cells and networks anew."""
     n, shape = world.cells, (world.rows, world.seeds)
@@ -105,8 +116,7 @@ def draw(rng: np.random.Generator, world: World, resamples: int = RESAMPLES) -> 
     for row in range(world.rows):
         for seed in range(world.seeds):
             right = skill[row, seed] + difficulty + own[row, 0] + rng.normal(0, NOISE, n) > 0
-            decided = np.where(right, labels, (labels + rng.integers(1, K, n)) % K)
-            tables.append(features(np.eye(K)[decided], labels, donors, [METRIC]))
+            tables.append(table(np.where(right, labels, (labels + rng.integers(1, K, n)) % K), labels, donors))
     whole = [t.counted(t.columns.sum(0)[None])[METRIC][0] for t in tables]
     found = bootstrap(tables, [METRIC], resamples, int(rng.integers(2**31)))
     clusters = effective_clusters(np.bincount(donors))
@@ -118,7 +128,8 @@ def verdicts(rng: np.random.Generator, world: World, shift: float | None) -> tup
 
     `shift`: that of boards before this one, for `power`.
     """
-    values, resampled, clusters = draw(rng, world)
+    drawn = draw(rng, world._replace(rows=world.rows + 1))
+    values, resampled, clusters = drawn.values[:-1], drawn.resampled[:-1], drawn.clusters
     spread = seed_variance(values) if world.seeds > 1 else None
     every = Contrasts.of(values, resampled, clusters, None if spread is None else (spread.rows, spread.df))
     found: list[tuple[str, float]] = []
@@ -138,6 +149,7 @@ def verdicts(rng: np.random.Generator, world: World, shift: float | None) -> tup
     level = [u._replace(value=u.value + MARGIN).equivalent(MARGIN) < 0.05 for u in pairs]
     found.append(("level", float(np.mean(level))))
     if world.seeds > 1:
+        found += borrowed(drawn, world.truth)
         new = draw(rng, world._replace(rows=2 * len(pairs), seeds=1), 0).values
         inside = [
             abs(new[2 * i, 0] - new[2 * i + 1, 0] - u.value) <= float(student.ppf(0.95, u.run_df)) * u.run_se
@@ -149,9 +161,9 @@ def verdicts(rng: np.random.Generator, world: World, shift: float | None) -> tup
     return found, float(np.median([u.detectable() for u in pairs]))
 
 
-def borrowed(rng: np.random.Generator, world: World) -> list[tuple[str, float]]:
-    """A further row with a single seed: a star against a row of the board on that seed, and its own interval."""
-    values, resampled, clusters = draw(rng, world._replace(rows=world.rows + 1))
+def borrowed(drawn: Drawn, truth: float) -> list[tuple[str, float]]:
+    """The last row with a single seed: a star against a row of the board on that seed, and its own interval."""
+    values, resampled, clusters = drawn
     pairs, means = seed_variance(values[:-1]), seed_variance(values[:-1], paired=False)
     if np.isnan(pairs.other):
         return [("borrowed", 0.0)]
@@ -159,7 +171,7 @@ def borrowed(rng: np.random.Generator, world: World) -> list[tuple[str, float]]:
     star = uncertainty(lead, more, clusters, (pairs.other + float(pairs.rows[0]), pairs.other_df)).p < 0.05
     own = uncertainty(values[-1, :1], resampled[-1, :1], clusters, (means.other, means.other_df))
     low, high = own.interval(scale="logit")
-    return [("borrowed", float(star)), ("alone", float(low <= world.truth <= high))]
+    return [("borrowed", float(star)), ("alone", float(low <= truth <= high))]
 
 
 def simulate(world: World, runs: int, seconds: float, seed: int = 20261129) -> dict[str, list[float]]:
@@ -174,8 +186,6 @@ def simulate(world: World, runs: int, seconds: float, seed: int = 20261129) -> d
         shift = float(np.median(shifts)) if run >= 20 and world.seeds > 1 else None
         rates, detectable = verdicts(rng, world, shift)
         shifts.append(detectable)
-        if world.seeds > 1 and world.rows < 50:
-            rates += borrowed(rng, world)
         for name, rate in rates:
             found[name].append(rate)
     return dict(found)
