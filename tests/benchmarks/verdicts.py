@@ -11,6 +11,7 @@ pair     two rows, p < 0.05
 stars    any star in a column of leads over one row, Holm over the column
 pairs    any of all pairs, Holm
 lost     a best row (of equally good ones) is not in the set of the best
+torn     any of the equally good rows is not in the set: not promised, and above 5 % for many rows
 kept     share of rows that the set keeps although they are 0.05 worse than the best
 level    two rows that differ by the margin are called level
 predict  90 % prediction interval of one more run's difference: new seed, new cells
@@ -143,6 +144,7 @@ def verdicts(rng: np.random.Generator, world: World, shift: float | None) -> tup
     found.append(("stars", float(min(holm([every.pair(i, 0).p for i in range(1, world.rows)])) < 0.05)))
     found.append(("pairs", float(every.p_holm().min() < 0.05)))
     found.append(("lost", float((every.best() < 0.05).mean())))
+    found.append(("torn", float(every.best().min() < 0.05)))
     gap = np.where(np.arange(world.rows) == 0, 0.0, -0.05)
     moved = replace(every, value=every.value + gap[:, None] - gap)
     found.append(("kept", float((~(moved.best()[1:] < 0.05)).mean())))

@@ -244,7 +244,7 @@ def test_the_set_of_the_best_is_bonferronis_over_the_others_of_each_row():
     every = Contrasts.of(x, resampled, clusters, (np.full(5, 0.2), 30.0))
     for i in range(5):
         worse = [stats.t.sf(every.value[j, i] / every.se[i, j], every.df[i, j]) for j in range(5) if j != i]
-        assert every.best()[i] == pytest.approx(min(1.0, 4 * min(worse)))
+        assert every.best()[i] == pytest.approx(min(1.0, 4 * 2 * min(worse)))
     assert every.best()[4] < 0.001
     assert every.best()[x.mean(1).argmax()] == 1.0
 

@@ -86,8 +86,9 @@ class Contrasts:
         """[K] p-values of being the best; rows at or above alpha are a confidence set of the best.
 
         The best row is in it with a probability of at least 1 - alpha, and so is each of several equally good
-        ones. A row leaves if another one is better in a one-sided test, corrected for the K - 1 tests of that row
-        (Bonferroni, valid whatever their correlations and standard errors).
+        ones. A row leaves if another one is better beyond noise, corrected for the K - 1 tests of that row
+        (Bonferroni, valid whatever their correlations and standard errors). One-sided tests would do; with
+        two-sided ones the better of two rows is alone in the set exactly if their difference is beyond noise.
 
         Source: multiple comparisons with the best, Hsu, Ann. Stat. 9 (1981); Edwards and Hsu, JASA 78 (1983).
         """
@@ -95,7 +96,7 @@ class Contrasts:
         if k < 2:
             return np.ones(k)
         others = np.where(np.eye(k, dtype=bool), np.inf, self.worse())
-        return np.asarray(np.minimum(others.min(1) * (k - 1), 1.0))
+        return np.asarray(np.minimum(2 * others.min(1) * (k - 1), 1.0))
 
     def detectable(self, power: float = 0.8) -> float:
         """The smallest lead with which the best row of two would leave the other out of `best`; median over pairs.
@@ -107,7 +108,7 @@ class Contrasts:
             return float("nan")
         upper = np.triu_indices(k, 1)
         se, df = float(np.median(self.se[upper])), float(np.median(self.df[upper]))
-        return Uncertainty(0.0, se, df).detectable(2 * ALPHA / (k - 1), power)
+        return Uncertainty(0.0, se, df).detectable(ALPHA / (k - 1), power)
 
 
 def _variances(x: NDArray[Any]) -> Floats:
