@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wbcbench.api import defaults
 from wbcbench.boards import Options, build, report
 from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.compare import explain
@@ -15,6 +16,7 @@ from wbcbench.boards.model import Report
 from wbcbench.boards.names import distinct
 from wbcbench.boards.statistics import holm
 from wbcbench.errors import ComparabilityError, UsageError
+from wbcbench.publishing.changes import read_report
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, ComponentSpec, Method
@@ -484,3 +486,16 @@ def test_two_donors_are_too_few_for_an_interval(store, donors, judged):
     if not judged:
         with pytest.raises(ComparabilityError, match="too few groups"):
             effects([store], "fusion", Options(resamples=200, verify="files"), "independent")
+
+
+def test_a_board_of_an_older_schema_is_named(shared_report, tmp_path):
+    path = tmp_path / "board.json"
+    path.write_text(shared_report.model_dump_json())
+    assert read_report(path) == Report.model_validate_json(path.read_bytes())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+    with pytest.raises(UsageError, match="has schema version 1, this release reads 2: make it again"):
+        read_report(path)
+
+
+def test_the_default_margin_is_one():
+    assert Options().margin == defaults.MARGIN
