@@ -207,7 +207,7 @@ def test_what_all_rows_share_is_said_once(shared_report):
 @pytest.mark.parametrize("name", ["terminal", "plain", "markdown", "latex", "html"])
 def test_what_a_mark_says_is_told_in_every_format(shared_report, name):
     text = " ".join(render(shared_report, name, View(width=100)).decode().split())
-    assert "may be the best: 1 of 2 rows, a 95" in text
+    assert "may be the best: 1 of 2 rows; with 95" in text
     assert "Resolution: behind the best by" in text
 
 

@@ -67,8 +67,8 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
         best = sum(bool(r.among_best) for r in ranked)
         if best:
             lines.append(
-                f"Rank: order of means. † may be the best: {best} of {len(ranked)} rows, a 95 % confidence set; "
-                "each of the others is worse than some row. Paired over cells and seeds."
+                f"Rank: order of means. † may be the best: {best} of {len(ranked)} rows; with 95 % confidence the "
+                "best is one of them (of several equally good ones some may be missing). Paired over cells, seeds."
             )
         if board.detectable is not None:
             lines.append(
