@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wbcbench.api import defaults
 from wbcbench.boards import Options, build, report
 from wbcbench.boards.board_statistics import BoardStatistics
 from wbcbench.boards.compare import explain
@@ -13,7 +14,9 @@ from wbcbench.boards.formats import render
 from wbcbench.boards.gather import usual_seeds
 from wbcbench.boards.model import Report
 from wbcbench.boards.names import distinct
+from wbcbench.boards.statistics import holm
 from wbcbench.errors import ComparabilityError, UsageError
+from wbcbench.publishing.changes import read_report
 from wbcbench.records.evaluations import examination_path, write_examination
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, ComponentSpec, Method
@@ -143,18 +146,62 @@ def test_mixed_keys_are_separate_boards_and_never_one(store, add):
         build([store], Options(keys=("zzzz",)))
 
 
-def test_equal_predictions_share_a_rank_and_better_ones_do_not(store):
-    good, bad = fake_predictions(0, cells=300, skill=4.0), fake_predictions(1, cells=300, skill=0.5)
-    for fusion, p in (("x", good), ("y", good), ("z", bad)):
-        fake_record(store, fake_trial(fusion=fusion), predictions=p)
+def test_ranks_follow_means_and_the_best_are_marked(store):
+    for fusion, skill in (("x", 4.0), ("y", 4.0), ("z", 0.5)):
+        for seed in (0, 1, 2):
+            p = fake_predictions(seed, cells=300, skill=skill)
+            fake_record(store, fake_trial(seed, fusion=fusion), predictions=p)
     (board,) = build([store], FAST)
-    assert {r.name: (r.rank, r.tie_group) for r in board.rows} == {"x": (1, 1), "y": (1, 1), "z": (3, 2)}
-    worst = next(c for c in board.comparisons if c.row == board.rows[2].method_id)
+    found = {r.name: (r.rank, r.among_best) for r in board.rows}
+    assert found == {"x": (1, True), "y": (1, True), "z": (3, False)}
+    twin, worst = board.comparisons
+    assert (twin.value, twin.p, twin.p_best) == (0.0, 1.0, 1.0)
     assert worst.low > 0
-    assert worst.p <= worst.p_holm < 0.05
+    assert worst.p <= worst.p_best <= worst.p_holm < 0.05
     (board,) = build([store], Options(statistics=False))
     assert [r.rank for r in board.rows] == [1, 1, 3]
-    assert board.rows[0].tie_group is None
+    assert board.rows[0].among_best is None
+
+
+def test_one_seed_is_no_verdict_but_a_row_of_one_may_borrow(store, add):
+    """Skills differ by much; a board of one seed still cannot say that the methods do."""
+    for seed in (0, 1, 2):
+        for fusion, skill in (("single", 0.3), ("y", 1.5), ("z", 1.4)):
+            modalities = {"modalities": ("dapi",)} if fusion == "single" else {}
+            add(store, fake_trial(seed, fusion=fusion, **modalities), skill=skill, cells=200)
+    add(store, fake_trial(0, fusion="late"), skill=6.0, cells=200)
+    (board,) = build([store], FAST)
+    (late,) = (r for r in board.rows if r.name == "late")
+    assert late.status == "incomplete"
+    assert late.over_single.p_holm < 0.05
+    assert late.over_single.beyond_noise
+    (alone,) = build([store], replace(FAST, seeds=(0,)))
+    (row,) = (r for r in alone.rows if r.name == "late")
+    old, new = late.metrics["accuracy"], row.metrics["accuracy"]
+    assert old.high - old.low > new.high - new.low, "with the seeds' variance of others, not over cells only"
+    assert row.over_single.p is None
+    assert not any(r.over_single.beyond_noise or r.among_best for r in alone.rows if r.over_single)
+    assert alone.detectable is None
+    assert any(n.startswith("One seed: intervals are over test cells only") for n in alone.notes)
+    assert "†" not in render(Report(boards=(alone,)), "plain").decode()
+
+
+def test_stars_are_corrected_over_their_column(store):
+    """Noise rows beside one gain: p below 0.05 alone is no star."""
+    teacher = fake_trial(0, fusion="single", backbone="big", modalities=("dapi",))
+    fake_record(store, teacher, predictions=fake_predictions(0, cells=120))
+    for i, fusion in enumerate(("a", "b", "c", "d", "e")):
+        for seed in (0, 1, 2):
+            for kd in (None, "logits"):
+                trial = fake_trial(seed, fusion=fusion, kd=kd, teachers=(teacher,) if kd else ())
+                skill = 1.0 + (kd is not None) * (2.0 if fusion == "a" else 0.1 * i)
+                p = fake_predictions(seed, cells=120, skill=skill)
+                fake_record(store, trial, predictions=p)
+    (board,) = build([store], FAST)
+    gains = {r.fusion: r.over_no_kd for r in board.rows if r.over_no_kd}
+    assert [g.p_holm for g in gains.values()] == pytest.approx(holm([g.p for g in gains.values()]), abs=1e-8)
+    assert all(g.beyond_noise == (g.p_holm < 0.05) for g in gains.values())
+    assert gains["a"].beyond_noise
 
 
 def test_lower_is_better_where_it_is(store):
@@ -395,6 +442,13 @@ def test_winners_of_searches_are_one_method_whatever_was_found(store):
     )
 
 
+def test_a_searched_twin_does_not_hide_the_method_across_data_sets(store):
+    """`early` with the common recipe and `early` with a recipe of its own search: both are compared."""
+    rows = [[*OTHERS, ("early", None, lr, "s")] for lr in (0.02, 0.03)]
+    (found,) = over_two(store, rows)
+    assert set(found.methods) == {"early (tiny)", "early (tiny) (search=own)", "late (tiny)", "gmu (tiny)"}
+
+
 def test_equal_bytes_and_statistics_are_kept(study, monkeypatch):
     first = report([study], FAST)
     again = report([study], FAST)
@@ -486,3 +540,16 @@ def test_a_board_says_how_its_order_moved_during_training(store, add):
         "1 of 1 pair of rows stood the other way round after half of training (Kendall's tau -1.00), 1 after" in n
         for n in board.notes
     )
+
+
+def test_a_board_of_an_older_schema_is_named(shared_report, tmp_path):
+    path = tmp_path / "board.json"
+    path.write_text(shared_report.model_dump_json())
+    assert read_report(path) == Report.model_validate_json(path.read_bytes())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+    with pytest.raises(UsageError, match="has schema version 1, this release reads 2: make it again"):
+        read_report(path)
+
+
+def test_the_default_margin_is_one():
+    assert Options().margin == defaults.MARGIN

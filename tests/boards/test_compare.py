@@ -8,11 +8,24 @@ from wbcbench.boards import Options, build
 from wbcbench.boards.compare import explain
 from wbcbench.boards.statistics import corrected_resampled_t
 from wbcbench.errors import ComparabilityError, UsageError
+from wbcbench.records.store import Store
 from wbcbench.spec import Budget
 from wbcbench.spec.trial import SplitSpec
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
 
 FAST = Options(resamples=200, verify="files")
+
+
+@pytest.fixture(scope="module")
+def matrix_of_rows(tmp_path_factory):
+    """Four rows of three seeds that differ a little, and their board."""
+    store = Store(tmp_path_factory.mktemp("rows") / "store")
+    for i, (fusion, skill) in enumerate({"x": 2.0, "y": 1.8, "z": 1.2, "w": 1.5}.items()):
+        for seed in (0, 1, 2):
+            p = fake_predictions(10 * i + seed, cells=80, skill=skill)
+            fake_record(store, fake_trial(seed, fusion=fusion), predictions=p)
+    (board,) = build([store], FAST)
+    return store, board
 
 
 def test_it_agrees_with_the_board_and_with_the_predictions(shared):
@@ -34,6 +47,32 @@ def test_it_agrees_with_the_board_and_with_the_predictions(shared):
     assert found.comparisons == 1
     back = explain([shared], "independent", "gated", FAST)
     assert back.lead == pytest.approx(-found.lead)
+    assert (back.p, back.p_holm, back.level) == (found.p, found.p_holm, found.level)
+    assert back.chance == pytest.approx(1 - found.chance)
+    assert found.detectable == back.detectable > 0
+
+
+def test_p_is_the_boards_own_over_all_pairs(matrix_of_rows):
+    store, board = matrix_of_rows
+    leader = board.row(board.comparisons[0].leader)
+    for c in board.comparisons:
+        other = board.row(c.row).name
+        there, back = explain([store], leader.name, other, FAST), explain([store], other, leader.name, FAST)
+        assert there.p_holm == back.p_holm == pytest.approx(c.p_holm, abs=1e-6)
+        assert there.p == back.p == pytest.approx(c.p, abs=1e-6)
+        assert there.comparisons == 6
+
+
+def test_level_within_a_margin(matrix_of_rows):
+    store, _ = matrix_of_rows
+    wide, narrow = (explain([store], "x", "y", replace(FAST, margin=m)) for m in (0.5, 0.001))
+    assert (wide.level, narrow.level) == (True, False)
+    assert "Level within 0.5 (equivalence test" in "\n".join(wide.lines())
+    assert "Not shown to be level within 0.001" in "\n".join(narrow.lines())
+    assert "with a probability of" in "\n".join(wide.lines())
+    for margin in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="margin above 0"):
+            Options(margin=margin)
 
 
 def test_words(shared):
@@ -41,7 +80,12 @@ def test_words(shared):
     for part in ("macro-F1 over seeds 0, 1", "McNemar", "F1 by class", "parameters 1x", "fusion.name"):
         assert part in text
     text = "\n".join(explain([shared], "independent + logits", "independent", FAST).lines())
-    assert "one seed says nothing of others" in text
+    assert "over cells, and seeds as in other rows" in text
+    alone = explain([shared], "independent + logits", "independent", replace(FAST, seeds=(0,)))
+    assert "One seed says nothing of others: no verdict" in "\n".join(alone.lines())
+    assert (alone.p, alone.p_holm, alone.p_level, alone.chance, alone.detectable) == (None,) * 5
+    assert not alone.beyond_noise
+    assert not alone.level
     assert "teachers: [big on dapi] != none" in text
     assert "distillers" in text
 
@@ -101,6 +145,7 @@ def test_several_splits_are_one_question(store):
     expected = corrected_resampled_t(leads, 0.25 / 0.6)
     assert found.splits.startswith(f"Over 3 splits of the same data, seed 0: lead {expected.value:+.4f}")
     assert f"p = {expected.p:.3g}" in found.splits
+    assert f"beats B with a probability of {expected.chance:.2f}" in found.splits
     for board in boards:
         one = explain([store], "x", "y", replace(FAST, keys=(board.digest,)))
         assert (one.board, one.splits) == (board.digest, found.splits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -147,11 +148,20 @@ def test_a_bare_name_means_the_setting_that_most_blocks_have(store: Store, add: 
     assert {e.level: e.blocks for e in board.effects} == {"early": 2, "gated (rho=0.123457)": 1}
 
 
+def test_what_is_within_the_margin_is_level_and_one_seed_is_no_verdict(matrix: Store) -> None:
+    found = one(effects([matrix], "kd", replace(FAST, margin=0.9)))
+    assert all(e.level_within and e.p_level < 0.05 for e in found.values())
+    assert not any(e.level_within for e in one(effects([matrix], "kd", replace(FAST, margin=1e-6))).values())
+    alone = one(effects([matrix], "kd", replace(FAST, margin=0.9, seeds=(0,))))
+    assert {(e.p, e.p_holm, e.p_level) for e in alone.values()} == {(None, None, None)}
+    assert not any(e.beyond_noise or e.level_within for e in alone.values())
+
+
 def test_words_and_errors(matrix: Store, invoke: Invoke) -> None:
     args = ("leaderboard", "effects", "--store", str(matrix.root), "--resamples", "300", "--verify", "files")
     code, out, err = invoke(*args, "--of", "kd")
     assert code == 0, err
-    assert out.splitlines()[1] == "macro-F1 of each kd minus none, seeds 0, 1, 2"
+    assert out.splitlines()[1] == "macro-F1 of each kd minus none, seeds 0, 1, 2; = is within 0.01"
     assert " of 4 " in out
     code, out, _ = invoke(*args, "--json")
     assert json.loads(out)["effects"][0]["against"] == "early"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wbcbench.boards import Options, build
+from wbcbench.boards.build import over_folds
 from wbcbench.boards.compare import explain
 from wbcbench.boards.model import Board
 from wbcbench.boards.per import per
@@ -104,6 +105,23 @@ def test_comparison_over_folds(folded: Store) -> None:
     assert found.splits is not None
     assert f"Over 3 folds: lead {u.value:+.4f}" in found.splits
     assert f"p = {u.p:.3g}" in found.splits
+
+
+def test_some_of_the_groups_are_not_the_whole_split(store: Store) -> None:
+    """Two of ten donors were left out so far: each test set is a tenth of the cells, not a half."""
+    spec = SplitSpec(scheme="leave_one_group_out")
+    for fusion, skill in (("gated", 2.0), ("independent", 1.0)):
+        p = fake_predictions(0, skill=skill, cells=CELLS)
+        p["test_groups"] = np.arange(CELLS, dtype=np.int64) // 6
+        for fold, donor in enumerate((4, 9)):
+            trial = fake_trial(0, fusion=fusion, fold=fold, split=spec)
+            fake_record(store, trial, predictions=part(p, p["test_groups"] == donor))
+    fast = Options(resamples=200, verify="files", statistics=False)
+    (board,) = build([store], fast)
+    a, b = board.rows
+    leads = [x.metrics["macro_f1"] - y.metrics["macro_f1"] for x, y in zip(a.sources, b.sources, strict=True)]
+    u = corrected_resampled_t(leads, 0.1 / (1 - 0.1 - spec.val))
+    assert f"p = {u.p:.3g}." in (over_folds(board, a, b, "macro_f1") or "")
 
 
 def test_a_cell_tested_twice_is_resampled_once(store: Store) -> None:

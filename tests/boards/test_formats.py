@@ -206,9 +206,10 @@ def test_what_all_rows_share_is_said_once(shared_report):
 
 
 @pytest.mark.parametrize("name", ["terminal", "plain", "markdown", "latex", "html"])
-def test_what_a_lower_rank_says_is_told_in_every_format(shared_report, name):
+def test_what_a_mark_says_is_told_in_every_format(shared_report, name):
     text = " ".join(render(shared_report, name, View(width=100)).decode().split())
-    assert "worse than the best of the group above, not than every row there" in text
+    assert "may be the best: 1 of 2 rows; with 95" in text
+    assert "Resolution: behind the best by" in text
 
 
 def test_backbones_of_other_sizes_are_not_said_to_be_shared(store):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wbcbench.api.defaults import METRIC, RESAMPLES
+from wbcbench.api.defaults import MARGIN, METRIC, RESAMPLES
 from wbcbench.api.records import Shown
 from wbcbench.api.requests import Paths, Seeds, check_stores, stores_of
 from wbcbench.isolation import guest
@@ -38,6 +38,7 @@ class BoardRequest:
     key: str | Sequence[str] = ()
     together: bool = False
     resamples: int = RESAMPLES
+    margin: float = MARGIN
     statistics: bool | None = None
     verify: Verify | None = None
     invalid: str | Path | None = None
@@ -51,7 +52,7 @@ class BoardRequest:
         return Options(
             by=self.by, seeds=_seeds(self.seeds), keys=keys,
             where=_where(self.where), together=self.together, statistics=self.statistics,
-            resamples=self.resamples, verify=self.verify, index=self.index,
+            resamples=self.resamples, margin=self.margin, verify=self.verify, index=self.index,
             invalid=read_invalid(Path(self.invalid)) if self.invalid else {},
         )  # fmt: skip
 
@@ -267,6 +268,7 @@ def compare(
     b: str,
     store: Paths | None = None,
     *,
+    margin: float = MARGIN,
     by: str = METRIC,
     seeds: Seeds = None,
     where: Where = (),
@@ -281,6 +283,7 @@ def compare(
     Args:
         a: a row's name as shown in the table, or the beginning of a method's or a trial's id.
         b: the same.
+        margin: methods that differ by less are called level (equivalence test).
         store, by, seeds, where, key, resamples, verify, invalid, index: as in `wbcbench.leaderboard`; `by` is the
             metric that is compared.
 
@@ -292,8 +295,8 @@ def compare(
         ComparabilityError: they are on different boards, or share no valid seed.
     """
     wanted = CompareRequest(
-        a=a, b=b, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples, verify=verify,
-        invalid=invalid, index=index,
+        a=a, b=b, margin=margin, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples,
+        verify=verify, invalid=invalid, index=index,
     )  # fmt: skip
     return Comparison(wanted.explain())
 

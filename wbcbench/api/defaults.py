@@ -4,6 +4,8 @@ from __future__ import annotations
 
 STORE = "wbcbench-store"
 METRIC = "macro_f1"
+MARGIN = 0.01
+"""Methods that differ by less, on the metric that is compared, are called level."""
 RESAMPLES = 10_000
 """Number of bootstrap resamples."""
 BATCH = 256
@@ -11,4 +13,4 @@ BATCH = 256
 TOLERANCE = 1e-4
 """Largest difference of a probability between an exported file and the trained network."""
 
-__all__ = ["BATCH", "METRIC", "RESAMPLES", "STORE", "TOLERANCE"]
+__all__ = ["BATCH", "MARGIN", "METRIC", "RESAMPLES", "STORE", "TOLERANCE"]

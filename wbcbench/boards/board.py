@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.board_statistics import BoardStatistics, defined, lead_interval
 from wbcbench.boards.columns import HEADERS
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.external import externals
@@ -18,7 +19,7 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.rows import RowMaker, details
 from wbcbench.boards.samples import agreeing
 from wbcbench.boards.shares import MANY, table
-from wbcbench.boards.statistics import tie_groups
+from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.levelling import moved
@@ -82,15 +83,16 @@ class Baselines:
         u = stats.pair(row.method_id, against)
         if not self.higher_is_better:
             u = u._replace(value=-u.value)
-        low, high = u.interval()
+        low, high = lead_interval(u, self.by)
         return Difference(
             against=against,
             against_name=names[against],
             value=round(u.value, 9),
             low=round(low, 9),
             high=round(high, 9),
-            p=round(u.p, 9),
-            beyond_noise=u.p < ALPHA,
+            p=defined(u.p),
+            p_holm=None,
+            beyond_noise=False,
             exact=exact,
         )
 
@@ -133,14 +135,15 @@ def make_board(
         rows.append(maker.row(records, status, missing if status == "incomplete" else (), group.folds))  # type: ignore[arg-type]
     rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
     names = {r.method_id: r.name for r in rows}
+    rows = _ranked(rows, options.by, higher)
     comparisons: list[Comparison] = []
+    detectable = None
     if stats is not None:
         baselines = Baselines(methods, options.by, higher)
         rows = [r if r.method_id in group.lacking else _measured(r, stats, baselines, names) for r in rows]
-        rows, comparisons = _ranked(rows, stats, options.by, higher)
+        rows = _corrected(_corrected(rows, "over_single"), "over_no_kd")
+        rows, comparisons, detectable = _compared(rows, stats, options.by, higher)
         stats.save()
-    else:
-        rows = _ranked_by_mean(rows, options.by, higher)
     others = externals(methods, names, options, statistics)
     rows = [r.model_copy(update={"external": tuple(others.scores.get(r.method_id, ()))}) for r in rows]
     if with_details:
@@ -176,6 +179,7 @@ def make_board(
         rows=tuple(sorted(rows, key=place)),
         comparisons=tuple(comparisons),
         external=tuple(others.sets),
+        detectable=detectable,
         notes=tuple(notes),
     )
     if with_details:
@@ -272,32 +276,39 @@ def _order(rows: Sequence[Row], by: str, higher: bool) -> list[int]:
     return [i for i, m in sorted(known, key=lambda x: (-x[1] if higher else x[1], rows[x[0]].method_id))]
 
 
-def _ranked(rows: list[Row], stats: BoardStatistics, by: str, higher: bool) -> tuple[list[Row], list[Comparison]]:
-    """Rows of a tie group share the rank 1 + number of rows in better groups."""
-    groups = tie_groups(_order(rows, by, higher), lambda a, b: stats.pair(rows[a].method_id, rows[b].method_id).p)
-    comparisons: list[Comparison] = []
-    better = 0
-    for number, group in enumerate(groups, start=1):
-        leader = rows[group.leader].method_id
-        for other, adjusted in group.adjusted.items():
-            u = stats.pair(leader, rows[other].method_id)
-            if not higher:
-                u = u._replace(value=-u.value)
-            low, high = u.interval()
-            comparisons.append(
-                Comparison(
-                    leader=leader, row=rows[other].method_id, value=round(u.value, 9), low=round(low, 9),
-                    high=round(high, 9), p=round(u.p, 9), p_holm=round(adjusted, 9),
-                )
-            )  # fmt: skip
-        for i in group.members:
-            rows[i] = rows[i].model_copy(update={"rank": better + 1, "tie_group": number})
-        better += len(group.members)
-    return rows, comparisons
+def _corrected(rows: Sequence[Row], column: str) -> list[Row]:
+    """The rows with Holm's correction of the differences in one column, as all of them are looked at."""
+    there = [i for i, r in enumerate(rows) if getattr(r, column) is not None]
+    found = [getattr(rows[i], column) for i in there]
+    corrected = list(rows)
+    for i, d, p in zip(there, found, holm([math.nan if d.p is None else d.p for d in found]), strict=True):
+        update = {"p_holm": defined(p), "beyond_noise": p < ALPHA}
+        corrected[i] = rows[i].model_copy(update={column: d.model_copy(update=update)})
+    return corrected
 
 
-def _ranked_by_mean(rows: list[Row], by: str, higher: bool) -> list[Row]:
-    """Without statistics, only rows with equal means share a rank."""
+def _compared(
+    rows: list[Row], stats: BoardStatistics, by: str, higher: bool
+) -> tuple[list[Row], list[Comparison], float | None]:
+    """Rows with their place in or out of the set of the best, the leads of the first, and `Board.detectable`."""
+    order = [rows[i].method_id for i in _order(rows, by, higher)]
+    if len(order) < 2:
+        return rows, [], None
+    standing = stats.standing(order, higher)
+    leader, *others = standing.methods
+    made = [
+        Comparison(leader=leader, row=other, **lead.model_dump())
+        for other, lead in zip(others, standing.leads, strict=True)
+    ]
+    if any(c.p_best is None for c in made):
+        return rows, made, None
+    best = {leader: True} | {c.row: c.p_best is not None and c.p_best >= ALPHA for c in made}
+    rows = [r.model_copy(update={"among_best": best.get(r.method_id)}) for r in rows]
+    return rows, made, standing.detectable
+
+
+def _ranked(rows: list[Row], by: str, higher: bool) -> list[Row]:
+    """In the order of means; rows with equal means share a rank."""
     last: tuple[float | None, int] = (None, 0)
     for place, i in enumerate(_order(rows, by, higher), start=1):
         mean = rows[i].metrics[by].mean
@@ -356,8 +367,11 @@ def _notes(rows: Sequence[Row], seeds: tuple[int, ...], options: Options, judged
         )
     if judged and len(seeds) == 1:
         notes.append(
-            "One seed: intervals and ties are about these trained networks and say nothing of other seeds."
+            "One seed: intervals are over test cells only, and no row is called better, since nothing is known of "
+            "other seeds."
         )
+    elif judged and any(len(r.seeds) == 1 for r in rows):
+        notes.append("A row of one seed gets the variance between seeds from the other rows, if there are enough.")
     if judged and any(_lacks_single(r, rows) for r in rows):
         notes.append("No lead over single is given where no row of one modality has the row's backbone and seeds.")
     budgets = {r.search.trials if r.search else 0 for r in rows if r.status == "ranked"}

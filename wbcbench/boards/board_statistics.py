@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.gather import usual_seeds
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, agreeing, clusters, enough
-from wbcbench.boards.statistics import Uncertainty, bootstrap, features, seed_variance, uncertainty
+from wbcbench.boards.statistics import Contrasts, Uncertainty, bootstrap, features, seed_variance, uncertainty
 from wbcbench.boards.statistics.hypothesis_tests import Scale
 from wbcbench.errors import WbcbenchError
 from wbcbench.files import atomic_write_bytes
 from wbcbench.spec import digest
 
-STATISTICS_VERSION = 3
+STATISTICS_VERSION = 4
 """Incremented, with `Kept.version`, when any number below would change."""
 _BATCH = 100_000_000
 """Maximum bytes of features and of resampled metrics in memory."""
@@ -31,7 +33,43 @@ SCALES: dict[str, Scale] = {
     "brier": "log", "ece": "log",
 }  # fmt: skip
 
+WIDEST: dict[str, float] = dict.fromkeys(SCALES, 1.0) | {"brier": 2.0, "nll": math.inf}
+"""The largest possible difference of two rows."""
+
 Array = NDArray[Any]
+
+
+def lead_interval(u: Uncertainty, by: str) -> tuple[float, float]:
+    """95 % interval of a difference, within what is possible for the metric."""
+    return u.interval(limits=(-WIDEST[by], WIDEST[by]))
+
+
+class Lead(BaseModel):
+    """The best mean compared with another row's; p-values are None if there is nothing to say of other seeds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    value: float
+    low: float
+    high: float
+    p: float | None
+    p_holm: float | None
+    """Over all pairs of ranked rows."""
+    p_best: float | None
+    """That the other row is a best one; see `Contrasts.best`."""
+
+
+class Standing(BaseModel):
+    """How the ranked rows of a board compare."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    methods: tuple[str, ...]
+    """From best to worst mean."""
+    leads: tuple[Lead, ...]
+    """Of the first over each other one, in their order."""
+    detectable: float | None
+    """See `Contrasts.detectable`."""
 
 
 class Kept(BaseModel):
@@ -39,17 +77,60 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[3]
+    version: Literal[4]
     test_cells: int = Field(0, ge=0)
     clusters: int = Field(0, ge=0)
+    effective: float = 0
+    """Of `clusters`, allowing for their sizes."""
     grouped: bool = False
     refused: dict[str, str]
     """Trial id -> reason."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     """Method id -> metric -> low, high."""
-    pairs: dict[str, tuple[float, float, float]]
-    """`a|b` -> value, se, df of a minus b."""
+    pairs: dict[str, tuple[float, float, float, bool]]
+    """`a|b` -> value, se, df of a minus b; False: of one seed, over cells only."""
+    standing: Standing | None = None
     notes: tuple[str, ...] = ()
+
+
+class Spread(NamedTuple):
+    """Variances between seeds, by method id, with their degrees of freedom."""
+
+    of: dict[str, float]
+    df: float
+
+    def difference(self, a: str, b: str) -> tuple[float, float]:
+        """Of a minus b."""
+        return self.of[a] + self.of[b], self.df
+
+    def rows(self, methods: Sequence[str]) -> tuple[Array, float]:
+        """[K], in this order."""
+        return np.array([self.of[m] for m in methods]), self.df
+
+
+def spread(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], paired: bool = True) -> Spread | None:
+    """Variances between these seeds, estimated from every method that has them all.
+
+    One seed has none: then the variances are those of the seeds that most methods have, and a method without them
+    gets what the others say of it. None: they say nothing.
+
+    Args:
+        values: method id -> seed -> value.
+        seeds: those of the methods that are compared.
+        paired: see `seed_variance`.
+    """
+    several = [there for m in values if len(there := tuple(sorted(values[m]))) > 1]
+    used = tuple(seeds) if len(seeds) > 1 else usual_seeds(several)
+    able = {m: [own[s] for s in used] for m, own in values.items() if set(used) <= own.keys()}
+    if len(used) < 2 or len(able) < 2:
+        return None
+    found = seed_variance(list(able.values()), paired)
+    known = dict(zip(able, map(float, found.rows), strict=True))
+    if len(seeds) > 1:
+        return Spread(known, found.df)
+    if math.isnan(found.other):
+        return None
+    return Spread(dict.fromkeys(values, found.other) | known, found.other_df)
 
 
 class BoardStatistics:
@@ -70,11 +151,11 @@ class BoardStatistics:
         self._path = root / "index" / "statistics" / f"{self._question()}.json"
         self._resampled: dict[str, Array] = {}
         self._values: dict[str, Array] = {}
-        self._scatters: dict[tuple[int, ...], tuple[dict[str, float], float]] = {}
+        self._spreads: dict[tuple[int, ...], Spread | None] = {}
         self._changed = False
         kept = _load(self._path) if options.index else None
         if kept is None:
-            self.kept = Kept(version=3, refused={}, intervals={}, pairs={})
+            self.kept = Kept(version=4, refused={}, intervals={}, pairs={})
             self._resample()
         else:
             self.kept = kept
@@ -96,16 +177,54 @@ class BoardStatistics:
                 self._resample()
             seeds = tuple(f.entry.seed for f in self.methods[a])
             at = self._at(b, seeds)
-            known = self._scatter(seeds)
+            known = self._spread(seeds)
             u = uncertainty(
                 self._values[a] - self._values[b][at],
                 self._resampled[a].astype(np.float64) - self._resampled[b][at],
-                self.kept.clusters,
-                None if known is None else (known[0][a] + known[0][b], known[1]),
+                self.kept.effective,
+                None if known is None else known.difference(a, b),
             )
-            self.kept.pairs[name] = (round(u.value, 12), round(u.se, 12), round(u.df, 6))
+            self.kept.pairs[name] = (round(u.value, 12), round(u.se, 12), round(u.df, 6), u.seeds)
             self._changed = True
-        return Uncertainty(*self.kept.pairs[name])
+        value, se, df, known_seeds = self.kept.pairs[name]
+        return Uncertainty(value, se, df, seeds=known_seeds)
+
+    def standing(self, methods: Sequence[str], higher_is_better: bool) -> Standing:
+        """How these methods, which have the same seeds, compare on the board's metric; best mean first."""
+        kept = self.kept.standing
+        if kept is None or set(kept.methods) != set(methods):
+            kept = self.kept.standing = self._compared(list(methods), 1.0 if higher_is_better else -1.0)
+            self._changed = True
+        return kept
+
+    def _compared(self, methods: list[str], sign: float) -> Standing:
+        if not self._resampled:
+            self._resample()
+        seeds = tuple(f.entry.seed for f in self.methods[methods[0]])
+        at = {m: self._at(m, seeds) for m in methods}
+        known = self._spread(seeds)
+        every = Contrasts.of(
+            sign * np.stack([self._values[m][at[m]] for m in methods]),
+            sign * np.stack([self._resampled[m][at[m]] for m in methods]),
+            self.kept.effective,
+            None if known is None else known.rows(methods),
+        )
+        p, p_holm, p_best = every.p(), every.p_holm(), every.best()
+        first, *others = sorted(range(len(methods)), key=lambda i: (-every.value[i, 0], methods[i]))
+        leads = []
+        for i in others:
+            u = every.pair(first, i)
+            low, high = lead_interval(u, self.options.by)
+            leads.append(
+                Lead(
+                    value=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=defined(p[first, i]),
+                    p_holm=defined(p_holm[first, i]), p_best=defined(p_best[i]),
+                )
+            )  # fmt: skip
+        return Standing(
+            methods=tuple(methods[i] for i in (first, *others)), leads=tuple(leads),
+            detectable=defined(every.detectable()),
+        )  # fmt: skip
 
     def pooled(self, mine: Sequence[str], base: Sequence[str], every: Sequence[Sequence[str]]) -> Uncertainty:
         """Mean of some methods minus mean of as many others, on the board's metric.
@@ -124,30 +243,33 @@ class BoardStatistics:
             total = sum((of[m][self._at(m, seeds)].astype(np.float64) for m in names), start=np.zeros(()))
             return np.asarray(total) / len(names)
 
-        known = None
-        if len(seeds) > 1:
-            spread, df = scatter({json.dumps(names): mean(self._values, names) for names in every})
-            known = spread[json.dumps(mine)] + spread[json.dumps(base)], df
+        found = {
+            json.dumps(names): dict(zip(seeds, map(float, mean(self._values, names)), strict=True))
+            for names in every
+        }
+        known = spread(found, seeds)
         return uncertainty(
             mean(self._values, mine) - mean(self._values, base),
             mean(self._resampled, mine) - mean(self._resampled, base),
-            self.kept.clusters,
-            known,
+            self.kept.effective,
+            None if known is None else known.difference(json.dumps(mine), json.dumps(base)),
         )
 
     def _at(self, method: str, seeds: Sequence[int]) -> list[int]:
         there = [f.entry.seed for f in self.methods[method]]
         return [there.index(seed) for seed in seeds]
 
-    def _scatter(self, seeds: tuple[int, ...]) -> tuple[dict[str, float], float] | None:
-        """Variance between these seeds, and its degrees of freedom, from every method that has them all."""
-        if len(seeds) < 2:
-            return None
-        if seeds not in self._scatters:
-            able = [m for m in self._values if set(seeds) <= {f.entry.seed for f in self.methods[m]}]
-            values = {m: self._values[m][self._at(m, seeds)] for m in able}
-            self._scatters[seeds] = scatter({m: v for m, v in values.items() if np.isfinite(v).all()})
-        return self._scatters[seeds]
+    def _spread(self, seeds: tuple[int, ...]) -> Spread | None:
+        if seeds not in self._spreads:
+            self._spreads[seeds] = spread(self._by_seed(self.options.by), seeds)
+        return self._spreads[seeds]
+
+    def _by_seed(self, metric: str) -> dict[str, dict[int, float]]:
+        place = METRIC_ORDER.index(metric)
+        return {
+            m: {f.entry.seed: v for f in records if (v := f.entry.test[place]) is not None}
+            for m, records in self.methods.items()
+        }
 
     def save(self) -> None:
         """Cache the results, if any are new and the store can be written."""
@@ -171,6 +293,7 @@ class BoardStatistics:
             return
         found = clusters([s for own in samples.values() for s in own])
         self.kept.test_cells, self.kept.clusters, self.kept.grouped = len(found.of), found.count, found.grouped
+        self.kept.effective = found.effective
         self.kept.notes = found.notes
         if not found.enough:
             return
@@ -190,6 +313,7 @@ class BoardStatistics:
         tables = [features(s.probabilities, s.labels, clusters, self.metrics) for _, own in batch for s in own]
         found = bootstrap(tables, self.metrics, self.options.resamples, self.options.bootstrap_seed)
         by, places = self.metrics.index(self.options.by), [METRIC_ORDER.index(m) for m in self.metrics]
+        alone = {m: spread(self._by_seed(m), (0,), paired=False) for m in self.metrics}
         at = 0
         for method, own in batch:
             part = found[at : at + len(own)]
@@ -198,18 +322,20 @@ class BoardStatistics:
             limits = {}
             for i, metric in enumerate(self.metrics):
                 if np.isfinite(values[:, i]).all() and np.isfinite(part[:, i]).all():
-                    u = uncertainty(values[:, i], part[:, i], self.kept.clusters)
-                    low, high = u.interval(scale=SCALES[metric])
+                    one = alone[metric] if len(own) == 1 else None
+                    u = uncertainty(
+                        values[:, i], part[:, i], self.kept.effective, one and (one.of[method], one.df)
+                    )
+                    low, high = u.interval(scale=SCALES[metric], limits=(0.0, WIDEST[metric]))
                     limits[metric] = (round(low, 9), round(high, 9))
             self.kept.intervals[method] = limits
             self._values[method] = values[:, by]
             self._resampled[method] = part[:, by].astype(np.float32)
 
 
-def scatter(values: Mapping[str, Array]) -> tuple[dict[str, float], float]:
-    """Variance between seeds of each method, and its degrees of freedom, from values [seeds] of them all."""
-    found = seed_variance(list(values.values()))
-    return dict(zip(values, map(float, found.rows), strict=True)), found.df
+def defined(value: float) -> float | None:
+    """Rounded as in every output; None for NaN."""
+    return None if math.isnan(value) else round(float(value), 9)
 
 
 def _load(path: Path) -> Kept | None:
@@ -219,4 +345,7 @@ def _load(path: Path) -> Kept | None:
         return None
 
 
-__all__ = ["SCALES", "STATISTICS_VERSION", "BoardStatistics", "Kept", "scatter"]
+__all__ = [
+    "SCALES", "STATISTICS_VERSION", "WIDEST", "BoardStatistics", "Kept", "Lead", "Spread", "Standing", "defined",
+    "lead_interval", "spread",
+]  # fmt: skip

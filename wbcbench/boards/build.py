@@ -126,7 +126,7 @@ def over_splits(boards: Sequence[Board], board: Board, a: Row, b: Row, by: str) 
             "that a test over splits could be about."
         )  # fmt: skip
     sign = 1.0 if METRICS[by].higher_is_better else -1.0
-    leads = [sign * float(np.mean([_values(x, by)[s] - _values(y, by)[s] for s in seeds])) for x, y in used]
+    leads = [[sign * (_values(x, by)[s] - _values(y, by)[s]) for s in seeds] for x, y in used]
     left = len(pairs) - len(used)
     said = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return _resampled(f"Over {len(used)} splits of the same data, {said}", leads, _test_to_train(used[0][0])) + (
@@ -146,20 +146,26 @@ def over_folds(board: Board, a: Row, b: Row, by: str) -> str | None:
     for fold in board.folds:
         mine, theirs = ([v for s in seeds if (v := found.get((s, fold))) is not None] for found in known)
         if len(mine) == len(theirs) == len(seeds):
-            leads.append(sign * float(np.mean(mine) - np.mean(theirs)))
+            leads.append([sign * (x - y) for x, y in zip(mine, theirs, strict=True)])
     if len(leads) < 2:
         return None
     split = checks.read_trial(_path(a)).protocol.split
-    tested = split.test if split.draws_test else 1 / max(len(board.folds), split.folds or 0)
+    tested = split.test if split.draws_test else 1 / (split.folds or _groups(board, a))
     return _resampled(f"Over {len(leads)} folds", leads, tested / (1 - tested - split.val))
 
 
-def _resampled(over: str, leads: Sequence[float], test_to_train: float) -> str:
+def _groups(board: Board, row: Row) -> int:
+    """Number of groups of the data set, each of which is a fold, also where the board has only some of them."""
+    highest = max(int(checks.read_predictions(s.path)["test_groups"].max()) for s in row.sources if s.path)
+    return max(len(checks.read_result(_path(row)).group_names), highest + 1, len(board.folds))
+
+
+def _resampled(over: str, leads: Sequence[Sequence[float]], test_to_train: float) -> str:
     u = corrected_resampled_t(leads, test_to_train)
     low, high = u.interval()
     return (
         f"{over}: lead {u.value:+.4f} ({low:+.4f} to {high:+.4f}), corrected resampled t-test (Nadeau and Bengio) "
-        f"p = {u.p:.3g}."
+        f"p = {u.p:.3g}. On another split, with another seed, A beats B with a probability of {u.chance:.2f}."
     )
 
 

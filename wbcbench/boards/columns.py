@@ -51,7 +51,7 @@ def _rank(row: Row, board: Board) -> str:
     if row.rank is None:
         return "" if row.status == "ranked" else row.status
     tied = sum(r.rank == row.rank for r in board.rows) > 1
-    return f"{row.rank}=" if tied else str(row.rank)
+    return f"{row.rank}{'=' * tied}{'†' * bool(row.among_best)}"
 
 
 def _n(row: Row, board: Board) -> str:
@@ -150,7 +150,7 @@ def _parts(row: Row, board: Board) -> str:
 
 
 COLUMNS: dict[str, Column] = {
-    "rank": Column("rank", "rows with one rank (=) cannot be told from the best of them", _rank),
+    "rank": Column("rank", "order of means (=: equal); † may be the best (95 % confidence set)", _rank),
     "method": Column("method", "fusion + distiller, and what else tells rows apart", lambda r, b: r.name),
     "fusion": Column("fusion", "how modalities are joined", lambda r, b: r.method),
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
@@ -168,11 +168,11 @@ COLUMNS: dict[str, Column] = {
         for m in METRIC_NAMES
     },
     "over_single": Column(
-        "vs single", "lead over the best single modality (by validation) of that backbone; * beyond noise",
+        "vs single", "lead over the best single modality (by validation) of that backbone; * beyond noise (Holm)",
         _difference(lambda r: r.over_single, False), right=True,
     ),
     "over_no_kd": Column(
-        "vs no KD", "lead over the same student without distillation; * beyond noise",
+        "vs no KD", "lead over the same student without distillation; * beyond noise (Holm)",
         _difference(lambda r: r.over_no_kd, False), right=True,
     ),
     "over_single_interval": Column(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wbcbench.boards.board_statistics import defined, lead_interval
 from wbcbench.boards.build import families, over_folds, over_splits, report
 from wbcbench.boards.folds import pooled
 from wbcbench.boards.gather import by_method, gather, mixed, refusal
@@ -14,7 +15,6 @@ from wbcbench.boards.model import Board, Row
 from wbcbench.boards.options import Options
 from wbcbench.boards.pairs import Explanation, Pairs, Ratio
 from wbcbench.boards.samples import Sample, agreeing
-from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records import verify as checks
@@ -88,12 +88,14 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
     pairs = Pairs(board, samples, seeds, options)
     if not pairs.clusters.enough:
         raise ComparabilityError(f"Expected test cells of more groups, but: {pairs.clusters.notes[-1]}")
-    u = pairs.lead(left, right)
-    low, high = u.interval()
     both = {left.method_id, right.method_id}
     others = [r for r in board.rows if r.status == "ranked" and r.method_id in pairs.samples.keys() - both]
-    known = [u.p, *(pairs.lead(left, r).p for r in others)]
-    family = len(known) * (len(known) + 1) // 2
+    rows = sorted([left, right, *others], key=lambda r: r.method_id)
+    every = pairs.contrasts(rows)
+    i, j = rows.index(left), rows.index(right)
+    u = every.pair(i, j)
+    low, high = lead_interval(u, options.by)
+    p_level = u.equivalent(options.margin)
     return Explanation(
         board=board.digest,
         by=options.by,
@@ -107,10 +109,15 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
         lead=round(u.value, 9),
         low=round(low, 9),
         high=round(high, 9),
-        p=round(u.p, 9),
-        comparisons=family,
-        p_holm=round(holm(known, family)[0], 9),
+        p=defined(u.p),
+        comparisons=len(rows) * (len(rows) - 1) // 2,
+        p_holm=defined(float(every.p_holm()[i, j])),
         beyond_noise=u.p < ALPHA,
+        margin=options.margin,
+        p_level=defined(p_level),
+        level=p_level < ALPHA,
+        chance=defined(u.chance),
+        detectable=defined(u.detectable()),
         mcnemar=tuple(pairs.mcnemar(left, right)),
         classes=tuple(pairs.classes(left, right)),
         cost=tuple(_ratios(left, right)),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from wbcbench.boards.board_statistics import BoardStatistics
+from wbcbench.boards.board_statistics import BoardStatistics, defined, lead_interval
 from wbcbench.boards.entries import Found
 from wbcbench.boards.gather import Group, board_seeds, by_method, gather, groups
 from wbcbench.boards.names import distinct
@@ -44,11 +44,15 @@ class Effect(Strict):
     low: float
     high: float
     """95 % interval."""
-    p: float
-    p_holm: float
-    """Over the levels of this board."""
+    p: float | None
+    p_holm: float | None
+    """Over the levels of this board. Both are None with one seed."""
     beyond_noise: bool
     """After Holm's correction."""
+    p_level: float | None
+    """That the lead is `Effects.margin` or more, either way: two one-sided tests, Holm over the levels."""
+    level_within: bool
+    """p_level < 0.05: shown to differ by less."""
     blocks: int
     ahead: int
     """Number of blocks in which the mean over seeds is ahead."""
@@ -64,6 +68,7 @@ class Effects(Strict):
     by: str
     of: Factor
     against: str
+    margin: float
     seeds: tuple[int, ...]
     effects: tuple[Effect, ...]
     alone: tuple[str, ...]
@@ -148,19 +153,22 @@ def _judged(
         ratios = list(_macs(methods, blocks, base, shared))
         known.append((level, u, len(shared), ahead, sum(ratios) / len(ratios) if ratios else None))
     adjusted = holm([u.p for _, u, *_ in known])
+    levels_p = holm([u.equivalent(options.margin) for _, u, *_ in known])
     rows = []
-    for (level, u, blocks_shared, ahead, macs), p_holm in zip(known, adjusted, strict=True):
-        low, high = u.interval()
+    for (level, u, blocks_shared, ahead, macs), p_holm, p_level in zip(known, adjusted, levels_p, strict=True):
+        low, high = lead_interval(u, options.by)
         rows.append(
             Effect(
-                level=level, lead=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=round(u.p, 9),
-                p_holm=round(p_holm, 9), beyond_noise=p_holm < ALPHA, blocks=blocks_shared, ahead=ahead,
+                level=level, lead=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=defined(u.p),
+                p_holm=defined(p_holm), beyond_noise=p_holm < ALPHA,
+                p_level=defined(p_level), level_within=p_level < ALPHA, blocks=blocks_shared, ahead=ahead,
                 macs=None if macs is None else round(macs, 4),
             )
         )  # fmt: skip
     stats.save()
     return Effects(
-        board=group.digest, key=group.key, by=options.by, of=of, against=against, seeds=seeds,
+        board=group.digest, key=group.key, by=options.by, of=of, against=against, margin=options.margin,
+        seeds=seeds,
         effects=tuple(sorted(rows, key=lambda e: (-e.lead, e.level))), alone=tuple(sorted(alone)),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from wbcbench.evaluation.levelling import Levelled
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.schema import ComparisonKey, Strict
 
-BOARD_SCHEMA_VERSION: Literal[1] = 1
+BOARD_SCHEMA_VERSION: Literal[2] = 2
 
 METRIC_NAMES = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "nll", "brier", "ece")
 """In the order in which tables show them."""
@@ -34,7 +34,8 @@ class Estimate(Strict):
     """Between seeds, ddof 1."""
     low: float | None = None
     high: float | None = None
-    """95 % interval over test cells and seeds; of one seed, over test cells only."""
+    """95 % interval over test cells and seeds. Of one seed: with the other rows' variance between seeds; if they
+    are too few, over test cells only."""
 
 
 class Difference(Strict):
@@ -46,15 +47,18 @@ class Difference(Strict):
     value: float
     low: float
     high: float
-    p: float
+    p: float | None
+    """None: of one seed, with too few other rows to say anything of other seeds."""
+    p_holm: float | None
+    """Corrected for the differences in this column of the board."""
     beyond_noise: bool
-    """p < 0.05. One planned comparison, so not corrected."""
+    """p_holm < 0.05."""
     exact: bool = True
     """False: the rows differ in their training recipe too."""
 
 
 class Comparison(Strict):
-    """A row compared with the leader of a tie group: the tests that ranks are based on."""
+    """A ranked row compared with the one of the best mean."""
 
     leader: str
     row: str
@@ -63,9 +67,12 @@ class Comparison(Strict):
     """Leader minus row; positive if the leader is better."""
     low: float
     high: float
-    p: float
-    p_holm: float
-    """Corrected for all pairs of ranked rows, since any row could have been a leader."""
+    p: float | None
+    p_holm: float | None
+    """Corrected for all pairs of ranked rows."""
+    p_best: float | None
+    """That the row is a best one. Below 0.05, some row is better, and it is not in the set of the best. All three
+    are None on a board of one seed."""
 
 
 class Timing(Strict):
@@ -221,10 +228,10 @@ class Row(_Folded):
     """One method: everything except seed and fold is equal."""
 
     rank: int | None
-    """1 + number of rows in better tie groups. None: not ranked."""
-    tie_group: int | None
-    """1 for the best; rows of a group cannot be distinguished from its best. Groups follow the order of means: the
-    first of a group is worse than the best of the group before, beyond noise. None: no statistics."""
+    """1 + number of rows with a better mean. None: not ranked."""
+    among_best: bool | None
+    """Whether it is in the set of the best: with a confidence of 95 %, the best method is in it (multiple
+    comparisons with the best). None: not ranked, or nothing is known of other seeds."""
     status: Status
     """`reference`: reads fewer modalities than the board; `incomplete`: lacks a seed of the board."""
     method: str
@@ -340,8 +347,12 @@ statistics."""
     grouped: bool = False
     resamples: int | None = None
     rows: tuple[Row, ...]
-    """Ranked rows first, group by group; then references, then incomplete rows; best first within each."""
+    """Ranked rows first, then references, then incomplete rows; best first within each."""
     comparisons: tuple[Comparison, ...] = ()
+    """In the order of means."""
+    detectable: float | None = None
+    """The smallest lead of the best row that excludes another from the set of the best in four of five cases;
+    median over pairs."""
     external: tuple[ExternalSet, ...] = ()
     per_group: PerTable | None = None
     """The ranking metric by donor, slide or plate; None: not known, too many, or no details were requested."""
@@ -406,7 +417,7 @@ class Refused(Strict):
 class Report(Strict):
     """The boards of some stores, comparisons across them, and what was left out."""
 
-    schema_version: Literal[1] = BOARD_SCHEMA_VERSION
+    schema_version: Literal[2] = BOARD_SCHEMA_VERSION
     boards: tuple[Board, ...]
     across: tuple[Across, ...] = ()
     refused: tuple[Refused, ...] = ()

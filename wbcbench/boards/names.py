@@ -229,16 +229,23 @@ def matched(boards: Sequence[Sequence[Row]]) -> Matched:
 
 
 def _same(candidates: Sequence[Sequence[Candidate]]) -> Iterator[Rows]:
-    """Rows with equal parameters; then, of the other searches' winners, those that are alone on their board."""
-    exact = [_grouped(own, lambda c: c.parameters) for own in candidates]
-    taken = set()
-    for parameters in exact[0]:
-        if all(len(table.get(parameters, ())) == 1 for table in exact):
-            taken.add(parameters)
-            yield tuple(table[parameters][0] for table in exact)
-    searched = [[c for c in own if c.row.search and c.parameters not in taken] for own in candidates]
-    if all(len(own) == 1 for own in searched):
-        yield tuple(own[0] for own in searched)
+    """Rows with equal parameters, first of those without a search, then of all that are left; then, of the other
+    searches' winners, those that are alone on their board. So a searched twin is a method of its own."""
+    left = [list(own) for own in candidates]
+    for searched in (False, True):
+        exact = [_grouped([c for c in own if searched or not c.row.search], _parameters) for own in left]
+        for parameters in exact[0]:
+            if all(len(table.get(parameters, ())) == 1 for table in exact):
+                rows = tuple(table[parameters][0] for table in exact)
+                yield rows
+                left = [[c for c in own if c is not r] for own, r in zip(left, rows, strict=True)]
+    winners = [[c for c in own if c.row.search] for own in left]
+    if all(len(own) == 1 for own in winners):
+        yield tuple(own[0] for own in winners)
+
+
+def _parameters(candidate: Candidate) -> str:
+    return candidate.parameters
 
 
 def _notes(methods: Mapping[str, Rows], left: Sequence[str]) -> Iterator[str]:
@@ -265,8 +272,9 @@ def _alike(rows: Rows) -> bool:
 
 
 def _compared_settings(rows: Rows) -> dict[str, str]:
-    """Parameters for a name; none if they differ between rows."""
-    return rows[0].settings if _alike(rows) else {}
+    """Parameters for a name; none if they differ between rows. Last, whether all were searched for."""
+    searched = {"search": "own"} if all(c.row.search for c in rows) else {}
+    return (rows[0].settings if _alike(rows) else {}) | searched
 
 
 def _grouped(rows: Sequence[T], key: Callable[[T], str]) -> dict[str, list[T]]:

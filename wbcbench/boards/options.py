@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from wbcbench.spec.request import load_yaml
 
 LARGE = 2000
 """Number of records on the boards above which statistics and details are computed only on request."""
+
+MARGIN = 0.01
+"""Methods that differ by less, on the metric that is compared, are called level."""
 
 Checked = Literal["quick", "files", "full"]
 
@@ -43,6 +47,8 @@ class Options:
     """Per-class scores, confusion, reliability; None as above."""
     resamples: int = RESAMPLES
     bootstrap_seed: int = SEED
+    margin: float = MARGIN
+    """For comparisons and effects: what differs by less is called level."""
     verify: Checked | None = None
     """How thoroughly records are checked; None: `full` up to 200 records in the stores, `files` up to 5,000, else
     `quick`. With statistics, metrics are always recomputed."""
@@ -59,6 +65,8 @@ class Options:
             )
         if self.resamples < 100:
             raise UsageError(f"Expected at least 100 resamples, but got {self.resamples}.")
+        if not 0 < self.margin < math.inf:
+            raise UsageError(f"Expected a margin above 0, in units of {self.by}, but got {self.margin:g}.")
         if self.seeds is not None and not self.seeds:
             raise UsageError("Expected at least one seed, as in --seeds 0,1,2, but got none.")
 

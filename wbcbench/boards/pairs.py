@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from wbcbench.boards.board_statistics import scatter
+from wbcbench.boards.board_statistics import WIDEST, defined, spread
 from wbcbench.boards.columns import HEADERS
 from wbcbench.boards.entries import METRIC_ORDER
 from wbcbench.boards.model import Board, Row
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, clusters
-from wbcbench.boards.statistics import Uncertainty, bootstrap, features, holm, mcnemar, uncertainty
+from wbcbench.boards.statistics import Contrasts, bootstrap, features, holm, mcnemar, uncertainty
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.schema import Strict
+
+LIKELY = 0.75
+"""From which probability on a better run is called likely; Bouthillier et al., MLSys 2021."""
 
 
 class PairMcNemar(Strict):
@@ -39,8 +42,8 @@ class ClassShift(Strict):
     f1: float
     low: float
     high: float
-    p_holm: float
-    """Corrected over the classes."""
+    p_holm: float | None
+    """Corrected over the classes. None: of one seed."""
     beyond_noise: bool
 
 
@@ -70,11 +73,23 @@ class Explanation(Strict):
     """Of A; positive means better."""
     low: float
     high: float
-    p: float
+    p: float | None
+    """This and all other p-values are None if nothing is known of other seeds."""
     comparisons: int
     """Number of pairs that could have been compared: all pairs of A, B and the ranked rows."""
-    p_holm: float
+    p_holm: float | None
+    """Over all of them: that of the board, if both are ranked."""
     beyond_noise: bool
+    """p < 0.05."""
+    margin: float
+    p_level: float | None
+    """That the difference is `margin` or more: two one-sided tests."""
+    level: bool
+    """p_level < 0.05: shown to differ by less than the margin."""
+    chance: float | None
+    """Probability that a run of A with a new seed beats one of B on as many new test cells."""
+    detectable: float | None
+    """The smallest difference that this comparison finds in four of five cases."""
     mcnemar: tuple[PairMcNemar, ...]
     classes: tuple[ClassShift, ...]
     cost: tuple[Ratio, ...]
@@ -92,12 +107,13 @@ class Explanation(Strict):
         found = [f"A = {self.a} (id {self.a_id})", f"B = {self.b} (id {self.b_id})", ""]
         found.append(f"{metric} over {seeds}: A {self.a_mean:.4f}, B {self.b_mean:.4f}.")
         found.append(self._verdict())
-        if self.comparisons > 1:
-            word = "still" if self.p_holm < 0.05 else "no longer" if self.beyond_noise else "not"
+        if self.comparisons > 1 and self.p_holm is not None:
+            word = "still" if self.p_holm < ALPHA else "no longer" if self.beyond_noise else "not"
             found.append(
                 f"As one of the {self.comparisons} pairs on this board (Holm): p = {self.p_holm:.3g}, "
                 f"{word} beyond noise."
             )
+        found += self._further()
         if self.splits:
             found.append(self.splits)
         found += ["", "Cells that only one of the two gets right (McNemar, exact):"]
@@ -122,7 +138,14 @@ class Explanation(Strict):
     def _verdict(self) -> str:
         first, second = ("A", "B") if self.lead >= 0 else ("B", "A")
         size, low, high = abs(self.lead), min(abs(self.low), abs(self.high)), max(abs(self.low), abs(self.high))
-        kind = "cells and seeds" if len(self.seeds) > 1 else "cells; one seed says nothing of others"
+        if self.p is None:
+            return (
+                f"{first} is ahead by {size:.4f} (A - B from {self.low:+.4f} to {self.high:+.4f}, 95 % over test "
+                "cells). One seed says nothing of others: no verdict."
+            )
+        if max(-self.low, self.high) >= WIDEST[self.by]:
+            return f"{first} is ahead by {size:.4f}; too few seeds for a verdict (p = {self.p:.3g})."
+        kind = "cells and seeds" if len(self.seeds) > 1 else "cells, and seeds as in other rows"
         if self.beyond_noise:
             return (
                 f"{first} is better than {second} by {size:.4f} (95 % interval {low:.4f} to {high:.4f}, "
@@ -132,6 +155,20 @@ class Explanation(Strict):
             f"{first} is ahead by {size:.4f}, but A - B may be anything from {self.low:+.4f} to {self.high:+.4f} "
             f"(95 % interval, p = {self.p:.3g}; over {kind}): not beyond noise."
         )
+
+    def _further(self) -> list[str]:
+        found = []
+        if self.p_level is not None:
+            verdict = "Level" if self.level else "Not shown to be level"
+            found.append(f"{verdict} within {self.margin:g} (equivalence test, p = {self.p_level:.3g}).")
+        if self.chance is not None:
+            found.append(
+                f"A run of A with a new seed beats one of B on new test cells with a probability of "
+                f"{self.chance:.2f} ({LIKELY:g} or more: a difference that matters in practice)."
+            )
+        if self.detectable is not None:
+            found.append(f"Resolution: a difference of {self.detectable:.4f} is found in 4 of 5 cases.")
+        return found
 
 
 class Pairs:
@@ -147,20 +184,24 @@ class Pairs:
         by_seed = {m: {s.seed: s for s in own} for m, own in samples.items()}
         self.samples = {m: [own[s] for s in seeds] for m, own in by_seed.items() if set(seeds) <= set(own)}
         """Method id -> predictions of the shared seeds, in their order."""
-        self._resampled: dict[str, Any] = {}
-        self._scattered: tuple[dict[str, float], float] | None = None
+        values = {m: {s.seed: self._value(s) for s in own} for m, own in samples.items()}
+        self._spread = spread({m: v for m, v in values.items() if np.isfinite(list(v.values())).all()}, seeds)
 
     def mean(self, row: Row) -> float:
         """Mean of the compared metric over the shared seeds."""
         return float(np.mean(self._values(row.method_id)))
 
-    def lead(self, a: Row, b: Row) -> Uncertainty:
-        """The lead of a over b; positive means better."""
-        x, y = self._bootstrap(a.method_id), self._bootstrap(b.method_id)
-        values = self._values(a.method_id) - self._values(b.method_id)
-        known = self._scatter()
-        seeds = None if known is None else (known[0][a.method_id] + known[0][b.method_id], known[1])
-        return uncertainty(self.sign * values, self.sign * (x - y), self.clusters.count, seeds)
+    def contrasts(self, rows: Sequence[Row]) -> Contrasts:
+        """The leads of these rows over each other; positive means better."""
+        methods, o = [r.method_id for r in rows], self.options
+        found = (bootstrap(self._tables(m), (o.by,), o.resamples, o.bootstrap_seed)[:, 0] for m in methods)
+        resampled = [x.astype(np.float32) for x in found]
+        return Contrasts.of(
+            self.sign * np.stack([self._values(m) for m in methods]),
+            self.sign * np.stack(resampled),
+            self.clusters.effective,
+            None if self._spread is None else self._spread.rows(methods),
+        )
 
     def mcnemar(self, a: Row, b: Row) -> Iterator[PairMcNemar]:
         """One test per seed: each compares two trained networks."""
@@ -182,36 +223,24 @@ class Pairs:
             )
         judged = [
             uncertainty(
-                values[0][:, k] - values[1][:, k], resampled[0][:, k] - resampled[1][:, k], self.clusters.count
+                values[0][:, k] - values[1][:, k], resampled[0][:, k] - resampled[1][:, k], self.clusters.effective
             )
             for k in range(len(self.board.key.classes))
         ]
         adjusted = holm([u.p for u in judged])
         for name, u, p in zip(self.board.key.classes, judged, adjusted, strict=True):
-            low, high = u.interval()
+            low, high = u.interval(limits=(-1.0, 1.0))
             yield ClassShift(
-                name=name, f1=round(u.value, 9), low=round(low, 9), high=round(high, 9), p_holm=round(p, 9),
+                name=name, f1=round(u.value, 9), low=round(low, 9), high=round(high, 9), p_holm=defined(p),
                 beyond_noise=p < ALPHA,
             )  # fmt: skip
 
-    def _scatter(self) -> tuple[dict[str, float], float] | None:
-        if len(self.seeds) < 2:
-            return None
-        if self._scattered is None:
-            values = {m: self._values(m) for m in self.samples}
-            self._scattered = scatter({m: v for m, v in values.items() if np.isfinite(v).all()})
-        return self._scattered
+    def _value(self, sample: Sample) -> float:
+        value = sample.found.entry.test[METRIC_ORDER.index(self.options.by)]
+        return np.nan if value is None else value
 
     def _values(self, method: str) -> Any:
-        at = METRIC_ORDER.index(self.options.by)
-        return np.array([s.found.entry.test[at] for s in self.samples[method]], dtype=np.float64)
+        return np.array([self._value(s) for s in self.samples[method]], dtype=np.float64)
 
     def _tables(self, method: str) -> list[Any]:
         return [features(s.probabilities, s.labels, self.clusters.of) for s in self.samples[method]]
-
-    def _bootstrap(self, method: str) -> Any:
-        if method not in self._resampled:
-            o = self.options
-            found = bootstrap(self._tables(method), (o.by,), o.resamples, o.bootstrap_seed)
-            self._resampled[method] = found[:, 0]
-        return self._resampled[method]

@@ -212,7 +212,7 @@ class RowMaker:
         modalities = key.modalities
         return Row(
             rank=None,
-            tie_group=None,
+            among_best=None,
             status=status,
             method=label(e, modalities),
             method_id=e.method_id,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.boards.entries import METRIC_ORDER, Found
-from wbcbench.boards.statistics import MetricSums, features
+from wbcbench.boards.statistics import MetricSums, effective_clusters, features
 from wbcbench.errors import RecordError
 from wbcbench.records import verify as checks
 from wbcbench.records.verify import TOLERANCE
@@ -62,6 +62,11 @@ class Clusters:
     def count(self) -> int:
         """G."""
         return int(self.of.max()) + 1
+
+    @property
+    def effective(self) -> float:
+        """See `effective_clusters`."""
+        return effective_clusters(np.bincount(self.of)) if self.count > 1 else 1.0
 
     @property
     def enough(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.api.defaults import METRIC, RESAMPLES, STORE
+from wbcbench.api.defaults import MARGIN, METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json, print_table
@@ -53,6 +53,11 @@ def stores_option(function: Any) -> Any:
     return option(function)
 
 
+margin_option = click.option(
+    "--margin", default=MARGIN, show_default=True, metavar="X", help="What differs by less is called level."
+)
+
+
 def board_options(function: Any) -> Any:
     """Add the options of boards; their names are the fields of `api.boards.BoardRequest`."""
     return added([
@@ -62,7 +67,7 @@ def board_options(function: Any) -> Any:
         click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="Metric that ranks."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
-                     help="Intervals, gains and ties; default: on, unless there are thousands of records."),
+                     help="Intervals, gains, the set of the best; default: on below some thousand records."),
         click.option("--resamples", default=RESAMPLES, show_default=True,
                      type=click.IntRange(100), metavar="N", help="Bootstrap resamples."),
         click.option("--verify", type=click.Choice(["quick", "files", "full"]),
@@ -188,6 +193,7 @@ def _width() -> int:
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
+@margin_option
 @stores_option
 @board_options
 @json_option
@@ -212,6 +218,7 @@ def compare(as_json: bool, **values: Any) -> None:
 @click.option("--of", type=click.Choice(["fusion", "kd", "backbone", "policy"]), default="fusion",
               show_default=True, help="The factor that varies; all else is equal.")  # fmt: skip
 @click.option("--against", metavar="LEVEL", help="What others are compared with; default: early, or none.")
+@margin_option
 @stores_option
 @board_options
 @json_option
@@ -219,7 +226,8 @@ def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
     """Average the paired differences over every block in which both levels were run.
 
     For --of fusion a block is the same distiller, teachers, backbone, policies and recipe, and so on. `ahead`
-    counts the blocks in which the level leads. * is beyond noise after Holm's correction for the levels shown.
+    counts the blocks in which the level leads. * is beyond noise, = is shown to differ by less than the margin;
+    both are corrected for the levels shown (Holm).
     """
     from wbcbench.api.boards import BoardRequest
     from wbcbench.boards import effects as module
@@ -246,13 +254,14 @@ def _show_effects(board: Effects) -> None:
     key = board.key
     click.echo(clean(f"{key.dataset}: {' + '.join(key.modalities)} (key {board.board})"))
     seeds = ", ".join(map(str, board.seeds))
-    click.echo(clean(f"{HEADERS[board.by]} of each {board.of} minus {board.against}, seeds {seeds}"))
+    what = f"{HEADERS[board.by]} of each {board.of} minus {board.against}, seeds {seeds}"
+    click.echo(clean(f"{what}; = is within {board.margin:g}"))
     rows = [
         (
             clean(e.level),
-            f"{e.lead:+.3f}{'*' if e.beyond_noise else ' '}",
+            f"{e.lead:+.3f}{'*' if e.beyond_noise else '=' if e.level_within else ' '}",
             f"{e.low:+.3f} to {e.high:+.3f}",
-            f"{e.p_holm:.2g}" if e.p_holm >= 1e-4 else "< 0.0001",
+            "" if e.p_holm is None else f"{e.p_holm:.2g}" if e.p_holm >= 1e-4 else "< 0.0001",
             f"{e.ahead} of {e.blocks}",
             "" if e.macs is None else f"{e.macs:.2f}x",
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcbench.boards.columns import HEADERS
-from wbcbench.boards.model import METRIC_NAMES, Board, Report, Row
+from wbcbench.boards.model import BOARD_SCHEMA_VERSION, METRIC_NAMES, Board, Report, Row
 from wbcbench.errors import UsageError
 
 
@@ -27,7 +28,15 @@ def read_report(path: Path) -> Report:
     """The report of a published folder or a `board.json`. Raises `UsageError`."""
     file = path / "board.json" if path.is_dir() else path
     try:
-        report = Report.model_validate_json(file.read_bytes())
+        text = file.read_bytes()
+        document = json.loads(text)
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version != BOARD_SCHEMA_VERSION:
+            raise ValueError(
+                f"it has schema version {version}, this release reads {BOARD_SCHEMA_VERSION}: make it again, or "
+                "`wbcbench leaderboard publish --rebuild`"
+            )
+        report = Report.model_validate_json(text)
         for board in report.boards:
             for row in board.rows:
                 if lacks := {board.by, *METRIC_NAMES} - (set(row.metrics) & set(METRIC_NAMES)):

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from wbcbench.boards.board_statistics import spread as spread_of
 from wbcbench.boards.statistics import (
+    Contrasts,
     bootstrap,
     corrected_resampled_t,
     critical_difference,
     draws,
+    effective_clusters,
     features,
     friedman,
     holm,
@@ -20,7 +23,6 @@ from wbcbench.boards.statistics import (
     nemenyi_groups,
     probability_of_improvement,
     seed_variance,
-    tie_groups,
     uncertainty,
 )
 from wbcbench.boards.statistics.hypothesis_tests import Uncertainty
@@ -205,21 +207,119 @@ def test_probability_of_improvement():
     assert probability_of_improvement([[2.0]], [[1.0]]) == (1.0, 1.0, 1.0)
 
 
-def test_tie_groups():
-    p = {(0, 1): 0.3, (0, 2): 0.008, (0, 3): 0.002, (2, 3): 0.5}
-    groups = tie_groups([0, 1, 2, 3], lambda a, b: p[a, b])
-    assert [g.members for g in groups] == [[0, 1], [2, 3]]
-    # six pairs, of which three were looked at
-    assert groups[0].adjusted == pytest.approx({1: 1.0, 2: 0.04, 3: 0.012})
-    # 0.03 alone would be below 0.05; of three pairs it is not
-    assert [g.members for g in tie_groups([0, 1, 2], lambda a, b: 0.03)] == [[0, 1, 2]]
-    assert tie_groups([], lambda a, b: 0.0) == []
+def board_of(rows, seeds, rng, clusters=40):
+    """Values [rows, seeds] and resamples that all share something."""
+    x = rng.normal(size=(rows, seeds))
+    return x, x[:, :, None] + rng.normal(size=(rows, seeds, 400)) * 0.3 + rng.normal(size=400), clusters
 
 
-def test_a_noisy_row_does_not_rank_above_a_better_one():
-    """Row 2 is worst and so noisy that nothing can be said of it; row 1 is better and known to be second."""
-    p = {(0, 1): 1e-6, (0, 2): 0.2, (1, 2): 0.4}
-    assert [g.members for g in tie_groups([0, 1, 2], lambda a, b: p[a, b])] == [[0], [1, 2]]
+@pytest.mark.parametrize(("rows", "seeds"), [(2, 3), (6, 4), (5, 1)])
+def test_all_pairs_at_once_are_each_pair_alone(rows, seeds):
+    x, resampled, clusters = board_of(rows, seeds, np.random.default_rng(rows))
+    variances, df = np.linspace(0.5, 2, rows), 7.0
+    every = Contrasts.of(x, resampled, clusters, (variances, df))
+    for i in range(rows):
+        for j in range(rows):
+            known = variances[i] + variances[j], df
+            one = uncertainty(x[i] - x[j], resampled[i] - resampled[j], clusters, known)
+            if i != j:
+                assert tuple(every.pair(i, j)) == pytest.approx(tuple(one))
+                assert every.p()[i, j] == pytest.approx(one.p)
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    upper = np.triu_indices(rows, 1)
+    adjusted = every.p_holm()
+    assert adjusted[upper] == pytest.approx(multitest.multipletests(every.p()[upper], method="holm")[1])
+    assert (adjusted == adjusted.T).all()
+
+
+def test_rows_of_equal_predictions_do_not_differ():
+    x, resampled, clusters = board_of(2, 3, np.random.default_rng(0))
+    twins = Contrasts.of(x[[0, 0, 1]], resampled[[0, 0, 1]], clusters, (np.zeros(3), 2.0))
+    assert (twins.pair(0, 1).p, twins.pair(0, 1).se, twins.pair(0, 1).chance) == (1.0, 0.0, 0.5)
+
+
+def test_the_set_of_the_best_is_bonferronis_over_the_others_of_each_row():
+    x, resampled, clusters = board_of(5, 3, np.random.default_rng(3))
+    x[4] -= 8
+    every = Contrasts.of(x, resampled, clusters, (np.full(5, 0.2), 30.0))
+    for i in range(5):
+        worse = [stats.t.sf(every.value[j, i] / every.se[i, j], every.df[i, j]) for j in range(5) if j != i]
+        assert every.best()[i] == pytest.approx(min(1.0, 4 * 2 * min(worse)))
+    assert every.best()[4] < 0.001
+    assert every.best()[x.mean(1).argmax()] == 1.0
+
+
+def test_of_one_seed_there_is_no_verdict():
+    x, resampled, clusters = board_of(3, 1, np.random.default_rng(0))
+    every = Contrasts.of(x, resampled, clusters, None)
+    u = uncertainty(x[0] - x[1], resampled[0] - resampled[1], clusters)
+    assert every.pair(0, 1).interval() == pytest.approx(u.interval())
+    for value in (u.p, u.chance, u.equivalent(0.1), u.detectable(), every.detectable(), every.best()[0]):
+        assert math.isnan(value)
+    assert np.isnan(every.p_holm()[0, 1])
+    assert np.isnan(holm([math.nan, 0.01])).tolist() == [True, False]
+
+
+def test_a_row_of_one_seed_gets_what_the_others_say():
+    """Smyth's prior: rows of one common variance give it with all of their degrees of freedom."""
+    rng = np.random.default_rng(4)
+    found = seed_variance(0.1 * rng.normal(size=(400, 3)))
+    assert found.other == pytest.approx(0.01, rel=0.1)
+    assert found.other_df > 20
+    spread = np.sqrt(4.0 * 0.01 / rng.chisquare(4.0, 2000))
+    assert seed_variance(spread[:, None] * rng.normal(size=(2000, 4))).other_df == pytest.approx(4.0, rel=0.2)
+    assert math.isnan(seed_variance(rng.normal(size=(2, 3))).other)
+    values = {"a": {0: 0.7, 1: 0.8}, "b": {0: 0.6, 1: 0.65}, "c": {0: 0.5, 1: 0.52}, "d": {0: 0.4}}
+    every = seed_variance([[0.7, 0.8], [0.6, 0.65], [0.5, 0.52]])
+    got = spread_of(values, (0,))
+    assert (got.of["d"], got.df) == (every.other, every.other_df)
+    assert got.difference("a", "d")[0] == pytest.approx(every.rows[0] + every.other)
+    assert spread_of({m: {0: v[0]} for m, v in values.items()}, (0,)) is None
+
+
+@pytest.mark.parametrize("n", [6, 40])
+def test_equivalence_and_resolution(n):
+    """statsmodels' two one-sided tests, and its power of the t-test."""
+    weightstats = pytest.importorskip("statsmodels.stats.weightstats")
+    power = pytest.importorskip("statsmodels.stats.power")
+    d = np.random.default_rng(n).normal(0.02, 0.1, n)
+    u = Uncertainty(float(d.mean()), float(d.std(ddof=1) / math.sqrt(n)), n - 1)
+    for margin in (0.05, 0.2):
+        assert u.equivalent(margin) == pytest.approx(weightstats.DescrStatsW(d).ttost_mean(-margin, margin)[0])
+    effect = power.TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8)
+    assert u.detectable() == pytest.approx(effect * float(d.std(ddof=1)), rel=1e-3)
+
+
+def test_the_chance_of_a_better_run_is_a_prediction():
+    """Of seeds alone: the t of one more value, s sqrt(1 + 1 / n)."""
+    d = np.array([0.02, 0.05, 0.01, 0.04])
+    u = uncertainty(d, np.repeat(d[:, None], 100, 1), 50)
+    assert u.chance == pytest.approx(stats.t.cdf(d.mean() / (d.std(ddof=1) * math.sqrt(1.25)), 3))
+    assert corrected_resampled_t(d, 0.5).chance == pytest.approx(u.chance)
+    # two seeds a split, whose mean has half of their variance
+    both = np.stack([d - 0.01, d + 0.01], axis=1)
+    run = math.sqrt(d.var(ddof=1) * 1.25 + 0.5 * 2 * 0.01**2)
+    assert corrected_resampled_t(both, 0.5).chance == pytest.approx(stats.t.cdf(d.mean() / run, 3))
+    assert corrected_resampled_t(both, 0.5).p == pytest.approx(corrected_resampled_t(d, 0.5).p)
+
+
+def test_an_interval_ends_at_what_is_possible():
+    """Two seeds: one degree of freedom, whose interval alone would be -3 to 3."""
+    u = Uncertainty(0.1, 0.25, 1.0)
+    assert u.interval()[1] > 3
+    assert u.interval(limits=(-1.0, 1.0)) == (-1.0, 1.0)
+    assert Uncertainty(1.0, 0.01, 5.0).interval(scale="logit", limits=(0.0, 1.0))[1] == 1.0
+
+
+@pytest.mark.parametrize("sizes", [[1] * 7, [1, 1, 1, 1, 6], [10, 15, 20, 25, 30]])
+def test_effective_clusters_by_their_matrix(sizes):
+    w = np.array(sizes) / sum(sizes)
+    centred = np.eye(len(w)) - np.outer(np.ones(len(w)), w)
+    form = centred.T @ np.diag(w**2) @ centred
+    expected = np.trace(form) ** 2 / np.trace(form @ form)
+    assert effective_clusters(sizes) == pytest.approx(1 + expected)
+    if len(set(sizes)) == 1:
+        assert expected == pytest.approx(len(sizes) - 1)
 
 
 def test_holm_within_a_larger_family():

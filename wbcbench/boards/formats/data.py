@@ -46,10 +46,10 @@ def _csv_cell(value: Any) -> str:
 
 
 _INTEGERS = frozenset({
-    "rank", "tie_group", "n", "params", "macs", "threads", "teachers_trained", "teacher_macs",
+    "rank", "n", "params", "macs", "threads", "teachers_trained", "teacher_macs",
     "search_trials",
 })  # fmt: skip
-_BOOLEANS = frozenset({"over_single_beyond_noise", "over_no_kd_beyond_noise", "pseudo_multimodal"})
+_BOOLEANS = frozenset({"over_single_beyond_noise", "over_no_kd_beyond_noise", "pseudo_multimodal", "among_best"})
 _TEXT = frozenset({
     "board", "dataset", "status", "method", "method_id", "name", "fusion", "kd", "backbone",
     "backbone_differs", "policies", "teachers", "routing", "modalities", "seeds", "missing_seeds",
@@ -87,14 +87,14 @@ def _rows(report: Report) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-_DIFFERENCE = ("value", "low", "high", "p", "beyond_noise", "against", "against_name")
+_DIFFERENCE = ("value", "low", "high", "p", "p_holm", "beyond_noise", "against", "against_name")
 
 
 def _flat(row: Row, board: Board) -> dict[str, Any]:
     """A row as column -> str, int, float, bool or None; the same columns for every row."""
     t, s, m, teaching, v = row.timing, row.search, row.missing_modalities, row.teaching, row.levelled
     values: dict[str, Any] = {
-        "board": board.digest, "dataset": board.key.dataset, "rank": row.rank, "tie_group": row.tie_group,
+        "board": board.digest, "dataset": board.key.dataset, "rank": row.rank, "among_best": row.among_best,
         "status": row.status, "method": row.method, "method_id": row.method_id, "name": row.name,
         "fusion": row.fusion, "kd": row.kd, "backbone": row.backbone,
         "backbone_differs": row.backbone_differs, "policies": "+".join(row.policies),

@@ -64,11 +64,15 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     if board.resamples is not None:
         what = f"{board.test_cells} test cells" + (f" in {board.clusters} groups" if board.grouped else "")
         lines.append(f"95 % intervals over {what} ({board.resamples} bootstrap resamples) and seeds.")
-        if len(ranked) > 1:
+        best = sum(bool(r.among_best) for r in ranked)
+        if best:
             lines.append(
-                "Rows that share a rank (=) cannot be told from the best row of that rank; a lower rank means "
-                "worse than the best of the group above, not than every row there. Paired test over cells and "
-                "seeds, Holm over all pairs, alpha 0.05."
+                f"Rank: order of means. † may be the best: {best} of {len(ranked)} rows; with 95 % confidence the "
+                "best is one of them (of several equally good ones some may be missing). Paired over cells, seeds."
+            )
+        if board.detectable is not None:
+            lines.append(
+                f"Resolution: behind the best by {board.detectable:.3f}, a row would lose its † in 4 of 5 cases."
             )
     gains = []
     if {"over_single", "over_single_interval"} & set(columns):
@@ -76,7 +80,7 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     if {"over_no_kd", "over_no_kd_interval"} & set(columns):
         gains.append("vs no KD: lead over the same student without distillation")
     if gains:
-        lines.append("; ".join(gains) + ". Paired, positive is better, * beyond noise (95 %, one comparison).")
+        lines.append("; ".join(gains) + ". Paired, positive is better, * beyond noise (Holm over the column).")
     if any(r.status == "reference" for r in board.rows):
         lines.append("reference: reads fewer modalities than the board has, and does not compete.")
     if any(r.pseudo_multimodal for r in board.rows):

@@ -7,12 +7,20 @@ of freedom. `uncertainty` combines the two; `seed_variance` estimates the varian
 the other rows of a board.
 """
 
-from wbcbench.boards.statistics.bootstrap import RESAMPLES, SEED, MetricSums, bootstrap, draws, features
+from wbcbench.boards.statistics.bootstrap import (
+    RESAMPLES,
+    SEED,
+    MetricSums,
+    bootstrap,
+    draws,
+    effective_clusters,
+    features,
+)
+from wbcbench.boards.statistics.contrasts import Contrasts
 from wbcbench.boards.statistics.hypothesis_tests import (
     Friedman,
     McNemar,
     SeedVariance,
-    TieGroup,
     Uncertainty,
     corrected_resampled_t,
     critical_difference,
@@ -22,23 +30,23 @@ from wbcbench.boards.statistics.hypothesis_tests import (
     nemenyi_groups,
     probability_of_improvement,
     seed_variance,
-    tie_groups,
     uncertainty,
 )
 
 __all__ = [
     "RESAMPLES",
     "SEED",
+    "Contrasts",
     "Friedman",
     "McNemar",
     "MetricSums",
     "SeedVariance",
-    "TieGroup",
     "Uncertainty",
     "bootstrap",
     "corrected_resampled_t",
     "critical_difference",
     "draws",
+    "effective_clusters",
     "features",
     "friedman",
     "holm",
@@ -46,6 +54,5 @@ __all__ = [
     "nemenyi_groups",
     "probability_of_improvement",
     "seed_variance",
-    "tie_groups",
     "uncertainty",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from wbcbench.evaluation.metrics import BINS, bin_of
@@ -110,9 +110,23 @@ def _by_cluster(columns: Floats, clusters: NDArray[np.intp]) -> Floats:
     count = int(clusters.max()) + 1
     if count == len(clusters):
         return columns
-    sums = np.zeros((count, columns.shape[1]))
-    np.add.at(sums, clusters, columns)
-    return sums
+    order = np.argsort(clusters, kind="stable")
+    return np.add.reduceat(columns[order], np.searchsorted(clusters[order], np.arange(count)), axis=0)
+
+
+def effective_clusters(sizes: ArrayLike) -> float:
+    """How many clusters of equal size would tell as much about the noise between clusters as these.
+
+    The cluster bootstrap's variance is a quadratic form of the clusters' effects, A = M' diag(w^2) M with shares w
+    and M = I - 1 w'. With effects of equal variance it has tr(A)^2 / tr(A^2) degrees of freedom (Satterthwaite),
+    which for equal sizes is their number - 1. Source: Bell and McCaffrey, Survey Methodology 28 (2002).
+    """
+    w = np.asarray(sizes, dtype=np.float64)
+    w = w / w.sum()
+    s2, s3, s4, s5 = (float((w**k).sum()) for k in (2, 3, 4, 5))
+    trace = s2 - 2 * s3 + s2**2
+    square = s4 - 4 * s5 + 4 * s2 * s4 + 2 * s3**2 - 4 * s2**2 * s3 + s2**4
+    return 1 + trace**2 / square
 
 
 def _auroc(p: Floats, labels: NDArray[np.integer]) -> tuple[float, Floats]:

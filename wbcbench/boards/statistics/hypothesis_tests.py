@@ -1,18 +1,20 @@
-"""Standard errors and intervals over cells and seeds, tests of pairs and of many methods, ranks with ties."""
+"""Standard errors and intervals over cells and seeds, tests of pairs and of many methods."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import digamma, expit, logit, polygamma
-from scipy.stats import binomtest, chi2, friedmanchisquare, rankdata, studentized_range
+from scipy.stats import binomtest, chi2, friedmanchisquare, nct, rankdata, studentized_range
 from scipy.stats import f as fisher
 from scipy.stats import t as student
+
+Floats = NDArray[np.float64]
 
 
 class SeedVariance(NamedTuple):
@@ -22,32 +24,43 @@ class SeedVariance(NamedTuple):
     """[K]"""
     df: float
     """Degrees of freedom of each variance."""
+    other: float = math.nan
+    """Of a row that was not among these: what the others say of it. NaN: they are too few."""
+    other_df: float = math.nan
 
 
-def seed_variance(values: ArrayLike) -> SeedVariance:
+def seed_variance(values: ArrayLike, paired: bool = True) -> SeedVariance:
     """Moderated variances between seeds.
 
     Args:
         values: [rows K >= 2, seeds S >= 2] a metric on the whole test set.
+        paired: leave out what a seed does to all rows alike, since a difference between rows does not have it.
 
     With only two rows there is nothing to estimate the moderation from: the sum of their variances is that of
     their difference, with S - 1 degrees of freedom, as in a paired t-test. A row whose seeds are all equal (it
     draws no random numbers) is not used for other rows.
+
+    A row with a single seed has no variance of its own: its posterior is the prior (`other`, `other_df`).
+    Source: Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004).
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2 or min(x.shape) < 2:
         raise ValueError(f"Expected [rows >= 2, seeds >= 2], but got {list(x.shape)}.")
     k, s = x.shape
-    rest = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
-    raw = (rest**2).sum(1) / (s - 1) * k / (k - 1)
+    rest = x - x.mean(1, keepdims=True)
+    used = k - 1 if paired else k
+    if paired:
+        rest -= x.mean(0) - x.mean()
+    raw = (rest**2).sum(1) / (s - 1) * k / used
     random = raw[(x != x[:, :1]).any(1) & (raw > 0)]
-    most = (k - 1) * (s - 1)
+    most = used * (s - 1)
     if k == 2 or len(random) < 2:
         return SeedVariance(raw, s - 1)
     prior, weight = _prior(random, s - 1)
     if math.isinf(weight):
-        return SeedVariance(np.full(k, prior), most)
-    return SeedVariance((weight * prior + (s - 1) * raw) / (weight + s - 1), min(weight + s - 1, most))
+        return SeedVariance(np.full(k, prior), most, prior, most)
+    moderated = (weight * prior + (s - 1) * raw) / (weight + s - 1)
+    return SeedVariance(moderated, min(weight + s - 1, most), prior, min(weight, most))
 
 
 def _prior(raw: NDArray[np.float64], df: int) -> tuple[float, float]:
@@ -73,8 +86,15 @@ class Uncertainty(NamedTuple):
     se: float
     df: float
     """Degrees of freedom, > 0."""
+    run_se: float = math.nan
+    """Standard error of the estimate as a prediction of one more run: a new seed and as many new cells."""
+    run_df: float = math.nan
+    seeds: bool = True
+    """False: of one seed, so the error is over cells only and there is no p-value."""
 
-    def interval(self, level: float = LEVEL, scale: Scale = "linear") -> tuple[float, float]:
+    def interval(
+        self, level: float = LEVEL, scale: Scale = "linear", limits: tuple[float, float] = (-math.inf, math.inf)
+    ) -> tuple[float, float]:
         """Two-sided confidence interval.
 
         Args:
@@ -83,6 +103,7 @@ class Uncertainty(NamedTuple):
                 0 .. 1 and `log` for those above 0, whose intervals then stay within that range and have better
                 coverage near its ends (delta method). If the error exceeds the value itself, a logarithm is
                 meaningless: such an interval is symmetric, cut off at 0.
+            limits: the possible values. An interval is cut off there, which leaves its coverage as it is.
         """
         half = float(student.ppf(0.5 + level / 2, self.df)) * self.se if self.se > 0 else 0.0
         v = self.value
@@ -95,20 +116,98 @@ class Uncertainty(NamedTuple):
             return 0.0, v + half
         if scale == "log" and v > 0:
             return v * math.exp(-half / v), v * math.exp(half / v)
-        return v - half, v + half
+        return max(v - half, limits[0]), min(v + half, limits[1])
 
     @property
     def p(self) -> float:
-        """Two-sided, for no difference from zero. 1 if value and error are both zero."""
+        """Two-sided, for no difference from zero. 1 if value and error are both zero; NaN without seeds."""
+        if not self.seeds:
+            return math.nan
         if self.se == 0:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * student.sf(abs(self.value) / self.se, self.df))
+
+    @property
+    def chance(self) -> float:
+        """Probability that one more run has a value above zero; ties count one half. NaN if unknown.
+
+        It is Student's t of the prediction, so it allows for the error of the estimate itself.
+        """
+        if self.run_se == 0:
+            return 0.5 + 0.5 * float(np.sign(self.value))
+        return float(student.cdf(self.value / self.run_se, self.run_df))
+
+    def equivalent(self, margin: float) -> float:
+        """P-value of a value beyond `margin` on either side: two one-sided tests. NaN without seeds.
+
+        Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
+        """
+        if not self.seeds:
+            return math.nan
+        if self.se == 0:
+            return 0.0 if abs(self.value) < margin else 1.0
+        return float(student.sf((margin - abs(self.value)) / self.se, self.df))
+
+    def detectable(self, alpha: float = 0.05, power: float = 0.8) -> float:
+        """The smallest true value that a two-sided test finds with this power. NaN without seeds."""
+        if not self.seeds or self.se == 0:
+            return math.nan if not self.seeds else 0.0
+        return self.se * smallest_shift(self.df, alpha, power)
+
+
+def smallest_shift(df: float, alpha: float, power: float) -> float:
+    """The non-centrality at which a two-sided t-test has this power: the true value in standard errors."""
+    least = float(student.ppf(1 - alpha / 2, df))
+    return float(brentq(lambda shift: float(nct.sf(least, df, shift)) - power, 0.0, 3 * least + 3))
+
+
+class Split(NamedTuple):
+    """Variances of the mean over seeds of some values, by source. Arrays of one shape, or numbers."""
+
+    between: Floats
+    """From seeds, including what each network does with each cell."""
+    shared: Floats
+    """From the choice of cells, which all seeds share."""
+
+
+def split_variance(of_mean: ArrayLike, own: ArrayLike, seeds: int, variance: ArrayLike) -> Split:
+    """Split the variance of a mean over seeds.
+
+    Args:
+        of_mean: bootstrap variance, over cells, of the mean over seeds.
+        own: bootstrap variance over cells of one seed's value, mean over seeds.
+        seeds: their number S.
+        variance: s^2 between seeds.
+
+    With one seed the two sources cannot be told apart: all of `own` counts as shared, so that the noise of one
+    network on one cell is counted twice. The error is then too large rather than too small.
+    """
+    of_mean, own, variance = (np.asarray(x, dtype=np.float64) for x in (of_mean, own, variance))
+    if seeds == 1:
+        return Split(variance, of_mean)
+    shared = np.maximum((seeds * of_mean - own) / (seeds - 1), 0.0)
+    return Split(np.maximum(variance / seeds, of_mean - shared), shared)
+
+
+def combined(
+    value: ArrayLike, split: Split, seeds: int, seeds_df: float, cells_df: float
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """The first five fields of `Uncertainty`, as arrays; degrees of freedom by Welch and Satterthwaite."""
+
+    def of(between: Any, shared: Any) -> tuple[Any, Any]:
+        total = between + shared
+        spread = between**2 / seeds_df + shared**2 / cells_df
+        return np.sqrt(total), np.divide(total**2, spread, out=np.full_like(total, cells_df), where=spread > 0)
+
+    se, df = of(split.between, split.shared)
+    run_se, run_df = of(split.between * (seeds + 1), 2 * split.shared)
+    return np.asarray(value), se, df, run_se, run_df
 
 
 def uncertainty(
     per_seed: NDArray[np.float64],
     resampled: NDArray[np.float64],
-    clusters: int,
+    clusters: float,
     seed_variance: tuple[float, float] | None = None,
 ) -> Uncertainty:
     """Combine the uncertainty over cells and over seeds.
@@ -116,9 +215,10 @@ def uncertainty(
     Args:
         per_seed: [S] on all test cells.
         resampled: [S, R], the same in R bootstrap resamples.
-        clusters: number of resampled clusters G; bootstrap variances are corrected by G / (G - 1).
+        clusters: number of resampled clusters G, see `effective_clusters`; bootstrap variances are corrected by
+            G / (G - 1).
         seed_variance: s^2 and its degrees of freedom if it was estimated from more than these S values, see
-            `seed_variance`; by default their own, with S - 1.
+            `seed_variance`; by default their own, with S - 1. Without it one seed has an error over cells only.
 
     Raises:
         ValueError: fewer than two clusters, so that the variance is unknown.
@@ -129,15 +229,13 @@ def uncertainty(
     value = float(np.mean(per_seed))
     correction = clusters / (clusters - 1)
     of_mean = float(resampled.mean(0).var(ddof=1)) * correction
-    if seeds == 1:
-        return Uncertainty(value, math.sqrt(of_mean), clusters - 1)
+    if seeds == 1 and seed_variance is None:
+        return Uncertainty(value, math.sqrt(of_mean), clusters - 1, seeds=False)
     own = float(resampled.var(1, ddof=1).mean()) * correction
-    shared = max((seeds * of_mean - own) / (seeds - 1), 0.0)
     variance, df = seed_variance or (float(per_seed.var(ddof=1)), seeds - 1)
-    between = max(variance / seeds, of_mean - shared)
-    total = between + shared
-    spread = between**2 / df + shared**2 / (clusters - 1)
-    return Uncertainty(value, math.sqrt(total), total**2 / spread if spread > 0 else clusters - 1)
+    found = combined(value, split_variance(of_mean, own, seeds, variance), seeds, df, clusters - 1)
+    value, se, df, run_se, run_df = map(float, found)
+    return Uncertainty(value, se, df, run_se, run_df)
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
@@ -159,40 +257,6 @@ def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
 
 
 ALPHA = 0.05
-
-
-class TieGroup(NamedTuple):
-    """Rows, by index, that share a rank."""
-
-    leader: int
-    members: list[int]
-    """The leader first, then from best to worst."""
-    adjusted: dict[int, float]
-    """Holm-adjusted p of every row that was compared with the leader, also of one that did not join."""
-
-
-def tie_groups(order: Sequence[int], p_value: Callable[[int, int], float], alpha: float = ALPHA) -> list[TieGroup]:
-    """Groups, best first.
-
-    The best row without a group leads the next one. Every other row without a group is compared with it; from best
-    to worst they join until one is worse beyond noise, after Holm's correction for all pairs of rows. So a row
-    never ranks above one with a better mean, however noisy it is.
-
-    Args:
-        order: rows from best to worst.
-        p_value: (leader, row) -> p of no difference.
-        alpha: with an adjusted p below this, a row is worse than the leader.
-    """
-    left = list(order)
-    family = len(left) * (len(left) - 1) // 2
-    groups = []
-    while left:
-        leader, *others = left
-        adjusted = dict(zip(others, holm([p_value(leader, row) for row in others], family), strict=True))
-        worse = next((i for i, row in enumerate(others) if adjusted[row] < alpha), len(others))
-        groups.append(TieGroup(leader, [leader, *others[:worse]], adjusted))
-        left = others[worse:]
-    return groups
 
 
 class McNemar(NamedTuple):
@@ -229,15 +293,23 @@ def corrected_resampled_t(differences: ArrayLike, test_to_train: float) -> Uncer
     Training sets of resampled splits overlap, so the usual variance is too small: it is multiplied by
     1 / J + n_test / n_train instead of 1 / J. Source: Nadeau and Bengio, Machine Learning 52 (2003).
 
+    The overlap shifts all splits alike, so it does not part a further split from these: as a prediction of one,
+    with one seed, the variance is that of a single difference plus 1 / J of that between splits.
+
     Args:
-        differences: [J], one per split.
+        differences: [J] or [J, seeds S], one per split.
         test_to_train: n_test / n_train, > 0.
     """
-    d = np.asarray(differences, dtype=np.float64)
-    if d.ndim != 1 or len(d) < 2:
-        raise ValueError(f"Expected differences of at least two splits, but got {list(d.shape)}.")
-    se = math.sqrt(float(d.var(ddof=1)) * (1 / len(d) + test_to_train))
-    return Uncertainty(float(d.mean()), se, len(d) - 1)
+    every = np.asarray(differences, dtype=np.float64)
+    if every.ndim not in (1, 2) or len(every) < 2:
+        raise ValueError(f"Expected differences of at least two splits, but got {list(every.shape)}.")
+    every = every.reshape(len(every), -1)
+    d, seeds = every.mean(1), every.shape[1]
+    variance, splits = float(d.var(ddof=1)), len(d)
+    # a mean over S seeds has 1 / S of their variance
+    seed = float(every.var(1, ddof=1).mean()) * (1 - 1 / seeds) if seeds > 1 else 0.0
+    se = math.sqrt(variance * (1 / splits + test_to_train))
+    return Uncertainty(float(d.mean()), se, splits - 1, math.sqrt(variance * (1 + 1 / splits) + seed), splits - 1)
 
 
 class Friedman(NamedTuple):
