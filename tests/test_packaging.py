@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from wbcbench import __version__
 
 ROOT = Path(__file__).parents[1]
 TOP = {"wbcbench": ROOT / "wbcbench", "wbcbench_plugins": ROOT / "plugins"}
@@ -39,3 +43,11 @@ def test_every_data_file_is_listed(listed: dict[str, Any]) -> None:
     for file in base.rglob("*"):
         if file.is_file() and file.suffix not in (".py", ".pyc"):
             assert file in packed, file
+
+
+def test_a_release_has_one_version_and_one_date() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, date = re.findall(r"^## \[(\d\S*)\] - (\S+)$", changelog, re.MULTILINE)[0]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (version, date) == (__version__, str(citation["date-released"]))
+    assert citation["version"] == __version__
