@@ -15,21 +15,24 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
 from wbcbench.data.cache import recall, remember
-from wbcbench.data.splits import resolved, training_cells
+from wbcbench.data.splits import resolved, side_sizes
 from wbcbench.spec.request import AUTO, Request
-from wbcbench.spec.trial import Augmentation, Budget, Recipe, SplitSpec
+from wbcbench.spec.trial import Augmentation, Budget, Recipe, Selection, SplitSpec
 
 STEPS = 2000
 """Training steps that small sets need."""
-FEWEST_PASSES, MOST_PASSES = 20, 120
-"""Limits of the epochs: large sets see every cell a few times; the best of more epochs on few validation cells is
-luck."""
+FEWEST_PASSES, MOST_PASSES = 20, 200
+"""Limits of the epochs: large sets see every cell often enough, and the smallest end some time."""
 LARGEST_SIDE = 128
 """Larger images are resized to this side: without it, a first run would take hours."""
 STRONGEST, WEAKEST = 0.5, 0.03
 """Limits of the intensity augmentation; a weaker one is none."""
 SAMPLE = 2000
 """Cells that the variation between groups is measured on."""
+ENOUGH_VALIDATION = 200
+"""Cells on which the best of many epochs is not mostly luck."""
+BEST = "the best epoch on validation cells is kept"
+FEW = "validation cells are too few to choose an epoch by; the last one is kept, at the end of the schedule"
 WEIGHTING = "1 / sqrt(number of cells) per class, so that rare classes count"
 
 
@@ -39,6 +42,8 @@ class Facts:
 
     cells: int
     """In training."""
+    validation: int
+    """Validation cells."""
     side: int | None
     """Of the images in pixels, if they have one."""
     demonstration: bool = False
@@ -54,8 +59,8 @@ class Facts:
         """From a data set's description and the split of a run."""
         d = description
         split = resolved(split, d.groups, d.split_sizes, d.fold_sizes)
-        cells = training_cells(split, d.cells, d.split_sizes, d.group_count, d.fold_sizes)
-        return cls(cells, d.image_size, d.demonstration, d.groups, variation)
+        train, val = side_sizes(split, d.cells, d.split_sizes, d.group_count, d.fold_sizes)
+        return cls(train, val, d.image_size, d.demonstration, d.groups, variation)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
             Chosen("augmentation.intensity", views.intensity, "these cells are made up, and their stains vary"),
             Chosen("augmentation.noise", views.noise, "these cells are made up, and their stains vary"),
             Chosen("training.class_weighting", Recipe().class_weighting, WEIGHTING),
+            Chosen("selection.metric", Selection().metric, BEST),
         )
     batch = int(given.get("budget.batch_size") or _batch(facts.cells))
     steps = max(1, -(-facts.cells // batch))
@@ -100,6 +106,9 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
         _intensity(facts),
         Chosen("augmentation.noise", 0.0, "real cells have noise of their own"),
         Chosen("training.class_weighting", "sqrt", WEIGHTING),
+        Chosen("selection.metric", Selection().metric, BEST)
+        if facts.validation >= ENOUGH_VALIDATION
+        else Chosen("selection.metric", "last", f"about {facts.validation} {FEW}"),
     ]
     if facts.side is not None and facts.side > LARGEST_SIDE:
         found.append(
@@ -218,7 +227,7 @@ def _variation(dataset: Dataset, description: Description, side: int | None) -> 
 def _given(request: Request) -> list[tuple[str, Any]]:
     """Key and value of what the user has set."""
     found = [("image_size", request.image_size)] if request.image_size is not None else []
-    for section in ("budget", "augmentation", "training"):
+    for section in ("budget", "augmentation", "training", "selection"):
         model = getattr(request, section)
         found += [(f"{section}.{name}", getattr(model, name)) for name in model.model_fields_set]
     return found

@@ -27,7 +27,7 @@ from wbcbench.data.splits import (
     fold_numbers,
     resolved,
     same_rows,
-    training_cells,
+    side_sizes,
 )
 from wbcbench.data.survey import Survey, leave_rows_out
 from wbcbench.errors import DataError
@@ -294,7 +294,7 @@ def settings_for(survey: Survey, rows: NDArray[np.intp] | None = None) -> list[d
     split = resolved(SplitSpec(), groups is not None, sizes, folds)
     count = None if groups is None else len(np.unique(groups[rows]))
     facts = Facts(
-        training_cells(split, len(rows), sizes, count, folds), survey.side if placed is None else placed.side,
+        *side_sizes(split, len(rows), sizes, count, folds), survey.side if placed is None else placed.side,
         survey.demonstration, groups is not None,
     )  # fmt: skip
     return [{"key": c.key, "value": c.value, "reason": c.reason} for c in recommend(facts)]

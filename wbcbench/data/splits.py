@@ -337,15 +337,15 @@ def fold_numbers(
     return tuple(range(groups))
 
 
-def training_cells(
+def side_sizes(
     spec: SplitSpec,
     cells: int,
     sizes: Mapping[str, int] | None,
     groups: int | None,
     folds: FoldSizes | None = None,
     fold: int | None = None,
-) -> int:
-    """The number of cells to train on: exact for a split or fold of the data set's own, else about.
+) -> tuple[int, int]:
+    """The numbers of training and validation cells: exact for sides of the data set's own, else about.
 
     Args:
         spec: as `resolved`.
@@ -355,14 +355,15 @@ def training_cells(
         folds: its official folds, if it has any.
         fold: of them, the one to train on; None: the first.
     """
-    if sizes and "train" in sizes and spec.scheme == "official":
-        return sizes["train"]
+    own = sizes if sizes and "train" in sizes and spec.scheme == "official" else None
     if spec.scheme == "official_folds" and folds:
         own = folds[fold] if fold in folds else next(iter(folds.values()))
-        return own["train"] if own["val"] else round(own["train"] * (1 - spec.val))
+    if own is not None:
+        drawn = 0 if own.get("val") else round(own["train"] * spec.val)
+        return own["train"] - drawn, own.get("val") or drawn
     every = None if spec.draws_test else fold_numbers(spec, groups, folds)
     tested = spec.test if every is None else 1 / len(every)
-    return round(cells * (1 - spec.val - tested))
+    return round(cells * (1 - spec.val - tested)), round(cells * spec.val)
 
 
 def check_group_count(count: int) -> None:

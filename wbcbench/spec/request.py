@@ -208,7 +208,7 @@ def _not_auto(value: Any) -> Any:
 class Request(Frozen):
     """One `wbcbench run`: the cross product of its lists.
 
-    `image_size` and fields of `budget`, `augmentation` and `training` that are not given, or `auto`, get a value
+    `image_size` and fields of `budget`, `augmentation`, `training` and `selection` that are not given, or `auto`, get a value
     from what is known of the cells when the request is planned (`wbcbench.data.auto`).
     """
 
@@ -219,7 +219,7 @@ class Request(Frozen):
     split: SplitSpec = SplitSpec()
     budget: Annotated[Budget, BeforeValidator(_left_open)] = Budget()
     augmentation: Annotated[Augmentation, BeforeValidator(_left_open)] = Augmentation()
-    selection: Selection = Selection()
+    selection: Annotated[Selection, BeforeValidator(_left_open)] = Selection()
     fusion: Choices = (Choice(name="independent"),)
     backbone: Choices = (Choice(name="cellnet"),)
     kd: Combinations = ((Choice(name="none"),),)
