@@ -18,6 +18,7 @@ from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
+from wbcbench.spec.weights import weight_word
 
 
 def component(
@@ -50,9 +51,11 @@ def component(
                 f"{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
             )
     given = {**resolved.params, **choice.params, **mine}
+    word = weight_word(given, params_class, choice.name) if kind == "distiller" else None
+    given = given if word is None else {k: v for k, v in given.items() if k != "weight"}
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
     params = _with_digests(params, f"{kind} {choice.name}")
-    named = identity(params) | imputer
+    named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
 
 
