@@ -64,6 +64,8 @@ class Entry:
     device: str
     threads: int | None
     pseudo_multimodal: bool
+    pulls: tuple[tuple[str, float, float], ...]
+    """Of each distiller that was measured: name, first and last gradient ratio; see `wbcbench.records.schema.Pull`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,11 @@ def _entry(mark: str, checked: Checked, result: Result, key: str, components: st
         device=cost.device,
         threads=cost.threads,
         pseudo_multimodal=result.pseudo_multimodal,
+        pulls=tuple(
+            (name, pull.ratios[min(pull.ratios)], pull.ratios[max(pull.ratios)])
+            for name, pull in sorted(result.pulls.items())
+            if pull.ratios
+        ),
     )
 
 

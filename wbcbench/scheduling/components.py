@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.request import STUDENT, Choice, Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
 from wbcbench.spec.weights import weight_word
 
@@ -114,9 +114,10 @@ class TeacherPool:
         fusion: ComponentSpec,
         modalities: tuple[str, ...],
         distillers: tuple[ComponentSpec, ...],
+        seed: int,
         fold: int | None,
     ) -> tuple[ComponentSpec, tuple[Trial, ...]]:
-        """The routing, and the teachers that some route of the student uses; they train on the student's fold.
+        """The routing, and the teachers that some route of the student (of this seed and fold) uses.
 
         Raises:
             IncompatibleError: they do not work together.
@@ -126,7 +127,7 @@ class TeacherPool:
         routing = component(registry, "routing", request.routing, request)
         declared = registry.declared("routing", routing.name)
         emits = registry.declared("fusion", fusion.name).fusion_traits.emits
-        offers = self._offers(declared.chain)
+        offers = self._offers(declared.chain, seed)
         routes, reads = route_names(emits, modalities), [frozenset(o.reads) for o in offers]
         fallback = str(routing.params.get("fallback", ""))
         assigned = assign_teachers(routes, reads, declared.pairing, fallback)
@@ -149,18 +150,24 @@ class TeacherPool:
         used = sorted({i for one in assigned for i in one.teachers})
         return routing, tuple(self._trial(offers[i], routing, distillers, fold) for i in used)
 
-    def _offers(self, chain: bool) -> list[Offer]:
+    @property
+    def vary(self) -> Literal["fixed", "student"]:
+        """Whether every seed of a student has teachers of its own."""
+        return STUDENT if self._request.teacher.seeds == STUDENT else "fixed"
+
+    def _offers(self, chain: bool, seed: int) -> list[Offer]:
         sizes = [self._backbones] if chain else [(b,) for b in self._backbones]
         if chain and len(self._backbones) < 2:
             raise IncompatibleError(
                 "A chain needs at least two teachers: the assistant first, as in "
                 "--teacher cellnet:width=20,cellnet:width=32"
             )
-        offers, seeds = [], self._request.teacher.seeds
+        requested = self._request.teacher.seeds
+        offers, seeds = [], (seed,) if requested == STUDENT else requested
         for fusion in self._fusions:
             high = self._registry.declared("fusion", fusion.name).fusion_traits.arity[1]
             groups = [(m,) for m in self._modalities] if high == 1 else [self._modalities]
-            offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
+            offers += [Offer(fusion, g, s, one) for g in groups for s in sizes for one in seeds]
         return offers
 
     def _trial(
@@ -177,7 +184,9 @@ class TeacherPool:
         trial: Trial | None = None
         for backbone in reversed(offer.backbones):
             settled = self._settings.distillers(distillers, len(offer.reads))
-            taught = {"distillers": settled, "routing": routing, "teachers": (trial,)} if trial else {}
+            taught: dict[str, Any] = {}
+            if trial:
+                taught = {"distillers": settled, "routing": routing, "teachers": (trial,), "teacher_seeds": self.vary}
             # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})
             method = Method(

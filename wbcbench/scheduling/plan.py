@@ -208,7 +208,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
-                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, fold)
+                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, seed, fold)
                 count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
@@ -220,6 +220,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
+                    teacher_seeds=teacher_pool.vary if teachers else "fixed",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
                 students.setdefault(trial.id, trial)
