@@ -15,6 +15,7 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.rows import RowMaker, details
 from wbcbench.boards.statistics import tie_groups
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.boards.teachers import teacher_notes, with_teachers
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
@@ -125,6 +126,8 @@ def make_board(
         status = "reference" if method not in own else "incomplete" if missing else "ranked"
         rows.append(maker.row(records, status, missing if status == "incomplete" else (), group.folds))  # type: ignore[arg-type]
     rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
+    if not group.folds:
+        rows = with_teachers(rows, methods, maker.found, options.by, higher)
     names = {r.method_id: r.name for r in rows}
     comparisons: list[Comparison] = []
     if stats is not None:
@@ -137,6 +140,7 @@ def make_board(
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
+    notes += teacher_notes(rows, options.by)
     notes += _ceilings(group)
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):

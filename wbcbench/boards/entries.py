@@ -64,7 +64,7 @@ class Entry:
     device: str
     threads: int | None
     pseudo_multimodal: bool
-    pulls: tuple[tuple[str, float, float], ...]
+    pulls: tuple[tuple[str, float, float], ...] = ()
     """Of each distiller that was measured: name, first and last gradient ratio; see `wbcbench.records.schema.Pull`."""
 
 

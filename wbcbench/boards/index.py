@@ -24,7 +24,7 @@ from wbcbench.files import atomic_write_bytes
 from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 _LEVEL: dict[Checked, int] = {"quick": 0, "files": 1, "full": 2}
 _SIGNATURE = b'{"sha256":"%s",'
 _SIGNED = len(_SIGNATURE % bytes(64))

@@ -78,11 +78,29 @@ class Timing(Strict):
     """Images per second."""
 
 
+class TeacherScore(Strict):
+    """A teacher on the row's test cells, by the board's metric, mean over those that taught the row's seeds."""
+
+    method_id: str
+    name: str
+    """`single[dapi]`"""
+    mean: float
+    worse_than_student: bool
+    untaught: str | None
+    """Name of the board's best untaught row (by validation) that reads no more than the teacher. None: no such row."""
+    beats_untaught: bool | None
+
+
 class Teaching(Strict):
-    """Cost of the teachers of a row, including their own teachers."""
+    """The teachers of a row: their cost, including that of their own teachers, and how good they are."""
 
     teachers: int
     """Number of distinct trained networks, over all seeds."""
+    sets: int
+    """Different sets of teachers behind the row's seeds. With one for several seeds, intervals hold no variance
+    between teachers."""
+    scores: tuple[TeacherScore, ...] = ()
+    """Of the row's own teachers whose records are in a given store; empty for folds."""
     train_seconds: float | None
     macs: int | None
     """Of the teachers of one student, per cell. Both are None if a teacher's record is in no given store."""
@@ -122,12 +140,13 @@ class Part(Strict):
 
 
 class _Folded(Strict):
-    """Leaves its fields about folds out where there are none, so that older documents keep their bytes."""
+    """Leaves later fields out where there is nothing in them, so that older documents keep their bytes."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
-        return {k: v for k, v in document.items() if k not in ("fold", "folds") or v not in (None, (), [])}
+        omitted = ("fold", "folds", "pulls")
+        return {k: v for k, v in document.items() if k not in omitted or v not in (None, (), [], {})}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -221,6 +240,9 @@ class Row(_Folded):
     """Mean over seeds, without teachers."""
     teaching: Teaching | None
     """None: no teachers."""
+    pulls: dict[str, tuple[float, float]] = {}
+    """Distiller -> size of its gradient in units of the task loss's, early and late in training, geometric mean over
+    seeds. Empty: none was measured."""
     search: Search | None = None
     missing_modalities: MissingModalities | None = None
     pseudo_multimodal: bool
@@ -339,5 +361,5 @@ class Report(Strict):
 __all__ = [
     "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details", "Difference",
     "Estimate", "Improvement", "MissingModalities", "Part", "Refused", "ReliabilityBin", "Report", "Row", "Search",
-    "Source", "Status", "Teaching", "Timing",
+    "Source", "Status", "TeacherScore", "Teaching", "Timing",
 ]  # fmt: skip

@@ -166,7 +166,7 @@ def together(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> str:
         elif declared(registry, "distiller", d).role == "optimiser":
             parts.append(f"{d.name} (takes the optimiser's step)")
         else:
-            parts.append(f"{d.name} (changes the logits that the others read; its own weight has no effect)")
+            parts.append(f"{d.name} (changes the logits that the others read, and has no weight)")
     return "Taken together: " + " + ".join(parts)
 
 

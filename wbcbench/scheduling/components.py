@@ -13,6 +13,7 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
+from wbcbench.scheduling.compatibility import adds_loss, needs_of
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
@@ -57,6 +58,46 @@ def component(
     params = _with_digests(params, f"{kind} {choice.name}")
     named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
+
+
+def with_carried(request: Request, registry: Registry) -> Request:
+    """The request, where what was written for a transform of logits is said of the loss that it acts on.
+
+    `lskd:weight=9:temperature=2+logits` is `lskd+logits:weight=9:temperature=2`: Hinton's loss on standardised
+    logits, with the weight and temperature of LSKD's paper. With several such losses nothing is moved.
+
+    Raises:
+        UsageError: both were given, and differ.
+    """
+    return request.model_copy(update={"kd": tuple(_carried(kd, registry) for kd in request.kd)})
+
+
+def _carried(kd: tuple[Choice, ...], registry: Registry) -> tuple[Choice, ...]:
+    named = tuple(ComponentSpec(name=c.name) for c in kd)
+    carriers = [
+        i
+        for i, d in enumerate(named)
+        if registry.declared("distiller", d.name).role == "transform" and not adds_loss(registry, d, named)
+    ]
+    targets = [
+        i for i, d in enumerate(named)
+        if adds_loss(registry, d, named) and set(needs_of(registry, d).student) == {"logits"}
+    ]  # fmt: skip
+    if len(carriers) != 1 or len(targets) != 1:
+        return kd
+    carrier, target = kd[carriers[0]], kd[targets[0]]
+    fields = registry.declared("distiller", target.name).params.model_fields
+    moved = {k: v for k, v in carrier.params.items() if k in fields}
+    for name, value in moved.items():
+        if target.params.get(name, value) != value:
+            raise UsageError(
+                f"kd {carrier.name}+{target.name}: expected {name} once, since {carrier.name} only changes the logits "
+                f"that {target.name} reads, but got {value} and {target.params[name]}. Leave out {carrier.name}'s."
+            )
+    new = list(kd)
+    new[carriers[0]] = Choice(name=carrier.name, params={k: v for k, v in carrier.params.items() if k not in moved})
+    new[targets[0]] = Choice(name=target.name, params={**target.params, **moved})
+    return tuple(new)
 
 
 def _with_digests(params: BaseModel, where: str) -> BaseModel:

@@ -23,7 +23,7 @@ from wbcbench.scheduling.compatibility import (
     needs_of,
     together,
 )
-from wbcbench.scheduling.components import TeacherPool, component
+from wbcbench.scheduling.components import TeacherPool, component, with_carried
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
@@ -134,6 +134,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         PluginError: a component's plugin failed.
         DataError: the cells cannot be read, or belong to too few groups to be divided.
     """
+    request = with_carried(request, registry)
     with contained():
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()

@@ -18,6 +18,7 @@ from wbcbench.contracts.params import SEARCH_KEY, condition_of, holds, names_in
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import adds_loss
+from wbcbench.scheduling.components import with_carried
 from wbcbench.searches.space import METHOD, Dimension, Range, Space, interval, labels, parse_range
 from wbcbench.spec.load import COMPONENT_SECTIONS
 from wbcbench.spec.request import Choice, Request
@@ -111,7 +112,8 @@ def known_ranges(
 
 def written_out(request: Request, registry: Registry) -> Request:
     """The request with `--set` overrides moved into the choices with these parameters (the planner has refused
-    others)."""
+    others), and what belongs to another distiller moved there."""
+    request = with_carried(request, registry)
 
     def mine(kind: str, section: str, choice: Choice) -> Choice:
         fields = _fields(registry, kind, choice)

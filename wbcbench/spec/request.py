@@ -152,7 +152,10 @@ STUDENT: Literal["student"] = "student"
 
 
 def _teacher_seeds(value: Any) -> Any:
-    return value if value == STUDENT else _seeds(value)
+    try:
+        return value if value == STUDENT else _seeds(value)
+    except ValueError:
+        raise ValueError(f"expected '{STUDENT}' or whole numbers such as 0,1,2, but got {value!r}") from None
 
 
 TeacherSeeds = Annotated[

@@ -134,7 +134,7 @@ class Distillation(nn.Module):
         self.average: Average | None = None
         decays = [float(d.params.decay) for d in first if d.needs.taught_by == AVERAGE]
         self._decay = max(decays, default=None)
-        self._defaults = [float(d.params.weight) if _is_loss(d) else 0.0 for d in first]
+        self._defaults = [float(d.params.weight) for d in first]
         self.balanced = balanced
         if balanced:  # checkpointed, so that a resumed run continues with the same weights
             self.register_buffer("balanced_weights", torch.tensor(self._defaults))
