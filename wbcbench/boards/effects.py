@@ -27,7 +27,8 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey, Strict
 from wbcbench.records.store import Store
-from wbcbench.spec.trial import ComponentSpec, Method
+from wbcbench.spec.request import STUDENT
+from wbcbench.spec.trial import ComponentSpec, Method, without_draws
 
 Factor = Literal["fusion", "kd", "backbone", "policy"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
@@ -172,9 +173,9 @@ def _levels(methods: Mapping[str, Sequence[Found]], of: Factor) -> dict[str, dic
     names = _names(parts.values())
     levels: dict[str, dict[str, str]] = {}
     for m, spec in specs.items():
-        block = spec.model_dump(mode="json")
+        block = without_draws(spec.model_dump(mode="json"))
         for field in _FIELDS[of]:
-            del block[field]
+            block.pop(field, None)
         levels.setdefault(names[_mark(parts[m])], {})[json.dumps(block, sort_keys=True)] = m
     return levels
 
@@ -183,7 +184,7 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
     "fusion": ("fusion",),
     "backbone": ("backbone",),
     "policy": ("policies",),
-    "kd": ("distillers", "routing", "teachers"),  # without distillation there are no teachers and no routing
+    "kd": ("distillers", "routing", "teachers", "teacher_seeds"),  # without distillation there are no teachers and no routing
 }
 
 
@@ -201,6 +202,7 @@ def _part(method: Method, of: Factor) -> tuple[Any, ...]:
         "teachers": "+".join("+".join(t.protocol.modalities) for t in method.teachers),
         "teacher": "+".join(str(t.method.backbone) for t in method.teachers),
         "routing": str(method.routing or ""),
+        "teacher seeds": STUDENT if method.teacher_seeds == STUDENT else "fixed",
         "ids": "+".join(t.id[:6] for t in method.teachers),
     }
     return (*method.distillers, taught)

@@ -54,7 +54,7 @@ def check_fit(
                 f"'{fusion.name}' reads several networks, which have no common maps. Choose a "
                 "distiller of logits or embeddings, or a fusion such as early, mid_concat or independent."
             )
-        if distiller.params.get("weight") == BALANCED and (why := _unbalanced(registry, distiller, recipe)):
+        if distiller.params.get("weight") == BALANCED and (why := unbalanced(registry, distiller, recipe)):
             raise IncompatibleError(
                 f"Distiller '{distiller.name}' cannot have weight={BALANCED}: {why}. Give a number, or weight=paper."
             )
@@ -82,7 +82,7 @@ def check_fit(
     _check_roles(registry, distillers)
 
 
-def _unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
+def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
     """Why its gradient cannot be set to a share of the task loss's; empty if it can."""
     if declared(registry, "distiller", distiller).replaces_head:
         return "with it the task loss trains nothing that it could be compared with"

@@ -13,13 +13,13 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.compatibility import adds_loss, needs_of
+from wbcbench.scheduling.compatibility import adds_loss, needs_of, unbalanced
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import STUDENT, Choice, Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
-from wbcbench.spec.weights import weight_word
+from wbcbench.spec.weights import BALANCED, weight_word
 
 
 def component(
@@ -58,6 +58,22 @@ def component(
     params = _with_digests(params, f"{kind} {choice.name}")
     named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
+
+
+def distillers_of(registry: Registry, kd: tuple[Choice, ...], request: Request) -> tuple[ComponentSpec, ...]:
+    """The distillers of a combination. One rule for all weights that nobody gave: balanced, where that is possible."""
+    everything = [c for combination in request.kd for c in combination]
+    found = tuple(component(registry, "distiller", c, request, everything, "kd") for c in kd)
+    given = request.overrides.get("kd", {})
+
+    def settled(choice: Choice, spec: ComponentSpec) -> ComponentSpec:
+        if "weight" in {**registry.resolve("distiller", choice.name).params, **choice.params, **given}:
+            return spec
+        if spec.name == "none" or not adds_loss(registry, spec, found) or unbalanced(registry, spec, request.training):
+            return spec
+        return spec.model_copy(update={"params": {**spec.params, "weight": BALANCED}})
+
+    return tuple(settled(c, d) for c, d in zip(kd, found, strict=True))
 
 
 def with_carried(request: Request, registry: Registry) -> Request:

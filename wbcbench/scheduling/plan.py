@@ -23,7 +23,7 @@ from wbcbench.scheduling.compatibility import (
     needs_of,
     together,
 )
-from wbcbench.scheduling.components import TeacherPool, component, with_carried
+from wbcbench.scheduling.components import TeacherPool, component, distillers_of, with_carried
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
@@ -172,10 +172,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     if list(policies) != given:
         notes.append(f"Policies act in a fixed order: {', '.join(p.name for p in policies)}.")
     everything = [c for combination in request.kd for c in combination]
-    recipes = [
-        tuple(component(registry, "distiller", c, request, everything, "kd") for c in combination)
-        for combination in request.kd
-    ]
+    recipes = [distillers_of(registry, combination, request) for combination in request.kd]
     notes += [together(registry, kd) for kd in recipes if len(kd) > 1]
     for kind, choices in (
         ("dataset", [request.dataset]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -195,6 +196,10 @@ class Distillation(nn.Module):
         """Distiller -> the factor on its loss, of those that have one. Reads from the device."""
         return {self.names[j]: float(self.weight(j)) for j in sorted({p.distiller for p in self.pairings})
                 if j not in self.carriers}  # fmt: skip
+
+    def unbalanced(self) -> list[str]:
+        """The distillers that were to be balanced but had no gradient, and so kept their default weight."""
+        return [self.names[j] for j in self.balanced if math.isclose(self.weight(j), self._defaults[j], rel_tol=1e-6)]
 
     def by_distiller(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Distiller -> its loss, from the result of `terms`."""

@@ -144,6 +144,11 @@ def write_record(
         notes += ceiling_notes(np.bincount(p.labels, minlength=len(cells.classes)), cells.classes, side)
     if job.bank is not None and not job.bank.replayed:
         notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
+    if job.distillation is not None:
+        notes += [
+            f"{name}: its gradient is zero at the start, so its weight could not be balanced and is the default."
+            for name in job.distillation.unbalanced()
+        ]
     cost, uncounted = cost_of(job, state)
     notes += [f"Cost: {uncounted}."] if uncounted else []
     outcome = Outcome(
