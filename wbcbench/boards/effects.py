@@ -20,6 +20,7 @@ from wbcbench.boards.entries import Found
 from wbcbench.boards.gather import Group, board_seeds, by_method, gather, groups
 from wbcbench.boards.names import distinct
 from wbcbench.boards.options import Options
+from wbcbench.boards.rows import searches
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
@@ -79,7 +80,8 @@ def effects(
     Args:
         stores: where the records are.
         of: the factor that varies.
-        options: as for boards; only methods with all seeds of the board count.
+        options: as for boards; only methods with all seeds of the board count. Winners of searches are left out,
+            unless all are: the best of several tries does not stand beside one try.
         against: the level that others are compared with; default `USUAL`. If a board has a component with
             several settings, its bare name means the setting that most blocks have.
 
@@ -88,6 +90,7 @@ def effects(
         ComparabilityError: a board's test cells are of too few groups.
     """
     found = gather([s if isinstance(s, Store) else Store(s) for s in stores], options)
+    won = searches(found.roots)[0].keys()
     wanted = against or USUAL.get(of)
     made, seen = [], set[str]()
     for group in groups(found, options):
@@ -97,6 +100,8 @@ def effects(
             for m, records in by_method(group.own).items()
             if set(seeds) <= {f.entry.seed for f in records} and m not in group.lacking
         }
+        untuned = {m: own for m, own in methods.items() if not any(f.entry.trial_id in won for f in own)}
+        methods = untuned or methods
         levels = _levels(methods, of)
         seen |= set(levels)
         base = _meant(wanted, levels)

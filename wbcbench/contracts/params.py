@@ -135,7 +135,8 @@ def without_effect(params: type[BaseModel], values: Mapping[str, Any], facts: Ma
 class DistillerParams(Parameters):
     """Parameters of every distiller. The core multiplies all of its terms by `weight`.
 
-    Users may also write `weight=paper` and `weight=balanced`; a distiller always sees a number.
+    Its default is what `weight=paper` means. A weight that the user does not give is `balanced`: the training sets it.
+    A distiller always sees a number.
     """
 
     weight: float = param(
