@@ -15,7 +15,9 @@ REGISTRY, _ = load_plugins()
 
 def planned(*settings: str, **flags: str) -> Plan:
     given = {"fusion": "early", "modalities": "nucleus", **flags}
-    return make_plan(load_request(None, given, ("dataset.cells=100", "dataset.image_size=16", *settings)), REGISTRY)
+    return make_plan(
+        load_request(None, given, ("dataset.cells=100", "dataset.image_size=16", *settings)), REGISTRY
+    )
 
 
 def students(plan: Plan) -> list[Trial]:
@@ -83,7 +85,9 @@ def test_teachers_have_the_students_seed_unless_seeds_are_given(seeds: str, teac
 
 
 def test_arrangements_of_teachers_are_methods_of_their_own() -> None:
-    ids = {students(planned(f"teacher.seeds={s}", kd="logits"))[0].method_id() for s in ("student", "[0]", "[0,1]")}
+    ids = {
+        students(planned(f"teacher.seeds={s}", kd="logits"))[0].method_id() for s in ("student", "[0]", "[0,1]")
+    }
     assert len(ids) == 3
 
 

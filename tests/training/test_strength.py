@@ -46,7 +46,8 @@ def losses(which: str) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("which", "ratio", "weight"), [("shared", 2.0, 0.5), ("apart", NAN, 9.0), ("constant", NAN, 9.0), ("zero", 0.0, 9.0)]
+    ("which", "ratio", "weight"),
+    [("shared", 2.0, 0.5), ("apart", NAN, 9.0), ("constant", NAN, 9.0), ("zero", 0.0, 9.0)],
 )  # fmt: skip
 def test_a_ratio_is_over_the_parameters_that_both_losses_reach(which: str, ratio: float, weight: float) -> None:
     net, task, kd = losses(which)
@@ -73,13 +74,15 @@ def test_a_measured_training_gives_the_same_bits(train: Train, monkeypatch: pyte
     monkeypatch.setattr(loop, "measured_epochs", lambda epochs, _: frozenset(range(epochs)))
     measured = student(train(*args, store="measured"))
     assert measured["digest"] == plain["digest"]
-    pulls = [Store(Path(r["path"]).parent.parent).load(r["trial_id"]).result.pulls["crd"] for r in (plain, measured)]
+    pulls = [
+        Store(Path(r["path"]).parent.parent).load(r["trial_id"]).result.pulls["crd"] for r in (plain, measured)
+    ]
     assert pulls[0].weight == pulls[1].weight
     assert (list(pulls[0].ratios), list(pulls[1].ratios)) == ([], [0, 1])
 
 
 def test_balanced_weights_start_at_their_share(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several distillers each; a ramp such as DKD's does not count. A weight is the inverse of the share's ratio."""
+    """Of several distillers each; a ramp such as DKD's does not count."""
     monkeypatch.setattr(strength, "SHARE", 0.5)
     kd = "rkd:weight=balanced+dkd:weight=balanced:warmup=1"
     document = train("--fusion", "early", "--kd", kd, "--epochs", "1", "--set", "batch_size=64")

@@ -162,7 +162,7 @@ COLUMNS: dict[str, Column] = {
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
     "backbone": Column("backbone", "of the student; with what tells it from others", lambda r, b: r.backbone_text),
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
-    "teachers": Column("teachers", "backbones of the teachers, and how many sets of them taught the seeds", _teachers),
+    "teachers": Column("teachers", "backbones of the teachers, and how many sets taught the seeds", _teachers),
     "teacher_scores": Column(
         "taught by", "teachers on the same test cells; < where one is worse than its student", _teacher_scores
     ),
@@ -218,8 +218,8 @@ SHARED = ("backbone", "device")
 """Left out of the default columns if all rows have the same value, which is then stated below the table."""
 
 FIRST_TO_GO = (
-    "pulls", "device", "backbone", "search", "latency", "macs", "worst_subset", "params", "over_single", "over_no_kd",
-    "{by}_interval", "provider",
+    "pulls", "device", "backbone", "search", "latency", "macs", "worst_subset", "params", "over_single",
+    "over_no_kd", "{by}_interval", "provider",
 )  # fmt: skip
 """The order in which default columns are dropped if a terminal is too narrow."""
 
@@ -231,8 +231,8 @@ WIDE = (
 )  # fmt: skip
 
 _OPTIONAL = frozenset({
-    "policies", "teachers", "teacher_scores", "pulls", "routing", "over_single", "over_no_kd", "over_single_interval", "over_no_kd_interval",
-    "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
+    "policies", "teachers", "teacher_scores", "pulls", "routing", "over_single", "over_no_kd",
+    "over_single_interval", "over_no_kd_interval", "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
     *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
 """Left out of the default columns if they are empty in every row."""

@@ -189,7 +189,12 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
     "fusion": ("fusion",),
     "backbone": ("backbone",),
     "policy": ("policies",),
-    "kd": ("distillers", "routing", "teachers", "teacher_seeds"),  # without distillation there are no teachers and no routing
+    "kd": (
+        "distillers",
+        "routing",
+        "teachers",
+        "teacher_seeds",
+    ),  # without distillation there are no teachers and no routing
 }
 
 

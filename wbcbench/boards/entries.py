@@ -65,7 +65,7 @@ class Entry:
     threads: int | None
     pseudo_multimodal: bool
     pulls: tuple[tuple[str, float, float], ...] = ()
-    """Of each distiller that was measured: name, first and last gradient ratio; see `wbcbench.records.schema.Pull`."""
+    """Of each distiller that was measured: name, first and last gradient ratio; see `records.schema.Pull`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class TeacherScore(Strict):
     mean: float
     worse_than_student: bool
     untaught: str | None
-    """Name of the board's best untaught row (by validation) that reads no more than the teacher. None: no such row."""
+    """Name of the board's best untaught row (by validation) that reads no more than the teacher. None: none does."""
     beats_untaught: bool | None
 
 
@@ -241,8 +241,8 @@ class Row(_Folded):
     teaching: Teaching | None
     """None: no teachers."""
     pulls: dict[str, tuple[float, float]] = {}
-    """Distiller -> size of its gradient in units of the task loss's, early and late in training, geometric mean over
-    seeds. Empty: none was measured."""
+    """Distiller -> size of its gradient in units of the task loss's, early and late in training, geometric mean
+    over seeds. Empty: none was measured."""
     search: Search | None = None
     missing_modalities: MissingModalities | None = None
     pseudo_multimodal: bool

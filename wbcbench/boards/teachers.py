@@ -39,7 +39,8 @@ def with_teachers(
             if mean is None or mine is None:
                 continue
             reads = found.keys[entries[0].key].modalities
-            rivals = [r for r in untaught if set(r.modalities) <= set(reads) and chosen[r.method_id] is not None]
+            others = [r for r in untaught if r.method_id != method and chosen[r.method_id] is not None]
+            rivals = [r for r in others if set(r.modalities) <= set(reads)]
             rival = max(rivals, key=lambda r: sign * (chosen[r.method_id] or 0.0), default=None)
             best = None if rival is None else rival.metrics[by].mean
             scores.append(

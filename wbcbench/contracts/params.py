@@ -57,8 +57,8 @@ def param(
         when: what must hold for the parameter to have an effect, such as `kernel = gaussian` or `modalities > 1`:
             conditions on the component's other parameters or on `FACTS`, joined by `and`. Where it does not hold,
             another value than the default is refused while planning, and no search proposes one.
-        paper: of a distiller's weight, what `weight=paper` means if that is not the default: a number, or `none` if
-            the paper has no single one.
+        paper: of a distiller's weight, what `weight=paper` means if that is not the default: a number, or `none`
+            if the paper has no single one.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
@@ -135,8 +135,8 @@ def without_effect(params: type[BaseModel], values: Mapping[str, Any], facts: Ma
 class DistillerParams(Parameters):
     """Parameters of every distiller. The core multiplies all of its terms by `weight`.
 
-    Its default is what `weight=paper` means. A weight that the user does not give is `balanced`: the training sets it.
-    A distiller always sees a number.
+    Its default is what `weight=paper` means. A weight that the user does not give is `balanced`: the training sets
+    it. A distiller always sees a number.
     """
 
     weight: float = param(

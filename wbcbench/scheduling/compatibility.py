@@ -56,7 +56,8 @@ def check_fit(
             )
         if distiller.params.get("weight") == BALANCED and (why := unbalanced(registry, distiller, recipe)):
             raise IncompatibleError(
-                f"Distiller '{distiller.name}' cannot have weight={BALANCED}: {why}. Give a number, or weight=paper."
+                f"Distiller '{distiller.name}' cannot have weight={BALANCED}: {why}. Give a number, or "
+                "weight=paper."
             )
         if len(description.classes) < needs.min_classes:
             raise IncompatibleError(

@@ -61,7 +61,7 @@ def component(
 
 
 def distillers_of(registry: Registry, kd: tuple[Choice, ...], request: Request) -> tuple[ComponentSpec, ...]:
-    """The distillers of a combination. One rule for all weights that nobody gave: balanced, where that is possible."""
+    """The distillers of a combination. One rule for all weights that nobody gave: balanced, where possible."""
     everything = [c for combination in request.kd for c in combination]
     found = tuple(component(registry, "distiller", c, request, everything, "kd") for c in kd)
     given = request.overrides.get("kd", {})
@@ -69,7 +69,11 @@ def distillers_of(registry: Registry, kd: tuple[Choice, ...], request: Request) 
     def settled(choice: Choice, spec: ComponentSpec) -> ComponentSpec:
         if "weight" in {**registry.resolve("distiller", choice.name).params, **choice.params, **given}:
             return spec
-        if spec.name == "none" or not adds_loss(registry, spec, found) or unbalanced(registry, spec, request.training):
+        if (
+            spec.name == "none"
+            or not adds_loss(registry, spec, found)
+            or unbalanced(registry, spec, request.training)
+        ):
             return spec
         return spec.model_copy(update={"params": {**spec.params, "weight": BALANCED}})
 
@@ -107,11 +111,14 @@ def _carried(kd: tuple[Choice, ...], registry: Registry) -> tuple[Choice, ...]:
     for name, value in moved.items():
         if target.params.get(name, value) != value:
             raise UsageError(
-                f"kd {carrier.name}+{target.name}: expected {name} once, since {carrier.name} only changes the logits "
-                f"that {target.name} reads, but got {value} and {target.params[name]}. Leave out {carrier.name}'s."
+                f"kd {carrier.name}+{target.name}: expected {name} once, since {carrier.name} only changes the "
+                f"logits that {target.name} reads, but got {value} and {target.params[name]}. Leave out "
+                f"{carrier.name}'s."
             )
     new = list(kd)
-    new[carriers[0]] = Choice(name=carrier.name, params={k: v for k, v in carrier.params.items() if k not in moved})
+    new[carriers[0]] = Choice(
+        name=carrier.name, params={k: v for k, v in carrier.params.items() if k not in moved}
+    )
     new[targets[0]] = Choice(name=target.name, params={**target.params, **moved})
     return tuple(new)
 
@@ -243,7 +250,12 @@ class TeacherPool:
             settled = self._settings.distillers(distillers, len(offer.reads))
             taught: dict[str, Any] = {}
             if trial:
-                taught = {"distillers": settled, "routing": routing, "teachers": (trial,), "teacher_seeds": self.vary}
+                taught = {
+                    "distillers": settled,
+                    "routing": routing,
+                    "teachers": (trial,),
+                    "teacher_seeds": self.vary,
+                }
             # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})
             method = Method(

@@ -100,7 +100,9 @@ def _with_numbers(request: Request, registry: Registry, dimensions: Iterable[Dim
     def numbered(c: Choice) -> Choice:
         if c.name not in searched or "weight" in c.params:
             return c
-        return Choice(name=c.name, params={**c.params, "weight": _fields(registry, "distiller", c)["weight"].default})
+        return Choice(
+            name=c.name, params={**c.params, "weight": _fields(registry, "distiller", c)["weight"].default}
+        )
 
     return request.model_copy(update={"kd": tuple(tuple(map(numbered, kd)) for kd in request.kd)})
 

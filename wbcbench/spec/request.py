@@ -174,8 +174,8 @@ class TeacherRequest(Frozen):
     epochs: int | None = Field(None, ge=1, description="default: as long as the student")
     seeds: TeacherSeeds = "student"
     """`student`: teachers have the student's seed, so that results vary with the teacher as they would for another
-    user. `[0]`: students of all seeds share one teacher, and their intervals are about that one. Several seeds make
-    an ensemble per modality, shared too, whose softened probabilities are averaged."""
+    user. `[0]`: students of all seeds share one teacher, and their intervals are about that one. Several seeds
+    make an ensemble per modality, shared too, whose softened probabilities are averaged."""
     training: dict[str, Any] = {}
     """Recipe fields in which teachers differ from the student."""
 

@@ -32,16 +32,16 @@ def weight_word(given: Mapping[str, Any], params: type[Parameters], name: str) -
         return BALANCED
     if word != PAPER:
         raise UsageError(
-            f"distiller {name}: expected weight as a number, {PAPER} or {BALANCED} (its gradient starts as large as "
-            f"the task loss's), but got '{word}'."
+            f"distiller {name}: expected weight as a number, {PAPER} or {BALANCED} (its gradient starts as large "
+            f"as the task loss's), but got '{word}'."
         )
     field = params.model_fields["weight"]
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     published = extra.get(PAPER_KEY, field.default)
     if published is None:
         raise UsageError(
-            f"distiller {name}: weight={PAPER} was requested, but its paper has no single number. Leave it out for "
-            f"{field.default:g}, or use weight={BALANCED}."
+            f"distiller {name}: weight={PAPER} was requested, but its paper has no single number. Give one, or leave "
+            "weight out."
         )
     return float(published)  # type: ignore[arg-type]
 

@@ -199,7 +199,9 @@ class Distillation(nn.Module):
 
     def unbalanced(self) -> list[str]:
         """The distillers that were to be balanced but had no gradient, and so kept their default weight."""
-        return [self.names[j] for j in self.balanced if math.isclose(self.weight(j), self._defaults[j], rel_tol=1e-6)]
+        return [
+            self.names[j] for j in self.balanced if math.isclose(self.weight(j), self._defaults[j], rel_tol=1e-6)
+        ]
 
     def by_distiller(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Distiller -> its loss, from the result of `terms`."""

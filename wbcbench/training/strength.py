@@ -1,8 +1,8 @@
-"""How strongly distillers pull on the student: the ratio of their gradients to the task loss's, and weights set by it.
+"""How strongly distillers pull on the student: their gradients beside the task loss's, and weights set by that.
 
-The ratio is |gradient of the weighted distillation loss| / |gradient of the weighted task loss|, over the student's
-parameters that both reach, before a policy or an optimiser changes them. It is taken from a step's own batch: no
-forward pass is repeated, so that a training that is measured gives the same bits as one that is not.
+The ratio is |gradient of the weighted distillation loss| / |gradient of the weighted task loss|, over those of the
+student's parameters that both reach, before a policy or an optimiser changes them. It is taken from a step's own
+batch: no forward pass is repeated, so that a training that is measured gives the same bits as one that is not.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def gradient_ratios(fusion: nn.Module, task: Tensor, losses: Mapping[str, Tensor
 
 
 def balancing_weight(ratio: Tensor, default: float) -> Tensor:
-    """The weight that gives a distiller its share, from its ratio at weight 1; `default` where it has no gradient."""
+    """The weight that gives a distiller its share, from its ratio at weight 1; `default` if it has no gradient."""
     usable = torch.isfinite(ratio) & (ratio > SMALLEST)
     return torch.where(usable, SHARE / ratio.clamp(min=SMALLEST), default)
 
