@@ -5,8 +5,8 @@
 Per data condition (synthetic cells, or that of each config file), teachers and one untaught student are trained.
 Then every distiller takes one step on a batch of 64 cells with `weight=balanced`, once from the student's first
 weights and once from its trained ones. The weight that balances is 1 / ratio, so default / balanced is the ratio
-at the default weight. Adapters are untrained in both cases. What stays blank has no ratio: it replaces the task loss,
-or its gradient is zero.
+at the default weight. Adapters are untrained in both cases. What stays blank has no ratio: it
+replaces the task loss, or its gradient is zero.
 """
 
 from __future__ import annotations

@@ -232,7 +232,8 @@ WIDE = (
 
 _OPTIONAL = frozenset({
     "policies", "teachers", "teacher_scores", "pulls", "routing", "over_single", "over_no_kd",
-    "over_single_interval", "over_no_kd_interval", "latency", "throughput", "device", "teacher_cost", "search", "worst_subset", "provider",
+    "over_single_interval", "over_no_kd_interval", "latency", "throughput", "device",
+    "teacher_cost", "search", "worst_subset", "provider",
     *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
 """Left out of the default columns if they are empty in every row."""

@@ -40,8 +40,8 @@ def weight_word(given: Mapping[str, Any], params: type[Parameters], name: str) -
     published = extra.get(PAPER_KEY, field.default)
     if published is None:
         raise UsageError(
-            f"distiller {name}: weight={PAPER} was requested, but its paper has no single number. Give one, or leave "
-            "weight out."
+            f"distiller {name}: weight={PAPER} was requested, but its paper has no single number. Give one, or "
+            "leave weight out."
         )
     return float(published)  # type: ignore[arg-type]
 
