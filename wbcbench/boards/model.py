@@ -87,7 +87,7 @@ class TeacherScore(Strict):
     mean: float
     worse_than_student: bool
     untaught: str | None
-    """Name of the board's best untaught row (by validation) that reads no more than the teacher, if there is one."""
+    """Name of the best untaught row (by validation) that reads no more than the teacher, if there is one."""
     beats_untaught: bool | None
 
 
