@@ -42,6 +42,7 @@ class AttentionTransferPaper(Distiller):
             ge=0,
             search=(0.1, 100.0),
             log=True,
+            paper="none",
         )
 
     params: Params

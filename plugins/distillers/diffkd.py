@@ -97,6 +97,7 @@ class Diffusion(Distiller):
             ge=0,
             search=(0.01, 10.0),
             log=True,
+            paper=1.0,
         )
         width: int = param(1024, "Most channels of a code.", ge=1, search=[64, 256, 1024])
         steps: int = param(5, "Denoising steps, each one pass of the model.", ge=1, le=50, search=[2, 5, 10])

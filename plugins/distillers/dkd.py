@@ -62,6 +62,7 @@ class DKD(Distiller):
             ge=0,
             search=(0.01, 10.0),
             log=True,
+            paper=1.0,
         )
         alpha: float = param(1.0, "Factor on the label's class against the rest.", ge=0, search=(0.0, 4.0))
         beta: float = param(8.0, "Factor on the other classes.", ge=0, search=(0.5, 16.0), log=True)

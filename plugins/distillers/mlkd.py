@@ -50,6 +50,7 @@ class MLKD(Distiller):
             ge=0,
             search=(0.01, 9.0),
             log=True,
+            paper=0.9,
         )
         first_temperature: float = param(2.0, "The lowest temperature; the next are 1 apart.", gt=0, le=100)
         temperatures: int = param(5, "How many temperatures.", ge=1, le=20)

@@ -71,6 +71,7 @@ class RLD(Distiller):
             ge=0,
             search=(0.01, 10.0),
             log=True,
+            paper=1.0,
         )
         alpha: float = param(1.0, "Factor on the confidence.", ge=0, search=(0.0, 4.0))
         beta: float = param(8.0, "Factor on the classes below the label.", ge=0, search=(0.5, 16.0), log=True)

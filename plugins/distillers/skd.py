@@ -50,6 +50,7 @@ class SKD(Distiller):
             ge=0,
             search=(0.01, 10.0),
             log=True,
+            paper=1.0,
         )
         direction: float = param(1.0, "Factor on the Gram matrices.", ge=0, search=(0.0, 4.0))
         temperature: float = param(4.0, "T: higher softens more.", gt=0, le=100, search=(1.0, 20.0), log=True)

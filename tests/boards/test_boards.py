@@ -18,6 +18,7 @@ from wbcbench.boards.statistics import holm
 from wbcbench.errors import ComparabilityError, UsageError
 from wbcbench.publishing.changes import read_report
 from wbcbench.records.evaluations import examination_path, write_examination
+from wbcbench.records.schema import Pull
 from wbcbench.records.store import Store
 from wbcbench.spec import Budget, ComponentSpec, Method
 from wbcbench.spec.trial import Recipe, Trial
@@ -67,6 +68,29 @@ def test_teachers_are_counted_once(shared_report):
     teaching = board.rows[4].teaching
     assert (teaching.teachers, teaching.train_seconds, teaching.params, teaching.macs) == (1, 50.0, 9000, 18000)
     assert board.rows[0].teaching is None
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_teachers_are_judged_and_counted(store, add, shared):
+    """A teacher that guesses, beside an untaught student that reads the same modality and does not."""
+    pulls = {"logits": Pull(weight=0.5, ratios={0: 1.0, 4: 0.25})}
+    for seed in (0, 1):
+        teacher = fake_trial(0 if shared else seed, fusion="single", backbone="big", modalities=("dapi",))
+        if not store.has(teacher.id):
+            add(store, teacher, skill=0.0)
+        add(store, fake_trial(seed, fusion="single", modalities=("dapi",)), skill=2.0)
+        draft = fake_trial(seed, kd="logits", teachers=(teacher,))
+        method = draft.method.model_copy(update={"teacher_seeds": "fixed" if shared else "student"})
+        add(store, Trial(protocol=draft.protocol, method=method, seed=seed), skill=4.0, pulls=pulls)
+    (board,) = [b for b in build([store], FAST) if any(r.kd == "logits" for r in b.rows)]
+    (taught,) = [r for r in board.rows if r.kd == "logits"]
+    (score,) = taught.teaching.scores
+    assert (score.name, score.worse_than_student, score.beats_untaught) == ("single[dapi]", True, False)
+    assert (taught.pulls, taught.teaching.sets) == ({"logits": (1.0, 0.25)}, 1 if shared else 2)
+    said = " ".join(board.notes)
+    assert "A teacher is worse than its student" in said
+    assert "does not beat the best untaught student" in said
+    assert ("One set of teachers for all seeds" in said) == shared
 
 
 def test_a_teacher_in_no_store_is_said_to_be_unknown(store, add):

@@ -91,7 +91,7 @@ def test_a_combination_has_each_distiller_once(train: Train) -> None:
     assert "twice" in train("--kd", "logits+logits", code=2)["stderr"]
 
 
-@pytest.mark.parametrize("kd", ["mean_teacher", "logits+dot"])
+@pytest.mark.parametrize("kd", ["mean_teacher", "logits:weight=balanced+dot"])
 def test_state_of_the_average_and_of_both_momenta_survives_a_restart(
     train: Train, kd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from wbcbench.boards.samples import agreeing
 from wbcbench.boards.shares import MANY, table
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.boards.teachers import teacher_notes, with_teachers
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.levelling import moved
 from wbcbench.evaluation.metrics import METRICS
@@ -134,6 +135,8 @@ def make_board(
         status = "reference" if method not in own else "incomplete" if missing else "ranked"
         rows.append(maker.row(records, status, missing if status == "incomplete" else (), group.folds))  # type: ignore[arg-type]
     rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
+    if not group.folds:
+        rows = with_teachers(rows, methods, maker.found, options.by, higher)
     names = {r.method_id: r.name for r in rows}
     rows = _ranked(rows, options.by, higher)
     comparisons: list[Comparison] = []
@@ -150,6 +153,7 @@ def make_board(
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
     notes += _levelling_notes(rows, group.key)
+    notes += teacher_notes(rows, options.by)
     notes += _ceilings(group)
     notes += others.notes
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)

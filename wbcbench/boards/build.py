@@ -28,6 +28,7 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
 from wbcbench.spec import digest
+from wbcbench.spec.trial import without_draws
 
 
 def across(boards: Sequence[Board], by: str) -> list[Across]:
@@ -189,7 +190,7 @@ def _makeup(row: Row) -> str:
         method = checks.read_trial(_path(row)).method.model_dump(mode="json")
     except RecordError:
         return row.method_id
-    return digest([row.modalities, _without_split(method)])
+    return digest([row.modalities, _without_split(without_draws(method))])
 
 
 def _without_split(method: dict[str, Any]) -> dict[str, Any]:

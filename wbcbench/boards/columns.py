@@ -111,6 +111,26 @@ def _teaching(row: Row, board: Board) -> str:
     return f"{seconds}, {count(t.macs) or '?'} MACs, {t.teachers} trained"
 
 
+def _teachers(row: Row, board: Board) -> str:
+    """`cellnet`; `cellnet x3` if each of three seeds has teachers of its own, `cellnet x1` if they share them."""
+    t = row.teaching
+    sets = f" x{t.sets}" if t is not None and len(row.seeds) > 1 else ""
+    return "+".join(row.teacher_backbones) + sets
+
+
+def _teacher_scores(row: Row, board: Board) -> str:
+    """`single[dapi] 0.712`; with `<` where it is worse than its student."""
+    scores = row.teaching.scores if row.teaching else ()
+    return ", ".join(f"{s.name} {'<' if s.worse_than_student else ''}{s.mean:.3f}" for s in scores)
+
+
+def _pulls(row: Row, board: Board) -> str:
+    """`2.1..0.4`; with the distillers' names if there are several."""
+    named = len(row.pulls) > 1
+    each = (f"{n} " * named + f"{two_digits(a)}..{two_digits(b)}" for n, (a, b) in row.pulls.items())
+    return ", ".join(each)
+
+
 def _search(row: Row, board: Board) -> str:
     s = row.search
     if s is None:
@@ -156,7 +176,13 @@ COLUMNS: dict[str, Column] = {
     "kd": Column("kd", "distillers", lambda r, b: r.kd),
     "backbone": Column("backbone", "of the student; with what tells it from others", lambda r, b: r.backbone_text),
     "policies": Column("policies", "training policies", lambda r, b: "+".join(r.policies)),
-    "teachers": Column("teachers", "backbones of the teachers", lambda r, b: "+".join(r.teacher_backbones)),
+    "teachers": Column("teachers", "backbones of the teachers, and how many sets taught the seeds", _teachers),
+    "teacher_scores": Column(
+        "taught by", "teachers on the same test cells; < where one is worse than its student", _teacher_scores
+    ),
+    "pulls": Column(
+        "KD/task", "size of a distiller's gradient in units of the task loss's, early..late in training", _pulls
+    ),
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
     "n": Column("n", "number of seeds; of how many, where some are missing", _n, right=True),
     "seeds": Column("seeds", "which", lambda r, b: " ".join(map(str, r.seeds))),
@@ -230,7 +256,7 @@ def _external(cells: str) -> Cell:
 
 NARROW = (
     "rank", "method", "backbone", "n", "{by}", "{by}_interval", "over_single", "over_no_kd", "params", "macs",
-    "latency", "device", "levelled", "worst_subset", "search", "provider",
+    "latency", "device", "levelled", "worst_subset", "search", "provider", "pulls",
 )  # fmt: skip
 """Shown by default; `{by}` is the metric that ranks."""
 
@@ -238,22 +264,23 @@ SHARED = ("backbone", "device", "levelled")
 """Left out of the default columns if all rows have the same value, which is then stated below the table."""
 
 FIRST_TO_GO = (
-    "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params", "over_single",
+    "pulls", "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params", "over_single",
     "over_no_kd", "{by}_interval", "provider",
 )  # fmt: skip
 """The order in which default columns are dropped if a terminal is too narrow."""
 
 WIDE = (
-    "rank", "method", "backbone", "teachers", "n", "{by}", "{by}_interval",
+    "rank", "method", "backbone", "teachers", "teacher_scores", "pulls", "n", "{by}", "{by}_interval",
     *(name for m in METRIC_NAMES for name in (m, f"{m}_interval")), "over_single_interval",
     "over_no_kd_interval", "params", "macs", "latency", "throughput", "device", "teacher_cost", "search",
     "levelled", "levelled_change", "progress", "worst_subset", "pseudo", "provider",
 )  # fmt: skip
 
 _OPTIONAL = frozenset({
-    "policies", "teachers", "routing", "over_single", "over_no_kd", "over_single_interval", "over_no_kd_interval",
-    "latency", "throughput", "device", "teacher_cost", "search", "levelled", "levelled_change", "progress",
-    "worst_subset", "provider", *(f"{m}_interval" for m in METRIC_NAMES),
+    "policies", "teachers", "teacher_scores", "pulls", "routing", "over_single", "over_no_kd",
+    "over_single_interval", "over_no_kd_interval", "latency", "throughput", "device",
+    "teacher_cost", "search", "levelled", "levelled_change", "progress", "worst_subset", "provider",
+    *(f"{m}_interval" for m in METRIC_NAMES),
 })  # fmt: skip
 """Left out of the default columns if they are empty in every row."""
 

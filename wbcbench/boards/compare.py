@@ -19,6 +19,7 @@ from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
+from wbcbench.spec.trial import without_draws
 
 
 def spec_differences(a: Row, b: Row) -> Iterator[str]:
@@ -26,9 +27,10 @@ def spec_differences(a: Row, b: Row) -> Iterator[str]:
     paths = [row.sources[0].path for row in (a, b)]
     assert all(paths)
     mine, theirs = (checks.read_trial(p).method.model_dump(mode="json") for p in paths if p is not None)
+    mine, theirs = without_draws(mine), without_draws(theirs)
     for method in (mine, theirs):
         method["teachers"] = [
-            {"reads": t["protocol"]["modalities"], "seed": t["seed"],
+            {"reads": t["protocol"]["modalities"], "seed": t.get("seed", "the student's"),
              **{k: t["method"][k] for k in ("fusion", "backbone", "recipe")}}
             for t in method["teachers"]
         ]  # fmt: skip

@@ -20,6 +20,7 @@ from wbcbench.boards.entries import Found
 from wbcbench.boards.gather import Group, board_seeds, by_method, gather, groups
 from wbcbench.boards.names import distinct
 from wbcbench.boards.options import Options
+from wbcbench.boards.rows import searches
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
@@ -27,7 +28,8 @@ from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey, Strict
 from wbcbench.records.store import Store
-from wbcbench.spec.trial import ComponentSpec, Method
+from wbcbench.spec.request import STUDENT
+from wbcbench.spec.trial import ComponentSpec, Method, without_draws
 
 Factor = Literal["fusion", "kd", "backbone", "policy"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
@@ -83,7 +85,8 @@ def effects(
     Args:
         stores: where the records are.
         of: the factor that varies.
-        options: as for boards; only methods with all seeds of the board count.
+        options: as for boards; only methods with all seeds of the board count. Winners of searches are left out,
+            unless all are: the best of several tries does not stand beside one try.
         against: the level that others are compared with; default `USUAL`. If a board has a component with
             several settings, its bare name means the setting that most blocks have.
 
@@ -92,6 +95,7 @@ def effects(
         ComparabilityError: a board's test cells are of too few groups.
     """
     found = gather([s if isinstance(s, Store) else Store(s) for s in stores], options)
+    won = searches(found.roots)[0].keys()
     wanted = against or USUAL.get(of)
     made, seen = [], set[str]()
     for group in groups(found, options):
@@ -101,6 +105,8 @@ def effects(
             for m, records in by_method(group.own).items()
             if set(seeds) <= {f.entry.seed for f in records} and m not in group.lacking
         }
+        untuned = {m: own for m, own in methods.items() if not any(f.entry.trial_id in won for f in own)}
+        methods = untuned or methods
         levels = _levels(methods, of)
         seen |= set(levels)
         base = _meant(wanted, levels)
@@ -180,9 +186,9 @@ def _levels(methods: Mapping[str, Sequence[Found]], of: Factor) -> dict[str, dic
     names = _names(parts.values())
     levels: dict[str, dict[str, str]] = {}
     for m, spec in specs.items():
-        block = spec.model_dump(mode="json")
+        block = without_draws(spec.model_dump(mode="json"))
         for field in _FIELDS[of]:
-            del block[field]
+            block.pop(field, None)
         levels.setdefault(names[_mark(parts[m])], {})[json.dumps(block, sort_keys=True)] = m
     return levels
 
@@ -191,7 +197,12 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
     "fusion": ("fusion",),
     "backbone": ("backbone",),
     "policy": ("policies",),
-    "kd": ("distillers", "routing", "teachers"),  # without distillation there are no teachers and no routing
+    "kd": (
+        "distillers",
+        "routing",
+        "teachers",
+        "teacher_seeds",
+    ),  # without distillation there are no teachers and no routing
 }
 
 
@@ -209,6 +220,7 @@ def _part(method: Method, of: Factor) -> tuple[Any, ...]:
         "teachers": "+".join("+".join(t.protocol.modalities) for t in method.teachers),
         "teacher": "+".join(str(t.method.backbone) for t in method.teachers),
         "routing": str(method.routing or ""),
+        "teacher seeds": STUDENT if method.teacher_seeds == STUDENT else "fixed",
         "ids": "+".join(t.id[:6] for t in method.teachers),
     }
     return (*method.distillers, taught)

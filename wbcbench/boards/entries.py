@@ -68,6 +68,8 @@ class Entry:
     pseudo_multimodal: bool
     curve: Curve | None
     """The validation history; None if it is too short to judge."""
+    pulls: tuple[tuple[str, float, float], ...] = ()
+    """Of each distiller that was measured: name, first and last gradient ratio; see `records.schema.Pull`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,11 @@ def _entry(
         threads=cost.threads,
         pseudo_multimodal=result.pseudo_multimodal,
         curve=curve,
+        pulls=tuple(
+            (name, pull.ratios[min(pull.ratios)], pull.ratios[max(pull.ratios)])
+            for name, pull in sorted(result.pulls.items())
+            if pull.ratios
+        ),
     )
 
 

@@ -86,11 +86,29 @@ class Timing(Strict):
     """Images per second."""
 
 
+class TeacherScore(Strict):
+    """A teacher on the row's test cells, by the board's metric, mean over those that taught the row's seeds."""
+
+    method_id: str
+    name: str
+    """`single[dapi]`"""
+    mean: float
+    worse_than_student: bool
+    untaught: str | None
+    """Name of the best untaught row (by validation) that reads no more than the teacher, if there is one."""
+    beats_untaught: bool | None
+
+
 class Teaching(Strict):
-    """Cost of the teachers of a row, including their own teachers."""
+    """The teachers of a row: their cost, including that of their own teachers, and how good they are."""
 
     teachers: int
     """Number of distinct trained networks, over all seeds."""
+    sets: int
+    """Different sets of teachers behind the row's seeds. With one for several seeds, intervals hold no variance
+    between teachers."""
+    scores: tuple[TeacherScore, ...] = ()
+    """Of the row's own teachers whose records are in a given store; empty for folds."""
     train_seconds: float | None
     macs: int | None
     """Of the teachers of one student, per cell. Both are None if a teacher's record is in no given store."""
@@ -163,7 +181,7 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external", "per_group")
+_LATER = ("fold", "folds", "external", "per_group", "pulls")
 
 
 class _Folded(Strict):
@@ -172,7 +190,7 @@ class _Folded(Strict):
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
-        return {k: v for k, v in document.items() if k not in _LATER or v not in (None, (), [])}
+        return {k: v for k, v in document.items() if k not in _LATER or v not in (None, (), [], {})}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -268,6 +286,9 @@ class Row(_Folded):
     """Whether training had levelled off, by the metric that selects epochs. None: a document from before this."""
     teaching: Teaching | None
     """None: no teachers."""
+    pulls: dict[str, tuple[float, float]] = {}
+    """Distiller -> size of its gradient in units of the task loss's, early and late in training, geometric mean
+    over seeds. Empty: none was measured."""
     search: Search | None = None
     missing_modalities: MissingModalities | None = None
     external: tuple[ExternalScore, ...] = ()
@@ -427,6 +448,6 @@ class Report(Strict):
 __all__ = [
     "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details", "Difference",
     "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "PerRow",
-    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status", "Teaching",
-    "Timing",
+    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status", "TeacherScore",
+    "Teaching", "Timing",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from wbcbench.boards.entries import Entry
 from wbcbench.boards.model import Row
 from wbcbench.files import DOCUMENTS
 from wbcbench.spec import digest
+from wbcbench.spec.request import STUDENT
 from wbcbench.spec.trial import method_name
 
 SHOWN = 4
@@ -146,8 +147,9 @@ def parameters(parts: Iterable[dict[str, Any] | None], prefix: str = "") -> Iter
             yield f"{prefix}{part['name']}.{name}", _short(value)
 
 
-def teaching(teachers: Sequence[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The parameters that distinguish the teachers of one method from those of another."""
+def teaching(taught: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The parameters that distinguish the teachers of one method (`taught`) from those of another."""
+    teachers = taught["teachers"]
     if teachers:
         yield f"{prefix}teachers", "+".join("+".join(t["protocol"]["modalities"]) for t in teachers)
     for teacher in teachers:
@@ -157,6 +159,10 @@ def teaching(teachers: Sequence[dict[str, Any]], prefix: str = "") -> Iterator[t
         for key, text in _method(f"{prefix}teacher ", teacher["method"]):
             head, _, tail = key.rpartition(".")
             yield (f"{head}.teacher {tail}" if head else key), text
+    if teachers:
+        vary = taught.get("teacher_seeds") == STUDENT
+        seeds = STUDENT if vary else "+".join(str(s) for s in sorted({t["seed"] for t in teachers}))
+        yield f"{prefix}teacher seeds", seeds
 
 
 def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -164,7 +170,7 @@ def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from parameters(parts, prefix)
     for name, value in method["recipe"].items():
         yield f"{prefix}recipe.{name}", _short(value)
-    yield from teaching(method["teachers"], prefix)
+    yield from teaching(method, prefix)
 
 
 def _short(value: Any) -> str:

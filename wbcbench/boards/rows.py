@@ -234,6 +234,7 @@ class RowMaker:
             train_seconds=mean_of_all([x.train_seconds for x in entries]),
             levelled=levelled([r.entry.curve for f in records for r in f.records], key.selection),
             teaching=self._teaching(entries),
+            pulls=_pulls([r.entry for f in records for r in f.records]),
             search=self._search(entries),
             missing_modalities=self.examinations.missing_modalities(records),
             pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
@@ -263,6 +264,7 @@ class RowMaker:
         whole = len(known) == len(one)
         return Teaching(
             teachers=len(every),
+            sets=len({frozenset(e.teachers) for e in entries}),
             train_seconds=_sum([None if e is None else e.train_seconds for e in every.values()]),
             macs=_whole(_sum([e.macs for e in known])) if whole else None,
             params=sum(e.params for e in known) if whole else None,
@@ -279,6 +281,19 @@ class RowMaker:
     def _parts(self, entries: Sequence[Entry]) -> tuple[Part, ...]:
         used = dict.fromkeys(c for e in entries for c in self.found.components[e.components])
         return tuple(Part(**c.model_dump(), foreign=c.provider not in BUILT_IN) for c in used)
+
+
+def _pulls(entries: Sequence[Entry]) -> dict[str, tuple[float, float]]:
+    """Geometric means of the first and the last gradient ratio of each distiller, to three digits."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for e in entries:
+        for name, first, last in e.pulls:
+            found.setdefault(name, []).append((first, last))
+    return {n: (_geometric([a for a, _ in both]), _geometric([b for _, b in both])) for n, both in found.items()}
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return float(f"{statistics.geometric_mean(values) if min(values) > 0 else 0.0:.3g}")
 
 
 def _source(found: Found) -> Source:

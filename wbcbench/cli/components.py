@@ -169,6 +169,8 @@ def _print_component(document: dict[str, Any]) -> None:
         stated = {k: v for k, v in document["needs"].items() if k != "replayable" and v}
         parts = [f"{k} {'+'.join(v)}" if isinstance(v, (list, tuple)) else f"{k} {v}" for k, v in stated.items()]
         click.echo(f"{'needs:':12}{', '.join(parts)}")
+    if document["kind"] == "distiller" and document["name"] != "none":
+        click.echo(f"{'weight:':12}balanced if not given: its gradient starts as large as the task loss's")
     version = f" {document['provider_version']}" if document["provider_version"] else ""
     click.echo(f"{'provider:':12}{document['provider']}{version}")
     click.echo(f"{'origin:':12}{document['origin']}")

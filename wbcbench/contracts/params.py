@@ -17,6 +17,7 @@ SEARCH_KEY = "wbcbench_search"
 DIGEST_KEY = "wbcbench_digest_of"
 LATER_KEY = "wbcbench_later"
 WHEN_KEY = "wbcbench_when"
+PAPER_KEY = "wbcbench_paper"
 
 
 class Parameters(BaseModel):
@@ -38,6 +39,7 @@ def param(
     digest_of: str = "",
     later: bool = False,
     when: str = "",
+    paper: float | Literal["default", "none"] = "default",
 ) -> Any:
     """Declare one parameter.
 
@@ -55,6 +57,8 @@ def param(
         when: what must hold for the parameter to have an effect, such as `kernel = gaussian` or `modalities > 1`:
             conditions on the component's other parameters or on `FACTS`, joined by `and`. Where it does not hold,
             another value than the default is refused while planning, and no search proposes one.
+        paper: of a distiller's weight, what `weight=paper` means if that is not the default: a number, or `none`
+            if the paper has no single one.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
@@ -67,6 +71,8 @@ def param(
         extra = {**extra, LATER_KEY: True}
     if when:
         extra = {**extra, WHEN_KEY: " and ".join(" ".join(map(str, c)) for c in _conditions(when))}
+    if paper != "default":
+        extra = {**extra, PAPER_KEY: None if paper == "none" else paper}
     return Field(default, description=doc, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra or None)
 
 
@@ -127,7 +133,11 @@ def without_effect(params: type[BaseModel], values: Mapping[str, Any], facts: Ma
 
 
 class DistillerParams(Parameters):
-    """Parameters of every distiller. The core multiplies all of its terms by `weight`."""
+    """Parameters of every distiller. The core multiplies all of its terms by `weight`.
+
+    Its default is what `weight=paper` means. A weight that the user does not give is `balanced`: the training sets
+    it. A distiller always sees a number.
+    """
 
     weight: float = param(
         1.0,

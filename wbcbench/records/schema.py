@@ -170,6 +170,16 @@ class Counted(Strict):
         )  # fmt: skip
 
 
+class Pull(Strict):
+    """How strongly one distiller pulled on the student."""
+
+    weight: float
+    """The factor on its loss; of a balanced one, the number that the training set."""
+    ratios: dict[int, float] = {}
+    """Epoch -> size of its gradient in units of the task loss's, in the middle step of some epochs; see
+    `wbcbench.training.strength`. Empty if they share no parameters."""
+
+
 class Outcome(Strict):
     """The result of a finished trial; the store adds identity and digests."""
 
@@ -192,6 +202,8 @@ class Outcome(Strict):
     """Files or rows, classes and groups that were found, and those that were left out, with reasons."""
     group_names: list[str] = []
     """Names of the donors, slides or plates, by their number in `test_groups` of the predictions."""
+    pulls: dict[str, Pull] = {}
+    """Distiller -> how strongly it pulled."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
@@ -201,7 +213,7 @@ class Outcome(Strict):
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omits later fields if empty, so that the checksums of older records remain valid."""
         document: dict[str, Any] = handler(self)
-        for name in ("inputs", "resolved", "accounts", "group_names"):
+        for name in ("inputs", "resolved", "accounts", "group_names", "pulls"):
             if not getattr(self, name):
                 document.pop(name, None)
         return document
@@ -289,5 +301,5 @@ def _short(value: Any) -> str:
 
 __all__ = [
     "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Counted", "InputStatistics",
-    "Outcome", "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
+    "Outcome", "Pull", "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
 ]  # fmt: skip

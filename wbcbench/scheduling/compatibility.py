@@ -10,6 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import ComponentSpec, Protocol, Recipe
+from wbcbench.spec.weights import BALANCED
 
 
 def declared(registry: Registry, kind: str, spec: ComponentSpec) -> Declaration:
@@ -53,6 +54,11 @@ def check_fit(
                 f"'{fusion.name}' reads several networks, which have no common maps. Choose a "
                 "distiller of logits or embeddings, or a fusion such as early, mid_concat or independent."
             )
+        if distiller.params.get("weight") == BALANCED and (why := unbalanced(registry, distiller, recipe)):
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' cannot have weight={BALANCED}: {why}. Give a number, or "
+                "weight=paper."
+            )
         if len(description.classes) < needs.min_classes:
             raise IncompatibleError(
                 f"Distiller '{distiller.name}' needs at least {needs.min_classes} classes, but the data set "
@@ -75,6 +81,15 @@ def check_fit(
                 f"'{fusion.name}' has a single route. Choose one with a head per modality, such as independent."
             )
     _check_roles(registry, distillers)
+
+
+def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
+    """Why its gradient cannot be set to a share of the task loss's; empty if it can."""
+    if declared(registry, "distiller", distiller).replaces_head:
+        return "with it the task loss trains nothing that it could be compared with"
+    if needs_of(registry, distiller).taught_by == "average":
+        return "it compares the student with its own average, from which it does not differ at the start"
+    return "" if recipe.task_weight else "training.task_weight is 0"
 
 
 def check_complete(
@@ -147,11 +162,12 @@ def together(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> str:
     parts = []
     for d in distillers:
         if adds_loss(registry, d, distillers):
-            parts.append(f"{d.name} (weight {d.params['weight']:g})")
+            weight = d.params["weight"]
+            parts.append(f"{d.name} ({weight} weight)" if weight == BALANCED else f"{d.name} (weight {weight:g})")
         elif declared(registry, "distiller", d).role == "optimiser":
             parts.append(f"{d.name} (takes the optimiser's step)")
         else:
-            parts.append(f"{d.name} (changes the logits that the others read; its own weight has no effect)")
+            parts.append(f"{d.name} (changes the logits that the others read, and has no weight)")
     return "Taken together: " + " + ".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -13,11 +13,13 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
+from wbcbench.scheduling.compatibility import adds_loss, needs_of, unbalanced
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.request import STUDENT, Choice, Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
+from wbcbench.spec.weights import BALANCED, weight_word
 
 
 def component(
@@ -50,10 +52,75 @@ def component(
                 f"{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
             )
     given = {**resolved.params, **choice.params, **mine}
+    word = weight_word(given, params_class, choice.name) if kind == "distiller" else None
+    given = given if word is None else {k: v for k, v in given.items() if k != "weight"}
     params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
     params = _with_digests(params, f"{kind} {choice.name}")
-    named = identity(params) | imputer
+    named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
+
+
+def distillers_of(registry: Registry, kd: tuple[Choice, ...], request: Request) -> tuple[ComponentSpec, ...]:
+    """The distillers of a combination. One rule for all weights that nobody gave: balanced, where possible."""
+    everything = [c for combination in request.kd for c in combination]
+    found = tuple(component(registry, "distiller", c, request, everything, "kd") for c in kd)
+    given = request.overrides.get("kd", {})
+
+    def settled(choice: Choice, spec: ComponentSpec) -> ComponentSpec:
+        if "weight" in {**registry.resolve("distiller", choice.name).params, **choice.params, **given}:
+            return spec
+        if (
+            spec.name == "none"
+            or not adds_loss(registry, spec, found)
+            or unbalanced(registry, spec, request.training)
+        ):
+            return spec
+        return spec.model_copy(update={"params": {**spec.params, "weight": BALANCED}})
+
+    return tuple(settled(c, d) for c, d in zip(kd, found, strict=True))
+
+
+def with_carried(request: Request, registry: Registry) -> Request:
+    """The request, where what was written for a transform of logits is said of the loss that it acts on.
+
+    `lskd:weight=9:temperature=2+logits` is `lskd+logits:weight=9:temperature=2`: Hinton's loss on standardised
+    logits, with the weight and temperature of LSKD's paper. With several such losses nothing is moved.
+
+    Raises:
+        UsageError: both were given, and differ.
+    """
+    return request.model_copy(update={"kd": tuple(_carried(kd, registry) for kd in request.kd)})
+
+
+def _carried(kd: tuple[Choice, ...], registry: Registry) -> tuple[Choice, ...]:
+    named = tuple(ComponentSpec(name=c.name) for c in kd)
+    carriers = [
+        i
+        for i, d in enumerate(named)
+        if registry.declared("distiller", d.name).role == "transform" and not adds_loss(registry, d, named)
+    ]
+    targets = [
+        i for i, d in enumerate(named)
+        if adds_loss(registry, d, named) and set(needs_of(registry, d).student) == {"logits"}
+    ]  # fmt: skip
+    if len(carriers) != 1 or len(targets) != 1:
+        return kd
+    carrier, target = kd[carriers[0]], kd[targets[0]]
+    fields = registry.declared("distiller", target.name).params.model_fields
+    moved = {k: v for k, v in carrier.params.items() if k in fields}
+    for name, value in moved.items():
+        if target.params.get(name, value) != value:
+            raise UsageError(
+                f"kd {carrier.name}+{target.name}: expected {name} once, since {carrier.name} only changes the "
+                f"logits that {target.name} reads, but got {value} and {target.params[name]}. Leave out "
+                f"{carrier.name}'s."
+            )
+    new = list(kd)
+    new[carriers[0]] = Choice(
+        name=carrier.name, params={k: v for k, v in carrier.params.items() if k not in moved}
+    )
+    new[targets[0]] = Choice(name=target.name, params={**target.params, **moved})
+    return tuple(new)
 
 
 def _with_digests(params: BaseModel, where: str) -> BaseModel:
@@ -111,9 +178,10 @@ class TeacherPool:
         fusion: ComponentSpec,
         modalities: tuple[str, ...],
         distillers: tuple[ComponentSpec, ...],
+        seed: int,
         fold: int | None,
     ) -> tuple[ComponentSpec, tuple[Trial, ...]]:
-        """The routing, and the teachers that some route of the student uses; they train on the student's fold.
+        """The routing, and the teachers that some route of the student (of this seed and fold) uses.
 
         Raises:
             IncompatibleError: they do not work together.
@@ -123,7 +191,7 @@ class TeacherPool:
         routing = component(registry, "routing", request.routing, request)
         declared = registry.declared("routing", routing.name)
         emits = registry.declared("fusion", fusion.name).fusion_traits.emits
-        offers = self._offers(declared.chain)
+        offers = self._offers(declared.chain, seed)
         routes, reads = route_names(emits, modalities), [frozenset(o.reads) for o in offers]
         fallback = str(routing.params.get("fallback", ""))
         assigned = assign_teachers(routes, reads, declared.pairing, fallback)
@@ -146,18 +214,24 @@ class TeacherPool:
         used = sorted({i for one in assigned for i in one.teachers})
         return routing, tuple(self._trial(offers[i], routing, distillers, fold) for i in used)
 
-    def _offers(self, chain: bool) -> list[Offer]:
+    @property
+    def vary(self) -> Literal["fixed", "student"]:
+        """Whether every seed of a student has teachers of its own."""
+        return STUDENT if self._request.teacher.seeds == STUDENT else "fixed"
+
+    def _offers(self, chain: bool, seed: int) -> list[Offer]:
         sizes = [self._backbones] if chain else [(b,) for b in self._backbones]
         if chain and len(self._backbones) < 2:
             raise IncompatibleError(
                 "A chain needs at least two teachers: the assistant first, as in "
                 "--teacher cellnet:width=20,cellnet:width=32"
             )
-        offers, seeds = [], self._request.teacher.seeds
+        requested = self._request.teacher.seeds
+        offers, seeds = [], (seed,) if requested == STUDENT else requested
         for fusion in self._fusions:
             high = self._registry.declared("fusion", fusion.name).fusion_traits.arity[1]
             groups = [(m,) for m in self._modalities] if high == 1 else [self._modalities]
-            offers += [Offer(fusion, g, s, seed) for g in groups for s in sizes for seed in seeds]
+            offers += [Offer(fusion, g, s, one) for g in groups for s in sizes for one in seeds]
         return offers
 
     def _trial(
@@ -174,7 +248,14 @@ class TeacherPool:
         trial: Trial | None = None
         for backbone in reversed(offer.backbones):
             settled = self._settings.distillers(distillers, len(offer.reads))
-            taught = {"distillers": settled, "routing": routing, "teachers": (trial,)} if trial else {}
+            taught: dict[str, Any] = {}
+            if trial:
+                taught = {
+                    "distillers": settled,
+                    "routing": routing,
+                    "teachers": (trial,),
+                    "teacher_seeds": self.vary,
+                }
             # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})
             method = Method(

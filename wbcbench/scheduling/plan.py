@@ -24,7 +24,7 @@ from wbcbench.scheduling.compatibility import (
     needs_of,
     together,
 )
-from wbcbench.scheduling.components import TeacherPool, component
+from wbcbench.scheduling.components import TeacherPool, component, distillers_of, with_carried
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
@@ -137,6 +137,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         PluginError: a component's plugin failed.
         DataError: the cells cannot be read, or belong to too few groups to be divided.
     """
+    request = with_carried(request, registry)
     with contained():
         dataset_spec, dataset = open_dataset(request, registry)
         description = dataset.describe()
@@ -176,10 +177,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     if list(policies) != given:
         notes.append(f"Policies act in a fixed order: {', '.join(p.name for p in policies)}.")
     everything = [c for combination in request.kd for c in combination]
-    recipes = [
-        tuple(component(registry, "distiller", c, request, everything, "kd") for c in combination)
-        for combination in request.kd
-    ]
+    recipes = [distillers_of(registry, combination, request) for combination in request.kd]
     notes += [together(registry, kd) for kd in recipes if len(kd) > 1]
     for kind, choices in (
         ("dataset", [request.dataset]),
@@ -213,7 +211,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
-                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, fold)
+                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, seed, fold)
                 count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
@@ -225,6 +223,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
+                    teacher_seeds=teacher_pool.vary if teachers else "fixed",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
                 students.setdefault(trial.id, trial)

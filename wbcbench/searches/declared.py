@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from wbcbench.contracts.params import SEARCH_KEY, condition_of, holds, names_in
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import adds_loss
+from wbcbench.scheduling.components import with_carried
 from wbcbench.searches.space import METHOD, Dimension, Range, Space, interval, labels, parse_range
 from wbcbench.spec.load import COMPONENT_SECTIONS
 from wbcbench.spec.request import Choice, Request
@@ -83,13 +84,27 @@ def build_space(
             raise UsageError(
                 f"--space {slot.name}: it has no effect here, only where {condition_of(slot.field)}. Leave it out."
             )
-    space = Space(request, tuple(dimensions))
+    space = Space(_with_numbers(request, registry, dimensions), tuple(dimensions))
     if not space.free:
         raise UsageError(
             "Expected at least one parameter to search, but all are fixed. Give a range, as in "
             "--space 'training.lr=log(1e-4,1e-2)'"
         )
     return space
+
+
+def _with_numbers(request: Request, registry: Registry, dimensions: Iterable[Dimension]) -> Request:
+    """The request, with a number as the default of every weight that is searched, and not `balanced`."""
+    searched = {d.component for d in dimensions if (d.section, d.parameter) == ("distiller", "weight")}
+
+    def numbered(c: Choice) -> Choice:
+        if c.name not in searched or "weight" in c.params:
+            return c
+        return Choice(
+            name=c.name, params={**c.params, "weight": _fields(registry, "distiller", c)["weight"].default}
+        )
+
+    return request.model_copy(update={"kd": tuple(tuple(map(numbered, kd)) for kd in request.kd)})
 
 
 def known_ranges(
@@ -111,7 +126,8 @@ def known_ranges(
 
 def written_out(request: Request, registry: Registry) -> Request:
     """The request with `--set` overrides moved into the choices with these parameters (the planner has refused
-    others)."""
+    others), and what belongs to another distiller moved there."""
+    request = with_carried(request, registry)
 
     def mine(kind: str, section: str, choice: Choice) -> Choice:
         fields = _fields(registry, kind, choice)

@@ -148,8 +148,23 @@ def _gpu_share(value: float | None) -> float | None:
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
+STUDENT: Literal["student"] = "student"
+
+
+def _teacher_seeds(value: Any) -> Any:
+    try:
+        return value if value == STUDENT else _seeds(value)
+    except ValueError:
+        raise ValueError(f"expected '{STUDENT}' or whole numbers such as 0,1,2, but got {value!r}") from None
+
+
+TeacherSeeds = Annotated[
+    Literal["student"] | Annotated[tuple[int, ...], Field(min_length=1)], BeforeValidator(_teacher_seeds)
+]
+
+
 class TeacherRequest(Frozen):
-    """The teachers: high-complexity networks, one or more per modality, shared by all students and seeds."""
+    """The teachers: high-complexity networks, one or more per modality, shared by all students of a seed."""
 
     backbone: Choices = (Choice(name="cellnet", params={"width": 32}),)
     """Several sizes per modality: all of them teach, or, with `routing: assistant`, the first teaches the student
@@ -157,8 +172,10 @@ class TeacherRequest(Frozen):
     fusion: Choices = (Choice(name="single"),)
     """`single`: a teacher per modality. Any other: one teacher that reads all teacher modalities."""
     epochs: int | None = Field(None, ge=1, description="default: as long as the student")
-    seeds: Seeds = (0,)
-    """Several seeds make an ensemble per modality, whose softened probabilities are averaged."""
+    seeds: TeacherSeeds = "student"
+    """`student`: teachers have the student's seed, so that results vary with the teacher as they would for another
+    user. `[0]`: students of all seeds share one teacher, and their intervals are about that one. Several seeds
+    make an ensemble per modality, shared too, whose softened probabilities are averaged."""
     training: dict[str, Any] = {}
     """Recipe fields in which teachers differ from the student."""
 

@@ -311,6 +311,16 @@ class Method(Frozen):
     routing: ComponentSpec | None = None
     teachers: tuple[Trial, ...] = ()
     """Each teacher is a complete trial, so it is found by its identity, and chains need no extra code."""
+    teacher_seeds: Literal["fixed", "student"] = "fixed"
+    """`student`: every seed of the method has teachers of its own, trained with the student's seed."""
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Unused fields are left out, so that identities are as they were before the fields existed."""
+        document: dict[str, Any] = handler(self)
+        if self.teacher_seeds == "fixed":
+            document.pop("teacher_seeds", None)
+        return document
 
     @property
     def kd(self) -> str:
@@ -373,7 +383,7 @@ class Trial(Frozen):
 
     def method_id(self) -> str:
         """Identity of everything except seed and fold: rows of a leaderboard are grouped by it."""
-        method = self.method if self.fold is None else _without_folds(self.method.model_dump(mode="json"))
+        method = without_draws(self.method.model_dump(mode="json"))
         return digest({"protocol": self.protocol, "method": method})
 
 
@@ -382,10 +392,14 @@ def method_name(label: str, kd: str, policies: Iterable[str] = ()) -> str:
     return " + ".join([label, *([] if kd == "none" else [kd]), *policies])
 
 
-def _without_folds(method: dict[str, Any]) -> dict[str, Any]:
-    """A teacher trains on its student's fold: by that, students of two folds are not two methods."""
+def without_draws(method: dict[str, Any]) -> dict[str, Any]:
+    """A dumped method without what differs between its own trials.
+
+    A teacher trains on its student's fold, and may have its student's seed: by that, they are not two methods.
+    """
+    drawn = {"fold", "seed"} if method.get("teacher_seeds") == "student" else {"fold"}
     teachers = [
-        {**{k: v for k, v in t.items() if k != "fold"}, "method": _without_folds(t["method"])}
+        {**{k: v for k, v in t.items() if k not in drawn}, "method": without_draws(t["method"])}
         for t in method["teachers"]
     ]
     return {**method, "teachers": teachers}

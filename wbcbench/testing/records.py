@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.publishing.verdict import Judge
-from wbcbench.records.schema import FILES, ComparisonKey, Cost, Outcome, Result, Used, content_digest
+from wbcbench.records.schema import FILES, ComparisonKey, Cost, Outcome, Pull, Result, Used, content_digest
 from wbcbench.records.store import Record, Store
 from wbcbench.spec import ComponentSpec, Method, Protocol, Trial
 
@@ -100,6 +100,7 @@ def fake_outcome(
     provider: str = "wbcbench",
     pseudo_multimodal: bool = False,
     split: str = "s" * 16,
+    pulls: Mapping[str, Pull] | None = None,
 ) -> Outcome:
     """The outcome that these predictions would have had."""
     return Outcome(
@@ -110,6 +111,7 @@ def fake_outcome(
             Used(kind="fusion", name=trial.method.fusion.name, provider=provider, version="0", sha256=None)
         ],
         pseudo_multimodal=pseudo_multimodal,
+        pulls=dict(pulls or {}),
         selected_epoch=0,
         started="2026-01-01T00:00:00+00:00",
         ended="2026-01-01T00:00:01+00:00",

@@ -36,6 +36,7 @@ from wbcbench.records.store import Record
 from wbcbench.registry import Registry
 from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.trial import IMPUTE, MEAN
+from wbcbench.spec.weights import BALANCED
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -202,9 +203,13 @@ def component_class(registry: Registry, kind: str, spec: ComponentSpec) -> Any:
 
 
 def make(registry: Registry, kind: str, spec: ComponentSpec) -> Any:
-    """An instance of a policy, distiller or routing with its validated parameters."""
+    """An instance of a policy, distiller or routing with its validated parameters.
+
+    A distiller whose weight the training sets gets its default weight.
+    """
     cls = component_class(registry, kind, spec)
-    return cls(cls.Params(**spec.params))
+    given = {k: v for k, v in spec.params.items() if (k, v) != ("weight", BALANCED)}
+    return cls(cls.Params(**given))
 
 
 def task_of(trial: Trial, cells: ResidentCells) -> Task:

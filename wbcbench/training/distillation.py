@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,7 @@ from wbcbench.contracts import (
     masked_mean,
 )
 from wbcbench.contracts.needs import RouteTeachers
+from wbcbench.training.strength import balancing_weight, gradient_ratios
 from wbcbench.training.teachers import TeacherBank
 
 
@@ -112,9 +114,10 @@ class Distillation(nn.Module):
         routing: Callable[[], Routing],
         assigned: tuple[RouteTeachers, ...],
         routes: tuple[str, ...],
+        balanced: tuple[int, ...] = (),
     ) -> None:
         """`build` makes a new instance of every configured distiller, `routing` a new routing; `assigned`
-        pairs routes with teachers."""
+        pairs routes with teachers; `balanced` are the distillers whose weight `balance` sets."""
         super().__init__()
         first = build()
         self.names = [d.name for d in first]
@@ -132,6 +135,11 @@ class Distillation(nn.Module):
         self.average: Average | None = None
         decays = [float(d.params.decay) for d in first if d.needs.taught_by == AVERAGE]
         self._decay = max(decays, default=None)
+        self._defaults = [float(d.params.weight) for d in first]
+        self.balanced = balanced
+        if balanced:  # checkpointed, so that a resumed run continues with the same weights
+            self.register_buffer("balanced_weights", torch.tensor(self._defaults))
+            self.balanced_weights: Tensor
 
     def setup(self, fusion: Fusion, shapes: Callable[[str, str], PairShapes]) -> None:
         """Build every pair's adapters; `shapes(route, source)`."""
@@ -177,8 +185,55 @@ class Distillation(nn.Module):
                 found = {n: torch.stack([e[n].mean() for e in each]).mean() for n in each[0]}
             for term, value in found.items():
                 name = f"{self.names[pairing.distiller]}.{term}.{pairing.route}"
-                terms[name] = value.mean() * distillers[0].params.weight
+                terms[name] = value.mean() * self.weight(pairing.distiller)
         return terms
+
+    def weight(self, distiller: int) -> float | Tensor:
+        """The factor on a distiller's loss; a scalar tensor if it is balanced."""
+        return self.balanced_weights[distiller] if distiller in self.balanced else self._defaults[distiller]
+
+    def weights(self) -> dict[str, float]:
+        """Distiller -> the factor on its loss, of those that have one. Reads from the device."""
+        return {self.names[j]: float(self.weight(j)) for j in sorted({p.distiller for p in self.pairings})
+                if j not in self.carriers}  # fmt: skip
+
+    def unbalanced(self) -> list[str]:
+        """The distillers that were to be balanced but had no gradient, and so kept their default weight."""
+        return [
+            self.names[j] for j in self.balanced if math.isclose(self.weight(j), self._defaults[j], rel_tol=1e-6)
+        ]
+
+    def by_distiller(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Distiller -> its loss, from the result of `terms`."""
+        found: dict[str, list[Tensor]] = {}
+        for term, value in terms.items():
+            owner = max((n for n in self.names if term.startswith(f"{n}.")), key=len)
+            found.setdefault(owner, []).append(value)
+        return {name: torch.stack(values).sum() for name, values in found.items()}
+
+    def balance(self, fusion: Fusion, task: Tensor, evaluate: Callable[[], dict[str, Tensor]]) -> None:
+        """Set the balanced weights, so that each gradient starts as a fixed share of that of the task loss.
+
+        Args:
+            fusion: the student.
+            task: the weighted task loss, a scalar.
+            evaluate: calls `terms` for the first batch, as if every schedule had ended. What that changes in the
+                distillers' buffers and in random states is undone.
+        """
+        kept = [(b, b.clone()) for b in self.buffers()]
+        places = list(self.balanced)
+        with torch.no_grad():
+            self.balanced_weights[places] = 1.0
+        devices = [task.device] if task.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            losses = self.by_distiller(evaluate())
+        mine = {self.names[j]: losses[self.names[j]] for j in places}
+        ratios = gradient_ratios(fusion, task, mine)
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+            for j in places:
+                self.balanced_weights[j] = balancing_weight(ratios[self.names[j]], self._defaults[j])
 
     def after_step(self, fusion: Fusion) -> None:
         """Update the average from the student."""

@@ -41,6 +41,7 @@ from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.spec import Recipe, Trial
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.state import TrainState, Weights, snapshot
+from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
 from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
@@ -184,6 +185,8 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     draws = EpochDraws(trial.seed, epoch, len(order), device)
     slots = fusion.slots(order, draws.epoch()) if isinstance(fusion, DrawsSlots) else None
     params = [p for group in state.optimiser.param_groups for p in group["params"]]
+    measures = kd is not None and epoch in measured_epochs(budget.epochs, len(order))
+    ratios: dict[str, Tensor] = {}
     torch.manual_seed(derive_seed(trial.seed, "epoch", epoch))  # dropout and the like
     state.modules.train()
 
@@ -212,7 +215,12 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
             averaged: Outputs = {}
             if kd.average is not None:
                 averaged = with_labels(kd.average(batch.images, batch.present), batch)
+            if kd.balanced and epoch == step == 0:
+                ended = replace(progress, epoch=budget.epochs)
+                kd.balance(fusion, loss, partial(kd.terms, outputs, job.bank, batch, ended, averaged))
             kd_terms = kd.terms(outputs, job.bank, batch, progress, averaged)
+            if measures and step == len(order) // 2:
+                ratios = gradient_ratios(fusion, loss, kd.by_distiller(kd_terms))
         kd_loss = total(kd_terms) if kd_terms else torch.zeros((), device=device)
 
         state.optimiser.zero_grad(set_to_none=True)
@@ -237,12 +245,14 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
             value = value.detach()
             sums[name] = sums[name] + value if name in sums else value
     means = {name: value / len(order) for name, value in sums.items()}
-    values = torch.stack(list(means.values())).tolist()  # the only read from the device per epoch
-    result = dict(zip(means, values, strict=True))
+    found = torch.stack([*means.values(), *(r.to(device) for r in ratios.values())])
+    values = found.tolist()  # the only read from the device per epoch
+    result = dict(zip(means, values, strict=False))
     bad = [name for name, value in result.items() if not math.isfinite(value)]
     if bad:
         raise diverged(job, epoch, ", ".join(bad))
-    return {"lr": rate, **result}
+    shown = zip(ratios, values[len(means) :], strict=True)
+    return {"lr": rate, **result, **{COLUMN + name: r for name, r in shown if math.isfinite(r)}}
 
 
 def forward(

@@ -4,7 +4,7 @@ other cells are compared with."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,14 @@ from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
 from wbcbench.records.environment import capture
 from wbcbench.records.evaluations import examination_path, read_examination, write_examination
-from wbcbench.records.schema import ComparisonKey, Cost, Counted, InputStatistics, Outcome, Used
+from wbcbench.records.schema import ComparisonKey, Cost, Counted, InputStatistics, Outcome, Pull, Used
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.registry.provenance import components_of
 from wbcbench.spec import Trial
+from wbcbench.training.distillation import Distillation
 from wbcbench.training.state import TrainState
+from wbcbench.training.strength import COLUMN
 from wbcbench.training.wiring import load_fusion
 from wbcbench.training.workbench import Workbench
 
@@ -142,6 +144,11 @@ def write_record(
         notes += ceiling_notes(np.bincount(p.labels, minlength=len(cells.classes)), cells.classes, side)
     if job.bank is not None and not job.bank.replayed:
         notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
+    if job.distillation is not None:
+        notes += [
+            f"{name}: its gradient is zero at the start, so its weight could not be balanced and is the default."
+            for name in job.distillation.unbalanced()
+        ]
     cost, uncounted = cost_of(job, state)
     notes += [f"Cost: {uncounted}."] if uncounted else []
     outcome = Outcome(
@@ -155,6 +162,7 @@ def write_record(
         resolved=dict(cells.resolved),
         accounts=[Counted.of(account) for account in cells.accounting()],
         group_names=list(cells.group_names),
+        pulls=pulls_of(job.distillation, state.history),
         selected_epoch=state.best_epoch,
         started=started.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -219,6 +227,17 @@ def cost_of(job: Job, state: TrainState) -> tuple[Cost, str]:
         threads=timing["threads"],
     )
     return cost, uncounted
+
+
+def pulls_of(kd: Distillation | None, history: Sequence[Mapping[str, Any]]) -> dict[str, Pull]:
+    """Distiller -> its weight and its gradient ratios, of those that have a loss."""
+    return {} if kd is None else {
+        name: Pull(
+            weight=weight,
+            ratios={r["epoch"]: float(f"{r[column]:.4g}") for r in history if (column := COLUMN + name) in r},
+        )
+        for name, weight in kd.weights().items()
+    }  # fmt: skip
 
 
 def used_components(trial: Trial, registry: Registry) -> list[Used]:

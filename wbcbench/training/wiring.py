@@ -27,6 +27,7 @@ from wbcbench.training.build import (
 )
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import Job
+from wbcbench.training.strength import is_balanced
 from wbcbench.training.supervision import pair_shapes
 from wbcbench.training.teachers import Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
@@ -43,7 +44,11 @@ def wire(trial: Trial, routes: tuple[str, ...], registry: Registry) -> Distillat
         reads = [frozenset(t.reads) for t in trial.method.teachers]
         assigned = assign_teachers(routes, reads, routing.pairing, str(getattr(routing.params, "fallback", "")))
     return Distillation(
-        partial(build_distillers, trial, registry), partial(build_routing, trial, registry), assigned, routes
+        partial(build_distillers, trial, registry),
+        partial(build_routing, trial, registry),
+        assigned,
+        routes,
+        is_balanced(trial),
     )
 
 

@@ -19,7 +19,7 @@ from wbcbench.boards.names import distinct, parameters, teaching
 from wbcbench.errors import RecordError
 from wbcbench.records import verify as checks
 from wbcbench.spec import digest
-from wbcbench.spec.trial import method_name
+from wbcbench.spec.trial import method_name, without_draws
 
 T = TypeVar("T")
 MOST = 6
@@ -165,10 +165,10 @@ def _place(row: Row, tuned: bool) -> _Place | None:
         method = checks.read_trial(path).method
     except RecordError:
         return None
-    document = method.model_dump(mode="json")
+    document = without_draws(method.model_dump(mode="json"))
     taught = bool(method.teachers)
     reads = "+".join("+".join(t.protocol.modalities) for t in method.teachers)
-    teachers = _part(f"teachers={reads}", [document["routing"]], document["teachers"]) if taught else None
+    teachers = _part(f"teachers={reads}", [document["routing"]], document) if taught else None
     fusion = method_name(row.method, NONE, row.policies)
     if tuned:
         return _Place(_Part(fusion), _Part(row.kd, taught=taught), teachers, _Part(""))
@@ -181,8 +181,12 @@ def _place(row: Row, tuned: bool) -> _Place | None:
     )
 
 
-def _part(name: str, components: Sequence[Any], teachers: Sequence[Any] = ()) -> _Part:
-    return _Part(name, (*parameters(components), *teaching(teachers)), digest([components, teachers]))
+def _part(name: str, components: Sequence[Any], taught: dict[str, Any] | None = None) -> _Part:
+    """`taught`: the method whose teachers belong to the part."""
+    if taught is None:
+        return _Part(name, tuple(parameters(components)), digest(components))
+    teachers = [taught["teachers"], taught.get("teacher_seeds")]
+    return _Part(name, (*parameters(components), *teaching(taught)), digest([components, teachers]))
 
 
 def _labels(parts: Iterable[_Part]) -> dict[_Part, str]:

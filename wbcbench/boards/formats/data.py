@@ -46,7 +46,7 @@ def _csv_cell(value: Any) -> str:
 
 
 _INTEGERS = frozenset({
-    "rank", "n", "params", "macs", "threads", "teachers_trained", "teacher_macs",
+    "rank", "n", "params", "macs", "threads", "teachers_trained", "teacher_sets", "teacher_macs",
     "search_trials",
 })  # fmt: skip
 _BOOLEANS = frozenset({"over_single_beyond_noise", "over_no_kd_beyond_noise", "pseudo_multimodal", "among_best"})
@@ -55,7 +55,7 @@ _TEXT = frozenset({
     "backbone_differs", "policies", "teachers", "routing", "modalities", "seeds", "missing_seeds",
     "over_single_against",
     "over_single_against_name", "over_no_kd_against", "over_no_kd_against_name", "device", "search_study",
-    "levelled", "worst_subset", "provider", "components", "records", "digests",
+    "teacher_scores", "gradient_ratios", "levelled", "worst_subset", "provider", "components", "records", "digests",
 })  # fmt: skip
 
 
@@ -111,6 +111,9 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         "params": row.params, "macs": row.macs, "latency_ms": t.latency_ms, "throughput": t.throughput,
         "device": t.device, "threads": t.threads, "train_seconds": row.train_seconds,
         "teachers_trained": teaching.teachers if teaching else None,
+        "teacher_sets": teaching.sets if teaching else None,
+        "teacher_scores": " ".join(f"{s.name}={s.mean:.6g}" for s in teaching.scores) if teaching else "",
+        "gradient_ratios": " ".join(f"{n}={a:g}..{b:g}" for n, (a, b) in row.pulls.items()),
         "teacher_train_seconds": teaching.train_seconds if teaching else None,
         "teacher_macs": teaching.macs if teaching else None,
         "search_study": s.study if s else "", "search_trials": s.trials if s else None,
