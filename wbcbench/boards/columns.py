@@ -264,8 +264,8 @@ SHARED = ("backbone", "device", "levelled")
 """Left out of the default columns if all rows have the same value, which is then stated below the table."""
 
 FIRST_TO_GO = (
-    "pulls", "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params", "over_single",
-    "over_no_kd", "{by}_interval", "provider",
+    "pulls", "device", "backbone", "search", "levelled", "latency", "macs", "worst_subset", "params",
+    "over_single", "over_no_kd", "{by}_interval", "provider",
 )  # fmt: skip
 """The order in which default columns are dropped if a terminal is too narrow."""
 

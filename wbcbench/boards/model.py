@@ -446,8 +446,8 @@ class Report(Strict):
 
 
 __all__ = [
-    "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details", "Difference",
-    "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "PerRow",
-    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status", "TeacherScore",
-    "Teaching", "Timing",
+    "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details",
+    "Difference", "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "PerRow",
+    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status",
+    "TeacherScore", "Teaching", "Timing",
 ]  # fmt: skip

@@ -225,8 +225,8 @@ def _not_auto(value: Any) -> Any:
 class Request(Frozen):
     """One `wbcbench run`: the cross product of its lists.
 
-    `image_size` and fields of `budget`, `augmentation`, `training` and `selection` that are not given, or `auto`, get a value
-    from what is known of the cells when the request is planned (`wbcbench.data.auto`).
+    `image_size` and fields of `budget`, `augmentation`, `training` and `selection` that are not given,
+    or `auto`, get a value from what is known of the cells when the request is planned (`wbcbench.data.auto`).
     """
 
     dataset: OneChoice = Choice(name="synthetic")

@@ -55,7 +55,8 @@ _TEXT = frozenset({
     "backbone_differs", "policies", "teachers", "routing", "modalities", "seeds", "missing_seeds",
     "over_single_against",
     "over_single_against_name", "over_no_kd_against", "over_no_kd_against_name", "device", "search_study",
-    "teacher_scores", "gradient_ratios", "levelled", "worst_subset", "provider", "components", "records", "digests",
+    "teacher_scores", "gradient_ratios", "levelled", "worst_subset", "provider", "components",
+    "records", "digests",
 })  # fmt: skip
 
 
