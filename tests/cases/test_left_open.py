@@ -33,7 +33,7 @@ def value(facts: Facts, key: str) -> Any:
 
 @pytest.mark.parametrize("cells", [2, 60, 300, 1_000, 5_000, 60_000, 1_000_000])
 def test_small_sets_train_as_long_as_they_need(cells: int) -> None:
-    facts = Facts(cells, cells // 4, 64)
+    facts = Facts(cells, 64)
     epochs, batch = value(facts, "budget.epochs"), value(facts, "budget.batch_size")
     steps = epochs * -(-cells // batch)
     assert FEWEST_PASSES <= epochs <= MOST_PASSES
@@ -43,7 +43,7 @@ def test_small_sets_train_as_long_as_they_need(cells: int) -> None:
 
 
 def test_a_batch_that_is_given_decides_the_epochs() -> None:
-    chosen = {c.key: c.value for c in recommend(Facts(4000, 1000, 64), {"budget.batch_size": 100})}
+    chosen = {c.key: c.value for c in recommend(Facts(4000, 64), {"budget.batch_size": 100})}
     assert chosen["budget.epochs"] == STEPS / 40
     assert chosen["budget.batch_size"] == 100
 

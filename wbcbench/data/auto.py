@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import Cells, Dataset, Description, content_digest
 from wbcbench.data.cache import recall, remember
-from wbcbench.data.splits import resolved, side_sizes
+from wbcbench.data.splits import resolved, training_cells
 from wbcbench.spec.request import AUTO, Request
 from wbcbench.spec.trial import Augmentation, Budget, Recipe, Selection, SplitSpec
 
@@ -29,10 +29,7 @@ STRONGEST, WEAKEST = 0.5, 0.03
 """Limits of the intensity augmentation; a weaker one is none."""
 SAMPLE = 2000
 """Cells that the variation between groups is measured on."""
-ENOUGH_VALIDATION = 200
-"""Cells on which the best of many epochs is not mostly luck."""
-BEST = "the best epoch on validation cells is kept"
-FEW = "validation cells are too few to choose an epoch by; the last one is kept, at the end of the schedule"
+LAST = "the learning rate ends at 0, and the best of many epochs on validation cells is partly luck"
 WEIGHTING = "1 / sqrt(number of cells) per class, so that rare classes count"
 
 
@@ -42,8 +39,6 @@ class Facts:
 
     cells: int
     """In training."""
-    validation: int
-    """Validation cells."""
     side: int | None
     """Of the images in pixels, if they have one."""
     demonstration: bool = False
@@ -59,8 +54,8 @@ class Facts:
         """From a data set's description and the split of a run."""
         d = description
         split = resolved(split, d.groups, d.split_sizes, d.fold_sizes)
-        train, val = side_sizes(split, d.cells, d.split_sizes, d.group_count, d.fold_sizes)
-        return cls(train, val, d.image_size, d.demonstration, d.groups, variation)
+        train = training_cells(split, d.cells, d.split_sizes, d.group_count, d.fold_sizes)
+        return cls(train, d.image_size, d.demonstration, d.groups, variation)
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
             Chosen("augmentation.intensity", views.intensity, "these cells are made up, and their stains vary"),
             Chosen("augmentation.noise", views.noise, "these cells are made up, and their stains vary"),
             Chosen("training.class_weighting", Recipe().class_weighting, WEIGHTING),
-            Chosen("selection.metric", Selection().metric, BEST),
+            Chosen("selection.metric", Selection().metric, "the best epoch on validation cells is kept"),
         )
     batch = int(given.get("budget.batch_size") or _batch(facts.cells))
     steps = max(1, -(-facts.cells // batch))
@@ -106,9 +101,7 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
         _intensity(facts),
         Chosen("augmentation.noise", 0.0, "real cells have noise of their own"),
         Chosen("training.class_weighting", "sqrt", WEIGHTING),
-        Chosen("selection.metric", Selection().metric, BEST)
-        if facts.validation >= ENOUGH_VALIDATION
-        else Chosen("selection.metric", "last", f"about {facts.validation} {FEW}"),
+        Chosen("selection.metric", "last", LAST),
     ]
     if facts.side is not None and facts.side > LARGEST_SIDE:
         found.append(

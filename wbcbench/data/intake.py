@@ -27,7 +27,7 @@ from wbcbench.data.splits import (
     fold_numbers,
     resolved,
     same_rows,
-    side_sizes,
+    training_cells,
 )
 from wbcbench.data.survey import Survey, leave_rows_out
 from wbcbench.errors import DataError
@@ -294,7 +294,7 @@ def settings_for(survey: Survey, rows: NDArray[np.intp] | None = None) -> list[d
     split = resolved(SplitSpec(), groups is not None, sizes, folds)
     count = None if groups is None else len(np.unique(groups[rows]))
     facts = Facts(
-        *side_sizes(split, len(rows), sizes, count, folds), survey.side if placed is None else placed.side,
+        training_cells(split, len(rows), sizes, count, folds), survey.side if placed is None else placed.side,
         survey.demonstration, groups is not None,
     )  # fmt: skip
     return [{"key": c.key, "value": c.value, "reason": c.reason} for c in recommend(facts)]

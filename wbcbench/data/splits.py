@@ -337,15 +337,15 @@ def fold_numbers(
     return tuple(range(groups))
 
 
-def side_sizes(
+def training_cells(
     spec: SplitSpec,
     cells: int,
     sizes: Mapping[str, int] | None,
     groups: int | None,
     folds: FoldSizes | None = None,
     fold: int | None = None,
-) -> tuple[int, int]:
-    """The numbers of training and validation cells: exact for sides of the data set's own, else about.
+) -> int:
+    """The number of cells to train on: exact for sides of the data set's own, else about.
 
     Args:
         spec: as `resolved`.
@@ -359,11 +359,9 @@ def side_sizes(
     if spec.scheme == "official_folds" and folds:
         own = folds[fold] if fold in folds else next(iter(folds.values()))
     if own is not None:
-        drawn = 0 if own.get("val") else round(own["train"] * spec.val)
-        return own["train"] - drawn, own.get("val") or drawn
+        return own["train"] if own.get("val") else round(own["train"] * (1 - spec.val))
     every = None if spec.draws_test else fold_numbers(spec, groups, folds)
-    tested = spec.test if every is None else 1 / len(every)
-    return round(cells * (1 - spec.val - tested)), round(cells * spec.val)
+    return round(cells * (1 - spec.val - (spec.test if every is None else 1 / len(every))))
 
 
 def check_group_count(count: int) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from wbcbench.data.splits import side_sizes
+from wbcbench.data.splits import training_cells
 from wbcbench.errors import UsageError
 from wbcbench.files import DOCUMENTS
 from wbcbench.records.schema import backbone_name
@@ -109,7 +109,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
 def train_cells(plan: Plan, trial: Trial | None = None) -> int:
     """Approximate number of training cells of a trial (default: the plan's first); exact for an official split."""
     trial, d = trial or plan.trials[0].trial, plan.description
-    return side_sizes(trial.protocol.split, d.cells, d.split_sizes, d.group_count, d.fold_sizes, trial.fold)[0]
+    return training_cells(trial.protocol.split, d.cells, d.split_sizes, d.group_count, d.fold_sizes, trial.fold)
 
 
 def _likeness(spec: dict[str, Any]) -> str:
