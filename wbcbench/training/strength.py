@@ -72,7 +72,8 @@ def _ratio(mine: Iterable[Tensor | None], task: Iterable[Tensor | None]) -> Tens
     if not both:
         return torch.tensor(float("nan"))
     a, b = (torch.stack(torch._foreach_norm([g[i] for g in both])).norm() for i in (0, 1))
-    return a / b
+    ratio: Tensor = a / b
+    return ratio
 
 
 __all__ = [
