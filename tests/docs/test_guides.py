@@ -141,7 +141,7 @@ def test_blocks_are_of_kinds_that_are_run() -> None:
     kinds = {b.language for page in [*OTHERS, *GUIDES] for b in blocks(page)}
     assert kinds <= RUN | NOT_RUN
     unrun = [b for page in GUIDES for b in blocks(page) if b.language in NOT_RUN]
-    assert len(unrun) <= 8, "text is for what cannot be run here"
+    assert len(unrun) <= 9, "text is for what cannot be run here"
 
 
 def test_every_page_is_in_the_navigation() -> None:

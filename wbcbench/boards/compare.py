@@ -193,8 +193,8 @@ def _matches(board: Board, text: str) -> list[Row]:
     ]  # fmt: skip
     exact = [r for r in board.rows if r.name == text]
     # `a + b (weight=1)` and `a + b #1234` are names made unique; without the suffix they may be ambiguous
-    loose = [r for r in board.rows if text in (r.method, r.name.split(" #")[0].split(" (")[0])]
-    return by_id or exact or loose
+    short = [r for r in board.rows if text == r.name.split(" #")[0].split(" (")[0]]
+    return by_id or exact or short or [r for r in board.rows if text == r.method]
 
 
 def _ratios(a: Row, b: Row) -> Iterator[Ratio]:
