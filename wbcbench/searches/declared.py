@@ -84,7 +84,7 @@ def build_space(
             raise UsageError(
                 f"--space {slot.name}: it has no effect here, only where {condition_of(slot.field)}. Leave it out."
             )
-    space = Space(_with_numbers(request, registry, dimensions), tuple(dimensions))
+    space = Space(request, tuple(dimensions), _usual_weights(registry, dimensions))
     if not space.free:
         raise UsageError(
             "Expected at least one parameter to search, but all are fixed. Give a range, as in "
@@ -93,18 +93,10 @@ def build_space(
     return space
 
 
-def _with_numbers(request: Request, registry: Registry, dimensions: Iterable[Dimension]) -> Request:
-    """The request, with a number as the default of every weight that is searched, and not `balanced`."""
+def _usual_weights(registry: Registry, dimensions: Iterable[Dimension]) -> dict[str, float]:
+    """Distiller -> the default of its weight, of those whose weight is searched."""
     searched = {d.component for d in dimensions if (d.section, d.parameter) == ("distiller", "weight")}
-
-    def numbered(c: Choice) -> Choice:
-        if c.name not in searched or "weight" in c.params:
-            return c
-        return Choice(
-            name=c.name, params={**c.params, "weight": _fields(registry, "distiller", c)["weight"].default}
-        )
-
-    return request.model_copy(update={"kd": tuple(tuple(map(numbered, kd)) for kd in request.kd)})
+    return {n: _fields(registry, "distiller", Choice(name=n))["weight"].default for n in sorted(searched)}
 
 
 def known_ranges(

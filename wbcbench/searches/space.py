@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
@@ -200,6 +200,8 @@ class Space:
     """With overrides of components (`--set fusion.rho=0.2`) already moved into its choices."""
     dimensions: tuple[Dimension, ...]
     """Choices of method come first, since the others depend on them."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Distiller -> its weight where none is proposed, if it is searched: a number, and not `balanced`."""
 
     def __call__(self, trial: BaseTrial) -> Request:
         """The proposed request. Works with `Trial` and, from stored parameters, `FixedTrial`."""
@@ -228,7 +230,10 @@ class Space:
                 target[dimension.parameter] = values[dimension.name]
 
         def merged(section: str, choice: Choice) -> Choice:
-            return Choice(name=choice.name, params={**choice.params, **given.get((section, choice.name), {})})
+            proposed = given.get((section, choice.name), {})
+            if section == "distiller" and choice.name in self.weights:
+                proposed = {"weight": self.weights[choice.name], **choice.params, **proposed}
+            return Choice(name=choice.name, params={**choice.params, **proposed})
 
         def chosen(key: str) -> Any:
             alternatives = labels(request, key)
