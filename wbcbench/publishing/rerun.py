@@ -26,6 +26,7 @@ from wbcbench.spec import ComponentSpec, Trial, canonical_json
 from wbcbench.spec.load import load_request, merged, validate
 from wbcbench.spec.request import Request
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
+from wbcbench.spec.weights import BALANCED
 
 _METRIC = "macro_f1"
 _SAME_MACHINE = ("machine", "cpus", "packages", "cuda", "cudnn", "device")
@@ -147,16 +148,18 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
 
 def _component(kind: str, spec: ComponentSpec, registry: Registry) -> Iterator[Problem]:
     component = declared(registry, kind, spec)
-    given, imputer = dict(spec.params), {}
+    given, words = dict(spec.params), dict[str, str]()
     try:
         if kind == "fusion" and IMPUTE not in component.params.model_fields:
-            imputer = chosen_imputer(given, spec.name, component.fusion_traits.missing)
+            words = chosen_imputer(given, spec.name, component.fusion_traits.missing)
+        if kind == "distiller" and given.get("weight") == BALANCED:
+            words = {"weight": given.pop("weight")}
         params = validate(component.params, given, f"{kind} {spec.name}")
     except UsageError as error:
         yield "refuse", str(error)
         return
     # As written by the planner: a parameter that was added later is omitted while it has its default.
-    if canonical_json(identity(params) | imputer) != canonical_json(spec.params):
+    if canonical_json(identity(params) | words) != canonical_json(spec.params):
         yield "refuse", f"{kind} {spec.name} has parameters that are not in the form that wbcbench writes"
     for name, field in component.params.model_fields.items():
         extra = field.json_schema_extra
