@@ -41,7 +41,7 @@ def test_a_run_is_what_the_command_would_have_done(
     done: Run, invoke: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     assert len(done.records) == 8
-    assert len(done.teachers) == 2
+    assert len(done.teachers) == 4  # of two modalities, for two seeds
     cells = done.store.parent / "cells.npz"
     code, out, err = invoke(
         "run", "--fusion", "early,independent:rho=0.2", "--kd", "none,logits", "--seeds", "0,1",
@@ -131,7 +131,7 @@ def test_records_are_found_by_what_they_are_called(done: Run, tmp_path: Path) ->
     with pytest.raises(UsageError, match="No record"):
         wbcbench.load_record("nothing", done.store)
     every = wbcbench.load_records(done.store)
-    assert len(every) == len(list(every)) == 10
+    assert len(every) == len(list(every)) == 12
     assert every[0].trial.id == every.frame()["trial_id"][0]
     assert len(every[2:5]) == len(every[2:5].frame()) == 3
     assert every[0] in every
@@ -145,7 +145,7 @@ def test_damaged_records_are_named(done: Run, tmp_path: Path) -> None:
     trial = done.records[0].trial.id
     (copy / "records" / trial / "predictions.npz").write_bytes(b"x")
     found = wbcbench.load_records(copy)
-    assert len(found.records) == 9
+    assert len(found.records) == 11
     assert trial in repr(found)
     with pytest.raises(RecordError):
         wbcbench.load_record(trial, copy)
