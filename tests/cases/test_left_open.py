@@ -135,8 +135,9 @@ def test_inspect_import_and_run_choose_the_same(screen: Screen, tmp_path: Path) 
     for c in inspected:
         section, _, field = c["key"].rpartition(".")
         assert (pinned[section][field] if section else pinned[field]) == c["value"]
-        assert any(c["reason"] in note and c["key"] in note for note in run["notes"]), c
+        assert c in run["chosen"]
     (tmp_path / "mine" / "dataset.yaml").write_text(text + yaml.safe_dump(pinned))
     again = screen.document("run", "--config", "mine/dataset.yaml", "--dry-run", "--json")
     assert [t["trial_id"] for t in again["trials"]] == [t["trial_id"] for t in run["trials"]]
+    assert again["chosen"] == []
     assert not [note for note in again["notes"] if note.startswith("Chosen")]

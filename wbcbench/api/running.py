@@ -148,7 +148,7 @@ class Run(Shown):
         for record in self.records:
             methods.setdefault(record.result.method_id, []).append(record)
         return [
-            (own[0].result.title, levelled([r.curve() for r in own], own[0].result.key.selection))
+            (own[0].result.title, levelled([r.curve() for r in own], own[0].result.key.judged_by))
             for own in methods.values()
         ]
 

@@ -343,7 +343,7 @@ def _levelling_notes(rows: Sequence[Row], key: ComparisonKey) -> list[str]:
         (m2, tau2), (m3, tau3) = moved(half, end), moved(later, end)
         pairs = len(best) * (len(best) - 1) // 2
         notes.append(
-            f"By validation {HEADERS[key.selection]}, {m2} of {pairs} pair{'s' * (pairs > 1)} of rows stood the "
+            f"By validation {HEADERS[key.judged_by]}, {m2} of {pairs} pair{'s' * (pairs > 1)} of rows stood the "
             f"other way round after half of training (Kendall's tau {tau2:.2f}), {m3} after three quarters "
             f"({tau3:.2f})."
         )

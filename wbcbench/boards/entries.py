@@ -144,7 +144,7 @@ def read(folder: Path, checked: Checked, packed: bool = False) -> Read | Sealed:
         Store(folder.parent.parent).load(folder.name, verify="full" if checked == "full" else True)
     spec = _spec(folder, result)
     history = _verified(folder, result, "history.csv").decode(errors="replace")
-    curve = validation(history, result.key.selection)
+    curve = validation(history, result.key.judged_by)
     name, key = _key(document["key"])
     components = _digest(document.get("components", []))
     return Read(_entry(mark, checked, result, name, components, spec, curve), key, tuple(result.components))

@@ -100,7 +100,7 @@ def _on_boards(text: str, store: Store) -> set[str]:
 
 
 def _validation(result: Result) -> float:
-    metric = result.key.selection if result.key.selection in result.metrics["val"] else "macro_f1"
+    metric = result.key.judged_by
     value = result.metrics["val"][metric] or 0.0
     return -value if metric == "nll" else value
 

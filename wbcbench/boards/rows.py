@@ -232,7 +232,7 @@ class RowMaker:
             macs=e.macs,
             timing=_timing(entries),
             train_seconds=mean_of_all([x.train_seconds for x in entries]),
-            levelled=levelled([r.entry.curve for f in records for r in f.records], key.selection),
+            levelled=levelled([r.entry.curve for f in records for r in f.records], key.judged_by),
             teaching=self._teaching(entries),
             pulls=_pulls([r.entry for f in records for r in f.records]),
             search=self._search(entries),

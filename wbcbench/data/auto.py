@@ -6,7 +6,7 @@ the recipes tried on unlike sets of cells, those with the best worst case. A tri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ STRONGEST, WEAKEST = 0.5, 0.03
 """Limits of the intensity augmentation; a weaker one is none."""
 SAMPLE = 2000
 """Cells that the variation between groups is measured on."""
+DEMONSTRATION = "a demonstration's budget, since these cells are made up: too short to rank methods"
 LAST = "the learning rate ends at 0, and the best of many epochs on validation cells is partly luck"
 WEIGHTING = "1 / sqrt(number of cells) per class, so that rare classes count"
 
@@ -77,11 +78,10 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
     """
     given = given or {}
     if facts.demonstration:
-        short = "a demonstration's budget, since these cells are made up: too short to rank methods"
         demo, views = Budget(), Augmentation()
         return (
-            Chosen("budget.epochs", demo.epochs, short),
-            Chosen("budget.batch_size", demo.batch_size, short),
+            Chosen("budget.epochs", demo.epochs, DEMONSTRATION),
+            Chosen("budget.batch_size", demo.batch_size, DEMONSTRATION),
             Chosen("augmentation.intensity", views.intensity, "these cells are made up, and their stains vary"),
             Chosen("augmentation.noise", views.noise, "these cells are made up, and their stains vary"),
             Chosen("training.class_weighting", Recipe().class_weighting, WEIGHTING),
@@ -167,11 +167,24 @@ def _between(values: NDArray[np.float64], labels: NDArray[np.int64], group: NDAr
 
 
 def chosen_lines(chosen: Iterable[Chosen]) -> list[str]:
-    """`augmentation.intensity 0, augmentation.noise 0: the reason`, a line for each reason."""
-    reasons: dict[str, list[str]] = {}
-    for c in chosen:
-        reasons.setdefault(c.reason, []).append(f"{c.key} {c.value:g}" if c.value == 0 else f"{c.key} {c.value}")
-    return [f"{', '.join(settings)}: {reason}" for reason, settings in reasons.items()]
+    """`augmentation.noise 0: the reason`, a line for each."""
+    return [f"{c.key} {_short(c.value)}: {c.reason}" for c in chosen]
+
+
+def chosen_note(chosen: Sequence[Chosen]) -> list[str]:
+    """The same in one sentence without reasons, except that of a demonstration's budget; none if nothing is open."""
+    if not chosen:
+        return []
+    values = ", ".join(f"{c.key.rpartition('.')[2]} {_short(c.value)}" for c in chosen)
+    demonstration = [c.reason for c in chosen if c.key == "budget.epochs" and c.reason == DEMONSTRATION]
+    return [f"Chosen for these cells: {values}. " + "".join(f"{r[0].upper()}{r[1:]}. " for r in demonstration)
+            + "The reasons: run --dry-run."]  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_short(v)}" for name, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def completed(

@@ -357,7 +357,7 @@ def training_cells(
     """
     own = sizes if sizes and "train" in sizes and spec.scheme == "official" else None
     if spec.scheme == "official_folds" and folds:
-        own = folds[fold] if fold in folds else next(iter(folds.values()))
+        own = folds.get(-1 if fold is None else fold, next(iter(folds.values())))
     if own is not None:
         return own["train"] if own.get("val") else round(own["train"] * (1 - spec.val))
     every = None if spec.draws_test else fold_numbers(spec, groups, folds)

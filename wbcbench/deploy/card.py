@@ -106,8 +106,8 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         f"{markdown(result.kd)}" + (f" from teachers {', '.join(result.teachers)}" if result.teachers else ""),
         f"- {result.cost.params:,} parameters"
         + (f", {result.cost.macs:,} MACs per cell" if result.cost.macs else ""),
-        f"- {key.budget.epochs} epochs of batch {key.budget.batch_size}, seed {result.seed}; the epoch was chosen "
-        f"by validation {key.selection}",
+        f"- {key.budget.epochs} epochs of batch {key.budget.batch_size}, seed {result.seed}; "
+        f"of the epochs, {key.kept} was kept",
         *(f"- {c.kind} {markdown(c.provider)}/{markdown(c.name)} {markdown(c.version or '')}".rstrip()
           for c in result.components),
         "",

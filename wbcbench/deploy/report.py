@@ -314,8 +314,8 @@ def _facts(material: Material) -> Facts:
         ("images", f"{k.image_size} × {k.image_size} px"),
         ("found", "; ".join(a.sentence() for i, a in enumerate(r.accounts) if i == 0 or a.left_out)),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}, seed {r.seed}"),
-        ("kept", f"epoch {r.selected_epoch + 1}, by validation {k.selection}"),
-        ("levelled off", f"{levelled(runs, k.selection)}{pooled}"),
+        ("kept", f"epoch {r.selected_epoch + 1}, {k.kept}"),
+        ("levelled off", f"{levelled(runs, k.judged_by)}{pooled}"),
     ]
     return [(name, text) for name, text in facts if text]
 

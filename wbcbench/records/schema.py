@@ -53,6 +53,16 @@ class ComparisonKey(Strict):
     leaks_allowed: bool = False
     """True if a donor or an image was allowed to be on two sides of the split."""
 
+    @property
+    def judged_by(self) -> str:
+        """The metric of validation scores: that which chooses the epoch; macro-F1 where the last one is kept."""
+        return "macro_f1" if self.selection == "last" else self.selection
+
+    @property
+    def kept(self) -> str:
+        """Which epoch's weights are kept, in words."""
+        return "the last one" if self.selection == "last" else f"the best by validation {self.selection}"
+
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omits `leaks_allowed` if false, so that keys have the same digest as before the field was added."""

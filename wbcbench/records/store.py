@@ -101,7 +101,7 @@ class Record:
         from wbcbench.records.frames import validation
 
         text = checks.read_bytes(self.path, "history.csv").decode(errors="replace")
-        return validation(text, self.result.key.selection)
+        return validation(text, self.result.key.judged_by)
 
     def __repr__(self) -> str:
         from wbcbench.records.frames import summary_text

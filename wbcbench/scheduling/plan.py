@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.dataset import account_lines
-from wbcbench.data.auto import Chosen, chosen_lines, completed
+from wbcbench.data.auto import Chosen, chosen_note, completed
 from wbcbench.data.splits import check_group_count, fold_numbers, resolved
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
@@ -150,7 +150,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         check_group_count(description.group_count)
     folds = _folds(request, split, description)
     request, chosen = completed(request, description, dataset)
-    notes += [f"Chosen: {line}." for line in chosen_lines(chosen)]
+    notes += chosen_note(chosen)
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)

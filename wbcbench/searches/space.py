@@ -248,11 +248,11 @@ class Space:
         }
         recipe = given.get(("training", ""))
         if recipe:
-            base = request.training.model_dump(exclude_unset=True)
-            changes["training"] = validate(Recipe, {**base, **recipe}, "training")
-            changes["teacher"] = request.teacher.model_copy(
-                update={"training": {**base, **request.teacher.training}}
-            )
+            own = request.training.model_dump(exclude_unset=True)
+            changes["training"] = validate(Recipe, {**own, **recipe}, "training")
+            # all of the base's: what the student's search changes must not reach its teachers
+            base = {**request.training.model_dump(), **request.teacher.training}
+            changes["teacher"] = request.teacher.model_copy(update={"training": base})
         return request.model_copy(update=changes)
 
     def methods(self) -> list[dict[str, str]]:
