@@ -172,7 +172,7 @@ def chosen_lines(chosen: Iterable[Chosen]) -> list[str]:
 
 
 def chosen_note(chosen: Sequence[Chosen]) -> list[str]:
-    """The same in one sentence without reasons, except that of a demonstration's budget; none if nothing is open."""
+    """The same in one sentence without reasons, except for a demonstration; empty if nothing was left open."""
     if not chosen:
         return []
     values = ", ".join(f"{c.key.rpartition('.')[2]} {_short(c.value)}" for c in chosen)
