@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SHOWN, SHOWN_LEAKS = 20, 50
 SIDES = ("train", "val", "test")
+READING = ("label", "group", "split", "fold", "fold_lists", "id",
+           "root", "levels", "modality", "leave_out", "side")  # fmt: skip
+"""Options that say how a path is read."""
 SCHEMES = ("official", "official_folds", "stratified", "kfold", "leave_one_group_out", "repeated")
 SUBCOMMANDS = {
     "inspect": (
@@ -116,19 +119,7 @@ class Source:
     def flags(self) -> list[str]:
         """The given options, as arguments of a command line."""
         words: list[str] = []
-        for name in (
-            "label",
-            "group",
-            "split",
-            "fold",
-            "fold_lists",
-            "id",
-            "root",
-            "levels",
-            "modality",
-            "leave_out",
-            "side",
-        ):
+        for name in READING:
             value = self.values[name]
             for one in value if isinstance(value, tuple) else (value,):
                 words += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
@@ -197,20 +188,7 @@ def source_options(function: F) -> F:
     @plugins_options
     @functools.wraps(function)
     def wrapper(path: Path, plugins: PluginOptions, **kwargs: Any) -> Any:
-        names = [
-            "label",
-            "group",
-            "split",
-            "fold",
-            "fold_lists",
-            "id",
-            "modality",
-            "root",
-            "levels",
-            "leave_out",
-            "side",
-        ]
-        names += ["dataset", "settings"]
+        names = [*READING, "dataset", "settings"]
         values = {name: kwargs.pop(name) for name in names}
         return function(source=Source(path, values, plugins), **kwargs)
 
