@@ -175,7 +175,7 @@ def chosen_note(chosen: Sequence[Chosen]) -> list[str]:
     """The same in one sentence without reasons, except for a demonstration; empty if nothing was left open."""
     if not chosen:
         return []
-    values = ", ".join(f"{c.key.rpartition('.')[2]} {_short(c.value)}" for c in chosen)
+    values = ", ".join(f"{c.key} {_short(c.value)}" for c in chosen)
     demonstration = [c.reason for c in chosen if c.key == "budget.epochs" and c.reason == DEMONSTRATION]
     return [f"Chosen for these cells: {values}. " + "".join(f"{r[0].upper()}{r[1:]}. " for r in demonstration)
             + "The reasons: run --dry-run."]  # fmt: skip
