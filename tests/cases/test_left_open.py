@@ -99,12 +99,14 @@ def test_views_vary_as_donors_do(tmp_path: Path) -> None:
         assert again.trials == plan.trials
         if shift == 0.0:
             assert found == expected
+            assert plan.trials[0].trial.protocol.selection.metric == "last"
             continue
         assert isinstance(found, dict)
         offsets = np.array([-3, -1, 0, 0, 1, 3]) * shift
         total = np.sqrt(20**2 + offsets.var())
         assert found["channel0"] == pytest.approx(min(0.5, np.std(offsets, ddof=1) / total * 3**0.5), abs=0.02)
         assert found["channel1"] < 0.1
+        assert plan.trials[0].trial.protocol.selection.metric == "macro_f1"
         one = make_plan(load_request(flags={**flags, "modalities": ["channel1"]}), registry)
         alone = one.trials[0].trial.protocol.augmentation.intensity
         assert alone in (0.0, {"channel1": found["channel1"]})

@@ -101,7 +101,7 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
         _intensity(facts),
         Chosen("augmentation.noise", 0.0, "real cells have noise of their own"),
         Chosen("training.class_weighting", "sqrt", WEIGHTING),
-        Chosen("selection.metric", "last", LAST),
+        _selection(facts),
     ]
     if facts.side is not None and facts.side > LARGEST_SIDE:
         found.append(
@@ -112,6 +112,15 @@ def recommend(facts: Facts, given: Mapping[str, Any] | None = None) -> tuple[Cho
 
 def _batch(cells: int) -> int:
     return 32 if cells < 20_000 else 64
+
+
+def _selection(facts: Facts) -> Chosen:
+    key = "selection.metric"
+    if facts.groups and facts.variation is None:
+        return Chosen(key, AUTO, "last, or macro_f1 where intensity varies between donors, which a run measures")
+    if any(s * 3**0.5 >= WEAKEST for s in (facts.variation or {}).values()):
+        return Chosen(key, Selection().metric, "donors differ, and other donors tell which epoch carries over")
+    return Chosen(key, "last", LAST)
 
 
 def _intensity(facts: Facts) -> Chosen:
@@ -199,7 +208,9 @@ def completed(
     """
     given = dict(_given(request))
     facts = Facts.of(description, request.split)
-    if facts.groups and not facts.demonstration and dataset is not None and "augmentation.intensity" not in given:
+    if dataset is None or facts.demonstration:
+        facts = replace(facts, groups=False)
+    if facts.groups and not {"augmentation.intensity", "selection.metric"} <= given.keys():
         side = request.image_size or {c.key: c.value for c in recommend(facts, given)}.get("image_size")
         read = {*(request.modalities or description.modalities), *(request.teacher_modalities or ())}
         found = _variation(dataset, description, side)
