@@ -210,7 +210,7 @@ def completed(
     facts = Facts.of(description, request.split)
     if dataset is None or facts.demonstration:
         facts = replace(facts, groups=False)
-    if facts.groups and not {"augmentation.intensity", "selection.metric"} <= given.keys():
+    elif facts.groups and not {"augmentation.intensity", "selection.metric"} <= given.keys():
         side = request.image_size or {c.key: c.value for c in recommend(facts, given)}.get("image_size")
         read = {*(request.modalities or description.modalities), *(request.teacher_modalities or ())}
         found = _variation(dataset, description, side)
