@@ -114,11 +114,17 @@ def _batch(cells: int) -> int:
     return 32 if cells < 20_000 else 64
 
 
+def _strength(facts: Facts) -> dict[str, float]:
+    """Modality -> how much views vary in intensity: a uniform draw with the sd that is between groups."""
+    strength = {m: round(min(STRONGEST, s * 3**0.5), 2) for m, s in (facts.variation or {}).items()}
+    return {m: s if s >= WEAKEST else 0.0 for m, s in strength.items()}
+
+
 def _selection(facts: Facts) -> Chosen:
     key = "selection.metric"
     if facts.groups and facts.variation is None:
         return Chosen(key, AUTO, "last, or macro_f1 where intensity varies between donors, which a run measures")
-    if any(s * 3**0.5 >= WEAKEST for s in (facts.variation or {}).values()):
+    if any(_strength(facts).values()):
         return Chosen(key, Selection().metric, "donors differ, and other donors tell which epoch carries over")
     return Chosen(key, "last", LAST)
 
@@ -129,8 +135,7 @@ def _intensity(facts: Facts) -> Chosen:
         return Chosen(key, 0.0, "without donors, intensity is the same evidence in training and test")
     if facts.variation is None:
         return Chosen(key, AUTO, "as much as intensity varies between donors, which a run measures")
-    strength = {m: round(min(STRONGEST, s * 3**0.5), 2) for m, s in facts.variation.items()}
-    strength = {m: s if s >= WEAKEST else 0.0 for m, s in strength.items()}
+    strength = _strength(facts)
     if not any(strength.values()):
         return Chosen(key, 0.0, "intensity does not vary between donors, so it is the same evidence in all")
     return Chosen(key, strength, "as much as intensity varies between donors, so that new donors are no surprise")
