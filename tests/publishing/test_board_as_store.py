@@ -210,6 +210,8 @@ def test_every_verb_prints_of_the_board_what_it_prints_of_the_store(
     if not words:
         assert "20 trials" in of_board[1]
         assert "0.500 with brightfield" in of_board[1]
+    if words[:1] == ("effects",):
+        assert "a search chose their parameters: late" in of_board[1], "named, not dropped"
 
 
 @pytest.mark.parametrize("kind", ["heatmap", "missing", "bars"])

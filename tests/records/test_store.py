@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
+from wbcbench.files import atomic_write_bytes
 from wbcbench.records import store as store_module
 from wbcbench.records.schema import FILES, Result
 from wbcbench.records.store import Store, predictions_bytes
@@ -156,12 +157,14 @@ def test_finished_trials_leave_nothing_behind(store):
     for name in (done, other):
         (store.work(name) / "checkpoint.safetensors").write_bytes(b"state")
         (store.root / "records" / f".tmp-{name}-01234567").mkdir()
+        atomic_write_bytes(store.root / "references" / f".tmp-{name}.npz-01234567", b"part")
     plan = SimpleNamespace(trials=[SimpleNamespace(trial=fake_trial(0))])
     assert all_cached(plan, store)
     left = {p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.name not in FILES}
     assert {p for p in left if done in p} == {f"records/{done}"}
     assert {p for p in left if other in p} == {
-        f"work/{other}", f"work/{other}/checkpoint.safetensors", f"records/.tmp-{other}-01234567"
+        f"work/{other}", f"work/{other}/checkpoint.safetensors", f"records/.tmp-{other}-01234567",
+        f"references/.tmp-{other}.npz-01234567",
     }  # fmt: skip
 
 

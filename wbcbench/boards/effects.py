@@ -75,6 +75,8 @@ class Effects(Strict):
     effects: tuple[Effect, ...]
     alone: tuple[str, ...]
     """Levels that share no block with `against`."""
+    winners: tuple[str, ...]
+    """Methods that are left out because a search chose their parameters; the others had one try each."""
 
 
 def effects(
@@ -86,7 +88,7 @@ def effects(
         stores: where the records are.
         of: the factor that varies.
         options: as for boards; only methods with all seeds of the board count. Winners of searches are left out,
-            unless all are: the best of several tries does not stand beside one try.
+            unless all are, and named: the best of several tries does not stand beside one try.
         against: the level that others are compared with; default `USUAL`. If a board has a component with
             several settings, its bare name means the setting that most blocks have.
 
@@ -106,12 +108,13 @@ def effects(
             if set(seeds) <= {f.entry.seed for f in records} and m not in group.lacking
         }
         untuned = {m: own for m, own in methods.items() if not any(f.entry.trial_id in won for f in own)}
+        winners = sorted({methods[m][0].entry.label for m in methods.keys() - untuned.keys()} if untuned else ())
         methods = untuned or methods
         levels = _levels(methods, of)
         seen |= set(levels)
         base = _meant(wanted, levels)
         if base is not None and len(levels) > 1:
-            made.append(_judged(group, seeds, methods, levels, of, base, options))
+            made.append(_judged(group, seeds, methods, levels, of, base, options, tuple(winners)))
     if not made:
         if not seen:
             asked = f" {', '.join(map(str, options.seeds))}" if options.seeds else ""
@@ -135,7 +138,7 @@ def _meant(name: str | None, levels: Mapping[str, Mapping[str, str]]) -> str | N
 
 def _judged(
     group: Group, seeds: tuple[int, ...], methods: dict[str, list[Found]], levels: dict[str, dict[str, str]],
-    of: Factor, against: str, options: Options,
+    of: Factor, against: str, options: Options, winners: tuple[str, ...],
 ) -> Effects:  # fmt: skip
     stats = BoardStatistics(methods, options, group.own[0].root, len(group.key.classes), (options.by,))
     if not stats.enough:
@@ -176,6 +179,7 @@ def _judged(
         board=group.digest, key=group.key, by=options.by, of=of, against=against, margin=options.margin,
         seeds=seeds,
         effects=tuple(sorted(rows, key=lambda e: (-e.lead, e.level))), alone=tuple(sorted(alone)),
+        winners=winners,
     )  # fmt: skip
 
 

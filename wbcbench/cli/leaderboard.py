@@ -275,6 +275,8 @@ def _show_effects(board: Effects) -> None:
     )  # fmt: skip
     if board.alone:
         click.echo(clean(f"No block in common with {board.against}: {', '.join(board.alone)}"))
+    if board.winners:
+        click.echo(clean(f"Left out, since a search chose their parameters: {', '.join(board.winners)}"))
 
 
 @click.command("plot")

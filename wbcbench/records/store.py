@@ -261,13 +261,14 @@ class Store:
         return _made(self.root / "work" / _safe(trial_id))
 
     def tidy(self, *trial_ids: str) -> None:
-        """Remove leftovers of finished trials: checkpoints, and partial records whose writer was killed."""
+        """Remove leftovers of finished trials: checkpoints, and partial files whose writer was killed."""
         for trial_id in trial_ids:
             shutil.rmtree(self.root / "work" / _safe(trial_id), ignore_errors=True)
         ended = set(trial_ids)
-        for part in (self.root / "records").glob(f"{TEMPORARY}*"):
-            if part.name.removeprefix(TEMPORARY).rpartition("-")[0] in ended:
-                shutil.rmtree(part, ignore_errors=True)
+        for folder in ("records", "references"):
+            for part in (self.root / folder).glob(f"{TEMPORARY}*"):
+                if part.name.removeprefix(TEMPORARY).rpartition("-")[0].removesuffix(".npz") in ended:
+                    part.unlink(missing_ok=True) if part.is_file() else shutil.rmtree(part, ignore_errors=True)
 
     def replay_dir(self, key: str) -> Path:
         """The folder for one teacher's stored outputs; created if missing."""
