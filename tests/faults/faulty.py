@@ -15,12 +15,12 @@ FOLDER = Path(os.environ.get("WBCBENCH_TEST_FOLDER", "."))
 
 
 class Faulty(Fusion):
-    """Early fusion that raises, blows up, fills the GPU or looks around."""
+    """Early fusion that raises, blows up, fills the GPU, looks around or clings to its worker."""
 
     name = "faulty"
 
     class Params(Parameters):
-        how: str = param("well", "well, raise, nan, full_once, full, look")
+        how: str = param("well", "well, raise, nan, full_once, full, look, cling")
 
     def __init__(self, task, backbone, params):
         super().__init__(task, backbone, params)
@@ -33,6 +33,8 @@ class Faulty(Fusion):
         logits = self.head(h)
         if how == "raise":
             raise RuntimeError("this fusion always raises")
+        if how == "cling":
+            cling()
         if how == "nan":
             logits = logits * float("nan")
         if how.startswith("full") or how == "look":
@@ -52,3 +54,10 @@ def note(how):
     seen = {"cuda": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": torch.get_num_threads()}
     seen["resources"] = ray.get_runtime_context().get_assigned_resources()
     path.write_text(json.dumps(seen))
+
+
+def cling():
+    """From now on this worker refuses to be reused, as one does whose thread does not end."""
+    from ray.tune.trainable.function_trainable import FunctionTrainable
+
+    FunctionTrainable.reset_config = lambda self, config: False

@@ -241,6 +241,21 @@ def test_without_a_share_no_gpu_is_seen(run: Run, tmp_path: Path, cluster: Clust
     assert seen["threads"] == 2
 
 
+def test_trials_that_tune_drops_are_named_and_never_pass_for_ctrl_c(
+    run: Run, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune drops a trial if its worker cannot be reused; the worker's thread gets minutes to end, not two seconds."""
+    from ray.tune.trainable.function_trainable import FunctionTrainable
+
+    monkeypatch.setattr(FunctionTrainable, "reset_config", FunctionTrainable.reset_config)  # restored afterwards
+    command = (
+        "--plugins-dir", str(folder_of(tmp_path)), "--fusion", "faulty:how=cling,early", "--jobs", "1",
+        "--executor", "ray", "--ray-address", cluster.address,
+    )  # fmt: skip
+    assert "Ray Tune dropped early" in run(*command, code=1, epochs=1)["err"]
+    assert [r["status"] for r in run(*command, epochs=1)["records"]] == ["cached", "done"]
+
+
 def test_a_changed_plugin_is_refused(run: Run, tmp_path: Path, cluster: Cluster) -> None:
     from wbcbench.registry import loading as plugins
 

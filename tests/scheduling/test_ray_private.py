@@ -35,7 +35,9 @@ def test_the_release_that_is_installed_is_the_one_that_was_tested() -> None:
 def test_the_names_are_there() -> None:
     from ray import _raylet
     from ray._private import ray_constants, worker
+    from ray.tune.constants import TUNE_ENV_VARS
 
+    assert "TUNE_FUNCTION_THREAD_TIMEOUT_S" in TUNE_ENV_VARS  # set in ray_worker.py
     assert isinstance(ray_constants.ENABLE_RAY_CLUSTER, bool)
     assert isinstance(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, str)
     assert callable(_raylet.Config.initialize)

@@ -62,7 +62,7 @@ class RayExecutor:
             UsageError: nothing answers at the address, or a trial's share fits on no node.
             DataError: the cells cannot be read.
             PluginError: a plugin's file changed since the trials were planned.
-            WbcbenchError: the store cannot be written.
+            WbcbenchError: the store cannot be written, or Tune dropped trials.
             KeyboardInterrupt: Ctrl-C; finished trials are stored, the others can be resumed.
         """
         store = Store(self._request.root)
@@ -78,8 +78,8 @@ class RayExecutor:
             sizes = [(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes]
             share = share_of(self._request, sum(gpus for _, gpus in sizes))
             jobs = min(check_feasible(share, sizes), self._request.jobs or ENDLESS)
-            bridge = Bridge(source, display, observers, store, self._registry)
-            self._sweep(bridge, self._setup(store, mark, share), share, jobs)
+            bridge = Bridge(source, display, observers, store, self._registry, jobs)
+            self._sweep(bridge, self._setup(store, mark, share), share)
         if bridge.crash is not None:
             raise bridge.crash
         if not bridge.complete:
@@ -108,10 +108,10 @@ class RayExecutor:
             environment={k: v for k, v in os.environ.items() if k.startswith(VARIABLES)},
         )
 
-    def _sweep(self, bridge: Any, setup: WorkerSetup, share: Share, jobs: int) -> None:
+    def _sweep(self, bridge: Any, setup: WorkerSetup, share: Share) -> None:
         from ray import tune
 
-        from wbcbench.scheduling.ray_source import SourceScheduler, SourceSearcher, Starts, StopAll
+        from wbcbench.scheduling.ray_source import Controls, SourceScheduler, SourceSearcher, StopAll
 
         ray_private.survive_memory_kills()
 
@@ -130,7 +130,6 @@ class RayExecutor:
                     num_samples=ENDLESS,
                     search_alg=SourceSearcher(bridge),
                     scheduler=SourceScheduler(bridge),
-                    max_concurrent_trials=jobs,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: trial.trial_id,
                     trial_dirname_creator=lambda trial: trial.trial_id,
@@ -140,7 +139,7 @@ class RayExecutor:
                     storage_path=scratch,
                     verbose=0,
                     stop=StopAll(bridge),
-                    callbacks=[Starts(bridge)],
+                    callbacks=[Controls(bridge)],
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                 ),
             ).fit()

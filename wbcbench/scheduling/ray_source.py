@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -66,15 +66,24 @@ class Bridge:
     """The state of one sweep, on the driver."""
 
     def __init__(
-        self, source: TrialSource, display: Display, observers: Observers, store: Store, registry: Registry
+        self,
+        source: TrialSource,
+        display: Display,
+        observers: Observers,
+        store: Store,
+        registry: Registry,
+        jobs: int,
     ) -> None:
+        """`jobs`: how many trials may run at once. Not left to Tune, whose limit would still count a trial that it
+        has dropped, and wait for its end forever.
+        """
         self.outcomes: list[Outcome] = []
         self.crash: Exception | None = None
         """What ended the sweep early; the executor raises it."""
         self.exhausted = False
         """Whether the source has reported that there are no more trials."""
         self._source, self._display, self._observers = source, display, observers
-        self._store, self._registry = store, registry
+        self._store, self._registry, self._jobs = store, registry, jobs
         self._running: dict[str, _Running] = {}
         self._again: list[PlannedTrial] = []
         """Trials that ran out of GPU memory: each is retried once, alone."""
@@ -97,7 +106,9 @@ class Bridge:
         """The config of the next trial for a worker, `"wait"`, or None at the end."""
         if self.crash is not None:
             return None
-        if any(r.alone for r in self._running.values()) or (self._again and self._running):
+        if len(self._running) >= self._jobs or any(r.alone for r in self._running.values()):
+            return "wait"
+        if self._again and self._running:
             return "wait"
         alone = bool(self._again)
         planned = self._again.pop(0) if alone else self._next()
@@ -157,6 +168,18 @@ class Bridge:
         running.deaths += 1
         running.reason = reason_of(text or "")
         log.warning("%s: %s", running.planned.trial.label, running.reason)
+
+    @_kept(None)
+    def check(self, errors: Iterable[str]) -> None:
+        """End the sweep if Tune gave a trial up without a call of `ended`: it would wait for that trial forever.
+
+        It does so if a worker cannot be reused, see `ray_worker.STOPPING`.
+        """
+        if dropped := sorted(self._running[key].planned.trial.label for key in errors if key in self._running):
+            raise WbcbenchError(
+                f"Ray Tune dropped {', '.join(dropped)}, since its worker could not be reused. Finished trials "
+                "are stored; run the same command again to resume."
+            )
 
     @_kept(None)
     def ended(self, key: str, result: dict[str, Any] | None, error: bool) -> None:
@@ -255,14 +278,17 @@ class SourceScheduler(FIFOScheduler):  # type: ignore[misc]
         self._bridge.died(trial.trial_id, trial.get_error())
 
 
-class Starts(tune.Callback):  # type: ignore[misc]
-    """Notifies the bridge when a worker starts a trial."""
+class Controls(tune.Callback):  # type: ignore[misc]
+    """Notifies the bridge when a worker starts a trial, and of trials that Tune has given up."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
 
     def on_trial_start(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
         self._bridge.started(trial.trial_id)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self._bridge.check(t.trial_id for t in trials if t.status == TuneTrial.ERROR)
 
 
 class StopAll(tune.Stopper):  # type: ignore[misc]

@@ -85,6 +85,10 @@ def unpack(result: dict[str, Any] | None) -> EpochMessage | EndMessage | None:
 VARIABLES = "WBCBENCH_"
 """Environment variables with this prefix are passed to the workers: cache, data, plugin folders."""
 
+STOPPING = "600"
+"""Seconds for a stopped trial's thread to end before its worker is reused. Tune waits for 2, which a busy machine
+exceeds, and then drops the trial that should have come next, without a word."""
+
 
 @dataclass(frozen=True)
 class WorkerSetup:
@@ -119,6 +123,8 @@ def train_one(config: dict[str, Any], setup: WorkerSetup) -> None:
         setup: the same for all trials of a run.
     """
     from ray import tune
+
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = STOPPING
 
     def done(epoch: int, epochs: int, row: dict[str, Any]) -> None:
         # Waits for the driver's answer; a trial that is to stop gets a SystemExit here.
