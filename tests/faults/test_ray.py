@@ -244,7 +244,7 @@ def test_without_a_share_no_gpu_is_seen(run: Run, tmp_path: Path, cluster: Clust
 def test_trials_that_tune_drops_are_named_and_never_pass_for_ctrl_c(
     run: Run, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tune drops a trial if its worker cannot be reused; the worker's thread gets minutes to end, not two seconds."""
+    """It drops one if a worker cannot be reused; a worker has minutes to end, not two seconds."""
     from ray.tune.trainable.function_trainable import FunctionTrainable
 
     monkeypatch.setattr(FunctionTrainable, "reset_config", FunctionTrainable.reset_config)  # restored afterwards
