@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score
-from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from torch import Tensor, nn
 
 Arrays = dict[str, NDArray[Any]]
@@ -22,20 +21,9 @@ STEPS, BATCH = 2000, 32
 
 
 def sides(arrays: Arrays) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Indices of training, validation and test cells: the official split, or drawn by donor."""
-    if "split" in arrays:
-        found = [np.flatnonzero(arrays["split"] == s) for s in ("train", "val", "test")]
-        return found[0], found[1], found[2]
-    n = len(arrays["label"])
-    if "group" not in arrays:
-        rest, test = train_test_split(np.arange(n), test_size=0.25, stratify=arrays["label"], random_state=0)
-        train, val = train_test_split(rest, test_size=0.2, stratify=arrays["label"][rest], random_state=0)
-        return train, val, test
-    rest, test = next(
-        GroupShuffleSplit(1, test_size=0.25, random_state=0).split(np.arange(n), groups=arrays["group"])
-    )
-    a, b = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(rest, groups=arrays["group"][rest]))
-    return rest[a], rest[b], test
+    """Indices of training, validation and test cells."""
+    found = [np.flatnonzero(arrays["split"] == s) for s in ("train", "val", "test")]
+    return found[0], found[1], found[2]
 
 
 def pictures(arrays: Arrays) -> Tensor:

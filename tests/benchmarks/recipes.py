@@ -197,7 +197,26 @@ def settings(recipe: dict[str, Any], cells: int, side: int) -> tuple[dict[str, A
     return {"budget.batch_size": batch, **GEOMETRY, **sized, **own}, epochs, backbone
 
 
-def train(data: Path, out: Path, only: list[str], shard: tuple[int, int], chosen: list[str]) -> None:
+def drawn(path: Path, arrays: Arrays) -> Arrays:
+    """With the split that wbcbench draws, if it has none, so that baselines see the same cells."""
+    if "split" in arrays:
+        return arrays
+    from wbcbench.data.splits import make_split
+    from wbcbench.spec.trial import SplitSpec
+    from wbcbench.testing.components import component_class
+
+    cls = component_class("dataset", "npz")
+    found = make_split(
+        cls(cls.Params(path=str(path))).load(), SplitSpec(unit="group" if "group" in arrays else None)
+    )
+    side = np.full(len(arrays["label"]), "none ")
+    side[found.train], side[found.val], side[found.test] = "train", "val", "test"
+    return {**arrays, "split": side}
+
+
+def train(
+    data: Path, out: Path, only: list[str], shard: tuple[int, int], chosen: list[str], seeds: list[int]
+) -> None:
     """Run what is missing: every condition, recipe and seed, and the baselines."""
     import plain
 
@@ -206,7 +225,7 @@ def train(data: Path, out: Path, only: list[str], shard: tuple[int, int], chosen
     names = (*list(RECIPES)[:3], "forest", "plain small CNN", *list(RECIPES)[3:], "plain resnet18")
     names = tuple(n for n in names if not chosen or n in chosen)
     jobs = [
-        (c, r, s) for s in SEEDS for i, r in enumerate(names) for c in CONDITIONS
+        (c, r, s) for s in seeds for i, r in enumerate(names) for c in CONDITIONS
         if (c in only if only else i < 5 or c in CENTRAL)
     ]  # fmt: skip
     for condition, name, seed in jobs[shard[0] :: shard[1]]:
@@ -223,7 +242,7 @@ def train(data: Path, out: Path, only: list[str], shard: tuple[int, int], chosen
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if name in plain.BASELINES:
-            found = plain.BASELINES[name](arrays, seed)
+            found = plain.BASELINES[name](drawn(path, arrays), seed)
         else:
             chosen, epochs, backbone = settings(RECIPES[name], training_cells(arrays), arrays["image"].shape[2])
             done = wbcbench.run(
@@ -260,6 +279,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--recipes", default="")
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
@@ -268,4 +288,4 @@ if __name__ == "__main__":
     else:
         first, count = map(int, given.shard.split("/"))
         only, chosen = ([n for n in text.split(",") if n] for text in (given.only, given.recipes))
-        train(given.data, given.out, only, (first, count), chosen)
+        train(given.data, given.out, only, (first, count), chosen, given.seeds)
