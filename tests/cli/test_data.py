@@ -340,6 +340,11 @@ def test_a_folder_without_images_says_what_in_it_to_give(invoke: Invoke, tmp_pat
     hint = f"{tmp_path / 'labels.csv'} --root {tmp_path / 'images.zip'}"
     assert f"Give what is in it: {hint}." in err
     assert document(invoke, "inspect", *shlex.split(hint))["cells"] == 40
+    (tmp_path / "images.zip").unlink()
+    picture(tmp_path / "0.png", 0)
+    code, _, err = invoke("data", "inspect", str(tmp_path))
+    assert code == 2
+    assert f"Or give what is in it: {tmp_path / 'labels.csv'}." in err, "its images are in no folder of a class"
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def _print_levelling(planned: PlannedRun, done: Run) -> None:
 def _dry_run(planned: PlannedRun, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from wbcbench.data.auto import chosen_lines
+    from wbcbench.data.auto import chosen_lines, chosen_note
     from wbcbench.scheduling.resources import GUESSED_SPEED
     from wbcbench.spec.trial import method_name
 
@@ -105,10 +105,10 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
         chosen = [asdict(c) for c in plan.chosen]
         print_json({"trials": rows, "notes": plan.notes, "chosen": chosen, "store": planned.request.store})
         return
-    for note in plan.notes:
+    for note in (n for n in plan.notes if n not in chosen_note(plan.chosen)):
         click.echo(note, err=True)
-    for line in chosen_lines(plan.chosen):
-        click.echo(f"  {line}", err=True)
+    if plan.chosen:
+        click.echo("\n  ".join(["Chosen for these cells:", *chosen_lines(plan.chosen)]), err=True)
     fold = ["fold"] if any(r["fold"] is not None for r in rows) else []
     columns = ["role", "method", "kd", "backbone", "seed", *fold, "trial_id", "state", "cell_views", "seconds"]
     shown = [{**r, "method": method_name(r["method"], "none", r["policies"]), "seconds": _about(r)} for r in rows]

@@ -167,7 +167,11 @@ def _tree(path: Path, asked: ColumnChoices, progress: Progress | None) -> Survey
         given = instead(path) if path.is_dir() and not list_images(source).names else ""
         if given:
             raise DataError(f"Expected folders of images in {path}, but it has none. Give what is in it: {given}.")
-        tree = read_tree(source, asked.levels, str(path), asked.sides, _leave_out(asked, "class", ()))
+        try:
+            tree = read_tree(source, asked.levels, str(path), asked.sides, _leave_out(asked, "class", ()))
+        except DataError as error:
+            tables = instead(path) if asked.levels is None else ""
+            raise DataError(f"{error} Or give what is in it: {tables}." if tables else str(error)) from error
     if asked.group == NONE:
         found = {what: names for what, names in tree.listing.found.items() if what != "groups"}
         tree = replace(tree, listing=replace(tree.listing, groups=None, found=found))
