@@ -246,6 +246,19 @@ def test_the_api_reads_a_board_and_can_still_make_its_page(made: tuple[Path, Pat
     assert not path.exists(), "what was unpacked goes with the boards"
 
 
+def test_the_records_of_a_board_are_those_of_the_store(made: tuple[Path, Path]) -> None:
+    of_store, of_board = (wbcbench.load_records(place) for place in made)
+    assert of_store.frame().drop(columns="path").equals(of_board.frame().drop(columns="path"))
+    record = of_board[0]
+    del of_board
+    assert record.predictions["test_cells"].shape == (40,), "read after the sequence is gone"
+    one = wbcbench.load_record(record.trial.id, made[1])
+    path = one.path
+    assert path != record.path
+    del one
+    assert not path.exists(), "what was unpacked goes with the record"
+
+
 def test_a_board_is_made_from_another_with_what_stands_beside_it(
     made: tuple[Path, Path], tmp_path: Path, invoke: Invoke
 ) -> None:

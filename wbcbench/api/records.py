@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -14,7 +16,7 @@ from wbcbench.isolation import guest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wbcbench.records.store import Record
+    from wbcbench.records.store import Record, Store
 
 
 class Shown(ABC):
@@ -88,7 +90,8 @@ def load_record(record: str | Path, store: str | Path | None = None) -> Record:
     Args:
         record: a trial's id, the beginning of one, the path of its folder, or a method's name as on a leaderboard,
             which gives the seed with the best validation score.
-        store: where ids and names are looked up; None: `WBCBENCH_STORE` if set, else wbcbench-store.
+        store: where ids and names are looked up, a store or a published board; None: `WBCBENCH_STORE` if set,
+            else wbcbench-store.
 
     Returns:
         The record. Its `predictions`, `weights()`, `frame()` (cells with probabilities) and `history()` are read
@@ -99,9 +102,9 @@ def load_record(record: str | Path, store: str | Path | None = None) -> Record:
         RecordError: the record is damaged or was changed.
     """
     from wbcbench.boards.find import find_record
-    from wbcbench.records.store import Store
 
-    return find_record(record, Store.fixed(stores_of(store)[0]))
+    with _kept_open(stores_of(store)[0]) as (opened, keep):
+        return keep(find_record(record, opened))
 
 
 @guest()
@@ -109,20 +112,43 @@ def load_records(store: str | Path | None = None) -> Records:
     """All records of a store, each checked; damaged ones are left out and listed.
 
     Args:
-        store: a folder of records; None: `WBCBENCH_STORE` if set, else wbcbench-store.
+        store: a folder of records or a published board; None: `WBCBENCH_STORE` if set, else wbcbench-store.
 
     Returns:
         A sequence of records by trial id, with `frame()` for all of them.
 
     Raises:
         UsageError: there is no such store.
+        RecordError: a published board is damaged or was changed.
     """
     from wbcbench.api.requests import check_stores
-    from wbcbench.records.store import Store
 
     check_stores(stores_of(store)[:1])
-    good, bad = Store.fixed(stores_of(store)[0]).scan()
+    with _kept_open(stores_of(store)[0]) as (opened, keep):
+        good, bad = opened.scan()
+        good = [keep(record) for record in good]
     return Records(sorted(good, key=lambda r: r.trial.id), {str(path): str(error) for path, error in bad})
+
+
+class _Opened:
+    """Ends with the last record that refers to it."""
+
+
+@contextmanager
+def _kept_open(path: Path) -> Iterator[tuple[Store, Callable[[Record], Record]]]:
+    """A store or a published board as a store, and a function that keeps unpacked files as long as a record."""
+    from wbcbench.publishing.sources import store_at
+
+    opened = _Opened()
+
+    def keep(record: Record) -> Record:
+        vars(record)["_opened"] = opened  # its predictions are read on first use
+        return record
+
+    with ExitStack() as stack:
+        yield stack.enter_context(store_at(path.absolute())), keep
+        weakref.finalize(opened, stack.pop_all().close)
+
 
 
 __all__ = ["Records", "Shown", "load_record", "load_records"]
