@@ -3,10 +3,10 @@
     python tests/benchmarks/forecast.py
 
 For every taught record of the published boards: the gain in test macro-F1 over its untaught twin (same fusion,
-backbone, policies, cells and seed), and what is known before the student is trained: by how much its teachers lead
-on validation cells, agreement of teachers and twin, calibration of the teachers, how much of what they see the
-student sees too. A board is forecast by a model of the other boards. The forecast enters `wbcbench run` only if its
-error is below that of "no gain" on every board, which it is not.
+backbone, policies, cells and seed), and what is known before the student is trained: by how much its teachers
+lead on validation cells, how often they agree with the twin, their calibration, how much of what they see the
+student sees too. A board is forecast by a model of the other boards. The forecast enters `wbcbench run` only if
+its error is below that of "no gain" on every board, which it is not.
 """
 
 from __future__ import annotations
