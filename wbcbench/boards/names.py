@@ -126,9 +126,20 @@ def _settings(row: Row) -> Settings:
 
 def _backbone(row: Row) -> Settings:
     """Parameters of a row's backbone, without the model's name."""
-    return _read(
-        row, lambda method: {k: _short(v) for k, v in method["backbone"]["params"].items() if k != "model"}
-    )
+
+    def of(method: dict[str, Any]) -> Settings:
+        found = {}
+        for m, part in _backbones(method).items():
+            found |= {f"{m}.{k}" if m else k: _short(v) for k, v in part["params"].items() if k != "model"}
+        return found
+
+    return _read(row, of)
+
+
+def _backbones(method: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Modality -> its backbone, of a method's document; "" -> the one of all modalities."""
+    found: dict[str, Any] = method["backbone"]
+    return {"": found} if isinstance(found.get("name"), str) else found
 
 
 def _read(row: Row, of: Callable[[dict[str, Any]], Settings]) -> Settings:
@@ -166,8 +177,10 @@ def teaching(taught: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    parts = [method["fusion"], *method["distillers"], *method["policies"], method["routing"], method["backbone"]]
+    parts = [method["fusion"], *method["distillers"], *method["policies"], method["routing"]]
     yield from parameters(parts, prefix)
+    for modality, part in _backbones(method).items():
+        yield from parameters([part], prefix + (f"{modality} " if modality else ""))
     for name, value in method["recipe"].items():
         yield f"{prefix}recipe.{name}", _short(value)
     yield from teaching(method, prefix)
@@ -305,7 +318,7 @@ def _candidate(r: Row) -> Candidate:
         method = json.loads((path / "spec.json").read_bytes())["method"]
         parts = [
             method["fusion"],
-            method["backbone"],
+            *_backbones(method).values(),
             *method["policies"],
             *method["distillers"],
             method["routing"],

@@ -128,7 +128,7 @@ def dataset_of(
 def misfits(trial: Trial, description: Description, registry: Registry) -> Iterator[Problem]:
     """Problems for which the planner would have refused the trial."""
     m, protocol = trial.method, trial.protocol
-    parts = [("fusion", m.fusion), ("backbone", m.backbone)]
+    parts = [("fusion", m.fusion), *(("backbone", b) for b in m.backbones.values())]
     parts += [("policy", p) for p in m.policies] + [("distiller", d) for d in m.distillers]
     parts += [("routing", m.routing)] if m.routing else []
     for kind, spec in parts:

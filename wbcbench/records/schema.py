@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunc
 from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
-from wbcbench.spec import ComponentSpec as SpecComponent
 from wbcbench.spec.trial import method_name
 
 if TYPE_CHECKING:
@@ -274,7 +273,7 @@ class Result(Outcome):
             **{name: getattr(outcome, name) for name in Outcome.model_fields},
             trial_id=trial.id, method_id=trial.method_id(), status="sealed" if trial.sealed else "done",
             label=trial.label, fusion=m.fusion.name, kd=m.kd,
-            backbone=backbone_name(m.backbone), routing=m.routing.name if m.routing else None,
+            backbone=m.backbone_name, routing=m.routing.name if m.routing else None,
             policies=tuple(p.name for p in m.policies), seed=trial.seed, dataset=trial.protocol.dataset.name,
             teachers=[t.id for t in m.teachers], files=files, digest=content_digest(trial.id, files),
         )  # fmt: skip
@@ -288,11 +287,6 @@ class Result(Outcome):
 def content_digest(trial_id: str, files: dict[str, str]) -> str:
     """64 hex digits over the trial and the SHA-256 of its predictions and weights."""
     return digest([trial_id, files["predictions.npz"], files["model.safetensors"]], length=64)
-
-
-def backbone_name(component: SpecComponent) -> str:
-    """The display name of a backbone: the `model` parameter of a family, else the component's name."""
-    return str(component.params.get("model") or component.name)
 
 
 def _differences(path: str, mine: Any, theirs: Any) -> list[str]:
@@ -311,5 +305,5 @@ def _short(value: Any) -> str:
 
 __all__ = [
     "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Counted", "InputStatistics",
-    "Outcome", "Pull", "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
+    "Outcome", "Pull", "Result", "Strict", "Summary", "Used", "content_digest",
 ]  # fmt: skip

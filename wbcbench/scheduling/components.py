@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,12 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.compatibility import adds_loss, needs_of, unbalanced
+from wbcbench.scheduling.compatibility import adds_loss, check_backbones, needs_of, unbalanced
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import STUDENT, Choice, Request
-from wbcbench.spec.trial import IMPUTE, chosen_imputer
+from wbcbench.spec.request import STUDENT, BackboneChoice, Choice, Request, each_of
+from wbcbench.spec.trial import IMPUTE, BackboneSpec, chosen_imputer, equal_as_one
 from wbcbench.spec.weights import BALANCED, weight_word
 
 
@@ -58,6 +59,48 @@ def component(
     params = _with_digests(params, f"{kind} {choice.name}")
     named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
+
+
+def backbone_specs(
+    registry: Registry,
+    choices: Sequence[BackboneChoice],
+    request: Request,
+    modalities: tuple[str, ...],
+    option: str,
+) -> list[BackboneSpec]:
+    """The backbones of a list of alternatives, in the order of the modalities.
+
+    Args:
+        modalities: of the data set, that are read.
+        option: for messages.
+
+    Raises:
+        UsageError: one is for a modality that is not read, or a modality that is read has none.
+    """
+    siblings = [c for b in choices for c in each_of(b)]
+    found: list[BackboneSpec] = []
+    for choice in choices:
+        if isinstance(choice, Choice):
+            found.append(component(registry, "backbone", choice, request, siblings))
+            continue
+        for name in choice:
+            if name not in modalities:
+                raise UsageError(
+                    f"{option}: expected backbones by modality ({', '.join(modalities)}), but got one for "
+                    f"'{name}'.{did_you_mean(name, modalities)}"
+                )
+        if lacking := [m for m in modalities if m not in choice]:
+            raise UsageError(
+                f"{option}: expected a backbone for each of {', '.join(modalities)}, but got none for "
+                f"{', '.join(lacking)}. Add {','.join(f'{m}=NAME' for m in lacking)}"
+            )
+        found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
+    return found
+
+
+def backbone_for(backbone: BackboneSpec, reads: tuple[str, ...]) -> BackboneSpec:
+    """What a network that reads these modalities is built from."""
+    return backbone if isinstance(backbone, ComponentSpec) else equal_as_one({m: backbone[m] for m in reads})
 
 
 def distillers_of(registry: Registry, kd: tuple[Choice, ...], request: Request) -> tuple[ComponentSpec, ...]:
@@ -148,7 +191,7 @@ class Offer:
 
     fusion: ComponentSpec
     reads: tuple[str, ...]
-    backbones: tuple[ComponentSpec, ...]
+    backbones: tuple[BackboneSpec, ...]
     """One size, or a chain in which each is taught by the next."""
     seed: int
 
@@ -170,7 +213,9 @@ class TeacherPool:
         self._base = base
         self._modalities = modalities
         # `--set fusion.*` and similar settings apply to the student only, not to a teacher's own components.
-        self._backbones = tuple(component(registry, "backbone", b, Request()) for b in request.teacher.backbone)
+        self._backbones = tuple(
+            backbone_specs(registry, request.teacher.backbone, Request(), modalities, "teacher.backbone")
+        )
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
 
     def assign(
@@ -246,7 +291,8 @@ class TeacherPool:
             budget = budget.model_copy(update={"epochs": request.teacher.epochs})
         protocol = self._base.model_copy(update={"modalities": offer.reads, "budget": budget})
         trial: Trial | None = None
-        for backbone in reversed(offer.backbones):
+        for backbone in (backbone_for(b, offer.reads) for b in reversed(offer.backbones)):
+            check_backbones(self._registry, offer.fusion, backbone)
             settled = self._settings.distillers(distillers, len(offer.reads))
             taught: dict[str, Any] = {}
             if trial:

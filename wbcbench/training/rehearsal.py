@@ -37,8 +37,7 @@ def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], 
     try:
         fusion = build_fusion(trial, _task(trial, channels, classes), registry)
     except UsageError as error:
-        model = trial.method.backbone.params.get("model", trial.method.backbone.name)
-        raise IncompatibleError(f"{trial.label} with backbone {model}: {error}") from error
+        raise IncompatibleError(f"{trial.label} with backbone {trial.method.backbone_name}: {error}") from error
     except Exception:
         log.debug("%s could not be built", trial.label, exc_info=True)
         return
@@ -85,10 +84,9 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
         kd.setup(fusion, shapes_of(student, answers, len(classes), ids, labels))
         with_replaced_heads(fusion, kd, answers)
     except IncompatibleError as error:
-        mine, theirs = trial.method.backbone, [t.method.backbone for t in trial.method.teachers]
-        who = ", ".join(str(b.params.get("model", b.name)) for b in theirs)
+        who = ", ".join(t.method.backbone_name for t in trial.method.teachers)
         raise IncompatibleError(
-            f"{trial.label} with '{trial.method.kd}' (student {mine.params.get('model', mine.name)}"
+            f"{trial.label} with '{trial.method.kd}' (student {trial.method.backbone_name}"
             + (f", teachers {who}" if who else "")
             + f"): {error}"
         ) from error
