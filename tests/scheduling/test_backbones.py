@@ -137,6 +137,8 @@ def test_trained_named_predicted_exported_and_reported(tmp_path: Path, invoke: C
     exported = wbcbench.export(first.trial.id, tmp_path / "out", format="safetensors", **where)
     assert exported.agreement.largest < 1e-5
     assert wbcbench.report(first.trial.id, tmp_path / "r.html", **where)
-    code, out, err = invoke("leaderboard", "effects", "--of", "backbone", "--against", "cellnet", "--store", str(store))
+    code, out, err = invoke(
+        "leaderboard", "effects", "--of", "backbone", "--against", "cellnet", "--store", str(store)
+    )
     assert code == 0, err
     assert first.result.backbone in out

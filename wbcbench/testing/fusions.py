@@ -211,11 +211,16 @@ class FusionContract(FusionAnswers):
         except Exception as error:
             raise BrokenPromise(
                 f"With backbones of unequal widths: {type(error).__name__}: {error}",
-                "Build each by `backbone(channels, modality=name)` and read its own `dim`, or take `own_backbones` "
-                "out of `traits`.",
+                "Build each by `backbone(channels, modality=name)` and read its own `dim`, or take "
+                "`own_backbones` out of `traits`.",
                 "__init__",
             ) from error
-        promise(bool(probabilities.isfinite().all()), "It predicts NaN or infinity.", "Look at `forward`.", "forward")
+        promise(
+            bool(probabilities.isfinite().all()),
+            "With backbones of unequal widths it predicts NaN or infinity.",
+            "Look for layers that are left uninitialised.",
+            "forward",
+        )
 
     def test_its_cost_can_be_counted(self) -> None:
         """The multiply-accumulates of its deployed network can be counted."""

@@ -232,8 +232,9 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
         built = backbones.get("") or backbones.get(modality or "")
         if built is None:
             raise IncompatibleError(
-                f"Fusion '{fusion_cls.name}' declares `own_backbones`, but builds one for {modality or 'no modality'}"
-                f" where the modalities are {', '.join(backbones)}. Build each with backbone(channels, modality=name)."
+                f"Fusion '{fusion_cls.name}' declares `own_backbones`, but builds one for "
+                f"{modality or 'no modality'} where the modalities are {', '.join(backbones)}. Build each with "
+                "backbone(channels, modality=name)."
             )
         cls, params = built
         net: Backbone = cls(in_chans, task.image_size, params, width)
