@@ -10,7 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import ComponentSpec, Protocol, Recipe
-from wbcbench.spec.trial import BackboneSpec
+from wbcbench.spec.trial import BackboneSpec, Outside
 from wbcbench.spec.weights import BALANCED
 
 
@@ -100,6 +100,26 @@ def check_backbones(registry: Registry, fusion: ComponentSpec, backbone: Backbon
             f"maps, but got {', '.join(f'{m}={b.model}' for m, b in backbone.items())}. Give one, or choose a "
             f"fusion with a network per modality: {', '.join(sorted(able))}."
         )
+
+
+def check_outside(registry: Registry, distillers: tuple[ComponentSpec, ...], teacher: Outside) -> None:
+    """Raises `IncompatibleError` for a distiller that needs more of a teacher than its file of answers holds."""
+    for distiller in distillers:
+        needs = needs_of(registry, distiller)
+        if needs.taught_by != "teacher":
+            continue
+        wants = {
+            "stage maps": "maps" in needs.teacher,
+            "classifier": needs.teacher_head or declared(registry, "distiller", distiller).replaces_head,
+            "embeddings": "embedding" in needs.teacher and not teacher.embedding,
+        }
+        if lacking := [what for what, wanted in wants.items() if wanted]:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' needs the teacher's {lacking[0]}, which the file of answers "
+                f"'{teacher.name}' does not have. "
+                + ("Add the array embeddings, or choose" if lacking == ["embeddings"] else "Choose")
+                + " a distiller of logits, such as logits or dkd."
+            )
 
 
 def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:

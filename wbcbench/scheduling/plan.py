@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
@@ -36,7 +37,7 @@ from wbcbench.scheduling.settings import Settings, check_augmentation, settled_s
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import BackboneChoice, Choice, Exclude, Request, each_of
-from wbcbench.spec.trial import BackboneSpec
+from wbcbench.spec.trial import BackboneSpec, Outside
 
 
 class Excluder:
@@ -139,6 +140,8 @@ class Plan:
     """Notes for readers of the results."""
     chosen: tuple[Chosen, ...] = ()
     """Settings that the request left open."""
+    answers: dict[str, Path] = field(default_factory=dict)
+    """SHA-256 -> a file of answers that teach some of the trials."""
 
 
 def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = True) -> Plan:
@@ -209,7 +212,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             if name in found.aliases:
                 notes.append(f"'{name}' means the {kind} '{found.name}'.")
     settings = Settings(request, registry)
-    teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings)
+    teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings, description.classes)
+    notes += [file.sentence() for file in teacher_pool.files.values()]
 
     students: dict[str, Trial] = {}
     skipped: dict[str, str] = {}
@@ -228,8 +232,10 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 check_policies(registry, fusion, policies, distillers, protocol)
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
+                outside: tuple[Outside, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
-                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, seed, fold)
+                    assigned = teacher_pool.assign(fusion, protocol.modalities, distillers, seed, fold)
+                    routing, teachers, outside = assigned
                 count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
@@ -241,6 +247,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
+                    outside=outside,
                     teacher_seeds=teacher_pool.vary if teachers else "fixed",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
@@ -263,7 +270,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
     # A requested trial that is also a teacher keeps its position among the teachers.
-    return Plan(list(ordered.values()), dataset, description, notes, chosen)
+    answers = {digest: file.path for digest, file in teacher_pool.files.items()}
+    return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

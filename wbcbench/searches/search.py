@@ -164,7 +164,7 @@ def _base(space: Space, planner: Any) -> tuple[Plan, list[str]]:
         ordered[student.id] = PlannedTrial(student, "student")
         ids.append(student.id)
     assert plan is not None
-    return Plan(list(ordered.values()), plan.dataset, plan.description, plan.notes), ids
+    return Plan(list(ordered.values()), plan.dataset, plan.description, plan.notes, answers=plan.answers), ids
 
 
 def _title(request: Request) -> str:

@@ -40,6 +40,10 @@ def load_yaml(text: str) -> Any:
     return value
 
 
+FILE = "file"
+"""`--teacher file:answers.npz`: a teacher from outside. Everything after the colon is the path."""
+
+
 class Choice(Frozen):
     """A component by name, with those parameters that the user gave."""
 
@@ -48,9 +52,11 @@ class Choice(Frozen):
 
     @classmethod
     def parse(cls, value: Any) -> Choice:
-        """From `name`, `name:key=value:key=value` or a mapping with `name` and parameters."""
+        """From `name`, `name:key=value:key=value`, `file:PATH` or a mapping with `name` and parameters."""
         if isinstance(value, Choice):
             return value
+        if isinstance(value, str) and value.startswith(f"{FILE}:"):
+            return cls(name=FILE, params={"path": value.removeprefix(f"{FILE}:")})
         if isinstance(value, str):
             name, *pairs = [part.strip() for part in value.split(":")]
             params: dict[str, Any] = {}

@@ -315,6 +315,23 @@ class Protocol(Frozen):
     metrics_version: int = METRICS_VERSION
 
 
+OUTSIDE_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,39}"
+"""Of a teacher from outside, for tables."""
+
+
+class Outside(Frozen):
+    """A teacher from outside: its answers by cell, in a file that is identified by its content."""
+
+    name: str = Field(pattern=f"^{OUTSIDE_NAME}$")
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the file."""
+    reads: tuple[str, ...]
+    """The modalities for which it teaches, which need not be what it has seen."""
+    views: int = Field(1, ge=1)
+    embedding: int = Field(0, ge=0)
+    """Width of its embeddings; 0: it has none."""
+
+
 class Method(Frozen):
     """What is compared."""
 
@@ -326,6 +343,8 @@ class Method(Frozen):
     routing: ComponentSpec | None = None
     teachers: tuple[Trial, ...] = ()
     """Each teacher is a complete trial, so it is found by its identity, and chains need no extra code."""
+    outside: tuple[Outside, ...] = ()
+    """Teachers from outside. To the routing they come after `teachers`."""
     teacher_seeds: Literal["fixed", "student"] = "fixed"
     """`student`: every seed of the method has teachers of its own, trained with the student's seed."""
 
@@ -335,7 +354,14 @@ class Method(Frozen):
         document: dict[str, Any] = handler(self)
         if self.teacher_seeds == "fixed":
             document.pop("teacher_seeds", None)
+        if not self.outside:
+            document.pop("outside", None)
         return document
+
+    @property
+    def taught_for(self) -> list[frozenset[str]]:
+        """Of each teacher, as the routing counts them, the modalities for which it teaches."""
+        return [frozenset(t.reads) for t in (*self.teachers, *self.outside)]
 
     @property
     def backbones(self) -> dict[str, ComponentSpec]:
