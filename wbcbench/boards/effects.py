@@ -205,6 +205,7 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
         "distillers",
         "routing",
         "teachers",
+        "outside",
         "teacher_seeds",
     ),  # without distillation there are no teachers and no routing
 }
@@ -225,10 +226,10 @@ def _part(method: Method, of: Factor) -> tuple[Any, ...]:
         return ()
     taught = {
         "teachers": "+".join("+".join(t.protocol.modalities) for t in method.teachers),
-        "teacher": "+".join(_backbone(t.method) for t in method.teachers),
+        "teacher": "+".join([*(_backbone(t.method) for t in method.teachers), *(t.name for t in method.outside)]),
         "routing": str(method.routing or ""),
         "teacher seeds": STUDENT if method.teacher_seeds == STUDENT else "fixed",
-        "ids": "+".join(t.id[:6] for t in method.teachers),
+        "ids": "+".join([*(t.id[:6] for t in method.teachers), *(t.digest[:6] for t in method.outside)]),
     }
     return (*method.distillers, taught)
 

@@ -222,6 +222,12 @@ def _trained_on(file: NpzFile, ids: tuple[str, ...]) -> frozenset[str] | None:
     return frozenset(stated) if {"train_ids", "split"} & file.members else None
 
 
+def names_of(answers: AnswerFile, cells: Sequence[str] | None, count: int) -> Sequence[str]:
+    """The data set's cells as the file calls them: by their ids or, if they have none, by their numbers from 0."""
+    unnamed = cells is None or all(name == f"row {i}" for i, name in enumerate(cells))
+    return [str(i) for i in range(count)] if unnamed and answers.ids[0].isdecimal() else cells or ()
+
+
 def rows_of(
     answers: AnswerFile, cells: Sequence[str] | None, count: int, train: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -229,26 +235,26 @@ def rows_of(
 
     Args:
         answers: of the teacher.
-        cells: ids of the data set's cells; None: they are called 0, 1, 2, ...
+        cells: ids of the data set's cells, if it has any.
         count: number of cells.
         train: positions of the training cells, each of which the file must answer for.
 
     Raises:
         DataError: it lacks some, or ids are ambiguous.
     """
-    names = tuple(map(str, range(count))) if cells is None else tuple(cells)
+    names = names_of(answers, cells, count)
     if len(set(names)) < len(names):
         raise DataError("The data set has several cells of one id, so that answers cannot be matched by id.")
     place = {name: row for row, name in enumerate(answers.ids)}
-    rows = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+    rows = np.array([place.get(name, -1) for name in names] or [-1] * count, dtype=np.int64)
     lacking = train[rows[train] < 0]
     if len(lacking):
-        examples = ", ".join(f"'{names[i]}'" for i in lacking[:3])
+        examples = ", ".join(f"'{names[i] if names else i}'" for i in lacking[:3])
         raise DataError(
-            f"{answers.path}: expected answers for all {len(train)} training cells, but {len(lacking)} have none, "
-            f"such as {examples}. Its own ids are such as '{answers.ids[0]}'."
+            f"Teacher '{answers.name}': expected answers for all {len(train)} training cells, but {len(lacking)} "
+            f"have none, such as {examples}. Its own ids are such as '{answers.ids[0]}'."
         )
     return rows
 
 
-__all__ = ["FLOOR", "AnswerFile", "read_answers", "rows_of"]
+__all__ = ["FLOOR", "AnswerFile", "names_of", "read_answers", "rows_of"]

@@ -361,6 +361,11 @@ def _teachers(trial: Trial, depth: int) -> Iterator[dict[str, Any]]:
             "modalities": " + ".join(teacher.reads), "kd": teacher.method.kd,
         }  # fmt: skip
         yield from _teachers(teacher, depth + 1)
+    for outside in trial.method.outside:
+        yield {
+            "id": outside.digest[:16], "label": f"{outside.name}, from outside", "depth": depth, "seed": "",
+            "backbone": "a file of answers", "modalities": " + ".join(outside.reads), "kd": "",
+        }  # fmt: skip
 
 
 def _groups(record: Record, side: str) -> list[tuple[str, int, int, str, str]]:
