@@ -109,6 +109,10 @@ def _outside_notes(rows: Sequence[Row], by: str) -> list[str]:
             [name for name, t in taught if t.test_cells_seen == 0],
         ),
         (
+            "The same answers from outside for all seeds, so that intervals hold no variance between teachers",
+            [r.name for r in rows if r.outside and len(r.seeds) > 1],
+        ),
+        (
             "A teacher from outside is worse than its student, and so has little to teach",
             [f"{name} ({t.name} {t.metrics[by]:.3f})" for name, t in taught if t.worse_than_student],
         ),

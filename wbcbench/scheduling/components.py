@@ -19,7 +19,7 @@ from wbcbench.scheduling.compatibility import adds_loss, check_backbones, check_
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import FILE, STUDENT, BackboneChoice, Choice, Request, each_of
+from wbcbench.spec.request import FILE, STUDENT, BackboneChoice, Choice, Request, TeacherRequest, each_of
 from wbcbench.spec.trial import IMPUTE, BackboneSpec, Outside, chosen_imputer, equal_as_one
 from wbcbench.spec.weights import BALANCED, weight_word
 
@@ -261,13 +261,7 @@ class TeacherPool:
         return Outside(name=found.name, digest=found.digest, reads=reads, views=found.views, embedding=found.width)
 
     def _check_outside(self) -> None:
-        """Raises `UsageError` for settings of teachers that a file of answers does not have."""
-        given = sorted(self._request.teacher.model_fields_set - {"backbone"})
-        if given and not self._backbones:
-            raise UsageError(
-                f"teacher.{given[0]} has no effect: every teacher is a file of answers, and none is trained. "
-                "Leave it out."
-            )
+        """Raises `UsageError` for a network that would read a modality that has a file of answers instead."""
         by_modality = [b for b in self._backbones if not isinstance(b, ComponentSpec)]
         partial = any(set(b) != set(self._modalities) for b in by_modality)
         joint = [f.name for f in self._fusions if not self._alone(f)]
@@ -275,6 +269,17 @@ class TeacherPool:
             raise UsageError(
                 f"teacher.fusion={joint[0]} reads all modalities, so that a file of answers cannot replace the "
                 f"backbone of one. Give it for all: --teacher {FILE}:PATH"
+            )
+
+    def check_used(self) -> None:
+        """Raises `UsageError` for settings of trained teachers where there are none."""
+        given, default = self._request.teacher, TeacherRequest()
+        fields = [n for n in TeacherRequest.model_fields if n != "backbone"]
+        idle = [n for n in fields if getattr(given, n) != getattr(default, n)]
+        if idle and self._outside and not self._backbones:
+            raise UsageError(
+                f"teacher.{idle[0]} has no effect: every teacher is a file of answers, and none is trained. "
+                "Leave it out."
             )
 
     def _alone(self, fusion: ComponentSpec) -> bool:

@@ -260,6 +260,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     excluder.check()
     if refuse_unused:
         settings.check()
+        teacher_pool.check_used()
     if not students and skipped:
         raise IncompatibleError("Expected trials to run, but no combination is compatible. " + " ".join(notes))
     if not students:
