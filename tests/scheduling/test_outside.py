@@ -146,7 +146,7 @@ def test_one_modality_may_be_taught_from_outside(tmp_path: Path) -> None:
         p.trial for p in planned(f"brightfield={file},nucleus=cellnet:width=6", fusion="late_prob").trials
     )
     assert teacher.reads == ("nucleus",)
-    assert student.method.taught_for == [frozenset({"nucleus"}), frozenset({"brightfield"})]
+    assert student.method.taught_for == [("nucleus",), ("brightfield",)]
 
 
 @pytest.mark.parametrize(
