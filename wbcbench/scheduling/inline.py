@@ -61,8 +61,9 @@ def prepare(
         if missing:
             bench.split(missing[0])
         told = _check_answers(missing, bench)
-    for sentence in told if say is not None else ():
-        say(sentence)
+    if say is not None:
+        for sentence in told:
+            say(sentence)
     return bench
 
 
