@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from wbcbench_plugins.backbones._timm_weights import load_weights
 
 from wbcbench.contracts import Backbone, Features, Parameters, param
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import DataError, IncompatibleError
-from wbcbench_plugins.backbones._timm_weights import load_weights
 
 
 class Timm(Backbone):

@@ -70,7 +70,7 @@ def check_feasible(share: Share, nodes: list[tuple[int, int]]) -> int:
 
 
 GUESSED_SPEED = 1000.0
-"""Training cells per second where no earlier run is known: a small network on one core."""
+"""Training cells per second where no earlier run is known: a small network on one core, images of up to 64 px."""
 ENOUGH = 2000
 """Maximum number of records that are read for speeds."""
 
@@ -95,6 +95,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "kd": trial.method.kd,
                 "policies": [p.name for p in trial.method.policies],
                 "backbone": backbone_name(trial.method.backbone),
+                "image_size": trial.protocol.image_size,
                 "seed": trial.seed,
                 "fold": trial.fold,
                 "needs": list(planned.needs),
@@ -104,6 +105,11 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def guessed_seconds(row: dict[str, Any]) -> float:
+    """Of a row of `estimate`, for a small network on one core: by its views and their pixels."""
+    return float(row["cell_views"]) * max(1.0, (row["image_size"] / 64) ** 2) / GUESSED_SPEED
 
 
 def train_cells(plan: Plan, trial: Trial | None = None) -> int:

@@ -34,8 +34,17 @@ HALF = 65504.0  # the largest number in half precision
 class Teacher:
     """One frozen teacher. Built on first use: a replayed teacher need not be in memory."""
 
-    def __init__(self, reads: tuple[str, ...], digest: str, build: Callable[[], Fusion]) -> None:
+    def __init__(
+        self,
+        reads: tuple[str, ...],
+        digest: str,
+        build: Callable[[], Fusion],
+        views: Callable[[], Views] | None = None,
+    ) -> None:
+        """`views`: the student's views at the teacher's own image side; None: it reads those of the student."""
         self.reads = reads
+        self._make_views = views
+        self._views: Views | None = None
         self.digest = digest
         """Digest of the teacher's record: weights and identity."""
         self._build = build
@@ -48,9 +57,17 @@ class Teacher:
             self._fusion = self._build().eval().requires_grad_(False)
         return self._fusion
 
+    def seen(self, views: Views) -> Views:
+        """What the teacher sees where its student sees `views`."""
+        if self._make_views is None:
+            return views
+        if self._views is None:
+            self._views = self._make_views()
+        return self._views
+
     @torch.no_grad()
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
-        """[B] rows, one per cell: the teacher's output for this epoch's views of these cells."""
+        """[B] rows, one per cell: the teacher's output for this epoch's views (as `seen`) of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
         return teacher_output(self.fusion, self.fusion(images, present, maps), present)
 
@@ -74,6 +91,7 @@ class Replay:
         self.folder = folder
         self.teacher = teacher
         self.views = views
+        """The student's."""
         self.train = train
         """[n] cell ids, ascending; row i of a stored array belongs to cell train[i]."""
         self.kinds = ("logits", "embedding") if embedding else ("logits",)
@@ -124,7 +142,7 @@ class Replay:
     def _compute(self, epoch: int) -> None:
         start = time.perf_counter()
         self._tidy()
-        views = self.views.epoch(epoch)
+        views = self.teacher.seen(self.views).epoch(epoch)
         parts: dict[str, list[Tensor]] = {kind: [] for kind in (*self.kinds, *self.maps)}
         for cells in torch.split(self.train, eval_batch(self.train.device)):
             present = self.views.cells.present(cells, self.teacher.reads)
@@ -206,6 +224,8 @@ class TeacherBank:
             found = [a.select(rows).float() for a in self._answers]
             found = [replace(a, head=head) for a, head in zip(found, self.heads, strict=True)]
         else:
-            views = self.views.epoch(self._epoch)
-            found = [t.answer(views, cells, p, self.maps) for t, p in zip(self.teachers, present, strict=True)]
+            found = [
+                t.answer(t.seen(self.views).epoch(self._epoch), cells, p, self.maps)
+                for t, p in zip(self.teachers, present, strict=True)
+            ]
         return [replace(a, shown=None if p is None else p.any(1)) for a, p in zip(found, present, strict=True)]
