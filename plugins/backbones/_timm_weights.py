@@ -1,4 +1,4 @@
-"""Local weights files of timm models: read without running code, renamed and reshaped where timm does, else refused."""
+"""Local weights files of timm models: read without running code, renamed and resampled by timm, or refused."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ _CHUNKED = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
 
 
 def converted(net: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under timm's names, with positional embeddings for this image side, by timm's rules for the model.
+    """The tensors under timm's names, with positional embeddings for this image side, by timm's own rules.
 
     Timm knows other releases of many models (DINOv2, MAE, ConvNeXt, CLIP, ...). A tensor that it would reshape
     but for its position in the image stays as it is: a patch of another size is another network's.

@@ -6,15 +6,17 @@ from timm's own `forward_features` / `forward_head` / `forward_intermediates`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from wbcbench_plugins.backbones._timm_weights import load_weights
 
-from wbcbench.contracts import Backbone, Features, Parameters, param
+from wbcbench.contracts import Backbone, Features, Parameters, Renormalise, param
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import DataError, IncompatibleError
 
@@ -36,8 +38,33 @@ class Timm(Backbone):
         checkpoint_sha256: str = param(
             "", "SHA-256 of the checkpoint; filled in automatically.", digest_of="checkpoint"
         )
-        drop_rate: float = param(0.0, "Dropout before the classifier.", ge=0, lt=1, search=(0.0, 0.5))
-        drop_path_rate: float = param(0.0, "Stochastic depth.", ge=0, lt=1, search=(0.0, 0.3))
+        drop_rate: float = param(
+            0.0, "Dropout before the classifier.", ge=0, lt=1, search=(0.0, 0.5), when="freeze != all"
+        )
+        drop_path_rate: float = param(
+            0.0, "Stochastic depth.", ge=0, lt=1, search=(0.0, 0.3), when="freeze != all"
+        )
+        normalise: Literal["standard", "pretrained"] = param(
+            "standard",
+            "standard: mean 0, sd 1 over the training cells, a grey stem adapted. pretrained: mean and sd of "
+            "timm's pretraining for this model, grey images repeated for its three channels.",
+            later=True,
+        )
+        freeze: str = param(
+            "none",
+            "Weights that are not trained: none, all, or stages:N, the stem and the first N stages (of a "
+            "transformer: blocks). Their norms keep their statistics.",
+            later=True,
+        )
+        lr_decay: float = param(
+            1.0,
+            "Factor on the learning rate per layer, from the last one down, as in timm (0.75 is usual for "
+            "transformers); 1: off.",
+            gt=0,
+            le=1,
+            later=True,
+            when="freeze != all",
+        )
 
     params: Params
 
@@ -48,7 +75,20 @@ class Timm(Backbone):
                 f"Backbone '{params.model}' has no width to scale, but width {width:g} was requested. "
                 "Choose a wider timm model, or the built-in 'cellnet'."
             )
-        self.net: Any = create(params, in_chans, image_size)
+        self.renormalise: Renormalise | None = None
+        if params.normalise == "pretrained":
+            import timm
+
+            config = timm.get_pretrained_cfg(params.model)
+            if config is None:
+                raise IncompatibleError(
+                    f"timm knows no pretraining of '{params.model}', so normalise=pretrained has no mean and sd. "
+                    "Leave it out."
+                )
+            self.renormalise = Renormalise(in_chans, config.mean, config.std)
+        self.net: Any = create(
+            params, self.renormalise.out_chans if self.renormalise is not None else in_chans, image_size
+        )
         # The pooled width is not a uniform attribute across timm's families, so ask the model itself.
         was_training = self.net.training
         self.net.eval()
@@ -72,19 +112,40 @@ class Timm(Backbone):
                 f"{params.drop_path_rate:g} has no effect. Leave it out."
             )
         self.net.train(was_training)
+        self._fixed = freeze(self.net, params)
+        self.train(was_training)
         # A plain list: the modules belong to `net` and must not be registered twice.
         self._parts: list[list[Any]] = take_apart(self.net)
+
+    def train(self, mode: bool = True) -> Timm:
+        """Frozen modules stay in eval mode: their norms keep their statistics, and nothing is dropped."""
+        super().train(mode)
+        for module in self._fixed:
+            module.eval()
+        return self
+
+    def rate_factors(self) -> Iterator[tuple[nn.Parameter, float]]:
+        if self.params.lr_decay == 1:
+            return
+        layers = grouped(self.net, self.params.model, coarse=False)
+        for parameter, layer in layers.values():
+            yield parameter, self.params.lr_decay ** (max(n for _, n in layers.values()) - layer)
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x if self.renormalise is None else self.renormalise(x)
 
     @property
     def stage_count(self) -> int:
         return len(self._parts)
 
     def stage(self, number: int, x: Tensor) -> Tensor:
+        x = self._read(x) if number == 0 else x
         for module in self._parts[number]:
             x = module(x)
         return x
 
     def forward(self, x: Tensor, maps: bool = False) -> Features:
+        x = self._read(x)
         if not maps:
             return Features(self.net.forward_head(self.net.forward_features(x), pre_logits=True))
         final, stages = self.net.forward_intermediates(x, output_fmt="NCHW")
@@ -130,6 +191,66 @@ def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:
     if params.checkpoint:
         load_weights(net, Path(params.checkpoint), params.model, in_chans)
     return net
+
+
+def grouped(net: Any, model: str, coarse: bool) -> dict[str, tuple[nn.Parameter, int]]:
+    """Name -> parameter and its layer, by timm's own grouping: the stem is 0, then stages (`coarse`) or blocks.
+
+    Raises:
+        IncompatibleError: timm does not group the layers of this model.
+    """
+    import timm
+
+    try:
+        layers = timm.models.group_parameters(net, net.group_matcher(coarse=coarse), reverse=True)
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise IncompatibleError(
+            f"timm does not say how the layers of '{model}' follow each other, so freeze=stages:N and lr_decay do "
+            "not work with it. Use freeze=all, or another model."
+        ) from error
+    return {name: (parameter, int(layers[name])) for name, parameter in net.named_parameters()}
+
+
+def freeze(net: Any, params: Timm.Params) -> list[nn.Module]:
+    """Take out of training what `params.freeze` names; returns the modules without trained parameters.
+
+    Raises:
+        IncompatibleError: another word, stages that the model does not have, or random weights would be frozen.
+    """
+    if params.freeze == "none":
+        return []
+    if not re.fullmatch(r"all|stages:[1-9]\d*", params.freeze):
+        raise IncompatibleError(
+            f"Expected freeze of none, all or stages:N, such as stages:2, but got {params.freeze}."
+        )
+    if not (params.pretrained or params.checkpoint):
+        raise IncompatibleError(
+            f"timm model '{params.model}' would keep random weights with freeze={params.freeze}. Start from "
+            "trained ones (pretrained=true, or checkpoint=weights.safetensors), or leave freeze out."
+        )
+    if params.freeze == "all":
+        net.requires_grad_(False)
+        return [net]
+    count, layers = int(params.freeze.partition(":")[2]), grouped(net, params.model, coarse=True)
+    last = max(layer for _, layer in layers.values())
+    if count >= last:
+        raise IncompatibleError(
+            f"timm model '{params.model}' has {last} stages after its stem, but freeze=stages:{count} leaves none "
+            f"to train. Use 1 to {last - 1}, or freeze=all."
+        )
+    for parameter, layer in layers.values():
+        parameter.requires_grad_(layer > count)
+    return list(_untrained(net))
+
+
+def _untrained(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that have parameters, none of them trained."""
+    trained = [p.requires_grad for p in module.parameters()]
+    if trained and not any(trained):
+        yield module
+    else:
+        for child in module.children():
+            yield from _untrained(child)
 
 
 def take_apart(net: Any) -> list[list[Any]]:

@@ -178,7 +178,7 @@ def test_a_row_shows_the_view_of_its_cell(rows: list[int], keeps: bool) -> None:
 
 @pytest.mark.parametrize("interpolate", [False, True])
 def test_a_teacher_sees_its_students_views_at_its_own_side(interpolate: bool) -> None:
-    """The same flips, turns, shifts, gains and offsets of the same cells, pixel for pixel where none is blurred."""
+    """The same flips, turns, shifts, gains and offsets of the same cells, pixel for pixel if none is blurred."""
     small, ids = cells(), torch.arange(12)
     large = cells()
     large.images = {m: x.repeat(2, 2).repeat(2, 3) for m, x in small.images.items()}
@@ -204,4 +204,4 @@ def test_a_teachers_pixels_stay_as_measured() -> None:
     views = Views(ResidentCells(raw, ("a", "b"), np.arange(8), CPU), moved, 0, student_side=16)
     steps = views.epoch(0)("a", torch.arange(12))[:, 0, 0].diff()
     inside = steps[:, 8:-8]
-    torch.testing.assert_close(inside, inside[:1, :1].expand_as(inside), msg="a column is skipped or doubled")
+    torch.testing.assert_close(inside, inside[:1, :1].expand_as(inside))

@@ -110,8 +110,10 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
     for line in chosen_lines(plan.chosen):
         click.echo(f"  {line}", err=True)
     fold = ["fold"] if any(r["fold"] is not None for r in rows) else []
-    side = ["image_size"] if len({r["image_size"] for r in rows}) > 1 else []
-    columns = ["role", "method", "kd", "backbone", *side, "seed", *fold, "trial_id", "state", "cell_views", "seconds"]
+    unlike = [c for c, usual in (("freeze", "none"), ("image_size", rows[-1]["image_size"]))
+              if any(r[c] != usual for r in rows)]  # fmt: skip
+    columns = ["role", "method", "kd", "backbone", *unlike, "seed", *fold]
+    columns += ["trial_id", "state", "cell_views", "seconds"]
     shown = [{**r, "method": method_name(r["method"], "none", r["policies"]), "seconds": _about(r)} for r in rows]
     shown = [{**r, "state": "done" if r["done"] else "to run"} for r in shown]
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
@@ -122,7 +124,8 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
     if guess:
         told.append(
             f"{'the others' if known else 'no earlier run in this store to estimate from; they'} would take about "
-            f"{guess:.0f} s on one core at {GUESSED_SPEED:,.0f} cells of up to 64 px a second, typical of a small network"
+            f"{guess:.0f} s on one core at {GUESSED_SPEED:,.0f} cells of up to 64 px a second, typical of a small "
+            "network"
         )
     cost = "; ".join(told)
     click.echo(f"{len(rows) - len(left)} done, {len(left)} to run" + (f": {cost}." if left else "."))

@@ -95,6 +95,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "kd": trial.method.kd,
                 "policies": [p.name for p in trial.method.policies],
                 "backbone": backbone_name(trial.method.backbone),
+                "freeze": trial.method.backbone.params.get("freeze", "none"),
                 "image_size": trial.protocol.image_size,
                 "seed": trial.seed,
                 "fold": trial.fold,

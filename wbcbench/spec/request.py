@@ -52,13 +52,17 @@ class Choice(Frozen):
         if isinstance(value, Choice):
             return value
         if isinstance(value, str):
-            name, *pairs = [part.strip() for part in value.split(":")]
-            params: dict[str, Any] = {}
-            for pair in pairs:
-                key, sep, text = pair.partition("=")
-                if not sep:
+            name, *parts = [part.strip() for part in value.split(":")]
+            texts: dict[str, str] = {}
+            for part in parts:
+                key, sep, text = part.partition("=")
+                if sep:
+                    texts[key.strip()] = text
+                elif texts and part:  # of a value that has a colon: freeze=stages:2
+                    texts[list(texts)[-1]] += f":{part}"
+                else:
                     raise ValueError(f"expected name:key=value, but got '{value}'")
-                params[key.strip()] = parse_value(text)
+            params = {key: parse_value(text) for key, text in texts.items()}
             if not name:
                 raise ValueError(f"expected a name, but got '{value}'")
             return cls(name=name, params=params)

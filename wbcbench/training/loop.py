@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcbench.contracts import (
+    Backbone,
     Batch,
     ChangesGradients,
     DoesBackward,
@@ -45,15 +46,24 @@ from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
 from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
+RATE_FACTOR = "rate_factor"
+"""Key of a parameter group: the factor on its learning rate."""
+
 
 def make_optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum; no weight decay on biases, norms and other vectors."""
-    params = [p for p in module.parameters() if p.requires_grad]
+    """AdamW or SGD with Nesterov momentum; no weight decay on biases, norms and other vectors.
+
+    Backbones may declare factors on the rates of their parameters.
+    """
+    factors = {id(p): f for m in module.modules() if isinstance(m, Backbone) for p, f in m.rate_factors()}
+    alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            alike.setdefault((p.ndim <= 1, factors.get(id(p), 1.0)), []).append(p)
     groups = [
-        {"params": [p for p in params if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": params, "weight_decay": 0.0 if vector else recipe.weight_decay, RATE_FACTOR: factor}
+        for (vector, factor), params in sorted(alike.items(), key=lambda item: item[0])
     ]
-    groups = [g for g in groups if g["params"]]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
@@ -77,7 +87,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group[RATE_FACTOR]
 
 
 def class_weights(counts: torch.Tensor, how: str) -> torch.Tensor:

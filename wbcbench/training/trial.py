@@ -20,6 +20,7 @@ from wbcbench.training.build import (
     build_fusion,
     build_policies,
     combiner_of,
+    measure_inputs,
     task_of,
 )
 from wbcbench.training.fitted import fit_combiner, fit_once
@@ -62,6 +63,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
             f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some cells have no "
             f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities)."
         )
+    measure_inputs(fusion, cells)
     if isinstance(imputer := getattr(fusion, "imputer", None), Imputer):
         imputer.measure(cells)
         if imputer.prefix == "token" and cells.present(train, trial.reads) is None and not trial.method.policies:

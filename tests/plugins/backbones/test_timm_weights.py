@@ -228,8 +228,11 @@ def vit(size: int, **more: Any) -> Any:
 
 
 def released(state: Weights, registers: bool = False) -> Weights:
-    """A DINOv2 release: blocks in chunks of two, a mask token, register tokens beside a class token with a place."""
-    out = {re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", k): v for k, v in state.items()}
+    """A DINOv2 release: blocks in chunks of two, a mask token, registers beside a class token with a place."""
+    def chunked(name: str) -> str:
+        return re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", name)
+
+    out = {chunked(name): tensor for name, tensor in state.items()}
     out["mask_token"] = torch.zeros(1, 16)
     if registers:
         out["register_tokens"] = out.pop("reg_token")
