@@ -56,6 +56,14 @@ class Timm(Backbone):
             "transformer: blocks). Their norms keep their statistics.",
             later=True,
         )
+        views: int = param(
+            8,
+            "Different views of each training cell that a frozen network embeds, after which they repeat.",
+            ge=1,
+            le=1000,
+            later=True,
+            when="freeze = all",
+        )
         lr_decay: float = param(
             1.0,
             "Factor on the learning rate per layer, from the last one down, as in timm (0.75 is usual for "
@@ -123,6 +131,10 @@ class Timm(Backbone):
         for module in self._fixed:
             module.eval()
         return self
+
+    @property
+    def frozen_views(self) -> int:
+        return self.params.views if self.params.freeze == "all" else 0
 
     def rate_factors(self) -> Iterator[tuple[nn.Parameter, float]]:
         if self.params.lr_decay == 1:

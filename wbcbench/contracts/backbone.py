@@ -76,6 +76,12 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, maps: bool = False) -> Features:
         """[B, in_chans, S, S] -> embedding [B, dim], and stage maps if `maps`."""
 
+    @property
+    def frozen_views(self) -> int:
+        """Of a network of which nothing is trained and no statistics are kept: how many views of each cell it is
+        shown, after which they repeat, so that each is computed once. 0: it is trained."""
+        return 0
+
     def rate_factors(self) -> Iterable[tuple[nn.Parameter, float]]:
         """Parameters with a learning rate of their own, as a factor on the recipe's. Default: none."""
         return ()

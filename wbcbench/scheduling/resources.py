@@ -110,7 +110,8 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 def guessed_seconds(row: dict[str, Any]) -> float:
     """Of a row of `estimate`, for a small network on one core: by its views and their pixels."""
-    return float(row["cell_views"]) * max(1.0, (row["image_size"] / 64) ** 2) / GUESSED_SPEED
+    views, side = int(row["cell_views"]), int(row["image_size"])
+    return views * max(1.0, (side / 64) ** 2) / GUESSED_SPEED
 
 
 def train_cells(plan: Plan, trial: Trial | None = None) -> int:

@@ -85,22 +85,40 @@ class Replay:
     """Stored outputs of one teacher on one stream: a file per epoch and kind, each written atomically."""
 
     def __init__(
-        self, folder: Path, teacher: Teacher, views: Views, train: Tensor, embedding: bool, maps: int = 0
+        self,
+        folder: Path,
+        teacher: Teacher,
+        views: Views,
+        train: Tensor,
+        embedding: bool = False,
+        maps: int = 0,
+        kinds: tuple[str, ...] = (),
     ) -> None:
-        """`maps`: number of stage maps to store as well, in half precision; 0: none."""
+        """`kinds`: the fields of an output to store, by default its logits and, if `embedding`, that too.
+        `maps`: number of stage maps to store as well, in half precision; 0: none."""
         self.folder = folder
         self.teacher = teacher
         self.views = views
         """The student's."""
         self.train = train
         """[n] cell ids, ascending; row i of a stored array belongs to cell train[i]."""
-        self.kinds = ("logits", "embedding") if embedding else ("logits",)
+        self.kinds = kinds or (("logits", "embedding") if embedding else ("logits",))
         self.maps = tuple(f"map{i}" for i in range(maps))
         self.seconds = 0.0
         """Time spent on computing (not looking up) so far."""
 
     def epoch(self, epoch: int) -> Output:
         """Outputs for every training cell [n, ...] in one epoch, on the device."""
+        tensors = self.tensors(epoch)
+        return Output(
+            logits=tensors["logits"],
+            embedding=tensors.get("embedding"),
+            maps=tuple(tensors[m] for m in self.maps),
+            reads=frozenset(self.teacher.reads),
+        )
+
+    def tensors(self, epoch: int) -> dict[str, Tensor]:
+        """The same by kind, as stored."""
         wanted = (*self.kinds, *self.maps)
         arrays = {kind: self._read(epoch, kind) for kind in wanted}
         if any(a is None for a in arrays.values()):
@@ -111,13 +129,7 @@ class Replay:
             raise DataError(f"{self._path(epoch, lost[0])} cannot be read back. Is the disk full?")
         device = self.train.device
         # Copied into memory, except maps, which stay memory-mapped on a CPU.
-        tensors = {k: torch.from_numpy(a if k in self.maps else np.array(a)).to(device) for k, a in arrays.items()}
-        return Output(
-            logits=tensors["logits"],
-            embedding=tensors.get("embedding"),
-            maps=tuple(tensors[m] for m in self.maps),
-            reads=frozenset(self.teacher.reads),
-        )
+        return {k: torch.from_numpy(a if k in self.maps else np.array(a)).to(device) for k, a in arrays.items()}
 
     def _path(self, epoch: int, kind: str) -> Path:
         return self.folder / f"{kind}_{epoch:04d}.npy"
@@ -147,15 +159,15 @@ class Replay:
         for cells in torch.split(self.train, eval_batch(self.train.device)):
             present = self.views.cells.present(cells, self.teacher.reads)
             out = self.teacher.answer(views, cells, present, maps=bool(self.maps))
-            parts["logits"].append(out.logits)
-            if "embedding" in parts:
-                if out.embedding is None:
-                    raise RuntimeError("A distiller reads embeddings, but this teacher has none.")
-                parts["embedding"].append(out.embedding)
+            for kind in self.kinds:
+                found = getattr(out, kind)
+                if found is None:
+                    raise RuntimeError(f"A distiller reads the {kind} of a teacher that has none.")
+                parts[kind].append(found)
             for kind, m in zip(self.maps, out.maps, strict=True):
                 parts[kind].append(m.clamp(-HALF, HALF).half().contiguous().cpu())
-        for kind, found in parts.items():
-            array = torch.cat(found).cpu().numpy()
+        for kind, several in parts.items():
+            array = torch.cat(several).cpu().numpy()
             content = npy_bytes(array)
             atomic_write_bytes(self._path(epoch, kind), content + seal(content))
         self.seconds += time.perf_counter() - start

@@ -24,6 +24,7 @@ from wbcbench.training.build import (
     task_of,
 )
 from wbcbench.training.fitted import fit_combiner, fit_once
+from wbcbench.training.frozen import embedded, views_of
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.report import write_record
 from wbcbench.training.wiring import add_distillers
@@ -85,6 +86,8 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     )
     if trial.method.distillers:
         add_distillers(job, teachers, bench, split.hash)
+    job.views_per_cell = views_of(fusion)
+    job.embedded = embedded(job, bench, split.hash)
     state = fit_once(job, done) if isinstance(fusion, SolvedOnce) else fit(job, done)
     fusion = job.fusion  # a distiller may have put another head on it
 

@@ -181,6 +181,29 @@ def test_other_images_are_refused(fusion: str, dtype: Any, said: str) -> None:
         measure_inputs(built(fusion, cells), ResidentCells(cells, ("u", "v"), np.arange(6), torch.device("cpu")))
 
 
+@pytest.mark.parametrize(("fusion", "stored"), [("single:hidden=8", True), ("concat", True), ("mbt", False)])
+def test_heads_are_trained_on_stored_embeddings(
+    fusion: str, stored: bool, train: Train, checkpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    """They are computed once per view, of as many views as asked for, and give the network that images give."""
+    backbone = f"test_resnet:checkpoint={checkpoint('test_resnet')}:freeze=all:views=2"
+    args = ("--fusion", fusion, "--backbone", backbone, "--image-size", "32", "--epochs", "3")
+    count = 1 if fusion.startswith("single") else 2
+    args = (*args, "--modalities", ("u", "u,v")[count - 1])
+    quick, slow = train(*args, store="quick"), train(*args, "--set", "replay=never", store="slow")
+    files = sorted(p.relative_to(tmp_path) for p in tmp_path.glob("quick/replay/*/*.npy"))
+    assert len(files) == (stored and count * 3), "two views of training cells, one of validation cells"
+    a, b = (d["records"][0] for d in (quick, slow))
+    p, q = (np.load(Path(r["path"]) / "predictions.npz")["test_probabilities"] for r in (a, b))
+    np.testing.assert_allclose(p, q, atol=2e-3)
+    assert a["cost"]["params"] == b["cost"]["params"]
+    if stored:
+        stamps = [(tmp_path / f).stat().st_mtime_ns for f in files]
+        train(*args, "--set", "training.lr=0.001", store="quick")
+        assert [(tmp_path / f).stat().st_mtime_ns for f in files] == stamps, "another head reads them back"
+        assert len(list(tmp_path.glob("quick/replay/*/*.npy"))) == len(files)
+
+
 def test_a_frozen_teacher_of_another_side_teaches(
     train: Train, checkpoint: Callable[[str], str], tmp_path: Path
 ) -> None:
