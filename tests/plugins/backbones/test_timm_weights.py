@@ -229,6 +229,7 @@ def vit(size: int, **more: Any) -> Any:
 
 def released(state: Weights, registers: bool = False) -> Weights:
     """A DINOv2 release: blocks in chunks of two, a mask token, registers beside a class token with a place."""
+
     def chunked(name: str) -> str:
         return re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", name)
 
