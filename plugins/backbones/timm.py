@@ -6,26 +6,19 @@ from timm's own `forward_features` / `forward_head` / `forward_intermediates`.
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections import Counter
+import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from wbcbench_plugins.backbones._timm_weights import load_weights
 
-from wbcbench.contracts import Backbone, Features, Parameters, param
+from wbcbench.contracts import Backbone, Features, Parameters, Renormalise, param
 from wbcbench.data.cache import file_digest
-from wbcbench.errors import DataError, IncompatibleError, UsageError
-
-log = logging.getLogger("wbcbench")
-
-ENOUGH = 0.9
-"""Share of a network's tensors that a weights file must contain; with fewer, it belongs to another network."""
+from wbcbench.errors import DataError, IncompatibleError
 
 
 class Timm(Backbone):
@@ -45,8 +38,41 @@ class Timm(Backbone):
         checkpoint_sha256: str = param(
             "", "SHA-256 of the checkpoint; filled in automatically.", digest_of="checkpoint"
         )
-        drop_rate: float = param(0.0, "Dropout before the classifier.", ge=0, lt=1, search=(0.0, 0.5))
-        drop_path_rate: float = param(0.0, "Stochastic depth.", ge=0, lt=1, search=(0.0, 0.3))
+        drop_rate: float = param(
+            0.0, "Dropout before the classifier.", ge=0, lt=1, search=(0.0, 0.5), when="freeze != all"
+        )
+        drop_path_rate: float = param(
+            0.0, "Stochastic depth.", ge=0, lt=1, search=(0.0, 0.3), when="freeze != all"
+        )
+        normalise: Literal["standard", "pretrained"] = param(
+            "standard",
+            "standard: mean 0, sd 1 over the training cells, a grey stem adapted. pretrained: mean and sd of "
+            "timm's pretraining for this model, grey images repeated for its three channels.",
+            later=True,
+        )
+        freeze: str = param(
+            "none",
+            "Weights that are not trained: none, all, or stages:N, the stem and the first N stages (of a "
+            "transformer: blocks). Their norms keep their statistics.",
+            later=True,
+        )
+        views: int = param(
+            8,
+            "Different views of each training cell that a frozen network embeds, after which they repeat.",
+            ge=1,
+            le=1000,
+            later=True,
+            when="freeze = all",
+        )
+        lr_decay: float = param(
+            1.0,
+            "Factor on the learning rate per layer, from the last one down, as in timm (0.75 is usual for "
+            "transformers); 1: off.",
+            gt=0,
+            le=1,
+            later=True,
+            when="freeze != all",
+        )
 
     params: Params
 
@@ -57,7 +83,20 @@ class Timm(Backbone):
                 f"Backbone '{params.model}' has no width to scale, but width {width:g} was requested. "
                 "Choose a wider timm model, or the built-in 'cellnet'."
             )
-        self.net: Any = create(params, in_chans, image_size)
+        self.renormalise: Renormalise | None = None
+        if params.normalise == "pretrained":
+            import timm
+
+            config = timm.get_pretrained_cfg(params.model)
+            if config is None:
+                raise IncompatibleError(
+                    f"timm knows no pretraining of '{params.model}', so normalise=pretrained has no mean and sd. "
+                    "Leave it out."
+                )
+            self.renormalise = Renormalise(in_chans, config.mean, config.std)
+        self.net: Any = create(
+            params, self.renormalise.out_chans if self.renormalise is not None else in_chans, image_size
+        )
         # The pooled width is not a uniform attribute across timm's families, so ask the model itself.
         was_training = self.net.training
         self.net.eval()
@@ -68,7 +107,7 @@ class Timm(Backbone):
             raise IncompatibleError(
                 f"timm model '{params.model}' cannot read {in_chans} channels of {image_size} px: "
                 f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Choose another size "
-                "(--image-size) or another model."
+                "(--image-size, of teachers --set teacher.image_size=224) or another model."
             ) from error
         if params.drop_rate and params.drop_rate not in dropouts.rates:
             raise IncompatibleError(
@@ -81,19 +120,44 @@ class Timm(Backbone):
                 f"{params.drop_path_rate:g} has no effect. Leave it out."
             )
         self.net.train(was_training)
+        self._fixed = freeze(self.net, params)
+        self.train(was_training)
         # A plain list: the modules belong to `net` and must not be registered twice.
         self._parts: list[list[Any]] = take_apart(self.net)
+
+    def train(self, mode: bool = True) -> Timm:
+        """Frozen modules stay in eval mode: their norms keep their statistics, and nothing is dropped."""
+        super().train(mode)
+        for module in self._fixed:
+            module.eval()
+        return self
+
+    @property
+    def frozen_views(self) -> int:
+        return self.params.views if self.params.freeze == "all" else 0
+
+    def rate_factors(self) -> Iterator[tuple[nn.Parameter, float]]:
+        if self.params.lr_decay == 1:
+            return
+        layers = grouped(self.net, self.params.model, coarse=False)
+        for parameter, layer in layers.values():
+            yield parameter, self.params.lr_decay ** (max(n for _, n in layers.values()) - layer)
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x if self.renormalise is None else self.renormalise(x)
 
     @property
     def stage_count(self) -> int:
         return len(self._parts)
 
     def stage(self, number: int, x: Tensor) -> Tensor:
+        x = self._read(x) if number == 0 else x
         for module in self._parts[number]:
             x = module(x)
         return x
 
     def forward(self, x: Tensor, maps: bool = False) -> Features:
+        x = self._read(x)
         if not maps:
             return Features(self.net.forward_head(self.net.forward_features(x), pre_logits=True))
         final, stages = self.net.forward_intermediates(x, output_fmt="NCHW")
@@ -141,170 +205,64 @@ def create(params: Timm.Params, in_chans: int, image_size: int) -> Any:
     return net
 
 
-def load_weights(net: Any, path: Path, model: str, in_chans: int) -> None:
-    """Load a local weights file into a timm model without classifier, and report what was adapted.
+def grouped(net: Any, model: str, coarse: bool) -> dict[str, tuple[nn.Parameter, int]]:
+    """Name -> parameter and its layer, by timm's own grouping: the stem is 0, then stages (`coarse`) or blocks.
 
     Raises:
-        UsageError: the file cannot be read, or contains the network twice.
-        IncompatibleError: the file lacks more than a tenth of the network, or has a tensor in another shape.
-    """
-    tensors = read_tensors(path)
-    own: dict[str, Tensor] = net.state_dict()
-    # Integers are counters and lookup tables, which many files leave out.
-    wanted = {name: tensor.shape for name, tensor in own.items() if tensor.is_floating_point()}
-    stems = {f"{name}.weight" for name in _configured(net, "first_conv")} & wanted.keys()
-    stems = {name for name in stems if wanted[name][1] == in_chans}  # not those that fold pixels into channels
-    prefix = common_prefix(tensors, wanted, stems, path)
-    notes = [f"the prefix '{prefix}' was removed from its keys"] if prefix else []
-
-    given = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    for name in sorted(stems & given.keys()):
-        stem, given[name] = given[name], adapt_stem(given[name], wanted[name])
-        if given[name] is not stem:
-            notes.append(f"its first convolution, {name} {_shape(stem)}, was adapted to other channels")
-    for name, tensor in resampled(net, given, wanted).items():
-        notes.append(f"{name} {_shape(given[name])} was resampled to {_shape(tensor)} for this image size")
-        given[name] = tensor
-    fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
-    reshaped = [name for name in wanted if name in given and name not in fitting]
-    missing = [name for name in wanted if name not in given]
-    unused = [key for key in tensors if not (key.startswith(prefix) and key.removeprefix(prefix) in fitting)]
-
-    found = len(wanted) - len(missing) - len(reshaped)
-    if reshaped or found < ENOUGH * len(wanted):
-        shapes = [f"{name} {_shape(given[name])} instead of {_shape(own[name])}" for name in reshaped]
-        raise IncompatibleError(
-            f"Expected the weights of '{model}' in {path}, but of the network's {len(wanted)} tensors it has "
-            f"{found}, and {len(reshaped)} in another shape{_examples(shapes)}. The file has "
-            f"{_names(unused or list(tensors))}; {len(unused)} of its {len(tensors)} tensors are not used. "
-            f"The network expects {_names(missing or reshaped)}. "
-            + "".join(f"({note[0].upper()}{note[1:]}.) " for note in notes)
-            + f"Give a state_dict of timm's '{model}', choose the backbone that the file was saved from, "
-            "or leave backbone.checkpoint out."
-        )
-    if missing:
-        notes.append(
-            f"{len(missing)} of {len(wanted)} tensors are not in it and start untrained{_examples(missing)}"
-        )
-    # The file's classifier is not used here, whatever its classes.
-    heads = tuple(f"{prefix}{name}." for name in _configured(net, "classifier"))
-    if strange := [key for key in unused if not key.startswith(heads)]:
-        notes.append(f"{len(strange)} of its {len(tensors)} tensors are not used{_examples(strange)}")
-    if notes:
-        _say_once(f"Weights of '{model}' from {path}: {'; '.join(notes)}.")
-    net.load_state_dict(fitting, strict=False)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file by name, those of nested mappings as `outer.inner`. Runs no code.
-
-    Raises:
-        UsageError: it is not such a file, or reading it would run code from it.
+        IncompatibleError: timm does not group the layers of this model.
     """
     import timm
 
     try:
-        return dict(_tensors(timm.models.load_state_dict(str(path), weights_only=True), ""))
-    except Exception as error:  # a damaged file may raise anything in three parsers
-        with path.open("rb") as file:
-            pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-        if pickled and "weights_only" in str(error):
-            raise UsageError(
-                f"Expected a weights file with tensors only, but {path} holds Python objects, and loading them "
-                "would run code from the file. Save its tensors where you trust it: "
-                "torch.save(net.state_dict(), 'weights.pth')"
-            ) from error
-        why = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
-        raise UsageError(
-            f"Expected a weights file (.safetensors, or .pth with tensors only), but {path} cannot be read: "
-            f"{why}. Save it again: torch.save(net.state_dict(), 'weights.pth')"
+        layers = timm.models.group_parameters(net, net.group_matcher(coarse=coarse), reverse=True)
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise IncompatibleError(
+            f"timm does not say how the layers of '{model}' follow each other, so freeze=stages:N and lr_decay do "
+            "not work with it. Use freeze=all, or another model."
         ) from error
+    return {name: (parameter, int(layers[name])) for name, parameter in net.named_parameters()}
 
 
-def _tensors(document: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    for name, value in document.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif isinstance(value, dict):
-            yield from _tensors(value, f"{prefix}{name}.")
-
-
-def common_prefix(tensors: dict[str, Tensor], wanted: dict[str, torch.Size], stems: set[str], path: Path) -> str:
-    """The prefix of the network's own names in the file: `module.`, `model.backbone.`, mostly empty.
+def freeze(net: Any, params: Timm.Params) -> list[nn.Module]:
+    """Take out of training what `params.freeze` names; returns the modules without trained parameters.
 
     Raises:
-        UsageError: the file contains the whole network more than once.
+        IncompatibleError: another word, stages that the model does not have, or random weights would be frozen.
     """
-    fitting = Counter({"": 0})
-    for key, tensor in tensors.items():
-        for start in (0, *(i + 1 for i, letter in enumerate(key) if letter == ".")):
-            prefix, name = key[:start], key[start:]
-            if name in wanted and (name in stems or tensor.shape == wanted[name]):
-                fitting[prefix] += 1
-    most = max(fitting.values())
-    best = [prefix for prefix, count in fitting.items() if count == most]
-    if len(best) == 1 or "" in best:
-        return best[0]
-    if most >= ENOUGH * len(wanted):
-        raise UsageError(
-            f"Expected one network in {path}, but it holds several, under {_names(best)}. "
-            "Save the one to start from in a file of its own."
+    if params.freeze == "none":
+        return []
+    if not re.fullmatch(r"all|stages:[1-9]\d*", params.freeze):
+        raise IncompatibleError(
+            f"Expected freeze of none, all or stages:N, such as stages:2, but got {params.freeze}."
         )
-    return ""
+    if not (params.pretrained or params.checkpoint):
+        raise IncompatibleError(
+            f"timm model '{params.model}' would keep random weights with freeze={params.freeze}. Start from "
+            "trained ones (pretrained=true, or checkpoint=weights.safetensors), or leave freeze out."
+        )
+    if params.freeze == "all":
+        net.requires_grad_(False)
+        return [net]
+    count, layers = int(params.freeze.partition(":")[2]), grouped(net, params.model, coarse=True)
+    last = max(layer for _, layer in layers.values())
+    if count >= last:
+        raise IncompatibleError(
+            f"timm model '{params.model}' has {last} stages after its stem, but freeze=stages:{count} leaves none "
+            f"to train. Use 1 to {last - 1}, or freeze=all."
+        )
+    for parameter, layer in layers.values():
+        parameter.requires_grad_(layer > count)
+    return list(_untrained(net))
 
 
-def adapt_stem(weight: Tensor, shape: torch.Size) -> Tensor:
-    """A first convolution for another number of channels, by timm's rule for pretrained ones.
-
-    Channels are summed up to one, or repeated and scaled by the ratio of their counts. Returned unchanged if
-    the shapes are equal or differ in more than the channels.
-    """
-    if weight.ndim != 4 or weight.shape == shape or not weight.numel():
-        return weight
-    have, want = weight.shape[1], shape[1]
-    if weight[:, 0].shape != (shape[0], *shape[2:]):
-        return weight
-    if want == 1:
-        return weight.float().sum(dim=1, keepdim=True)
-    return weight.float().repeat(1, -(-want // have), 1, 1)[:, :want] * (have / want)
-
-
-def resampled(net: Any, given: dict[str, Tensor], wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Those positional embeddings that are for another image size, resampled by timm's own rule for the model."""
-    others = [n for n in wanted if "pos" in n and n in given and given[n].shape != wanted[n]]
-    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if not others or convert is None:
-        return {}
-    try:
-        found = convert(dict(given), net)
-    except Exception as error:  # the file is not one of this model's, as its other tensors will show
-        log.debug("timm cannot convert the weights: %s", error)
-        return {}
-    return {n: found[n] for n in others if n in found and found[n].shape == wanted[n]}
-
-
-def _configured(net: Any, what: str) -> tuple[str, ...]:
-    """Names of modules by timm's name for their part: `first_conv`, `classifier`."""
-    names = net.pretrained_cfg.get(what) or ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "") or "none"
-
-
-def _examples(names: list[str]) -> str:
-    return f" ({_names(names)})" if names else ""
-
-
-@cache
-def _say_once(text: str) -> None:
-    """A network is built several times for one trial."""
-    log.warning("%s", text)
+def _untrained(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that have parameters, none of them trained."""
+    trained = [p.requires_grad for p in module.parameters()]
+    if trained and not any(trained):
+        yield module
+    else:
+        for child in module.children():
+            yield from _untrained(child)
 
 
 def take_apart(net: Any) -> list[list[Any]]:

@@ -49,6 +49,7 @@ def keep_stages(net: Backbone, stages: Iterable[int], shape: Shape) -> Backbone:
     """
     was_training = net.training
     net.eval()
+    frozen = [p.requires_grad_(True) for p in net.parameters() if not p.requires_grad]
     x = torch.zeros(1, *shape)
     for number in stages:
         x = net.stage(number, x)
@@ -56,6 +57,8 @@ def keep_stages(net: Backbone, stages: Iterable[int], shape: Shape) -> Backbone:
     found = torch.autograd.grad(x.sum(), everything, allow_unused=True) if x.requires_grad else ()
     used = {id(p) for p, g in zip(everything, found, strict=False) if g is not None}
     _prune(net, used)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     net.train(was_training)
     return net
 

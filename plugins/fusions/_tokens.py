@@ -29,7 +29,8 @@ class TokenTrunk(nn.Module):
         net.eval()
         last = self.last_map(torch.zeros(1, *shape))
         everything = [p for p in net.parameters() if p.requires_grad]
-        for p, g in zip(everything, torch.autograd.grad(last.sum(), everything, allow_unused=True), strict=True):
+        found = torch.autograd.grad(last.sum(), everything, allow_unused=True) if everything else ()
+        for p, g in zip(everything, found, strict=True):
             p.requires_grad_(g is not None)
         net.train(was_training)
         self.project = nn.Linear(last.shape[1], dim)

@@ -27,6 +27,9 @@ class Taught:
     def __init__(self) -> None:
         self.asked = 0
 
+    def seen(self, views: Any) -> Any:
+        return views
+
     def answer(self, views: Any, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         self.asked += 1
         x = cells[:, None].float()

@@ -174,3 +174,34 @@ def test_a_row_shows_the_view_of_its_cell(rows: list[int], keeps: bool) -> None:
     fill_images(batch, epoch, ("a", "b"))
     assert torch.equal(batch.images["a"], epoch("a", ids)[rows])
     assert torch.equal(batch.images["b"], epoch("b", ids))
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_a_teacher_sees_its_students_views_at_its_own_side(interpolate: bool) -> None:
+    """The same flips, turns, shifts, gains and offsets of the same cells, pixel for pixel if none is blurred."""
+    small, ids = cells(), torch.arange(12)
+    large = cells()
+    large.images = {m: x.repeat(2, 2).repeat(2, 3) for m, x in small.images.items()}
+    seen = Augmentation(noise=0, shift=0.2, interpolate=interpolate)
+    student = Views(ResidentCells(small, ("a", "b"), np.arange(8), CPU), seen, 3)
+    resident = ResidentCells(large, ("a", "b"), np.arange(8), CPU)
+    teacher, alone = Views(resident, seen, 3, student_side=16), Views(resident, seen, 3)
+    for m in ("a", "b"):
+        mine, theirs = student.epoch(1)(m, ids), teacher.epoch(1)(m, ids)
+        shrunk = torch.nn.functional.avg_pool2d(theirs, 2)
+        if interpolate:
+            assert torch.corrcoef(torch.stack([shrunk.flatten(), mine.flatten()]))[0, 1] > 0.9
+        else:
+            torch.testing.assert_close(shrunk, mine, atol=1e-4, rtol=0)
+            assert not torch.equal(theirs, alone.epoch(1)(m, ids)), "whole pixels of its own only"
+
+
+def test_a_teachers_pixels_stay_as_measured() -> None:
+    """At one and a half times the student's side a whole pixel of the student's is none of the teacher's."""
+    raw = cells()
+    raw.images = {m: np.tile(np.arange(24, dtype=np.uint8), (12, 1, 24, 1)) for m in ("a", "b")}
+    moved = STILL.model_copy(update={"shift": 0.3})
+    views = Views(ResidentCells(raw, ("a", "b"), np.arange(8), CPU), moved, 0, student_side=16)
+    steps = views.epoch(0)("a", torch.arange(12))[:, 0, 0].diff()
+    inside = steps[:, 8:-8]
+    torch.testing.assert_close(inside, inside[:1, :1].expand_as(inside))

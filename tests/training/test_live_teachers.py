@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from wbcbench.boards.build import build
 from wbcbench.records.store import Store
 
 NUDGE = '''"""Mean squared distance of the last stage maps, through a trained 1x1 convolution."""
@@ -91,6 +92,26 @@ def test_stage_maps_that_fit_are_stored_once_and_give_the_same_student(
     files[0].write_bytes(files[0].read_bytes()[:-8])
     again = train(*args, "--set", "kd.power=1.5", store="stored")
     assert {r["status"] for r in again["records"] if r["role"] == "student"} == {"done"}, "a broken one is fixed"
+
+
+def test_a_teacher_with_an_image_side_of_its_own(train: Train, tmp_path: Path) -> None:
+    """Its answers, stored or live, are for what the student sees, and its student stays on the student's board."""
+    args = ("--fusion", "independent", "--kd", "logits", "--epochs", "2", "--set", "teacher.image_size=24")
+    stored, live = train(*args, store="stored"), train(*args, "--set", "replay=never", store="live")
+    for a, b in zip(stored["records"], live["records"], strict=True):
+        p, q = (np.load(Path(r["path"]) / "predictions.npz")["test_probabilities"] for r in (a, b))
+        assert np.allclose(p, q, atol=1e-4)
+    train("--fusion", "independent", "--kd", "logits", "--epochs", "2", store="stored")
+    records = [Store(tmp_path / "stored").load(p.name) for p in (tmp_path / "stored" / "records").iterdir()]
+    sides = sorted((bool(r.result.teachers), r.result.key.image_size) for r in records)
+    assert sides == [(False, 16)] * 2 + [(False, 24)] * 2 + [(True, 16)] * 2
+    students = [r for r in records if r.result.teachers]
+    assert len({r.result.key.digest for r in students}) == 1
+    assert len({r.result.method_id for r in students}) == 2
+    board = next(b for b in build([tmp_path / "stored"]) if len(b.rows) > 1)
+    names = {row.name for row in board.rows if row.kd == "logits"}
+    assert names == {f"independent + logits (rho=0.5, teacher image_size={side})" for side in (16, 24)}
+    assert len(list((tmp_path / "stored" / "replay").iterdir())) == 4, "two teachers at each of two sides"
 
 
 def test_the_same_run_twice_trains_the_same_adapters(train: Train, plugins: str) -> None:

@@ -171,6 +171,7 @@ def teaching(taught: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
     for teacher in teachers:
         for name, value in teacher["protocol"]["budget"].items():
             yield f"{prefix}teacher {name}", _short(value)
+        yield f"{prefix}teacher image_size", _short(teacher["protocol"]["image_size"])
         yield f"{prefix}teacher fusion", str(teacher["method"]["fusion"]["name"])
         for key, text in _method(f"{prefix}teacher ", teacher["method"]):
             head, _, tail = key.rpartition(".")

@@ -97,7 +97,7 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
     from dataclasses import asdict
 
     from wbcbench.data.auto import chosen_lines, chosen_note
-    from wbcbench.scheduling.resources import GUESSED_SPEED
+    from wbcbench.scheduling.resources import GUESSED_SPEED, guessed_seconds
     from wbcbench.spec.trial import method_name
 
     rows, plan = planned.costs(), planned.plan
@@ -110,18 +110,22 @@ def _dry_run(planned: PlannedRun, as_json: bool) -> None:
     if plan.chosen:
         click.echo("\n  ".join(["Chosen for these cells:", *chosen_lines(plan.chosen)]), err=True)
     fold = ["fold"] if any(r["fold"] is not None for r in rows) else []
-    columns = ["role", "method", "kd", "backbone", "seed", *fold, "trial_id", "state", "cell_views", "seconds"]
+    unlike = [c for c, usual in (("freeze", "none"), ("image_size", rows[-1]["image_size"]))
+              if any(r[c] != usual for r in rows)]  # fmt: skip
+    columns = ["role", "method", "kd", "backbone", *unlike, "seed", *fold]
+    columns += ["trial_id", "state", "cell_views", "seconds"]
     shown = [{**r, "method": method_name(r["method"], "none", r["policies"]), "seconds": _about(r)} for r in rows]
     shown = [{**r, "state": "done" if r["done"] else "to run"} for r in shown]
     print_table(columns, [[str(r[c]) for c in columns] for r in shown])
     left = [r for r in rows if not r["done"]]
     known = [r["estimated_seconds"] for r in left if r["estimated_seconds"] is not None]
-    guess = sum(r["cell_views"] for r in left if r["estimated_seconds"] is None) / GUESSED_SPEED
+    guess = sum(guessed_seconds(r) for r in left if r["estimated_seconds"] is None)
     told = [f"about {sum(known):.0f} s for {len(known)} of them, by earlier runs in this store"] if known else []
     if guess:
         told.append(
             f"{'the others' if known else 'no earlier run in this store to estimate from; they'} would take about "
-            f"{guess:.0f} s on one core at {GUESSED_SPEED:,.0f} cells a second, typical of a small network"
+            f"{guess:.0f} s on one core at {GUESSED_SPEED:,.0f} cells of up to 64 px a second, typical of a small "
+            "network"
         )
     cost = "; ".join(told)
     click.echo(f"{len(rows) - len(left)} done, {len(left)} to run" + (f": {cost}." if left else "."))

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wbcbench.contracts.backbone import Backbone, BackboneFactory, stage_shapes
+    from wbcbench.contracts.backbone import Backbone, BackboneFactory, Renormalise, stage_shapes
     from wbcbench.contracts.dataset import (
         Account,
         Cells,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
-    "Backbone": "backbone", "BackboneFactory": "backbone", "stage_shapes": "backbone",
+    "Backbone": "backbone", "BackboneFactory": "backbone", "Renormalise": "backbone", "stage_shapes": "backbone",
     "Account": "dataset", "LeftOut": "dataset",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
@@ -108,6 +108,7 @@ __all__ = [
     "Preparation",
     "Progress",
     "Register",
+    "Renormalise",
     "ReplacesHead",
     "Routing",
     "SolvedOnce",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -11,6 +12,39 @@ from torch import Tensor, nn
 from wbcbench.contracts.output import Features
 from wbcbench.contracts.params import Parameters
 from wbcbench.errors import IncompatibleError
+
+
+class Renormalise(nn.Module):
+    """Normalised images as a pretrained network knows them: pixel values in [0, 1], less `mean`, over `sd`.
+
+    For a backbone that sends its input through one. Before training the core finds which channels arrive here, and
+    calls `measure`; the result is stored with the weights. Grey images are repeated for each of the means.
+    """
+
+    def __init__(self, in_chans: int, mean: Sequence[float], sd: Sequence[float]) -> None:
+        """`mean` and `sd` of one channel each; for other numbers of channels but one they are repeated or cut."""
+        super().__init__()
+        count = len(mean) if in_chans == 1 else in_chans
+        self.mean, self.sd = ([float(v[i % len(v)]) for i in range(count)] for v in (mean, sd))
+        self.register_buffer("scale", torch.ones(count, 1, 1))
+        self.register_buffer("offset", torch.zeros(count, 1, 1))
+        self.scale: Tensor
+        self.offset: Tensor
+        self.measure(torch.full((in_chans,), 0.5), torch.full((in_chans,), 0.25))
+
+    @property
+    def out_chans(self) -> int:
+        return len(self.mean)
+
+    def measure(self, mean: Tensor, sd: Tensor) -> None:
+        """Set what the input was normalised by: mean and sd [in_chans] of pixel values in [0, 1]."""
+        own_mean, own_sd = (torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.sd))
+        self.scale.copy_((sd.double() / own_sd)[:, None, None])
+        self.offset.copy_(((mean.double() - own_mean) / own_sd)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_chans, S, S] -> [B, out_chans, S, S]."""
+        return x * self.scale + self.offset
 
 
 class Backbone(nn.Module):
@@ -41,6 +75,16 @@ class Backbone(nn.Module):
     @abstractmethod
     def forward(self, x: Tensor, maps: bool = False) -> Features:
         """[B, in_chans, S, S] -> embedding [B, dim], and stage maps if `maps`."""
+
+    @property
+    def frozen_views(self) -> int:
+        """Of a network of which nothing is trained and no statistics are kept: how many views of each cell it is
+        shown, after which they repeat, so that each is computed once. 0: it is trained."""
+        return 0
+
+    def rate_factors(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """Parameters with a learning rate of their own, as a factor on the recipe's. Default: none."""
+        return ()
 
     @property
     def stage_count(self) -> int:

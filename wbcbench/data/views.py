@@ -52,8 +52,8 @@ class ResidentCells:
         self._present: dict[str, Tensor] | None = None
         if cells.present is not None:
             self._present = {
-                m: torch.as_tensor(np.ascontiguousarray(cells.present[:, columns[m]]), device=device)
-                for m in modalities
+                m: torch.as_tensor(np.ascontiguousarray(cells.present[:, column]), device=device)
+                for m, column in columns.items()
             }
         self.modalities: dict[str, Modality] = {}
         for m in modalities:
@@ -121,10 +121,17 @@ _BANK = 1 << 20
 class Views:
     """Makes the views of one seed, epoch by epoch."""
 
-    def __init__(self, cells: ResidentCells, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self, cells: ResidentCells, augmentation: Augmentation, seed: int, student_side: int | None = None
+    ) -> None:
+        """`student_side`: for a teacher with another image side, that of the student whose views these repeat:
+        the same flips, turns, shifts, gains and offsets of the same cells, with as many pixels as the teacher
+        reads. Noise is drawn for each of its pixels."""
         self.cells = cells
         self.augmentation = augmentation
         self.seed = seed
+        self.sides = [s for s in (student_side, cells.image_size) if s]
+        """Without interpolation, shifts are rounded to whole pixels of the first, then of the next."""
         self.keeps = False
         """Whether the latest batch's views are kept: live teachers must see the same views as the student."""
         self._bank: Tensor | None = None
@@ -175,11 +182,11 @@ class EpochViews:
             angle, dx, dy = signed("angle") * math.radians(a.rotate), signed("dx"), signed("dy")
             dx, dy = dx * 2 * a.shift, dy * 2 * a.shift
             if not a.interpolate:
-                half = views.cells.image_size / 2
                 quarter = math.pi / 2
                 turns = (angle / quarter).floor() if a.rotate == 180 else (angle / quarter).round()
                 angle = turns * quarter
-                dx, dy = (dx * half).round() / half, (dy * half).round() / half
+                for half in (side / 2 for side in views.sides):
+                    dx, dy = (dx * half).round() / half, (dy * half).round() / half
             self._theta = affine(
                 angle=angle,
                 zoom=1 + signed("zoom") * a.scale,

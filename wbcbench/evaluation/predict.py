@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,10 +45,18 @@ class Predictions:
         return found
 
 
+class Shown(Protocol):
+    """What a fusion is shown of cells: `ResidentCells`, or what stands for their images."""
+
+    labels: Tensor
+
+    def images(self, cells: Tensor, modality: str) -> Tensor: ...
+
+    def present(self, cells: Tensor, modalities: tuple[str, ...]) -> Tensor | None: ...
+
+
 @torch.no_grad()
-def forward_all(
-    fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]
-) -> tuple[Outputs, Tensor]:
+def forward_all(fusion: Fusion, cells: Shown, ids: Tensor, modalities: tuple[str, ...]) -> tuple[Outputs, Tensor]:
     """Outputs of every route over the given cells [n], in eval mode, and the fusion's probabilities [n, K].
 
     Restores the fusion's training or eval mode.
@@ -68,7 +77,7 @@ def forward_all(
     return {route: joined([p[route] for p in parts]) for route in parts[0]}, torch.cat(probs)
 
 
-def predict(fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
+def predict(fusion: Fusion, cells: Shown, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
     """Probabilities for the given cells, of the fusion and of each route."""
     outputs, probs = forward_all(fusion, cells, ids, modalities)
     return Predictions(

@@ -369,7 +369,13 @@ class TeacherPool:
         budget = self._base.budget
         if request.teacher.epochs is not None:
             budget = budget.model_copy(update={"epochs": request.teacher.epochs})
-        protocol = self._base.model_copy(update={"modalities": offer.reads, "budget": budget})
+        protocol = self._base.model_copy(
+            update={
+                "modalities": offer.reads,
+                "budget": budget,
+                "image_size": request.teacher.image_size or self._base.image_size,
+            }
+        )
         trial: Trial | None = None
         for backbone in (backbone_for(b, offer.reads) for b in reversed(offer.backbones)):
             check_backbones(self._registry, offer.fusion, backbone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.dataset import account_lines
 from wbcbench.data.auto import Chosen, chosen_note, completed
-from wbcbench.data.splits import check_group_count, fold_numbers, resolved
+from wbcbench.data.splits import check_group_count, fold_numbers, resolved, training_cells
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
 from wbcbench.registry import Registry, qualified_name
@@ -270,9 +270,28 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         _add_teachers(trial, ordered)
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
+    notes += _frozen_notes(registry, (p.trial for p in ordered.values()), description)
     # A requested trial that is also a teacher keeps its position among the teachers.
     answers = {digest: file.path for digest, file in teacher_pool.files.items()}
     return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)
+
+
+def _frozen_notes(registry: Registry, trials: Iterable[Trial], description: Description) -> list[str]:
+    """What frozen networks cost: how many images each embeds."""
+    notes, d = [], description
+    for trial in trials:
+        protocol, specs = trial.protocol, trial.method.backbones.values()
+        built: list[Any] = [registry.declared("backbone", b.name).params(**b.params) for b in specs]
+        if any(getattr(params, "freeze", "none") != "all" for params in built):
+            continue
+        cells = training_cells(protocol.split, d.cells, d.split_sizes, d.group_count, d.fold_sizes, trial.fold)
+        views = min(max(params.views for params in built), protocol.budget.epochs)
+        notes.append(
+            f"{trial.method.backbone_name} is frozen: with a network per modality, each embeds {views} view"
+            f"{'s' * (views > 1)} of about {cells} training cells at {protocol.image_size} px once "
+            f"({views * cells} images), and only heads are trained on them."
+        )
+    return list(dict.fromkeys(notes))
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

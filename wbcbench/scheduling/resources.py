@@ -69,7 +69,7 @@ def check_feasible(share: Share, nodes: list[tuple[int, int]]) -> int:
 
 
 GUESSED_SPEED = 1000.0
-"""Training cells per second where no earlier run is known: a small network on one core."""
+"""Training cells per second where no earlier run is known: a small network on one core, images of up to 64 px."""
 ENOUGH = 2000
 """Maximum number of records that are read for speeds."""
 
@@ -83,6 +83,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
     rows = []
     for planned in plan.trials:
         trial = planned.trial
+        backbones = trial.method.backbones.values()
         views = train_cells(plan, trial) * trial.protocol.budget.epochs
         speed = speeds.get(_likeness(trial.model_dump(mode="json")))
         rows.append(
@@ -94,6 +95,8 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "kd": trial.method.kd,
                 "policies": [p.name for p in trial.method.policies],
                 "backbone": trial.method.backbone_name,
+                "freeze": "+".join(dict.fromkeys(str(b.params.get("freeze", "none")) for b in backbones)),
+                "image_size": trial.protocol.image_size,
                 "seed": trial.seed,
                 "fold": trial.fold,
                 "needs": list(planned.needs),
@@ -103,6 +106,12 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def guessed_seconds(row: dict[str, Any]) -> float:
+    """Of a row of `estimate`, for a small network on one core: by its views and their pixels."""
+    views, side = int(row["cell_views"]), int(row["image_size"])
+    return views * max(1.0, (side / 64) ** 2) / GUESSED_SPEED
 
 
 def train_cells(plan: Plan, trial: Trial | None = None) -> int:

@@ -58,13 +58,17 @@ class Choice(Frozen):
         if isinstance(value, str) and value.startswith(f"{FILE}:"):
             return cls(name=FILE, params={"path": value.removeprefix(f"{FILE}:")})
         if isinstance(value, str):
-            name, *pairs = [part.strip() for part in value.split(":")]
-            params: dict[str, Any] = {}
-            for pair in pairs:
-                key, sep, text = pair.partition("=")
-                if not sep:
+            name, *parts = [part.strip() for part in value.split(":")]
+            texts: dict[str, str] = {}
+            for part in parts:
+                key, sep, text = part.partition("=")
+                if sep:
+                    texts[key.strip()] = text
+                elif texts and part:  # of a value that has a colon: freeze=stages:2
+                    texts[list(texts)[-1]] += f":{part}"
+                else:
                     raise ValueError(f"expected name:key=value, but got '{value}'")
-                params[key.strip()] = parse_value(text)
+            params = {key: parse_value(text) for key, text in texts.items()}
             if not name:
                 raise ValueError(f"expected a name, but got '{value}'")
             return cls(name=name, params=params)
@@ -198,6 +202,21 @@ TeacherSeeds = Annotated[
 ]
 
 
+AUTO = "auto"
+
+
+def _left_open(value: Any) -> Any:
+    """Without fields that are `auto`, which is what a field that is not given is."""
+    return {k: v for k, v in value.items() if v != AUTO} if isinstance(value, dict) else value
+
+
+def _not_auto(value: Any) -> Any:
+    return None if value == AUTO else value
+
+
+Side = Annotated[int | None, BeforeValidator(_not_auto), Field(ge=8, le=1024)]
+
+
 class TeacherRequest(Frozen):
     """The teachers: high-complexity networks, one or more per modality, shared by all students of a seed."""
 
@@ -207,6 +226,8 @@ class TeacherRequest(Frozen):
     fusion: Choices = (Choice(name="single"),)
     """`single`: a teacher per modality. Any other: one teacher that reads all teacher modalities."""
     epochs: int | None = Field(None, ge=1, description="default: as long as the student")
+    image_size: Side = None
+    """None: the student's. A teacher with another side sees the same views of the same cells, at that side."""
     seeds: TeacherSeeds = "student"
     """`student`: teachers have the student's seed, so that results vary with the teacher as they would for another
     user. `[0]`: students of all seeds share one teacher, and their intervals are about that one. Several seeds
@@ -245,18 +266,6 @@ class Exclude(Frozen):
         return {key: names for key, names in found.items() if names}
 
 
-AUTO = "auto"
-
-
-def _left_open(value: Any) -> Any:
-    """Without fields that are `auto`, which is what a field that is not given is."""
-    return {k: v for k, v in value.items() if v != AUTO} if isinstance(value, dict) else value
-
-
-def _not_auto(value: Any) -> Any:
-    return None if value == AUTO else value
-
-
 class Request(Frozen):
     """One `wbcbench run`: the cross product of its lists.
 
@@ -267,7 +276,7 @@ class Request(Frozen):
     dataset: OneChoice = Choice(name="synthetic")
     modalities: Names = None
     teacher_modalities: Names = None
-    image_size: Annotated[int | None, BeforeValidator(_not_auto)] = Field(None, ge=8, le=1024)
+    image_size: Side = None
     split: SplitSpec = SplitSpec()
     budget: Annotated[Budget, BeforeValidator(_left_open)] = Budget()
     augmentation: Annotated[Augmentation, BeforeValidator(_left_open)] = Augmentation()

@@ -25,6 +25,7 @@ from wbcbench.contracts import (
     PerModality,
     Policy,
     Progress,
+    Renormalise,
     ReplacesHead,
     Routing,
     Task,
@@ -248,6 +249,70 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
         fusion: Fusion = impute(fusion_cls(task, backbone, fusion_cls.Params(**params)), imputer)
     fusion.label_smoothing = trial.method.recipe.label_smoothing
     return fusion
+
+
+@torch.no_grad()
+def channels_read(fusion: Fusion) -> list[tuple[Renormalise, list[tuple[str, int]]]]:
+    """Of every network that normalises its input itself, the modality and channel of each input channel.
+
+    Every channel of every modality is given a number as its only value, and what arrives is looked up.
+
+    Raises:
+        IncompatibleError: a network gets something else than channels, or reads one modality after another.
+    """
+    asking = [m for m in fusion.modules() if isinstance(m, Renormalise)]
+    if not asking:
+        return []
+    side = fusion.task.image_size
+    known: dict[float, tuple[str, int]] = {}
+    images = {}
+    for m, count in fusion.task.channels.items():
+        numbers = torch.arange(len(known) + 1.0, len(known) + count + 1.0)
+        known |= {number: (m, c) for c, number in enumerate(numbers.tolist())}
+        images[m] = numbers[None, :, None, None].repeat(2, 1, side, side)
+    arrived: dict[Renormalise, set[tuple[float, ...]]] = {m: set() for m in asking}
+
+    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(module, Renormalise)
+        corners = args[0][:, :, 0, 0], args[0][:, :, -1, -1]
+        arrived[module] |= {tuple(row) for x in corners for row in x.tolist()}
+
+    hooks = [m.register_forward_pre_hook(look) for m in asking]
+    was_training = fusion.training
+    fusion.eval()(images)
+    fusion.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    found = []
+    for module, rows in arrived.items():
+        if len(rows) != 1 or not set(*rows) <= known.keys():
+            raise IncompatibleError(
+                "normalise=pretrained needs a network that reads channels of the images themselves, always the "
+                "same ones, but this fusion shows it others. Leave it out, or choose a fusion such as single, "
+                "early or concat."
+            )
+        found.append((module, [known[number] for number in next(iter(rows))]))
+    return found
+
+
+def measure_inputs(fusion: Fusion, cells: ResidentCells) -> None:
+    """Tell networks that normalise their input themselves how the core has normalised it.
+
+    Raises:
+        IncompatibleError: the images have 16 bits, and so no fixed white.
+    """
+    for module, channels in channels_read(fusion):
+        wide = [m for m, _ in channels if cells.modalities[m].images.dtype != torch.uint8]
+        if wide:
+            raise IncompatibleError(
+                f"normalise=pretrained needs images of 8 bits, as pretraining had, but '{wide[0]}' has 16, of "
+                "which no value is white. Leave it out."
+            )
+        mean, sd = (
+            torch.stack([getattr(cells.modalities[m], what)[c] for m, c in channels]).cpu() / 255
+            for what in ("mean", "std")
+        )
+        module.measure(mean, sd)
 
 
 def build_policies(trial: Trial, fusion: Fusion, registry: Registry) -> list[Policy]:

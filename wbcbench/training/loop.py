@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcbench.contracts import (
+    Backbone,
     Batch,
     ChangesGradients,
     DoesBackward,
@@ -40,20 +41,30 @@ from wbcbench.errors import TrialFailedError
 from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.spec import Recipe, Trial
 from wbcbench.training.distillation import Distillation
+from wbcbench.training.frozen import Embedded
 from wbcbench.training.state import TrainState, Weights, snapshot
 from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
 from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import TeacherBank
 
+RATE_FACTOR = "rate_factor"
+"""Key of a parameter group: the factor on its learning rate."""
+
 
 def make_optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum; no weight decay on biases, norms and other vectors."""
-    params = [p for p in module.parameters() if p.requires_grad]
+    """AdamW or SGD with Nesterov momentum; no weight decay on biases, norms and other vectors.
+
+    Backbones may declare factors on the rates of their parameters.
+    """
+    factors = {id(p): f for m in module.modules() if isinstance(m, Backbone) for p, f in m.rate_factors()}
+    alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            alike.setdefault((p.ndim <= 1, factors.get(id(p), 1.0)), []).append(p)
     groups = [
-        {"params": [p for p in params if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": params, "weight_decay": 0.0 if vector else recipe.weight_decay, RATE_FACTOR: factor}
+        for (vector, factor), params in sorted(alike.items(), key=lambda item: item[0])
     ]
-    groups = [g for g in groups if g["params"]]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
@@ -77,7 +88,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group[RATE_FACTOR]
 
 
 def class_weights(counts: torch.Tensor, how: str) -> torch.Tensor:
@@ -111,6 +122,10 @@ class Job:
     score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
+    embedded: Embedded | None = None
+    """What it trains on instead of images, if its networks are frozen."""
+    views_per_cell: int = 0
+    """After so many epochs the views repeat; 0: never."""
     code: str = ""
     """Digest of the components' code: a checkpoint of other code is not resumed."""
 
@@ -118,6 +133,14 @@ class Job:
     def stamp(self) -> str:
         """Identifies the checkpoints that this job may resume."""
         return f"{self.trial.id}/{self.code}"
+
+    def shown(self, epoch: int) -> int:
+        """The epoch whose views are shown."""
+        return epoch % self.views_per_cell if self.views_per_cell else epoch
+
+    def reading(self) -> AbstractContextManager[None]:
+        """The context in which the fusion is given what the job trains on."""
+        return nullcontext() if self.embedded is None else self.embedded.reading()
 
     @property
     def device(self) -> torch.device:
@@ -153,9 +176,12 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
     while state.epoch < budget.epochs:
         epoch = state.epoch
         if job.bank is not None:
-            state.teacher_seconds += job.bank.start_epoch(epoch)
+            state.teacher_seconds += job.bank.start_epoch(job.shown(epoch))
         started = time.perf_counter()
-        sums = train_epoch(job, state, weights, epoch)
+        if job.embedded is not None:
+            job.embedded.start_epoch(job.shown(epoch))
+        with job.reading():
+            sums = train_epoch(job, state, weights, epoch)
         state.train_seconds += time.perf_counter() - started
 
         selected, metrics, predictions = judge(job, state)
@@ -180,7 +206,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     recipe, budget = trial.method.recipe, trial.protocol.budget
     reads = trial.reads
     kd = job.distillation
-    views = job.views.epoch(epoch)
+    views = job.views.epoch(job.shown(epoch))
     order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
     draws = EpochDraws(trial.seed, epoch, len(order), device)
     slots = fusion.slots(order, draws.epoch()) if isinstance(fusion, DrawsSlots) else None
@@ -199,7 +225,10 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         progress = Progress(epoch, budget.epochs, step, len(order), draw)
 
         batch = assemble(job, ids, draw, None if slots is None else {m: slots[m][step] for m in reads})
-        fill_images(batch, views, reads)
+        if job.embedded is None:
+            fill_images(batch, views, reads)
+        else:
+            job.embedded.fill(batch)
         for policy in job.policies:
             batch = policy.images(batch, draw)
         run = partial(forward, job, batch)
@@ -295,7 +324,8 @@ def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None]
     current = snapshot(fusion) if state.average is not None else fusion.state_dict()
     if state.average is not None:
         fusion.load_state_dict(state.average)
-    predictions = predict(fusion, job.cells, job.val, job.trial.reads)
+    with job.reading():
+        predictions = predict(fusion, job.embedded or job.cells, job.val, job.trial.reads)
     if state.average is not None:
         fusion.load_state_dict(current)
     if not np.isfinite(predictions.probabilities).all():

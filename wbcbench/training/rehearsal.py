@@ -12,7 +12,7 @@ from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.cost import macs_or_why
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial
-from wbcbench.training.build import build_fusion, build_policies
+from wbcbench.training.build import build_fusion, build_policies, channels_read
 from wbcbench.training.teachers import teacher_output
 from wbcbench.training.wiring import reads_measured, shapes_of, wire, with_replaced_heads
 
@@ -36,6 +36,7 @@ def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], 
     """
     try:
         fusion = build_fusion(trial, _task(trial, channels, classes), registry)
+        channels_read(fusion)
     except UsageError as error:
         raise IncompatibleError(f"{trial.label} with backbone {trial.method.backbone_name}: {error}") from error
     except Exception:

@@ -35,8 +35,17 @@ HALF = 65504.0  # the largest number in half precision
 class Teacher:
     """One frozen teacher. Built on first use: a replayed teacher need not be in memory."""
 
-    def __init__(self, reads: tuple[str, ...], digest: str, build: Callable[[], Fusion]) -> None:
+    def __init__(
+        self,
+        reads: tuple[str, ...],
+        digest: str,
+        build: Callable[[], Fusion],
+        views: Callable[[], Views] | None = None,
+    ) -> None:
+        """`views`: the student's views at the teacher's own image side; None: it reads those of the student."""
         self.reads = reads
+        self._make_views = views
+        self._views: Views | None = None
         self.digest = digest
         """Digest of the teacher's record: weights and identity."""
         self._build = build
@@ -49,9 +58,17 @@ class Teacher:
             self._fusion = self._build().eval().requires_grad_(False)
         return self._fusion
 
+    def seen(self, views: Views) -> Views:
+        """What the teacher sees where its student sees `views`."""
+        if self._make_views is None:
+            return views
+        if self._views is None:
+            self._views = self._make_views()
+        return self._views
+
     @torch.no_grad()
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
-        """[B] rows, one per cell: the teacher's output for this epoch's views of these cells."""
+        """[B] rows, one per cell: the teacher's output for this epoch's views (as `seen`) of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
         return teacher_output(self.fusion, self.fusion(images, present, maps), present)
 
@@ -78,6 +95,10 @@ class FileTeacher:
     def epoch(self, epoch: int) -> Output:
         """Its answers for every training cell [n, ...]."""
         return self._of(self.train, epoch)
+
+    def seen(self, views: Views) -> Views:
+        """Those of the student."""
+        return views
 
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """Its answers for training cells [B], whatever their images show."""
@@ -108,21 +129,40 @@ class Replay:
     """Stored outputs of one teacher on one stream: a file per epoch and kind, each written atomically."""
 
     def __init__(
-        self, folder: Path, teacher: Teacher, views: Views, train: Tensor, embedding: bool, maps: int = 0
+        self,
+        folder: Path,
+        teacher: Teacher,
+        views: Views,
+        train: Tensor,
+        embedding: bool = False,
+        maps: int = 0,
+        kinds: tuple[str, ...] = (),
     ) -> None:
-        """`maps`: number of stage maps to store as well, in half precision; 0: none."""
+        """`kinds`: the fields of an output to store, by default its logits and, if `embedding`, that too.
+        `maps`: number of stage maps to store as well, in half precision; 0: none."""
         self.folder = folder
         self.teacher = teacher
         self.views = views
+        """The student's."""
         self.train = train
         """[n] cell ids, ascending; row i of a stored array belongs to cell train[i]."""
-        self.kinds = ("logits", "embedding") if embedding else ("logits",)
+        self.kinds = kinds or (("logits", "embedding") if embedding else ("logits",))
         self.maps = tuple(f"map{i}" for i in range(maps))
         self.seconds = 0.0
         """Time spent on computing (not looking up) so far."""
 
     def epoch(self, epoch: int) -> Output:
         """Outputs for every training cell [n, ...] in one epoch, on the device."""
+        tensors = self.tensors(epoch)
+        return Output(
+            logits=tensors["logits"],
+            embedding=tensors.get("embedding"),
+            maps=tuple(tensors[m] for m in self.maps),
+            reads=frozenset(self.teacher.reads),
+        )
+
+    def tensors(self, epoch: int) -> dict[str, Tensor]:
+        """The same by kind, as stored."""
         wanted = (*self.kinds, *self.maps)
         arrays = {kind: self._read(epoch, kind) for kind in wanted}
         if any(a is None for a in arrays.values()):
@@ -133,13 +173,7 @@ class Replay:
             raise DataError(f"{self._path(epoch, lost[0])} cannot be read back. Is the disk full?")
         device = self.train.device
         # Copied into memory, except maps, which stay memory-mapped on a CPU.
-        tensors = {k: torch.from_numpy(a if k in self.maps else np.array(a)).to(device) for k, a in arrays.items()}
-        return Output(
-            logits=tensors["logits"],
-            embedding=tensors.get("embedding"),
-            maps=tuple(tensors[m] for m in self.maps),
-            reads=frozenset(self.teacher.reads),
-        )
+        return {k: torch.from_numpy(a if k in self.maps else np.array(a)).to(device) for k, a in arrays.items()}
 
     def _path(self, epoch: int, kind: str) -> Path:
         return self.folder / f"{kind}_{epoch:04d}.npy"
@@ -164,20 +198,20 @@ class Replay:
     def _compute(self, epoch: int) -> None:
         start = time.perf_counter()
         self._tidy()
-        views = self.views.epoch(epoch)
+        views = self.teacher.seen(self.views).epoch(epoch)
         parts: dict[str, list[Tensor]] = {kind: [] for kind in (*self.kinds, *self.maps)}
         for cells in torch.split(self.train, eval_batch(self.train.device)):
             present = self.views.cells.present(cells, self.teacher.reads)
             out = self.teacher.answer(views, cells, present, maps=bool(self.maps))
-            parts["logits"].append(out.logits)
-            if "embedding" in parts:
-                if out.embedding is None:
-                    raise RuntimeError("A distiller reads embeddings, but this teacher has none.")
-                parts["embedding"].append(out.embedding)
+            for kind in self.kinds:
+                found = getattr(out, kind)
+                if found is None:
+                    raise RuntimeError(f"A distiller reads the {kind} of a teacher that has none.")
+                parts[kind].append(found)
             for kind, m in zip(self.maps, out.maps, strict=True):
                 parts[kind].append(m.clamp(-HALF, HALF).half().contiguous().cpu())
-        for kind, found in parts.items():
-            array = torch.cat(found).cpu().numpy()
+        for kind, several in parts.items():
+            array = torch.cat(several).cpu().numpy()
             content = npy_bytes(array)
             atomic_write_bytes(self._path(epoch, kind), content + seal(content))
         self.seconds += time.perf_counter() - start
@@ -251,6 +285,8 @@ class TeacherBank:
             found = [a.select(rows).float() for a in self._answers]
             found = [replace(a, head=head) for a, head in zip(found, self.heads, strict=True)]
         else:
-            views = self.views.epoch(self._epoch)
-            found = [t.answer(views, cells, p, self.maps) for t, p in zip(self.teachers, present, strict=True)]
+            found = [
+                t.answer(t.seen(self.views).epoch(self._epoch), cells, p, self.maps)
+                for t, p in zip(self.teachers, present, strict=True)
+            ]
         return [replace(a, shown=None if p is None else p.any(1)) for a, p in zip(found, present, strict=True)]

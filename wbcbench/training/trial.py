@@ -20,9 +20,11 @@ from wbcbench.training.build import (
     build_fusion,
     build_policies,
     combiner_of,
+    measure_inputs,
     task_of,
 )
 from wbcbench.training.fitted import fit_combiner, fit_once
+from wbcbench.training.frozen import embedded, views_of
 from wbcbench.training.loop import EpochDone, Job, fit
 from wbcbench.training.report import write_record
 from wbcbench.training.wiring import add_distillers
@@ -62,6 +64,7 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
             f"Fusion '{trial.method.fusion.name}' needs every modality of every cell, but some cells have no "
             f"{' or no '.join(lacking)} image. Leave these cells or modalities out (--modalities)."
         )
+    measure_inputs(fusion, cells)
     if isinstance(imputer := getattr(fusion, "imputer", None), Imputer):
         imputer.measure(cells)
         if imputer.prefix == "token" and cells.present(train, trial.reads) is None and not trial.method.policies:
@@ -83,6 +86,8 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
     )
     if trial.method.distillers:
         add_distillers(job, teachers, bench, split.hash)
+    job.views_per_cell = views_of(fusion)
+    job.embedded = embedded(job, bench, split.hash)
     state = fit_once(job, done) if isinstance(fusion, SolvedOnce) else fit(job, done)
     fusion = job.fusion  # a distiller may have put another head on it
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from wbcbench.contracts import Fusion, Output, Outputs, PairShapes, ReplacesHead
 from wbcbench.contracts.needs import RouteTeachers, assign_teachers
 from wbcbench.data.counter import derive_seed
-from wbcbench.data.views import ResidentCells
+from wbcbench.data.views import ResidentCells, Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
@@ -127,7 +127,7 @@ def _setup(job: Job, probe: bool) -> None:
     if probe:
         job.fusion.to(job.device).eval()
         student = job.fusion({m: job.cells.images(ids, m) for m in job.trial.reads}, maps=True)
-        answers = [t.answer(job.views.epoch(0), ids, None, maps=True) for t in teachers]
+        answers = [t.answer(t.seen(job.views).epoch(0), ids, None, maps=True) for t in teachers]
         if job.bank is not None:
             job.bank.heads = [a.head for a in answers]
     kd.setup(job.fusion, shapes_of(student, answers, classes, job.train, job.cells.labels))
@@ -139,7 +139,7 @@ def _teacher_bank(
 ) -> TeacherBank:
     """The teachers, replayed if their outputs for all epochs fit the budget, else live."""
     maps, embedding = "maps" in taps, "embedding" in taps
-    teachers = [Teacher(r.trial.reads, r.result.digest, _builder(r, job.cells, bench)) for r in records]
+    teachers = [_teacher(r, job, bench) for r in records]
     stages: list[int] | None = [0] * len(teachers) if bench.replay else None
     if maps and bench.replay:
         stages = _stages_that_fit(job, teachers, bench)
@@ -148,14 +148,14 @@ def _teacher_bank(
     if stages is not None:
         replays = [
             Replay(
-                _stream_folder(job.trial, t, bench, split_hash),
+                _stream_folder(job.trial, r.trial, t, bench, split_hash),
                 t,
                 job.views,
                 job.train,
                 embedding,
                 count,
             )
-            for t, count in zip(teachers, stages, strict=True)
+            for r, t, count in zip(records, teachers, stages, strict=True)
         ]
     return TeacherBank(
         [*teachers, *outside],
@@ -168,15 +168,28 @@ def _teacher_bank(
 
 def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:
     """How many stage maps each teacher has, if those of all epochs fit the replay's budget; else None."""
-    ids, views = job.train[:2], job.views.epoch(0)
-    found = [t.answer(views, ids, None, maps=True).maps for t in teachers]
+    ids = job.train[:2]
+    found = [t.answer(t.seen(job.views).epoch(0), ids, None, maps=True).maps for t in teachers]
     per_cell = sum(m[0].numel() for maps in found for m in maps) * 2  # bytes, in half precision
     whole = per_cell * len(job.train) * job.trial.protocol.budget.epochs
     return [len(maps) for maps in found] if whole <= bench.replay_maps_bytes else None
 
 
-def _builder(record: Record, cells: ResidentCells, bench: Workbench) -> Callable[[], Fusion]:
-    return lambda: load_fusion(record, cells, bench)
+def _teacher(record: Record, job: Job, bench: Workbench) -> Teacher:
+    """A frozen teacher. With an image side of its own it reads its own cells, in the student's views of them."""
+    trial, side = record.trial, job.trial.protocol.image_size
+
+    def own() -> ResidentCells:
+        return bench.resident(trial, beside=job.cells)
+
+    if trial.protocol.image_size == side:
+        return Teacher(trial.reads, record.result.digest, lambda: load_fusion(record, job.cells, bench))
+    return Teacher(
+        trial.reads,
+        record.result.digest,
+        lambda: load_fusion(record, own(), bench),
+        lambda: Views(own(), job.trial.protocol.augmentation, job.trial.seed, student_side=side),
+    )
 
 
 def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusion:
@@ -186,15 +199,17 @@ def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusio
     return fusion
 
 
-def _stream_folder(trial: Trial, teacher: Teacher, bench: Workbench, split_hash: str) -> Path:
+def _stream_folder(trial: Trial, taught_by: Trial, teacher: Teacher, bench: Workbench, split_hash: str) -> Path:
     """The folder of this teacher's outputs on this stream; the key is everything that determines them."""
-    protocol = trial.protocol
+    protocol, side = trial.protocol, taught_by.protocol.image_size
     stream = {
         "teacher": teacher.digest,
         "data": protocol.fingerprint,
         "split": split_hash,
-        "image_size": protocol.image_size,
+        "image_size": side,
         "augmentation": protocol.augmentation.model_dump(mode="json"),
         "seed": trial.seed,
     }
+    if side != protocol.image_size and not protocol.augmentation.interpolate:
+        stream["student_side"] = protocol.image_size  # whose whole pixels the shifts are
     return bench.store.replay_dir(digest(stream, length=24))

@@ -142,18 +142,22 @@ class Workbench:
             found.append(Answers(teacher, file, rows_of(file, cells.ids, len(cells), train)))
         return found
 
-    def resident(self, trial: Trial) -> ResidentCells:
-        """The images that the trial and its teachers read, on the device; the last set used is kept."""
+    def resident(self, trial: Trial, beside: ResidentCells | None = None) -> ResidentCells:
+        """The images that the trial, and its teachers of the same image side, read, on the device.
+
+        The last set used is kept, and with it the set `beside`, in use by the caller.
+        """
         protocol = trial.protocol
         cells = self.cells(trial)
-        wanted = set(trial.reads).union(*(t.reads for t in trial.method.teachers))
+        alike = [t.reads for t in trial.method.teachers if t.protocol.image_size == protocol.image_size]
+        wanted = set(trial.reads).union(*alike)
         key = (protocol.fingerprint, protocol.image_size, protocol.split, trial.fold)
         for (*known, have), resident in self._resident.items():
             if tuple(known) == key and wanted <= set(have):
                 return resident
         # The whole set, if it fits easily: the next trial will need another subset.
         reads = tuple(cells.images) if _bytes(cells) < 2 << 30 else tuple(m for m in cells.images if m in wanted)
-        self._resident.clear()
+        self._resident = {k: r for k, r in self._resident.items() if r is beside}
         resident = ResidentCells(cells, reads, self.split(trial).train, self.device)
         self._resident[(*key, reads)] = resident
         return resident

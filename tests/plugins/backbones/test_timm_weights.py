@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from wbcbench_plugins.backbones.timm import Timm, adapt_stem
+from wbcbench_plugins.backbones._timm_weights import adapt_stem, load_weights
+from wbcbench_plugins.backbones.timm import Timm
 
 from wbcbench.errors import IncompatibleError, UsageError
 
@@ -214,6 +217,92 @@ def test_only_channels_of_a_stem_are_adapted() -> None:
     for shape in ((24, 3, 5, 5), (16, 3, 3, 3), (24, 0, 3, 3), (24, 27)):
         weight = torch.rand(shape)
         assert adapt_stem(weight, torch.Size((24, 1, 3, 3))) is weight
+
+
+TINY_VIT = {"embed_dim": 16, "depth": 3, "num_heads": 2, "init_values": 1e-5}
+"""Of a vision transformer as small as a test wants."""
+
+
+def vit(size: int, **more: Any) -> Any:
+    return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=size, **TINY_VIT, **more)
+
+
+def released(state: Weights, registers: bool = False) -> Weights:
+    """A DINOv2 release: blocks in chunks of two, a mask token, registers beside a class token with a place."""
+
+    def chunked(name: str) -> str:
+        return re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", name)
+
+    out = {chunked(name): tensor for name, tensor in state.items()}
+    out["mask_token"] = torch.zeros(1, 16)
+    if registers:
+        out["register_tokens"] = out.pop("reg_token")
+        out["pos_embed"] = torch.cat([torch.full((1, 1, 16), 0.25), out["pos_embed"]], 1)
+    return out
+
+
+def random(net: Any) -> Weights:
+    return {k: torch.randn_like(v) for k, v in net.state_dict().items()}
+
+
+RELEASES: dict[str, Callable[[Weights], Any]] = {
+    "DINOv2": released,
+    "DinoBloom": lambda state: {
+        "teacher": {f"backbone.{k}": v for k, v in released(state).items()}
+        | {"dino_head.mlp.0.weight": torch.ones(4, 16), "ibot_head.last_layer.weight_v": torch.ones(4, 4)}
+    },
+    "MAE": lambda state: {
+        "model": state | {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 17, 8)},
+        "args": Namespace(lr=1e-3),
+        "epoch": 3,
+    },
+    "Lightning": lambda state: {
+        "state_dict": {f"encoder.{k}": v for k, v in state.items()} | {"loss.weight": torch.ones(3)},
+        "hyper_parameters": {"lr": 1e-3},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+    },
+    "DDP": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "average beside": lambda state: {
+        f"{name}.{k}": v if name == "ema_model" else torch.zeros_like(v)
+        for k, v in state.items()
+        for name in ("model", "ema_model")
+    },
+}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_releases_are_recognised_and_their_places_resampled(release: str, tmp_path: Path) -> None:
+    given, net = random(vit(64)), vit(32)
+    torch.save(RELEASES[release](dict(given)), tmp_path / "w.pth")
+    load_weights(net, tmp_path / "w.pth", "a vit", 3)
+    found = net.state_dict()
+    for name, tensor in given.items():
+        if name != "pos_embed":
+            torch.testing.assert_close(found[name], tensor)
+    expected = timm.layers.resample_abs_pos_embed(given["pos_embed"], [2, 2], num_prefix_tokens=1)
+    torch.testing.assert_close(found["pos_embed"], expected)
+
+
+def test_registers_of_dinov2_get_timms_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    net, given = (vit(32, reg_tokens=2, no_embed_class=True) for _ in range(2))
+    state = random(given)
+    save_file(released(state, registers=True), str(tmp_path / "w.safetensors"))
+    load_weights(net, tmp_path / "w.safetensors", "a vit", 3)
+    expected = state | {"cls_token": state["cls_token"] + 0.25}  # its place is added, since timm's has none
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+    (record,) = caplog.records
+    assert "43 of its tensors have other names in timm (" in record.message
+    assert "are not used (mask_token)" in record.message
+
+
+def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+    for suffix, save in ((".pth", torch.save), (".safetensors", lambda d, p: save_file(d, str(p)))):
+        path = tmp_path / f"w{suffix}"
+        save(weights(), path)
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(UsageError, match="cannot be read"):
+            Timm(3, 32, Timm.Params(model=MODEL, checkpoint=str(path)))
 
 
 class Trap:
