@@ -54,9 +54,9 @@ def test_a_quantised_graph_is_smaller_repeatable_and_exact_in_preprocessing(
     weights, tensors = {}, {}
     for path in (graph, tmp_path / "a"):
         model = onnx.load(path)
-        assert {i.name: i.type.tensor_type.elem_type for i in model.graph.input} == {
-            m: onnx.TensorProto.UINT8 for m in "uv"
-        }
+        assert {i.name: i.type.tensor_type.elem_type for i in model.graph.input} == dict.fromkeys(
+            "uv", onnx.TensorProto.UINT8
+        )
         arrays = [onnx.numpy_helper.to_array(i) for i in model.graph.initializer]
         tensors[path] = arrays
         weights[path] = sum(a.nbytes for a in arrays)
@@ -125,7 +125,8 @@ def test_wrong_requests_are_messages(winners: Any, invoke: Invoke, tmp_path: Pat
         (("--format", "safetensors", *winners.where), "Expected --format onnx for --quantize"),
         (("--format", "onnx", "--store", str(winners.root)), "--set dataset.path="),
     ):
-        code, _, err = invoke("export", winners.ids["early"], *args, "--quantize", "int8", "-o", str(tmp_path / "x"))
+        more = ("--quantize", "int8", "-o", str(tmp_path / "x"))
+        code, _, err = invoke("export", winners.ids["early"], *args, *more)
         assert (code, message in err) == (2, True), err
     assert not (tmp_path / "x").exists()
 

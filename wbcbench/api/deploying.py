@@ -101,7 +101,8 @@ class Exported(Shown):
         """The files, what quantisation changed, and why the training cells were not available."""
         lines = [f"Files: {', '.join(self.files)}"]
         if self.agreement.quantised is not None:
-            lines += [text for text in (self.agreement.quantised.sentence(), self.agreement.quantised.advice()) if text]
+            found = self.agreement.quantised
+            lines += [text for text in (found.sentence(), found.advice()) if text]
         if self.without:
             lines.append(f"The cells it was trained on were not available: {self.without}")
         return lines

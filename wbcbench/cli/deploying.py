@@ -57,8 +57,8 @@ def export(as_json: bool, **given: Any) -> None:
     RECORD is a trial's id, the beginning of one, a record's folder, or a method's name as on a leaderboard.
 
     The exported file is run and compared with the trained network, on validation cells if they are available
-    (--set dataset.path=...), else on synthetic ones; if they differ, nothing is written, exit 1. A quantised file is
-    then compared with the float one: classes, macro-F1, size.
+    (--set dataset.path=...), else on synthetic ones; if they differ, nothing is written, exit 1. A quantised
+    file is then compared with the float one: classes, macro-F1, size.
     """
     from wbcbench.api.deploying import ExportRequest
 

@@ -133,8 +133,8 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
         "## Check",
         "",
-        f"{inputs['check']['cells']} {inputs['check']['kind']}: {'float ' * ('quantised' in inputs)}file and trained "
-        f"network differ by at most {inputs['check']['largest_difference']:.2g} (allowed "
+        f"{inputs['check']['cells']} {inputs['check']['kind']}: {'float ' * ('quantised' in inputs)}file and "
+        f"trained network differ by at most {inputs['check']['largest_difference']:.2g} (allowed "
         f"{inputs['check']['tolerance']:g}).",
         *_quantised(inputs),
         "",

@@ -137,7 +137,8 @@ def _cells(rebuilt: Rebuilt) -> tuple[Arrays, Arrays, float | None, str]:
     found = predict(rebuilt.fusion, bench.resident(trial), torch.as_tensor(ids), trial.reads)
     expected = {PROBABILITIES: found.probabilities} | {f"{ROUTE}{r}": p for r, p in found.routes.items()}
     stored = _from_record(rebuilt, found)
-    return images_of(rebuilt, ids), {name: np.asarray(p) for name, p in expected.items()}, stored, "validation cells"
+    answers = {name: np.asarray(p) for name, p in expected.items()}
+    return images_of(rebuilt, ids), answers, stored, "validation cells"
 
 
 def _from_record(rebuilt: Rebuilt, found: Predictions) -> float:
@@ -200,7 +201,7 @@ def export(
         rebuilt: the network.
         format_name: a key of `FORMATS`.
         folder: must be missing or empty.
-        quantise: a key of `quantize.KINDS`, for ONNX: the float file is checked, and replaced with a quantised one.
+        quantise: a key of `quantize.KINDS`, for ONNX: the float file is checked, then replaced with this.
         store: where to look for other seeds of the same method, for the card.
         tolerance: largest allowed difference of a probability.
 

@@ -10,10 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wbcbench.data.counter import derive_seed
@@ -75,9 +74,7 @@ class Comparison:
 
     def sentence(self) -> str:
         """The comparison as a sentence."""
-        f1 = (
-            "" if self.macro_f1 is None else "; macro-F1 {:.3f} before, {:.3f} after".format(*self.macro_f1)
-        )
+        f1 = "" if self.macro_f1 is None else "; macro-F1 {:.3f} before, {:.3f} after".format(*self.macro_f1)
         source = f", calibrated on {self.calibration} training cells" if self.calibration else ""
         return (
             f"{self.how}{source}: {self.cells} {self.kind}, the same class as the float network for "
@@ -101,7 +98,9 @@ def check_kind(how: str, rebuilt: Rebuilt) -> None:
     if how not in KINDS:
         raise UsageError(f"Expected --quantize {', '.join(KINDS)}, but got '{how}'.")
     if how == "int8" and rebuilt.bench is None:
-        raise UsageError(f"int8 is calibrated on training cells, which are not available: {rebuilt.without} {HINT}")
+        raise UsageError(
+            f"int8 is calibrated on training cells, which are not available: {rebuilt.without} {HINT}"
+        )
 
 
 def quantize(rebuilt: Rebuilt, how: str, graph: Path, target: Path) -> int:
