@@ -1,4 +1,7 @@
-"""Quantised graphs: deterministic, exact in preprocessing, compared with the float network."""
+"""Networks for a device: quantised graphs, and exported files on test cells, which boards show.
+
+Quantised graphs are deterministic, exact in preprocessing, and compared with the float network.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbcbench.api.defaults import COSTS as COSTS_OFFERED
+from wbcbench.api.defaults import DEPLOYED
+from wbcbench.api.evaluating import Evaluations, evaluate
+from wbcbench.boards import Options, report
+from wbcbench.boards.figures.data import COSTS, pareto
+from wbcbench.boards.formats import render
+from wbcbench.boards.model import Board
+from wbcbench.deploy import deployed as deploying
 from wbcbench.deploy import export as exporting
 from wbcbench.deploy.export import export
 from wbcbench.deploy.formats import FORMATS, Format, read_onnx
 from wbcbench.deploy.quantize import KINDS, Comparison, calibration_cells, quantize
+from wbcbench.errors import RecordError, UsageError
+from wbcbench.publishing.side_files import side_files
+from wbcbench.records import deployed as records
+from wbcbench.records.deployed import deployed_path, read_deployed
+from wbcbench.records.evaluations import checksummed
+from wbcbench.records.store import Store
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -147,3 +164,104 @@ def test_a_graph_that_gives_nothing_usable_is_refused(
     assert compare(without, "fp16", runner(0.3), runner(0.3), images, (2, 1), 0).macro_f1 is None
     with pytest.raises(NotExportable, match="no finite probabilities"):
         compare(without, "fp16", runner(0.3), runner(np.nan), images, (2, 1), 0)
+
+
+@pytest.fixture
+def store(winners: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    def at_once(once: Callable[[], None], seconds: float) -> float:
+        once()
+        return 0.002
+
+    monkeypatch.setattr(deploying, "least_seconds", at_once)
+    shutil.copytree(winners.root, tmp_path / "store")
+    return Store(tmp_path / "store")
+
+
+def run(store: Store, winners: Any, *kinds: str) -> Evaluations:
+    where = {"dataset.path": str(winners.cells)}
+    return evaluate(winners.ids["independent"], deployed=kinds, store=store.root, set=where, progress=False)
+
+
+@pytest.mark.slow
+def test_boards_show_what_is_deployed_and_rank_as_before(
+    ready: None, winners: Any, store: Store, tmp_path: Path
+) -> None:
+    def board() -> Board:
+        return max(report([store], Options(resamples=200)).boards, key=lambda b: len(b.rows))
+
+    before = board()
+    assert "deployed" not in before.rows[0].model_dump()
+    done = run(store, winners, "onnx", "onnx-int8")
+    whole, small = done.files
+    record = winners.record("independent")
+    assert whole.cells == record.predictions["test_cells"].tolist()
+    assert whole.metrics == pytest.approx(record.result.metrics["test"], abs=1e-4)
+    assert whole.trained == small.trained == record.result.metrics["test"]
+    assert small.size < whole.size
+    assert (whole.calibration, small.calibration > 0) == (0, True)
+    after = board()
+    assert [(r.method_id, r.rank, r.metrics) for r in after.rows] == [
+        (r.method_id, r.rank, r.metrics) for r in before.rows
+    ]
+    (row,) = (r for r in after.rows if r.deployed)
+    one, other = row.deployed
+    assert (one.kind, other.kind, one.n, other.timing.threads) == ("onnx", "onnx-int8", 1, 1)
+    assert other.value.mean == small.metrics["macro_f1"]
+    assert other.change == pytest.approx(small.metrics["macro_f1"] - row.metrics["macro_f1"].mean)  # type: ignore[operator]
+    assert (other.size, other.timing.latency_ms, other.timing.throughput) == (small.size, 2.0, 32_000)
+    drawn = pareto(after, "onnx-int8:size")
+    assert drawn is not None
+    assert [(p.row, p.cost, p.value) for p in drawn.points] == [(row, small.size, other.value.mean)]
+    assert pareto(after, "onnx-fp16:latency") is None
+    for style in ("plain", "markdown", "csv", "json", "html"):
+        assert b"onnx-int8" in render(report([store], Options(resamples=200)), style), style
+    files = side_files([record], [store.root], tmp_path)
+    assert {f"deployed/{k}/{record.trial.id}.json" for k in ("onnx", "onnx-int8")} <= set(files)
+
+
+@pytest.mark.slow
+def test_what_is_there_is_not_computed_again_unless_it_is_damaged(ready: None, winners: Any, store: Store) -> None:
+    (document,) = run(store, winners, "onnx").files
+    path = deployed_path(store.root, "onnx", document.trial)
+    again = run(store, winners, "onnx")
+    assert (again.new, again.rows()[0]["state"]) == (set(), "found")
+    changes: dict[str, tuple[dict[str, Any], str]] = {
+        "metrics": ({"metrics": {"macro_f1": 1.0}}, "but its predictions give"),
+        "probabilities": ({"probabilities": "AAAA"}, "probabilities for"),
+        "cells": ({"cells": [0]}, "of different cells"),
+        "kind": ({"kind": "onnx-int8"}, "it was renamed"),
+        "digest": ({"digest": "f" * 64}, "of another record"),
+    }
+    for change, message in changes.values():
+        path.write_text(json.dumps(checksummed(document.model_dump(mode="json") | change)))
+        with pytest.raises(RecordError, match=message):
+            read_deployed(path, document.digest)
+    assert any(
+        "of another record" in n for b in report([store], Options(statistics=False)).boards for n in b.notes
+    )
+    redone = run(store, winners, "onnx")
+    assert redone.new == {document.trial}
+    assert any("Evaluated again" in line for line in redone.notes())
+
+
+def test_wrong_evaluations_are_messages(winners: Any, invoke: Invoke) -> None:
+    where = ("--store", str(winners.root))
+    for args, message in (
+        ((), "got neither"),
+        (("--deployed", "onnx", "--dataset", "synthetic"), "got both"),
+        (("--deployed", "onnx", "--name", "x"), "--name is for --dataset"),
+        (("--deployed", "onnx", "--device", "cuda"), "--device cuda is for --dataset"),
+        (("--deployed", "onx"), "'onx' is not one of"),
+    ):
+        code, _, err = invoke("evaluate", winners.ids["early"], *args, *where)
+        assert (code, message in err) == (2, True), err
+    with pytest.raises(UsageError, match="Did you mean 'onnx'"):
+        evaluate(winners.ids["early"], deployed="onx", store=winners.root)
+    code, _, err = invoke("evaluate", winners.ids["early"], "--deployed", "onnx", *where)
+    assert code != 0
+    assert "--set dataset.path=" in err, "the test cells were not named"
+
+
+def test_what_is_offered_is_what_there_is() -> None:
+    assert DEPLOYED == records.KINDS == ("onnx", *(f"onnx-{how}" for how in KINDS))
+    assert tuple(COSTS) == COSTS_OFFERED
