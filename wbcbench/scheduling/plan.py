@@ -26,6 +26,7 @@ from wbcbench.scheduling.compatibility import (
 )
 from wbcbench.scheduling.components import TeacherPool, component, distillers_of, with_carried
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
+from wbcbench.scheduling.sizing import Sizer
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import Choice, Exclude, Request
@@ -194,6 +195,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     settings = Settings(request, registry)
     teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings)
 
+    sizer = Sizer(request, registry, description)
+
     students: dict[str, Trial] = {}
     skipped: dict[str, str] = {}
     excluder = Excluder(request.exclude, registry)
@@ -215,11 +218,13 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
+                own = settings.component("fusion", fusion, modalities=count)
+                acting = tuple(settings.component("policy", p, modalities=count) for p in policies)
                 method = Method(
-                    fusion=settings.component("fusion", fusion, modalities=count),
-                    backbone=settings.backbone(backbone, fusion),
+                    fusion=own,
+                    backbone=sizer.fit(own, settings.backbone(backbone, fusion), acting, distillers, protocol),
                     recipe=settings.recipe(request.training, fusion, distillers, policies),
-                    policies=tuple(settings.component("policy", p, modalities=count) for p in policies),
+                    policies=acting,
                     distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
@@ -231,6 +236,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             if request.incompatible == "refuse":
                 raise
             skipped.setdefault(f"{fusion.name} with {'+'.join(d.name for d in kd)}", str(error))
+    notes += sizer.notes
     notes += [f"Left out: {what}. {why}" for what, why in skipped.items()]
     excluder.check()
     if refuse_unused:
