@@ -160,7 +160,8 @@ def _parts(model: ModelProto) -> tuple[list[str], list[str]]:
     for node in reversed(nodes):
         if node.op_type in WEIGHTED or before.intersection(node.output):
             before.update(node.input)
-    inner, outer = [], []
+    inner: list[str] = []
+    outer: list[str] = []
     for node in nodes:
         between = bool(after.intersection(node.input)) and bool(before.intersection(node.output))
         (inner if node.op_type in WEIGHTED or between else outer).append(node.name)
