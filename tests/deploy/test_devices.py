@@ -240,7 +240,7 @@ def test_what_is_there_is_not_computed_again_unless_it_is_damaged(ready: None, w
         "of another record" in n for b in report([store], Options(statistics=False)).boards for n in b.notes
     )
     redone = run(store, winners, "onnx")
-    assert redone.new == {document.trial}
+    assert redone.new == {f"onnx/{document.trial}"}
     assert any("Evaluated again" in line for line in redone.notes())
 
 

@@ -16,6 +16,7 @@ from wbcbench.isolation import guest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wbcbench.deploy.network import Rebuilt
     from wbcbench.records.deployed import Deployed
     from wbcbench.records.external import External
     from wbcbench.records.store import Record, Store
@@ -54,7 +55,7 @@ class EvaluateRequest:
         from wbcbench.deploy.export import Disagrees
         from wbcbench.deploy.formats import NotExportable, need
         from wbcbench.deploy.network import rebuilt
-        from wbcbench.errors import DataError, RecordError, UsageError, did_you_mean
+        from wbcbench.errors import DataError, IncompatibleError, RecordError, UsageError, did_you_mean
         from wbcbench.progress import counting
         from wbcbench.records.deployed import KINDS, deployed_path, read_deployed, write_deployed
         from wbcbench.records.store import Store
@@ -75,6 +76,7 @@ class EvaluateRequest:
         done = Evaluations(store.root)
         first: Exception | None = None
         wanted = [(record, kind) for record in self._chosen(store) for kind in dict.fromkeys(self.deployed)]
+        network: Rebuilt | None = None  # with its cells, for all kinds of one record
         with counting("files", len(wanted), progress) as counted:
             for number, (record, kind) in enumerate(wanted, 1):
                 path = deployed_path(store.root, kind, record.trial.id)
@@ -85,11 +87,13 @@ class EvaluateRequest:
                             continue
                         except RecordError as error:
                             done.remarks.append(f"Evaluated again: {error}")
-                    found = evaluate_deployed(rebuilt(record, store, registry, self.settings), kind)
+                    if network is None or network.record is not record:
+                        network = rebuilt(record, store, registry, self.settings)
+                    found = evaluate_deployed(network, kind)
                     write_deployed(store.root, found)
                     done.files.append(found)
-                    done.new.add(record.trial.id)
-                except (DataError, NotExportable, Disagrees) as error:
+                    done.new.add(f"{kind}/{record.trial.id}")
+                except (DataError, IncompatibleError, NotExportable, Disagrees) as error:
                     first = first or error
                     done.failed[f"{record.trial.id} as {kind}"] = str(error)
                 finally:
@@ -188,7 +192,7 @@ class Evaluations(Shown):
     documents: list[External] = field(default_factory=list)
     files: list[Deployed] = field(default_factory=list)
     new: set[str] = field(default_factory=set)
-    """Trial ids of those that were evaluated now; the others were found in the store."""
+    """Trial ids of those that were evaluated now, of files `kind/trial id`; the others were found in the store."""
     failed: dict[str, str] = field(default_factory=dict)
     """Trial id -> why it could not be evaluated."""
     remarks: list[str] = field(default_factory=list)
@@ -231,7 +235,7 @@ class Evaluations(Shown):
                 "fold": d.fold, "deployed": d.kind, "cells": len(d.cells),
                 **{name: d.metrics[name] for name in ("macro_f1", "accuracy", "ece")},
                 "trained_macro_f1": d.trained["macro_f1"], "size": d.size, "latency_ms": d.latency_ms,
-                "batch_ms": d.batch_ms, "state": "evaluated" if d.trial in self.new else "found",
+                "batch_ms": d.batch_ms, "state": "evaluated" if f"{d.kind}/{d.trial}" in self.new else "found",
             }
             for d in sorted(self.files, key=lambda d: (d.method, d.kd, d.policies, d.seed, d.fold or 0, d.kind))
         ]  # fmt: skip
