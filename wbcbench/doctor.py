@@ -284,6 +284,7 @@ def stored_records(root: Path, digests: bool = True) -> Findings:
 def _beside(store: Store, digests: dict[str, str]) -> Findings:
     """Invalid evaluations, references and studies; `digests` are those of valid records."""
     from wbcbench.errors import RecordError
+    from wbcbench.records.deployed import read_deployed
     from wbcbench.records.evaluations import read_examination
     from wbcbench.records.external import read_external
     from wbcbench.searches.files import studies
@@ -296,12 +297,13 @@ def _beside(store: Store, digests: dict[str, str]) -> Findings:
         except RecordError as error:
             fix = f"delete {path} and run the same command with --evaluate full again"
             yield Finding("store", "problem", str(error), fix)
-    for path in sorted((store.root / "evaluations").glob("*/*.json")):
-        try:
-            if path.stem in digests:
-                read_external(path, digests[path.stem])
-        except RecordError as error:
-            yield Finding("store", "problem", str(error), f"delete {path} and run `wbcbench evaluate` again")
+    for folder, read in (("evaluations", read_external), ("deployed", read_deployed)):
+        for path in sorted((store.root / folder).glob("*/*.json")):
+            try:
+                if path.stem in digests:
+                    read(path, digests[path.stem])
+            except RecordError as error:
+                yield Finding("store", "problem", str(error), f"delete {path} and run `wbcbench evaluate` again")
     for path in sorted((store.root / "references").glob("*.npz")):
         try:
             if path.stem in digests:

@@ -22,7 +22,9 @@ class CellNet(Backbone):
     source = "He et al., CVPR 2016, arXiv 1512.03385; shortcut of He et al., CVPR 2019, arXiv 1812.01187"
 
     class Params(Parameters):
-        width: int = param(16, "Channels of the first stage; later stages have 2x and 4x.", ge=4, le=512)
+        width: int = param(
+            16, "Channels of the first stage; later stages have 2x and 4x.", ge=4, le=512, sizes=True
+        )
         depth: int = param(1, "Residual blocks per stage.", ge=1, le=16)
         stem_stride: int = param(0, "Stride of the stem; 0: 2 from 56 px on, else 1.", ge=0, le=4)
 

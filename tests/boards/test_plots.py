@@ -11,9 +11,10 @@ from wbcbench.boards import Options, report
 from wbcbench.boards.figures import data, page, paper
 from wbcbench.boards.figures.data import COSTS, Point, frontier
 from wbcbench.boards.figures.paper import KINDS, save
-from wbcbench.boards.model import Across, Board, MissingModalities, Report
+from wbcbench.boards.model import Across, Board, DeployedScore, MissingModalities, Report
 from wbcbench.cli.leaderboard import FIGURES
 from wbcbench.errors import UsageError
+from wbcbench.records import deployed
 from wbcbench.records.store import Store
 from wbcbench.spec import ComponentSpec
 from wbcbench.testing.records import fake_predictions, fake_record, fake_trial
@@ -107,11 +108,16 @@ def test_frontier_keeps_what_no_cheaper_row_beats(found: Report) -> None:
 
 
 def timed(board: Board, *kds: str) -> Board:
-    """The latency of these distillers' students is known."""
-    rows = [
-        r.model_copy(update={"timing": r.timing.model_copy(update={"latency_ms": 1.5 + i})}) if r.kd in kds else r
-        for i, r in enumerate(board.rows)
-    ]
+    """The latency of these distillers' students is known, and that of their deployed files."""
+    rows = []
+    for i, r in enumerate(board.rows):
+        timing = r.timing.model_copy(update={"latency_ms": 1.5 + i})
+        value = r.metrics[board.by]
+        files = tuple(
+            DeployedScore(kind=kind, n=1, value=value, change=0, ece=None, size=9 + i, timing=timing)
+            for kind in deployed.KINDS
+        )
+        rows.append(r.model_copy(update={"timing": timing, "deployed": files}) if r.kd in kds else r)
     return board.model_copy(update={"rows": tuple(rows)})
 
 

@@ -12,5 +12,9 @@ BATCH = 256
 """Cells per batch in `predict`."""
 TOLERANCE = 1e-4
 """Largest difference of a probability between an exported file and the trained network."""
+DEPLOYED = ("onnx", "onnx-int8", "onnx-dynamic", "onnx-fp16")
+"""What `evaluate --deployed` can run."""
+COSTS = ("macs", "params", "latency", *(f"{kind}:{cost}" for kind in DEPLOYED for cost in ("size", "latency")))
+"""Horizontal axes of the Pareto front."""
 
-__all__ = ["BATCH", "MARGIN", "METRIC", "RESAMPLES", "STORE", "TOLERANCE"]
+__all__ = ["BATCH", "COSTS", "DEPLOYED", "MARGIN", "METRIC", "RESAMPLES", "STORE", "TOLERANCE"]

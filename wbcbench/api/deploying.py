@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wbcbench.registry.loading import PluginOptions
 
 Format = Literal["safetensors", "onnx", "torch-export"]
+Quantise = Literal["int8", "dynamic", "fp16"]
 FIRST = 5
 """Maximum number of unreadable cells to name."""
 
@@ -57,6 +58,7 @@ class ExportRequest(RecordRequest):
 
     format: Format
     output: str | Path
+    quantize: Quantise | None = None
     tolerance: float = TOLERANCE
 
     def export(self) -> Exported:
@@ -65,7 +67,9 @@ class ExportRequest(RecordRequest):
 
         store, folder = self.open_store(), Path(self.output).absolute()
         found = self.rebuilt()
-        agreement = export(found, self.format, folder, store=store, tolerance=self.tolerance)
+        agreement = export(
+            found, self.format, folder, quantise=self.quantize, store=store, tolerance=self.tolerance
+        )
         files = sorted(p.name for p in folder.iterdir())
         return Exported(found.record.trial.id, self.format, Path(self.output), files, agreement, found.without)
 
@@ -94,8 +98,11 @@ class Exported(Shown):
         return pd.DataFrame([row])
 
     def notes(self) -> list[str]:
-        """The files, and why the training cells were not available."""
+        """The files, what quantisation changed, and why the training cells were not available."""
         lines = [f"Files: {', '.join(self.files)}"]
+        if self.agreement.quantised is not None:
+            found = self.agreement.quantised
+            lines += [text for text in (found.sentence(), found.advice()) if text]
         if self.without:
             lines.append(f"The cells it was trained on were not available: {self.without}")
         return lines
@@ -399,6 +406,7 @@ def export(
     output: str | Path,
     *,
     format: Format,
+    quantize: Quantise | None = None,
     store: str | Path | None = None,
     tolerance: float = TOLERANCE,
     set: Settings = (),
@@ -414,6 +422,7 @@ def export(
         record: as in `wbcbench.predict`.
         output: a new folder.
         format: safetensors (weights and specification), onnx (a graph) or torch-export (a PyTorch program).
+        quantize: of an ONNX graph: int8 (calibrated on training cells), dynamic or fp16.
         store: where the record is; None: `WBCBENCH_STORE` if set, else wbcbench-store.
         tolerance: largest difference of a probability between file and trained network.
         set: where the training cells are, `{"dataset.path": "cells.npz"}`.
@@ -427,8 +436,8 @@ def export(
         WbcbenchError: the format cannot express the network, or the two disagree; nothing is written.
     """
     wanted = ExportRequest(
-        record=record, output=output, format=format, store=store, tolerance=tolerance, settings=set,
-        plugins=plugin_options(plugins_dir, no_plugins),
+        record=record, output=output, format=format, quantize=quantize, store=store, tolerance=tolerance,
+        settings=set, plugins=plugin_options(plugins_dir, no_plugins),
     )  # fmt: skip
     return wanted.export()
 

@@ -1,4 +1,4 @@
-"""`wbcbench.evaluate`: finished networks on labelled cells of another data set."""
+"""`wbcbench.evaluate`: finished networks on labelled cells of another data set, or as they would be deployed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from wbcbench.isolation import guest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wbcbench.deploy.network import Rebuilt
+    from wbcbench.records.deployed import Deployed
     from wbcbench.records.external import External
     from wbcbench.records.store import Record, Store
     from wbcbench.registry.loading import PluginOptions
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 class EvaluateRequest:
     """The arguments of `wbcbench.evaluate` and `wbcbench evaluate`."""
 
-    dataset: str
+    dataset: str | None = None
+    deployed: tuple[str, ...] = ()
     records: Sequence[str | Path] = ()
     store: str | Path | None = None
     settings: Settings = ()
@@ -37,6 +40,69 @@ class EvaluateRequest:
 
     def evaluate(self, progress: bool = True) -> Evaluations:
         """Evaluate what is not evaluated yet. Raises what `wbcbench.evaluate` raises."""
+        from wbcbench.errors import UsageError
+
+        if (self.dataset is None) != bool(self.deployed):
+            got = "neither" if self.dataset is None else "both"
+            raise UsageError(
+                "Expected --dataset (cells of another data set) or --deployed (the record's own test cells), but "
+                f"got {got}."
+            )
+        return self._deployed(progress) if self.dataset is None else self._external(self.dataset, progress)
+
+    def _deployed(self, progress: bool) -> Evaluations:
+        from wbcbench.deploy.deployed import evaluate_deployed
+        from wbcbench.deploy.export import Disagrees
+        from wbcbench.deploy.formats import NotExportable, need
+        from wbcbench.deploy.network import rebuilt
+        from wbcbench.errors import DataError, IncompatibleError, RecordError, UsageError, did_you_mean
+        from wbcbench.progress import counting
+        from wbcbench.records.deployed import KINDS, deployed_path, read_deployed, write_deployed
+        from wbcbench.records.store import Store
+
+        for kind in self.deployed:
+            if kind not in KINDS:
+                raise UsageError(
+                    f"Expected --deployed {', '.join(KINDS)}, but got '{kind}'.{did_you_mean(kind, KINDS)}"
+                )
+        if self.name is not None or self.device not in ("auto", "cpu"):
+            what = "--name" if self.name is not None else f"--device {self.device}"
+            raise UsageError(
+                f"{what} is for --dataset: --deployed runs files on the test cells of the record, on the CPU."
+            )
+        need("onnx", "onnxscript", "onnxruntime")
+        store = Store.fixed(stores_of(self.store)[0])
+        registry, _ = load(self.plugins)
+        done = Evaluations(store.root)
+        first: Exception | None = None
+        wanted = [(record, kind) for record in self._chosen(store) for kind in dict.fromkeys(self.deployed)]
+        network: Rebuilt | None = None  # with its cells, for all kinds of one record
+        with counting("files", len(wanted), progress) as counted:
+            for number, (record, kind) in enumerate(wanted, 1):
+                path = deployed_path(store.root, kind, record.trial.id)
+                try:
+                    if path.is_file():
+                        try:
+                            done.files.append(read_deployed(path, record.result.digest).document)
+                            continue
+                        except RecordError as error:
+                            done.remarks.append(f"Evaluated again: {error}")
+                    if network is None or network.record is not record:
+                        network = rebuilt(record, store, registry, self.settings)
+                    found = evaluate_deployed(network, kind)
+                    write_deployed(store.root, found)
+                    done.files.append(found)
+                    done.new.add(f"{kind}/{record.trial.id}")
+                except (DataError, IncompatibleError, NotExportable, Disagrees) as error:
+                    first = first or error
+                    done.failed[f"{record.trial.id} as {kind}"] = str(error)
+                finally:
+                    counted(number, len(wanted))
+        if first is not None and not done.files:
+            raise first
+        return done
+
+    def _external(self, dataset: str, progress: bool) -> Evaluations:
         from wbcbench.deploy.external import Evaluator, Source, open_source
         from wbcbench.deploy.network import rebuilt
         from wbcbench.errors import DataError, IncompatibleError, RecordError
@@ -47,7 +113,7 @@ class EvaluateRequest:
 
         store = Store.fixed(stores_of(self.store)[0])
         registry, _ = load(self.plugins)
-        source = Source.of(self.dataset, self._params(), self.name)
+        source = Source.of(dataset, self._params(), self.name)
         evaluator = Evaluator(source, pick_device(self.device), self.batch)
         done = Evaluations(store.root)
         first: Exception | None = None
@@ -105,8 +171,8 @@ class EvaluateRequest:
             named = [record for text in self.records for record in find_records(text, store)]
             if sealed := [r.trial.id for r in named if r.result.status == "sealed"]:
                 raise UsageError(
-                    f"Record {sealed[0]} was proposed by a search, which external cells must not guide. Evaluate "
-                    "the winner's retrained records."
+                    f"Record {sealed[0]} was proposed by a search, which external and test cells must not guide. "
+                    "Evaluate the winner's retrained records."
                 )
             yield from {record.trial.id: record for record in named}.values()
             return
@@ -120,12 +186,13 @@ class EvaluateRequest:
 
 @dataclass(repr=False)
 class Evaluations(Shown):
-    """Networks on cells of another data set."""
+    """Networks on cells of another data set, or their exported files on their own test cells."""
 
     store: Path
     documents: list[External] = field(default_factory=list)
+    files: list[Deployed] = field(default_factory=list)
     new: set[str] = field(default_factory=set)
-    """Trial ids of those that were evaluated now; the others were found in the store."""
+    """Trial ids of those that were evaluated now, of files `kind/trial id`; the others were found in the store."""
     failed: dict[str, str] = field(default_factory=dict)
     """Trial id -> why it could not be evaluated."""
     remarks: list[str] = field(default_factory=list)
@@ -146,6 +213,8 @@ class Evaluations(Shown):
         """The summary as mappings: the document of `wbcbench evaluate --json`, without predictions."""
         from wbcbench.spec.trial import method_name
 
+        if self.files:
+            return self._files()
         return [
             {
                 "trial_id": d.trial, "method": method_name(d.method, d.kd, d.policies), "seed": d.seed,
@@ -155,6 +224,20 @@ class Evaluations(Shown):
                 "state": "evaluated" if d.trial in self.new else "found",
             }
             for d in sorted(self.documents, key=lambda d: (d.method, d.kd, d.policies, d.seed, d.fold or 0))
+        ]  # fmt: skip
+
+    def _files(self) -> list[dict[str, Any]]:
+        from wbcbench.spec.trial import method_name
+
+        return [
+            {
+                "trial_id": d.trial, "method": method_name(d.method, d.kd, d.policies), "seed": d.seed,
+                "fold": d.fold, "deployed": d.kind, "cells": len(d.cells),
+                **{name: d.metrics[name] for name in ("macro_f1", "accuracy", "ece")},
+                "trained_macro_f1": d.trained["macro_f1"], "size": d.size, "latency_ms": d.latency_ms,
+                "batch_ms": d.batch_ms, "state": "evaluated" if f"{d.kind}/{d.trial}" in self.new else "found",
+            }
+            for d in sorted(self.files, key=lambda d: (d.method, d.kd, d.policies, d.seed, d.fold or 0, d.kind))
         ]  # fmt: skip
 
     def notes(self) -> list[str]:
@@ -184,7 +267,8 @@ class Evaluations(Shown):
 def evaluate(
     records: Paths = (),
     *,
-    dataset: str,
+    dataset: str | None = None,
+    deployed: str | Sequence[str] = (),
     store: str | Path | None = None,
     set: Settings = (),
     name: str | None = None,
@@ -195,18 +279,22 @@ def evaluate(
     no_plugins: bool | str | Sequence[str] = False,
     progress: bool = True,
 ) -> Evaluations:
-    """Evaluate finished networks on labelled cells of another data set; boards show the results as a column.
+    """Evaluate finished networks on other labelled cells, or as they would be deployed; boards show the results.
 
-    Results are kept in the store, in `evaluations/`, and never used for selection. What is there already is not
-    evaluated again. Every class is matched by name; cells of other classes, and cells that the network was trained
-    on, are left out and counted.
+    Results are kept in the store, in `evaluations/` and `deployed/`, and never used for selection. What is there
+    already is not evaluated again. In other data sets every class is matched by name; cells of other classes, and
+    cells that the network was trained on, are left out and counted.
 
     Args:
         records: trial ids, folders of records, or names of methods, which give all their seeds and folds; none:
             every ranked row of the store's boards.
         dataset: a data set's name; or a path: what `wbcbench data import` wrote, an .npz, a manifest (.csv).
+        deployed: instead of `dataset`: onnx, onnx-int8, onnx-dynamic, onnx-fp16, or several. The file that
+            `wbcbench.export` writes is run on the record's test cells, and its size and its latency with one
+            thread are measured.
         store: where the records are; None: `WBCBENCH_STORE` if set, else wbcbench-store.
-        set: the data set's parameters, `{"dataset.path": "cells.npz"}`.
+        set: the data set's parameters, `{"dataset.path": "cells.npz"}`; with `deployed`, where the records' cells
+            are.
         name: what boards call these cells; default: the data set's or the file's name.
         key: beginnings of boards' keys, without `records`: only their rows.
         batch: cells per batch.
@@ -214,15 +302,17 @@ def evaluate(
         plugins_dir, no_plugins, progress: as in `wbcbench.run`.
 
     Returns:
-        Metrics of every network, in `rows()`, and the stored `documents`.
+        Metrics of every network, in `rows()`, and the stored `documents` or `files`.
 
     Raises:
         UsageError: no record matches, or a parameter does not exist.
+        WbcbenchError: no network can be exported in the way of `deployed`.
         DataError: the cells cannot be read, are the network's own, or none can be evaluated.
         IncompatibleError: cells lack a modality that the fusion needs.
     """
     wanted = EvaluateRequest(
         records=several(records), dataset=dataset, store=store, settings=set, name=name,
+        deployed=(deployed,) if isinstance(deployed, str) else tuple(deployed),
         keys=(key,) if isinstance(key, str) else tuple(key), batch=batch, device=device,
         plugins=plugin_options(plugins_dir, no_plugins),
     )  # fmt: skip

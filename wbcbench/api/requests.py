@@ -119,6 +119,8 @@ class Choices(Compute):
     routing: str | None = None
     policy: Names = None
     backbone: Names = None
+    max_macs: int | str | None = None
+    max_params: int | str | None = None
     teacher: Names = None
     epochs: int | None = None
     seeds: Seeds = None

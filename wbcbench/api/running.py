@@ -44,7 +44,7 @@ class RunRequest(Choices):
     evaluate: Evaluate = "standard"
 
     def plan(self) -> PlannedRun:
-        """Resolve every name and plan the trials. Does not import torch.
+        """Resolve every name and plan the trials. Imports torch only for `max_macs` and `max_params`.
 
         Raises:
             UsageError: an unknown name, a value out of range, or an incompatible pair.
@@ -213,6 +213,8 @@ def run(
     routing: str | None = None,
     policy: Names = None,
     backbone: Names = None,
+    max_macs: int | str | None = None,
+    max_params: int | str | None = None,
     teacher: Names = None,
     epochs: int | None = None,
     seeds: Seeds = None,
@@ -249,6 +251,8 @@ def run(
         routing: who teaches whom; default: matched.
         policy: training policies, all applied together.
         backbone: of the students: cellnet, the default, or any timm model; a mapping has one for each modality.
+        max_macs, max_params: what a deployed student may have, `"5M"` or a number: its backbone is the widest that
+            fits.
         teacher: backbone of the teachers; default: cellnet:width=32. `file:answers.npz`: a teacher from outside.
         epochs: passes over the training cells.
         seeds: one trial per seed; default: 0.
@@ -283,7 +287,8 @@ def run(
 
     wanted = RunRequest(
         fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
-        routing=routing, policy=policy, backbone=backbone, teacher=teacher, epochs=epochs, seeds=seeds,
+        routing=routing, policy=policy, backbone=backbone, max_macs=max_macs, max_params=max_params,
+        teacher=teacher, epochs=epochs, seeds=seeds,
         folds=folds, image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
         settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, evaluate=evaluate,

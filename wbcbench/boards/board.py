@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wbcbench.boards.board_statistics import BoardStatistics, defined, lead_interval
 from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.deployed import deployed
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.external import externals
 from wbcbench.boards.gather import Group, board_seeds, by_method
@@ -148,14 +149,23 @@ def make_board(
         rows, comparisons, detectable = _compared(rows, stats, options.by, higher)
         stats.save()
     others = externals(methods, names, options, statistics)
-    rows = [r.model_copy(update={"external": tuple(others.scores.get(r.method_id, ()))}) for r in rows]
+    files, told = deployed(methods, names, options.by)
+    rows = [
+        r.model_copy(
+            update={
+                "external": tuple(others.scores.get(r.method_id, ())),
+                "deployed": files.get(r.method_id, ()),
+            }
+        )
+        for r in rows
+    ]
     if with_details:
         rows = [r.model_copy(update={"details": details(r, len(group.key.classes))}) for r in rows]
     notes += _fold_notes(group, names) + _notes(rows, seeds, options, stats is not None)
     notes += _levelling_notes(rows, group.key)
     notes += teacher_notes(rows, options.by)
     notes += _ceilings(group)
-    notes += others.notes
+    notes += others.notes + told
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(

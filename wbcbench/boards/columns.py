@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
-from wbcbench.boards.model import METRIC_NAMES, Board, Difference, Row
+from wbcbench.boards.model import METRIC_NAMES, Board, DeployedScore, Difference, Row
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.evaluation.metrics import METRICS
 
@@ -232,14 +232,61 @@ EXTERNAL = "external:"
 """Beginning of the names of columns of external sets, as in `external:hospital B`."""
 
 
+DEPLOYED = ("deployed:", "size:", "latency:")
+"""Beginnings of the names of columns of deployed files, as in `size:onnx-int8`."""
+
+
 def available(board: Board) -> dict[str, Column]:
-    """Every column of a board: `COLUMNS`, and one for each external set."""
-    return COLUMNS | {
+    """Every column of a board: `COLUMNS`, one for each external set, and three for each kind of deployed file."""
+    external = {
         f"{EXTERNAL}{s.name}": Column(
             f"{s.name} (external)", f"macro-F1 on other cells: {s.name}; mean ± sd, 95 % interval", _external(s.id)
         )
         for s in board.external
     }
+    kinds = dict.fromkeys(d.kind for r in board.rows for d in r.deployed)
+    score, size, latency = DEPLOYED
+    files = {
+        name: column
+        for k in kinds
+        for name, column in (
+            (score + k, Column(k, f"{HEADERS[board.by]} of the file; change", _deployed(k, _file_score))),
+            (
+                size + k,
+                Column(f"{k} size", "bytes of the file", _deployed(k, lambda d: f"{count(d.size)}B"), True),
+            ),
+            (latency + k, Column(f"{k} latency", "one cell, one thread", _deployed(k, _file_latency), True)),
+        )
+    }
+    return COLUMNS | external | files
+
+
+def _deployed(kind: str, text: Callable[[DeployedScore], str]) -> Cell:
+    def cell(row: Row, board: Board) -> str:
+        return next((text(d) for d in row.deployed if d.kind == kind), "")
+
+    return cell
+
+
+def _file_score(d: DeployedScore) -> str:
+    e = d.value
+    if e.mean is None:
+        return ""
+    text = f"{e.mean:.3f}" if e.sd is None else f"{e.mean:.3f} ± {e.sd:.3f}"
+    return text if d.change is None else f"{text} ({round(d.change, 3) + 0.0:+.3f})"
+
+
+def _file_latency(d: DeployedScore) -> str:
+    return "" if d.timing.latency_ms is None else f"{two_digits(d.timing.latency_ms)} ms"
+
+
+def deployed_number(column: str, row: Row) -> float | None:
+    """The number that a column of deployed files is sorted by; None: it is not known."""
+    what, _, kind = column.partition(":")
+    found = next((d for d in row.deployed if d.kind == kind), None)
+    if found is None:
+        return None
+    return {"deployed": found.value.mean, "size": found.size, "latency": found.timing.latency_ms}[what]
 
 
 def _external(cells: str) -> Cell:
@@ -308,7 +355,7 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
     for name in WIDE if wide else NARROW:
         picked[name.format(by=board.by)] = None
         if name == "{by}_interval":
-            picked |= dict.fromkeys(n for n in every if n.startswith(EXTERNAL))
+            picked |= dict.fromkeys(n for n in every if n.startswith((EXTERNAL, *DEPLOYED)))
     said = {} if wide else shared(board)
     return {
         name: every[name]
@@ -325,6 +372,7 @@ def shared(board: Board) -> dict[str, str]:
 
 __all__ = [
     "COLUMNS",
+    "DEPLOYED",
     "EXTERNAL",
     "FIRST_TO_GO",
     "HEADERS",
@@ -335,6 +383,7 @@ __all__ = [
     "available",
     "chosen",
     "count",
+    "deployed_number",
     "shared",
     "two_digits",
 ]

@@ -183,6 +183,25 @@ class ExternalScore(Strict):
     """Over the classes with cells. Mean and sd over networks; interval over cells or groups and networks."""
 
 
+class DeployedScore(Strict):
+    """The exported files of all networks of a row, on the row's test cells."""
+
+    kind: str
+    """`onnx`, `onnx-int8`, ..."""
+    n: int
+    """Number of networks: seeds, or seeds x folds."""
+    value: Estimate
+    """The board's metric, mean and sd over seeds."""
+    change: float | None
+    """Its mean minus that of the trained networks."""
+    ece: float | None
+    """Mean over seeds."""
+    size: float
+    """Bytes of a file, mean."""
+    timing: Timing
+    """Of one cell, median over files; throughput in batches of 64."""
+
+
 class Part(Strict):
     """A component of a method, and its provider."""
 
@@ -195,7 +214,7 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external", "per_group", "pulls", "outside")
+_LATER = ("fold", "folds", "external", "deployed", "per_group", "pulls", "outside")
 
 
 class _Folded(Strict):
@@ -309,6 +328,8 @@ class Row(_Folded):
     missing_modalities: MissingModalities | None = None
     external: tuple[ExternalScore, ...] = ()
     """On the external sets of the board; without those on which some network was not evaluated."""
+    deployed: tuple[DeployedScore, ...] = ()
+    """As exported files; without kinds in which some network was not evaluated."""
     pseudo_multimodal: bool
     """The modalities were computed from one image, not measured separately."""
     parts: tuple[Part, ...]
@@ -462,8 +483,8 @@ class Report(Strict):
 
 
 __all__ = [
-    "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "Details",
-    "Difference", "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities", "Part", "PerRow",
-    "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source", "Status",
-    "TeacherScore", "Teaching", "Timing",
+    "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "DeployedScore",
+    "Details", "Difference", "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities",
+    "Part", "PerRow", "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source",
+    "Status", "TeacherScore", "Teaching", "Timing",
 ]  # fmt: skip

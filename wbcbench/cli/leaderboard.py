@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcbench.api.defaults import MARGIN, METRIC, RESAMPLES, STORE
+from wbcbench.api.defaults import COSTS, MARGIN, METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json, print_table
@@ -283,8 +283,8 @@ def _show_effects(board: Effects) -> None:
 @click.option("--kind", type=click.Choice(FIGURES), default="pareto", show_default=True)
 @click.option("--save", "target", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="File that ends in .pdf, .svg or .png.")  # fmt: skip
-@click.option("--cost", type=click.Choice(["macs", "params", "latency"]), default="macs", show_default=True,
-              help="Horizontal axis of pareto.")  # fmt: skip
+@click.option("--cost", type=click.Choice(COSTS), default="macs", show_default=True,
+              help="Horizontal axis of pareto; of a deployed file, the vertical one is its score.")  # fmt: skip
 @stores_option
 @board_options
 def plot(kind: str, target: Path, cost: str, **values: Any) -> None:

@@ -18,6 +18,7 @@ DIGEST_KEY = "wbcbench_digest_of"
 LATER_KEY = "wbcbench_later"
 WHEN_KEY = "wbcbench_when"
 PAPER_KEY = "wbcbench_paper"
+SIZES_KEY = "wbcbench_sizes"
 
 
 class Parameters(BaseModel):
@@ -40,6 +41,7 @@ def param(
     later: bool = False,
     when: str = "",
     paper: float | Literal["default", "none"] = "default",
+    sizes: bool = False,
 ) -> Any:
     """Declare one parameter.
 
@@ -59,6 +61,8 @@ def param(
             another value than the default is refused while planning, and no search proposes one.
         paper: of a distiller's weight, what `weight=paper` means if that is not the default: a number, or `none`
             if the paper has no single one.
+        sizes: of a backbone's whole number with `ge` and `le`: a larger one makes a larger network. Where a budget
+            is given instead (`--max-macs`, `--max-params`), the largest that fits is chosen.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):
@@ -73,6 +77,10 @@ def param(
         extra = {**extra, WHEN_KEY: " and ".join(" ".join(map(str, c)) for c in _conditions(when))}
     if paper != "default":
         extra = {**extra, PAPER_KEY: None if paper == "none" else paper}
+    if sizes:
+        if ge is None or le is None:
+            raise ValueError("Expected `ge` and `le` of a parameter with `sizes`: the search needs both ends.")
+        extra = {**extra, SIZES_KEY: True}
     return Field(default, description=doc, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra or None)
 
 
@@ -97,6 +105,17 @@ def condition_of(field: Any) -> str:
     """The `when` of a parameter's pydantic field, or empty."""
     extra = field.json_schema_extra
     return str(extra.get(WHEN_KEY, "")) if isinstance(extra, dict) else ""
+
+
+def sizing(params: type[BaseModel]) -> tuple[str, int, int] | None:
+    """The parameter that was declared with `sizes`, its least and its greatest value; None: there is none."""
+    for name, field in params.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get(SIZES_KEY):
+            low = next(m.ge for m in field.metadata if getattr(m, "ge", None) is not None)
+            high = next(m.le for m in field.metadata if getattr(m, "le", None) is not None)
+            return name, int(low), int(high)
+    return None
 
 
 def names_in(condition: str) -> list[str]:

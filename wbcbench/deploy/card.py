@@ -9,6 +9,7 @@ from typing import Any
 
 from wbcbench.boards.text import markdown
 from wbcbench.deploy.network import Rebuilt
+from wbcbench.deploy.quantize import KINDS, Comparison
 from wbcbench.deploy.report import metric_intervals, other_seeds
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.store import Store
@@ -134,8 +135,10 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
         "## Check",
         "",
-        f"{inputs['check']['cells']} {inputs['check']['kind']}: file and trained network differ by at most "
-        f"{inputs['check']['largest_difference']:.2g} (allowed {inputs['check']['tolerance']:g}).",
+        f"{inputs['check']['cells']} {inputs['check']['kind']}: {'float ' * ('quantised' in inputs)}file and "
+        f"trained network differ by at most {inputs['check']['largest_difference']:.2g} (allowed "
+        f"{inputs['check']['tolerance']:g}).",
+        *_quantised(inputs),
         "",
         "## Run it",
         "",
@@ -147,6 +150,19 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _quantised(inputs: dict[str, Any]) -> list[str]:
+    """What quantisation changed; the metrics of a card are the float network's."""
+    if "quantised" not in inputs:
+        return []
+    found = Comparison(**inputs["quantised"])
+    return [
+        "",
+        f"The file is quantised ({KINDS[found.how].doc}). The metrics above are those of the float network. "
+        f"{found.sentence()}",
+        *([found.advice()] if found.advice() else []),
+    ]
 
 
 def _metrics(rebuilt: Rebuilt, store: Store | None) -> list[str]:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from wbcbench import __version__
 from wbcbench.contracts import Preparation
 from wbcbench.data.counter import derive_seed
 from wbcbench.deploy.card import model_card
-from wbcbench.deploy.formats import FORMATS, REFERENCE, Arrays, Runner, need
+from wbcbench.deploy.formats import FORMATS, REFERENCE, Arrays, Runner, need, onnx_runner
 from wbcbench.deploy.network import PROBABILITIES, ROUTE, Network, Rebuilt, deployed
+from wbcbench.deploy.quantize import Comparison, check_kind, compare, complete, images_of, quantize
 from wbcbench.errors import DataError, UsageError, WbcbenchError, did_you_mean
 from wbcbench.files import atomic_folder, json_text, write_synced
 from wbcbench.isolation import contained
@@ -55,16 +56,23 @@ class Agreement:
     stored: float | None
     """The same between the trained network and the record's own predictions; None without the cells."""
     tolerance: float
+    quantised: Comparison | None = None
+    """Of the quantised file with the float one, which the rest is about; None: it is not quantised."""
 
     def sentence(self) -> str:
         """The result as a sentence."""
         against = (
             "" if self.stored is None else f"; the network and its record differ by at most {self.stored:.1e}"
         )
+        file = "file" if self.quantised is None else "float file"
         return (
-            f"{self.cells} {self.kind}: file and trained network differ by at most {self.largest:.1e} "
+            f"{self.cells} {self.kind}: {file} and trained network differ by at most {self.largest:.1e} "
             f"(allowed {self.tolerance:.0e}){against}."
         )
+
+    def document(self) -> dict[str, Any]:
+        """The fields by name; `quantised` where it applies."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name != "quantised"}
 
 
 def check(rebuilt: Rebuilt, runner: Runner, outputs: Sequence[str], tolerance: float = TOLERANCE) -> Agreement:
@@ -123,15 +131,14 @@ def _cells(rebuilt: Rebuilt) -> tuple[Arrays, Arrays, float | None, str]:
     from wbcbench.evaluation.predict import predict
 
     trial, bench = rebuilt.record.trial, rebuilt.bench
-    ids = _complete(rebuilt, bench.split(trial).val)[:CELLS]
+    ids = complete(rebuilt, bench.split(trial).val)[:CELLS]
     if not len(ids):
         return _cells(_without_cells(rebuilt))
-    cells = bench.cells(trial)
     found = predict(rebuilt.fusion, bench.resident(trial), torch.as_tensor(ids), trial.reads)
     expected = {PROBABILITIES: found.probabilities} | {f"{ROUTE}{r}": p for r, p in found.routes.items()}
     stored = _from_record(rebuilt, found)
-    images = {m: np.ascontiguousarray(cells.images[m][ids]) for m in trial.reads}
-    return images, {name: np.asarray(p) for name, p in expected.items()}, stored, "validation cells"
+    answers = {name: np.asarray(p) for name, p in expected.items()}
+    return images_of(rebuilt, ids), answers, stored, "validation cells"
 
 
 def _from_record(rebuilt: Rebuilt, found: Predictions) -> float:
@@ -157,19 +164,7 @@ def _from_record(rebuilt: Rebuilt, found: Predictions) -> float:
     return min(apart(found), apart(crossed))
 
 
-def _complete(rebuilt: Rebuilt, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The cells that have every modality; exported files accept no others."""
-    assert rebuilt.bench is not None
-    cells, trial = rebuilt.bench.cells(rebuilt.record.trial), rebuilt.record.trial
-    if cells.present is None:
-        return ids
-    columns = [list(cells.images).index(m) for m in trial.reads]
-    return ids[cells.present[ids][:, columns].all(1)]
-
-
 def _without_cells(rebuilt: Rebuilt) -> Rebuilt:
-    from dataclasses import replace
-
     return replace(rebuilt, bench=None)
 
 
@@ -190,7 +185,13 @@ VERSION = 1
 
 @contained()
 def export(
-    rebuilt: Rebuilt, format_name: str, folder: Path, *, store: Store | None = None, tolerance: float = TOLERANCE
+    rebuilt: Rebuilt,
+    format_name: str,
+    folder: Path,
+    *,
+    quantise: str | None = None,
+    store: Store | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Agreement:
     """Write `model.*`, `inputs.json` and `model_card.md` to a new folder, atomically, after checking the model.
 
@@ -200,11 +201,12 @@ def export(
         rebuilt: the network.
         format_name: a key of `FORMATS`.
         folder: must be missing or empty.
+        quantise: a key of `quantize.KINDS`, for ONNX: the float file is checked, then replaced with this.
         store: where to look for other seeds of the same method, for the card.
         tolerance: largest allowed difference of a probability.
 
     Raises:
-        UsageError: an unknown format, a missing package, or a folder that is not empty.
+        UsageError: an unknown format, a missing package, a folder that is not empty, or missing training cells.
         NotExportable: the format cannot represent the network. Nothing is written.
         Disagrees: the exported file does not match the trained network. Nothing is written.
     """
@@ -215,6 +217,10 @@ def export(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"Expected a new folder, but {folder} exists already. Choose another one with -o.")
+    if quantise is not None:
+        if format_name != "onnx":
+            raise UsageError(f"Expected --format onnx for --quantize, but got {format_name}.")
+        check_kind(quantise, rebuilt)
     if format_name == "onnx":
         need("onnx", "onnxscript", "onnxruntime")
     form = FORMATS[format_name]
@@ -226,6 +232,8 @@ def export(
     with atomic_folder(folder) as place:
         form.write(rebuilt, network, outputs, place / form.file)
         agreement = check(rebuilt, form.read(rebuilt, place / form.file), outputs, tolerance)
+        if quantise is not None:
+            agreement = replace(agreement, quantised=quantised(rebuilt, quantise, place / form.file))
         _sync(place / form.file)
         inputs = document(rebuilt, format_name, outputs, agreement, _sha256(place / form.file))
         if reference is not None:
@@ -236,6 +244,17 @@ def export(
         if format_name == "safetensors":
             write_synced(place / "spec.json", (rebuilt.record.path / "spec.json").read_bytes())
     return agreement
+
+
+def quantised(rebuilt: Rebuilt, how: str, path: Path) -> Comparison:
+    """Replace an exported graph with a quantised one, and compare the two. Raises `NotExportable`."""
+    target = path.with_name("quantised.onnx")
+    calibration = quantize(rebuilt, how, path, target)
+    before, after, size = onnx_runner(path), onnx_runner(target), (path.stat().st_size, target.stat().st_size)
+    made = made_up(rebuilt, MADE_UP)
+    found = compare(rebuilt, how, before, after, made, size, calibration)
+    target.replace(path)
+    return found
 
 
 def document(
@@ -279,6 +298,7 @@ def document(
             "tolerance": agreement.tolerance,
             "statistics_from": rebuilt.statistics_from,
         },
+        **({} if agreement.quantised is None else {"quantised": asdict(agreement.quantised)}),
     }
 
 

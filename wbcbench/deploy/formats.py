@@ -90,7 +90,7 @@ def write_onnx(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], pat
     need("onnx", "onnxscript")
     modalities = list(network.modalities)
     program = trace(rebuilt, network)
-    with _quietly("ONNX"):
+    with quietly("ONNX"):
         how: dict[str, Any] = {
             "input_names": modalities, "output_names": list(outputs), "dynamo": True, "verbose": False,
             "dynamic_shapes": ({m: {0: "batch"} for m in modalities},),
@@ -101,15 +101,23 @@ def write_onnx(rebuilt: Rebuilt, network: Network, outputs: tuple[str, ...], pat
             # The optimiser fails on some valid graphs (onnxscript 0.7: SplitToSequence).
             found = torch.onnx.export(program, **how, optimize=False)
     assert found is not None
+    for node in found.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in Python each comes from: an eighth of a small network's file
     found.save(path, external_data=False)
 
 
 def read_onnx(rebuilt: Rebuilt, path: Path) -> Runner:
+    return onnx_runner(path)
+
+
+def onnx_runner(path: Path, threads: int = 0) -> Runner:
+    """An ONNX graph on the CPU; `threads`: 0 is ONNX Runtime's choice."""
     need("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     wanted = {i.name for i in session.get_inputs()}
@@ -134,7 +142,7 @@ def onnx_predictions(deployed: torch.nn.Module, images: dict[str, Tensor], path:
     """
     need("onnx", "onnxscript", "onnxruntime")
     batch = torch.export.Dim("batch", min=2, max=LARGEST)
-    with _quietly("ONNX"), torch.no_grad():
+    with quietly("ONNX"), torch.no_grad():
         program = torch.export.export(deployed, (images,), dynamic_shapes=({m: {0: batch} for m in images},))
         found = torch.onnx.export(program, input_names=list(images), dynamo=True, verbose=False, optimize=False)
         assert found is not None
@@ -169,7 +177,7 @@ def trace(rebuilt: Rebuilt, network: Network) -> torch.export.ExportedProgram:
     # The slower, strict mode supports Python such as len(x), which the other mode treats as a constant. `AUTO`
     # accepts graphs that the tracer cannot prove valid for every number of cells; the check then tries several.
     ways = [(batch, False), (torch.export.Dim.AUTO, False), (batch, True), (torch.export.Dim.AUTO, True)]
-    with _quietly("a graph"):
+    with quietly("a graph"):
         for number, (size, strict) in enumerate(ways, 1):
             try:
                 shapes = ({m: {0: size} for m in images},)
@@ -181,7 +189,7 @@ def trace(rebuilt: Rebuilt, network: Network) -> torch.export.ExportedProgram:
             if _any_batch(program):
                 return program
         raise ValueError("it works for one fixed number of cells only.")
-    raise AssertionError  # not reached: `_quietly` converts every exception
+    raise AssertionError  # not reached: `quietly` converts every exception
 
 
 def _any_batch(program: torch.export.ExportedProgram) -> bool:
@@ -210,7 +218,7 @@ def _torch_runner(network: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> 
 
 
 @contextmanager
-def _quietly(what: str) -> Iterator[None]:
+def quietly(what: str) -> Iterator[None]:
     """Silence the exporters' output, and convert their exceptions to `NotExportable`."""
     loggers = [
         logging.getLogger(name) for name in ("torch", "torch.onnx", "torch._guards", "onnxscript", "onnx_ir")
@@ -315,5 +323,7 @@ __all__ = [
     "compare",
     "load_network",
     "need",
+    "onnx_runner",
+    "quietly",
     "trace",
 ]

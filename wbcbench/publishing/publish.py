@@ -5,7 +5,8 @@
     protocol.json    the options (metric, seeds, resamples) and the resulting comparison keys
     records.txt      trial id and digest of every record that was ever published here
     records.zip      the records and their teachers', without weights, as packed by `wbcbench submit`
-    evaluations/  searches/    additional files of the records: missing modalities, search budgets
+    evaluations/  deployed/  searches/    additional files of the records: missing modalities, exported files,
+                                        search budgets
 
 The tables are always made from `records.zip`, never from a store, so that `check` on a clean clone does
 exactly what `publish` did. Without weights a record has about 90 kB, most of it predictions: 6 MB for the 67

@@ -1,5 +1,5 @@
 """Files that a board publishes in addition to its records: search winners (`searches/<study>/winner.json`) and
-evaluations, on the test split and on other data sets."""
+evaluations, on the test split, on other data sets and of exported files."""
 
 from __future__ import annotations
 
@@ -139,11 +139,12 @@ def _trials(winner: dict[str, Any]) -> int:
 
 PACK = "records.zip"
 """A published board's records."""
-SIDE_FOLDERS = ("evaluations", "searches")
+SIDE_FOLDERS = ("deployed", "evaluations", "searches")
 
 
 def side_files(records: Sequence[Record], stores: Sequence[Path], folder: Path) -> dict[str, bytes]:
-    """File of the board's folder -> content. Evaluations: from the stores, else as published; searches: from all.
+    """File of the board's folder -> content. Evaluations and deployed files: from the stores, else as
+    published; searches: from all.
 
     Args:
         records: of the board.
@@ -154,7 +155,8 @@ def side_files(records: Sequence[Record], stores: Sequence[Path], folder: Path) 
     found: dict[str, bytes] = {}
     winners: dict[str, list[bytes]] = {}
     for root in (*stores, folder):
-        for path in sorted((*root.glob("evaluations/*.json"), *root.glob("evaluations/*/*.json"))):
+        beside = ("evaluations/*.json", "evaluations/*/*.json", "deployed/*/*.json")
+        for path in sorted(p for pattern in beside for p in root.glob(pattern)):
             if path.stem in ids:
                 found.setdefault(path.relative_to(root).as_posix(), path.read_bytes())
         for path in sorted(root.glob("searches/*/winner.json")):

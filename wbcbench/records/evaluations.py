@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -54,6 +54,35 @@ def read_checksummed(path: Path, name: str = "") -> Document:
         raise RecordError(f"{name} is damaged ({reason}).")
     checked = bool(content.pop(CHECKSUM, ""))
     return Document(content, checked)
+
+
+F = TypeVar("F", bound=BaseModel)
+
+
+def read_form(path: Path, name: str, form: type[F], version: int, again: str) -> F:
+    """Read a file that always had a checksum.
+
+    Args:
+        path, name: as for `read_checksummed`.
+        form: of its content.
+        version: that its content must have.
+        again: how it is made again; the end of error messages.
+
+    Raises:
+        RecordError: it is damaged, or of another version.
+    """
+    content, checked = read_checksummed(path, name)
+    if content.get("version") != version:
+        raise RecordError(f"{name} has version {content.get('version')}; this wbcbench reads {version}. {again}")
+    try:
+        found = form.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{name} is damaged ({where}: {first['msg']}). {again}") from error
+    if not checked:
+        raise RecordError(f"{name} is damaged (it has no checksum). {again}")
+    return found
 
 
 AGAIN = "`wbcbench run ... --evaluate full` evaluates it again."
@@ -164,5 +193,6 @@ __all__ = [
     "examination_path",
     "read_checksummed",
     "read_examination",
+    "read_form",
     "write_examination",
 ]

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import score
 from wbcbench.files import atomic_write_json
-from wbcbench.records.evaluations import checksummed, read_checksummed
+from wbcbench.records.evaluations import checksummed, read_form
 from wbcbench.records.verify import TOLERANCE
 from wbcbench.spec import ComponentSpec, digest
 
 FOLDER = "evaluations"
 VERSION: Literal[1] = 1
 _AGAIN = "`wbcbench evaluate` evaluates it again."
+UNFIT = (ValueError, OverflowError, binascii.Error, KeyError, TypeError)
+"""Exceptions of arrays and metrics that do not agree."""
 
 
 class _Form(BaseModel):
@@ -116,6 +119,23 @@ def encoded(probabilities: NDArray[np.float32]) -> str:
     return base64.b64encode(np.ascontiguousarray(probabilities, dtype="<f4").tobytes()).decode()
 
 
+def decoded(text: str, cells: int, classes: int) -> NDArray[np.float32]:
+    """[cells, classes] probabilities from `encoded`. Raises one of `UNFIT` if there are more or fewer."""
+    data = base64.b64decode(text, validate=True)
+    p = np.frombuffer(data[: len(data) // 4 * 4], "<f4").astype(np.float32)
+    if p.size != cells * classes:
+        raise ValueError(f"it has {p.size} probabilities for {cells} cells and {classes} classes")
+    return p.reshape(cells, classes)
+
+
+def check_metrics(stated: Mapping[str, float | None], again: Mapping[str, float | None]) -> None:
+    """Raise `ValueError` if the stated metrics are not those that were computed again."""
+    for metric, value in again.items():
+        said = stated.get(metric)
+        if (said is None) != (value is None) or (said is not None and abs(said - (value or 0)) > TOLERANCE):
+            raise ValueError(f"it says {metric} = {said}, but its predictions give {value}")
+
+
 def write_external(root: Path, document: External) -> Path:
     """Store a document with its checksum. Raises `WbcbenchError` if the file system refuses."""
     path = external_path(root, document.set.id, document.trial)
@@ -133,34 +153,21 @@ def read_external(path: Path, record: str | None = None) -> Evaluated:
         RecordError: it is damaged, of another version, of another record, or was moved.
     """
     name = f"{FOLDER}/{path.parent.name}/{path.name}"
-    content, checked = read_checksummed(path, name)
-    if content.get("version") != VERSION:
-        raise RecordError(f"{name} has version {content.get('version')}; this wbcbench reads {VERSION}. {_AGAIN}")
-    try:
-        found = External.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{name} is damaged ({where}: {first['msg']}). {_AGAIN}") from error
-    if not checked:
-        raise RecordError(f"{name} is damaged (it has no checksum). {_AGAIN}")
+    found = read_form(path, name, External, VERSION, _AGAIN)
     if (found.set.id, found.trial) != (path.parent.name, path.stem):
         raise RecordError(f"{name} is of trial {found.trial} on cells {found.set.id}: it was renamed. {_AGAIN}")
     if record is not None and found.digest != record:
         raise RecordError(f"{name} is of another record of this trial (its digest differs). {_AGAIN}")
     try:
         return _evaluated(found)
-    except (ValueError, OverflowError, binascii.Error, KeyError, TypeError) as error:
+    except UNFIT as error:
         raise RecordError(f"{name} is damaged ({error}). {_AGAIN}") from error
 
 
 def _evaluated(found: External) -> Evaluated:
     """Raises `ValueError` or the like unless arrays and metrics agree."""
-    n, k = len(found.labels), len(found.classes)
-    data = base64.b64decode(found.probabilities, validate=True)
-    p = np.frombuffer(data[: len(data) // 4 * 4], "<f4").astype(np.float32)
-    if p.size != n * k:
-        raise ValueError(f"it has {p.size} probabilities for {n} cells and {k} classes")
+    n = len(found.labels)
+    p = decoded(found.probabilities, n, len(found.classes))
     labels, cells = (np.array(values, dtype=np.int64) for values in (found.labels, found.cells))
     groups = None if found.groups is None else np.array(found.groups, dtype=np.int64)
     if len(cells) != n or len(np.unique(cells)) != n or (groups is not None and len(groups) != n):
@@ -169,20 +176,18 @@ def _evaluated(found: External) -> Evaluated:
         raise ValueError("it has groups without a name")
     if found.accounts[-1]["used"] != n:
         raise ValueError("its account is of other cells")
-    p = p.reshape(n, k)
-    again = external_metrics(p, labels, tuple(found.classes))
-    for metric, value in again.items():
-        said = found.metrics.get(metric)
-        if (said is None) != (value is None) or (said is not None and abs(said - (value or 0)) > TOLERANCE):
-            raise ValueError(f"it says {metric} = {said}, but its predictions give {value}")
+    check_metrics(found.metrics, external_metrics(p, labels, tuple(found.classes)))
     return Evaluated(found, p, labels, cells, groups)
 
 
 __all__ = [
     "FOLDER",
+    "UNFIT",
     "CellSet",
     "Evaluated",
     "External",
+    "check_metrics",
+    "decoded",
     "encoded",
     "external_metrics",
     "external_path",

@@ -34,6 +34,7 @@ from wbcbench.scheduling.components import (
     with_carried,
 )
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
+from wbcbench.scheduling.sizing import Sizer
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
 from wbcbench.spec.request import BackboneChoice, Choice, Exclude, Request, each_of
@@ -215,6 +216,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings, description.classes)
     notes += [file.sentence() for file in teacher_pool.files.values()]
 
+    sizer = Sizer(request, registry, description)
+
     students: dict[str, Trial] = {}
     skipped: dict[str, str] = {}
     excluder = Excluder(request.exclude, registry)
@@ -239,11 +242,13 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
+                own = settings.component("fusion", fusion, modalities=count)
+                acting = tuple(settings.component("policy", p, modalities=count) for p in policies)
                 method = Method(
-                    fusion=settings.component("fusion", fusion, modalities=count),
-                    backbone=settings.backbone(backbone, fusion),
+                    fusion=own,
+                    backbone=sizer.fit(own, settings.backbone(backbone, fusion), acting, distillers, protocol),
                     recipe=settings.recipe(request.training, fusion, distillers, policies),
-                    policies=tuple(settings.component("policy", p, modalities=count) for p in policies),
+                    policies=acting,
                     distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
@@ -256,6 +261,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             if request.incompatible == "refuse":
                 raise
             skipped.setdefault(f"{fusion.name} with {'+'.join(d.name for d in kd)}", str(error))
+    notes += sizer.notes
     notes += [f"Left out: {what}. {why}" for what, why in skipped.items()]
     excluder.check()
     if refuse_unused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -178,6 +179,19 @@ Combinations = Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combin
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 
+def _count(value: Any) -> Any:
+    """`5M`, `1.5M` or `100k` as a whole number."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)", value.strip()) if isinstance(value, str) else None
+    if found is None and isinstance(value, str):
+        raise ValueError("expected a number such as 5M, 1.5M or 100k")
+    if found is None:
+        return value
+    return round(float(found[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[found[2]])
+
+
+Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_count)]
+
+
 def _gpu_share(value: float | None) -> float | None:
     if value is not None and value > 1 and value != int(value):
         raise ValueError("expected a share of one GPU (such as 0.25) or a whole number of GPUs")
@@ -283,6 +297,10 @@ class Request(Frozen):
     selection: Annotated[Selection, BeforeValidator(_left_open)] = Selection()
     fusion: Choices = (Choice(name="independent"),)
     backbone: BackboneChoices = (Choice(name="cellnet"),)
+    max_macs: Count = None
+    """Multiply-accumulates per cell that a deployed student may have: its backbone is the widest that fits."""
+    max_params: Count = None
+    """The same for parameters."""
     kd: Combinations = ((Choice(name="none"),),)
     routing: OneChoice = Choice(name="matched")
     policy: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from wbcbench.boards.model import Across, Board, Row
+from wbcbench.boards.model import Across, Board, DeployedScore, Estimate, Row
+from wbcbench.records.deployed import KINDS
 
 NONE = "none"
 """The name of no distillation on boards."""
@@ -46,8 +47,7 @@ class Mark:
     above: float
 
 
-def _mark(row: Row, by: str) -> Mark | None:
-    e = row.metrics[by]
+def _mark(row: Row, e: Estimate) -> Mark | None:
     if e.mean is None:
         return None
     # Rounding may put an end of a zero-length interval on the wrong side of the mean.
@@ -58,7 +58,7 @@ def _mark(row: Row, by: str) -> Mark | None:
 
 def bars(board: Board) -> tuple[Mark, ...]:
     """Every row whose metric is known, including references and incomplete rows, in the order of the board."""
-    return tuple(mark for row in board.rows if (mark := _mark(row, board.by)) is not None)
+    return tuple(mark for row in board.rows if (mark := _mark(row, row.metrics[board.by])) is not None)
 
 
 def complete(board: Board) -> tuple[Mark, ...]:
@@ -76,13 +76,33 @@ class Cost(NamedTuple):
     """Title of the axis."""
     name: str
     of: Callable[[Row], float | None]
+    kind: str = ""
+    """The deployed file that has this cost, and whose metric is drawn; empty: the trained network."""
+
+
+def _file(kind: str, of: Callable[[DeployedScore], float | None]) -> Callable[[Row], float | None]:
+    return lambda row: next((of(d) for d in row.deployed if d.kind == kind), None)
 
 
 COSTS = {
     "macs": Cost("MACs per cell", "MACs", lambda r: r.macs),
     "params": Cost("parameters", "parameters", lambda r: r.params),
     "latency": Cost("latency, ms at batch 1", "latency", lambda r: r.timing.latency_ms),
-}
+    **{
+        f"{kind}:{cost}": made
+        for kind in KINDS
+        for cost, made in (
+            ("size", Cost(f"bytes of the {kind} file", f"{kind} size", _file(kind, lambda d: d.size), kind)),
+            (
+                "latency",
+                Cost(
+                    f"latency of the {kind} file, ms at batch 1, one thread", f"{kind} latency",
+                    _file(kind, lambda d: d.timing.latency_ms), kind,
+                ),
+            ),
+        )
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +126,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Pareto:
-    """The board's metric against one cost."""
+    """The board's metric, of the trained networks or of their deployed files, against one cost."""
 
     cost: str
     """Of `COSTS`."""
@@ -125,8 +145,11 @@ def pareto(board: Board, cost: str) -> Pareto | None:
     symbol for every cost.
     """
     marks = complete(board)
+    kind = COSTS[cost].kind
+    drawn = marks if not kind else [f for m in marks for d in m.row.deployed if d.kind == kind
+                                    if (f := _mark(m.row, d.value)) is not None]  # fmt: skip
     points = tuple(
-        Point(m.row, m.value, m.below, m.above, price) for m in marks if (price := COSTS[cost].of(m.row))
+        Point(m.row, m.value, m.below, m.above, price) for m in drawn if (price := COSTS[cost].of(m.row))
     )
     if not points:
         return None

@@ -131,7 +131,7 @@ def _cost_axis(found: Pareto) -> dict[str, Any]:
     span = max(costs) / min(costs)
     return {
         "xaxis.title.text": COSTS[found.cost].title,
-        "xaxis.tickformat": "~g" if found.cost == "latency" else "~s",
+        "xaxis.tickformat": "~g" if found.cost.endswith("latency") else "~s",
         "xaxis.dtick": "D1" if span < 3 else "D2" if span < 50 else 1,
     }
 

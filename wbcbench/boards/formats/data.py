@@ -10,6 +10,7 @@ from typing import Any
 from wbcbench.boards.formats import View
 from wbcbench.boards.model import METRIC_NAMES, Board, Difference, Estimate, Report, Row
 from wbcbench.boards.text import spreadsheet
+from wbcbench.records.deployed import KINDS
 
 
 def render_json(report: Report, view: View) -> bytes:
@@ -77,7 +78,8 @@ def render_parquet(report: Report, view: View) -> bytes:
 
 
 def _parquet_type(pa: Any, name: str) -> Any:
-    if name in _INTEGERS or (name.startswith("external ") and name.endswith((" n", " cells", " groups"))):
+    measured = name.startswith(("external ", *(f"{kind} " for kind in KINDS)))
+    if name in _INTEGERS or (measured and name.endswith((" n", " cells", " groups"))):
         return pa.int64()
     return pa.bool_() if name in _BOOLEANS else pa.string() if name in _TEXT else pa.float64()
 
@@ -136,6 +138,15 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         values |= {
             f"{name} macro_f1": f1.mean, f"{name} macro_f1_sd": f1.sd, f"{name} macro_f1_low": f1.low,
             f"{name} macro_f1_high": f1.high,
+        }  # fmt: skip
+    for kind in dict.fromkeys(d.kind for r in board.rows for d in r.deployed):
+        file = next((d for d in row.deployed if d.kind == kind), None)
+        value = Estimate() if file is None else file.value
+        values |= {
+            f"{kind} n": file and file.n, f"{kind} {board.by}": value.mean, f"{kind} {board.by}_sd": value.sd,
+            f"{kind} change": file and file.change, f"{kind} ece": file and file.ece,
+            f"{kind} size": file and file.size, f"{kind} latency_ms": file and file.timing.latency_ms,
+            f"{kind} throughput_64": file and file.timing.throughput,
         }  # fmt: skip
     return values
 

@@ -22,7 +22,18 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from wbcbench.boards.columns import COLUMNS, EXTERNAL, HEADERS, SHARED, Column, available, chosen, shared
+from wbcbench.boards.columns import (
+    COLUMNS,
+    DEPLOYED,
+    EXTERNAL,
+    HEADERS,
+    SHARED,
+    Column,
+    available,
+    chosen,
+    deployed_number,
+    shared,
+)
 from wbcbench.boards.figures import page as figures
 from wbcbench.boards.formats import View
 from wbcbench.boards.formats.data import render_csv, render_json
@@ -216,6 +227,8 @@ def _sort_value(column: str, row: Row, board: Board) -> float | None:
     if column.startswith(EXTERNAL):
         cells = next(s.id for s in board.external if column == f"{EXTERNAL}{s.name}")
         return known(next((e.macro_f1.mean for e in row.external if e.set == cells), None))
+    if column.startswith(DEPLOYED):
+        return known(deployed_number(column, row))
     for start, difference in (("over_single", row.over_single), ("over_no_kd", row.over_no_kd)):
         if column.startswith(start):
             return known(difference.value if difference is not None else None)

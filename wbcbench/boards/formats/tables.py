@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
 
-from wbcbench.boards.columns import COLUMNS, FIRST_TO_GO, HEADERS, Column, chosen, shared
+from wbcbench.boards.columns import COLUMNS, DEPLOYED, FIRST_TO_GO, HEADERS, Column, chosen, shared
 from wbcbench.boards.figures.data import without_power
 from wbcbench.boards.formats import View
 from wbcbench.boards.model import Across, Board, Report
@@ -162,12 +162,14 @@ def _grid(board: Board, view: View, escape: Callable[[str], str]) -> Grid:
 def _fit(full: Grid, board: Board, width: int) -> tuple[Grid, list[str]]:
     """The grid without the columns that do not fit into a width in characters, and the dropped headers.
 
-    Columns are dropped in the order of `FIRST_TO_GO`; the others are always kept.
+    Columns are dropped in the order of `FIRST_TO_GO`, then sizes and latencies of deployed files; the others are
+    always kept.
     """
     keep = dict(zip(full.names, full.widths, strict=True))
     # a long name may take two lines
     keep["method"] = min(keep["method"], max(24, int(0.42 * width)))
-    for name in (n.format(by=board.by) for n in FIRST_TO_GO):
+    measured = [n for n in reversed(keep) if n.startswith(DEPLOYED[1:])]
+    for name in (*(n.format(by=board.by) for n in FIRST_TO_GO), *measured):
         if sum(keep.values()) + 2 * (len(keep) - 1) <= width:
             break
         keep.pop(name, None)

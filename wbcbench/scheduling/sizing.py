@@ -1,0 +1,201 @@
+"""The widest student within a budget of multiply-accumulates or parameters, of the network that is deployed.
+
+Networks are built to count them, so torch is imported where a budget is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wbcbench.contracts import Description
+from wbcbench.contracts.params import sizing
+from wbcbench.errors import IncompatibleError, UsageError
+from wbcbench.registry import Registry
+from wbcbench.scheduling.compatibility import declared
+from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial, canonical_json
+from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.trial import BackboneSpec
+
+
+class Cost(NamedTuple):
+    """Of a deployed network, counted as for its record."""
+
+    macs: int | None
+    params: int
+    why: str
+    """Why multiply-accumulates cannot be counted; empty: they can."""
+
+    def text(self) -> str:
+        """Both numbers, for messages."""
+        macs = "MACs unknown" if self.macs is None else f"{self.macs:,} MACs"
+        return f"{macs} and {self.params:,} parameters"
+
+
+class Sizer:
+    """Chooses the width of every student of a request; equal students are built once."""
+
+    def __init__(self, request: Request, registry: Registry, description: Description) -> None:
+        """Raises `UsageError` if the request has a budget and a width too, or a backbone for each modality."""
+        self._registry, self._description = registry, description
+        self._macs, self._params = request.max_macs, request.max_params
+        self._known: dict[str, tuple[ComponentSpec, str] | IncompatibleError] = {}
+        self.notes: dict[str, None] = {}
+        """What was chosen, and why."""
+        if not self.limited:
+            return
+        for choice in request.backbone:
+            if not isinstance(choice, Choice):
+                raise UsageError(
+                    f"Expected one backbone for all modalities, whose width is chosen for {self.budget}, but "
+                    "got one for each. Give their widths instead."
+                )
+            found = sizing(registry.declared("backbone", choice.name).params)
+            given = {**registry.resolve("backbone", choice.name).params, **choice.params}
+            if found and found[0] in {**given, **request.overrides.get("backbone", {})}:
+                raise UsageError(
+                    f"Expected a budget ({self.budget}) or a {found[0]} of backbone '{choice.name}', but got "
+                    "both. Leave one out."
+                )
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget."""
+        return self._macs is not None or self._params is not None
+
+    @property
+    def budget(self) -> str:
+        """The budget, for messages."""
+        limits = ((self._macs, "MACs"), (self._params, "parameters"))
+        return " and ".join(f"at most {limit:,} {what}" for limit, what in limits if limit is not None)
+
+    def fit(
+        self,
+        fusion: ComponentSpec,
+        backbone: BackboneSpec,
+        policies: tuple[ComponentSpec, ...],
+        distillers: tuple[ComponentSpec, ...],
+        protocol: Protocol,
+    ) -> BackboneSpec:
+        """The backbone as it is without a budget, else the widest within it.
+
+        Args:
+            fusion, backbone, policies: as in the trial, with every parameter.
+            distillers: refused if they replace the student's classifier with a teacher's.
+            protocol: of the trial.
+
+        Raises:
+            IncompatibleError: even the narrowest does not fit, or its size cannot be known.
+        """
+        if not self.limited or not isinstance(backbone, ComponentSpec):
+            return backbone
+        for d in distillers:
+            if declared(self._registry, "distiller", d).replaces_head:
+                raise IncompatibleError(
+                    f"Distiller '{d.name}' replaces the student's classifier with the teacher's, so whether a "
+                    f"student has {self.budget} is not known while planning. Give its width instead."
+                )
+        parts = [fusion, backbone, *policies]
+        key = canonical_json([*(p.model_dump(mode="json") for p in parts), list(protocol.modalities)])
+        if key not in self._known:
+            try:
+                self._known[key] = self._fit(fusion, backbone, policies, protocol)
+            except IncompatibleError as error:
+                self._known[key] = error
+        known = self._known[key]
+        if isinstance(known, IncompatibleError):
+            raise known
+        chosen, note = known
+        self.notes[note] = None
+        return chosen
+
+    def _fit(
+        self,
+        fusion: ComponentSpec,
+        backbone: ComponentSpec,
+        policies: tuple[ComponentSpec, ...],
+        protocol: Protocol,
+    ) -> tuple[ComponentSpec, str]:
+        costs: dict[int, Cost] = {}
+
+        def widened(width: int) -> ComponentSpec:
+            return backbone.model_copy(update={"params": {**backbone.params, name: width}})
+
+        def cost(width: int) -> Cost:
+            if width not in costs:
+                costs[width] = self._cost(fusion, widened(width) if name else backbone, policies, protocol)
+            return costs[width]
+
+        what = f"{fusion.name}[{'+'.join(protocol.modalities)}]"
+        found = sizing(declared(self._registry, "backbone", backbone).params)
+        builds = declared(self._registry, "fusion", fusion).fusion_traits.builds_backbone
+        name, low, high = found if found and builds else ("", 0, 0)
+        best = widest(lambda width: self._fits(cost(width)), low, high)
+        if best is None:
+            model = backbone.params.get("model", backbone.name)
+            narrowest = f"its narrowest, with {name} {low}," if name else f"with backbone '{model}' it"
+            raise IncompatibleError(
+                f"Expected a student {what} of {self.budget}, but {narrowest} has {cost(low).text()}. Allow more, "
+                "or choose another backbone or fusion."
+            )
+        if not name or (best == high and cost(best) == cost(low)):  # nothing depends on a width
+            return backbone, f"Budget: {what} has {cost(best).text()}, {self.budget} allowed."
+        more = f"; {name} {best + 1} would have {cost(best + 1).text()}" if best < high else ""
+        return widened(best), (
+            f"Budget: {what} gets {backbone.name} of {name} {best}, the widest with {self.budget}: it has "
+            f"{cost(best).text()}{more}."
+        )
+
+    def _fits(self, cost: Cost) -> bool:
+        if self._macs is not None and cost.macs is None:
+            raise IncompatibleError(f"--max-macs cannot be kept: {cost.why}. Use --max-params.")
+        limits = ((self._macs, cost.macs), (self._params, cost.params))
+        return all(limit is None or found is None or found <= limit for limit, found in limits)
+
+    def _cost(
+        self,
+        fusion: ComponentSpec,
+        backbone: ComponentSpec,
+        policies: tuple[ComponentSpec, ...],
+        protocol: Protocol,
+    ) -> Cost:
+        """Of the network that the trial will deploy, whatever its seed."""
+        import torch
+
+        from wbcbench.contracts import Task
+        from wbcbench.evaluation.cost import macs_or_why, parameters
+        from wbcbench.training.build import build_fusion, build_policies
+
+        trial = Trial(
+            protocol=protocol,
+            method=Method(fusion=fusion, backbone=backbone, recipe=Recipe(), policies=policies),
+            seed=0,
+        )
+        channels = {m: self._description.modalities[m] for m in protocol.modalities}
+        side = protocol.image_size
+        made = build_fusion(trial, Task(channels, self._description.classes, side), self._registry)
+        build_policies(trial, made, self._registry)
+        deployed = made.deploy().eval()
+        macs, why = macs_or_why(deployed, {m: torch.zeros(1, c, side, side) for m, c in channels.items()})
+        return Cost(macs, parameters(deployed), why)
+
+
+def widest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The largest number from `low` to `high` that fits, if whatever is smaller than one that fits does, too.
+
+    None: `low` does not fit.
+    """
+    if not fits(low):
+        return None
+    best, beyond = low, high + 1
+    while beyond - best > 1:
+        # doubling until one is too large, so that none much larger than the answer is tried
+        trying = min(high, 2 * max(best, 1)) if beyond > high else (best + beyond) // 2
+        if fits(trying):
+            best = trying
+        else:
+            beyond = trying
+    return best
+
+
+__all__ = ["Cost", "Sizer", "widest"]
