@@ -151,10 +151,18 @@ def test_wrong_requests_are_messages(winners: Any, invoke: Invoke, tmp_path: Pat
 def test_a_graph_that_gives_nothing_usable_is_refused(
     winners: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import onnx
+
     from wbcbench.deploy.formats import NotExportable
     from wbcbench.deploy.quantize import compare
 
+    one = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "uy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["u"], ["y"])], "g", one[:1], one[1:])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[opset]), tmp_path / "g")
     found = winners.rebuilt("early")
+    with pytest.raises(NotExportable, match=r"no layer with weights. Leave --quantize out"):
+        quantize(found, "dynamic", tmp_path / "g", tmp_path / "q")
     images = exporting.made_up(found, 3)
 
     def runner(value: float) -> Any:

@@ -36,6 +36,7 @@ REFERENCE = "reference.npz"
 """What other cells are compared with, beside the network."""
 LARGEST = 65_536
 """Largest number of cells in a batch."""
+INSTEAD = "Choose --format safetensors, which keeps the weights and runs with wbcbench."
 _EXAMPLE = 3
 
 
@@ -218,8 +219,13 @@ def _torch_runner(network: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> 
 
 
 @contextmanager
-def quietly(what: str) -> Iterator[None]:
-    """Silence the exporters' output, and convert their exceptions to `NotExportable`."""
+def quietly(what: str, advice: str = INSTEAD) -> Iterator[None]:
+    """Silence the exporters' output, and convert their exceptions to `NotExportable`.
+
+    Args:
+        what: the network would be written as.
+        advice: what to do if it cannot be.
+    """
     loggers = [
         logging.getLogger(name) for name in ("torch", "torch.onnx", "torch._guards", "onnxscript", "onnx_ir")
     ]
@@ -237,10 +243,7 @@ def quietly(what: str) -> Iterator[None]:
         while root.__cause__ is not None:
             root = root.__cause__
         reason = next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
-        raise NotExportable(
-            f"This network cannot be written as {what}: {reason.rstrip('.')}. Choose --format safetensors, which "
-            "keeps the weights and runs with wbcbench."
-        ) from error
+        raise NotExportable(f"This network cannot be written as {what}: {reason.rstrip('.')}. {advice}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

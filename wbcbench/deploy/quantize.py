@@ -122,7 +122,8 @@ def quantize(rebuilt: Rebuilt, how: str, graph: Path, target: Path) -> int:
     from onnxruntime import quantization as ort
 
     ids = calibration_cells(rebuilt) if how == "int8" else np.zeros(0, np.int64)
-    with quietly(f"a quantised graph ({how})"), tempfile.TemporaryDirectory() as folder:
+    advice = "Leave --quantize out, which keeps it in float32."
+    with quietly(f"a quantised graph ({how})", advice), tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         try:
             ort.quant_pre_process(graph, prepared)
