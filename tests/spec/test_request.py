@@ -106,3 +106,10 @@ def test_config_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert str(path) in str(error.value)
     with pytest.raises(UsageError, match="cannot be read"):
         load_request(tmp_path / "missing.yaml")
+
+
+def test_a_value_may_have_colons() -> None:
+    choice = Choice.parse("resnet18:checkpoint=C:\\w.pth:freeze=stages:2:lr_decay=0.75")
+    assert choice.params == {"checkpoint": "C:\\w.pth", "freeze": "stages:2", "lr_decay": 0.75}
+    with pytest.raises(ValueError, match="expected name:key=value, but got 'resnet18:frozen'"):
+        Choice.parse("resnet18:frozen")

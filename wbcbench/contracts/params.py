@@ -147,7 +147,7 @@ def without_effect(params: type[BaseModel], values: Mapping[str, Any], facts: Ma
         name: when
         for name, field in params.model_fields.items()
         if (when := condition_of(field)) and values.get(name, default[name]) != default[name]
-        and not holds(when, {**facts, **values})
+        and not holds(when, {**default, **facts, **values})
     }  # fmt: skip
 
 
@@ -172,10 +172,12 @@ def identity(params: BaseModel) -> dict[str, Any]:
     dumped = params.model_dump(mode="json")
     fields = type(params).model_fields
     default = type(params).model_construct().model_dump(mode="json")
-    return {k: v for k, v in dumped.items() if not _is_later(fields[k].json_schema_extra) or v != default[k]}
+    return {k: v for k, v in dumped.items() if not is_later(fields[k]) or v != default[k]}
 
 
-def _is_later(extra: Any) -> bool:
+def is_later(field: Any) -> bool:
+    """Whether a parameter, by its pydantic field, was declared `later`: at its default it is in no identity."""
+    extra = field.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get(LATER_KEY))
 
 

@@ -128,7 +128,7 @@ def _set_aside(records: list[Record], target: Store, aside: Path) -> str:
 
 
 def _beside(store: Path, into: Path, irreproducible: dict[str, str]) -> None:
-    """Copy evaluations, references, answers and studies. Existing files are kept; winners of the same study are joined."""
+    """Copy what lies beside records. Existing files are kept; winners of the same study are joined."""
     beside = ("evaluations/**/*.json", "deployed/**/*.json", "references/*.npz", "answers/*.npz", "searches/**/*")
     files = [path for pattern in beside for path in store.glob(pattern)]
     for source in filter(Path.is_file, files):

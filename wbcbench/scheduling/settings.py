@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from wbcbench.contracts import Description
-from wbcbench.contracts.params import identity, names_in, without_effect
+from wbcbench.contracts.params import identity, is_later, names_in, without_effect
 from wbcbench.errors import UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import adds_loss
@@ -49,7 +49,11 @@ class Settings:
                 self._idle[key] = idle[name]
             else:
                 self._used.add(key)
-        return spec.model_copy(update={"params": {**spec.params, **{name: default[name] for name in idle}}})
+        params = {**spec.params, **{name: default[name] for name in idle}}
+        for name in idle:
+            if is_later(declared.params.model_fields[name]):
+                del params[name]
+        return spec.model_copy(update={"params": params})
 
     def backbone(self, backbone: BackboneSpec, fusion: ComponentSpec) -> BackboneSpec:
         """The backbone as `component` returns it, or the default one for a fusion that builds none."""

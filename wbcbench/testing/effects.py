@@ -92,7 +92,8 @@ def contexts(
         if on not in seen and _valid(params, {**given, **others}):
             seen.add(on)
             yield on, {**given, **others}, now
-    if True not in seen:
+    written = [n for n in names_in(condition) if n in params.model_fields and n not in options]
+    if True not in seen and not written:  # a text, such as a path, has no other values that a test could know
         raise BrokenPromise(
             f"Parameter '{name}' has an effect only where {condition}, which no setting of the component fulfils.",
             "Correct its `when`.",

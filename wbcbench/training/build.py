@@ -279,7 +279,10 @@ def channels_read(fusion: Fusion) -> list[tuple[Renormalise, list[tuple[str, int
 
     hooks = [m.register_forward_pre_hook(look) for m in asking]
     was_training = fusion.training
-    fusion.eval()(images)
+    try:
+        fusion.eval()(images)
+    except RuntimeError:  # of a network whose first layer the fusion has replaced
+        arrived = {m: set() for m in asking}
     fusion.train(was_training)
     for hook in hooks:
         hook.remove()

@@ -204,6 +204,23 @@ def test_heads_are_trained_on_stored_embeddings(
         assert len(list(tmp_path.glob("quick/replay/*/*.npy"))) == len(files)
 
 
+def test_a_setting_of_frozen_networks_has_no_effect_on_others(
+    train: Train, checkpoint: Callable[[str], str]
+) -> None:
+    """Alone it is refused; where another backbone uses it, it is left out of the trial."""
+    args = ("--fusion", "single", "--modalities", "u", "--image-size", "32", "--dry-run")
+    alone = train(*args, "--backbone", "test_resnet:views=3", code=2)["stderr"]
+    assert "backbone.views = 3 of backbone 'timm' has no effect: it has one only where freeze = all" in alone
+    frozen = f"test_resnet:checkpoint={checkpoint('test_resnet')}:freeze=all"
+    plain = train(*args, "--backbone", "test_resnet")["trials"]
+    both = train(*args, "--backbone", f"test_resnet,{frozen}", "--set", "backbone.views=3")
+    assert [r["freeze"] for r in both["trials"]] == ["none", "all"]
+    assert both["trials"][0]["trial_id"] == plain[0]["trial_id"]
+    assert any(
+        "each embeds 2 views of about 48 training cells at 32 px once (96 images)" in n for n in both["notes"]
+    )
+
+
 def test_a_frozen_teacher_of_another_side_teaches(
     train: Train, checkpoint: Callable[[str], str], tmp_path: Path
 ) -> None:
