@@ -106,8 +106,8 @@ class Timm(Backbone):
         except (RuntimeError, AssertionError, ValueError) as error:
             why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise IncompatibleError(
-                f"timm model '{params.model}' cannot read {in_chans} channels of {image_size} px: {why}. Choose another "
-                "size (--image-size, of teachers --set teacher.image_size=224) or another model."
+                f"timm model '{params.model}' cannot read {in_chans} channels of {image_size} px: {why}. Choose "
+                "another size (--image-size, of teachers --set teacher.image_size=224) or another model."
             ) from error
         if params.drop_rate and params.drop_rate not in dropouts.rates:
             raise IncompatibleError(
