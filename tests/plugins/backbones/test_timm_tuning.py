@@ -181,7 +181,7 @@ def test_other_images_are_refused(fusion: str, dtype: Any, said: str) -> None:
         measure_inputs(built(fusion, cells), ResidentCells(cells, ("u", "v"), np.arange(6), torch.device("cpu")))
 
 
-@pytest.mark.parametrize(("fusion", "stored"), [("single:hidden=8", True), ("concat", True), ("mbt", False)])
+@pytest.mark.parametrize(("fusion", "stored"), [("single:hidden=8", True), ("concat", True), ("early", False)])
 def test_heads_are_trained_on_stored_embeddings(
     fusion: str, stored: bool, train: Train, checkpoint: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -217,7 +217,7 @@ def test_a_setting_of_frozen_networks_has_no_effect_on_others(
     assert [r["freeze"] for r in both["trials"]] == ["none", "all"]
     assert both["trials"][0]["trial_id"] == plain[0]["trial_id"]
     assert any(
-        "each embeds 2 views of about 48 training cells at 32 px once (96 images)" in n for n in both["notes"]
+        "each embeds 2 views of about 51 training cells at 32 px once (102 images)" in n for n in both["notes"]
     )
 
 
