@@ -13,7 +13,7 @@ class Networks(nn.Module):
 
     def __init__(self, task: Task, backbone: BackboneFactory) -> None:
         super().__init__()
-        trunks = {m: backbone(c) for m, c in task.channels.items()}
+        trunks = {m: backbone(c, modality=m) for m, c in task.channels.items()}
         self.backbones = PerModality(trunks)
         self.heads = PerModality({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
 
@@ -39,7 +39,7 @@ class Encoders(nn.Module):
 
     def __init__(self, task: Task, backbone: BackboneFactory) -> None:
         super().__init__()
-        trunks = {m: backbone(c) for m, c in task.channels.items()}
+        trunks = {m: backbone(c, modality=m) for m, c in task.channels.items()}
         self.backbones = PerModality(trunks)
         self.modalities = task.modalities
         self.dims = [trunk.dim for trunk in trunks.values()]

@@ -50,7 +50,9 @@ class TokenTrunk(nn.Module):
 
 def token_trunks(task: Task, backbone: BackboneFactory, dim: int) -> PerModality:
     """A token trunk per modality."""
-    return PerModality({m: TokenTrunk(backbone(c), c, task.image_size, dim) for m, c in task.channels.items()})
+    return PerModality(
+        {m: TokenTrunk(backbone(c, modality=m), c, task.image_size, dim) for m, c in task.channels.items()}
+    )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor | None = None) -> Tensor:

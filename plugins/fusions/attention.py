@@ -28,7 +28,9 @@ class Attention(Fusion):
 
     name = "attention"
     source = "attention fusion of TorchMultimodal (torchmultimodal.modules.fusions.attention_fusion)"
-    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

@@ -43,6 +43,7 @@ class BestSingle(Combiner, Fusion):
         missing="native",
         offers=("own_embedding", "own_parameters"),
         solves=("redundant",),
+        own_backbones=True,
     )
 
     class Params(Parameters):

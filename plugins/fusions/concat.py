@@ -28,7 +28,9 @@ class Concat(AddsLogits, Fusion):
     name = "concat"
     source = "survey: Baltrusaitis, Ahuja, Morency, TPAMI 2019, arXiv 1705.09406"
     aliases = ("feature_concat",)
-    traits = FusionTraits(stage_maps=False, offers=("logits", "own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        stage_maps=False, offers=("logits", "own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         hidden: int = param(0, "Hidden units H before the classifier; 0: none.", ge=0, search=[0, 128, 256])

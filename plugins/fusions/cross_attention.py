@@ -42,6 +42,7 @@ class CrossAttention(Fusion):
         missing="native",
         offers=("own_parameters",),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

@@ -52,7 +52,9 @@ class DempsterShafer(Fusion):
 
     name = "dempster_shafer"
     source = "combination rule of Han et al. (TMC), ICLR 2021, arXiv 2102.02051, section 3.2"
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         evidence: Literal["softplus", "relu", "exp"] = param(

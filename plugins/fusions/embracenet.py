@@ -41,7 +41,9 @@ class EmbraceNet(Fusion):
 
     name = "embracenet"
     source = "Choi & Lee, Information Fusion 2019, arXiv 1904.09078, section 3"
-    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

@@ -38,6 +38,7 @@ class GMU(Fusion):
         missing="native",
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

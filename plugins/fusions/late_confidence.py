@@ -38,7 +38,9 @@ class LateConfidence(Fusion):
 
     name = "late_confidence"
     source = "baseline: a sum rule whose weights are each cell's confidences"
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         measure: Literal["entropy", "energy", "maximum"] = param(

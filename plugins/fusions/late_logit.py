@@ -34,7 +34,9 @@ class LateLogit(Fusion):
 
     name = "late_logit"
     source = "Hinton, Neural Computation 2002, eq. 1; logarithmic opinion pool"
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

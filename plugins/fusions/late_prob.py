@@ -18,7 +18,9 @@ class LateProb(Fusion):
     name = "late_prob"
     source = "sum rule of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
     aliases = ("late",)
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -61,7 +61,9 @@ class LateTemperature(Combiner, Fusion):
 
     name = "late_temperature"
     source = "Guo et al., ICML 2017, arXiv 1706.04599, section 4.2, per modality"
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         combine: Literal["product", "mean"] = param(

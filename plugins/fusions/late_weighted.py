@@ -48,7 +48,9 @@ class LateWeighted(Combiner, Fusion):
 
     name = "late_weighted"
     source = "linear opinion pool, its weights fitted on validation cells"
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         prior: float = param(

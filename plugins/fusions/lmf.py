@@ -46,6 +46,7 @@ class LMF(Fusion):
         missing="native",
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

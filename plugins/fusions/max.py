@@ -28,6 +28,7 @@ class Max(Fusion):
         missing="native",
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

@@ -51,6 +51,7 @@ class MBT(Fusion):
         missing="native",
         offers=("own_parameters",),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

@@ -23,7 +23,9 @@ class Mean(Fusion):
 
     name = "mean"
     source = "Zaheer et al. (Deep Sets), NeurIPS 2017, arXiv 1703.06114"
-    traits = FusionTraits(stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        stage_maps=False, missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     class Params(Parameters):
         width: int = param(0, "Common width H; 0: the backbone's embedding width.", ge=0, search=[64, 128, 256])

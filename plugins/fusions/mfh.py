@@ -25,6 +25,7 @@ class MFH(Fusion):
         arity=(2, 2),
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

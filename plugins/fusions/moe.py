@@ -72,6 +72,7 @@ class MoE(Fusion):
         missing="native",
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

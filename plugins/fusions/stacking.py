@@ -55,7 +55,7 @@ class Stacking(Combiner, Fusion):
 
     name = "stacking"
     source = "Wolpert, Neural Networks 5, 1992"
-    traits = FusionTraits(emits=("modality",), offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(emits=("modality",), offers=("own_embedding", "own_parameters"), own_backbones=True)
 
     class Params(Parameters):
         inverse_penalty: float = param(

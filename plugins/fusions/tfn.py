@@ -41,6 +41,7 @@ class TFN(Fusion):
         arity=(1, 4),
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

@@ -33,7 +33,11 @@ class ThinEnsemble(OwnHeads, Fusion):
     name = "thin_ensemble"
     source = "control: narrow networks at equal MACs that share nothing"
     traits = FusionTraits(
-        emits=("modality",), missing="native", scales="width", offers=("own_embedding", "own_parameters")
+        emits=("modality",),
+        missing="native",
+        scales="width",
+        offers=("own_embedding", "own_parameters"),
+        own_backbones=True,
     )
 
     class Params(Parameters):
@@ -44,7 +48,7 @@ class ThinEnsemble(OwnHeads, Fusion):
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
         width = params.width or len(task.modalities) ** -0.5
-        trunks = {m: backbone(c, width=width) for m, c in task.channels.items()}
+        trunks = {m: backbone(c, width=width, modality=m) for m, c in task.channels.items()}
         self.backbones = PerModality(trunks)
         self.heads = PerModality({m: nn.Linear(trunks[m].dim, task.n_classes) for m in task.modalities})
 

@@ -55,6 +55,7 @@ class TokenTransformer(Fusion):
         missing="native",
         offers=("own_embedding", "own_parameters"),
         solves=("redundant", "unique", "xor"),
+        own_backbones=True,
     )
 
     class Params(Parameters):

@@ -32,7 +32,9 @@ class Vote(Fusion):
 
     name = "vote"
     source = "majority vote of Kittler, Hatef, Duin, Matas, TPAMI 20(3), 1998"
-    traits = FusionTraits(emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"))
+    traits = FusionTraits(
+        emits=("modality",), missing="native", offers=("own_embedding", "own_parameters"), own_backbones=True
+    )
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -45,7 +45,7 @@ def factory(task: Task, backbone: str = "cellnet", **params: Any) -> BackboneFac
     cls = component_class("backbone", backbone)
     params = params or {"width": WIDTH}
 
-    def build(in_chans: int, *, width: float = 1.0) -> Backbone:
+    def build(in_chans: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
         net: Backbone = cls(in_chans, task.image_size, cls.Params(**params), width)
         return net
 

@@ -69,6 +69,10 @@ DEFECTS = {
         ),
         "every_parameter", r"`self\.project\[0\]\.weight`.*nn\.ModuleList",
     ),
+    "fusion, backbones without their modality": Defect(
+        "fusion", (("backbone(channels, modality=m)", "backbone(channels)"),),
+        "backbone_per_modality", r"modality=None.*modality=name",
+    ),
     "fusion, output that detaches": Defect(
         "fusion", ((FORWARD, FORWARD.replace("(h)", "(h.detach())")),),
         "every_parameter", r"No gradient reaches .*trunks.*\.detach\(\)",

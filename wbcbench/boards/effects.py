@@ -205,6 +205,7 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
         "distillers",
         "routing",
         "teachers",
+        "outside",
         "teacher_seeds",
     ),  # without distillation there are no teachers and no routing
 }
@@ -215,19 +216,26 @@ def _part(method: Method, of: Factor) -> tuple[Any, ...]:
     if of == "fusion":
         return (method.fusion,)
     if of == "backbone":
-        return (method.backbone,)
+        if isinstance(method.backbone, ComponentSpec):
+            return (method.backbone,)
+        params = {f"{m}.{k}": v for m, b in method.backbone.items() for k, v in b.params.items()}
+        return (ComponentSpec(name=method.backbone_name, params=params),)
     if of == "policy":
         return method.policies
     if not method.distillers:
         return ()
     taught = {
         "teachers": "+".join("+".join(t.protocol.modalities) for t in method.teachers),
-        "teacher": "+".join(str(t.method.backbone) for t in method.teachers),
+        "teacher": "+".join([*(_backbone(t.method) for t in method.teachers), *(t.name for t in method.outside)]),
         "routing": str(method.routing or ""),
         "teacher seeds": STUDENT if method.teacher_seeds == STUDENT else "fixed",
-        "ids": "+".join(t.id[:6] for t in method.teachers),
+        "ids": "+".join([*(t.id[:6] for t in method.teachers), *(t.digest[:6] for t in method.outside)]),
     }
     return (*method.distillers, taught)
+
+
+def _backbone(method: Method) -> str:
+    return str(method.backbone) if isinstance(method.backbone, ComponentSpec) else f"({method.backbone_name})"
 
 
 def _mark(part: Iterable[Any]) -> str:

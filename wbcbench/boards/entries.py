@@ -28,6 +28,18 @@ METRIC_ORDER = tuple(METRICS)
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideEntry:
+    """A teacher from outside."""
+
+    name: str
+    digest: str
+    seen: int | None
+    """Test cells that it was trained or selected on; None: its file does not say."""
+    test: tuple[float | None, ...]
+    """In `METRIC_ORDER`; empty: it does not answer for all test cells."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A record that was checked. Keys and components, which many records share, are referenced by digest."""
 
@@ -70,6 +82,7 @@ class Entry:
     """The validation history; None if it is too short to judge."""
     pulls: tuple[tuple[str, float, float], ...] = ()
     """Of each distiller that was measured: name, first and last gradient ratio; see `records.schema.Pull`."""
+    outside: tuple[OutsideEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +226,15 @@ def _entry(
             (name, pull.ratios[min(pull.ratios)], pull.ratios[max(pull.ratios)])
             for name, pull in sorted(result.pulls.items())
             if pull.ratios
+        ),
+        outside=tuple(
+            OutsideEntry(
+                name=t.name,
+                digest=t.digest,
+                seen=None if t.trained_on is None else t.trained_on["test"],
+                test=tuple(t.metrics["test"][m] for m in METRIC_ORDER) if "test" in t.metrics else (),
+            )
+            for t in result.outside
         ),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wbcbench.boards.entries import METRIC_ORDER, Entry, Found
+from wbcbench.boards.entries import METRIC_ORDER, Entry, Found, OutsideEntry
 from wbcbench.boards.samples import Sample, load, pool
 from wbcbench.boards.statistics import features
 from wbcbench.errors import RecordError
@@ -91,11 +91,23 @@ def _pool(unit: Sequence[Found], classes: int, refused: dict[str, str]) -> Entry
         stamp=digest([e.stamp for e in entries]),
         digest=digest([e.digest for e in entries]),
         teachers=tuple(dict.fromkeys(t for e in entries for t in e.teachers)),
+        outside=tuple(_outside(same) for same in zip(*(e.outside for e in entries), strict=True)),
         test=tuple(float(metrics[m][0]) if np.isfinite(metrics[m][0]) else None for m in METRIC_ORDER),
         val=tuple(mean_of_all([e.val[i] for e in entries]) for i in range(len(METRIC_ORDER))),
         latency_ms=mean_of_all([e.latency_ms for e in entries]),
         throughput=mean_of_all([e.throughput for e in entries]),
         train_seconds=mean_of_all([e.train_seconds for e in entries]),
+    )
+
+
+def _outside(folds: tuple[OutsideEntry, ...]) -> OutsideEntry:
+    """A teacher from outside over the folds that it taught for."""
+    seen = [t.seen for t in folds]
+    every = [t.test for t in folds]
+    return replace(
+        folds[0],
+        seen=None if None in seen else sum(s for s in seen if s is not None),
+        test=tuple(mean_of_all(values) for values in zip(*every, strict=True)) if all(every) else (),
     )
 
 

@@ -99,6 +99,20 @@ class TeacherScore(Strict):
     beats_untaught: bool | None
 
 
+class OutsideTeaching(Strict):
+    """A teacher from outside: answers in a file, which nobody can train again from here."""
+
+    name: str
+    digest: str
+    """SHA-256 of the file."""
+    test_cells_seen: int | None
+    """Test cells that it was trained or selected on; None: the file does not say, so that it may have seen any."""
+    metrics: dict[str, float | None]
+    """On the test split, mean over seeds; keys `METRIC_NAMES`. Empty: it does not answer for all test cells."""
+    worse_than_student: bool | None = None
+    """By the board's metric."""
+
+
 class Teaching(Strict):
     """The teachers of a row: their cost, including that of their own teachers, and how good they are."""
 
@@ -181,7 +195,7 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external", "per_group", "pulls")
+_LATER = ("fold", "folds", "external", "per_group", "pulls", "outside")
 
 
 class _Folded(Strict):
@@ -286,6 +300,8 @@ class Row(_Folded):
     """Whether training had levelled off, by the metric that selects epochs. None: a document from before this."""
     teaching: Teaching | None
     """None: no teachers."""
+    outside: tuple[OutsideTeaching, ...] = ()
+    """Teachers from outside."""
     pulls: dict[str, tuple[float, float]] = {}
     """Distiller -> size of its gradient in units of the task loss's, early and late in training, geometric mean
     over seeds. Empty: none was measured."""

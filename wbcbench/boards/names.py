@@ -42,7 +42,7 @@ def label(entry: Entry, modalities: tuple[str, ...]) -> str:
 
 def named(rows: Sequence[Row]) -> list[Row]:
     """The rows with their names. Reads the specifications of rows that differ only in parameters."""
-    names = {r.method_id: method_name(r.method, r.kd, r.policies) for r in rows}
+    names = {r.method_id: method_name(r.method, r.kd, r.policies) + _outside(r) for r in rows}
     for extra in _EXTRAS:
         for twins in _twins(rows, names):
             if len({extra(r) for r in twins}) > 1:
@@ -55,6 +55,11 @@ def named(rows: Sequence[Row]) -> list[Row]:
     for twins in _twins(rows, names):
         names |= {r.method_id: f"{names[r.method_id]} #{r.method_id[:6]}" for r in twins}
     return [r.model_copy(update={"name": names[r.method_id]}) for r in rows]
+
+
+def _outside(row: Row) -> str:
+    """` < random forest`: teachers from outside are always named."""
+    return f" < {'+'.join(dict.fromkeys(t.name for t in row.outside))}" if row.outside else ""
 
 
 def _with_slots(row: Row, text: str) -> str:
@@ -126,9 +131,20 @@ def _settings(row: Row) -> Settings:
 
 def _backbone(row: Row) -> Settings:
     """Parameters of a row's backbone, without the model's name."""
-    return _read(
-        row, lambda method: {k: _short(v) for k, v in method["backbone"]["params"].items() if k != "model"}
-    )
+
+    def of(method: dict[str, Any]) -> Settings:
+        found = {}
+        for m, part in _backbones(method).items():
+            found |= {f"{m}.{k}" if m else k: _short(v) for k, v in part["params"].items() if k != "model"}
+        return found
+
+    return _read(row, of)
+
+
+def _backbones(method: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Modality -> its backbone, of a method's document; "" -> the one of all modalities."""
+    found: dict[str, Any] = method["backbone"]
+    return {"": found} if isinstance(found.get("name"), str) else found
 
 
 def _read(row: Row, of: Callable[[dict[str, Any]], Settings]) -> Settings:
@@ -159,6 +175,8 @@ def teaching(taught: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         for key, text in _method(f"{prefix}teacher ", teacher["method"]):
             head, _, tail = key.rpartition(".")
             yield (f"{head}.teacher {tail}" if head else key), text
+    if taught.get("outside"):
+        yield f"{prefix}answers", "+".join(f"{t['name']}#{t['digest'][:6]}" for t in taught["outside"])
     if teachers:
         vary = taught.get("teacher_seeds") == STUDENT
         seeds = STUDENT if vary else "+".join(str(s) for s in sorted({t["seed"] for t in teachers}))
@@ -166,8 +184,10 @@ def teaching(taught: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    parts = [method["fusion"], *method["distillers"], *method["policies"], method["routing"], method["backbone"]]
+    parts = [method["fusion"], *method["distillers"], *method["policies"], method["routing"]]
     yield from parameters(parts, prefix)
+    for modality, part in _backbones(method).items():
+        yield from parameters([part], prefix + (f"{modality} " if modality else ""))
     for name, value in method["recipe"].items():
         yield f"{prefix}recipe.{name}", _short(value)
     yield from teaching(method, prefix)
@@ -291,11 +311,11 @@ def _grouped(rows: Sequence[T], key: Callable[[T], str]) -> dict[str, list[T]]:
 
 
 def _names(r: Row) -> str:
-    return digest([r.fusion, r.kd, r.backbone, r.policies, r.teacher_backbones, r.routing or ""])
+    return digest([r.fusion, r.kd, r.backbone, r.policies, r.teacher_backbones, r.routing or "", _outside(r)])
 
 
 def _title(r: Row) -> str:
-    return f"{method_name(r.fusion, r.kd, r.policies)} ({r.backbone})"
+    return f"{method_name(r.fusion, r.kd, r.policies)}{_outside(r)} ({r.backbone})"
 
 
 def _candidate(r: Row) -> Candidate:
@@ -305,7 +325,7 @@ def _candidate(r: Row) -> Candidate:
         method = json.loads((path / "spec.json").read_bytes())["method"]
         parts = [
             method["fusion"],
-            method["backbone"],
+            *_backbones(method).values(),
             *method["policies"],
             *method["distillers"],
             method["routing"],

@@ -22,6 +22,7 @@ from wbcbench.boards.model import (
     Details,
     Estimate,
     MissingModalities,
+    OutsideTeaching,
     Part,
     ReliabilityBin,
     Row,
@@ -234,6 +235,7 @@ class RowMaker:
             train_seconds=mean_of_all([x.train_seconds for x in entries]),
             levelled=levelled([r.entry.curve for f in records for r in f.records], key.judged_by),
             teaching=self._teaching(entries),
+            outside=_outside(entries),
             pulls=_pulls([r.entry for f in records for r in f.records]),
             search=self._search(entries),
             missing_modalities=self.examinations.missing_modalities(records),
@@ -281,6 +283,22 @@ class RowMaker:
     def _parts(self, entries: Sequence[Entry]) -> tuple[Part, ...]:
         used = dict.fromkeys(c for e in entries for c in self.found.components[e.components])
         return tuple(Part(**c.model_dump(), foreign=c.provider not in BUILT_IN) for c in used)
+
+
+def _outside(entries: Sequence[Entry]) -> tuple[OutsideTeaching, ...]:
+    found = []
+    for same in zip(*(e.outside for e in entries), strict=True):
+        seen = [t.seen for t in same]
+        whole = all(t.test for t in same)
+        found.append(
+            OutsideTeaching(
+                name=same[0].name,
+                digest=same[0].digest,
+                test_cells_seen=None if None in seen else max(s for s in seen if s is not None),
+                metrics={m: mean_of_all([t.test[i] for t in same]) for m, i in _PLACES} if whole else {},
+            )
+        )
+    return tuple(found)
 
 
 def _pulls(entries: Sequence[Entry]) -> dict[str, tuple[float, float]]:

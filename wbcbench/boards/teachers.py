@@ -53,6 +53,14 @@ def with_teachers(
                     beats_untaught=None if best is None else sign * mean > sign * best,
                 )
             )
+        if row.outside and mine is not None:
+            told = [
+                t.model_copy(update={"worse_than_student": sign * mean < sign * mine})
+                if (mean := t.metrics.get(by)) is not None
+                else t
+                for t in row.outside
+            ]
+            row = row.model_copy(update={"outside": tuple(told)})
         if row.teaching is not None and scores:
             row = row.model_copy(update={"teaching": row.teaching.model_copy(update={"scores": tuple(scores)})})
         new.append(row)
@@ -68,6 +76,7 @@ def teacher_notes(rows: Sequence[Row], by: str) -> list[str]:
             f"One set of teachers for all seeds: {_listed(shared)}. Their intervals hold no variance between "
             "teachers (teacher.seeds=student trains some for every seed)."
         )
+    notes += _outside_notes(rows, by)
     worse = [(r, s) for r in rows if r.teaching for s in r.teaching.scores if s.worse_than_student]
     if worse:
         named = [f"{r.name} ({r.metrics[by].mean:.3f}; {s.name} {s.mean:.3f})" for r, s in worse]
@@ -80,6 +89,35 @@ def teacher_notes(rows: Sequence[Row], by: str) -> list[str]:
             f"{_listed(named)}."
         )
     return notes
+
+
+def _outside_notes(rows: Sequence[Row], by: str) -> list[str]:
+    """Whether teachers from outside have seen test cells, as far as it is known, and whether they are any good."""
+    taught = [(r.name, t) for r in rows for t in r.outside]  # a row's name has those of its teachers from outside
+    said = (
+        (
+            "Taught from outside by answers that may be of a teacher trained on test cells, since their file does "
+            "not state its training cells",
+            [name for name, t in taught if t.test_cells_seen is None],
+        ),
+        (
+            "Taught from outside by a teacher that was trained on test cells, so that the row is not comparable",
+            [f"{name} ({t.name}: {t.test_cells_seen} cells)" for name, t in taught if t.test_cells_seen],
+        ),
+        (
+            "Taught from outside; the file states that its teacher saw no test cell",
+            [name for name, t in taught if t.test_cells_seen == 0],
+        ),
+        (
+            "The same answers from outside for all seeds, so that intervals hold no variance between teachers",
+            [r.name for r in rows if r.outside and len(r.seeds) > 1],
+        ),
+        (
+            "A teacher from outside is worse than its student, and so has little to teach",
+            [f"{name} ({t.name} {t.metrics[by]:.3f})" for name, t in taught if t.worse_than_student],
+        ),
+    )
+    return [f"{text}: {_listed(list(dict.fromkeys(names)))}." for text, names in said if names]
 
 
 SHOWN = 6

@@ -67,8 +67,6 @@ def rows(outcomes: list[Outcome], request: Request) -> list[dict[str, Any]]:
 
 
 def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
-    from wbcbench.records.schema import backbone_name
-
     trial = outcome.planned.trial
     row: dict[str, Any] = {
         "trial_id": trial.id,
@@ -78,7 +76,7 @@ def _row(outcome: Outcome, request: Request) -> dict[str, Any]:
         "fusion": trial.method.fusion.name,
         "kd": trial.method.kd,
         "policies": [p.name for p in trial.method.policies],
-        "backbone": backbone_name(trial.method.backbone),
+        "backbone": trial.method.backbone_name,
         "modalities": list(trial.reads),
         "seed": trial.seed,
         "fold": trial.fold,

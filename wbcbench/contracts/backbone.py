@@ -83,6 +83,10 @@ def stage_shapes(backbone: Backbone, in_chans: int, image_size: int) -> tuple[tu
 class BackboneFactory(Protocol):
     """Builds the backbones of a fusion; an argument of its constructor."""
 
-    def __call__(self, in_chans: int, *, width: float = 1.0) -> Backbone:
-        """A new backbone for images of the task's side with `in_chans` channels."""
+    def __call__(self, in_chans: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
+        """A new backbone for images of the task's side with `in_chans` channels.
+
+        `modality`: the only one that it reads; users may choose a backbone for each. None: it reads several. A
+        fusion that names the modality of every backbone declares `FusionTraits.own_backbones`.
+        """
         ...

@@ -154,6 +154,9 @@ class FusionTraits(_Checked):
     training, once the networks are built."""
     builds_backbone: bool = True
     """False: it never builds a backbone, so that the chosen one is not part of a trial's identity."""
+    own_backbones: bool = False
+    """True: every backbone is built for one modality, by `backbone(channels, modality=name)`, and works with
+    others of any other kind and width. Unequal backbones are refused at plan time for all other fusions."""
     scales: str = ""
     """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
     fusion is refused at plan time with a backbone that cannot be scaled."""

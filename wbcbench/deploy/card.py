@@ -63,7 +63,9 @@ print([spec["classes"][k] for k in probabilities.argmax(1)])""",
 def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) -> str:
     """The card in Markdown; text from the record is escaped."""
     record, result = rebuilt.record, rebuilt.record.result
-    key, method = result.key, record.trial.method
+    key = result.key
+    outside = [f"{markdown(t.name)} (answers of SHA-256 {t.digest[:12]})" for t in result.outside]
+    teachers = [*result.teachers, *outside]
     licence = _licence(rebuilt)
     lines = [
         f"# {markdown(result.title)}: {', '.join(map(markdown, key.classes))}",
@@ -103,7 +105,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "## Method",
         "",
         f"- fusion {markdown(result.fusion)}, backbone {markdown(result.backbone)}, distillation "
-        f"{markdown(result.kd)}" + (f" from teachers {', '.join(result.teachers)}" if result.teachers else ""),
+        f"{markdown(result.kd)}" + (f" from teachers {', '.join(teachers)}" if teachers else ""),
         f"- {result.cost.params:,} parameters"
         + (f", {result.cost.macs:,} MACs per cell" if result.cost.macs else ""),
         f"- {key.budget.epochs} epochs of batch {key.budget.batch_size}, seed {result.seed}; "
@@ -127,8 +129,8 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         f"- Expected calibration error on test cells: {_ece(rebuilt)}; probabilities are not calibrated further.",
         *(["- The donors of test cells are unknown: the intervals assume independent cells."]
           if "test_groups" not in record.predictions else []),
-        *([f"- It was distilled from teachers with their own data and licences: {', '.join(result.teachers)}."]
-          if method.teachers else []),
+        *([f"- It was distilled from teachers with their own data and licences: {', '.join(teachers)}."]
+          if teachers else []),
         "",
         "## Check",
         "",

@@ -355,13 +355,17 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _teachers(trial: Trial, depth: int) -> Iterator[dict[str, Any]]:
     for teacher in trial.method.teachers:
-        model = teacher.method.backbone
         yield {
             "id": teacher.id, "label": teacher.label, "depth": depth, "seed": teacher.seed,
-            "backbone": str(model.params.get("model") or model.name),
+            "backbone": teacher.method.backbone_name,
             "modalities": " + ".join(teacher.reads), "kd": teacher.method.kd,
         }  # fmt: skip
         yield from _teachers(teacher, depth + 1)
+    for outside in trial.method.outside:
+        yield {
+            "id": outside.digest[:16], "label": f"{outside.name}, from outside", "depth": depth, "seed": "",
+            "backbone": "a file of answers", "modalities": " + ".join(outside.reads), "kd": "",
+        }  # fmt: skip
 
 
 def _groups(record: Record, side: str) -> list[tuple[str, int, int, str, str]]:

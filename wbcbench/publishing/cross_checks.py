@@ -147,6 +147,18 @@ def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Pr
             if teacher.id in here or (reference is not None and reference.has(teacher.id)):
                 continue
             yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is missing"
+        for outside in record.result.outside:
+            seen = outside.trained_on
+            stated = (
+                "without a statement of its training cells"
+                if seen is None
+                else f"which states that it was trained on {seen.get('test', 0)} of the test cells"
+            )
+            yield (
+                "look",
+                f"{named(record)} was taught from outside by '{outside.name}' (file {outside.digest[:12]}), "
+                f"{stated}: nothing here can check how its answers were made",
+            )
 
 
 def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.params import DIGEST_KEY, identity
+from wbcbench.data.answers import read_answers
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.publishing.cross_checks import named, predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
@@ -24,7 +25,7 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import ComponentSpec, Trial, canonical_json
 from wbcbench.spec.load import load_request, merged, validate
-from wbcbench.spec.request import Request
+from wbcbench.spec.request import FILE, Request, each_of
 from wbcbench.spec.trial import IMPUTE, chosen_imputer
 from wbcbench.spec.weights import BALANCED
 
@@ -94,8 +95,30 @@ def rerun(
     if problems or dataset is None or description is None:
         judge.run("rerun", named(record), lambda: problems)
         return
-    again, error = _train(Plan(chain(trial), dataset, description), request, registry, display, record)
+    answers = _answers(trial, request, description)
+    plan = Plan(chain(trial), dataset, description, answers=answers)
+    again, error = _train(plan, request, registry, display, record)
     judge.run("rerun", named(record), lambda: _compare(record, again, error, tolerance, judge))
+
+
+def _answers(trial: Trial, request: Request, description: Description) -> dict[str, Path]:
+    """The files of the teachers from outside, by digest, among those that the user gave.
+
+    Raises:
+        UsageError: one is not there; a pack never contains them.
+    """
+    choices = [c for b in request.teacher.backbone for c in each_of(b) if c.name == FILE]
+    files = [read_answers(Path(str(c.params.get("path", ""))), description.classes) for c in choices]
+    there = {file.digest: file.path for file in files}
+    wanted = {t.digest: t for planned in chain(trial) for t in planned.trial.method.outside}
+    for digest, teacher in wanted.items():
+        if digest not in there:
+            raise UsageError(
+                f"{trial.title} was taught by answers from outside, '{teacher.name}', which no pack contains: "
+                f"expected the file of SHA-256 {digest[:12]}. Ask its author for it, and give it with "
+                f"--set teacher={FILE}:PATH"
+            )
+    return {digest: there[digest] for digest in wanted}
 
 
 def dataset_of(
@@ -128,7 +151,7 @@ def dataset_of(
 def misfits(trial: Trial, description: Description, registry: Registry) -> Iterator[Problem]:
     """Problems for which the planner would have refused the trial."""
     m, protocol = trial.method, trial.protocol
-    parts = [("fusion", m.fusion), ("backbone", m.backbone)]
+    parts = [("fusion", m.fusion), *(("backbone", b) for b in m.backbones.values())]
     parts += [("policy", p) for p in m.policies] + [("distiller", d) for d in m.distillers]
     parts += [("routing", m.routing)] if m.routing else []
     for kind, spec in parts:

@@ -64,7 +64,7 @@ def _named(trial: Trial) -> Iterator[tuple[str, str]]:
     method = trial.method
     yield "dataset", trial.protocol.dataset.name
     yield "fusion", method.fusion.name
-    yield "backbone", method.backbone.name
+    yield from (("backbone", name) for name in dict.fromkeys(b.name for b in method.backbones.values()))
     yield from (("policy", p.name) for p in method.policies)
     yield from (("distiller", d.name) for d in method.distillers)
     if method.routing is not None:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunc
 from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
-from wbcbench.spec import ComponentSpec as SpecComponent
 from wbcbench.spec.trial import method_name
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ PAYLOAD = ("spec.json", "predictions.npz", "model.safetensors", "history.csv", "
 """Files whose SHA-256 `result.json` holds."""
 FILES = (*PAYLOAD, RESULT)
 
+Side = Literal["train", "val", "test"]
 Summary = dict[str, float | None]
 """Metric name -> value; the keys of `wbcbench.evaluation.metrics.METRICS`."""
 
@@ -190,6 +190,20 @@ class Pull(Strict):
     `wbcbench.training.strength`. Empty if they share no parameters."""
 
 
+class OutsideTeacher(Strict):
+    """A teacher from outside, on the cells of the trial. Of a sealed trial, without the test split."""
+
+    name: str
+    digest: str
+    """SHA-256 of the file of its answers."""
+    answered: dict[Side, int]
+    """Cells of each side for which the file has an answer."""
+    trained_on: dict[Side, int] | None
+    """Cells of each side on which it was trained or selected, as the file states; None: it does not say."""
+    metrics: dict[Side, Summary]
+    """Of its mean answer over views, on the sides of which it answers for every cell."""
+
+
 class Outcome(Strict):
     """The result of a finished trial; the store adds identity and digests."""
 
@@ -214,6 +228,8 @@ class Outcome(Strict):
     """Names of the donors, slides or plates, by their number in `test_groups` of the predictions."""
     pulls: dict[str, Pull] = {}
     """Distiller -> how strongly it pulled."""
+    outside: list[OutsideTeacher] = []
+    """Teachers from outside, in the order of the trial."""
     selected_epoch: int
     started: str
     """ISO 8601, UTC."""
@@ -223,7 +239,7 @@ class Outcome(Strict):
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omits later fields if empty, so that the checksums of older records remain valid."""
         document: dict[str, Any] = handler(self)
-        for name in ("inputs", "resolved", "accounts", "group_names", "pulls"):
+        for name in ("inputs", "resolved", "accounts", "group_names", "pulls", "outside"):
             if not getattr(self, name):
                 document.pop(name, None)
         return document
@@ -274,7 +290,7 @@ class Result(Outcome):
             **{name: getattr(outcome, name) for name in Outcome.model_fields},
             trial_id=trial.id, method_id=trial.method_id(), status="sealed" if trial.sealed else "done",
             label=trial.label, fusion=m.fusion.name, kd=m.kd,
-            backbone=backbone_name(m.backbone), routing=m.routing.name if m.routing else None,
+            backbone=m.backbone_name, routing=m.routing.name if m.routing else None,
             policies=tuple(p.name for p in m.policies), seed=trial.seed, dataset=trial.protocol.dataset.name,
             teachers=[t.id for t in m.teachers], files=files, digest=content_digest(trial.id, files),
         )  # fmt: skip
@@ -288,11 +304,6 @@ class Result(Outcome):
 def content_digest(trial_id: str, files: dict[str, str]) -> str:
     """64 hex digits over the trial and the SHA-256 of its predictions and weights."""
     return digest([trial_id, files["predictions.npz"], files["model.safetensors"]], length=64)
-
-
-def backbone_name(component: SpecComponent) -> str:
-    """The display name of a backbone: the `model` parameter of a family, else the component's name."""
-    return str(component.params.get("model") or component.name)
 
 
 def _differences(path: str, mine: Any, theirs: Any) -> list[str]:
@@ -311,5 +322,5 @@ def _short(value: Any) -> str:
 
 __all__ = [
     "FILES", "PAYLOAD", "RESULT", "SCHEMA_VERSION", "ComparisonKey", "Cost", "Counted", "InputStatistics",
-    "Outcome", "Pull", "Result", "Strict", "Summary", "Used", "backbone_name", "content_digest",
+    "Outcome", "OutsideTeacher", "Pull", "Result", "Strict", "Summary", "Used", "content_digest",
 ]  # fmt: skip

@@ -4,6 +4,7 @@
     <root>/failures/<id>.json    the last error of a trial, which does not count as done
     <root>/searches/<study>/     proposals, and which of them were pruned; see `wbcbench.searches.files`
     <root>/work/<id>/            checkpoints; may be deleted at any time
+    <root>/answers/<digest>.npz  answers of teachers from outside, needed to train their students again
     <root>/replay/<key>/         teachers' stored outputs; may be deleted at any time
     <root>/locks/<id>.lock       held by the process that runs the trial
     <root>/locks/store.mark      a random identifier of this store
@@ -29,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from wbcbench.errors import RecordError, UsageError
+from wbcbench.errors import DataError, RecordError, UsageError
 from wbcbench.files import (
     ARRAYS,
     TEMPORARY,
@@ -273,6 +274,26 @@ class Store:
     def replay_dir(self, key: str) -> Path:
         """The folder for one teacher's stored outputs; created if missing."""
         return _made(self.root / "replay" / _safe(key))
+
+    def answers_path(self, digest: str) -> Path:
+        """The path of a teacher's answers from outside, by the SHA-256 of the file; it need not exist."""
+        return self.root / "answers" / f"{_safe(digest)}.npz"
+
+    def keep_answers(self, source: Path, digest: str) -> None:
+        """Copy a teacher's answers into the store.
+
+        Raises:
+            DataError: the file is not the one with this SHA-256 any more.
+            WbcbenchError: the file system refuses.
+        """
+        target = self.answers_path(digest)
+        if target.is_file() and target.stat().st_size == source.stat().st_size:
+            return
+        content = source.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DataError(f"{source} changed after the run was planned. Run the command again.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(target, content)
 
     def fail(self, trial: Trial, error_text: str) -> None:
         """Store why a trial failed. The trial does not count as done."""

@@ -112,6 +112,11 @@ def check_identity(folder: Path, trial: Trial, result: Result) -> None:
     expected = type(key).of(trial, fingerprint=key.fingerprint, split=key.split, classes=key.classes)
     if differences := expected.diff(key):
         raise refuse(folder, RESULT, "has a key that does not match its trial: " + "; ".join(differences))
+    stated, named = ([(t.name, t.digest) for t in ts] for ts in (result.outside, trial.method.outside))
+    if stated != named:
+        raise refuse(folder, RESULT, "has teachers from outside that are not those of spec.json")
+    if result.status == "sealed" and any("test" in {*t.answered, *t.metrics} for t in result.outside):
+        raise refuse(folder, RESULT, "is of a sealed trial, but has a teacher from outside on the test split")
     rebuilt = Result.build(trial, result, result.files)
     for name in Result.model_fields:
         if getattr(rebuilt, name) != getattr(result, name):

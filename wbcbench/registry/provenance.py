@@ -213,7 +213,7 @@ def components_of(trial: Trial) -> Iterator[tuple[str, str]]:
     method = trial.method
     yield "dataset", trial.protocol.dataset.name
     yield "fusion", method.fusion.name
-    yield "backbone", method.backbone.name
+    yield from (("backbone", name) for name in dict.fromkeys(b.name for b in method.backbones.values()))
     if method.routing is not None:
         yield "routing", method.routing.name
     yield from (("policy", p.name) for p in method.policies)

@@ -10,6 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import ComponentSpec, Protocol, Recipe
+from wbcbench.spec.trial import BackboneSpec, Outside
 from wbcbench.spec.weights import BALANCED
 
 
@@ -26,19 +27,14 @@ def needs_of(registry: Registry, distiller: ComponentSpec) -> Needs:
 def check_fit(
     registry: Registry,
     fusion: ComponentSpec,
-    backbone: ComponentSpec,
+    backbone: BackboneSpec,
     distillers: tuple[ComponentSpec, ...],
     description: Description,
     protocol: Protocol,
     recipe: Recipe,
 ) -> None:
     """Raises `IncompatibleError` that states what does not fit and what would."""
-    factor = declared(registry, "fusion", fusion).fusion_traits.scales
-    if factor and fusion.params[factor] != 1 and not declared(registry, "backbone", backbone).scalable:
-        raise IncompatibleError(
-            f"Fusion '{fusion.name}' scales its backbone ({factor} {fusion.params[factor]:g}), but backbone "
-            f"'{backbone.name}' cannot be scaled. Choose a wider model, or --backbone cellnet."
-        )
+    check_backbones(registry, fusion, backbone)
     if distillers and solved_once(registry, fusion):
         raise IncompatibleError(
             f"Fusion '{fusion.name}' is solved in one step and is not trained, so distiller "
@@ -83,6 +79,49 @@ def check_fit(
     _check_roles(registry, distillers)
 
 
+def check_backbones(registry: Registry, fusion: ComponentSpec, backbone: BackboneSpec) -> None:
+    """Raises `IncompatibleError` for backbones that the fusion cannot scale, or that it needs to be equal."""
+    traits = declared(registry, "fusion", fusion).fusion_traits
+    factor = traits.scales
+    for one in (backbone,) if isinstance(backbone, ComponentSpec) else backbone.values():
+        if factor and fusion.params[factor] != 1 and not declared(registry, "backbone", one).scalable:
+            raise IncompatibleError(
+                f"Fusion '{fusion.name}' scales its backbone ({factor} {fusion.params[factor]:g}), but backbone "
+                f"'{one.name}' cannot be scaled. Choose a wider model, or --backbone cellnet."
+            )
+    if not isinstance(backbone, ComponentSpec) and traits.builds_backbone and not traits.own_backbones:
+        able = [
+            c.name
+            for c in registry.components("fusion")
+            if (d := registry.declaration(c)).fusion_traits.own_backbones and takes(d, len(backbone))
+        ]
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' needs one backbone for all modalities, since they share a trunk or exchange "
+            f"maps, but got {', '.join(f'{m}={b.model}' for m, b in backbone.items())}. Give one, or choose a "
+            f"fusion with a network per modality: {', '.join(sorted(able))}."
+        )
+
+
+def check_outside(registry: Registry, distillers: tuple[ComponentSpec, ...], teacher: Outside) -> None:
+    """Raises `IncompatibleError` for a distiller that needs more of a teacher than its file of answers holds."""
+    for distiller in distillers:
+        needs = needs_of(registry, distiller)
+        if needs.taught_by != "teacher":
+            continue
+        wants = {
+            "stage maps": "maps" in needs.teacher,
+            "classifier": needs.teacher_head or declared(registry, "distiller", distiller).replaces_head,
+            "embeddings": "embedding" in needs.teacher and not teacher.embedding,
+        }
+        if lacking := [what for what, wanted in wants.items() if wanted]:
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' needs the teacher's {lacking[0]}, which the file of answers "
+                f"'{teacher.name}' does not have. "
+                + ("Add the array embeddings, or choose" if lacking == ["embeddings"] else "Choose")
+                + " a distiller of logits, such as logits or dkd."
+            )
+
+
 def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
     """Why its gradient cannot be set to a share of the task loss's; empty if it can."""
     if declared(registry, "distiller", distiller).replaces_head:
@@ -107,13 +146,19 @@ def check_complete(
 
 def check_arity(registry: Registry, fusion: ComponentSpec, modalities: tuple[str, ...]) -> None:
     """Raises `IncompatibleError` for a number of modalities that a fusion does not take."""
-    low, high = declared(registry, "fusion", fusion).fusion_traits.arity
-    count = len(modalities)
-    if count < low or (high is not None and count > high):
+    declaration, count = declared(registry, "fusion", fusion), len(modalities)
+    if not takes(declaration, count):
         raise IncompatibleError(
-            f"Fusion '{fusion.name}' takes {spelt(low, high)} modalities, but the protocol has {count} "
+            f"Fusion '{fusion.name}' takes {spelt(*declaration.fusion_traits.arity)} modalities, but the protocol "
+            f"has {count} "
             f"({', '.join(modalities)}). Choose them with --modalities."
         )
+
+
+def takes(fusion: Declaration, modalities: int) -> bool:
+    """Whether a fusion takes this many modalities."""
+    low, high = fusion.fusion_traits.arity
+    return low <= modalities and (high is None or modalities <= high)
 
 
 def spelt(low: int, high: int | None) -> str:

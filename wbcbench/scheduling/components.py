@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +11,16 @@ from pydantic import BaseModel
 
 from wbcbench.contracts.needs import assign_teachers, route_names
 from wbcbench.contracts.params import DIGEST_KEY, identity
+from wbcbench.data.answers import AnswerFile, read_answers
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.compatibility import adds_loss, needs_of, unbalanced
+from wbcbench.scheduling.compatibility import adds_loss, check_backbones, check_outside, needs_of, unbalanced
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import STUDENT, Choice, Request
-from wbcbench.spec.trial import IMPUTE, chosen_imputer
+from wbcbench.spec.request import FILE, STUDENT, BackboneChoice, Choice, Request, TeacherRequest, each_of
+from wbcbench.spec.trial import IMPUTE, BackboneSpec, Outside, chosen_imputer, equal_as_one
 from wbcbench.spec.weights import BALANCED, weight_word
 
 
@@ -31,6 +33,8 @@ def component(
     section: str | None = None,
 ) -> ComponentSpec:
     """A component with all parameters written out: defaults, then inline parameters, then `--set`."""
+    if kind == "backbone" and choice.name == FILE:
+        raise UsageError(f"backbone: '{FILE}:' names a teacher's answers. Give it with --teacher.")
     resolved = registry.resolve(kind, choice.name)
     declared = registry.declaration(resolved.component)
     params_class = declared.params
@@ -58,6 +62,55 @@ def component(
     params = _with_digests(params, f"{kind} {choice.name}")
     named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
+
+
+def backbone_specs(
+    registry: Registry,
+    choices: Sequence[BackboneChoice],
+    request: Request,
+    modalities: tuple[str, ...],
+    option: str,
+) -> list[BackboneSpec]:
+    """The backbones of a list of alternatives, in the order of the modalities.
+
+    Args:
+        modalities: of the data set, that are read.
+        option: for messages.
+
+    Raises:
+        UsageError: one is for a modality that is not read, or a modality that is read has none.
+    """
+    siblings = [c for b in choices for c in each_of(b)]
+    found: list[BackboneSpec] = []
+    for choice in choices:
+        if isinstance(choice, Choice):
+            found.append(component(registry, "backbone", choice, request, siblings))
+            continue
+        check_modalities(choice, modalities, option)
+        found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
+    return found
+
+
+def check_modalities(choice: BackboneChoice, modalities: tuple[str, ...], option: str) -> None:
+    """Raises `UsageError` for backbones by modality that are not one for each of these."""
+    if isinstance(choice, Choice):
+        return
+    for name in choice:
+        if name not in modalities:
+            raise UsageError(
+                f"{option}: expected backbones by modality ({', '.join(modalities)}), but got one for "
+                f"'{name}'.{did_you_mean(name, modalities)}"
+            )
+    if lacking := [m for m in modalities if m not in choice]:
+        raise UsageError(
+            f"{option}: expected a backbone for each of {', '.join(modalities)}, but got none for "
+            f"{', '.join(lacking)}. Add {','.join(f'{m}=NAME' for m in lacking)}"
+        )
+
+
+def backbone_for(backbone: BackboneSpec, reads: tuple[str, ...]) -> BackboneSpec:
+    """What a network that reads these modalities is built from."""
+    return backbone if isinstance(backbone, ComponentSpec) else equal_as_one({m: backbone[m] for m in reads})
 
 
 def distillers_of(registry: Registry, kd: tuple[Choice, ...], request: Request) -> tuple[ComponentSpec, ...]:
@@ -148,13 +201,21 @@ class Offer:
 
     fusion: ComponentSpec
     reads: tuple[str, ...]
-    backbones: tuple[ComponentSpec, ...]
+    backbones: tuple[BackboneSpec, ...]
     """One size, or a chain in which each is taught by the next."""
     seed: int
 
 
+def _all_built(sizes: tuple[BackboneSpec, ...], reads: tuple[str, ...]) -> bool:
+    """Whether there is a backbone for each of these modalities; the others have a teacher from outside."""
+    return all(isinstance(b, ComponentSpec) or set(reads) <= set(b) for b in sizes)
+
+
 class TeacherPool:
-    """Teachers are separate trials: per modality (or for all, if a fusion is requested), size and seed."""
+    """Teachers are separate trials: per modality (or for all, if a fusion is requested), size and seed.
+
+    Those from outside are files of answers, for all modalities or for one.
+    """
 
     def __init__(
         self,
@@ -163,15 +224,67 @@ class TeacherPool:
         base: Protocol,
         modalities: tuple[str, ...],
         settings: Settings,
+        classes: tuple[str, ...],
     ) -> None:
+        """`classes`: of the data set. Raises `UsageError` for what cannot teach."""
         self._request = request
         self._settings = settings
         self._registry = registry
         self._base = base
         self._modalities = modalities
         # `--set fusion.*` and similar settings apply to the student only, not to a teacher's own components.
-        self._backbones = tuple(component(registry, "backbone", b, Request()) for b in request.teacher.backbone)
+        backbones: list[BackboneSpec] = []
+        outside: list[Outside] = []
+        self.files: dict[str, AnswerFile] = {}
+        """Digest -> answers of a teacher from outside."""
+        for choice in request.teacher.backbone:
+            check_modalities(choice, modalities, "teacher.backbone")
+            each = {"": choice} if isinstance(choice, Choice) else choice
+            for m, file in ((m, c) for m, c in each.items() if c.name == FILE):
+                outside.append(self._open(file, (m,) if m else modalities, classes))
+            rest = {m: c for m, c in each.items() if c.name != FILE}
+            if rest:
+                trained = rest.get("") or rest
+                mine = tuple(m for m in modalities if m in rest) or modalities
+                backbones += backbone_specs(registry, [trained], Request(), mine, "teacher.backbone")
+        self._backbones, self._outside = tuple(backbones), tuple(outside)
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
+        if outside:
+            self._check_outside()
+
+    def _open(self, choice: Choice, reads: tuple[str, ...], classes: tuple[str, ...]) -> Outside:
+        """A teacher from outside. Raises `UsageError` unless its file is as it must be."""
+        if set(choice.params) != {"path"}:
+            raise UsageError(f"teacher: expected {FILE}:PATH, but got the parameters {sorted(choice.params)}.")
+        found = read_answers(Path(str(choice.params["path"])), classes)
+        self.files[found.digest] = found
+        return Outside(name=found.name, digest=found.digest, reads=reads, views=found.views, embedding=found.width)
+
+    def _check_outside(self) -> None:
+        """Raises `UsageError` for a network that would read a modality that has a file of answers instead."""
+        by_modality = [b for b in self._backbones if not isinstance(b, ComponentSpec)]
+        partial = any(set(b) != set(self._modalities) for b in by_modality)
+        joint = [f.name for f in self._fusions if not self._alone(f)]
+        if partial and joint:
+            raise UsageError(
+                f"teacher.fusion={joint[0]} reads all modalities, so that a file of answers cannot replace the "
+                f"backbone of one. Give it for all: --teacher {FILE}:PATH"
+            )
+
+    def check_used(self) -> None:
+        """Raises `UsageError` for settings of trained teachers where there are none."""
+        given, default = self._request.teacher, TeacherRequest()
+        fields = [n for n in TeacherRequest.model_fields if n != "backbone"]
+        idle = [n for n in fields if getattr(given, n) != getattr(default, n)]
+        if idle and self._outside and not self._backbones:
+            raise UsageError(
+                f"teacher.{idle[0]} has no effect: every teacher is a file of answers, and none is trained. "
+                "Leave it out."
+            )
+
+    def _alone(self, fusion: ComponentSpec) -> bool:
+        """Whether a teacher of this fusion reads one modality."""
+        return self._registry.declared("fusion", fusion.name).fusion_traits.arity[1] == 1
 
     def assign(
         self,
@@ -180,8 +293,9 @@ class TeacherPool:
         distillers: tuple[ComponentSpec, ...],
         seed: int,
         fold: int | None,
-    ) -> tuple[ComponentSpec, tuple[Trial, ...]]:
-        """The routing, and the teachers that some route of the student (of this seed and fold) uses.
+    ) -> tuple[ComponentSpec, tuple[Trial, ...], tuple[Outside, ...]]:
+        """The routing, and the teachers that some route of the student (of this seed and fold) uses: those that
+        are trained, and those from outside.
 
         Raises:
             IncompatibleError: they do not work together.
@@ -192,7 +306,8 @@ class TeacherPool:
         declared = registry.declared("routing", routing.name)
         emits = registry.declared("fusion", fusion.name).fusion_traits.emits
         offers = self._offers(declared.chain, seed)
-        routes, reads = route_names(emits, modalities), [frozenset(o.reads) for o in offers]
+        routes = route_names(emits, modalities)
+        reads = [frozenset(o.reads) for o in (*offers, *self._outside)]
         fallback = str(routing.params.get("fallback", ""))
         assigned = assign_teachers(routes, reads, declared.pairing, fallback)
         check_routing(
@@ -212,7 +327,11 @@ class TeacherPool:
                 "modality, such as independent, or one teacher for all: --set teacher.fusion=early"
             )
         used = sorted({i for one in assigned for i in one.teachers})
-        return routing, tuple(self._trial(offers[i], routing, distillers, fold) for i in used)
+        outside = tuple(self._outside[i - len(offers)] for i in used if i >= len(offers))
+        for teacher in outside:
+            check_outside(registry, distillers, teacher)
+        trained = [offers[i] for i in used if i < len(offers)]
+        return routing, tuple(self._trial(o, routing, distillers, fold) for o in trained), outside
 
     @property
     def vary(self) -> Literal["fixed", "student"]:
@@ -220,6 +339,11 @@ class TeacherPool:
         return STUDENT if self._request.teacher.seeds == STUDENT else "fixed"
 
     def _offers(self, chain: bool, seed: int) -> list[Offer]:
+        if chain and self._outside:
+            raise IncompatibleError(
+                "A chain is of teachers that are trained, each by the next, but a file of answers was given. Use "
+                "it with another --routing."
+            )
         sizes = [self._backbones] if chain else [(b,) for b in self._backbones]
         if chain and len(self._backbones) < 2:
             raise IncompatibleError(
@@ -229,9 +353,10 @@ class TeacherPool:
         requested = self._request.teacher.seeds
         offers, seeds = [], (seed,) if requested == STUDENT else requested
         for fusion in self._fusions:
-            high = self._registry.declared("fusion", fusion.name).fusion_traits.arity[1]
-            groups = [(m,) for m in self._modalities] if high == 1 else [self._modalities]
-            offers += [Offer(fusion, g, s, one) for g in groups for s in sizes for one in seeds]
+            groups = [(m,) for m in self._modalities] if self._alone(fusion) else [self._modalities]
+            offers += [
+                Offer(fusion, g, s, one) for g in groups for s in sizes if _all_built(s, g) for one in seeds
+            ]
         return offers
 
     def _trial(
@@ -246,7 +371,8 @@ class TeacherPool:
             budget = budget.model_copy(update={"epochs": request.teacher.epochs})
         protocol = self._base.model_copy(update={"modalities": offer.reads, "budget": budget})
         trial: Trial | None = None
-        for backbone in reversed(offer.backbones):
+        for backbone in (backbone_for(b, offer.reads) for b in reversed(offer.backbones)):
+            check_backbones(self._registry, offer.fusion, backbone)
             settled = self._settings.distillers(distillers, len(offer.reads))
             taught: dict[str, Any] = {}
             if trial:

@@ -51,10 +51,13 @@ def prepare(
     )
     bench.add_dataset(plan.description.fingerprint, plan.dataset)
     missing = [p.trial for p in plan.trials if not bench.store.has(p.trial.id)]
+    for sha256, path in plan.answers.items():
+        bench.store.keep_answers(path, sha256)
     with contained():
         _rehearse(missing, plan, request, registry)
         if missing:
             bench.split(missing[0])
+        _check_answers(missing, bench)
     return bench
 
 
@@ -76,6 +79,16 @@ def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Regi
         if trial.method.distillers and trial.method_id() not in rehearsed:
             rehearsed.add(trial.method_id())
             rehearse(trial, channels, classes, registry)
+
+
+def _check_answers(missing: list[Trial], bench: Workbench) -> None:
+    """Raise `DataError` for a teacher from outside that does not answer for every training cell."""
+    checked: set[str] = set()
+    for trial in missing:
+        what = digest([trial.method.outside, trial.protocol.split, trial.fold])
+        if trial.method.outside and what not in checked:
+            checked.add(what)
+            bench.answers(trial)
 
 
 class InlineExecutor:

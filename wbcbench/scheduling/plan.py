@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from wbcbench.contracts import Dataset, Description
@@ -24,11 +25,19 @@ from wbcbench.scheduling.compatibility import (
     needs_of,
     together,
 )
-from wbcbench.scheduling.components import TeacherPool, component, distillers_of, with_carried
+from wbcbench.scheduling.components import (
+    TeacherPool,
+    backbone_for,
+    backbone_specs,
+    component,
+    distillers_of,
+    with_carried,
+)
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import Choice, Exclude, Request
+from wbcbench.spec.request import BackboneChoice, Choice, Exclude, Request, each_of
+from wbcbench.spec.trial import BackboneSpec, Outside
 
 
 class Excluder:
@@ -46,18 +55,18 @@ class Excluder:
         self._seen: dict[str, set[str]] = {"fusion": set(), "backbone": set(), "kd": set(), "seeds": set()}
 
     def drops(
-        self, fusion: ComponentSpec, backbone: ComponentSpec, kd: tuple[ComponentSpec, ...], seed: int
+        self, fusion: ComponentSpec, backbone: BackboneSpec, kd: tuple[ComponentSpec, ...], seed: int
     ) -> bool:
         """Whether a rule leaves this cell out."""
         self._seen["fusion"].add(fusion.name)
-        self._seen["backbone"].add(backbone.name)
+        self._seen["backbone"] |= {b.name for b in _each(backbone)}
         self._seen["kd"].add("+".join(d.name for d in kd))
         self._seen["seeds"].add(str(seed))
         applying = {
             i
             for i, rule in enumerate(self._rules)
             if (not rule.fusion or any(self._is("fusion", c, fusion) for c in rule.fusion))
-            and (not rule.backbone or any(self._is("backbone", c, backbone) for c in rule.backbone))
+            and (not rule.backbone or any(self._is_backbone(c, backbone) for c in rule.backbone))
             and (not rule.kd or any(self._same(c, kd) for c in rule.kd))
             and (not rule.seeds or seed in rule.seeds)
         }
@@ -89,6 +98,11 @@ class Excluder:
             k in component.params and component.params[k] == v for k, v in wanted.items()
         )
 
+    def _is_backbone(self, choice: BackboneChoice, backbone: BackboneSpec) -> bool:
+        if isinstance(choice, Choice) or isinstance(backbone, ComponentSpec):
+            return all(self._is("backbone", c, b) for c in each_of(choice) for b in _each(backbone))
+        return all(m in backbone and self._is("backbone", c, backbone[m]) for m, c in choice.items())
+
     def _same(self, choices: tuple[Choice, ...], kd: tuple[ComponentSpec, ...]) -> bool:
         left = list(kd)
         for choice in choices:
@@ -97,6 +111,10 @@ class Excluder:
                 return False
             left.remove(found)
         return not left
+
+
+def _each(backbone: BackboneSpec) -> tuple[ComponentSpec, ...]:
+    return (backbone,) if isinstance(backbone, ComponentSpec) else tuple(backbone.values())
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,8 @@ class Plan:
     """Notes for readers of the results."""
     chosen: tuple[Chosen, ...] = ()
     """Settings that the request left open."""
+    answers: dict[str, Path] = field(default_factory=dict)
+    """SHA-256 -> a file of answers that teach some of the trials."""
 
 
 def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = True) -> Plan:
@@ -171,7 +191,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         selection=request.selection,
     )
     fusions = [component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
-    backbones = [component(registry, "backbone", c, request, request.backbone) for c in request.backbone]
+    backbones = backbone_specs(registry, request.backbone, request, modalities, "backbone")
     given = [component(registry, "policy", c, request, request.policy) for c in request.policy]
     policies = in_order(registry, given)
     if list(policies) != given:
@@ -182,7 +202,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     for kind, choices in (
         ("dataset", [request.dataset]),
         ("fusion", request.fusion),
-        ("backbone", request.backbone),
+        ("backbone", [c for b in request.backbone for c in each_of(b)]),
         ("policy", request.policy),
         ("distiller", everything),
         ("routing", [request.routing]),
@@ -192,13 +212,14 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             if name in found.aliases:
                 notes.append(f"'{name}' means the {kind} '{found.name}'.")
     settings = Settings(request, registry)
-    teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings)
+    teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings, description.classes)
+    notes += [file.sentence() for file in teacher_pool.files.values()]
 
     students: dict[str, Trial] = {}
     skipped: dict[str, str] = {}
     excluder = Excluder(request.exclude, registry)
-    for fusion, backbone, kd, seed, fold in product(fusions, backbones, recipes, request.seeds, folds):
-        if excluder.drops(fusion, backbone, kd, seed):
+    for fusion, chosen_backbone, kd, seed, fold in product(fusions, backbones, recipes, request.seeds, folds):
+        if excluder.drops(fusion, chosen_backbone, kd, seed):
             continue
         distillers = tuple(d for d in kd if d.name != "none")
         for d in kd:
@@ -206,12 +227,15 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 settings.component("distiller", d, adds_loss=False)
         try:
             for protocol in _protocols(registry, fusion, base):
+                backbone = backbone_for(chosen_backbone, protocol.modalities)
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
                 check_policies(registry, fusion, policies, distillers, protocol)
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
+                outside: tuple[Outside, ...] = ()
                 if any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
-                    routing, teachers = teacher_pool.assign(fusion, protocol.modalities, distillers, seed, fold)
+                    assigned = teacher_pool.assign(fusion, protocol.modalities, distillers, seed, fold)
+                    routing, teachers, outside = assigned
                 count = len(protocol.modalities)
                 for read, by in ((protocol.modalities, fusion), *((t.reads, t.method.fusion) for t in teachers)):
                     check_complete(registry, by, read, description)
@@ -223,6 +247,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     distillers=settings.distillers(distillers, count),
                     routing=routing,
                     teachers=teachers,
+                    outside=outside,
                     teacher_seeds=teacher_pool.vary if teachers else "fixed",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
@@ -235,6 +260,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     excluder.check()
     if refuse_unused:
         settings.check()
+        teacher_pool.check_used()
     if not students and skipped:
         raise IncompatibleError("Expected trials to run, but no combination is compatible. " + " ".join(notes))
     if not students:
@@ -245,7 +271,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
     # A requested trial that is also a teacher keeps its position among the teachers.
-    return Plan(list(ordered.values()), dataset, description, notes, chosen)
+    answers = {digest: file.path for digest, file in teacher_pool.files.items()}
+    return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from wbcbench.data.splits import training_cells
 from wbcbench.errors import UsageError
 from wbcbench.files import DOCUMENTS
-from wbcbench.records.schema import backbone_name
 from wbcbench.records.store import Store
 from wbcbench.scheduling.plan import Plan
 from wbcbench.spec import Trial, digest
@@ -94,7 +93,7 @@ def estimate(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 "fusion": trial.method.fusion.name,
                 "kd": trial.method.kd,
                 "policies": [p.name for p in trial.method.policies],
-                "backbone": backbone_name(trial.method.backbone),
+                "backbone": trial.method.backbone_name,
                 "seed": trial.seed,
                 "fold": trial.fold,
                 "needs": list(planned.needs),

@@ -15,7 +15,8 @@ from wbcbench.errors import UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import adds_loss
 from wbcbench.spec import Augmentation, ComponentSpec, Recipe, SplitSpec
-from wbcbench.spec.request import Request
+from wbcbench.spec.request import Request, each_of
+from wbcbench.spec.trial import BackboneSpec, equal_as_one
 
 _FIELD = {"distiller": "kd"}
 
@@ -50,11 +51,13 @@ class Settings:
                 self._used.add(key)
         return spec.model_copy(update={"params": {**spec.params, **{name: default[name] for name in idle}}})
 
-    def backbone(self, backbone: ComponentSpec, fusion: ComponentSpec) -> ComponentSpec:
+    def backbone(self, backbone: BackboneSpec, fusion: ComponentSpec) -> BackboneSpec:
         """The backbone as `component` returns it, or the default one for a fusion that builds none."""
         if self._registry.declared("fusion", fusion.name).fusion_traits.builds_backbone:
-            return self.component("backbone", backbone)
-        (default,) = Request().backbone
+            if isinstance(backbone, ComponentSpec):
+                return self.component("backbone", backbone)
+            return equal_as_one({m: self.component("backbone", b) for m, b in backbone.items()})
+        (default,) = each_of(Request().backbone[0])
         params = self._registry.declared("backbone", default.name).params
         return ComponentSpec(name=default.name, params=identity(params(**default.params)))
 

@@ -19,7 +19,16 @@ from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import adds_loss
 from wbcbench.scheduling.components import with_carried
-from wbcbench.searches.space import METHOD, Dimension, Range, Space, interval, labels, parse_range
+from wbcbench.searches.space import (
+    METHOD,
+    Dimension,
+    Range,
+    Space,
+    interval,
+    labels,
+    one_backbone_each,
+    parse_range,
+)
 from wbcbench.spec.load import COMPONENT_SECTIONS
 from wbcbench.spec.request import Choice, Request
 from wbcbench.spec.trial import ComponentSpec, Recipe
@@ -129,7 +138,7 @@ def written_out(request: Request, registry: Registry) -> Request:
     return request.model_copy(
         update={
             "fusion": tuple(mine("fusion", "fusion", c) for c in request.fusion),
-            "backbone": tuple(mine("backbone", "backbone", c) for c in request.backbone),
+            "backbone": tuple(mine("backbone", "backbone", c) for c in one_backbone_each(request)),
             "kd": tuple(tuple(mine("distiller", "kd", c) for c in kd) for kd in request.kd),
             "policy": tuple(mine("policy", "policy", c) for c in request.policy),
             "routing": mine("routing", "routing", request.routing),

@@ -26,7 +26,7 @@ from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySp
 from wbcbench.searches.optuna_study import Study
 from wbcbench.searches.settings import Objective, SearchSettings, check_strategy
 from wbcbench.searches.source import SearchSource, sealed, several_folds
-from wbcbench.searches.space import Space, label
+from wbcbench.searches.space import Space, label, one_backbone_each
 from wbcbench.spec.request import Request
 
 TRAINING_SEED = 1000
@@ -164,7 +164,7 @@ def _base(space: Space, planner: Any) -> tuple[Plan, list[str]]:
         ordered[student.id] = PlannedTrial(student, "student")
         ids.append(student.id)
     assert plan is not None
-    return Plan(list(ordered.values()), plan.dataset, plan.description, plan.notes), ids
+    return Plan(list(ordered.values()), plan.dataset, plan.description, plan.notes, answers=plan.answers), ids
 
 
 def _title(request: Request) -> str:
@@ -172,8 +172,9 @@ def _title(request: Request) -> str:
     parts = [",".join(map(label, request.fusion)), f"kd {','.join(kd)}"]
     if request.policy:
         parts.append("+".join(map(label, request.policy)))
-    if any(b.name != "cellnet" for b in request.backbone) or len(request.backbone) > 1:
-        parts.append(",".join(map(label, request.backbone)))
+    backbones = one_backbone_each(request)
+    if any(b.name != "cellnet" for b in backbones) or len(backbones) > 1:
+        parts.append(",".join(map(label, backbones)))
     return ", ".join(parts)
 
 

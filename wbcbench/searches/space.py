@@ -185,6 +185,17 @@ def label(choice: Choice) -> str:
     return ":".join([choice.name, *(f"{k}={v}" for k, v in sorted(choice.params.items()))])
 
 
+def one_backbone_each(request: Request) -> tuple[Choice, ...]:
+    """The backbones of a search, whose dimensions are those of one component. Raises `UsageError`."""
+    found = tuple(b for b in request.backbone if isinstance(b, Choice))
+    if len(found) < len(request.backbone):
+        raise UsageError(
+            "Expected one backbone for all modalities in a search, but got one per modality. Search with one, and "
+            "give what was found to `run` with a backbone per modality."
+        )
+    return found
+
+
 def labels(request: Request, key: str) -> dict[str, Any]:
     """Label -> alternative, for one list of the request; for `kd`, an alternative is a combination."""
     if key == "kd":

@@ -40,6 +40,10 @@ def load_yaml(text: str) -> Any:
     return value
 
 
+FILE = "file"
+"""`--teacher file:answers.npz`: a teacher from outside. Everything after the colon is the path."""
+
+
 class Choice(Frozen):
     """A component by name, with those parameters that the user gave."""
 
@@ -48,9 +52,11 @@ class Choice(Frozen):
 
     @classmethod
     def parse(cls, value: Any) -> Choice:
-        """From `name`, `name:key=value:key=value` or a mapping with `name` and parameters."""
+        """From `name`, `name:key=value:key=value`, `file:PATH` or a mapping with `name` and parameters."""
         if isinstance(value, Choice):
             return value
+        if isinstance(value, str) and value.startswith(f"{FILE}:"):
+            return cls(name=FILE, params={"path": value.removeprefix(f"{FILE}:")})
         if isinstance(value, str):
             name, *pairs = [part.strip() for part in value.split(":")]
             params: dict[str, Any] = {}
@@ -101,6 +107,32 @@ def _choices(value: Any) -> tuple[Choice, ...]:
     return tuple(Choice.parse(v) for v in split_list(value))
 
 
+def _backbones(value: Any) -> tuple[BackboneChoice, ...]:
+    """`a,b` is two alternatives; `m=a,n=b`, or a mapping of modalities, is one with a backbone per modality.
+
+    A modality that is named again begins the next alternative.
+    """
+    found: list[BackboneChoice] = []
+    last: dict[str, Choice] = {}
+    for item in split_list(value):
+        modality, named, choice = item.partition("=") if isinstance(item, str) else ("", "", item)
+        if named and ":" not in modality:
+            if modality.strip() in last or not found or found[-1] is not last:
+                last = {}
+                found.append(last)
+            last[modality.strip()] = Choice.parse(choice)
+        elif isinstance(item, dict) and not isinstance(item.get("name"), str):
+            found.append({str(m): Choice.parse(c) for m, c in item.items()})
+        else:
+            found.append(Choice.parse(item))
+    return tuple(found)
+
+
+def each_of(backbone: BackboneChoice) -> tuple[Choice, ...]:
+    """The components of an alternative: one, or one per modality."""
+    return (backbone,) if isinstance(backbone, Choice) else tuple(backbone.values())
+
+
 def _combinations(value: Any) -> tuple[tuple[Choice, ...], ...]:
     """`a,b+c` is two alternatives: a alone, b and c together.
 
@@ -134,6 +166,9 @@ def _seeds(value: Any) -> Any:
 
 
 OneChoice = Annotated[Choice, BeforeValidator(Choice.parse)]
+BackboneChoice = Choice | dict[str, Choice]
+"""One backbone for all modalities, or modality -> backbone."""
+BackboneChoices = Annotated[tuple[BackboneChoice, ...], BeforeValidator(_backbones), Field(min_length=1)]
 Choices = Annotated[tuple[Choice, ...], BeforeValidator(_choices), Field(min_length=1)]
 Combinations = Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations), Field(min_length=1)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
@@ -166,7 +201,7 @@ TeacherSeeds = Annotated[
 class TeacherRequest(Frozen):
     """The teachers: high-complexity networks, one or more per modality, shared by all students of a seed."""
 
-    backbone: Choices = (Choice(name="cellnet", params={"width": 32}),)
+    backbone: BackboneChoices = (Choice(name="cellnet", params={"width": 32}),)
     """Several sizes per modality: all of them teach, or, with `routing: assistant`, the first teaches the student
     and each is taught by the next."""
     fusion: Choices = (Choice(name="single"),)
@@ -189,7 +224,7 @@ class Exclude(Frozen):
     """Which cells of the cross product are left out: all that match everything named here."""
 
     fusion: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
-    backbone: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()
+    backbone: Annotated[tuple[BackboneChoice, ...], BeforeValidator(_backbones)] = ()
     kd: Annotated[tuple[tuple[Choice, ...], ...], BeforeValidator(_combinations)] = ()
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
 
@@ -203,7 +238,7 @@ class Exclude(Frozen):
         """The names by key, as a user would write them."""
         found = {
             "fusion": [c.name for c in self.fusion],
-            "backbone": [c.name for c in self.backbone],
+            "backbone": [c.name for b in self.backbone for c in each_of(b)],
             "kd": ["+".join(c.name for c in kd) for kd in self.kd],
             "seeds": [str(s) for s in self.seeds],
         }
@@ -238,7 +273,7 @@ class Request(Frozen):
     augmentation: Annotated[Augmentation, BeforeValidator(_left_open)] = Augmentation()
     selection: Annotated[Selection, BeforeValidator(_left_open)] = Selection()
     fusion: Choices = (Choice(name="independent"),)
-    backbone: Choices = (Choice(name="cellnet"),)
+    backbone: BackboneChoices = (Choice(name="cellnet"),)
     kd: Combinations = ((Choice(name="none"),),)
     routing: OneChoice = Choice(name="matched")
     policy: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()

@@ -138,6 +138,21 @@ class ComponentSpec(Frozen):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def model(self) -> str:
+        """What users call it: the `model` parameter of a family, else the component's name."""
+        return str(self.params.get("model") or self.name)
+
+
+BackboneSpec = ComponentSpec | dict[str, ComponentSpec]
+"""One backbone for all modalities, or modality -> backbone where they are unequal."""
+
+
+def equal_as_one(backbones: dict[str, ComponentSpec]) -> BackboneSpec:
+    """A backbone per modality as a trial names it: equal ones are one, so that one method has one identity."""
+    first, *others = backbones.values()
+    return first if all(b == first for b in others) else backbones
+
 
 DEFAULT_FOLDS = {"kfold": 5, "repeated": 10}
 FOLDED = (*DEFAULT_FOLDS, "leave_one_group_out", "official_folds")
@@ -300,17 +315,36 @@ class Protocol(Frozen):
     metrics_version: int = METRICS_VERSION
 
 
+OUTSIDE_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,39}"
+"""Of a teacher from outside, for tables."""
+
+
+class Outside(Frozen):
+    """A teacher from outside: its answers by cell, in a file that is identified by its content."""
+
+    name: str = Field(pattern=f"^{OUTSIDE_NAME}$")
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the file."""
+    reads: tuple[str, ...]
+    """The modalities for which it teaches, which need not be what it has seen."""
+    views: int = Field(1, ge=1)
+    embedding: int = Field(0, ge=0)
+    """Width of its embeddings; 0: it has none."""
+
+
 class Method(Frozen):
     """What is compared."""
 
     fusion: ComponentSpec
-    backbone: ComponentSpec
+    backbone: BackboneSpec
     recipe: Recipe = Recipe()
     policies: tuple[ComponentSpec, ...] = ()
     distillers: tuple[ComponentSpec, ...] = ()
     routing: ComponentSpec | None = None
     teachers: tuple[Trial, ...] = ()
     """Each teacher is a complete trial, so it is found by its identity, and chains need no extra code."""
+    outside: tuple[Outside, ...] = ()
+    """Teachers from outside. To the routing they come after `teachers`."""
     teacher_seeds: Literal["fixed", "student"] = "fixed"
     """`student`: every seed of the method has teachers of its own, trained with the student's seed."""
 
@@ -320,7 +354,26 @@ class Method(Frozen):
         document: dict[str, Any] = handler(self)
         if self.teacher_seeds == "fixed":
             document.pop("teacher_seeds", None)
+        if not self.outside:
+            document.pop("outside", None)
         return document
+
+    @property
+    def taught_for(self) -> list[frozenset[str]]:
+        """Of each teacher, as the routing counts them, the modalities for which it teaches."""
+        return [frozenset(t.reads) for t in (*self.teachers, *self.outside)]
+
+    @property
+    def backbones(self) -> dict[str, ComponentSpec]:
+        """Modality -> its backbone; "" -> the one of all modalities."""
+        return {"": self.backbone} if isinstance(self.backbone, ComponentSpec) else self.backbone
+
+    @property
+    def backbone_name(self) -> str:
+        """`resnet18`, or `dapi=cellnet:width=8,nucleus=resnet18`: parameters only where names alone are equal."""
+        if isinstance(self.backbone, ComponentSpec):
+            return self.backbone.model
+        return ",".join(f"{m}={_told_apart(b, self.backbone.values())}" for m, b in sorted(self.backbone.items()))
 
     @property
     def kd(self) -> str:
@@ -385,6 +438,12 @@ class Trial(Frozen):
         """Identity of everything except seed and fold: rows of a leaderboard are grouped by it."""
         method = without_draws(self.method.model_dump(mode="json"))
         return digest({"protocol": self.protocol, "method": method})
+
+
+def _told_apart(spec: ComponentSpec, among: Iterable[ComponentSpec]) -> str:
+    twins = [s for s in among if s.model == spec.model]
+    differ = [k for k, v in spec.params.items() if any(t.params.get(k) != v for t in twins)]
+    return ":".join([spec.model, *(f"{k}={spec.params[k]}" for k in differ)])
 
 
 def method_name(label: str, kd: str, policies: Iterable[str] = ()) -> str:

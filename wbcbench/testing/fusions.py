@@ -24,7 +24,7 @@ from wbcbench.testing.fusion_answers import (
     equal_logits,
 )
 from wbcbench.testing.promise import BrokenPromise, check_registered, no_reads, promise
-from wbcbench.testing.toys import toy_batch, toy_draw
+from wbcbench.testing.toys import toy_batch, toy_draw, toy_factory
 from wbcbench.training.supervision import task_loss, total, with_labels
 
 _SIDE = 16
@@ -198,6 +198,29 @@ class FusionContract(FusionAnswers):
                 "After two steps, saved and loaded into a new instance, the next training loss differs.",
                 advice,
             )
+
+    def test_takes_a_backbone_per_modality(self) -> None:
+        """If it declares `own_backbones`, each modality may have a backbone of another width."""
+        if not self.cls.traits.own_backbones:
+            return
+        task = self.task()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                fusion = self.cls(task, toy_factory(task, unequal=True), self.cls.Params(**self.params))
+            probabilities = fusion.predict(fusion.eval()(toy_batch(task).images))
+        except Exception as error:
+            raise BrokenPromise(
+                f"With backbones of unequal widths: {type(error).__name__}: {error}",
+                "Build each by `backbone(channels, modality=name)` and read its own `dim`, or take "
+                "`own_backbones` out of `traits`.",
+                "__init__",
+            ) from error
+        promise(
+            bool(probabilities.isfinite().all()),
+            "With backbones of unequal widths it predicts NaN or infinity.",
+            "Look for layers that are left uninitialised.",
+            "forward",
+        )
 
     def test_its_cost_can_be_counted(self) -> None:
         """The multiply-accumulates of its deployed network can be counted."""

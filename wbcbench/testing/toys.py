@@ -29,6 +29,7 @@ from wbcbench.contracts import (
     Task,
 )
 from wbcbench.data.views import EpochDraws
+from wbcbench.errors import IncompatibleError
 from wbcbench.training.supervision import task_loss, total, with_labels
 
 CLASSES = ("a", "b", "c")
@@ -87,11 +88,14 @@ class ToyBackbone(Backbone):
         return Features(second.mean((2, 3)), (first, second) if maps else ())
 
 
-def toy_factory(task: Task) -> BackboneFactory:
-    """A factory of toy backbones for the task's image side."""
+def toy_factory(task: Task, unequal: bool = False) -> BackboneFactory:
+    """A factory of toy backbones for the task's image side; `unequal`: of another width for each modality."""
 
-    def build(in_chans: int, *, width: float = 1.0) -> Backbone:
-        return ToyBackbone(in_chans, task.image_size, Parameters(), width)
+    def build(in_chans: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
+        if unequal and modality not in task.modalities:
+            raise IncompatibleError(f"A backbone was built with modality={modality!r}.")
+        factor = 1 + task.modalities.index(modality) / 2 if unequal and modality else 1.0
+        return ToyBackbone(in_chans, task.image_size, Parameters(), width * factor)
 
     return build
 

@@ -193,7 +193,7 @@ def rebuild(inner: Fusion, distiller: Distiller, weights: Mapping[str, Tensor], 
     return ReplacedHeads(inner, projectors, heads)
 
 
-def _no_backbone(in_chans: int, *, width: float = 1.0) -> Backbone:
+def _no_backbone(in_chans: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
     raise RuntimeError("A fusion with replaced heads builds no backbone of its own.")
 
 
@@ -217,14 +217,27 @@ def task_of(trial: Trial, cells: ResidentCells) -> Task:
     return Task(cells.channels(trial.reads), cells.classes, cells.image_size)
 
 
+def _backbone(registry: Registry, spec: ComponentSpec) -> tuple[Any, Any]:
+    """The class of a backbone, and its parameters."""
+    cls = component_class(registry, "backbone", spec)
+    return cls, cls.Params(**spec.params)
+
+
 def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
     """A newly initialised fusion; the same trial seed gives the same weights."""
-    backbone_cls = component_class(registry, "backbone", trial.method.backbone)
-    backbone_params = backbone_cls.Params(**trial.method.backbone.params)
+    backbones = {m: _backbone(registry, spec) for m, spec in trial.method.backbones.items()}
     fusion_cls = component_class(registry, "fusion", trial.method.fusion)
 
-    def backbone(in_chans: int, *, width: float = 1.0) -> Backbone:
-        net: Backbone = backbone_cls(in_chans, task.image_size, backbone_params, width)
+    def backbone(in_chans: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
+        built = backbones.get("") or backbones.get(modality or "")
+        if built is None:
+            raise IncompatibleError(
+                f"Fusion '{fusion_cls.name}' declares `own_backbones`, but builds one for "
+                f"{modality or 'no modality'} where the modalities are {', '.join(backbones)}. Build each with "
+                "backbone(channels, modality=name)."
+            )
+        cls, params = built
+        net: Backbone = cls(in_chans, task.image_size, params, width)
         return net
 
     # Some fusions run a backward pass to find which modules they use, so gradients must be enabled.

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs, PerCell, Policy, Task
+from wbcbench.contracts import Batch, Draw, Fusion, Output, Outputs, PerCell, Policy, Task
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.cost import macs_or_why
@@ -37,8 +37,7 @@ def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], 
     try:
         fusion = build_fusion(trial, _task(trial, channels, classes), registry)
     except UsageError as error:
-        model = trial.method.backbone.params.get("model", trial.method.backbone.name)
-        raise IncompatibleError(f"{trial.label} with backbone {model}: {error}") from error
+        raise IncompatibleError(f"{trial.label} with backbone {trial.method.backbone_name}: {error}") from error
     except Exception:
         log.debug("%s could not be built", trial.label, exc_info=True)
         return
@@ -67,7 +66,7 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
         IncompatibleError: names the distillers, the student's and the teachers' backbones, and what is missing; or
             a policy that mixes images for which teachers have answered.
     """
-    if trial.method.teachers and trial.method.policies:
+    if trial.method.taught_for and trial.method.policies:
         _refuse_blended_images(trial, _task(trial, channels, classes), registry)
     if not reads_measured(trial, registry):
         return
@@ -79,16 +78,20 @@ def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], r
 
     fusion, student = probe(trial)
     answers = [teacher_output(*probe(t), None) for t in trial.method.teachers]
+    answers += [
+        Output(torch.zeros(2, len(classes)), torch.zeros(2, t.embedding) if t.embedding else None)
+        for t in trial.method.outside
+    ]
     kd = wire(trial, tuple(student), registry)
     ids, labels = torch.arange(2), torch.zeros(2, dtype=torch.int64)
     try:
         kd.setup(fusion, shapes_of(student, answers, len(classes), ids, labels))
         with_replaced_heads(fusion, kd, answers)
     except IncompatibleError as error:
-        mine, theirs = trial.method.backbone, [t.method.backbone for t in trial.method.teachers]
-        who = ", ".join(str(b.params.get("model", b.name)) for b in theirs)
+        theirs = [t.method.backbone_name for t in trial.method.teachers]
+        who = ", ".join(theirs + [t.name for t in trial.method.outside])
         raise IncompatibleError(
-            f"{trial.label} with '{trial.method.kd}' (student {mine.params.get('model', mine.name)}"
+            f"{trial.label} with '{trial.method.kd}' (student {trial.method.backbone_name}"
             + (f", teachers {who}" if who else "")
             + f"): {error}"
         ) from error

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from wbcbench import __version__
 from wbcbench.contracts import Fusion
+from wbcbench.data.answers import names_of
 from wbcbench.data.splits import Split
 from wbcbench.data.views import ResidentCells
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.cost import latency, macs_or_why, parameters
-from wbcbench.evaluation.metrics import ceiling_notes, evaluate
+from wbcbench.evaluation.metrics import ceiling_notes, evaluate, score
 from wbcbench.evaluation.predict import Predictions, eval_batch
 from wbcbench.evaluation.robustness import examine
 from wbcbench.evaluation.shift import FITTED, HELD_OUT, Evidence, Reference, measure, pixel_digests
@@ -29,7 +30,17 @@ from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
 from wbcbench.records.environment import capture
 from wbcbench.records.evaluations import examination_path, read_examination, write_examination
-from wbcbench.records.schema import ComparisonKey, Cost, Counted, InputStatistics, Outcome, Pull, Used
+from wbcbench.records.schema import (
+    ComparisonKey,
+    Cost,
+    Counted,
+    InputStatistics,
+    Outcome,
+    OutsideTeacher,
+    Pull,
+    Side,
+    Used,
+)
 from wbcbench.records.store import Record, Store
 from wbcbench.registry import Registry
 from wbcbench.registry.provenance import components_of
@@ -38,7 +49,7 @@ from wbcbench.training.distillation import Distillation
 from wbcbench.training.state import TrainState
 from wbcbench.training.strength import COLUMN
 from wbcbench.training.wiring import load_fusion
-from wbcbench.training.workbench import Workbench
+from wbcbench.training.workbench import Answers, Workbench
 
 if TYPE_CHECKING:
     from wbcbench.training.loop import Job
@@ -163,6 +174,7 @@ def write_record(
         accounts=[Counted.of(account) for account in cells.accounting()],
         group_names=list(cells.group_names),
         pulls=pulls_of(job.distillation, state.history),
+        outside=[outside_teacher(a, bench, trial, split) for a in bench.answers(trial)],
         selected_epoch=state.best_epoch,
         started=started.isoformat(timespec="seconds"),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -238,6 +250,30 @@ def pulls_of(kd: Distillation | None, history: Sequence[Mapping[str, Any]]) -> d
         )
         for name, weight in kd.weights().items()
     }  # fmt: skip
+
+
+def outside_teacher(answers: Answers, bench: Workbench, trial: Trial, split: Split) -> OutsideTeacher:
+    """A teacher from outside on each side of the trial's split; not on the test split of a sealed trial."""
+    cells, file = bench.cells(trial), answers.file
+    sides: dict[Side, NDArray[np.int64]] = {"train": split.train, "val": split.val}
+    if not trial.sealed:
+        sides["test"] = split.test
+    rows = {side: answers.rows[ids] for side, ids in sides.items()}
+    names = names_of(file, cells.ids, len(cells))
+    seen = file.trained_on
+    return OutsideTeacher(
+        name=file.name,
+        digest=file.digest,
+        answered={side: int((r >= 0).sum()) for side, r in rows.items()},
+        trained_on=None
+        if seen is None
+        else {side: sum(names[i] in seen for i in ids) for side, ids in sides.items()},
+        metrics={
+            side: score(file.probabilities(r), cells.labels[sides[side]], cells.classes).summary
+            for side, r in rows.items()
+            if (r >= 0).all()
+        },
+    )
 
 
 def used_components(trial: Trial, registry: Registry) -> list[Used]:

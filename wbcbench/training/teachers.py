@@ -11,7 +11,7 @@ import io
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from wbcbench.data.views import EpochViews, Views
 from wbcbench.errors import DataError
 from wbcbench.evaluation.predict import eval_batch
 from wbcbench.files import TEMPORARY, atomic_write_bytes
+from wbcbench.training.workbench import Answers
 
 log = logging.getLogger("wbcbench")
 
@@ -53,6 +54,45 @@ class Teacher:
         """[B] rows, one per cell: the teacher's output for this epoch's views of these cells."""
         images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
         return teacher_output(self.fusion, self.fusion(images, present, maps), present)
+
+
+class FileTeacher:
+    """A teacher from outside, in the place of a `Teacher` and of its `Replay`. It reads no image.
+
+    With several views, a cell has the next one in every epoch, so that each is used equally often.
+    """
+
+    reads: tuple[str, ...] = ()
+    seconds = 0.0
+
+    def __init__(self, answers: Answers, train: Tensor) -> None:
+        """`train`: [n] cell ids, ascending, on the device."""
+        self.answers = answers
+        self.train = train
+        device = train.device
+        self._rows = torch.from_numpy(answers.rows).to(device)
+        self._logits = torch.from_numpy(answers.file.logits).to(device)
+        embeddings = answers.file.embeddings
+        self._embeddings = None if embeddings is None else torch.from_numpy(embeddings).to(device)
+
+    def epoch(self, epoch: int) -> Output:
+        """Its answers for every training cell [n, ...]."""
+        return self._of(self.train, epoch)
+
+    def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
+        """Its answers for training cells [B], whatever their images show."""
+        return self._of(cells, views.epoch)
+
+    def _of(self, cells: Tensor, epoch: int) -> Output:
+        rows, turn = self._rows[cells], epoch + cells
+        embedding = None
+        if self._embeddings is not None:
+            embedding = self._embeddings[rows, turn % self._embeddings.shape[1]]
+        return Output(
+            logits=self._logits[rows, turn % self._logits.shape[1]],
+            embedding=embedding,
+            reads=frozenset(self.answers.teacher.reads),
+        )
 
 
 def teacher_output(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
@@ -170,7 +210,12 @@ class TeacherBank:
     """All teachers of a trial, queried once per step."""
 
     def __init__(
-        self, teachers: list[Teacher], replays: list[Replay] | None, views: Views, train: Tensor, maps: bool
+        self,
+        teachers: Sequence[Teacher | FileTeacher],
+        replays: Sequence[Replay | FileTeacher] | None,
+        views: Views,
+        train: Tensor,
+        maps: bool,
     ) -> None:
         self.teachers = teachers
         self.replays = replays
@@ -200,7 +245,7 @@ class TeacherBank:
 
     def answers(self, cells: Tensor) -> list[Output]:
         """Each teacher's output for the batch's cells [B], on the views of the current epoch."""
-        present = [self.views.cells.present(cells, t.reads) for t in self.teachers]
+        present = [self.views.cells.present(cells, t.reads) if t.reads else None for t in self.teachers]
         if self.replays is not None:
             rows = self._row[cells]
             found = [a.select(rows).float() for a in self._answers]

@@ -29,7 +29,7 @@ from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import Job
 from wbcbench.training.strength import is_balanced
 from wbcbench.training.supervision import pair_shapes
-from wbcbench.training.teachers import Replay, Teacher, TeacherBank
+from wbcbench.training.teachers import FileTeacher, Replay, Teacher, TeacherBank
 from wbcbench.training.workbench import Workbench
 
 MEASURED = {"embedding", "maps"}
@@ -39,9 +39,8 @@ MEASURED = {"embedding", "maps"}
 def wire(trial: Trial, routes: tuple[str, ...], registry: Registry) -> Distillation:
     """The trial's distillers, one per student route and source, not yet set up."""
     assigned: tuple[RouteTeachers, ...] = ()
-    if trial.method.teachers:
+    if reads := trial.method.taught_for:
         routing = build_routing(trial, registry)
-        reads = [frozenset(t.reads) for t in trial.method.teachers]
         assigned = assign_teachers(routes, reads, routing.pairing, str(getattr(routing.params, "fallback", "")))
     return Distillation(
         partial(build_distillers, trial, registry),
@@ -99,10 +98,11 @@ def add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash
     trial, registry = job.trial, bench.registry
     needs = [d.needs for d in build_distillers(trial, registry)]
     job.maps = any("maps" in n.student for n in needs)
-    if records:
+    if trial.method.taught_for:
         job.bank = _teacher_bank(job, records, bench, split_hash, {tap for n in needs for tap in n.teacher})
     job.distillation = wire(trial, job.fusion.routes, registry)
-    trainable = any(n.trainable for n in needs) or (bool(records) and build_routing(trial, registry).trainable)
+    routed = job.bank is not None and build_routing(trial, registry).trainable
+    trainable = routed or any(n.trainable for n in needs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(trial.seed, "init", "distillers"))
         _setup(job, trainable or reads_measured(trial, registry))
@@ -121,7 +121,7 @@ def _setup(job: Job, probe: bool) -> None:
     classes = len(job.cells.classes)
     blank = Output(torch.zeros(2, classes))
     student = dict.fromkeys(job.fusion.routes, blank)
-    teachers = [] if job.bank is None else job.bank.teachers
+    teachers = () if job.bank is None else job.bank.teachers
     answers = [blank for _ in teachers]
     if probe:
         job.fusion.to(job.device).eval()
@@ -142,6 +142,7 @@ def _teacher_bank(
     stages: list[int] | None = [0] * len(teachers) if bench.replay else None
     if maps and bench.replay:
         stages = _stages_that_fit(job, teachers, bench)
+    outside = [FileTeacher(answers, job.train) for answers in bench.answers(job.trial)]
     replays = None
     if stages is not None:
         replays = [
@@ -155,7 +156,13 @@ def _teacher_bank(
             )
             for t, count in zip(teachers, stages, strict=True)
         ]
-    return TeacherBank(teachers, replays, job.views, job.train, maps)
+    return TeacherBank(
+        [*teachers, *outside],
+        None if replays is None else [*replays, *outside],
+        job.views,
+        job.train,
+        maps,
+    )
 
 
 def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:

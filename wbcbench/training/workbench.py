@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wbcbench.contracts import Cells, Dataset
+from wbcbench.data.answers import AnswerFile, read_answers, rows_of
 from wbcbench.data.splits import Split, make_split
 from wbcbench.data.views import ResidentCells
 from wbcbench.errors import DataError, UsageError
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.spec import SplitSpec, Trial
+from wbcbench.spec.trial import Outside
 from wbcbench.training.allocator import keep_freed_memory_if_ours
 
 log = logging.getLogger("wbcbench")
@@ -43,6 +47,16 @@ def pick_device(name: str) -> torch.device:
         if device.index >= torch.cuda.device_count():
             raise UsageError(f"Device '{name}' was requested, but there are {torch.cuda.device_count()} GPUs.")
     return device
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A teacher from outside, its file, and where the data set's cells are in it."""
+
+    teacher: Outside
+    file: AnswerFile
+    rows: NDArray[np.int64]
+    """[all cells] row of the file, or -1."""
 
 
 class Workbench:
@@ -106,6 +120,27 @@ class Workbench:
                 log.warning("%s, and split.allow_leaks is set: %s", protocol.dataset.name, sentence)
             self._splits[key] = split
         return self._splits[key]
+
+    def answers(self, trial: Trial) -> list[Answers]:
+        """What the trial's teachers from outside answered, from the store.
+
+        Raises:
+            DataError: a file is missing or damaged, or lacks training cells.
+        """
+        cells, train = self.cells(trial), self.split(trial).train
+        found = []
+        for teacher in trial.method.outside:
+            path = self.store.answers_path(teacher.digest)
+            if not path.is_file():
+                raise DataError(
+                    f"{trial.title} was taught by answers from outside, '{teacher.name}' (SHA-256 "
+                    f"{teacher.digest[:12]}), which are not in the store. Give the file: --teacher file:PATH"
+                )
+            file = read_answers(path, cells.classes)
+            if file.digest != teacher.digest:
+                raise DataError(f"{path} is damaged (its SHA-256 differs). Remove it and give the file again.")
+            found.append(Answers(teacher, file, rows_of(file, cells.ids, len(cells), train)))
+        return found
 
     def resident(self, trial: Trial) -> ResidentCells:
         """The images that the trial and its teachers read, on the device; the last set used is kept."""

@@ -166,8 +166,8 @@ def _place(row: Row, tuned: bool) -> _Place | None:
     except RecordError:
         return None
     document = without_draws(method.model_dump(mode="json"))
-    taught = bool(method.teachers)
-    reads = "+".join("+".join(t.protocol.modalities) for t in method.teachers)
+    taught = bool(method.taught_for)
+    reads = "+".join("+".join(t.reads) for t in (*method.teachers, *method.outside))
     teachers = _part(f"teachers={reads}", [document["routing"]], document) if taught else None
     fusion = method_name(row.method, NONE, row.policies)
     if tuned:
@@ -185,7 +185,7 @@ def _part(name: str, components: Sequence[Any], taught: dict[str, Any] | None = 
     """`taught`: the method whose teachers belong to the part."""
     if taught is None:
         return _Part(name, tuple(parameters(components)), digest(components))
-    teachers = [taught["teachers"], taught.get("teacher_seeds")]
+    teachers = [taught["teachers"], taught.get("teacher_seeds"), *taught.get("outside", ())]
     return _Part(name, (*parameters(components), *teaching(taught)), digest([components, teachers]))
 
 

@@ -91,7 +91,7 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     words = {"backbone": "backbone {}", "device": "latency and throughput on {}",
              "levelled": "validation at the end of training: {}"}  # fmt: skip
     facts = [words[name].format(text) for name, text in same.items()]
-    if board.rows and not any(r.foreign for r in board.rows):
+    if board.rows and not any(r.foreign or r.outside for r in board.rows):
         facts.append("no component from outside wbcbench")
     if facts:
         lines.append(f"All rows: {', '.join(facts)}.")

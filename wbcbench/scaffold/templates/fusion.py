@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Fusion, Output, Parameters, Task, param
+from wbcbench.contracts import BackboneFactory, Fusion, FusionTraits, Output, Parameters, Task, param
 
 
 class MyMethod(Fusion):
@@ -18,6 +18,7 @@ class MyMethod(Fusion):
     """
 
     name = "my_method"
+    traits = FusionTraits(own_backbones=True)
 
     class Params(Parameters):
         # Set by `--fusion my_method:temperature=2`.
@@ -29,7 +30,8 @@ class MyMethod(Fusion):
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
         # The user chooses the backbone; `backbone(channels)` builds a new one, with `.dim` features.
-        trunks = {m: backbone(channels) for m, channels in task.channels.items()}
+        # Named with its modality, it may be another one for each: `--backbone dapi=resnet18,nucleus=cellnet`.
+        trunks = {m: backbone(channels, modality=m) for m, channels in task.channels.items()}
         width = max(trunk.dim for trunk in trunks.values())
         # Modules go into nn.ModuleDict or nn.ModuleList and tensors into nn.Parameter: a plain dict or list
         # hides them from the optimiser and from checkpoints.
