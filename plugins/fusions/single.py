@@ -15,7 +15,7 @@ class Single(Fusion):
 
     name = "single"
     source = "baseline: one modality alone; every teacher is one"
-    traits = FusionTraits(emits=("modality",), arity=(1, 1), offers=(), solves=("redundant",))
+    traits = FusionTraits(emits=("modality",), arity=(1, 1), offers=(), solves=("redundant",), vectors=True)
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)

@@ -51,12 +51,14 @@ class Columns:
 
     label: str
     modalities: Mapping[str, str]
-    """Modality -> column."""
+    """Modality of images -> column."""
     group: str | None = None
     split: str | None = None
     id: str | None = None
     fold: tuple[str, ...] = ()
     """The column of folds, or a column of sides per fold, see `read_folds`."""
+    vectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modality of numbers -> columns."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Manifest:
     """[N] line numbers as an editor counts them."""
     labels: list[str]
     paths: dict[str, list[str]]
-    """Modality -> [N]."""
+    """Modality of images -> [N]."""
     groups: list[str] | None
     split: NDArray[np.str_] | None
     ids: list[str]
@@ -78,6 +80,8 @@ class Manifest:
     """`classes`, `splits` and `groups` -> every name at the source, of cells that are kept or not."""
     folds: Folds | None = None
     """See `Cells.folds`."""
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Modality of numbers -> [N, F], NaN where one is missing."""
 
     def accounts(self) -> tuple[Account, ...]:
         """The account, and those of classes, splits and groups."""
@@ -163,7 +167,8 @@ class ManifestFile:
             if values and not any(value.strip().lower().endswith(SUFFIXES) for value in values):
                 raise DataError(
                     f"Expected paths of images in column {name!r} of {self.path}, but it holds {values[0]!r}. "
-                    "Name the image columns with dataset.modalities.<name>=<column>."
+                    "Name the image columns with dataset.modalities.<name>=<column>, and columns of numbers that "
+                    "are a modality together with dataset.modalities.<name>=[<column>,<column>]."
                 )
         if not columns:
             raise DataError(
@@ -187,15 +192,18 @@ class ManifestFile:
         Raises:
             DataError: an unknown column, or no row left.
         """
-        check_names(columns.modalities)
+        check_names([*columns.modalities, *columns.vectors])
         label = self.column(columns.label, "label")
         group = None if columns.group is None else self.column(columns.group, "group")
         split = None if columns.split is None else self.column(columns.split, "split")
         name = None if columns.id is None else self.column(columns.id, "id")
         fold = [self.column(c, "fold") for c in columns.fold]
         images = {m: self.column(c, f"modalities.{m} images") for m, c in columns.modalities.items()}
+        numbers = {
+            m: [self.column(c, f"modalities.{m} numbers") for c in names] for m, names in columns.vectors.items()
+        }
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
-        places = (label, group, name, list(images.values()))
+        places = (label, group, name, [*images.values(), *(at for each in numbers.values() for at in each)])
         if split is None and not refused and not fold:  # a large table without a usable row ends here
             self._usable(self._complete(self.rows[:HOPELESS], Problems(), []), *places, Problems(), [])
         gone: list[tuple[str, str]] = []
@@ -238,13 +246,14 @@ class ManifestFile:
             gone += [(NOWHERE, f"line {rows[i][0]}") for i in np.flatnonzero(~used)]
             rows = [row for row, kept_row in zip(rows, used, strict=True) if kept_row]
         rows = self._usable(rows, *places, problems, gone)
+        vectors = {m: self._numbers(rows, each, problems) for m, each in numbers.items()}
         folds = self._folds(columns.fold, fold, rows) if fold and rows else None
         if split is not None:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
         if not rows and not problems:
             raise DataError(f"Expected cells in {self.path}, but every row was left out. Keep some.")
         paths = {m: [as_path(row[at]) for _, row in rows] for m, at in images.items()}
-        fallback = [next((p for p in each if p), "") for each in zip(*paths.values(), strict=True)]
+        fallback = [next((p[i] for p in paths.values() if p[i]), "") for i in range(len(rows))]
         labels = [row[label] for _, row in rows]
         groups = None if group is None else [row[group] for _, row in rows]
         notes += spelling_notes(labels, groups, str(self.path))
@@ -255,12 +264,34 @@ class ManifestFile:
             paths=paths,
             groups=groups,
             split=sides_,
-            ids=fallback if name is None else [row[name] for _, row in rows],
+            ids=[path or f"line {n}" for path, (n, _) in zip(fallback, rows, strict=True)]
+            if name is None
+            else [row[name] for _, row in rows],
             notes=notes,
             account=Account.of("rows", len(self.rows), len(rows), gone),
             found=found,
             folds=None if folds is None else folds.sides,
+            vectors=vectors,
         )
+
+    def _numbers(
+        self, rows: list[tuple[int, list[str]]], places: Sequence[int], problems: Problems
+    ) -> NDArray[np.float32]:
+        """[N, F] of the columns at these places, NaN where a value is missing; other text is a problem."""
+        found = np.full((len(rows), len(places)), np.nan, dtype=np.float32)
+        for i, (line, row) in enumerate(rows):
+            for j, at in enumerate(places):
+                if is_missing(row[at]):
+                    continue
+                try:
+                    value = float(row[at])
+                except ValueError:
+                    value = float("inf")
+                if abs(value) <= np.finfo(np.float32).max:
+                    found[i, j] = value
+                else:
+                    problems.add(line, f"has {row[at]!r} in column {self.header[at]!r}, which is not a number")
+        return found
 
     def _folds(self, names: Sequence[str], places: Sequence[int], rows: list[tuple[int, list[str]]]) -> ReadFolds:
         columns = {name: [row[at] for _, row in rows] for name, at in zip(names, places, strict=True)}

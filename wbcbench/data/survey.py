@@ -32,10 +32,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Modality:
-    """Facts about one modality's images; sides in pixels, 0 if there is no image."""
+    """Facts about one modality's images; sides in pixels, 0 if there is no image, or for a vector of numbers."""
 
     channels: int
+    """Or the numbers of a vector."""
     bits: int
+    """8 or 16; 32 for a vector."""
     smallest: int
     largest: int
     oblong: int
@@ -229,8 +231,8 @@ def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[byte
     modalities, digests = {}, {}
     for m, (name, array) in enumerate(cells.images.items()):
         there = np.ones(len(cells), bool) if cells.present is None else cells.present[:, m]
-        side = int(array.shape[2])
-        bits = 16 if array.dtype == np.uint16 else 8
+        side = 0 if name in cells.features else int(array.shape[2])
+        bits = array.dtype.itemsize * 8
         modalities[name] = Modality(int(array.shape[1]), bits, side, side, 0, int((~there).sum()))
         digests[name] = [_digest(array[i]) if there[i] else None for i in range(len(cells))]
     return modalities, digests
@@ -296,6 +298,7 @@ def select_rows(listing: Manifest, rows: NDArray[np.intp]) -> Manifest:
         split=None if listing.split is None else listing.split[rows],
         folds=None if listing.folds is None else {k: side[rows] for k, side in listing.folds.items()},
         ids=[listing.ids[i] for i in rows],
+        vectors={m: numbers[rows] for m, numbers in listing.vectors.items()},
     )
 
 

@@ -15,7 +15,14 @@ from wbcbench.data.answers import AnswerFile, read_answers
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.compatibility import adds_loss, check_backbones, check_outside, needs_of, unbalanced
+from wbcbench.scheduling.compatibility import (
+    adds_loss,
+    check_backbones,
+    check_kinds,
+    check_outside,
+    needs_of,
+    unbalanced,
+)
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
@@ -89,6 +96,48 @@ def backbone_specs(
         check_modalities(choice, modalities, option)
         found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
     return found
+
+
+VECTOR_BACKBONE = Choice(name="mlp")
+"""For modalities that are numbers, where the user's backbone reads images."""
+
+
+def with_vectors(
+    registry: Registry,
+    backbones: Sequence[BackboneSpec],
+    modalities: tuple[str, ...],
+    vectors: frozenset[str],
+    request: Request,
+    option: str,
+) -> tuple[list[BackboneSpec], str]:
+    """The backbones, where one for images is replaced by `VECTOR_BACKBONE` for modalities that are numbers; and a
+    note that says so, or an empty one.
+
+    Args:
+        modalities: that are read.
+        option: for the note.
+        vectors: the data set's modalities that are numbers.
+    """
+    numbers = [m for m in modalities if m in vectors]
+    if not numbers:
+        return list(backbones), ""
+    siblings = [VECTOR_BACKBONE, *(c for b in request.backbone for c in each_of(b))]
+    for_numbers = component(registry, "backbone", VECTOR_BACKBONE, request, siblings)
+    found: list[BackboneSpec] = []
+    note = ""
+    for backbone in backbones:
+        if isinstance(backbone, ComponentSpec) and registry.declared("backbone", backbone.name).reads == "images":
+            found.append({m: for_numbers if m in vectors else backbone for m in modalities})
+            example = ",".join(
+                f"{m}={VECTOR_BACKBONE.name if m in vectors else backbone.model}" for m in modalities
+            )
+            note = (
+                f"{' and '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} numbers, which {backbone.model} does "
+                f"not read: {VECTOR_BACKBONE.name} is used there. Choose another with {option} {example}"
+            )
+        else:
+            found.append(backbone)
+    return found, note
 
 
 def check_modalities(choice: BackboneChoice, modalities: tuple[str, ...], option: str) -> None:
@@ -225,9 +274,11 @@ class TeacherPool:
         modalities: tuple[str, ...],
         settings: Settings,
         classes: tuple[str, ...],
+        vectors: frozenset[str],
     ) -> None:
-        """`classes`: of the data set. Raises `UsageError` for what cannot teach."""
+        """`classes` and `vectors`: of the data set. Raises `UsageError` for what cannot teach."""
         self._request = request
+        self._vectors = vectors
         self._settings = settings
         self._registry = registry
         self._base = base
@@ -237,6 +288,7 @@ class TeacherPool:
         outside: list[Outside] = []
         self.files: dict[str, AnswerFile] = {}
         """Digest -> answers of a teacher from outside."""
+        self.notes: list[str] = []
         for choice in request.teacher.backbone:
             check_modalities(choice, modalities, "teacher.backbone")
             each = {"": choice} if isinstance(choice, Choice) else choice
@@ -246,7 +298,10 @@ class TeacherPool:
             if rest:
                 trained = rest.get("") or rest
                 mine = tuple(m for m in modalities if m in rest) or modalities
-                backbones += backbone_specs(registry, [trained], Request(), mine, "teacher.backbone")
+                specs = backbone_specs(registry, [trained], Request(), mine, "teacher.backbone")
+                specs, note = with_vectors(registry, specs, mine, vectors, Request(), "--teacher")
+                backbones += specs
+                self.notes += [note] if note else []
         self._backbones, self._outside = tuple(backbones), tuple(outside)
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
         if outside:
@@ -372,6 +427,7 @@ class TeacherPool:
         protocol = self._base.model_copy(update={"modalities": offer.reads, "budget": budget})
         trial: Trial | None = None
         for backbone in (backbone_for(b, offer.reads) for b in reversed(offer.backbones)):
+            check_kinds(self._registry, offer.fusion, backbone, offer.reads, self._vectors)
             check_backbones(self._registry, offer.fusion, backbone)
             settled = self._settings.distillers(distillers, len(offer.reads))
             taught: dict[str, Any] = {}

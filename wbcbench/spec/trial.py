@@ -237,7 +237,8 @@ class Budget(Frozen):
 class Augmentation(Frozen):
     """Random views of a training cell; each a function of (seed, epoch, cell, modality).
 
-    Geometry (flip to cutout) is shared by a cell's modalities; intensity and noise are not.
+    Geometry (flip to cutout) is shared by a cell's modalities; intensity and noise are not. Of all fields, only
+    `vector_noise` changes modalities that are numbers.
     """
 
     flip: bool = Field(True, description="flip left-right with probability 1/2")
@@ -251,6 +252,9 @@ class Augmentation(Frozen):
     )
     noise: PerModality = Field(0.03, description="Gaussian, sd up to this, in sd of the modality; or per modality")
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
+    vector_noise: PerModality = Field(
+        0.0, description="sd of Gaussian noise on the numbers of vectors, in sd of each number; or per modality"
+    )
     interpolate: bool = Field(
         False,
         description="off: only right-angle rotations and whole-pixel shifts, so that pixels stay as measured; "
@@ -266,7 +270,15 @@ class Augmentation(Frozen):
             )
         return self
 
-    def of(self, what: Literal["intensity", "noise"], modality: str) -> float:
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `vector_noise: 0`, so that identities are as they were before there were vectors."""
+        document: dict[str, Any] = handler(self)
+        if not self.vector_noise:
+            document.pop("vector_noise", None)
+        return document
+
+    def of(self, what: Literal["intensity", "noise", "vector_noise"], modality: str) -> float:
         """The strength for one modality; a modality that a mapping leaves out gets none."""
         value: float | dict[str, float] = getattr(self, what)
         return value.get(modality, 0.0) if isinstance(value, dict) else value
@@ -305,7 +317,8 @@ class Protocol(Frozen):
 
     dataset: ComponentSpec
     modalities: tuple[str, ...]
-    image_size: int = Field(ge=8, le=1024)
+    image_size: int = Field(ge=0, le=1024)
+    """Side of the images; 0: the data set has none."""
     fingerprint: str
     """Of the data set's content, from its description when the trial was planned."""
     split: SplitSpec = SplitSpec()
