@@ -281,16 +281,11 @@ class ManifestFile:
         found = np.full((len(rows), len(places)), np.nan, dtype=np.float32)
         for i, (line, row) in enumerate(rows):
             for j, at in enumerate(places):
-                if is_missing(row[at]):
-                    continue
-                try:
-                    value = float(row[at])
-                except ValueError:
-                    value = float("inf")
-                if abs(value) <= np.finfo(np.float32).max:
-                    found[i, j] = value
-                else:
+                value = as_number(row[at])
+                if value is None:
                     problems.add(line, f"has {row[at]!r} in column {self.header[at]!r}, which is not a number")
+                else:
+                    found[i, j] = value
         return found
 
     def _folds(self, names: Sequence[str], places: Sequence[int], rows: list[tuple[int, list[str]]]) -> ReadFolds:
@@ -344,6 +339,17 @@ class ManifestFile:
 def as_path(value: str) -> str:
     """A path as sources expect it: forward slashes (manifests may come from Windows), no `./`."""
     return "" if is_missing(value) else str(PurePosixPath(value.replace("\\", "/")))
+
+
+def as_number(value: str) -> float | None:
+    """A field of a table as a number that float32 can hold; NaN for a missing one, None for other text."""
+    if is_missing(value):
+        return float("nan")
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if abs(number) <= float(np.finfo(np.float32).max) else None
 
 
 NONE = "-"

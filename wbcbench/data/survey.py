@@ -21,6 +21,7 @@ from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole
 from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
 from wbcbench.data.image_files import remark_notes
 from wbcbench.data.splits import Copies, Folds, same_rows
+from wbcbench.errors import DataError
 from wbcbench.files import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -367,20 +368,24 @@ def contact_sheet(cells: Cells, path: Path, per_class: int = 8) -> None:
 
     Raises:
         ValueError: `per_class` is less than 1.
+        DataError: there are no images.
         WbcbenchError: the file cannot be written. No partial file is left.
     """
     if per_class < 1:
         raise ValueError(f"Expected at least one cell per class, but got per_class={per_class}.")
     from PIL import Image, ImageDraw
 
+    pictures = {m: array for m, array in cells.images.items() if m not in cells.features}
+    if not pictures:
+        raise DataError("Expected images for a contact sheet, but every modality is numbers.")
     picked = [np.flatnonzero(cells.labels == c)[:per_class] for c in range(len(cells.classes))]
     columns = max(len(rows) for rows in picked)
-    lines = [(c, m) for c in range(len(cells.classes)) for m in cells.images]
+    lines = [(c, m) for c in range(len(cells.classes)) for m in pictures]
     margin = _margin([f"{cells.classes[c]} / {m}" for c, m in lines])
     size = (margin + columns * (TILE + GAP) + GAP, len(lines) * (TILE + GAP) + GAP)
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    ranges = {m: _grey_range(a, np.concatenate(picked)) for m, a in cells.images.items()}
+    ranges = {m: _grey_range(a, np.concatenate(picked)) for m, a in pictures.items()}
     names = list(cells.images)
     for line, (c, m) in enumerate(lines):
         top = GAP + line * (TILE + GAP)

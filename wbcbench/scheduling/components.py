@@ -132,8 +132,8 @@ def with_vectors(
                 f"{m}={VECTOR_BACKBONE.name if m in vectors else backbone.model}" for m in modalities
             )
             note = (
-                f"{' and '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} numbers, which {backbone.model} does "
-                f"not read: {VECTOR_BACKBONE.name} is used there. Choose another with {option} {example}"
+                f"{' and '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} numbers, which {backbone.model} "
+                f"does not read: {VECTOR_BACKBONE.name} is used there. Choose another with {option} {example}"
             )
         else:
             found.append(backbone)
