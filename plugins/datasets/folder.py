@@ -120,11 +120,8 @@ class _Files(ListedImages[Folder.Params]):
         found = file.select(self._columns(file), self.params.leave_out, problems)
         if self.params.indicators:
             found.vectors.update({m: indicated(x) for m, x in found.vectors.items()})
+            found.features.update({m: indicated_names(names) for m, names in found.features.items()})
         return found
-
-    def _features(self) -> dict[str, tuple[str, ...]]:
-        lists = {m: c for m, c in self.params.modalities.items() if isinstance(c, list)}
-        return {m: indicated_names(c) if self.params.indicators else tuple(c) for m, c in lists.items()}
 
     def _columns(self, file: ManifestFile) -> Columns:
         p = self.params

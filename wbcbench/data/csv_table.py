@@ -82,6 +82,8 @@ class Manifest:
     """See `Cells.folds`."""
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """Modality of numbers -> [N, F], NaN where one is missing."""
+    features: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modality of numbers -> their names, [F]."""
 
     def accounts(self) -> tuple[Account, ...]:
         """The account, and those of classes, splits and groups."""
@@ -246,7 +248,13 @@ class ManifestFile:
             gone += [(NOWHERE, f"line {rows[i][0]}") for i in np.flatnonzero(~used)]
             rows = [row for row, kept_row in zip(rows, used, strict=True) if kept_row]
         rows = self._usable(rows, *places, problems, gone)
-        vectors = {m: self._numbers(rows, each, problems) for m, each in numbers.items()}
+        rows = self._without_text(rows, [at for each in numbers.values() for at in each], problems, gone)
+        vectors = {
+            m: np.array([[as_number(row[at]) for at in each] for _, row in rows], np.float32).reshape(
+                -1, len(each)
+            )
+            for m, each in numbers.items()
+        }
         folds = self._folds(columns.fold, fold, rows) if fold and rows else None
         if split is not None:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
@@ -272,21 +280,27 @@ class ManifestFile:
             found=found,
             folds=None if folds is None else folds.sides,
             vectors=vectors,
+            features={m: tuple(names) for m, names in columns.vectors.items()},
         )
 
-    def _numbers(
-        self, rows: list[tuple[int, list[str]]], places: Sequence[int], problems: Problems
-    ) -> NDArray[np.float32]:
-        """[N, F] of the columns at these places, NaN where a value is missing; other text is a problem."""
-        found = np.full((len(rows), len(places)), np.nan, dtype=np.float32)
-        for i, (line, row) in enumerate(rows):
-            for j, at in enumerate(places):
-                value = as_number(row[at])
-                if value is None:
-                    problems.add(line, f"has {row[at]!r} in column {self.header[at]!r}, which is not a number")
-                else:
-                    found[i, j] = value
-        return found
+    def _without_text(
+        self,
+        rows: list[tuple[int, list[str]]],
+        places: Sequence[int],
+        problems: Problems,
+        gone: list[tuple[str, str]],
+    ) -> list[tuple[int, list[str]]]:
+        """The rows that have a number, or nothing, in each of these columns."""
+        kept = []
+        for line, row in rows:
+            wrong = [at for at in places if as_number(row[at]) is None]
+            for at in wrong:
+                problems.add(line, f"has {row[at]!r} in column {self.header[at]!r}, which is not a number")
+            if wrong:
+                gone.append(("with text in a column of numbers", f"line {line}"))
+            else:
+                kept.append((line, row))
+        return kept
 
     def _folds(self, names: Sequence[str], places: Sequence[int], rows: list[tuple[int, list[str]]]) -> ReadFolds:
         columns = {name: [row[at] for _, row in rows] for name, at in zip(names, places, strict=True)}
@@ -371,8 +385,9 @@ class ColumnChoices:
     """The column of folds, or the beginning of the names of a column per fold."""
     fold_lists: Path | None = None
     """Folder of lists of cells per fold and side, see `Lists`."""
-    modalities: dict[str, str] = field(default_factory=dict)
-    """Modality -> column, array, or channel numbers such as `0,1`."""
+    modalities: dict[str, str | list[str]] = field(default_factory=dict)
+    """Modality -> column, array, or channel numbers such as `0,1`; several columns of numbers, as a list or
+    `cd3,cd4`, are one modality."""
     root: Path | None = None
     """Base folder of a CSV's relative paths; None: the folder of the CSV."""
     levels: str | None = None
@@ -431,7 +446,8 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
         DataError: no label or no images are found, or two columns match the same role.
     """
     where = str(file.path)
-    taken = set(asked.modalities.values())
+    given, vectors = _kinds(file, asked.modalities)
+    taken = {*given.values(), *(column for columns in vectors.values() for column in columns)}
     free = [name for name in file.header if name not in taken]
     values = {name: file.values(name) for name in free}
     fold = recognise_folds(asked, values, where)
@@ -447,7 +463,7 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
     for column in taken:
         file.column(column, "modality")
     if asked.modalities:
-        modalities = dict(asked.modalities)
+        modalities = given
     else:
         columns = [n for n in free if n not in roles.values() and n not in asked.leave_out and image_like(file, n)]
         if not columns:
@@ -457,13 +473,29 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
             )
         modalities = dict(zip(distinct_names(columns, where), columns, strict=True))
     meaning = {column: f"images of modality {m}" for m, column in modalities.items()}
+    meaning |= {column: f"a number of modality {m}" for m, columns in vectors.items() for column in columns}
     meaning |= {column: what for what, column in roles.items() if column is not None}
     meaning |= dict.fromkeys(fold, "fold" if len(fold) == 1 else "sides of a fold")
     meaning |= dict.fromkeys(asked.leave_out, "leaves cells out")
     label = roles.pop("label")
     assert label is not None
-    columns_ = Columns(label=label, modalities=modalities, fold=fold, **roles)
+    columns_ = Columns(label=label, modalities=modalities, fold=fold, vectors=vectors, **roles)
     return columns_, [(name, meaning.get(name, UNUSED)) for name in file.header]
+
+
+def _kinds(
+    file: ManifestFile, asked: Mapping[str, str | list[str]]
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The user's modalities: those of images, with their column, and those of numbers, with theirs."""
+    images: dict[str, str] = {}
+    vectors: dict[str, tuple[str, ...]] = {}
+    for m, named in asked.items():
+        several = named if isinstance(named, list) else [part.strip() for part in named.split(",")]
+        if isinstance(named, list) or (len(several) > 1 and named not in file.header):
+            vectors[m] = tuple(several)
+        else:
+            images[m] = named
+    return images, vectors
 
 
 def image_like(file: ManifestFile, name: str) -> bool:

@@ -259,10 +259,6 @@ class ListedImages(ABC, Generic[P]):
         """See `Cells.resolved`."""
         return {}
 
-    def _features(self) -> Mapping[str, tuple[str, ...]]:
-        """See `Cells.features`."""
-        return {}
-
     def _window(self, index: ImageIndex) -> int:
         """Side of the window that images are placed in, unscaled; 0: they are cut to their middle square."""
         return 0
@@ -295,7 +291,7 @@ class ListedImages(ABC, Generic[P]):
         window = self._window(index)
         content = content_digest(content, window) if window else content
         if manifest.vectors:
-            numbers = [x for m, array in manifest.vectors.items() for x in (m, self._features()[m], array)]
+            numbers = [x for m, array in manifest.vectors.items() for x in (m, manifest.features[m], array)]
             content = content_digest(content, "vectors", *numbers)
         if manifest.folds is None:
             return content
@@ -317,7 +313,7 @@ class ListedImages(ABC, Generic[P]):
             group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
             incomplete=tuple(m for m, there in _there(manifest).items() if not there.all()),
-            features=self._features(),
+            features=manifest.features,
             accounts=manifest.accounts(),
             notes=(*manifest.notes, *remark_notes(index.remarks)),
         )
@@ -357,7 +353,7 @@ class ListedImages(ABC, Generic[P]):
             resolved=self._resolved(index),
             accounts=manifest.accounts(),
             group_names=names,
-            features=self._features(),
+            features=manifest.features,
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:

@@ -199,9 +199,13 @@ def survey_listing(
             for row, path in enumerate(paths):
                 if path:
                     both[str(depth[place[path]])].add(row)
+    for name, numbers in kept.vectors.items():
+        absent = np.isnan(numbers).all(1)
+        modalities[name] = Modality(numbers.shape[1], 32, 0, 0, 0, int(absent.sum()))
+        digests[name] = [None if lacks else _digest(row) for row, lacks in zip(numbers, absent, strict=True)]
     unreadable = [(n, str(why[i])) for n, i in place.items() if why[i]]
     rows_of = {bits: sorted(rows) for bits, rows in both.items() if rows}
-    return Images(kept, modalities, digests, unreadable, np.concatenate(sizes), rows_of)
+    return Images(kept, modalities, digests, unreadable, np.concatenate([np.zeros(0, np.int64), *sizes]), rows_of)
 
 
 def leave_rows_out(listing: Manifest, gone: Sequence[tuple[int, str]]) -> Manifest:

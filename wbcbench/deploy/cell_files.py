@@ -212,6 +212,11 @@ def _vector_columns(
     """
     known = kind.features[: kind.channels // 2] if indicators else kind.features
     columns = list(said) if isinstance(said, list) else list(known)
+    if len(columns) != len(known):
+        raise DataError(
+            f"Expected {len(known)} numbers for {modality}, as in training ({', '.join(known)}), but the data set "
+            f"names {len(columns)}: {', '.join(columns)}."
+        )
     missing = [column for column in columns if column not in file.header]
     if len(missing) == len(columns):
         return []

@@ -71,73 +71,51 @@ def component(
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
 
 
+VECTOR_BACKBONE = Choice(name="mlp")
+"""For modalities that are numbers, where the user's backbone reads images."""
+
+
 def backbone_specs(
     registry: Registry,
     choices: Sequence[BackboneChoice],
     request: Request,
     modalities: tuple[str, ...],
+    vectors: frozenset[str],
     option: str,
-) -> list[BackboneSpec]:
-    """The backbones of a list of alternatives, in the order of the modalities.
+) -> tuple[list[BackboneSpec], list[str]]:
+    """The backbones of a list of alternatives, in the order of the modalities; and notes.
+
+    One for images is replaced by `VECTOR_BACKBONE` for modalities that are numbers.
 
     Args:
         modalities: of the data set, that are read.
+        vectors: the data set's modalities that are numbers.
         option: for messages.
 
     Raises:
         UsageError: one is for a modality that is not read, or a modality that is read has none.
     """
-    siblings = [c for b in choices for c in each_of(b)]
-    found: list[BackboneSpec] = []
-    for choice in choices:
-        if isinstance(choice, Choice):
-            found.append(component(registry, "backbone", choice, request, siblings))
-            continue
-        check_modalities(choice, modalities, option)
-        found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
-    return found
-
-
-VECTOR_BACKBONE = Choice(name="mlp")
-"""For modalities that are numbers, where the user's backbone reads images."""
-
-
-def with_vectors(
-    registry: Registry,
-    backbones: Sequence[BackboneSpec],
-    modalities: tuple[str, ...],
-    vectors: frozenset[str],
-    request: Request,
-    option: str,
-) -> tuple[list[BackboneSpec], str]:
-    """The backbones, where one for images is replaced by `VECTOR_BACKBONE` for modalities that are numbers; and a
-    note that says so, or an empty one.
-
-    Args:
-        modalities: that are read.
-        option: for the note.
-        vectors: the data set's modalities that are numbers.
-    """
     numbers = [m for m in modalities if m in vectors]
-    if not numbers:
-        return list(backbones), ""
-    siblings = [VECTOR_BACKBONE, *(c for b in request.backbone for c in each_of(b))]
-    for_numbers = component(registry, "backbone", VECTOR_BACKBONE, request, siblings)
+    siblings = [*(c for b in choices for c in each_of(b)), *([VECTOR_BACKBONE] if numbers else [])]
     found: list[BackboneSpec] = []
-    note = ""
-    for backbone in backbones:
-        if isinstance(backbone, ComponentSpec) and registry.declared("backbone", backbone.name).reads == "images":
-            found.append({m: for_numbers if m in vectors else backbone for m in modalities})
-            example = ",".join(
-                f"{m}={VECTOR_BACKBONE.name if m in vectors else backbone.model}" for m in modalities
-            )
-            note = (
-                f"{' and '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} numbers, which {backbone.model} "
-                f"does not read: {VECTOR_BACKBONE.name} is used there. Choose another with {option} {example}"
-            )
-        else:
-            found.append(backbone)
-    return found, note
+    notes: dict[str, None] = {}
+    for choice in choices:
+        if not isinstance(choice, Choice):
+            check_modalities(choice, modalities, option)
+            found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
+            continue
+        one = component(registry, "backbone", choice, request, siblings)
+        if not numbers or registry.declared("backbone", one.name).reads == "vectors":
+            found.append(one)
+            continue
+        other = component(registry, "backbone", VECTOR_BACKBONE, request, siblings)
+        found.append({m: other if m in vectors else one for m in modalities})
+        example = ",".join(f"{m}={(other if m in vectors else one).model}" for m in modalities)
+        notes[
+            f"{' and '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} numbers, which {one.model} does not "
+            f"read: {other.model} is used there. Choose another with --{option.partition('.')[0]} {example}"
+        ] = None
+    return found, list(notes)
 
 
 def check_modalities(choice: BackboneChoice, modalities: tuple[str, ...], option: str) -> None:
@@ -298,10 +276,9 @@ class TeacherPool:
             if rest:
                 trained = rest.get("") or rest
                 mine = tuple(m for m in modalities if m in rest) or modalities
-                specs = backbone_specs(registry, [trained], Request(), mine, "teacher.backbone")
-                specs, note = with_vectors(registry, specs, mine, vectors, Request(), "--teacher")
+                specs, notes = backbone_specs(registry, [trained], Request(), mine, vectors, "teacher.backbone")
                 backbones += specs
-                self.notes += [note] if note else []
+                self.notes += notes
         self._backbones, self._outside = tuple(backbones), tuple(outside)
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
         if outside:

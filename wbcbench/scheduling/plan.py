@@ -32,7 +32,6 @@ from wbcbench.scheduling.components import (
     component,
     distillers_of,
     with_carried,
-    with_vectors,
 )
 from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
@@ -203,15 +202,10 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         selection=request.selection,
     )
     fusions = [component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
-    backbones, note = with_vectors(
-        registry,
-        backbone_specs(registry, request.backbone, request, modalities, "backbone"),
-        modalities,
-        description.vectors,
-        request,
-        "--backbone",
+    backbones, more = backbone_specs(
+        registry, request.backbone, request, modalities, description.vectors, "backbone"
     )
-    notes += [note] if note else []
+    notes += more
     given = [component(registry, "policy", c, request, request.policy) for c in request.policy]
     policies = in_order(registry, given)
     if list(policies) != given:
