@@ -205,7 +205,8 @@ class ManifestFile:
             m: [self.column(c, f"modalities.{m} numbers") for c in names] for m, names in columns.vectors.items()
         }
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
-        places = (label, group, name, [*images.values(), *(at for each in numbers.values() for at in each)])
+        inputs = [*images.values(), *(at for each in numbers.values() for at in each)]
+        places = (label, group, name, inputs, "image or number" if numbers else "image")
         if split is None and not refused and not fold:  # a large table without a usable row ends here
             self._usable(self._complete(self.rows[:HOPELESS], Problems(), []), *places, Problems(), [])
         gone: list[tuple[str, str]] = []
@@ -249,12 +250,10 @@ class ManifestFile:
             rows = [row for row, kept_row in zip(rows, used, strict=True) if kept_row]
         rows = self._usable(rows, *places, problems, gone)
         rows = self._without_text(rows, [at for each in numbers.values() for at in each], problems, gone)
-        vectors = {
-            m: np.array([[as_number(row[at]) for at in each] for _, row in rows], np.float32).reshape(
-                -1, len(each)
-            )
-            for m, each in numbers.items()
-        }
+        vectors = {}
+        for m, each in numbers.items():
+            read = [[as_number(row[at]) for at in each] for _, row in rows]
+            vectors[m] = np.array(read, np.float32).reshape(-1, len(each))
         folds = self._folds(columns.fold, fold, rows) if fold and rows else None
         if split is not None:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
@@ -324,19 +323,21 @@ class ManifestFile:
         label: int,
         group: int | None,
         name: int | None,
-        images: list[int],
+        inputs: list[int],
+        kinds: str,
         problems: Problems,
         gone: list[tuple[str, str]],
     ) -> list[tuple[int, list[str]]]:
+        """The rows with a label, a group and at least one of the `inputs`, which are `kinds`."""
         usable, seen = [], dict[str, int]()
         for number, row in rows:
             why = ""
             if name is not None and (first := seen.setdefault(row[name], number)) != number:
                 problems.add(number, f"repeats the id {row[name]!r} of line {first}")
                 why = "with the id of another row"
-            if all(is_missing(row[at]) for at in images):
-                problems.add(number, "has no image of any modality")
-                why = "without an image"
+            if all(is_missing(row[at]) for at in inputs):
+                problems.add(number, f"has no {kinds} of any modality")
+                why = f"without an {kinds}"
             if group is not None and is_missing(row[group]):
                 problems.add(number, f"has no group (column {self.header[group]!r} is {row[group]!r})")
                 why = "without a group"
