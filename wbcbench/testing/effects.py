@@ -28,7 +28,7 @@ from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.contracts.params import condition_of, describe_params, holds, names_in
 from wbcbench.errors import IncompatibleError, WbcbenchError
 from wbcbench.testing.promise import BrokenPromise
-from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, noise, policy_step, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
 
 Trace = Callable[..., Tensor]
@@ -234,12 +234,12 @@ def backbone_trace(cls: type[Backbone], params: Mapping[str, Any], size: int) ->
     """Embeddings and gradients of a backbone in two training steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = cls(2, size, cls.Params(**params), 1.0).train()
+        net = cls(2, 0 if cls.reads == "vectors" else size, cls.Params(**params), 1.0).train()
     optimiser, numbers = _sgd(net), []
     for step in range(2):
         torch.manual_seed(step)
         optimiser.zero_grad()
-        embedding = net(torch.randn(4, 2, size, size)).embedding
+        embedding = net(noise(cls, 4, 2, size)).embedding
         embedding.sum().backward()
         numbers += [embedding.detach().double().flatten(), _gradients(net)]
         optimiser.step()
