@@ -178,6 +178,10 @@ class RunDisplay:
             if done == total:
                 self._drop(what)
 
+    def say(self, sentence: str) -> None:
+        """A line that stays."""
+        self._print(sentence)
+
     def trial_started(self, planned: PlannedTrial) -> None:
         """A trial starts, or was found in the store."""
         self.tally.started(planned.trial.id)

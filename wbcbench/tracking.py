@@ -212,6 +212,9 @@ class _Tracked:
     def decoding(self, done: int, total: int, what: str) -> None:
         self._display.decoding(done, total, what)
 
+    def say(self, sentence: str) -> None:
+        self._display.say(sentence)
+
     def trial_started(self, planned: PlannedTrial) -> None:
         self._display.trial_started(planned)
 

@@ -19,7 +19,7 @@ from wbcbench.testing.toys import toy_batch, toy_draw, toy_task
 K, DIM = 3, 16
 
 
-def net(channels: int, *, width: float = 1.0) -> Backbone:
+def net(channels: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
     cls = component_class("backbone", "cellnet")
     made: Backbone = cls(channels, 16, cls.Params(width=4), width)
     return made

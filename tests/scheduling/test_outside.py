@@ -13,13 +13,16 @@ import torch
 
 import wbcbench
 from wbcbench.data.answers import FLOOR, read_answers, rows_of
-from wbcbench.errors import DataError, UsageError
+from wbcbench.errors import DataError, RecordError, UsageError
 from wbcbench.publishing.pack import write_pack
+from wbcbench.records.schema import OutsideTeacher, Result
+from wbcbench.records.verify import check_identity, check_ranges
 from wbcbench.registry.loading import load_plugins
 from wbcbench.scheduling.plan import Plan, make_plan
 from wbcbench.spec import Trial
 from wbcbench.spec.load import load_request
-from wbcbench.testing.records import write_cells
+from wbcbench.spec.trial import Outside
+from wbcbench.testing.records import fake_outcome, fake_predictions, fake_trial, write_cells
 from wbcbench.training.teachers import FileTeacher
 from wbcbench.training.workbench import Answers
 
@@ -146,7 +149,7 @@ def test_one_modality_may_be_taught_from_outside(tmp_path: Path) -> None:
         p.trial for p in planned(f"brightfield={file},nucleus=cellnet:width=6", fusion="late_prob").trials
     )
     assert teacher.reads == ("nucleus",)
-    assert student.method.taught_for == [frozenset({"nucleus"}), frozenset({"brightfield"})]
+    assert student.method.taught_for == [("nucleus",), ("brightfield",)]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,39 @@ def test_embeddings_teach_distillers_of_embeddings(tmp_path: Path) -> None:
     file = synthetic(tmp_path / "a.npz", embeddings=np.ones((60, 8)))
     (trial,) = [p.trial for p in planned(file, kd="rkd").trials]
     assert trial.method.outside[0].embedding == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"digest": "0" * 64}, "not those of spec.json"),
+        ({"trained_on": {}}, "on other sides than"),
+        ({"answered": {"train": 1}}, "on other sides than"),
+        ({"metrics": {"test": {"macro_f1": 1.0}}}, "has metrics"),
+    ],
+)
+def test_a_record_that_states_another_teacher_is_refused(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    base, arrays = fake_trial(kd="logits"), fake_predictions()
+    teacher = Outside(name="forest", digest="1" * 64, reads=base.reads)
+    method = base.method.model_copy(update={"outside": (teacher,)})
+    trial = Trial(protocol=base.protocol, method=method, seed=0)
+    sides = dict.fromkeys(("train", "val", "test"), 1)
+    stated = {"name": "forest", "digest": "1" * 64, "answered": sides, "trained_on": None, "metrics": {}}
+
+    def checked(more: dict[str, Any]) -> None:
+        told = OutsideTeacher.model_validate({**stated, **more})
+        outcome = fake_outcome(trial, arrays).model_copy(update={"outside": [told]})
+        files = dict.fromkeys(("predictions.npz", "model.safetensors"), "")
+        result = Result.build(trial, outcome, files)
+        folder = tmp_path / trial.id
+        check_identity(folder, trial, result)
+        check_ranges(folder, result)
+
+    checked({})
+    with pytest.raises(RecordError, match=says):
+        checked(change)
 
 
 def test_taught_marked_published_and_not_trained_again_without_the_file(

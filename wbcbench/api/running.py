@@ -248,8 +248,8 @@ def run(
         teacher_modalities: what teachers read; may be more than the student reads.
         routing: who teaches whom; default: matched.
         policy: training policies, all applied together.
-        backbone: of the students: cellnet, the default, or any timm model.
-        teacher: backbone of the teachers; default: cellnet:width=32.
+        backbone: of the students: cellnet, the default, or any timm model; a mapping has one for each modality.
+        teacher: backbone of the teachers; default: cellnet:width=32. `file:answers.npz`: a teacher from outside.
         epochs: passes over the training cells.
         seeds: one trial per seed; default: 0.
         folds: of a split with several divisions (`set={"split.scheme": "kfold"}`), those to run; default: all.

@@ -133,7 +133,7 @@ def _backbone(row: Row) -> Settings:
     """Parameters of a row's backbone, without the model's name."""
 
     def of(method: dict[str, Any]) -> Settings:
-        found = {}
+        found: Settings = {}
         for m, part in _backbones(method).items():
             found |= {f"{m}.{k}" if m else k: _short(v) for k, v in part["params"].items() if k != "model"}
         return found

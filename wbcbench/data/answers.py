@@ -54,12 +54,12 @@ class AnswerFile:
 
     @property
     def views(self) -> int:
-        return self.logits.shape[1]
+        return int(self.logits.shape[1])
 
     @property
     def width(self) -> int:
         """Of the embeddings; 0: there are none."""
-        return 0 if self.embeddings is None else self.embeddings.shape[2]
+        return 0 if self.embeddings is None else int(self.embeddings.shape[2])
 
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """[n, K]: the mean over views."""

@@ -6,9 +6,16 @@ default; a changed meaning needs a higher `SCHEMA_VERSION`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic_core import CoreSchema
 
 from wbcbench.spec import METRICS_VERSION, Augmentation, Budget, Trial, digest
@@ -25,6 +32,7 @@ PAYLOAD = ("spec.json", "predictions.npz", "model.safetensors", "history.csv", "
 FILES = (*PAYLOAD, RESULT)
 
 Side = Literal["train", "val", "test"]
+Count = Annotated[int, Field(ge=0)]
 Summary = dict[str, float | None]
 """Metric name -> value; the keys of `wbcbench.evaluation.metrics.METRICS`."""
 
@@ -215,9 +223,9 @@ class OutsideTeacher(Strict):
     name: str
     digest: str
     """SHA-256 of the file of its answers."""
-    answered: dict[Side, int]
+    answered: dict[Side, Count]
     """Cells of each side for which the file has an answer."""
-    trained_on: dict[Side, int] | None
+    trained_on: dict[Side, Count] | None
     """Cells of each side on which it was trained or selected, as the file states; None: it does not say."""
     metrics: dict[Side, Summary]
     """Of its mean answer over views, on the sides of which it answers for every cell."""

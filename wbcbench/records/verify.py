@@ -115,8 +115,6 @@ def check_identity(folder: Path, trial: Trial, result: Result) -> None:
     stated, named = ([(t.name, t.digest) for t in ts] for ts in (result.outside, trial.method.outside))
     if stated != named:
         raise refuse(folder, RESULT, "has teachers from outside that are not those of spec.json")
-    if result.status == "sealed" and any("test" in {*t.answered, *t.metrics} for t in result.outside):
-        raise refuse(folder, RESULT, "is of a sealed trial, but has a teacher from outside on the test split")
     rebuilt = Result.build(trial, result, result.files)
     for name in Result.model_fields:
         if getattr(rebuilt, name) != getattr(result, name):
@@ -182,6 +180,12 @@ def check_ranges(folder: Path, result: Result) -> None:
     for side, summary in result.metrics.items():
         summaries[side] = summary
     sides = sides_of(result)
+    for t in result.outside:
+        every: set[str] = {"train", *sides}
+        stated = [t.answered] if t.trained_on is None else [t.answered, t.trained_on]
+        if any(set(counts) != every for counts in stated) or not set(t.metrics) <= every:
+            raise refuse(folder, RESULT, f"has a teacher from outside on other sides than {sorted(every)}")
+        summaries |= {f"outside.{t.name}.{side}": summary for side, summary in t.metrics.items()}
     if set(result.metrics) != set(sides):
         raise refuse(folder, RESULT, f"has metrics of {sorted(result.metrics)}, not of {sorted(sides)}")
     classes = () if result.status == "sealed" else result.key.classes

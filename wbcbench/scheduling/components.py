@@ -339,7 +339,7 @@ class TeacherPool:
         emits = registry.declared("fusion", fusion.name).fusion_traits.emits
         offers = self._offers(declared.chain, seed)
         routes = route_names(emits, modalities)
-        reads = [frozenset(o.reads) for o in (*offers, *self._outside)]
+        reads = [frozenset(r) for r in (*(o.reads for o in offers), *(o.reads for o in self._outside))]
         fallback = str(routing.params.get("fallback", ""))
         assigned = assign_teachers(routes, reads, declared.pairing, fallback)
         check_routing(

@@ -13,7 +13,8 @@ from wbcbench.registry.loading import Observers, PluginOptions
 from wbcbench.scheduling.plan import Plan
 from wbcbench.scheduling.ray_executor import RayExecutor
 from wbcbench.scheduling.resources import GUESSED_SPEED, check_feasible, estimate, share_of, slots, train_cells
-from wbcbench.scheduling.source import Executor, Outcome, PlanSource, Screen, TrialSource, all_cached, in_order
+from wbcbench.scheduling.source import Executor, Outcome, Screen, TrialSource, all_cached, in_order
+from wbcbench.scheduling.worth import Say, TeacherReports
 from wbcbench.spec.request import Request
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def execute(
     name = choose(request, plan, Store(request.root), times)
     if name == "inline" and (threads := threads_of(request, plan, times)) is not None:
         request = request.model_copy(update={"threads": threads})
-    return make(name, request, plan, registry, plugins, screen.decoding).run(source, screen, observers)
+    return make(name, request, plan, registry, plugins, screen.decoding, screen.say).run(source, screen, observers)
 
 
 def for_one_process(device: str) -> bool:
@@ -137,6 +138,7 @@ def make(
     registry: Registry,
     plugins: PluginOptions,
     decoding: Callable[[int, int, str], None] | None = None,
+    say: Say | None = None,
 ) -> Executor:
     """An executor for the plan's trials, or for any others on the plan's data set.
 
@@ -149,6 +151,7 @@ def make(
         registry: the one used for planning.
         plugins: the options that the registry was made with.
         decoding: called with progress in reading images.
+        say: called with a sentence on every teacher from outside.
 
     Raises:
         UsageError: a trial's share is larger than any node, or the device is not available.
@@ -157,7 +160,7 @@ def make(
     from wbcbench.scheduling.inline import InlineExecutor, prepare
 
     if name == "inline":
-        return InlineExecutor(prepare(plan, request, registry, decoding))
+        return InlineExecutor(prepare(plan, request, registry, decoding, say))
     if for_one_process(request.device):
         raise UsageError(
             f"Expected --device auto, cuda or cpu with --executor ray, but got '{request.device}': Ray assigns "
@@ -168,7 +171,7 @@ def make(
     if not request.ray_address:  # a cluster's nodes are checked after joining it
         check_feasible(share_of(request, gpus), [(cpus, gpus)])
     # The rehearsal only checks shapes: it needs no GPU, and the driver of a cluster may have none.
-    prepare(plan, request.model_copy(update={"device": "cpu"}), registry, decoding)
+    prepare(plan, request.model_copy(update={"device": "cpu"}), registry, decoding, say)
     return RayExecutor(request, plan.description.fingerprint, registry, plugins, cpus, gpus)
 
 
@@ -220,7 +223,7 @@ def carry_out(
         return outcomes, []
     with screens(len(plan.trials)) as display:
         if outcomes is None:
-            source = PlanSource(plan.trials)
+            source = TeacherReports(plan, Store(request.root), display.say)
             outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
         if evaluate == "standard":
             return outcomes, []

@@ -17,9 +17,11 @@ from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, Outcome, TrialSource, lost_teacher
+from wbcbench.scheduling.worth import Say, outside_sentence
 from wbcbench.spec import Trial, digest
 from wbcbench.spec.request import Request
 from wbcbench.training.rehearsal import construct, rehearse
+from wbcbench.training.report import outside_teacher
 from wbcbench.training.trial import run_trial
 from wbcbench.training.workbench import Workbench, pick_device
 
@@ -31,8 +33,9 @@ def prepare(
     request: Request,
     registry: Registry,
     decoding: Callable[[int, int, str], None] | None = None,
+    say: Say | None = None,
 ) -> Workbench:
-    """Store, device and data set, ready for the plan.
+    """Store, device and data set, ready for the plan; `say` is told how good teachers from outside are.
 
     Broken data is detected here, before any training: a `DataError` affects every trial. So are networks that
     cannot be built as requested, and distillers that cannot read their outputs.
@@ -57,7 +60,10 @@ def prepare(
         _rehearse(missing, plan, request, registry)
         if missing:
             bench.split(missing[0])
-        _check_answers(missing, bench)
+        told = _check_answers(missing, bench)
+    if say is not None:
+        for sentence in told:
+            say(sentence)
     return bench
 
 
@@ -80,14 +86,22 @@ def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Regi
             rehearse(trial, plan.description, registry)
 
 
-def _check_answers(missing: list[Trial], bench: Workbench) -> None:
-    """Raise `DataError` for a teacher from outside that does not answer for every training cell."""
+def _check_answers(missing: list[Trial], bench: Workbench) -> list[str]:
+    """How good the teachers from outside are on validation cells, a sentence for each and fold.
+
+    Raises:
+        DataError: one does not answer for every training cell.
+    """
     checked: set[str] = set()
+    told: list[str] = []
     for trial in missing:
         what = digest([trial.method.outside, trial.protocol.split, trial.fold])
         if trial.method.outside and what not in checked:
             checked.add(what)
-            bench.answers(trial)
+            for answers in bench.answers(trial):
+                fold = "" if trial.fold is None else f"Fold {trial.fold}. "
+                told.append(fold + outside_sentence(outside_teacher(answers, bench, trial, bench.split(trial))))
+    return told
 
 
 class InlineExecutor:

@@ -90,9 +90,10 @@ class Display(Protocol):
 
 
 class Screen(Display, Protocol):
-    """A display that also shows images being read."""
+    """A display that also shows images being read, and sentences."""
 
     def decoding(self, done: int, total: int, what: str) -> None: ...
+    def say(self, sentence: str) -> None: ...
 
 
 Screens = Callable[[int], AbstractContextManager[Screen]]

@@ -372,9 +372,9 @@ class Method(Frozen):
         return document
 
     @property
-    def taught_for(self) -> list[frozenset[str]]:
+    def taught_for(self) -> list[tuple[str, ...]]:
         """Of each teacher, as the routing counts them, the modalities for which it teaches."""
-        return [frozenset(t.reads) for t in (*self.teachers, *self.outside)]
+        return [t.reads for t in self.teachers] + [t.reads for t in self.outside]
 
     @property
     def backbones(self) -> dict[str, ComponentSpec]:

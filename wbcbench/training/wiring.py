@@ -39,7 +39,8 @@ MEASURED = {"embedding", "maps"}
 def wire(trial: Trial, routes: tuple[str, ...], registry: Registry) -> Distillation:
     """The trial's distillers, one per student route and source, not yet set up."""
     assigned: tuple[RouteTeachers, ...] = ()
-    if reads := trial.method.taught_for:
+    if trial.method.taught_for:
+        reads = [frozenset(r) for r in trial.method.taught_for]
         routing = build_routing(trial, registry)
         assigned = assign_teachers(routes, reads, routing.pairing, str(getattr(routing.params, "fallback", "")))
     return Distillation(

@@ -167,7 +167,7 @@ def _place(row: Row, tuned: bool) -> _Place | None:
         return None
     document = without_draws(method.model_dump(mode="json"))
     taught = bool(method.taught_for)
-    reads = "+".join("+".join(t.reads) for t in (*method.teachers, *method.outside))
+    reads = "+".join(map("+".join, method.taught_for))
     teachers = _part(f"teachers={reads}", [document["routing"]], document) if taught else None
     fusion = method_name(row.method, NONE, row.policies)
     if tuned:
