@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from wbcbench.contracts.params import param
 from wbcbench.errors import UsageError, did_you_mean
@@ -277,6 +286,17 @@ class Augmentation(Frozen):
         if not self.vector_noise:
             document.pop("vector_noise", None)
         return document
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema of the fields: of a custom serialiser, pydantic only knows that it returns a mapping."""
+
+        def plain(schema: Any) -> Any:  # the model's own schema is inside those of its validators
+            return {k: plain(v) if k == "schema" else v for k, v in schema.items() if k != "serialization"}
+
+        return handler(plain(core_schema))
 
     def of(self, what: Literal["intensity", "noise", "vector_noise"], modality: str) -> float:
         """The strength for one modality; a modality that a mapping leaves out gets none."""
