@@ -13,9 +13,12 @@ from wbcbench.contracts.dataset import (
     Description,
     Preparation,
     Progress,
+    indicated,
+    indicated_names,
     window_square,
     window_words,
     without_folds,
+    without_indicators,
     without_window,
 )
 from wbcbench.contracts.params import Parameters, param
@@ -33,7 +36,8 @@ class Folder(Dataset):
     Images are cut to their middle square and rescaled; with `window` they are cropped or padded, which keeps their
     scale. A modality with any colour image becomes 3 channels; other channels of a TIFF are read as they are,
     alpha is left out. One that mixes 8 and 16 bit is refused. A row whose split is not train, val or test is left
-    out; all other invalid rows are reported at once.
+    out; all other invalid rows are reported at once. A modality may also be numbers: columns of the manifest, with
+    empty fields where a number is missing.
     """
 
     name = "folder"
@@ -43,9 +47,13 @@ class Folder(Dataset):
     class Params(Parameters):
         path: str = param("", "The manifest, or a folder with a manifest.csv.")
         root: str = param("", "Folder or .zip that image paths start from; empty: the manifest's folder.")
-        modalities: dict[str, str] = param(
+        modalities: dict[str, str | list[str]] = param(
             {},
-            "Modality -> column of image paths; empty: every column without another role (label, split ...).",
+            "Modality -> column of image paths, or a list of columns of numbers; empty: every column without "
+            "another role (label, split ...) has image paths.",
+        )
+        indicators: bool = param(
+            False, "Whether each column of numbers gets another one that is 1 where its number is missing, else 0."
         )
         label: str = param("label", "Column of class names.")
         group: str = param("group", "Column of donors or slides, if there is one.")
@@ -71,8 +79,8 @@ class Folder(Dataset):
     params: Params
 
     def public_params(self) -> dict[str, Any]:
-        """See `Dataset.public_params`; without a window and folds as before there were any, so identities stay."""
-        return without_folds(without_window(super().public_params()))
+        """See `Dataset.public_params`; without what is as before it existed, so that identities stay."""
+        return without_indicators(without_folds(without_window(super().public_params())))
 
     def describe(self) -> Description:
         """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
@@ -109,7 +117,11 @@ class _Files(ListedImages[Folder.Params]):
 
     def _list(self, source: FileSource, problems: Problems) -> Manifest:
         file = ManifestFile(self._where())
-        return file.select(self._columns(file), self.params.leave_out, problems)
+        found = file.select(self._columns(file), self.params.leave_out, problems)
+        if self.params.indicators:
+            found.vectors.update({m: indicated(x) for m, x in found.vectors.items()})
+            found.features.update({m: indicated_names(names) for m, names in found.features.items()})
+        return found
 
     def _columns(self, file: ManifestFile) -> Columns:
         p = self.params
@@ -120,10 +132,25 @@ class _Files(ListedImages[Folder.Params]):
             absent = name not in file.header and name == type(p).model_fields[what].default
             optional[what] = None if not name or absent else name
         file.column(p.label, "label")
-        taken = [p.label, *optional.values(), *p.leave_out, *p.modalities.values()]
+        given = {m: c for m, c in p.modalities.items() if isinstance(c, str)}
+        numbers = {m: tuple(c) for m, c in p.modalities.items() if not isinstance(c, str)}
+        for m, names in numbers.items():
+            if not names or len(set(names)) < len(names):
+                raise DataError(
+                    f"Expected distinct columns of numbers for dataset.modalities.{m}, but got {names}."
+                )
+        if p.indicators and not numbers:
+            raise DataError("dataset.indicators has no effect without a modality of numbers. Leave it out.")
+        taken = [
+            p.label,
+            *optional.values(),
+            *p.leave_out,
+            *given.values(),
+            *(c for cs in numbers.values() for c in cs),
+        ]
         fold = fold_columns([name for name in file.header if p.fold != FOLD or name not in taken], p.fold)
         if p.fold not in ("", FOLD) and not fold:
             file.column(p.fold, "fold")
         taken += fold
-        images = dict(p.modalities) or file.image_columns(taken)
-        return Columns(label=p.label, modalities=images, fold=fold, **optional)
+        images = given if p.modalities else file.image_columns(taken)
+        return Columns(label=p.label, modalities=images, fold=fold, vectors=numbers, **optional)

@@ -19,10 +19,14 @@ from wbcbench.contracts.dataset import (
     Preparation,
     Progress,
     content_digest,
+    indicated,
+    indicated_names,
+    numbered,
     place_stack,
     window_square,
     window_words,
     without_folds,
+    without_indicators,
     without_window,
 )
 from wbcbench.contracts.params import Parameters, param
@@ -40,7 +44,7 @@ from wbcbench.data.labels import (
     read_split,
     split_sizes,
 )
-from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz
+from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz, read_numbers
 from wbcbench.data.official_folds import NOWHERE, Folds, fold_columns, fold_notes, fold_sizes, read_folds
 from wbcbench.errors import DataError
 
@@ -50,7 +54,7 @@ _VERSION = "npz-2"
 
 
 class Npz(Dataset):
-    """One .npz of square images and integer or text labels; cells of no split are left out."""
+    """One .npz of square images, or numbers, and integer or text labels; cells of no split are left out."""
 
     name = "npz"
     source = "numpy .npz; MedMNIST's train_images, train_labels ... is read as it is."
@@ -60,8 +64,9 @@ class Npz(Dataset):
         path: str = param("", "The .npz file.")
         modalities: dict[str, list[int] | str] = param(
             {},
-            "Modality -> channel indices of the image array, or the name of an array of its own. Empty: one "
-            "modality per entry of `channels` where the file names its channels, else all of the image.",
+            "Modality -> channel indices of the image array, or the name of an array of its own: of images, or of "
+            "numbers [N,F], NaN where one is missing. Empty: one modality per entry of `channels` where the file "
+            "names its channels, else all of the image.",
         )
         image: str = param("image", "Array of images [N,S,S], [N,S,S,C] or [N,C,S,S].")
         label: str = param("label", "Array of labels [N], numbers or text.")
@@ -71,6 +76,9 @@ class Npz(Dataset):
             FOLD,
             "Array of the fold that tests a cell [N] (-1: always trained on), or what arrays of train, val, test "
             "start with: fold0, fold1 and so on; if there are any. Empty: none.",
+        )
+        indicators: bool = param(
+            False, "Whether each column of numbers gets another one that is 1 where its number is missing, else 0."
         )
         layout: Layout = param("auto", "Which axis of a four-dimensional array is the channels.")
         window: int = param(
@@ -84,9 +92,11 @@ class Npz(Dataset):
         """See `Dataset.describe`: reads headers and the small arrays, no pixels. Raises `DataError`."""
         table = self._table()
         picks = self._picks(table)
-        sides = {self.params.window or pick.side for pick in picks.values()}
+        sides = {self.params.window or pick.side for pick in picks.values() if pick.side}
+        features = self._features(picks)
+        lacking = [m for m in features if np.isnan(self._numbers(table, picks[m])).all(1).any()]
         return Description(
-            modalities={name: len(pick.channels) for name, pick in picks.items()},
+            modalities={m: len(features.get(m, pick.channels)) for m, pick in picks.items()},
             classes=table.classes,
             cells=len(table.labels),
             fingerprint=self._fingerprint(table, picks),
@@ -94,7 +104,8 @@ class Npz(Dataset):
             split_sizes=split_sizes(table.split),
             fold_sizes=fold_sizes(table.folds),
             groups=table.groups is not None,
-            incomplete=(),
+            incomplete=tuple(lacking),
+            features=features,
             group_count=None if table.groups is None else len(np.unique(table.groups)),
             accounts=(*table.accounts, self._arrays(table, picks)),
             notes=tuple(table.notes),
@@ -108,6 +119,11 @@ class Npz(Dataset):
         notes = list(table.notes)
         images: dict[str, Array] = {}
         for done, (name, pick) in enumerate(picks.items()):
+            if not pick.side:
+                images[name] = numbers = self._numbers(table, pick)
+                missing = int(np.isnan(numbers).sum())
+                notes += [f"{missing} of {numbers.size} numbers of {name} are missing."] if missing else []
+                continue
             if pick.array not in arrays:
                 raw = table.file.read(pick.array, f"the images of {name}")[table.rows]
                 arrays[pick.array], note = to_integers(raw, f"array {pick.array!r}")
@@ -115,9 +131,9 @@ class Npz(Dataset):
             images[name] = place_stack(pick.take(arrays[pick.array]), window, image_size)
             if progress:
                 progress(done + 1, len(picks), f"images of {name}")
-        if window and any(pick.side != window for pick in picks.values()):
+        if window and any(pick.side not in (0, window) for pick in picks.values()):
             notes.append(f"Images were cropped or padded to windows of {window} pixels.")
-        sides = {name: window or pick.side for name, pick in picks.items()}
+        sides = {name: window or pick.side for name, pick in picks.items() if pick.side}
         resized = [f"{name} from {side}" for name, side in sides.items() if image_size not in (None, side)]
         if resized:
             notes.append(f"Images were resized to {image_size} pixels: {', '.join(resized)}.")
@@ -133,6 +149,7 @@ class Npz(Dataset):
             notes=notes,
             accounts=(*table.accounts, self._arrays(table, picks)),
             group_names=table.group_names,
+            features=self._features(picks),
         ).check()
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
@@ -143,8 +160,18 @@ class Npz(Dataset):
         )
 
     def public_params(self) -> dict[str, Any]:
-        """See `Dataset.public_params`; without a window and folds as before there were any, so identities stay."""
-        return without_folds(without_window(super().public_params()))
+        """See `Dataset.public_params`; without what is as before it existed, so that identities stay."""
+        return without_indicators(without_folds(without_window(super().public_params())))
+
+    def _numbers(self, table: _Table, pick: Pick) -> Array:
+        found = read_numbers(table.file, pick)[table.rows]
+        return indicated(found) if self.params.indicators else found
+
+    def _features(self, picks: dict[str, Pick]) -> dict[str, tuple[str, ...]]:
+        names = {m: numbered(m, len(pick.channels)) for m, pick in picks.items() if not pick.side}
+        if self.params.indicators and not names:
+            raise DataError("dataset.indicators has no effect without a modality of numbers. Leave it out.")
+        return {m: indicated_names(n) if self.params.indicators else n for m, n in names.items()}
 
     def _fingerprint(self, table: _Table, picks: dict[str, Pick]) -> str:
         p = self.params
@@ -152,6 +179,7 @@ class Npz(Dataset):
         # Files that already said train, val, test keep the fingerprint that they always had.
         recoded = [table.split] if table.recoded and table.split is not None else []
         extra = [*recoded, *(["joined spellings"] if table.joined else []), *([p.window] if p.window else [])]
+        extra += ["indicators"] if p.indicators else []
         if table.folds is not None:
             extra += ["folds", [(fold, side.tolist()) for fold, side in table.folds.items()]]
         return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *extra)

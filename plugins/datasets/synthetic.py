@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcbench.contracts.dataset import Cells, Dataset, Description, Progress, content_digest, resize_stack
+from wbcbench.contracts.dataset import (
+    Cells,
+    Dataset,
+    Description,
+    Progress,
+    content_digest,
+    numbered,
+    resize_stack,
+)
 from wbcbench.contracts.params import Parameters, param
 
 RENDERER_VERSION = 1
@@ -52,6 +60,9 @@ class Synthetic(Dataset):
     by construction. Evidence is in counts, shapes and sizes, which survive flips, rotation, small
     zooms and shifts, gain and offset.
 
+    With `markers` there is a fourth modality of so many numbers, as of a flow cytometer: Gaussian, with a mean for
+    each class, in units of their own, and 5 % of them missing. It always shows the true class.
+
     `difficulty` spreads the looks of a class, blurs, and lets images occasionally show a wrong
     class; `noise` is that of the camera. Donors have a stain and an illumination of their own.
 
@@ -71,6 +82,12 @@ class Synthetic(Dataset):
         unique: float = param(0.6, "Share of cells whose modalities each show a part of the code.", ge=0, le=1)
         synergy: float = param(0.05, "Share of cells whose class is only in nucleus plus granule.", ge=0, le=1)
         noise: float = param(0.3, "Camera noise; 0: none, 1: heavy.", ge=0, le=1)
+        markers: int = param(
+            0,
+            "Numbers of a vector `markers` whose means depend on the class; 0: there is no such modality.",
+            ge=0,
+            le=64,
+        )
         difficulty: float = param(0.3, "Variation, blur and wrong looks; 0: clean, 1: hard.", ge=0, le=1)
 
     params: Params
@@ -78,9 +95,11 @@ class Synthetic(Dataset):
     def describe(self) -> Description:
         """See `Dataset.describe`. Renders nothing."""
         p = self.params
-        return Description(dict(MODALITIES), CLASSES[: p.classes], p.cells, self._fingerprint(), p.image_size,
+        vectors = {"markers": p.markers} if p.markers else {}
+        return Description(MODALITIES | vectors, CLASSES[: p.classes], p.cells, self._fingerprint(), p.image_size,
                            groups=True, group_count=min(p.donors, p.cells), licence="CC0-1.0",
-                           incomplete=(), demonstration=True)  # fmt: skip
+                           incomplete=(), demonstration=True,
+                           features={m: numbered(m, n) for m, n in vectors.items()})  # fmt: skip
 
     def load(self, image_size: int | None = None, progress: Progress | None = None) -> Cells:
         """See `Dataset.load`. Renders at `params.image_size`, then resizes if another side is requested."""
@@ -94,13 +113,20 @@ class Synthetic(Dataset):
         if image_size is not None and image_size != p.image_size:
             images = {m: resize_stack(x, image_size) for m, x in images.items()}
             notes.append(f"Rendered at {p.image_size} px and resized to {image_size} px.")
+        if p.markers:
+            images = {**images, "markers": draw_markers(p, drawn.labels)}
         return Cells(
             images, drawn.labels, CLASSES[: p.classes], self._fingerprint(), groups=drawn.donors,
             licence="CC0-1.0", notes=notes,
         ).check()  # fmt: skip
 
     def _fingerprint(self) -> str:
-        return content_digest(RENDERER_VERSION, sorted(self.params.model_dump(mode="json").items()))
+        return content_digest(RENDERER_VERSION, sorted(self.public_params().items()))
+
+    def public_params(self) -> dict[str, Any]:
+        """See `Dataset.public_params`; without `markers: 0`, so that older identities stay."""
+        params = super().public_params()
+        return params if params["markers"] else {k: v for k, v in params.items() if k != "markers"}
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,21 @@ def draw(p: Synthetic.Params) -> Drawn:
     wrong = rng.random(shown.shape) < wrong_look(p)
     shown = np.where(wrong, rng.integers(0, k, shown.shape), shown)
     return Drawn(labels.astype(np.int64), donors.astype(np.int64), kinds.astype(np.int64), shown)
+
+
+def draw_markers(p: Synthetic.Params, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[N, `markers`]: noise around a mean for each class, in units of each marker's own.
+
+    One of twenty is missing, at random, but no cell lacks all.
+    """
+    rng = np.random.default_rng([p.seed, 1])
+    shape = (len(labels), p.markers)
+    means = rng.normal(size=(len(CLASSES), p.markers))[labels]
+    units = 10.0 ** rng.uniform(0, 4, p.markers)
+    numbers = (3 + means + (0.5 + p.difficulty) * rng.normal(size=shape)) * units
+    missing = rng.random(shape) < 0.05
+    missing[missing.all(1), 0] = False
+    return np.where(missing, np.nan, numbers).astype(np.float32)
 
 
 def kind_shares(p: Synthetic.Params) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import BackboneFactory, Output, Outputs, PerModality, Task
+from wbcbench.contracts import BackboneFactory, Output, Outputs, PerModality, Task, over_rows
 
 
 class Networks(nn.Module):
@@ -53,7 +53,7 @@ class Encoders(nn.Module):
             if m not in self.backbones:
                 embeddings.append(images[m].new_zeros(images[m].shape[0], dim))
                 continue
-            image = torch.where(present[:, i, None, None, None], images[m], 0.0)
+            image = torch.where(over_rows(present[:, i], images[m]), images[m], 0.0)
             embeddings.append(torch.where(present[:, i, None], self.backbones[m](image).embedding, 0.0))
         return embeddings
 

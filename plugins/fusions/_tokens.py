@@ -12,16 +12,17 @@ from wbcbench.errors import IncompatibleError
 
 
 class TokenTrunk(nn.Module):
-    """A backbone up to its last map, whose places become tokens: image -> [B, N, d].
+    """A backbone up to its last map, whose places become tokens: image -> [B, N, d]. A vector becomes one token.
 
     Parameters: P + S(C) + (D + 1) d + N d for the projection and the learned positions. Runs stage by stage
     where the backbone can (what follows the last stage is then taken out); else through `forward(maps=True)`,
     and parameters that do not reach the last map are frozen.
     """
 
-    def __init__(self, net: Backbone, channels: int, image_size: int, dim: int) -> None:
+    def __init__(self, net: Backbone, shape: tuple[int, ...], dim: int) -> None:
+        """`shape`: of one image or vector."""
         super().__init__()
-        shape = (channels, image_size, image_size)
+        self.vector = len(shape) == 1
         if net.stage_count:
             keep_stages(net, range(net.stage_count), shape)
         self.net = net
@@ -37,7 +38,9 @@ class TokenTrunk(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(last.shape[2] * last.shape[3], dim))
 
     def last_map(self, x: Tensor) -> Tensor:
-        """[B, C, S, S] -> [B, D, H, W]."""
+        """[B, C, S, S] -> [B, D, H, W]; a vector [B, F] -> [B, D, 1, 1]."""
+        if self.vector:
+            return self.net(x).embedding[:, :, None, None]  # type: ignore[no-any-return]
         if not self.net.stage_count:
             return self.net(x, maps=True).maps[-1]  # type: ignore[no-any-return]
         for number in range(self.net.stage_count):
@@ -52,7 +55,7 @@ class TokenTrunk(nn.Module):
 def token_trunks(task: Task, backbone: BackboneFactory, dim: int) -> PerModality:
     """A token trunk per modality."""
     return PerModality(
-        {m: TokenTrunk(backbone(c, modality=m), c, task.image_size, dim) for m, c in task.channels.items()}
+        {m: TokenTrunk(backbone(c, modality=m), task.shape(m), dim) for m, c in task.channels.items()}
     )
 
 

@@ -60,12 +60,13 @@ class Handcrafted(SolvedOnce, Fusion):
 
     Features: `channel_features` of every channel, and the correlation of every pair of channels. They are
     standardised over the training cells and the scaling is folded into the one linear layer. With F = 14 C +
-    C (C - 1) / 2 features for C channels in all: (F + 1) K parameters.
+    C (C - 1) / 2 features for C channels in all: (F + 1) K parameters. The numbers of vectors are features as they
+    are.
     """
 
     name = "handcrafted"
     source = "the usual floor: hand-made cell features and a linear classifier (scikit-learn)"
-    traits = FusionTraits(solves=(), builds_backbone=False)
+    traits = FusionTraits(solves=(), builds_backbone=False, vectors=True)
 
     class Params(Parameters):
         strength: float = param(
@@ -78,19 +79,24 @@ class Handcrafted(SolvedOnce, Fusion):
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:
         super().__init__(task, backbone, params)
-        channels = sum(task.channels.values())
+        channels = sum(c for m, c in task.channels.items() if m not in task.vectors)
+        numbers = sum(task.channels[m] for m in task.vectors)
         self.register_buffer("ring", rings(task.image_size), persistent=False)
-        self.head = nn.Linear(PER_CHANNEL * channels + channels * (channels - 1) // 2, task.n_classes)
+        self.head = nn.Linear(PER_CHANNEL * channels + channels * (channels - 1) // 2 + numbers, task.n_classes)
 
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:
-        x = torch.cat([images[m] for m in self.task.modalities], 1).float()
+        numbers = [images[m].float() for m in self.task.modalities if m in self.task.vectors]
+        pictures = [images[m] for m in self.task.modalities if m not in self.task.vectors]
+        if not pictures:
+            return torch.cat(numbers, 1)
+        x = torch.cat(pictures, 1).float()
         cells, channels = x.shape[:2]
         single = channel_features(x.flatten(0, 1), self.ring).view(cells, -1)
         flat = x.flatten(2)
         flat = flat - flat.mean(2, keepdim=True)
         flat = flat / torch.linalg.vector_norm(flat, dim=2, keepdim=True).clamp(min=1e-6)
         first, second = torch.triu_indices(channels, channels, 1, device=x.device)
-        return torch.cat([single, (flat @ flat.mT)[:, first, second]], 1)
+        return torch.cat([single, (flat @ flat.mT)[:, first, second], *numbers], 1)
 
     def solve(self, features: Tensor, labels: Tensor, weights: Tensor) -> None:
         scaler = StandardScaler().fit(features.double().cpu().numpy())

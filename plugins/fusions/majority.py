@@ -25,7 +25,7 @@ class Majority(SolvedOnce, Fusion):
 
     name = "majority"
     source = "the usual floor; sklearn.dummy.DummyClassifier(strategy='prior')"
-    traits = FusionTraits(missing="native", solves=(), builds_backbone=False)
+    traits = FusionTraits(missing="native", solves=(), builds_backbone=False, vectors=True)
     logits: Tensor
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Parameters) -> None:

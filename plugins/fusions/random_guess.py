@@ -32,7 +32,7 @@ class RandomGuess(SolvedOnce, Fusion):
     name = "random_guess"
     aliases = ("random",)
     source = "the usual floor; sklearn.dummy.DummyClassifier(strategy='stratified')"
-    traits = FusionTraits(missing="native", solves=(), builds_backbone=False)
+    traits = FusionTraits(missing="native", solves=(), builds_backbone=False, vectors=True)
     frequencies: Tensor
     key: Tensor
 
@@ -52,7 +52,7 @@ class RandomGuess(SolvedOnce, Fusion):
         ink = torch.zeros(next(iter(images.values())).shape[0], dtype=torch.int64, device=self.key.device)
         for i, m in enumerate(self.task.modalities):
             # Rounded, because the order of a float sum may depend on the size of the batch.
-            mine = (images[m].double().mean((1, 2, 3)) * 1e6).round().long().abs()
+            mine = (images[m].double().mean(tuple(range(1, images[m].ndim))) * 1e6).round().long().abs()
             ink = ink * 31 + (mine if present is None else torch.where(present[:, i], mine, 0))
         chance = uniform(self.key, ink.abs()).double()
         drawn = torch.searchsorted(self.frequencies.double().cumsum(0), chance).clamp(max=self.task.n_classes - 1)

@@ -16,7 +16,7 @@ class Single(Fusion):
 
     name = "single"
     source = "baseline: one modality alone; every teacher is one"
-    traits = FusionTraits(emits=("modality",), arity=(1, 1), offers=(), solves=("redundant",))
+    traits = FusionTraits(emits=("modality",), arity=(1, 1), offers=(), solves=("redundant",), vectors=True)
 
     class Params(Parameters):
         hidden: int = param(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from wbcbench_plugins.policies._modalities import labels_of, masked_mean, shown
 
-from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Progress
+from wbcbench.contracts import Batch, Draw, Fusion, Outputs, Progress, over_rows
 
 TRIES = 64
 
@@ -116,8 +116,8 @@ def mixed_terms(
 
 
 def mix_images(images: Tensor, mix: Mix) -> Tensor:
-    """x_i <- lambda_i x_i + (1 - lambda_i) x_partner(i); `images`: [R, C, S, S]."""
-    share = mix.share[:, None, None, None].to(images.dtype)
+    """x_i <- lambda_i x_i + (1 - lambda_i) x_partner(i); `images`: [R, C, S, S], or vectors [R, F]."""
+    share = over_rows(mix.share, images).to(images.dtype)
     return share * images + (1 - share) * images[mix.partner]
 
 

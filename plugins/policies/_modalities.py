@@ -56,12 +56,9 @@ def probe(fusion: Fusion) -> Outputs:
     """Outputs on two cells of zeros, in eval mode; changes nothing."""
     task, was_training = fusion.task, fusion.training
     device = next(fusion.parameters()).device
-    images = {
-        m: torch.zeros(2, c, task.image_size, task.image_size, device=device) for m, c in task.channels.items()
-    }
     fusion.eval()
     with torch.no_grad():
-        outputs: Outputs = fusion(images)
+        outputs: Outputs = fusion(task.blank(2, device))
     fusion.train(was_training)
     return outputs
 

@@ -15,6 +15,7 @@ from wbcbench.contracts import (
     Policy,
     PolicyTraits,
     Progress,
+    over_rows,
     param,
 )
 from wbcbench.contracts.policy import Run
@@ -69,7 +70,7 @@ class CML(ForwardsAgain, Policy):
         gone = torch.where(present, torch.stack(chance, 1), -1.0).argmax(1)
         less = present.scatter(1, gone[:, None], False)
         images = {
-            m: torch.where((gone == i)[:, None, None, None], 0.0, batch.images[m])
+            m: torch.where(over_rows(gone == i, batch.images[m]), 0.0, batch.images[m])
             for i, m in enumerate(modalities)
         }
         batch.extras[self.name] = run(images, less), less, less.any(1)

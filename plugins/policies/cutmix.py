@@ -20,7 +20,7 @@ class CutMix(Policy):
 
     name = "cutmix"
     source = "Yun et al., ICCV 2019, arXiv 1905.04899; per modality: a variant"
-    traits = PolicyTraits(acts_on="images", blends_cells=True)
+    traits = PolicyTraits(acts_on="images", blends_cells=True, vectors=False)
 
     class Params(Parameters):
         alpha: float = param(

@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Draw, Fusion, Parameters, Policy, PolicyTraits, param
+from wbcbench.contracts import Batch, Draw, Fusion, Parameters, Policy, PolicyTraits, over_rows, param
 from wbcbench.errors import IncompatibleError
 
 
@@ -91,6 +91,6 @@ class ModalityDropout(Policy):
         batch.present = drop_modalities(present, chance, self.rates, keep)
         gone = present & ~batch.present
         batch.images = {
-            m: torch.where(gone[:, modalities.index(m), None, None, None], 0.0, x) for m, x in batch.images.items()
+            m: torch.where(over_rows(gone[:, modalities.index(m)], x), 0.0, x) for m, x in batch.images.items()
         }
         return batch

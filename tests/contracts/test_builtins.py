@@ -58,6 +58,15 @@ class TestTimmConvNeXt(BackboneContract):
     params = {"model": "test_convnext"}
 
 
+class TestMLP(BackboneContract):
+    backbone = "mlp"
+
+
+class TestFTTransformer(BackboneContract):
+    backbone = "ft_transformer"
+    params = {"dim": 16, "heads": 2}
+
+
 class HeadDropout(Policy):
     """A policy as a stranger would write it: drops the second route's loss half of the time."""
 

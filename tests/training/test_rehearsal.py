@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wbcbench.scheduling.plan import make_plan
@@ -24,6 +26,6 @@ def test_what_was_planned_can_be_rehearsed(fusion: str) -> None:
         "incompatible": "skip",
     }
     plan = make_plan(request_from(tree, {}, (), where="here"), registry())
-    channels = dict.fromkeys(plan.description.modalities, 1)
+    data = replace(plan.description, modalities=dict.fromkeys(plan.description.modalities, 1))
     for planned in plan.trials:
-        rehearse(planned.trial, channels, plan.description.classes, registry())
+        rehearse(planned.trial, data, registry())

@@ -326,6 +326,8 @@ def _print_copies(c: dict[str, Any]) -> None:
 
 def _side(m: dict[str, Any]) -> str:
     low, high = m["side"]
+    if m["dtype"] == "float32":
+        return ""
     side = f"{low} px" if low == high else f"{low} to {high} px"
     return f"{side}, {m['not_square']} not square" if m["not_square"] else side
 

@@ -37,7 +37,17 @@ if TYPE_CHECKING:
     )
     from wbcbench.contracts.hooks import Register, hookimpl
     from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
-    from wbcbench.contracts.output import Batch, Draw, Features, Output, Outputs, Progress, Task, masked_mean
+    from wbcbench.contracts.output import (
+        Batch,
+        Draw,
+        Features,
+        Output,
+        Outputs,
+        Progress,
+        Task,
+        masked_mean,
+        over_rows,
+    )
     from wbcbench.contracts.params import DistillerParams, Parameters, param
     from wbcbench.contracts.policy import ChangesGradients, DoesBackward, ForwardsAgain, PerCell, Policy
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
@@ -55,7 +65,7 @@ _LAZY = {
     "Register": "hooks", "hookimpl": "hooks",
     "FusionTraits": "needs", "Needs": "needs", "PolicyTraits": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
-    "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output",
+    "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output", "over_rows": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
@@ -122,6 +132,7 @@ __all__ = [
     "mean_teacher",
     "middle_square",
     "modality_logits",
+    "over_rows",
     "param",
     "route_names",
     "stage_shapes",

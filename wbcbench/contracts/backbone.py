@@ -1,10 +1,10 @@
-"""What a backbone promises: images in, one pooled embedding (and stage maps) out."""
+"""What a backbone promises: images or vectors in, one embedding (and stage maps of images) out."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,8 @@ class Backbone(nn.Module):
     chosen name arrives as the parameter `model`."""
     scalable: ClassVar[bool] = True
     """Whether `width` other than 1 is supported."""
+    reads: ClassVar[Literal["images", "vectors"]] = "images"
+    """`vectors`: it is for modalities that are numbers [B, F], F = `in_chans`; `image_size` is then 0."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""
@@ -74,7 +76,7 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, maps: bool = False) -> Features:
-        """[B, in_chans, S, S] -> embedding [B, dim], and stage maps if `maps`."""
+        """[B, in_chans, S, S], or [B, in_chans] of a vector -> embedding [B, dim], and stage maps if `maps`."""
 
     @property
     def frozen_views(self) -> int:

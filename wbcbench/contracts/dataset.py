@@ -122,6 +122,26 @@ def without_folds(params: dict[str, Any]) -> dict[str, Any]:
     return params if params.get("fold") != FOLD else {k: v for k, v in params.items() if k != "fold"}
 
 
+def without_indicators(params: dict[str, Any]) -> dict[str, Any]:
+    """Public parameters without `indicators: false`, which identities from before there were vectors lack."""
+    return params if params.get("indicators") else {k: v for k, v in params.items() if k != "indicators"}
+
+
+def indicated(numbers: Array) -> Array:
+    """[N, F] with NaN where a number is missing -> [N, 2 F]: the numbers, then 1 for each missing one, else 0.
+
+    A vector without any number stays absent.
+    """
+    missing = np.isnan(numbers)
+    flags = np.where(missing.all(1, keepdims=True), np.nan, missing)
+    return np.concatenate([numbers, flags], axis=1).astype(np.float32)
+
+
+def indicated_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of what `indicated` returns."""
+    return (*names, *(f"{name} missing" for name in names))
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How a user's images become a network's modalities.
@@ -249,7 +269,7 @@ class Description:
     """What is known about a data set without decoding its images."""
 
     modalities: dict[str, int]
-    """Modality name -> channels, in canonical order."""
+    """Modality name -> channels, or numbers of a vector, in canonical order."""
     classes: tuple[str, ...]
     cells: int
     """Cells that would be loaded (without those that are in no split)."""
@@ -276,6 +296,13 @@ class Description:
     """As `Cells.accounts`, as far as they are known without decoding."""
     notes: tuple[str, ...] = ()
     """Those of `Cells.notes` that are known without decoding, such as labels that were joined; shown for a run."""
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As `Cells.features`, with an entry for every modality that is a vector of numbers instead of images."""
+
+    @property
+    def vectors(self) -> frozenset[str]:
+        """The modalities that are numbers instead of images."""
+        return frozenset(self.features)
 
     def accounting(self) -> tuple[Account, ...]:
         """The accounts; for a data set that keeps none, that every cell is used."""
@@ -286,11 +313,13 @@ class Description:
 class Cells:
     """All cells of a data set in memory (or memory-mapped).
 
-    N cells, M modalities, C_m channels of modality m, side S.
+    N cells, M modalities, C_m channels of modality m, side S; F_m numbers of a modality that is a vector.
     """
 
     images: Mapping[str, NDArray[Any]]
-    """Modality -> [N, C_m, S, S]. An absent image is all zero, and False in `present`."""
+    """Modality -> [N, C_m, S, S] uint8 or uint16: images; or [N, F_m] float32: vectors of numbers as measured, NaN
+    where one is missing. An absent image is all zero, and False in `present`. A vector without any number is
+    absent, and is made False in `present`."""
     labels: NDArray[np.int64]
     """[N], values 0 .. len(classes) - 1."""
     classes: tuple[str, ...]
@@ -318,14 +347,34 @@ class Cells:
     resolved: dict[str, Any] = field(default_factory=dict)
     """Parameters that were left open and were derived from the cells, such as the side of the largest image:
     name -> number or text. Records store them, because new cells are prepared with them."""
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modality that is a vector -> the names of its numbers, [F_m]. A vector without an entry gets `name_1` and so
+    on."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, Mapping):
+            return  # `check` is for what is wrong
+        vectors = self.vectors
+        self.features = {m: tuple(self.features.get(m) or numbered(m, self.images[m].shape[1])) for m in vectors}
+        gone = {m: np.isnan(self.images[m]).all(1) for m in vectors if self.images[m].dtype.kind == "f"}
+        shape = (len(self.labels), len(self.images))
+        there = np.ones(shape, np.bool_) if self.present is None else self.present
+        if there.shape == shape and any(rows.any() for rows in gone.values()):
+            columns = [there[:, i] & ~gone[m] if m in gone else there[:, i] for i, m in enumerate(self.images)]
+            self.present = np.stack(columns, axis=1)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def modalities(self) -> dict[str, int]:
-        """Modality -> channels."""
+        """Modality -> channels, or numbers of a vector."""
         return {name: int(array.shape[1]) for name, array in self.images.items()}
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The modalities that are numbers instead of images."""
+        return tuple(name for name, array in self.images.items() if getattr(array, "ndim", 0) == 2)
 
     def accounting(self) -> tuple[Account, ...]:
         """The accounts; for a data set that keeps none, that every cell is used."""
@@ -343,19 +392,24 @@ class Cells:
         n = len(self.labels)
         if not self.images:
             raise DataError("Expected at least one modality, but the data set has none.")
+        pictures = {name: array for name, array in self.images.items() if name not in self.vectors}
         arrays = {f"{name} images": array for name, array in self.images.items()} | {"labels": self.labels}
         for name in ("groups", "split", "present"):
             arrays |= {f"`{name}`": getattr(self, name)} if getattr(self, name) is not None else {}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):
                 raise DataError(f"Expected {name} as a numpy array, but got a {type(array).__name__}.")
-        for name, array in self.images.items():
+        for name in self.vectors:
+            self._check_vector(name)
+        for name, array in pictures.items():
             if array.ndim != 4 or array.shape[0] != n or array.shape[2] != array.shape[3]:
-                raise DataError(f"Expected {name} images [N={n}, C, S, S], but got {list(array.shape)}.")
+                raise DataError(
+                    f"Expected {name} images [N={n}, C, S, S] or numbers [N={n}, F], but got {list(array.shape)}."
+                )
             if array.dtype not in (np.uint8, np.uint16):
                 raise DataError(f"Expected {name} images as uint8 or uint16, but got {array.dtype}.")
-        if len({a.shape[2] for a in self.images.values()}) != 1:
-            sizes = {k: a.shape[2] for k, a in self.images.items()}
+        if len({a.shape[2] for a in pictures.values()}) > 1:
+            sizes = {k: a.shape[2] for k, a in pictures.items()}
             raise DataError(f"Modalities differ in side: {sizes}. Choose one with --image-size.")
         if n and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
             raise DataError(f"Expected labels 0..{len(self.classes) - 1}, but they run from "
@@ -383,6 +437,26 @@ class Cells:
             if strange := sorted(set(map(str, np.unique(sides))) - {*SPLITS, ""}):
                 raise DataError(f"Expected fold {number} of {SPLITS} or '', but got {strange}.")
         return self
+
+    def _check_vector(self, name: str) -> None:
+        array, names = self.images[name], self.features[name]
+        if array.dtype != np.float32:
+            raise DataError(f"Expected the numbers of {name} as float32, but got {array.dtype}.")
+        if array.shape[0] != len(self.labels) or not array.shape[1]:
+            raise DataError(f"Expected {name} as [N={len(self.labels)}, F], but got {list(array.shape)}.")
+        if len(names) != array.shape[1]:
+            raise DataError(f"Expected names of {array.shape[1]} numbers of {name}, but got {len(names)}.")
+        if np.isinf(array).any():
+            row, column = (int(i) for i in np.argwhere(np.isinf(array))[0])
+            raise DataError(
+                f"Expected finite numbers in {name}, or NaN for missing ones, but cell {row} has an infinite "
+                f"{names[column]}. Numbers are stored as float32, which ends at 3.4e38."
+            )
+
+
+def numbered(modality: str, count: int) -> tuple[str, ...]:
+    """Names of the numbers of a vector that has none: `markers_1`, `markers_2` ..."""
+    return tuple(f"{modality}_{i + 1}" for i in range(count))
 
 
 _finder: Callable[[str], type[Dataset]] | None = None

@@ -61,13 +61,10 @@ class Deployed(nn.Module):
         if self.present is None:
             return self.fusion.predict(self.fusion(images))
         task, some = self.fusion.task, images[self.present[0]]
-        rows, side = some.shape[0], task.image_size
+        rows = some.shape[0]
         here = torch.tensor([m in self.present for m in task.modalities], device=some.device).expand(rows, -1)
         # The training mean is zero after normalisation; a fusion with another imputation does it itself.
-        seen = {
-            m: images[m] if m in self.present else some.new_zeros(rows, c, side, side)
-            for m, c in task.channels.items()
-        }
+        seen = {m: images[m] if m in self.present else some.new_zeros(rows, *task.shape(m)) for m in task.channels}
         return self.fusion.predict(self.fusion(seen, here), here)
 
 
@@ -118,7 +115,8 @@ class Fusion(nn.Module):
         """Predict.
 
         Args:
-            images: modality -> [B, C_m, S, S] float, normalised to mean 0, sd 1 over training cells.
+            images: modality -> [B, C_m, S, S] float, normalised to mean 0, sd 1 over training cells; [B, F_m] of a
+                vector, likewise, where missing numbers are the median of the training cells.
             present: [B, M] bool, canonical modality order; None: nothing is absent.
             maps: also return stage maps, where the backbones have them.
         """

@@ -157,6 +157,9 @@ class FusionTraits(_Checked):
     own_backbones: bool = False
     """True: every backbone is built for one modality, by `backbone(channels, modality=name)`, and works with
     others of any other kind and width. Unequal backbones are refused at plan time for all other fusions."""
+    vectors: bool | None = None
+    """Whether a modality may be numbers [B, F] instead of images. None: if it has `own_backbones`; one that has
+    them and reads maps or pixels declares False."""
     scales: str = ""
     """Name of the parameter that is a factor on the backbone's channels, if there is one. Unless it is 1, such a
     fusion is refused at plan time with a backbone that cannot be scaled."""
@@ -166,6 +169,11 @@ class FusionTraits(_Checked):
 
     def __post_init__(self) -> None:
         self._check()
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether a modality may be numbers."""
+        return self.own_backbones if self.vectors is None else self.vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +199,8 @@ class PolicyTraits(_Checked):
     0: it runs no subsets."""
     waits: str = ""
     """Name of the parameter that counts the epochs before it changes anything: budgets up to it are refused."""
+    vectors: bool = True
+    """False: what it does to images has no counterpart for numbers, so that it is refused with them."""
     blends_cells: bool = False
     """Whether an image may show parts of several cells. Neither recorded teacher outputs nor losses on
     hard labels support such images."""

@@ -16,9 +16,11 @@ class Task:
     """What a network is built for. M modalities, K classes."""
 
     channels: dict[str, int]
-    """Modality -> channels, in canonical order."""
+    """Modality -> channels, or numbers of a vector, in canonical order."""
     classes: tuple[str, ...]
     image_size: int
+    vectors: frozenset[str] = frozenset()
+    """The modalities that are vectors [B, F] instead of images [B, C, S, S]."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -27,6 +29,15 @@ class Task:
     @property
     def n_classes(self) -> int:
         return len(self.classes)
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """Of one cell's input: (C, S, S), or (F,) of a vector."""
+        count, side = self.channels[modality], self.image_size
+        return (count,) if modality in self.vectors else (count, side, side)
+
+    def blank(self, cells: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """Modality -> zeros, the training mean, for so many cells."""
+        return {m: torch.zeros(cells, *self.shape(m), device=device) for m in self.channels}
 
 
 @dataclass
@@ -128,7 +139,7 @@ class Batch:
     """Modality -> [R] positions 0..B-1: the cell that each row shows in that modality.
     None: row i shows cell i in every modality."""
     images: dict[str, Tensor] = field(default_factory=dict)
-    """Modality -> [R, C_m, S, S] float, normalised; filled after `assemble`."""
+    """Modality -> [R, C_m, S, S], or [R, F_m] of a vector; float, normalised; filled after `assemble`."""
     class_weights: Tensor | None = None
     """[K], mean 1 over the training cells; filled by the core, None outside of training."""
     extras: dict[str, Any] = field(default_factory=dict)
@@ -164,6 +175,11 @@ def shown_in(present: Tensor | None, reads: frozenset[str], modalities: tuple[st
     if present is None:
         return None
     return torch.stack([present[:, i] for i, m in enumerate(modalities) if m in reads]).any(0)
+
+
+def over_rows(mask: Tensor, like: Tensor) -> Tensor:
+    """[B] as [B, 1] or [B, 1, 1, 1], so that it applies to whole rows of `like`, a vector or an image each."""
+    return mask.view(-1, *[1] * (like.ndim - 1))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -154,6 +154,8 @@ def variation_between_groups(cells: Cells) -> dict[str, float]:
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
     found = {}
     for i, (modality, images) in enumerate(cells.images.items()):
+        if modality in cells.features:
+            continue  # the intensity of views is of images
         here = rows if cells.present is None else rows[cells.present[rows, i]]
         some = (images[row].astype(np.float64) for row in here)
         pixels = np.array([(image.mean((1, 2)), image.std((1, 2))) for image in some]).reshape(len(here), 2, -1)

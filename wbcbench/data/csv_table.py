@@ -51,12 +51,14 @@ class Columns:
 
     label: str
     modalities: Mapping[str, str]
-    """Modality -> column."""
+    """Modality of images -> column."""
     group: str | None = None
     split: str | None = None
     id: str | None = None
     fold: tuple[str, ...] = ()
     """The column of folds, or a column of sides per fold, see `read_folds`."""
+    vectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modality of numbers -> columns."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Manifest:
     """[N] line numbers as an editor counts them."""
     labels: list[str]
     paths: dict[str, list[str]]
-    """Modality -> [N]."""
+    """Modality of images -> [N]."""
     groups: list[str] | None
     split: NDArray[np.str_] | None
     ids: list[str]
@@ -78,6 +80,10 @@ class Manifest:
     """`classes`, `splits` and `groups` -> every name at the source, of cells that are kept or not."""
     folds: Folds | None = None
     """See `Cells.folds`."""
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Modality of numbers -> [N, F], NaN where one is missing."""
+    features: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modality of numbers -> their names, [F]."""
 
     def accounts(self) -> tuple[Account, ...]:
         """The account, and those of classes, splits and groups."""
@@ -163,7 +169,8 @@ class ManifestFile:
             if values and not any(value.strip().lower().endswith(SUFFIXES) for value in values):
                 raise DataError(
                     f"Expected paths of images in column {name!r} of {self.path}, but it holds {values[0]!r}. "
-                    "Name the image columns with dataset.modalities.<name>=<column>."
+                    "Name the image columns with dataset.modalities.<name>=<column>, and columns of numbers that "
+                    "are a modality together with dataset.modalities.<name>=[<column>,<column>]."
                 )
         if not columns:
             raise DataError(
@@ -187,15 +194,19 @@ class ManifestFile:
         Raises:
             DataError: an unknown column, or no row left.
         """
-        check_names(columns.modalities)
+        check_names([*columns.modalities, *columns.vectors])
         label = self.column(columns.label, "label")
         group = None if columns.group is None else self.column(columns.group, "group")
         split = None if columns.split is None else self.column(columns.split, "split")
         name = None if columns.id is None else self.column(columns.id, "id")
         fold = [self.column(c, "fold") for c in columns.fold]
         images = {m: self.column(c, f"modalities.{m} images") for m, c in columns.modalities.items()}
+        numbers = {
+            m: [self.column(c, f"modalities.{m} numbers") for c in names] for m, names in columns.vectors.items()
+        }
         refused = {self.column(c, "leave_out column"): {v.strip() for v in vs} for c, vs in leave_out.items()}
-        places = (label, group, name, list(images.values()))
+        inputs = [*images.values(), *(at for each in numbers.values() for at in each)]
+        places = (label, group, name, inputs, "image or number" if numbers else "image")
         if split is None and not refused and not fold:  # a large table without a usable row ends here
             self._usable(self._complete(self.rows[:HOPELESS], Problems(), []), *places, Problems(), [])
         gone: list[tuple[str, str]] = []
@@ -238,13 +249,18 @@ class ManifestFile:
             gone += [(NOWHERE, f"line {rows[i][0]}") for i in np.flatnonzero(~used)]
             rows = [row for row, kept_row in zip(rows, used, strict=True) if kept_row]
         rows = self._usable(rows, *places, problems, gone)
+        rows = self._without_text(rows, [at for each in numbers.values() for at in each], problems, gone)
+        vectors = {}
+        for m, each in numbers.items():
+            read = [[as_number(row[at]) for at in each] for _, row in rows]
+            vectors[m] = np.array(read, np.float32).reshape(-1, len(each))
         folds = self._folds(columns.fold, fold, rows) if fold and rows else None
         if split is not None:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")
         if not rows and not problems:
             raise DataError(f"Expected cells in {self.path}, but every row was left out. Keep some.")
         paths = {m: [as_path(row[at]) for _, row in rows] for m, at in images.items()}
-        fallback = [next((p for p in each if p), "") for each in zip(*paths.values(), strict=True)]
+        fallback = [next((p[i] for p in paths.values() if p[i]), "") for i in range(len(rows))]
         labels = [row[label] for _, row in rows]
         groups = None if group is None else [row[group] for _, row in rows]
         notes += spelling_notes(labels, groups, str(self.path))
@@ -255,12 +271,35 @@ class ManifestFile:
             paths=paths,
             groups=groups,
             split=sides_,
-            ids=fallback if name is None else [row[name] for _, row in rows],
+            ids=[path or f"line {n}" for path, (n, _) in zip(fallback, rows, strict=True)]
+            if name is None
+            else [row[name] for _, row in rows],
             notes=notes,
             account=Account.of("rows", len(self.rows), len(rows), gone),
             found=found,
             folds=None if folds is None else folds.sides,
+            vectors=vectors,
+            features={m: tuple(names) for m, names in columns.vectors.items()},
         )
+
+    def _without_text(
+        self,
+        rows: list[tuple[int, list[str]]],
+        places: Sequence[int],
+        problems: Problems,
+        gone: list[tuple[str, str]],
+    ) -> list[tuple[int, list[str]]]:
+        """The rows that have a number, or nothing, in each of these columns."""
+        kept = []
+        for line, row in rows:
+            wrong = [at for at in places if as_number(row[at]) is None]
+            for at in wrong:
+                problems.add(line, f"has {row[at]!r} in column {self.header[at]!r}, which is not a number")
+            if wrong:
+                gone.append(("with text in a column of numbers", f"line {line}"))
+            else:
+                kept.append((line, row))
+        return kept
 
     def _folds(self, names: Sequence[str], places: Sequence[int], rows: list[tuple[int, list[str]]]) -> ReadFolds:
         columns = {name: [row[at] for _, row in rows] for name, at in zip(names, places, strict=True)}
@@ -284,19 +323,21 @@ class ManifestFile:
         label: int,
         group: int | None,
         name: int | None,
-        images: list[int],
+        inputs: list[int],
+        kinds: str,
         problems: Problems,
         gone: list[tuple[str, str]],
     ) -> list[tuple[int, list[str]]]:
+        """The rows with a label, a group and at least one of the `inputs`, which are `kinds`."""
         usable, seen = [], dict[str, int]()
         for number, row in rows:
             why = ""
             if name is not None and (first := seen.setdefault(row[name], number)) != number:
                 problems.add(number, f"repeats the id {row[name]!r} of line {first}")
                 why = "with the id of another row"
-            if all(is_missing(row[at]) for at in images):
-                problems.add(number, "has no image of any modality")
-                why = "without an image"
+            if all(is_missing(row[at]) for at in inputs):
+                problems.add(number, f"has no {kinds} of any modality")
+                why = f"without an {kinds}"
             if group is not None and is_missing(row[group]):
                 problems.add(number, f"has no group (column {self.header[group]!r} is {row[group]!r})")
                 why = "without a group"
@@ -313,6 +354,17 @@ class ManifestFile:
 def as_path(value: str) -> str:
     """A path as sources expect it: forward slashes (manifests may come from Windows), no `./`."""
     return "" if is_missing(value) else str(PurePosixPath(value.replace("\\", "/")))
+
+
+def as_number(value: str) -> float | None:
+    """A field of a table as a number that float32 can hold; NaN for a missing one, None for other text."""
+    if is_missing(value):
+        return float("nan")
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if abs(number) <= float(np.finfo(np.float32).max) else None
 
 
 NONE = "-"
@@ -334,8 +386,9 @@ class ColumnChoices:
     """The column of folds, or the beginning of the names of a column per fold."""
     fold_lists: Path | None = None
     """Folder of lists of cells per fold and side, see `Lists`."""
-    modalities: dict[str, str] = field(default_factory=dict)
-    """Modality -> column, array, or channel numbers such as `0,1`."""
+    modalities: dict[str, str | list[str]] = field(default_factory=dict)
+    """Modality -> column, array, or channel numbers such as `0,1`; several columns of numbers, as a list or
+    `cd3,cd4`, are one modality."""
     root: Path | None = None
     """Base folder of a CSV's relative paths; None: the folder of the CSV."""
     levels: str | None = None
@@ -394,7 +447,8 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
         DataError: no label or no images are found, or two columns match the same role.
     """
     where = str(file.path)
-    taken = set(asked.modalities.values())
+    given, vectors = _kinds(file, asked.modalities)
+    taken = {*given.values(), *(column for columns in vectors.values() for column in columns)}
     free = [name for name in file.header if name not in taken]
     values = {name: file.values(name) for name in free}
     fold = recognise_folds(asked, values, where)
@@ -410,7 +464,7 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
     for column in taken:
         file.column(column, "modality")
     if asked.modalities:
-        modalities = dict(asked.modalities)
+        modalities = given
     else:
         columns = [n for n in free if n not in roles.values() and n not in asked.leave_out and image_like(file, n)]
         if not columns:
@@ -420,13 +474,29 @@ def recognise(file: ManifestFile, asked: ColumnChoices) -> tuple[Columns, list[t
             )
         modalities = dict(zip(distinct_names(columns, where), columns, strict=True))
     meaning = {column: f"images of modality {m}" for m, column in modalities.items()}
+    meaning |= {column: f"a number of modality {m}" for m, columns in vectors.items() for column in columns}
     meaning |= {column: what for what, column in roles.items() if column is not None}
     meaning |= dict.fromkeys(fold, "fold" if len(fold) == 1 else "sides of a fold")
     meaning |= dict.fromkeys(asked.leave_out, "leaves cells out")
     label = roles.pop("label")
     assert label is not None
-    columns_ = Columns(label=label, modalities=modalities, fold=fold, **roles)
+    columns_ = Columns(label=label, modalities=modalities, fold=fold, vectors=vectors, **roles)
     return columns_, [(name, meaning.get(name, UNUSED)) for name in file.header]
+
+
+def _kinds(
+    file: ManifestFile, asked: Mapping[str, str | list[str]]
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The user's modalities: those of images, with their column, and those of numbers, with theirs."""
+    images: dict[str, str] = {}
+    vectors: dict[str, tuple[str, ...]] = {}
+    for m, named in asked.items():
+        several = named if isinstance(named, list) else [part.strip() for part in named.split(",")]
+        if isinstance(named, list) or (len(several) > 1 and named not in file.header):
+            vectors[m] = tuple(several)
+        else:
+            images[m] = named
+    return images, vectors
 
 
 def image_like(file: ManifestFile, name: str) -> bool:

@@ -61,7 +61,7 @@ class ImageIndex:
 
     @property
     def side(self) -> int | None:
-        """The side if all images are square and of one size, else None."""
+        """The side if all images are square and of one size, else None; 0 without images."""
         return self.smallest if self.smallest == self.largest and not self.oblong else None
 
 
@@ -85,6 +85,8 @@ def index_images(
         except TypeError:
             pass  # written by another version
     before = len(problems)
+    if not manifest.paths:  # a table of numbers
+        return ImageIndex("", {}, {}, smallest=0, largest=0, oblong=0, decoder=0, remarks={})
     digest = hashlib.sha256()
     headers: dict[str, list[tuple[int, ImageHeader]]] = {name: [] for name in manifest.paths}
     for modality, line, path, data in _contents(manifest, source, problems, progress, "image headers"):
@@ -209,6 +211,12 @@ def remark_notes(remarks: Mapping[str, int]) -> list[str]:
     return [f"{n} image{'s have' if n > 1 else ' has'} {remark}." for remark, n in remarks.items()]
 
 
+def _there(manifest: Manifest) -> dict[str, Array]:
+    """Modality -> [N] bool, the cells that have it."""
+    images = {m: np.array([bool(path) for path in paths]) for m, paths in manifest.paths.items()}
+    return images | {m: ~np.isnan(numbers).all(1) for m, numbers in manifest.vectors.items()}
+
+
 P = TypeVar("P", bound=Parameters)
 
 
@@ -282,6 +290,9 @@ class ListedImages(ABC, Generic[P]):
         content = content_digest(self.version, index.decoder, columns, index.digest)
         window = self._window(index)
         content = content_digest(content, window) if window else content
+        if manifest.vectors:
+            numbers = [x for m, array in manifest.vectors.items() for x in (m, manifest.features[m], array)]
+            content = content_digest(content, "vectors", *numbers)
         if manifest.folds is None:
             return content
         return content_digest(content, "folds", [(fold, side.tolist()) for fold, side in manifest.folds.items()])
@@ -291,17 +302,18 @@ class ListedImages(ABC, Generic[P]):
         manifest, index = self._read(None)
         labels, classes = encode_labels(np.array(manifest.labels), self._classes(), str(self._where()))
         return Description(
-            modalities=dict(index.channels),
+            modalities=dict(index.channels) | {m: x.shape[1] for m, x in manifest.vectors.items()},
             classes=classes,
             cells=len(labels),
             fingerprint=self._fingerprint(manifest, index),
-            image_size=self._side(index),
+            image_size=self._side(index) or None,
             split_sizes=split_sizes(manifest.split),
             fold_sizes=fold_sizes(manifest.folds),
             groups=manifest.groups is not None,
             group_count=None if manifest.groups is None else len(set(manifest.groups)),
             licence=self.licence,
-            incomplete=tuple(m for m, paths in manifest.paths.items() if not all(paths)),
+            incomplete=tuple(m for m, there in _there(manifest).items() if not there.all()),
+            features=manifest.features,
             accounts=manifest.accounts(),
             notes=(*manifest.notes, *remark_notes(index.remarks)),
         )
@@ -321,13 +333,13 @@ class ListedImages(ABC, Generic[P]):
             with open_source(self._root()) as source:
                 return self._decode(manifest, source, index, side, progress)
 
-        images = cached_arrays(content_digest(*self._decoding(index), side), decode)
+        images = cached_arrays(content_digest(*self._decoding(index), side), decode) if manifest.paths else {}
         labels, classes = encode_labels(np.array(manifest.labels), self._classes(), where)
         groups = None if manifest.groups is None else encode_groups(np.array(manifest.groups), where)
         names = () if groups is None else names_of_groups(np.array(manifest.groups), groups)
-        present = np.array([[bool(path) for path in paths] for paths in manifest.paths.values()]).T
+        present = np.array(list(_there(manifest).values())).T
         return Cells(
-            images={name: images[name] for name in manifest.paths},
+            images={name: images[name] for name in manifest.paths} | manifest.vectors,
             labels=labels,
             classes=classes,
             fingerprint=self._fingerprint(manifest, index),
@@ -341,6 +353,7 @@ class ListedImages(ABC, Generic[P]):
             resolved=self._resolved(index),
             accounts=manifest.accounts(),
             group_names=names,
+            features=manifest.features,
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:
@@ -375,4 +388,7 @@ class ListedImages(ABC, Generic[P]):
             missing = sum(not path for path in paths)
             if missing:
                 notes.append(f"{missing} cells have no {name} image.")
+        for name, numbers in manifest.vectors.items():
+            if missing := int(np.isnan(numbers).sum()):
+                notes.append(f"{missing} of {numbers.size} numbers of {name} are missing.")
         return notes

@@ -119,8 +119,8 @@ def facts(survey: Survey) -> dict[str, Any]:
             for name, n in zip(survey.classes, counts, strict=True)
         ],
         "modalities": [
-            {"name": name, "channels": m.channels, "dtype": f"uint{m.bits}", "side": [m.smallest, m.largest],
-             "not_square": m.oblong, "missing": m.missing}
+            {"name": name, "channels": m.channels, "dtype": "float32" if m.bits == 32 else f"uint{m.bits}",
+             "side": [m.smallest, m.largest], "not_square": m.oblong, "missing": m.missing}
             for name, m in survey.modalities.items()
         ],
         "groups": None,
@@ -345,13 +345,20 @@ def _manifest(survey: Survey, rows: NDArray[np.intp], folder: Path, dest: Path, 
     columns["id"] = [survey.ids[i] for i in rows]
     if len(set(columns["id"])) < len(rows):
         del columns["id"]
+    vectors: dict[str, list[str]] = {}
+    for m, numbers in listing.vectors.items():
+        vectors[m] = []
+        for name, values in zip(listing.features[m], numbers[rows].T, strict=True):
+            clash = name in columns or name in _RESERVED or fold_columns([name], FOLD)
+            vectors[m].append(f"{m}_{name}" if clash else name)
+            columns[vectors[m][-1]] = ["" if np.isnan(v) else str(v) for v in values]
     for name, values in survey.extra.items():
         taken = name in columns or name in _RESERVED or fold_columns([name], FOLD)
         columns[f"extra_{name}" if taken else name] = [values[i] for i in rows]
     write_synced(folder / MANIFEST, _csv(columns).encode())
     settings: dict[str, Any] = {"name": "folder", "path": str(dest / MANIFEST)}
-    if survey.extra:  # every other column would be taken for images
-        settings["modalities"] = {name: name for name in listing.paths}
+    if survey.extra or vectors:  # every other column would be taken for images
+        settings["modalities"] = {**{name: name for name in listing.paths}, **vectors}
     return settings | ({"root": str(root.resolve())} if zipped and not copy else {})
 
 

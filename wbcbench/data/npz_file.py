@@ -200,12 +200,13 @@ class Pick:
     axis: int
     """Of the channels; 0 if there is none."""
     side: int
+    """0: an array [N, F] of numbers, which are the channels."""
 
     def __repr__(self) -> str:  # part of the fingerprints of data sets since before this class had its name
         return f"_Pick(array={self.array!r}, channels={self.channels!r}, axis={self.axis!r}, side={self.side!r})"
 
     def take(self, array: Array) -> Array:
-        """[N, C, S, S] of the modality, from its whole array."""
+        """[N, C, S, S] of the modality, or [N, F] of numbers, from its whole array."""
         stack = array[:, None] if self.axis == 0 else np.moveaxis(array, self.axis, 1)
         return stack[:, list(self.channels)]
 
@@ -237,6 +238,9 @@ def find_picks(
                 f"Expected {count} images in array {array!r} of {file.path}, one per label, "
                 f"but it is {list(header.shape)}."
             )
+        if isinstance(pick, str) and len(header.shape) == 2:
+            picks[name] = _numbers(file, array, header)
+            continue
         axis, channels, side = find_layout(header.shape, layout, f"in array {array!r}")
         chosen = tuple(range(channels)) if isinstance(pick, str) else tuple(pick)
         if not chosen or min(chosen) < 0 or max(chosen) >= channels:
@@ -245,6 +249,29 @@ def find_picks(
             )
         picks[name] = Pick(array, chosen, axis, side)
     return picks
+
+
+def _numbers(file: NpzFile, array: str, header: Header) -> Pick:
+    """A modality of numbers [N, F]."""
+    if header.dtype.kind not in "fiub" or not header.shape[1]:
+        raise DataError(
+            f"Expected {array!r} of {file.path} as numbers [N, F], but it is {header.dtype} {list(header.shape)}. "
+            "Numbers are floats, in which NaN is a missing one, or integers."
+        )
+    return Pick(array, tuple(range(header.shape[1])), 1, 0)
+
+
+def read_numbers(file: NpzFile, pick: Pick) -> Array:
+    """[N, F] float32 of a modality of numbers. Raises `DataError` for what float32 cannot hold."""
+    with np.errstate(over="ignore"):
+        numbers = file.read(pick.array, "numbers").astype(np.float32)
+    if np.isinf(numbers).any():
+        row, column = np.argwhere(np.isinf(numbers))[0]
+        raise DataError(
+            f"Expected finite numbers in array {pick.array!r} of {file.path}, or NaN for missing ones, but row "
+            f"{row} has an infinite one in column {column}."
+        )
+    return numbers
 
 
 def _by_default(file: NpzFile, image: str, layout: Layout) -> dict[str, Sequence[int] | str]:

@@ -283,8 +283,9 @@ def _folder_settings(
         settings["root"] = str(asked.root)
     used = [columns.label, columns.group, columns.split, columns.id, *columns.fold, *leave_out]
     rest = [name for name in file.header if name not in used]
-    if dict(columns.modalities) != {name: name for name in rest}:
-        settings["modalities"] = dict(columns.modalities)
+    numbers = {m: list(names) for m, names in columns.vectors.items()}
+    if numbers or dict(columns.modalities) != {name: name for name in rest}:
+        settings["modalities"] = {**columns.modalities, **numbers}
     for what in ("label", "group", "split", "id"):
         column = getattr(columns, what)
         if column is None and what in file.header:
@@ -423,9 +424,10 @@ def _without_rows(cells: Cells, gone: Mapping[int, str], path: Path) -> tuple[Ce
     return found, (account, classes_account, *(a for a in others if a.unit == "arrays"))
 
 
-def _pick(text: str) -> list[int] | str:
+def _pick(text: str | list[str]) -> list[int] | str:
     """`0,1` as channel numbers, anything else as the name of an array."""
-    parts = text.strip("[]").split(",")
+    parts = text.strip("[]").split(",") if isinstance(text, str) else list(map(str, text))
+    text = ",".join(parts)
     return [int(p) for p in parts] if all(p.strip().isdigit() for p in parts) else text
 
 

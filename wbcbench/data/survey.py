@@ -21,6 +21,7 @@ from wbcbench.data.decode import DECODER_VERSION, UndecodableError, decode_whole
 from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
 from wbcbench.data.image_files import remark_notes
 from wbcbench.data.splits import Copies, Folds, same_rows
+from wbcbench.errors import DataError
 from wbcbench.files import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Modality:
-    """Facts about one modality's images; sides in pixels, 0 if there is no image."""
+    """Facts about one modality's images; sides in pixels, 0 if there is no image, or for a vector of numbers."""
 
     channels: int
+    """Or the numbers of a vector."""
     bits: int
+    """8 or 16; 32 for a vector."""
     smallest: int
     largest: int
     oblong: int
@@ -196,9 +199,13 @@ def survey_listing(
             for row, path in enumerate(paths):
                 if path:
                     both[str(depth[place[path]])].add(row)
+    for name, numbers in kept.vectors.items():
+        absent = np.isnan(numbers).all(1)
+        modalities[name] = Modality(numbers.shape[1], 32, 0, 0, 0, int(absent.sum()))
+        digests[name] = [None if lacks else _digest(row) for row, lacks in zip(numbers, absent, strict=True)]
     unreadable = [(n, str(why[i])) for n, i in place.items() if why[i]]
     rows_of = {bits: sorted(rows) for bits, rows in both.items() if rows}
-    return Images(kept, modalities, digests, unreadable, np.concatenate(sizes), rows_of)
+    return Images(kept, modalities, digests, unreadable, np.concatenate([np.zeros(0, np.int64), *sizes]), rows_of)
 
 
 def leave_rows_out(listing: Manifest, gone: Sequence[tuple[int, str]]) -> Manifest:
@@ -229,8 +236,8 @@ def survey_cells(cells: Cells) -> tuple[dict[str, Modality], dict[str, list[byte
     modalities, digests = {}, {}
     for m, (name, array) in enumerate(cells.images.items()):
         there = np.ones(len(cells), bool) if cells.present is None else cells.present[:, m]
-        side = int(array.shape[2])
-        bits = 16 if array.dtype == np.uint16 else 8
+        side = 0 if name in cells.features else int(array.shape[2])
+        bits = array.dtype.itemsize * 8
         modalities[name] = Modality(int(array.shape[1]), bits, side, side, 0, int((~there).sum()))
         digests[name] = [_digest(array[i]) if there[i] else None for i in range(len(cells))]
     return modalities, digests
@@ -296,6 +303,7 @@ def select_rows(listing: Manifest, rows: NDArray[np.intp]) -> Manifest:
         split=None if listing.split is None else listing.split[rows],
         folds=None if listing.folds is None else {k: side[rows] for k, side in listing.folds.items()},
         ids=[listing.ids[i] for i in rows],
+        vectors={m: numbers[rows] for m, numbers in listing.vectors.items()},
     )
 
 
@@ -364,20 +372,24 @@ def contact_sheet(cells: Cells, path: Path, per_class: int = 8) -> None:
 
     Raises:
         ValueError: `per_class` is less than 1.
+        DataError: there are no images.
         WbcbenchError: the file cannot be written. No partial file is left.
     """
     if per_class < 1:
         raise ValueError(f"Expected at least one cell per class, but got per_class={per_class}.")
     from PIL import Image, ImageDraw
 
+    pictures = {m: array for m, array in cells.images.items() if m not in cells.features}
+    if not pictures:
+        raise DataError("Expected images for a contact sheet, but every modality is numbers.")
     picked = [np.flatnonzero(cells.labels == c)[:per_class] for c in range(len(cells.classes))]
     columns = max(len(rows) for rows in picked)
-    lines = [(c, m) for c in range(len(cells.classes)) for m in cells.images]
+    lines = [(c, m) for c in range(len(cells.classes)) for m in pictures]
     margin = _margin([f"{cells.classes[c]} / {m}" for c, m in lines])
     size = (margin + columns * (TILE + GAP) + GAP, len(lines) * (TILE + GAP) + GAP)
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    ranges = {m: _grey_range(a, np.concatenate(picked)) for m, a in cells.images.items()}
+    ranges = {m: _grey_range(a, np.concatenate(picked)) for m, a in pictures.items()}
     names = list(cells.images)
     for line, (c, m) in enumerate(lines):
         top = GAP + line * (TILE + GAP)

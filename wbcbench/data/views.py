@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Cells, Draw
+from wbcbench.contracts import Batch, Cells, Draw, Task, over_rows
 from wbcbench.data.counter import counter_hash, permutation, uniform
 from wbcbench.spec import Augmentation
 
@@ -19,17 +19,22 @@ _CHUNK = 2048
 
 @dataclass
 class Modality:
-    """One modality's images and their normalisation."""
+    """One modality's images or vectors, and their normalisation."""
 
     images: Tensor
-    """[N, C, S, S] uint8, or int16 holding a 16-bit image minus 32768."""
+    """[N, C, S, S] uint8, or int16 holding a 16-bit image minus 32768; or [N, F] float32 of a vector, in which
+    missing numbers are the median."""
     mean: Tensor
-    """[C], of raw pixel values over training cells that have the modality."""
+    """[C], of raw pixel values over training cells that have the modality; [F], of a vector's numbers."""
     std: Tensor
-    """[C]."""
+    """[C] or [F]."""
+    median: Tensor | None = None
+    """[F], of each number of a vector over the training cells that have it; None for images."""
 
     def gather(self, cells: Tensor) -> Tensor:
-        """[B, C, S, S] float32, mean 0 and sd 1 over the training cells."""
+        """[B, C, S, S] or [B, F] float32, mean 0 and sd 1 over the training cells."""
+        if self.median is not None:
+            return standardised(self.images[cells], self.mean, self.std)
         x = self.images[cells].to(torch.float32)
         offset = 32768.0 if self.images.dtype == torch.int16 else 0.0
         scale = 1.0 / self.std
@@ -47,6 +52,8 @@ class ResidentCells:
         self.classes = cells.classes
         self.labels = torch.as_tensor(cells.labels, dtype=torch.int64, device=device)
         columns = {m: i for i, m in enumerate(cells.images)}
+        self.features = dict(cells.features)
+        """Modality that is a vector -> names of its numbers."""
         self.incomplete = frozenset(cells.incomplete)
         """Modalities that some cells of the set lack."""
         self._present: dict[str, Tensor] | None = None
@@ -58,6 +65,9 @@ class ResidentCells:
         self.modalities: dict[str, Modality] = {}
         for m in modalities:
             have = train if cells.present is None else train[cells.present[train, columns[m]]]
+            if m in cells.features:
+                self.modalities[m] = resident_vector(cells.images[m], have, device)
+                continue
             mean, std = moments(cells.images[m], have)
             self.modalities[m] = Modality(
                 images=_to_tensor(cells.images[m]).to(device),
@@ -70,10 +80,14 @@ class ResidentCells:
 
     @property
     def image_size(self) -> int:
-        return int(next(iter(self.modalities.values())).images.shape[-1])
+        """Side of the images; 0 without any."""
+        return next((int(m.images.shape[-1]) for m in self.modalities.values() if m.median is None), 0)
 
-    def channels(self, modalities: tuple[str, ...]) -> dict[str, int]:
-        return {m: int(self.modalities[m].images.shape[1]) for m in modalities}
+    def task(self, modalities: tuple[str, ...]) -> Task:
+        """The task of a network that reads these modalities."""
+        channels = {m: int(self.modalities[m].images.shape[1]) for m in modalities}
+        vectors = frozenset(m for m in modalities if self.modalities[m].median is not None)
+        return Task(channels, self.classes, self.image_size, vectors)
 
     def present(self, cells: Tensor, modalities: tuple[str, ...]) -> Tensor | None:
         """[B, M] bool, or None if no cell of the set lacks a modality."""
@@ -82,14 +96,14 @@ class ResidentCells:
         return torch.stack([self._present[m][cells] for m in modalities], 1)
 
     def images(self, cells: Tensor, modality: str) -> Tensor:
-        """[B, C, S, S] normalised and unaugmented; missing images are zero (the training mean)."""
+        """[B, C, S, S] or [B, F], normalised and unaugmented; zero (the training mean) for cells that lack it."""
         return self.mask_absent(self.modalities[modality].gather(cells), cells, modality)
 
     def mask_absent(self, x: Tensor, cells: Tensor, modality: str) -> Tensor:
         """`x` with the rows of cells that lack the modality set to zero."""
         if self._present is None:
             return x
-        return x * self._present[modality][cells][:, None, None, None]
+        return x * over_rows(self._present[modality][cells], x)
 
 
 def moments(images: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,6 +120,41 @@ def moments(images: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarr
     mean = total / count
     std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
     return mean, np.where(std > 1e-6, std, 1.0)
+
+
+def resident_vector(values: np.ndarray, cells: np.ndarray, device: torch.device) -> Modality:
+    """Vectors [N, F] on the device, with missing numbers replaced by the median of the training cells `cells`."""
+    mean, std, median = vector_moments(values, cells)
+    return Modality(
+        images=torch.from_numpy(np.where(np.isnan(values), median, values).astype(np.float32)).to(device),
+        mean=torch.tensor(mean, dtype=torch.float32, device=device),
+        std=torch.tensor(std, dtype=torch.float32, device=device),
+        median=torch.tensor(median, dtype=torch.float32, device=device),
+    )
+
+
+def vector_moments(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, sd and median [F] of the numbers that the given cells have, in float64.
+
+    A number that hardly varies gets sd 1; one that no cell has, mean and median 0.
+    """
+    mean, std, median = np.zeros(values.shape[1]), np.ones(values.shape[1]), np.zeros(values.shape[1])
+    for i, column in enumerate(values[cells].astype(np.float64).T):
+        given = column[~np.isnan(column)]
+        if len(given):
+            mean[i], median[i], sd = given.mean(), np.median(given), given.std()
+            std[i] = sd if sd > 1e-6 * np.abs(given).max() else 1.0
+    return mean, std, median
+
+
+def standardised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """[B, F] numbers in sd from the mean; the mean is taken off first, since it may be much larger than the sd."""
+    return (x - mean) * (1.0 / std)
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """The same values as networks read them fastest: images with channels last in memory."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
 def _to_tensor(array: np.ndarray) -> Tensor:
@@ -198,7 +247,7 @@ class EpochViews:
         if a.cutout:
             self._cutout = (uniform(seed, "view", epoch, "cx", ids), uniform(seed, "view", epoch, "cy", ids))
         self._photo: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        for m in views.cells.modalities:
+        for m in (m for m, one in views.cells.modalities.items() if one.median is None):
             strength = a.of("intensity", m)
             gain = 1 + (uniform(seed, "gain", epoch, m, ids) * 2 - 1) * strength
             bias = (uniform(seed, "bias", epoch, m, ids) * 2 - 1) * strength
@@ -215,7 +264,7 @@ class EpochViews:
         return self._views.keeps
 
     def __call__(self, modality: str, cells: Tensor) -> Tensor:
-        """[B, C, S, S] float32: the view of each cell (ids [B]) in this epoch; the caller may modify it."""
+        """[B, C, S, S] or [B, F] float32: the view of each cell (ids [B]) in this epoch; may be modified."""
         if not self._views.keeps:
             return self._make(modality, cells)
         if self._kept_for is not cells:
@@ -228,6 +277,9 @@ class EpochViews:
         views = self._views
         a = views.augmentation
         x = views.cells.modalities[modality].gather(cells)
+        if x.ndim == 2:
+            sd = a.of("vector_noise", modality)
+            return views.cells.mask_absent(self._noisy(x, modality, cells, sd) if sd else x, cells, modality)
         if self._theta is not None:
             grid = sampling_grid(self._theta[cells], views.places())
             x = F.grid_sample(x, grid, mode=self._mode, padding_mode="border", align_corners=False)
@@ -240,6 +292,12 @@ class EpochViews:
         if self._cutout is not None:
             x = erase(x, self._cutout[0][cells], self._cutout[1][cells], a.cutout)
         return views.cells.mask_absent(x, cells, modality)
+
+    def _noisy(self, x: Tensor, modality: str, cells: Tensor, sd: float) -> Tensor:
+        """Vectors [B, F] with Gaussian noise, independent for every number of every cell."""
+        place = cells[:, None] * x.shape[1] + torch.arange(x.shape[1], device=x.device)
+        u = uniform(self._views.seed, "vector noise", self.epoch, modality, place).clamp(1e-6, 1 - 1e-6)
+        return x + sd * math.sqrt(2) * torch.erfinv(2 * u - 1)
 
 
 def affine(angle: Tensor, zoom: Tensor, mirror: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
@@ -331,7 +389,7 @@ def draw_batch(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -
 
 
 def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) -> Batch:
-    """Make the images that each row shows: [R, C, S, S] per modality, channels last in memory."""
+    """Make what each row shows: [R, C, S, S] (channels last in memory) or [R, F] per modality."""
     for m in modalities:
         rows = None if batch.rows is None else batch.rows.get(m)
         if rows is None:
@@ -341,5 +399,5 @@ def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) ->
             images = views(m, batch.cells)[rows]
         else:
             images = views(m, batch.cells[rows])
-        batch.images[m] = images.contiguous(memory_format=torch.channels_last)
+        batch.images[m] = laid_out(images)
     return batch

@@ -61,6 +61,13 @@ print([spec["classes"][k] for k in probabilities.argmax(1)])""",
 """How to run each format; executed by the tests."""
 
 
+def _values(spec: dict[str, Any]) -> str:
+    """The values of an input: a range of pixels, or the names of numbers."""
+    if "features" in spec:
+        return f"NaN where missing: {', '.join(markdown(name) for name in spec['features'])}"
+    return f"{spec['range'][0]} to {spec['range'][1]}"
+
+
 def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) -> str:
     """The card in Markdown; text from the record is escaped."""
     record, result = rebuilt.record, rebuilt.record.result
@@ -77,11 +84,11 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
         "## Inputs and outputs",
         "",
-        "| input | shape | pixels |",
+        "| input | shape | values |",
         "| --- | --- | --- |",
         *(
             f"| {markdown(i['name'])} | [batch, {', '.join(map(str, i['shape'][1:]))}] | {i['dtype']}, "
-            f"{i['range'][0]} to {i['range'][1]} |"
+            f"{_values(i)} |"
             for i in inputs["inputs"]
         ),
         "",
@@ -99,8 +106,9 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         f"- licence: {markdown(licence)}",
         f"- modalities: {', '.join(map(markdown, key.modalities))}"
         + (" (pseudo-modalities, computed from one image)" if result.pseudo_multimodal else ""),
-        f"- images of {key.image_size} x {key.image_size} pixels; statistics of the inputs are from "
-        f"{rebuilt.statistics_from}",
+        "- "
+        + (f"images of {key.image_size} x {key.image_size} pixels; " if key.image_size else "")
+        + f"statistics of the inputs are from {rebuilt.statistics_from}",
         *(f"- {markdown(note)}" for note in result.notes),
         "",
         "## Method",

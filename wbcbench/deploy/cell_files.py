@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from wbcbench.contracts import Account, Dataset, Preparation
-from wbcbench.data.csv_table import ManifestFile, as_path, image_like
+from wbcbench.contracts.dataset import indicated
+from wbcbench.data.csv_table import ManifestFile, as_number, as_path, image_like
 from wbcbench.data.decode import ImageHeader, UndecodableError, decode_whole, fits, read_header
 from wbcbench.data.folders import FileSource, FolderSource, list_images, open_source
 from wbcbench.data.formats import foreign_among, refuse_foreign
@@ -47,8 +48,10 @@ class FileCells:
         labels: Sequence[str] | None,
         account: Account,
         errors: Mapping[int, str] | None = None,
+        numbers: Mapping[str, Array] | None = None,
     ) -> None:
-        """`paths`: image -> [N], empty where an image is missing; `errors`: cells known to be invalid.
+        """`paths`: image -> [N], empty where an image is missing; `errors`: cells known to be invalid; `numbers`:
+        vector -> [N, F], NaN where a number is missing.
 
         `account`: of the files or rows that all N cells come from, with and without errors.
         """
@@ -56,9 +59,11 @@ class FileCells:
         self.names = tuple(names)
         self.labels = None if labels is None else tuple(labels)
         self._account = account
-        self._paths = {m: paths.get(m, [""] * len(self.names)) for m in order.names}
-        columns = [[bool(path) for path in self._paths[m]] for m in order.names]
-        self.present = np.array(columns, dtype=np.bool_).T.reshape(len(self.names), len(columns))
+        self._paths = {m: paths.get(m, [""] * len(self.names)) for m in order.pictures}
+        self._numbers = order.blank(len(self.names)) if numbers is None else {**numbers}
+        there = {m: np.array([bool(path) for path in own], np.bool_) for m, own in self._paths.items()}
+        there |= {m: ~np.isnan(self._numbers[m]).all(1) for m, kind in order.kinds.items() if kind.vector}
+        self.present = np.stack([there[m] for m in order.names], axis=1)
         self.notes: list[str] = []
         self.errors: dict[int, str] = dict(errors or {})
         for row in np.flatnonzero(~self.present.any(1)).tolist():
@@ -77,6 +82,7 @@ class FileCells:
     def read(self, start: int, stop: int) -> dict[str, Array]:
         """See `CellSource.read`."""
         out, side = self._order.blank(stop - start), self._order.side
+        out |= {m: self._numbers[m][start:stop] for m, kind in self._order.kinds.items() if kind.vector}
         with self._root as root:
             for m, paths in self._paths.items():
                 channels = self._order.kinds[m].channels
@@ -144,11 +150,15 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
     at = {column: place for place, column in enumerate(file.header)}
     alike = {order.name_of(column): place for column, place in at.items() if image_like(file, column)}
     mapping = called.get("modalities", {})
-    columns = {m: at.get(str(mapping.get(m, m)), at.get(m, alike.get(m))) for m in order.names}
+    columns = {m: at.get(str(mapping.get(m, m)), at.get(m, alike.get(m))) for m in order.pictures}
+    vectors = {
+        m: _vector_columns(file, m, mapping.get(m), kind, bool(called.get("indicators")))
+        for m, kind in order.kinds.items() if kind.vector
+    }  # fmt: skip
     if order.alone and columns[order.names[0]] is None:
         only = [column for column in file.header if image_like(file, column)]
         columns[order.names[0]] = at[only[0]] if len(only) == 1 else None
-    if all(place is None for place in columns.values()):
+    if all(place is None for place in columns.values()) and not any(vectors.values()):
         raise NothingFoundError(f"columns {', '.join(file.header)}")
     refused = {at[column]: values for column, values in called.get("leave_out", {}).items() if column in at}
     rows: list[tuple[int, list[str]]] = []
@@ -171,8 +181,12 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
         return [as_path(value) for value in found]
 
     images = {m: paths(place) for m, place in columns.items()}
-    ids = [next((p for p in each if p), f"line {n}") for (n, _), each in
-           zip(rows, zip(*images.values(), strict=True), strict=True)]  # fmt: skip
+    ids = [next((p[i] for p in images.values() if p[i]), f"line {n}") for i, (n, _) in enumerate(rows)]
+    numbers = order.blank(len(rows))
+    for m, named in vectors.items():
+        if named:
+            read = _numbers_of(rows, {column: at[column] for column in named}, errors)
+            numbers[m] = indicated(read) if called.get("indicators") else read
     if name is not None:
         ids = [row[at[name]] or other for (_, row), other in zip(rows, ids, strict=True)]
     return FileCells(
@@ -184,7 +198,48 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
         labels=None if label is None else [row[at[label]] for _, row in rows],
         account=Account.of("rows", len(file.rows), len(rows), gone),
         errors=errors,
+        numbers=numbers,
     )
+
+
+def _vector_columns(
+    file: ManifestFile, modality: str, said: list[str] | str | None, kind: Kind, indicators: bool
+) -> list[str]:
+    """The columns of a vector's numbers: as in training, or those of their names; none if the table has none.
+
+    Raises:
+        DataError: it has some of them.
+    """
+    known = kind.features[: kind.channels // 2] if indicators else kind.features
+    columns = list(said) if isinstance(said, list) else list(known)
+    if len(columns) != len(known):
+        raise DataError(
+            f"Expected {len(known)} numbers for {modality}, as in training ({', '.join(known)}), but the data set "
+            f"names {len(columns)}: {', '.join(columns)}."
+        )
+    missing = [column for column in columns if column not in file.header]
+    if len(missing) == len(columns):
+        return []
+    if missing:
+        raise DataError(
+            f"Expected columns {', '.join(columns)} in {file.path} for {modality}, as in training, but "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there. Leave a field empty where a "
+            "number is missing."
+        )
+    return columns
+
+
+def _numbers_of(rows: Sequence[tuple[int, list[str]]], at: Mapping[str, int], errors: dict[int, str]) -> Array:
+    """[N, F] of these columns, NaN where a number is missing; adds rows with other text to `errors`."""
+    found = np.full((len(rows), len(at)), np.nan, np.float32)
+    for i, (_, row) in enumerate(rows):
+        for j, (column, place) in enumerate(at.items()):
+            value = as_number(row[place])
+            if value is None:
+                errors.setdefault(i, f"has {row[place]!r} in column {column!r}, which is not a number")
+            else:
+                found[i, j] = value
+    return found
 
 
 def _column(file: ManifestFile, called: Mapping[str, Any], what: str) -> str | None:
@@ -209,7 +264,7 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     with source:
         images = list_images(source)
     files = images.names
-    found = _placed(files, order.preparation.place, order.names) or _in_subfolders(files, order.name_of)
+    found = _placed(files, order.preparation.place, order.pictures) or _in_subfolders(files, order.name_of)
     if not found and order.alone:
         found = _all(files, order.names[0])
     if not found:
@@ -224,7 +279,7 @@ def tree_cells(root: Path, order: Order) -> FileCells:
     labels = [order.label_of(PurePosixPath(name).parent.name) for name in names]
     return FileCells(
         str(root), source, order, names=names,
-        paths={m: [found[name].get(m, "") for name in names] for m in order.names},
+        paths={m: [found[name].get(m, "") for name in names] for m in order.pictures},
         labels=labels if any(labels) else None, account=images.account(len(used), others),
     )  # fmt: skip
 
@@ -233,7 +288,7 @@ def single_cell(path: Path, order: Order) -> FileCells:
     """One image file, for a network that reads one image. Raises `NothingFoundError` for others."""
     if not order.alone:
         raise NothingFoundError("one file: give a folder, a manifest, a zip or an .npz")
-    paths = {order.names[0]: [path.name]}
+    paths = {order.pictures[0]: [path.name]}
     return FileCells(str(path), FolderSource(path.parent), order, [path.name], paths, None, Account("files", 1, 1))
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcbench.contracts import Account, Cells, Dataset, Preparation, middle_square
+from wbcbench.contracts.dataset import indicated
 from wbcbench.data.decode import to_integers
 from wbcbench.data.labels import find_layout, sanitise
-from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz
+from wbcbench.data.npz_file import NpzFile, Pick, find_picks, open_npz, read_numbers
 from wbcbench.deploy.network import Rebuilt
 from wbcbench.errors import DataError
 from wbcbench.records.schema import InputStatistics
@@ -54,15 +55,21 @@ class CellSource(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """The required format of one image of a cell."""
+    """The required format of one image, or vector of numbers, of a cell."""
 
     channels: int
     bits: tuple[int, ...]
-    """8, 16 or both; files are decoded to the first one."""
+    """8, 16 or both; files are decoded to the first one. 32: a vector."""
+    features: tuple[str, ...] = ()
+    """Names of a vector's numbers."""
 
     @property
-    def dtype(self) -> type[np.unsignedinteger[Any]]:
-        return np.uint8 if self.bits[0] == 8 else np.uint16
+    def vector(self) -> bool:
+        return self.bits == (32,)
+
+    @property
+    def dtype(self) -> type[np.uint8 | np.uint16 | np.float32]:
+        return np.float32 if self.vector else np.uint8 if self.bits[0] == 8 else np.uint16
 
 
 @dataclass(frozen=True)
@@ -81,16 +88,27 @@ class Order:
     def names(self) -> tuple[str, ...]:
         return tuple(self.kinds)
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The names of images, without those of vectors."""
+        return tuple(name for name, kind in self.kinds.items() if not kind.vector)
+
     def blank(self, count: int) -> dict[str, Array]:
-        """Image -> [count, C, S, S] of zeros."""
-        return {n: np.zeros((count, k.channels, self.side, self.side), k.dtype) for n, k in self.kinds.items()}
+        """Image -> [count, C, S, S] of zeros; vector -> [count, F] of NaN."""
+        found: dict[str, Array] = {}
+        for name, kind in self.kinds.items():
+            if kind.vector:
+                found[name] = np.full((count, kind.channels), np.nan, kind.dtype)
+            else:
+                found[name] = np.zeros((count, kind.channels, self.side, self.side), kind.dtype)
+        return found
 
     def name_of(self, written: str) -> str | None:
         """The image that a folder or column is called after; `Bright field` is bright_field, as in training."""
-        if written in self.kinds:
+        if written in self.pictures:
             return written
         plain = sanitise(written)
-        return plain if plain in self.kinds and written not in self.preparation.raw else None
+        return plain if plain in self.pictures and written not in self.preparation.raw else None
 
     def label_of(self, folder: str) -> str:
         """The class with the name of a folder, ignoring case; empty if there is none."""
@@ -125,9 +143,10 @@ class Wanted:
     def orders(self) -> tuple[Order, ...]:
         """The modalities themselves; then, if these are derived, the images that they are derived from."""
         p, common = self.preparation, (self.side, self.classes, self.preparation)
-        ready = {m: Kind(len(s.mean), (s.bits,)) for m, s in self.statistics.items()}
+        ready = {m: Kind(len(s.mean), (s.bits,), s.features) for m, s in self.statistics.items()}
         if p.derive is None:
-            return (Order(ready, *common, p.square, len(ready) == 1),)
+            alone = len(ready) == 1 and not any(kind.vector for kind in ready.values())
+            return (Order(ready, *common, p.square, alone),)
         needed = dict.fromkeys(name for m in ready for name in p.parts(m))
         bits = {name: p.bits or ready[m].bits for m in ready for name in p.parts(m)}
         raw = {name: Kind(p.raw[name], bits[name]) for name in needed}
@@ -167,7 +186,7 @@ class ArrayCells:
         """Raises `DataError` for other channels or depths.
 
         Args:
-            stacks: image -> [N, C, S, S].
+            stacks: image -> [N, C, S, S]; vector -> [N, F].
             present: [N, M].
             ready: images of the network's side are prepared already; False: all are as those of a training file.
         """
@@ -181,7 +200,10 @@ class ArrayCells:
         self.errors: dict[int, str] = {}
         self.names = names or tuple(f"row {i}" for i in range(n))
         self.labels = labels
-        there = np.array([[m in stacks for m in order.names]] * n, dtype=np.bool_)
+        there = np.array([[m in stacks for m in order.names]] * n, dtype=np.bool_).reshape(n, len(order.names))
+        for column, m in enumerate(order.names):
+            if m in stacks and stacks[m].dtype.kind == "f":
+                there[:, column] = ~np.isnan(stacks[m]).reshape(n, -1).all(1)
         self.present = there if present is None else there & present
         for m, stack in stacks.items():
             self._fit(m, stack)
@@ -196,6 +218,9 @@ class ArrayCells:
         for m, stack in self._stacks.items():
             part = stack[start:stop]
             # Images of the network's side are already prepared, as specified in `inputs.json`.
+            if part.ndim == 2:
+                out[m] = np.ascontiguousarray(part)
+                continue
             whole = part if self._ready and part.shape[2] == side else [
                 self._order.square(image, side) for image in part
             ]  # fmt: skip
@@ -204,16 +229,23 @@ class ArrayCells:
 
     def _fit(self, name: str, stack: Array) -> None:
         kind = self._order.kinds[name]
-        if stack.shape[1] != kind.channels:
+        if kind.vector != (stack.ndim == 2):
+            has = {True: "numbers [N, F]", False: "images"}
             raise DataError(
-                f"Expected {name} with {kind.channels} channels in {self.where}, but got {stack.shape[1]}."
+                f"Expected {name} as {has[kind.vector]} in {self.where}, as in training, but got "
+                f"{list(stack.shape)}."
+            )
+        if stack.shape[1] != kind.channels:
+            what = "numbers" if kind.vector else "channels"
+            raise DataError(
+                f"Expected {name} with {kind.channels} {what} in {self.where}, but got {stack.shape[1]}."
             )
         if stack.dtype.itemsize * 8 not in kind.bits:
             raise DataError(
                 f"Expected {name} as {np.dtype(kind.dtype)}, as in training, but {self.where} has "
                 f"{stack.dtype}. Convert it with the window that the training images were converted with."
             )
-        if stack.shape[2] != self._order.side:
+        if not kind.vector and stack.shape[2] != self._order.side:
             self.notes.append(f"{name}: {stack.shape[2]} pixels were resized to {self._order.side}.")
 
 
@@ -235,11 +267,11 @@ def npz_cells(path: Path, order: Order, called: Mapping[str, Any]) -> ArrayCells
     if not picks:
         raise NothingFoundError(f"arrays {', '.join(sorted(file.headers))}")
     notes, raw = [], {}
-    for name in dict.fromkeys(p.array for p in picks.values()):
+    for name in dict.fromkeys(p.array for p in picks.values() if p.side):
         raw[name], note = to_integers(file.read(name, "images"), f"array {name!r}")
         notes += [note] if note else []
-    count = len(next(iter(raw.values())))
-    stacks = {m: p.take(raw[p.array]) for m, p in picks.items()}
+    stacks = {m: p.take(raw[p.array]) if p.side else _numbers(file, p, called) for m, p in picks.items()}
+    count = len(next(iter(stacks.values())))
     ready = not called.get("window")
     cells = ArrayCells(str(path), order, stacks, _labels(file, label, count, order), ready=ready)
     cells.notes[:0] = notes
@@ -260,6 +292,12 @@ def loaded_cells(where: str, cells: Cells, order: Order) -> ArrayCells:
     found = ArrayCells(where, order, stacks, labels, cells.ids, present, cells.accounting())
     found.notes += cells.notes
     return found
+
+
+def _numbers(file: NpzFile, pick: Pick, called: Mapping[str, Any]) -> Array:
+    """[N, F] of a vector, prepared as in training."""
+    found = read_numbers(file, pick)
+    return indicated(found) if called.get("indicators") else found
 
 
 def _picks(file: NpzFile, order: Order, called: Mapping[str, Any], image: str) -> dict[str, Pick]:

@@ -2,14 +2,15 @@
 
 Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391) at the last feature map that depends on a single modality.
 If there is none, as in early fusion, or it is not deep enough, as in a transformer: occlusion (Zeiler & Fergus,
-ECCV 2014, arXiv 1311.2901), the drop in the class's probability when a square of the modality is hidden.
+ECCV 2014, arXiv 1311.2901), the drop in the class's probability when a square of the modality is hidden; of a
+vector, when one of its numbers is.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class Explained:
     """Maps of B cells for one modality."""
 
     maps: NDArray[np.float32]
-    """[B, S, S]; higher: more evidence for the predicted class. Grad-CAM has no values below 0."""
+    """[B, S, S], or [B, F] of a vector; higher: more evidence for the predicted class. Grad-CAM is 0 or more."""
     how: str
     """`grad-cam` or `occlusion`."""
 
@@ -49,7 +50,7 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
 
     Args:
         network: in eval mode, on the CPU, with parameters that require no gradient.
-        images: modality -> [B, C, S, S] as stored, none missing.
+        images: modality -> [B, C, S, S], or [B, F] of a vector, as stored, none missing.
         classes: [B] int64, the class to explain, per cell.
 
     Raises:
@@ -60,7 +61,7 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
     names = network.modalities
     seen = {m: network.normaliser(m, images[m]) for m in names}
     inputs = tuple(seen[m] for m in names)
-    side = inputs[0].shape[-1]
+    side = next((x.shape[-1] for x in inputs if x.ndim == 4), 1)
 
     def probability(*xs: Tensor) -> Tensor:
         return network.answer(dict(zip(names, xs, strict=True)))[PROBABILITIES]
@@ -79,20 +80,21 @@ def explain(network: Network, images: dict[str, Tensor], classes: Tensor) -> dic
             large = LayerAttribution.interpolate(small, (side, side), interpolate_mode="bilinear")
         found[m] = Explained(large.detach().sum(1).numpy(), "grad-cam")
     if left := [m for m in names if m not in found]:
-        # Hidden pixels get the training mean, which is zero after normalisation.
+        # Hidden pixels and numbers get the training mean, which is zero after normalisation.
         window = max(1, side // (WINDOWS // 2))
         stride = max(1, side // WINDOWS)
         with torch.no_grad():
             drops = Occlusion(probability).attribute(
                 inputs,
-                sliding_window_shapes=tuple((x.shape[1], window, window) for x in inputs),
-                strides=tuple((x.shape[1], stride, stride) for x in inputs),
+                sliding_window_shapes=tuple((x.shape[1], window, window) if x.ndim == 4 else (1,) for x in inputs),
+                strides=tuple((x.shape[1], stride, stride) if x.ndim == 4 else (1,) for x in inputs),
                 baselines=(0.0,) * len(inputs),
                 target=classes,
             )
         for m, drop in zip(names, drops, strict=True):
             if m in left:
-                found[m] = Explained(drop.detach().mean(1).numpy(), "occlusion")
+                heat = drop.detach().mean(1) if drop.ndim == 4 else drop.detach()
+                found[m] = Explained(heat.numpy(), "occlusion")
     return {m: found[m] for m in names}
 
 
@@ -175,7 +177,10 @@ def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, fold
     if len(places) > count:
         places = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
     network, classes = rebuilt.network.cpu(), rebuilt.task.classes
-    lines = ["file,source,cell,predicted,confidence," + ",".join(f"{m}_by" for m in network.modalities)]
+    features = {m: s.features for m, s in rebuilt.statistics.items() if s.vector}
+    numbers = [spreadsheet(f"{m}:{name}").replace('"', '""') for m, names in features.items() for name in names]
+    columns = [*(f"{m}_by" for m in network.modalities), *(f'"{name}"' for name in numbers)]
+    lines = ["file,source,cell,predicted,confidence," + ",".join(columns)]
     with atomic_folder(folder) as place:
         for number, (a, row) in enumerate(places, 1):
             images = a.source.read(row, row + 1)
@@ -184,16 +189,25 @@ def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, fold
             name = re.sub(r"[^A-Za-z0-9]+", "-", a.source.names[row]).strip("-")[-60:] or "cell"
             file = f"{number:04d}_{name}.png"
             title = f"{clean(a.source.names[row])}: {clean(classes[best])} ({a.probabilities[row, best]:.2f})"
-            write_synced(place / file, _png(_sheet(title, images, maps)))
-            how = ",".join(maps[m].how for m in network.modalities)
+            write_synced(place / file, _png(_sheet(title, images, maps, features)))
+            drops = [f"{drop:.6f}" for m in features for drop in maps[m].maps[0]]
+            how = ",".join([*(maps[m].how for m in network.modalities), *drops])
             cut = [spreadsheet(v).replace('"', '""') for v in (a.source.where, a.source.names[row], classes[best])]
             lines.append(f'{file},"{cut[0]}","{cut[1]}","{cut[2]}",{a.probabilities[row, best]:.6f},{how}')
         write_synced(place / "explained.csv", ("\n".join(lines) + "\n").encode())
     return len(places)
 
 
-def _sheet(title: str, images: dict[str, NDArray[Any]], maps: dict[str, Explained]) -> Image.Image:
-    """A picture of two rows: the modalities, and the same with their maps overlaid."""
+def _sheet(
+    title: str,
+    images: dict[str, NDArray[Any]],
+    maps: dict[str, Explained],
+    features: Mapping[str, tuple[str, ...]],
+) -> Image.Image:
+    """A picture of two rows: the modalities, and the same with their maps overlaid.
+
+    Of a vector, the numbers that matter most, and how much the probability drops without each of them.
+    """
     from PIL import Image, ImageDraw
 
     step = TILE + _GAP
@@ -206,6 +220,13 @@ def _sheet(title: str, images: dict[str, NDArray[Any]], maps: dict[str, Explaine
     for column, (m, image) in enumerate(images.items()):
         left, found = _GAP + column * step, maps[m]
         pen.text((left, _LINE + 2), f"{clean(m)} ({found.how})", fill=(80, 80, 80))
+        if m in features:
+            most = np.argsort(-np.abs(found.maps[0]), kind="stable")[: TILE // _LINE]
+            for line, i in enumerate(most.tolist()):
+                at = 2 * _LINE + 4 + line * _LINE
+                pen.text((left, at), f"{clean(features[m][i])} {image[0, i]:.4g}", fill=(0, 0, 0))
+                pen.text((left, at + step), f"{clean(features[m][i])} {found.maps[0][i]:+.3f}", fill=(0, 0, 0))
+            continue
         sheet.paste(tile(image[0]), (left, 2 * _LINE + 4))
         own = top if found.how == "occlusion" else float(found.maps[0].max())
         sheet.paste(overlaid(image[0], found.maps[0], own), (left, 2 * _LINE + 4 + step))

@@ -169,10 +169,14 @@ def _without_cells(rebuilt: Rebuilt) -> Rebuilt:
 
 
 def made_up(rebuilt: Rebuilt, count: int) -> dict[str, NDArray[Any]]:
-    """Noise images with the mean and spread of the training cells; the same for the same trial."""
+    """Noise with the mean and spread of the training cells, the same for the same trial. Some numbers are NaN."""
     rng = np.random.default_rng(derive_seed(rebuilt.record.trial.seed, "made-up cells"))
     side, images = rebuilt.task.image_size, {}
     for m, s in rebuilt.statistics.items():
+        if s.vector:
+            numbers = rng.standard_normal((count, len(s.mean))) * s.std + s.mean
+            images[m] = np.where(rng.random(numbers.shape) < 0.1, np.nan, numbers).astype(np.float32)
+            continue
         kind = np.uint16 if s.bits == 16 else np.uint8
         mean, std = (np.array(v)[None, :, None, None] for v in (s.mean, s.std))
         noise = rng.standard_normal((count, len(s.mean), side, side)) * std * rng.uniform(0.5, 2, (count, 1, 1, 1))
@@ -261,14 +265,17 @@ def document(
     rebuilt: Rebuilt, format_name: str, outputs: tuple[str, ...], agreement: Agreement, sha256: str
 ) -> dict[str, Any]:
     """`inputs.json`: everything a program needs to prepare the model's inputs and to read its outputs."""
-    result, side = rebuilt.record.result, rebuilt.task.image_size
+    result = rebuilt.record.result
     classes = list(rebuilt.task.classes)
     inputs = [
         {
             "name": m,
-            "shape": ["batch", len(s.mean), side, side],
-            "dtype": f"uint{s.bits}",
-            "range": [0, 2**s.bits - 1],
+            "shape": ["batch", *rebuilt.task.shape(m)],
+            **(
+                {"dtype": "float32", "missing": "NaN", "features": list(s.features), "median": list(s.median)}
+                if s.vector
+                else {"dtype": f"uint{s.bits}", "range": [0, 2**s.bits - 1]}
+            ),
             "mean": list(s.mean),
             "std": list(s.std),
             "brightness": [list(v) for v in s.brightness],
@@ -310,9 +317,9 @@ def _prepared(rebuilt: Rebuilt) -> dict[str, Any]:
         words = found.words
     except DataError as error:  # the network works without it, and an older record may not have it
         found, words = Preparation(rebuilt.task.channels), f"How images were prepared is not known here: {error}"
-    document: dict[str, Any] = {
-        "resize": f"Pixels as stored, {side} x {side}. {words} Normalisation is part of the model."
-    }
+    numbers = "Numbers as measured, NaN where one is missing. " if rebuilt.task.vectors else ""
+    pixels = f"Pixels as stored, {side} x {side}. {words} " if side else ""
+    document: dict[str, Any] = {"resize": f"{pixels}{numbers}Normalisation is part of the model."}
     if found.derive is not None:
         document["derived_from"] = {
             m: {name: found.raw[name] for name in found.parts(m)} for m in rebuilt.statistics

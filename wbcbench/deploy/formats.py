@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wbcbench.contracts import Fusion, Task
-from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt
+from wbcbench.contracts import Fusion
+from wbcbench.deploy.network import PROBABILITIES, Network, Rebuilt, task_from
 from wbcbench.errors import RecordError, WbcbenchError, missing_extra
 from wbcbench.evaluation.shift import Judged, Reference, measure, pixel_digests
 from wbcbench.records.schema import InputStatistics
@@ -30,7 +30,7 @@ from wbcbench.training.build import fusion_of
 
 Arrays = dict[str, NDArray[Any]]
 Runner = Callable[[Arrays], Arrays]
-"""Raw images by modality [B, C, S, S] -> outputs by name [B, K]."""
+"""Raw images [B, C, S, S], or numbers [B, F], by modality -> outputs by name [B, K]."""
 
 REFERENCE = "reference.npz"
 """What other cells are compared with, beside the network."""
@@ -168,9 +168,9 @@ def trace(rebuilt: Rebuilt, network: Network) -> torch.export.ExportedProgram:
     Raises:
         NotExportable: PyTorch cannot trace the network, or only for one number of cells.
     """
-    side = rebuilt.task.image_size
+    kinds = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
     images = {
-        m: torch.zeros(_EXAMPLE, len(s.mean), side, side, dtype=torch.uint16 if s.bits == 16 else torch.uint8)
+        m: torch.zeros(_EXAMPLE, *rebuilt.task.shape(m), dtype=kinds[s.bits])
         for m, s in rebuilt.statistics.items()
     }
     # From 2: the tracer specialises on a batch of 1. That a single cell runs is checked afterwards.
@@ -273,7 +273,7 @@ def load_network(folder: Path | str, registry: Registry | None = None) -> Networ
         weights = load(data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"Expected a folder of `wbcbench export --format safetensors`, but {error}.") from error
-    task = Task({m: len(s.mean) for m, s in statistics.items()}, classes, trial.protocol.image_size)
+    task = task_from(statistics, classes, trial.protocol.image_size)
     body = {k.removeprefix("body."): v for k, v in weights.items() if k.startswith("body.")}
     fusion = fusion_of(trial, task, registry or load_plugins()[0], body)
     network = Network(fusion.requires_grad_(False), statistics).eval()
@@ -309,7 +309,8 @@ def _statistics(spec: dict[str, object]) -> InputStatistics:
     return InputStatistics.model_validate_json(
         json.dumps(
             {name: spec[name] for name in ("mean", "std", "brightness", "contrast")}
-            | {"bits": 16 if spec["dtype"] == "uint16" else 8}
+            | {name: spec[name] for name in ("median", "features") if name in spec}
+            | {"bits": {"uint8": 8, "uint16": 16, "float32": 32}[str(spec["dtype"])]}
         )
     )
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wbcbench.contracts import Dataset, Deployed, Fusion, Outputs, Preparation, Task
+from wbcbench.contracts import Dataset, Deployed, Fusion, Outputs, Preparation, Task, over_rows
+from wbcbench.data.views import standardised
 from wbcbench.errors import DataError, UsageError, WbcbenchError
 from wbcbench.evaluation.shift import Reference
 from wbcbench.isolation import contained
@@ -28,18 +29,29 @@ ROUTE = "route_"
 
 
 class Normaliser(nn.Module):
-    """Normalises raw pixels to mean 0 and sd 1 over the training cells; bitwise equal to `data.views`."""
+    """Normalises raw pixels and numbers to mean 0 and sd 1 over the training cells; bitwise equal to `data.views`.
+
+    Missing numbers (NaN) become the median of the training cells.
+    """
 
     def __init__(self, statistics: Mapping[str, InputStatistics]) -> None:
         super().__init__()
         self.shifts = {m: 32768.0 if s.bits == 16 else 0.0 for m, s in statistics.items()}
+        self.vectors = frozenset(m for m, s in statistics.items() if s.vector)
         for m, s in statistics.items():
+            if s.vector:
+                for what in ("mean", "std", "median"):
+                    self.register_buffer(f"{what}_{m}", torch.tensor(getattr(s, what)))
+                continue
             scale = 1.0 / torch.tensor(s.std)
             self.register_buffer(f"scale_{m}", scale[:, None, None])
             self.register_buffer(f"offset_{m}", ((self.shifts[m] - torch.tensor(s.mean)) * scale)[:, None, None])
 
     def forward(self, modality: str, image: Tensor) -> Tensor:
-        """[B, C, S, S] uint8 or uint16 -> float32."""
+        """[B, C, S, S] uint8 or uint16, or [B, F] float32 -> float32."""
+        if modality in self.vectors:
+            mean, std, median = (getattr(self, f"{what}_{modality}") for what in ("mean", "std", "median"))
+            return standardised(torch.where(image.isnan(), median, image), mean, std)
         x = image.to(torch.float32) - self.shifts[modality] if self.shifts[modality] else image.to(torch.float32)
         scale, offset = (getattr(self, f"{what}_{modality}") for what in ("scale", "offset"))
         return torch.addcmul(offset, x, scale)
@@ -59,19 +71,20 @@ class Network(nn.Module):
         """`probabilities` [B, K], and `route_<name>` [B, K] of every route that the fusion has.
 
         Args:
-            images: modality -> [B, C, S, S] uint8 or uint16, in any order.
+            images: modality -> [B, C, S, S] uint8 or uint16, or numbers [B, F] float32, in any order.
             present: [B, M] bool in the order of `modalities`; missing images may have any values. None: none are
                 missing.
         """
         return self.answer(self.normalised(images, present), present)
 
     def normalised(self, images: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
-        """Modality -> [B, C, S, S] float32, for images as in `forward`."""
+        """Modality -> [B, C, S, S] or [B, F] float32, for images as in `forward`."""
         seen = {m: self.normaliser(m, images[m]) for m in self.modalities}
         if present is None:
             return seen
         # The training mean, which is zero after normalisation, as in training and evaluation.
-        return {m: torch.where(present[:, i, None, None, None], x, 0.0) for i, (m, x) in enumerate(seen.items())}
+        here = {m: present[:, i] for i, m in enumerate(seen)}
+        return {m: torch.where(over_rows(here[m], x), x, 0.0) for m, x in seen.items()}
 
     def answer(self, seen: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Tensor]:
         """As `forward`, for normalised images."""
@@ -87,6 +100,12 @@ class Network(nn.Module):
         outputs = {route: out.float() for route, out in fusion(seen, present).items()}
         routes = {f"{ROUTE}{route}": out.logits.softmax(1) for route, out in outputs.items()}
         return {PROBABILITIES: fusion.predict(outputs, present).float(), **routes}, outputs
+
+
+def task_from(statistics: Mapping[str, InputStatistics], classes: tuple[str, ...], image_size: int) -> Task:
+    """The task of a network whose inputs have these statistics."""
+    vectors = frozenset(m for m, s in statistics.items() if s.vector)
+    return Task({m: len(s.mean) for m, s in statistics.items()}, classes, image_size, vectors)
 
 
 def deployed(fusion: Fusion) -> nn.Module:
@@ -231,8 +250,7 @@ def rebuilt(record: Record, store: Store, registry: Registry, settings: Settings
             f"cells it was trained on are needed, but: {without} {HINT}"
         )
     statistics = {m: statistics[m] for m in trial.reads}
-    channels = {m: len(s.mean) for m, s in statistics.items()}
-    task = Task(channels, record.result.key.classes, trial.protocol.image_size)
+    task = task_from(statistics, record.result.key.classes, trial.protocol.image_size)
     fusion = stored_fusion(record, task, registry).eval().requires_grad_(False)
     network = Network(fusion, statistics).eval()
     return Rebuilt(record, task, fusion, network, statistics, whence, bench, without, registry, store)
@@ -248,5 +266,6 @@ __all__ = [
     "dataset_of",
     "deployed",
     "rebuilt",
+    "task_from",
     "workbench",
 ]

@@ -147,7 +147,8 @@ def mistakes(record: Record, cells: Cells, side: str, count: int = SHOWN) -> lis
     for row in worst(record, side, count):
         cell, label = int(arrays[f"{side}_cells"][row]), int(arrays[f"{side}_labels"][row])
         p = arrays[f"{side}_probabilities"][row]
-        here = [m for m in record.trial.reads if cells.present is None or cells.present[cell, columns[m]]]
+        reads = [m for m in record.trial.reads if m not in cells.features]
+        here = [m for m in reads if cells.present is None or cells.present[cell, columns[m]]]
         found.append(
             Mistake(
                 name=cells.ids[cell] if cells.ids else f"cell {cell}",
@@ -311,7 +312,7 @@ def _facts(material: Material) -> Facts:
             f"{k.dataset}: {' + '.join(k.modalities)}" + (", pseudo-modalities" if r.pseudo_multimodal else ""),
         ),
         ("classes", f"{len(k.classes)}: {', '.join(k.classes)}"),
-        ("images", f"{k.image_size} × {k.image_size} px"),
+        ("images", f"{k.image_size} × {k.image_size} px" if k.image_size else ""),
         ("found", "; ".join(a.sentence() for i, a in enumerate(r.accounts) if i == 0 or a.left_out)),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}, seed {r.seed}"),
         ("kept", f"epoch {r.selected_epoch + 1}, {k.kept}"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.contracts.output import shown_in
 from wbcbench.data.counter import permutation
-from wbcbench.data.views import ResidentCells
+from wbcbench.data.views import ResidentCells, laid_out
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import eval_batch, joined
 
@@ -168,7 +168,7 @@ class Examination:
         for chunk in torch.split(cells, eval_batch(cells.device)):
             plain = {m: self.cells.images(chunk, m) for m in self.modalities}
             images, present = change(plain, self.cells.present(chunk, self.modalities), chunk)
-            images = {m: x.contiguous(memory_format=torch.channels_last) for m, x in images.items()}
+            images = {m: laid_out(x) for m, x in images.items()}
             outputs = {r: o.float() for r, o in self.fusion(images, present).items()}
             for out in outputs.values():
                 out.shown = shown_in(present, out.reads, self.modalities)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs
 from wbcbench.contracts.output import shown_in
-from wbcbench.data.views import ResidentCells
+from wbcbench.data.views import ResidentCells, laid_out
 
 
 def eval_batch(device: torch.device) -> int:
@@ -66,7 +66,7 @@ def forward_all(fusion: Fusion, cells: Shown, ids: Tensor, modalities: tuple[str
     parts: list[Outputs] = []
     probs: list[Tensor] = []
     for chunk in torch.split(ids, eval_batch(ids.device)):
-        images = {m: cells.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in modalities}
+        images = {m: laid_out(cells.images(chunk, m)) for m in modalities}
         present = cells.present(chunk, modalities)
         outputs = {route: out.float() for route, out in fusion(images, present).items()}
         for out in outputs.values():

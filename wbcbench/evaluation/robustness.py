@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -12,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wbcbench.contracts import Fusion
+from wbcbench.contracts import Fusion, over_rows
 from wbcbench.data.counter import uniform
-from wbcbench.data.views import ResidentCells
+from wbcbench.data.views import Modality, ResidentCells, standardised
 from wbcbench.evaluation.ablation import Change, Examination, Images, Subset, shapley, subsets
 from wbcbench.evaluation.cost import macs_or_why, parameters
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Corruption = Callable[[Tensor, Tensor, float, int], Tensor]
-"""(images [B, C, S, S], cell ids [B], strength in (0, 1], seed) -> images."""
+"""(images [B, C, S, S] or vectors [B, F], cell ids [B], strength in (0, 1], seed) -> the same, corrupted."""
 
 
 def noise(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
@@ -76,6 +77,27 @@ CORRUPTIONS: dict[str, Corruption] = {
     "stain_shift": stain_shift,
     "misregistration": misregistration,
 }
+
+
+def dropped(x: Tensor, cells: Tensor, strength: float, seed: int, *, fill: Tensor) -> Tensor:
+    """Each number is missing with probability `strength`, and is then imputed as in training, by `fill` [F]."""
+    place = cells[:, None] * x.shape[1] + torch.arange(x.shape[1], device=x.device)
+    return torch.where(uniform(seed, "drop", place) < strength, fill, x)
+
+
+def miscalibrated(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
+    """Another instrument: each number's gain and offset change, both by up to strength, equally for all cells."""
+    key = torch.arange(x.shape[1], device=x.device)
+    gain, offset = (strength * (uniform(seed, f"calibration {w}", key) * 2 - 1) for w in ("gain", "offset"))
+    return x * (1 + gain) + offset
+
+
+def corruptions_of(modality: Modality) -> dict[str, Corruption]:
+    """The corruptions of a modality's kind: images, or vectors [B, F]."""
+    if modality.median is None:
+        return CORRUPTIONS
+    fill = standardised(modality.median, modality.mean, modality.std)
+    return {"noise": noise, "drop": partial(dropped, fill=fill), "miscalibration": miscalibrated}
 
 
 def _gaussian(sigma: float, like: Tensor) -> Tensor:
@@ -175,7 +197,7 @@ def subset_cost(fusion: Fusion, given: Subset, device: torch.device) -> dict[str
     MACs are None where they cannot be counted.
     """
     task, module = fusion.task, fusion.deploy(given)
-    blank = {m: torch.zeros(1, task.channels[m], task.image_size, task.image_size, device=device) for m in given}
+    blank = {m: x for m, x in task.blank(1, device).items() if m in given}
     return {"params": parameters(module), "macs": macs_or_why(module, blank)[0]}
 
 
@@ -207,7 +229,7 @@ def _corrupt(exam: Examination, whole: Metrics) -> dict[str, Any]:
     table: dict[str, dict[str, list[float]]] = {}
     for m in exam.modalities:
         table[m] = {}
-        for kind, corrupt in CORRUPTIONS.items():
+        for kind, corrupt in corruptions_of(exam.cells.modalities[m]).items():
             answers = [exam.ask(_corrupted(exam, m, corrupt, s / len(SEVERITIES))) for s in SEVERITIES]
             table[m][kind] = [exam.metrics(a.probabilities)["macro_f1"] or 0.0 for a in answers]
     base = whole["macro_f1"] or 0.0
@@ -225,7 +247,7 @@ def _corrupted(exam: Examination, modality: str, corrupt: Corruption, strength: 
     def change(images: Images, present: Tensor | None, ids: Tensor) -> tuple[Images, Tensor | None]:
         corrupted = corrupt(images[modality], ids, strength, exam.seed)
         if present is not None:
-            corrupted = torch.where(present[:, column, None, None, None], corrupted, images[modality])
+            corrupted = torch.where(over_rows(present[:, column], corrupted), corrupted, images[modality])
         return {**images, modality: corrupted}, present
 
     return change

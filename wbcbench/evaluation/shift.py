@@ -114,7 +114,9 @@ def measure(
 
 def image_statistics(x: Tensor) -> Tensor:
     """[B, C, S, S] normalised images -> [B, d]: brightness and its spread and quantiles, detail at three scales,
-    brightness by distance from the centre, and correlations between channels."""
+    brightness by distance from the centre, and correlations between channels. Vectors [B, F] stay as they are."""
+    if x.ndim == 2:
+        return x
     flat = x.flatten(2)
     mean, sd = flat.mean(2), flat.std(2, correction=0) + 1e-3
     some = flat[:, :, :: math.ceil(flat.shape[2] / _PIXELS)].sort(2).values

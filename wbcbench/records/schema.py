@@ -142,18 +142,37 @@ class Used(Strict):
 
 
 class InputStatistics(Strict):
-    """Statistics of one modality's training images, needed to apply the network to other images. C channels."""
+    """Statistics of one modality in training, needed to apply the network to other cells. C channels of images, or
+    C numbers of a vector."""
 
-    bits: Literal[8, 16]
-    """Per pixel as stored: uint8 or uint16."""
+    bits: Literal[8, 16, 32]
+    """Per pixel as stored: uint8 or uint16; 32: a vector of float32 numbers."""
     mean: tuple[float, ...]
     """[C], of raw pixel values over the training cells. The network's input is (pixel - mean) / std."""
     std: tuple[float, ...]
     """[C]; 1 for a flat channel."""
     brightness: tuple[tuple[float, float], ...]
-    """[C], the 1 % and 99 % quantiles, over training cells, of a cell's mean pixel value."""
+    """[C], the 1 % and 99 % quantiles, over training cells, of a cell's mean pixel value, or of each number."""
     contrast: tuple[tuple[float, float], ...]
-    """[C], the same for the standard deviation of a cell's pixel values."""
+    """[C], the same for the standard deviation of a cell's pixel values. Empty for a vector."""
+    median: tuple[float, ...] = ()
+    """[C], of a vector, over the training cells: what missing numbers are replaced by. Empty for images."""
+    features: tuple[str, ...] = ()
+    """[C], names of a vector's numbers. Empty for images."""
+
+    @property
+    def vector(self) -> bool:
+        """Whether the modality is numbers instead of images."""
+        return self.bits == 32
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omits later fields if empty, so that the checksums of older records remain valid."""
+        document: dict[str, Any] = handler(self)
+        for name in ("median", "features"):
+            if not getattr(self, name):
+                document.pop(name, None)
+        return document
 
 
 class Counted(Strict):

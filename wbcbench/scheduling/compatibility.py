@@ -34,6 +34,7 @@ def check_fit(
     recipe: Recipe,
 ) -> None:
     """Raises `IncompatibleError` that states what does not fit and what would."""
+    check_kinds(registry, fusion, backbone, protocol.modalities, description.vectors)
     check_backbones(registry, fusion, backbone)
     if distillers and solved_once(registry, fusion):
         raise IncompatibleError(
@@ -100,6 +101,48 @@ def check_backbones(registry: Registry, fusion: ComponentSpec, backbone: Backbon
             f"maps, but got {', '.join(f'{m}={b.model}' for m, b in backbone.items())}. Give one, or choose a "
             f"fusion with a network per modality: {', '.join(sorted(able))}."
         )
+
+
+def check_kinds(
+    registry: Registry,
+    fusion: ComponentSpec,
+    backbone: BackboneSpec,
+    modalities: tuple[str, ...],
+    vectors: frozenset[str],
+) -> None:
+    """Raises `IncompatibleError` for a fusion that does not take numbers, or a backbone for another kind of input.
+
+    Args:
+        modalities: that are read.
+        vectors: the data set's modalities that are numbers.
+    """
+    traits = declared(registry, "fusion", fusion).fusion_traits
+    numbers = [m for m in modalities if m in vectors]
+    if numbers and not traits.takes_vectors:
+        able = sorted(
+            c.name
+            for c in registry.components("fusion")
+            if (d := registry.declaration(c)).fusion_traits.takes_vectors
+            and d.fusion_traits.builds_backbone
+            and takes(d, len(modalities))
+        )
+        raise IncompatibleError(
+            f"Fusion '{fusion.name}' joins pixels or maps of images, but {' and '.join(numbers)} "
+            f"{'is' if len(numbers) == 1 else 'are'} numbers. Choose a fusion with a network per modality: "
+            f"{', '.join(able)}. Or leave them out with --modalities."
+        )
+    if not traits.builds_backbone:
+        return
+    for m in modalities:
+        one = backbone if isinstance(backbone, ComponentSpec) else backbone[m]
+        reads = declared(registry, "backbone", one).reads
+        if (reads == "vectors") != (m in vectors):
+            has = {True: "numbers", False: "images"}
+            raise IncompatibleError(
+                f"Backbone '{one.model}' reads {has[reads == 'vectors']}, but '{m}' is {has[m in vectors]}. Give "
+                "a backbone for each modality, as in --backbone "
+                + ",".join(f"{n}={'mlp' if n in vectors else 'cellnet'}" for n in modalities)
+            )
 
 
 def check_outside(registry: Registry, distillers: tuple[ComponentSpec, ...], teacher: Outside) -> None:
@@ -238,9 +281,19 @@ def check_policies(
     policies: tuple[ComponentSpec, ...],
     distillers: tuple[ComponentSpec, ...],
     protocol: Protocol,
+    vectors: frozenset[str],
 ) -> None:
-    """Raises `IncompatibleError` for policies that do not work with the fusion, the distillers or each other."""
+    """Raises `IncompatibleError` for policies that do not work with the fusion, the distillers or each other.
+
+    `vectors`: the data set's modalities that are numbers.
+    """
     known = {p.name: declared(registry, "policy", p) for p in policies}
+    numbers = [m for m in protocol.modalities if m in vectors]
+    for name in (n for n, d in known.items() if numbers and not d.policy_traits.vectors):
+        raise IncompatibleError(
+            f"Policy '{name}' changes images in a way that has no counterpart for numbers, but {numbers[0]} is "
+            "numbers. Leave the policy or the modality out."
+        )
     if len(known) < len(policies):
         names = [p.name for p in policies]
         twice = next(n for n in names if names.count(n) > 1)

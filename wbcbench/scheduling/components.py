@@ -15,7 +15,14 @@ from wbcbench.data.answers import AnswerFile, read_answers
 from wbcbench.data.cache import file_digest
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
-from wbcbench.scheduling.compatibility import adds_loss, check_backbones, check_outside, needs_of, unbalanced
+from wbcbench.scheduling.compatibility import (
+    adds_loss,
+    check_backbones,
+    check_kinds,
+    check_outside,
+    needs_of,
+    unbalanced,
+)
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
@@ -64,31 +71,51 @@ def component(
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
 
 
+VECTOR_BACKBONE = Choice(name="mlp")
+"""For modalities that are numbers, where the user's backbone reads images."""
+
+
 def backbone_specs(
     registry: Registry,
     choices: Sequence[BackboneChoice],
     request: Request,
     modalities: tuple[str, ...],
+    vectors: frozenset[str],
     option: str,
-) -> list[BackboneSpec]:
-    """The backbones of a list of alternatives, in the order of the modalities.
+) -> tuple[list[BackboneSpec], list[str]]:
+    """The backbones of a list of alternatives, in the order of the modalities; and notes.
+
+    One for images is replaced by `VECTOR_BACKBONE` for modalities that are numbers.
 
     Args:
         modalities: of the data set, that are read.
+        vectors: the data set's modalities that are numbers.
         option: for messages.
 
     Raises:
         UsageError: one is for a modality that is not read, or a modality that is read has none.
     """
-    siblings = [c for b in choices for c in each_of(b)]
+    numbers = [m for m in modalities if m in vectors]
+    siblings = [*(c for b in choices for c in each_of(b)), *([VECTOR_BACKBONE] if numbers else [])]
     found: list[BackboneSpec] = []
+    notes: dict[str, None] = {}
     for choice in choices:
-        if isinstance(choice, Choice):
-            found.append(component(registry, "backbone", choice, request, siblings))
+        if not isinstance(choice, Choice):
+            check_modalities(choice, modalities, option)
+            found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
             continue
-        check_modalities(choice, modalities, option)
-        found.append({m: component(registry, "backbone", choice[m], request, siblings) for m in modalities})
-    return found
+        one = component(registry, "backbone", choice, request, siblings)
+        if not numbers or registry.declared("backbone", one.name).reads == "vectors":
+            found.append(one)
+            continue
+        other = component(registry, "backbone", VECTOR_BACKBONE, request, siblings)
+        found.append({m: other if m in vectors else one for m in modalities})
+        example = ",".join(f"{m}={(other if m in vectors else one).model}" for m in modalities)
+        notes[
+            f"{' and '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} numbers, which {one.model} does not "
+            f"read: {other.model} is used there. Choose another with --{option.partition('.')[0]} {example}"
+        ] = None
+    return found, list(notes)
 
 
 def check_modalities(choice: BackboneChoice, modalities: tuple[str, ...], option: str) -> None:
@@ -225,9 +252,11 @@ class TeacherPool:
         modalities: tuple[str, ...],
         settings: Settings,
         classes: tuple[str, ...],
+        vectors: frozenset[str],
     ) -> None:
-        """`classes`: of the data set. Raises `UsageError` for what cannot teach."""
+        """`classes` and `vectors`: of the data set. Raises `UsageError` for what cannot teach."""
         self._request = request
+        self._vectors = vectors
         self._settings = settings
         self._registry = registry
         self._base = base
@@ -237,6 +266,7 @@ class TeacherPool:
         outside: list[Outside] = []
         self.files: dict[str, AnswerFile] = {}
         """Digest -> answers of a teacher from outside."""
+        self.notes: list[str] = []
         for choice in request.teacher.backbone:
             check_modalities(choice, modalities, "teacher.backbone")
             each = {"": choice} if isinstance(choice, Choice) else choice
@@ -246,7 +276,9 @@ class TeacherPool:
             if rest:
                 trained = rest.get("") or rest
                 mine = tuple(m for m in modalities if m in rest) or modalities
-                backbones += backbone_specs(registry, [trained], Request(), mine, "teacher.backbone")
+                specs, notes = backbone_specs(registry, [trained], Request(), mine, vectors, "teacher.backbone")
+                backbones += specs
+                self.notes += notes
         self._backbones, self._outside = tuple(backbones), tuple(outside)
         self._fusions = tuple(component(registry, "fusion", f, Request()) for f in request.teacher.fusion)
         if outside:
@@ -378,6 +410,7 @@ class TeacherPool:
         )
         trial: Trial | None = None
         for backbone in (backbone_for(b, offer.reads) for b in reversed(offer.backbones)):
+            check_kinds(self._registry, offer.fusion, backbone, offer.reads, self._vectors)
             check_backbones(self._registry, offer.fusion, backbone)
             settled = self._settings.distillers(distillers, len(offer.reads))
             taught: dict[str, Any] = {}

@@ -69,7 +69,6 @@ def prepare(
 
 def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Registry) -> None:
     """Build every network and set up every distiller once, before the data are read."""
-    channels, classes = plan.description.modalities, plan.description.classes
     built: set[str] = set()
     rehearsed: set[str] = set()
     for trial in missing:
@@ -77,14 +76,14 @@ def _rehearse(missing: list[Trial], plan: Plan, request: Request, registry: Regi
         if network not in built:
             built.add(network)
             try:
-                construct(trial, channels, classes, registry)
+                construct(trial, plan.description, registry)
             except IncompatibleError as error:
                 if request.incompatible == "refuse":
                     raise
                 log.warning("%s This trial will fail; the others are run.", error)
         if trial.method.distillers and trial.method_id() not in rehearsed:
             rehearsed.add(trial.method_id())
-            rehearse(trial, channels, classes, registry)
+            rehearse(trial, plan.description, registry)
 
 
 def _check_answers(missing: list[Trial], bench: Workbench) -> list[str]:

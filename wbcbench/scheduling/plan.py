@@ -40,6 +40,9 @@ from wbcbench.spec.load import validate
 from wbcbench.spec.request import BackboneChoice, Choice, Exclude, Request, each_of
 from wbcbench.spec.trial import BackboneSpec, Outside
 
+FOR_VECTORS = Choice(name="late_prob")
+"""The fusion where none was asked for and some modality is numbers."""
+
 
 class Excluder:
     """Decides which cells are left out, and records which rules applied.
@@ -171,16 +174,24 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         check_group_count(description.group_count)
     folds = _folds(request, split, description)
     request, chosen = completed(request, description, dataset)
-    notes += chosen_note(chosen)
     if description.pseudo_multimodal:
         notes.append("Pseudo-multimodal: the modalities were computed from one image; no new light was measured.")
     modalities = _pick(request.modalities, description, "modalities") or tuple(description.modalities)
     teacher_modalities = _pick(request.teacher_modalities, description, "teacher_modalities") or modalities
     size = request.image_size or description.image_size
+    if description.vectors == set(description.modalities):
+        if request.image_size is not None:
+            raise UsageError(f"image_size = {request.image_size} has no effect: the data set has no images.")
+        size = 0
     if size is None:
         raise UsageError("The images have different sizes. Choose one side for all: --image-size 64")
 
-    check_augmentation(request.augmentation, size, tuple(dict.fromkeys((*modalities, *teacher_modalities))))
+    read = tuple(dict.fromkeys((*modalities, *teacher_modalities)))
+    check_augmentation(request.augmentation, size, read, description.vectors)
+    if description.vectors & set(modalities) and "fusion" not in request.model_fields_set:
+        request = request.model_copy(update={"fusion": (FOR_VECTORS,)})
+        chosen = (*chosen, Chosen("fusion", FOR_VECTORS.name, "it reads numbers too, which the default does not"))
+    notes += chosen_note(chosen)
     base = Protocol(
         dataset=dataset_spec,
         modalities=modalities,
@@ -192,7 +203,10 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         selection=request.selection,
     )
     fusions = [component(registry, "fusion", c, request, request.fusion) for c in request.fusion]
-    backbones = backbone_specs(registry, request.backbone, request, modalities, "backbone")
+    backbones, more = backbone_specs(
+        registry, request.backbone, request, modalities, description.vectors, "backbone"
+    )
+    notes += more
     given = [component(registry, "policy", c, request, request.policy) for c in request.policy]
     policies = in_order(registry, given)
     if list(policies) != given:
@@ -213,8 +227,12 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             if name in found.aliases:
                 notes.append(f"'{name}' means the {kind} '{found.name}'.")
     settings = Settings(request, registry)
-    teacher_pool = TeacherPool(request, registry, base, teacher_modalities, settings, description.classes)
+    teacher_pool = TeacherPool(
+        request, registry, base, teacher_modalities, settings, description.classes, description.vectors
+    )
     notes += [file.sentence() for file in teacher_pool.files.values()]
+    if any(d.name != "none" for kd in recipes for d in kd):
+        notes += teacher_pool.notes
 
     sizer = Sizer(request, registry, description)
 
@@ -232,7 +250,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             for protocol in _protocols(registry, fusion, base):
                 backbone = backbone_for(chosen_backbone, protocol.modalities)
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
-                check_policies(registry, fusion, policies, distillers, protocol)
+                check_policies(registry, fusion, policies, distillers, protocol, description.vectors)
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 outside: tuple[Outside, ...] = ()

@@ -177,23 +177,31 @@ def settled_split(split: SplitSpec, description: Description) -> tuple[SplitSpec
     return split, ""
 
 
-def check_augmentation(augmentation: Augmentation, side: int, modalities: tuple[str, ...]) -> None:
-    """Raises `UsageError` for a field that changes no image.
+def check_augmentation(
+    augmentation: Augmentation, side: int, modalities: tuple[str, ...], vectors: frozenset[str]
+) -> None:
+    """Raises `UsageError` for a field that changes nothing.
 
     Args:
         augmentation: as requested.
         side: of the images, in pixels.
         modalities: that a student or a teacher reads.
+        vectors: the data set's modalities that are numbers.
     """
     a, default = augmentation, Augmentation()
-    for name in ("intensity", "noise"):
+    numbers = tuple(m for m in modalities if m in vectors)
+    images = tuple(m for m in modalities if m not in vectors)
+    for name, able, kind in (("intensity", images, "images"), ("noise", images, "images"),
+                             ("vector_noise", numbers, "numbers")):  # fmt: skip
         value = getattr(a, name)
-        unknown = sorted(set(value) - set(modalities)) if isinstance(value, dict) else []
+        unknown = sorted(set(value) - set(able)) if isinstance(value, dict) else []
         if unknown:
             raise UsageError(
-                f"augmentation.{name} has values for {', '.join(unknown)}, but the modalities are "
-                f"{', '.join(modalities)}. Correct the names."
+                f"augmentation.{name} has values for {', '.join(unknown)}, but the modalities "
+                f"{f'that are {kind} ' if numbers else ''}are {', '.join(able) or 'none'}. Correct the names."
             )
+    if a.vector_noise and not numbers:
+        raise UsageError("augmentation.vector_noise has no effect: no modality is numbers. Leave it out.")
     why = {
         "rotate": "with interpolate off images are turned by right angles only, the nearest to an angle up to "
         f"{a.rotate:g}, which is 0. Use more than 45, or --set augmentation.interpolate=true",

@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from wbcbench.contracts.params import param
 from wbcbench.errors import UsageError, did_you_mean
@@ -237,7 +246,8 @@ class Budget(Frozen):
 class Augmentation(Frozen):
     """Random views of a training cell; each a function of (seed, epoch, cell, modality).
 
-    Geometry (flip to cutout) is shared by a cell's modalities; intensity and noise are not.
+    Geometry (flip to cutout) is shared by a cell's modalities; intensity and noise are not. Of all fields, only
+    `vector_noise` changes modalities that are numbers.
     """
 
     flip: bool = Field(True, description="flip left-right with probability 1/2")
@@ -251,6 +261,9 @@ class Augmentation(Frozen):
     )
     noise: PerModality = Field(0.03, description="Gaussian, sd up to this, in sd of the modality; or per modality")
     cutout: float = Field(0.0, ge=0, le=0.7, description="side of an erased square, share of the image side")
+    vector_noise: PerModality = Field(
+        0.0, description="sd of Gaussian noise on the numbers of vectors, in sd of each number; or per modality"
+    )
     interpolate: bool = Field(
         False,
         description="off: only right-angle rotations and whole-pixel shifts, so that pixels stay as measured; "
@@ -266,7 +279,26 @@ class Augmentation(Frozen):
             )
         return self
 
-    def of(self, what: Literal["intensity", "noise"], modality: str) -> float:
+    @model_serializer(mode="wrap")
+    def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `vector_noise: 0`, so that identities are as they were before there were vectors."""
+        document: dict[str, Any] = handler(self)
+        if not self.vector_noise:
+            document.pop("vector_noise", None)
+        return document
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema of the fields: of a custom serialiser, pydantic only knows that it returns a mapping."""
+
+        def plain(schema: Any) -> Any:  # the model's own schema is inside those of its validators
+            return {k: plain(v) if k == "schema" else v for k, v in schema.items() if k != "serialization"}
+
+        return handler(plain(core_schema))
+
+    def of(self, what: Literal["intensity", "noise", "vector_noise"], modality: str) -> float:
         """The strength for one modality; a modality that a mapping leaves out gets none."""
         value: float | dict[str, float] = getattr(self, what)
         return value.get(modality, 0.0) if isinstance(value, dict) else value
@@ -305,7 +337,8 @@ class Protocol(Frozen):
 
     dataset: ComponentSpec
     modalities: tuple[str, ...]
-    image_size: int = Field(ge=8, le=1024)
+    image_size: int = Field(ge=0, le=1024)
+    """Side of the images; 0: the data set has none."""
     fingerprint: str
     """Of the data set's content, from its description when the trial was planned."""
     split: SplitSpec = SplitSpec()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from wbcbench.contracts import Backbone
 from wbcbench.testing.components import backbone_types, component_class
 from wbcbench.testing.effects import backbone_trace, check_effects
 from wbcbench.testing.promise import check_registered, made, no_reads, promise
+from wbcbench.testing.toys import noise
 
 
 class BackboneContract:
@@ -26,19 +28,24 @@ class BackboneContract:
     def build(self, in_chans: int, size: int, width: float = 1.0) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            given = (in_chans, size, self.cls.Params(**self.params), width)
+            side = 0 if self.cls.reads == "vectors" else size
+            given = (in_chans, side, self.cls.Params(**self.params), width)
             return made(self.cls, "in_chans, image_size, params, width", *given)  # type: ignore[no-any-return]
+
+    def inputs(self, cells: int, channels: int, size: int) -> Tensor:
+        """Noise of the kind that it reads: images, or vectors of `channels` numbers."""
+        return noise(self.cls, cells, channels, size)
 
     def test_types(self) -> None:
         """It sets `dim`, and its methods return what they should: `forward` a Features."""
         backbone_types(self.build(2, self.sizes[0]).eval(), 2, self.sizes[0])
 
     def test_embedding_and_maps(self) -> None:
-        """Any number of channels and any side give an embedding of width `dim`, and maps on request."""
+        """Any number of channels and any side give an embedding of width `dim`, and maps of images on request."""
         for size in self.sizes:
             for channels in (1, 4):
                 net = self.build(channels, size).eval()
-                x = torch.randn(2, channels, size, size)
+                x = self.inputs(2, channels, size)
                 plain, full = net(x), net(x, maps=True)
                 promise(
                     plain.embedding.shape == (2, net.dim),
@@ -48,7 +55,7 @@ class BackboneContract:
                     "forward",
                 )
                 promise(
-                    plain.maps == () and full.maps,
+                    plain.maps == () and (full.maps or self.cls.reads == "vectors"),
                     f"`forward` gave {len(plain.maps)} maps with maps=False and {len(full.maps)} with maps=True.",
                     "Return Features(embedding, maps) with maps=() unless they are requested.",
                     "forward",
@@ -70,7 +77,7 @@ class BackboneContract:
     def test_stages_one_after_another_give_the_maps(self) -> None:
         """Run one after another, the stages give the maps that `forward` gives."""
         net = self.build(2, self.sizes[0]).eval()
-        x = torch.randn(2, 2, self.sizes[0], self.sizes[0])
+        x = self.inputs(2, 2, self.sizes[0])
         maps = net(x, maps=True).maps
         promise(
             net.stage_count in (0, len(maps)),
@@ -90,7 +97,7 @@ class BackboneContract:
     def test_eval_is_deterministic(self) -> None:
         """In evaluation an image always gets the same embedding, alone or in a batch."""
         net = self.build(2, self.sizes[0]).eval()
-        x = torch.randn(3, 2, self.sizes[0], self.sizes[0])
+        x = self.inputs(3, 2, self.sizes[0])
         first, second = net(x).embedding, net(x).embedding
         promise(
             torch.equal(first, second),
@@ -108,7 +115,7 @@ class BackboneContract:
     def test_no_classifier_and_every_parameter_trained(self) -> None:
         """Every parameter is registered and gets a gradient; there is no unused classifier."""
         net = self.build(2, self.sizes[0]).train()
-        loss = net(torch.randn(4, 2, self.sizes[0], self.sizes[0])).embedding.sum()
+        loss = net(self.inputs(4, 2, self.sizes[0])).embedding.sum()
         promise(
             loss.requires_grad,
             "The embedding has no gradient at all.",
@@ -128,7 +135,7 @@ class BackboneContract:
     def test_nothing_is_read_back_from_the_device(self) -> None:
         """A training step never waits for the device."""
         net = self.build(2, self.sizes[0]).train()
-        x = torch.randn(4, 2, self.sizes[0], self.sizes[0])
+        x = self.inputs(4, 2, self.sizes[0])
         with no_reads("forward"):
             net(x, maps=True)
 
@@ -141,7 +148,7 @@ class BackboneContract:
     def test_state_survives_a_round_trip(self) -> None:
         """It resumes exactly: all state is in the checkpoint."""
         net, other = self.build(2, self.sizes[0]).train(), self.build(2, self.sizes[0])
-        x = torch.randn(4, 2, self.sizes[0], self.sizes[0])
+        x = self.inputs(4, 2, self.sizes[0])
         for _ in range(2):
             net(x)
         other.load_state_dict(net.state_dict())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from wbcbench.contracts import (
@@ -32,7 +31,7 @@ from wbcbench.errors import DataError, PluginError
 from wbcbench.registry import Component, Registry
 from wbcbench.registry.loading import load_plugins
 from wbcbench.testing.promise import TENSORS, BrokenPromise, held, made, promise, returned, returned_terms
-from wbcbench.testing.toys import policy_step, toy_batch, toy_draw, toy_factory
+from wbcbench.testing.toys import noise, policy_step, toy_batch, toy_draw, toy_factory
 from wbcbench.training.supervision import with_labels
 
 
@@ -133,7 +132,7 @@ def backbone_types(net: Any, channels: int, size: int) -> None:
     """Call a backbone with and without maps, and stage by stage."""
     dim = getattr(net, "dim", None)
     held(dim, int, "`self.dim`", "__init__", "a whole number", "Set `self.dim`, the embedding's width, there.")
-    x = torch.randn(2, channels, size, size)
+    x = noise(type(net), 2, channels, size)
     for maps in (False, True):
         fix = "Return Features(embedding, maps if asked for, else ())."
         features = returned(net(x, maps=maps), Features, "forward", "a Features", fix)

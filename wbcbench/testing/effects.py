@@ -29,7 +29,7 @@ from wbcbench.contracts.params import condition_of, describe_params, holds, name
 from wbcbench.errors import IncompatibleError, WbcbenchError
 from wbcbench.spec import Recipe
 from wbcbench.testing.promise import BrokenPromise
-from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, noise, policy_step, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import make_optimiser, set_learning_rate
 
@@ -237,13 +237,13 @@ def backbone_trace(cls: type[Backbone], params: Mapping[str, Any], size: int) ->
     """Embeddings and gradients of a backbone in two training steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = cls(2, size, cls.Params(**params), 1.0).train()
+        net = cls(2, 0 if cls.reads == "vectors" else size, cls.Params(**params), 1.0).train()
     optimiser, numbers = make_optimiser(net, Recipe(optimiser="sgd", lr=0.05)), []
     for step in range(2):
         torch.manual_seed(step)
         set_learning_rate(optimiser, 0.05)
         optimiser.zero_grad()
-        embedding = net(torch.randn(4, 2, size, size)).embedding
+        embedding = net(noise(cls, 4, 2, size)).embedding
         embedding.sum().backward()
         numbers += [embedding.detach().double().flatten(), _gradients(net)]
         optimiser.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -219,6 +220,38 @@ class FusionContract(FusionAnswers):
             bool(probabilities.isfinite().all()),
             "With backbones of unequal widths it predicts NaN or infinity.",
             "Look for layers that are left uninitialised.",
+            "forward",
+        )
+
+    def test_takes_numbers(self) -> None:
+        """Unless it refuses them, a modality may be numbers: in training, in evaluation, and absent."""
+        if not self.cls.traits.takes_vectors:
+            return
+        task = replace(self.task(), vectors=frozenset(self.task().modalities[-1:]))
+        advice = (
+            "Read shapes from `task.shape(modality)`, mask with `over_rows(mask, x)` instead of "
+            "[:, None, None, None], or declare `vectors=False` in `traits`."
+        )
+        try:
+            with torch.random.fork_rng(devices=[]):
+                fusion = self.cls(task, toy_factory(task), self.cls.Params(**self.params))
+                batch = toy_batch(task)
+                if isinstance(fusion, SolvedOnce):
+                    solve(fusion, batch)
+                else:
+                    self._loss(fusion.train(), step=0, batch=batch).backward()  # type: ignore[no-untyped-call]
+            given = [None]
+            if self.cls.traits.missing != "refuse":
+                given.append(torch.tensor([m not in task.vectors for m in task.modalities]).expand(len(batch), -1))
+            found = [fusion.predict(fusion.eval()(batch.images, present), present) for present in given]
+        except Exception as error:
+            raise BrokenPromise(
+                f"With numbers for a modality: {type(error).__name__}: {error}", advice, "forward"
+            ) from error
+        promise(
+            all(bool(p.isfinite().all()) for p in found),
+            "With numbers for a modality it predicts NaN or infinity.",
+            "Look for a mean over pixels that a vector does not have.",
             "forward",
         )
 

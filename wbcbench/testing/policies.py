@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -120,6 +121,33 @@ class PolicyContract:
             there = torch.cartesian_prod(*[torch.tensor([True, False])] * 2)
             batch.present = there.repeat(2, 1)[:, torch.arange(len(task.modalities)) % 2]
             terms, _, _ = policy_step(fusion, [policy], batch, Progress(1, 2, 0, 1, toy_draw()))
+            self._finite(fusion, terms)
+
+    def test_steps_with_numbers(self) -> None:
+        """Unless it refuses them, a step with numbers as a modality gives finite losses and gradients."""
+        if not self.cls.traits.vectors:
+            return
+        task = toy_task(self.count())
+        task = replace(task, vectors=frozenset(task.modalities[-1:]))
+        for name in ("late", "concat"):
+            fusion, policy = build_toy(component_class("fusion", name), task).train(), self.build()
+            if not self.fits(fusion):
+                continue
+            try:
+                set_up(policy, fusion)
+            except IncompatibleError:
+                continue
+            batch = toy_batch(task)
+            batch.present = torch.tensor([True, False]).repeat(4)[:, None].expand(-1, len(task.modalities))
+            try:
+                terms, _, _ = policy_step(fusion, [policy], batch, Progress(1, 2, 0, 1, toy_draw()))
+            except (RuntimeError, IndexError) as error:
+                raise BrokenPromise(
+                    f"With numbers [B, F] for a modality: {type(error).__name__}: {error}",
+                    "Scale or mask rows with `over_rows(mask, x)` instead of [:, None, None, None], or declare "
+                    "`vectors=False` in `traits`.",
+                    "images",
+                ) from error
             self._finite(fusion, terms)
 
     def _finite(self, fusion: Fusion, terms: dict[str, Tensor]) -> None:

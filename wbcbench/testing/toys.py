@@ -46,13 +46,12 @@ def toy_task(modalities: int = 2, classes: int = 3, size: int = 16) -> Task:
 
 
 def toy_batch(task: Task, cells: int = 8, seed: int = 0) -> Batch:
-    """A batch of noise images with labels that cycle through the classes; cell ids start at 100."""
+    """A batch of noise, images or vectors, with labels that cycle through the classes; cell ids start at 100."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (task.image_size, task.image_size)
     return Batch(
         cells=torch.arange(100, 100 + cells),
         labels=torch.arange(cells) % task.n_classes,
-        images={m: torch.randn(cells, c, *shape, generator=generator) for m, c in task.channels.items()},
+        images={m: torch.randn(cells, *task.shape(m), generator=generator) for m in task.modalities},
         modalities=task.modalities,
     )
 
@@ -88,13 +87,35 @@ class ToyBackbone(Backbone):
         return Features(second.mean((2, 3)), (first, second) if maps else ())
 
 
+class ToyNumbers(Backbone):
+    """One layer, for vectors."""
+
+    name = "toy_numbers"
+    reads = "vectors"
+
+    def __init__(self, in_chans: int, image_size: int, params: Parameters, width: float = 1.0) -> None:
+        super().__init__(in_chans, image_size, params, width)
+        self.dim = round(8 * width)
+        self.layer = torch.nn.Linear(in_chans, self.dim)
+
+    def forward(self, x: Tensor, maps: bool = False) -> Features:
+        return Features(self.layer(x).relu())
+
+
+def noise(backbone: type[Backbone], cells: int, channels: int, side: int) -> Tensor:
+    """Noise of the kind that a backbone reads: images, or vectors of `channels` numbers."""
+    return torch.randn(cells, channels, *(() if backbone.reads == "vectors" else (side, side)))
+
+
 def toy_factory(task: Task, unequal: bool = False) -> BackboneFactory:
-    """A factory of toy backbones for the task's image side; `unequal`: of another width for each modality."""
+    """A factory of toy backbones for the task's modalities; `unequal`: of another width for each."""
 
     def build(in_chans: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
         if unequal and modality not in task.modalities:
             raise IncompatibleError(f"A backbone was built with modality={modality!r}.")
         factor = 1 + task.modalities.index(modality) / 2 if unequal and modality else 1.0
+        if modality in task.vectors or task.vectors == set(task.modalities):
+            return ToyNumbers(in_chans, 0, Parameters(), width * factor)
         return ToyBackbone(in_chans, task.image_size, Parameters(), width * factor)
 
     return build

@@ -29,6 +29,7 @@ from wbcbench.contracts import (
     ReplacesHead,
     Routing,
     Task,
+    over_rows,
 )
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import ResidentCells
@@ -45,21 +46,21 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class Imputer(nn.Module):
     """Fills in absent images before the fusion that owns this module sees them.
 
-    `zero` uses black pixels; `token` an image per modality that is learned with the network, from the training
-    cells that lack the modality (in the data set, or because of the policy `modality_dropout`). A token starts
-    at the training mean; together the tokens add sum_m C_m S^2 parameters.
+    `zero` uses black pixels (a vector: zeros); `token` an image or vector per modality that is learned with the
+    network, from the training cells that lack the modality (in the data set, or because of the policy
+    `modality_dropout`). A token starts at the training mean; together the tokens add sum_m C_m S^2 parameters.
     """
 
     def __init__(self, task: Task, how: str) -> None:
         """`how`: `zero` or `token`."""
         super().__init__()
         self.modalities = task.modalities
-        for m, channels in task.channels.items():
+        for m in task.modalities:
+            shape = task.shape(m)
             if how == "token":
-                fill = nn.Parameter(torch.zeros(channels, task.image_size, task.image_size))
-                self.register_parameter(f"token_{m}", fill)
+                self.register_parameter(f"token_{m}", nn.Parameter(torch.zeros(shape)))
             else:
-                self.register_buffer(f"black_{m}", torch.zeros(channels, 1, 1))
+                self.register_buffer(f"black_{m}", torch.zeros(shape[0], *[1] * (len(shape) - 1)))
         self.prefix = "token" if how == "token" else "black"
 
     def measure(self, cells: ResidentCells) -> None:
@@ -67,10 +68,10 @@ class Imputer(nn.Module):
         if self.prefix == "black":
             for m in self.modalities:
                 modality = cells.modalities[m]
-                self.fill(m).copy_((-modality.mean / modality.std)[:, None, None])
+                self.fill(m).copy_((-modality.mean / modality.std).view_as(self.fill(m)))
 
     def fill(self, modality: str) -> Tensor:
-        """[C, S, S] or [C, 1, 1]: the replacement for an absent image."""
+        """[C, S, S] or [C, 1, 1]: the replacement for an absent image; [F]: of a vector."""
         found: Tensor = getattr(self, f"{self.prefix}_{modality}")
         return found
 
@@ -78,8 +79,8 @@ class Imputer(nn.Module):
         """The images [B, C, S, S] with the absent ones replaced; `present` [B, M] bool or None."""
         if present is None:
             return images
-        here = {m: present[:, i, None, None, None] for i, m in enumerate(self.modalities)}
-        return {m: torch.where(here[m], x, self.fill(m)) for m, x in images.items()}
+        here = {m: present[:, i] for i, m in enumerate(self.modalities)}
+        return {m: torch.where(over_rows(here[m], x), x, self.fill(m)) for m, x in images.items()}
 
 
 def impute(fusion: Fusion, how: str) -> Fusion:
@@ -215,7 +216,7 @@ def make(registry: Registry, kind: str, spec: ComponentSpec) -> Any:
 
 def task_of(trial: Trial, cells: ResidentCells) -> Task:
     """The task as the trial's own modalities see it."""
-    return Task(cells.channels(trial.reads), cells.classes, cells.image_size)
+    return cells.task(trial.reads)
 
 
 def _backbone(registry: Registry, spec: ComponentSpec) -> tuple[Any, Any]:
@@ -238,7 +239,7 @@ def build_fusion(trial: Trial, task: Task, registry: Registry) -> Fusion:
                 "backbone(channels, modality=name)."
             )
         cls, params = built
-        net: Backbone = cls(in_chans, task.image_size, params, width)
+        net: Backbone = cls(in_chans, 0 if cls.reads == "vectors" else task.image_size, params, width)
         return net
 
     # Some fusions run a backward pass to find which modules they use, so gradients must be enabled.
@@ -353,9 +354,7 @@ def fusion_of(trial: Trial, task: Task, registry: Registry, weights: Mapping[str
     distillers = build_distillers(trial, registry)
     replacing = replaces(distillers)
     if replacing is not None:
-        side = task.image_size
-        blank = {m: torch.zeros(1, c, side, side) for m, c in task.channels.items()}
         with torch.no_grad():
-            fusion = rebuild(fusion, distillers[replacing], weights, fusion.eval()(blank, None, True))
+            fusion = rebuild(fusion, distillers[replacing], weights, fusion.eval()(task.blank(1), None, True))
     fusion.load_state_dict(weights)
     return fusion

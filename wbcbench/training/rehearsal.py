@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from wbcbench.contracts import Batch, Draw, Fusion, Output, Outputs, PerCell, Policy, Task
+from wbcbench.contracts import Batch, Description, Draw, Fusion, Output, Outputs, PerCell, Policy, Task
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.cost import macs_or_why
@@ -19,15 +19,14 @@ from wbcbench.training.wiring import reads_measured, shapes_of, wire, with_repla
 log = logging.getLogger("wbcbench")
 
 
-def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], registry: Registry) -> None:
+def construct(trial: Trial, data: Description, registry: Registry) -> None:
     """Build the network of a trial, count its operations and discard it.
 
     This finds stages, widths and layers that its parts lack, before anything is trained.
 
     Args:
         trial: of any method; its policies and distillers are not checked.
-        channels: of every modality that it reads.
-        classes: their names.
+        data: of the cells that it reads.
         registry: of the trial's components.
 
     Raises:
@@ -35,58 +34,53 @@ def construct(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], 
             exceptions are only logged; they will fail the trial itself.
     """
     try:
-        fusion = build_fusion(trial, _task(trial, channels, classes), registry)
+        fusion = build_fusion(trial, _task(trial, data), registry)
         channels_read(fusion)
     except UsageError as error:
         raise IncompatibleError(f"{trial.label} with backbone {trial.method.backbone_name}: {error}") from error
     except Exception:
         log.debug("%s could not be built", trial.label, exc_info=True)
         return
-    if why := macs_or_why(fusion.deploy(), blank(fusion.task, 1))[1]:
+    if why := macs_or_why(fusion.deploy(), fusion.task.blank(1))[1]:
         log.warning("%s: %s. It is trained, and its MACs stay blank.", trial.label, why)
 
 
-def blank(task: Task, cells: int) -> dict[str, torch.Tensor]:
-    """Images of zeros, the training mean, of every modality: [cells, C, S, S]."""
-    size = task.image_size
-    return {m: torch.zeros(cells, c, size, size) for m, c in task.channels.items()}
-
-
-def _task(trial: Trial, channels: dict[str, int], classes: tuple[str, ...]) -> Task:
-    return Task({m: channels[m] for m in trial.reads}, classes, trial.protocol.image_size)
+def _task(trial: Trial, data: Description) -> Task:
+    channels = {m: data.modalities[m] for m in trial.reads}
+    return Task(channels, data.classes, trial.protocol.image_size, data.vectors & set(channels))
 
 
 @torch.no_grad()
-def rehearse(trial: Trial, channels: dict[str, int], classes: tuple[str, ...], registry: Registry) -> None:
+def rehearse(trial: Trial, data: Description, registry: Registry) -> None:
     """Build the untrained networks of a trial, show them blank images, set its distillers up.
 
     Args:
-        channels: of every modality that the student or a teacher reads.
+        data: of the cells that the student or a teacher reads.
 
     Raises:
         IncompatibleError: names the distillers, the student's and the teachers' backbones, and what is missing; or
             a policy that mixes images for which teachers have answered.
     """
     if trial.method.taught_for and trial.method.policies:
-        _refuse_blended_images(trial, _task(trial, channels, classes), registry)
+        _refuse_blended_images(trial, _task(trial, data), registry)
     if not reads_measured(trial, registry):
         return
 
     def probe(t: Trial) -> tuple[Fusion, Outputs]:
-        task = _task(t, channels, classes)
+        task = _task(t, data)
         fusion = build_fusion(t, task, registry).eval()
-        return fusion, fusion(blank(task, 2), None, True)
+        return fusion, fusion(task.blank(2), None, True)
 
     fusion, student = probe(trial)
     answers = [teacher_output(*probe(t), None) for t in trial.method.teachers]
     answers += [
-        Output(torch.zeros(2, len(classes)), torch.zeros(2, t.embedding) if t.embedding else None)
+        Output(torch.zeros(2, len(data.classes)), torch.zeros(2, t.embedding) if t.embedding else None)
         for t in trial.method.outside
     ]
     kd = wire(trial, tuple(student), registry)
     ids, labels = torch.arange(2), torch.zeros(2, dtype=torch.int64)
     try:
-        kd.setup(fusion, shapes_of(student, answers, len(classes), ids, labels))
+        kd.setup(fusion, shapes_of(student, answers, len(data.classes), ids, labels))
         with_replaced_heads(fusion, kd, answers)
     except IncompatibleError as error:
         theirs = [t.method.backbone_name for t in trial.method.teachers]
@@ -109,7 +103,7 @@ def _refuse_blended_images(trial: Trial, task: Task, registry: Registry) -> None
     of their rows; a policy that makes them differ in the second half has mixed rows.
     """
     random = torch.Generator().manual_seed(0)
-    views = [{m: torch.randn(x.shape, generator=random) for m, x in blank(task, CELLS).items()} for _ in range(2)]
+    views = [{m: torch.randn(x.shape, generator=random) for m, x in task.blank(CELLS).items()} for _ in range(2)]
     with torch.enable_grad():
         fusion = build_fusion(trial, task, registry).train()
         policies = build_policies(trial, fusion, registry)

@@ -18,7 +18,7 @@ from wbcbench import __version__
 from wbcbench.contracts import Fusion
 from wbcbench.data.answers import names_of
 from wbcbench.data.splits import Split
-from wbcbench.data.views import ResidentCells
+from wbcbench.data.views import ResidentCells, laid_out
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
 from wbcbench.evaluation.cost import latency, macs_or_why, parameters
@@ -68,6 +68,17 @@ def statistics_of(cells: ResidentCells, train: Tensor, modalities: tuple[str, ..
         images = cells.modalities[m].images
         present = cells.present(train, (m,))
         have = train if present is None else train[present[:, 0]]
+        if (median := cells.modalities[m].median) is not None:
+            found[m] = InputStatistics(
+                bits=32,
+                mean=tuple(cells.modalities[m].mean.tolist()),
+                std=tuple(cells.modalities[m].std.tolist()),
+                brightness=_ranges(images[have] if len(have) else median[None]),
+                contrast=(),
+                median=tuple(median.tolist()),
+                features=cells.features[m],
+            )
+            continue
         wide = images.dtype == torch.int16  # a 16-bit image is held minus 32768, see `data.resident`
         parts = [brightness_and_contrast(images[ids]) for ids in torch.split(have, _CHUNK)]
         means, sds = (torch.cat(p) for p in zip(*parts, strict=True)) if parts else (torch.zeros(1, 1),) * 2
@@ -104,15 +115,19 @@ def unusual_images(
     images: Mapping[str, NDArray[Any]], present: NDArray[np.bool_], statistics: Mapping[str, InputStatistics]
 ) -> list[list[str]]:
     """What is unusual about the images of each of B cells: constant, much brighter or darker, much lower or higher
-    contrast.
+    contrast; about its vectors: which numbers are much lower or higher.
 
         Args:
-            images: modality -> [B, C, S, S] as stored.
+            images: modality -> [B, C, S, S], or [B, F] of vectors, as stored.
             present: [B, M] in the order of `statistics`.
             statistics: of the training cells.
     """
     found: list[list[str]] = [[] for _ in range(len(present))]
     for column, (m, s) in enumerate(statistics.items()):
+        if s.vector:
+            for row, names in enumerate(_unusual_numbers(images[m], s)):
+                found[row] += [f"{m} {name}" for name in names] if present[row, column] else []
+            continue
         x = torch.from_numpy(images[m].astype(np.float32))
         mean, sd = (v.numpy() for v in brightness_and_contrast(x))
         flat = (sd == 0).all(1)
@@ -128,6 +143,17 @@ def unusual_images(
         for rows, kind in kinds:
             for row in np.flatnonzero(rows & present[:, column]):
                 found[row].append(f"{m} {kind}")
+    return found
+
+
+def _unusual_numbers(values: NDArray[Any], s: InputStatistics) -> list[list[str]]:
+    """Per cell of [B, F], the numbers far outside their range, as in `cd3 high`; missing ones are not."""
+    low, high = np.array(s.brightness, dtype=np.float64).T
+    width = np.maximum(high - low, 1e-6) * MARGIN
+    found = []
+    for row in values:
+        ways = {"low": row < low - width, "high": row > high + width}
+        found.append([f"{s.features[i]} {way}" for way, far in ways.items() for i in np.flatnonzero(far)])
     return found
 
 
@@ -221,7 +247,7 @@ def cost_of(job: Job, state: TrainState) -> tuple[Cost, str]:
 
     def images(count: int) -> dict[str, Tensor]:
         ids = job.train[torch.arange(count, device=job.device) % len(job.train)]
-        return {m: cells.images(ids, m).contiguous(memory_format=torch.channels_last) for m in trial.reads}
+        return {m: laid_out(cells.images(ids, m)) for m in trial.reads}
 
     timing = latency(deployed, images, job.device)
     count, uncounted = macs_or_why(deployed, images(1))
@@ -399,7 +425,7 @@ def reference_of(trial: Trial, digest: str, fusion: Fusion, bench: Workbench) ->
         some = ids[np.linspace(0, len(ids) - 1, min(len(ids), most)).round().astype(np.int64)]
         parts = []
         for chunk in torch.split(torch.as_tensor(some, device=bench.device), eval_batch(bench.device)):
-            images = {m: resident.images(chunk, m).contiguous(memory_format=torch.channels_last) for m in reads}
+            images = {m: laid_out(resident.images(chunk, m)) for m in reads}
             present = resident.present(chunk, reads)
             outputs = {route: out.float() for route, out in fusion(images, present).items()}
             parts.append(measure(images, outputs, fusion.predict(outputs, present), present))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from wbcbench.contracts import Fusion, Output, Outputs
-from wbcbench.data.views import EpochViews, Views
+from wbcbench.data.views import EpochViews, Views, laid_out
 from wbcbench.errors import DataError
 from wbcbench.evaluation.predict import eval_batch
 from wbcbench.files import TEMPORARY, atomic_write_bytes
@@ -69,7 +69,7 @@ class Teacher:
     @torch.no_grad()
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """[B] rows, one per cell: the teacher's output for this epoch's views (as `seen`) of these cells."""
-        images = {m: views(m, cells).contiguous(memory_format=torch.channels_last) for m in self.reads}
+        images = {m: laid_out(views(m, cells)) for m in self.reads}
         return teacher_output(self.fusion, self.fusion(images, present, maps), present)
 
 

@@ -98,7 +98,7 @@ class Workbench:
             dataset = self._datasets.get(protocol.fingerprint)
             if dataset is None:
                 raise DataError(f"No data set with fingerprint {protocol.fingerprint[:12]} is available.")
-            cells = dataset.load(protocol.image_size, self._decoding).check()
+            cells = dataset.load(protocol.image_size or None, self._decoding).check()
             if cells.fingerprint != protocol.fingerprint:
                 raise DataError(
                     f"The cells of '{protocol.dataset.name}' changed between planning and loading "

@@ -32,9 +32,10 @@ def title(board: Board) -> str:
     pseudo = (
         " (pseudo-multimodal)" if len(k.modalities) > 1 and all(r.pseudo_multimodal for r in board.rows) else ""
     )
+    pixels = f" {k.image_size} px," if k.image_size else ""
     leaks = ", leaks between the sides of the split allowed" if k.leaks_allowed else ""
     return (
-        f"{k.dataset}: {' + '.join(k.modalities)}{pseudo}, {k.image_size} px, {len(k.classes)} classes, "
+        f"{k.dataset}: {' + '.join(k.modalities)}{pseudo},{pixels} {len(k.classes)} classes, "
         f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks} (key {board.digest})"
     )
 

@@ -17,6 +17,7 @@ class MyMethod(Backbone):
 
     name = "my_method"
     source = ""  # paper and section, shown by `wbcbench show`
+    # reads = "vectors"  # for modalities that are numbers [B, in_chans] instead of images
 
     class Params(Parameters):
         # Set by `--backbone my_method:channels=24`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyTraits, Progress, param
+from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyTraits, Progress, over_rows, param
 
 
 class MyMethod(Policy):
@@ -28,9 +28,9 @@ class MyMethod(Policy):
         # Random numbers come from `draw`: they depend on seed, epoch, step and the salt, so that a resumed run
         # equals an uninterrupted one. Replace tensors, never change them in place.
         changed = {}
-        for m, x in batch.images.items():  # x is [R, C_m, S, S], normalised
+        for m, x in batch.images.items():  # x is [R, C_m, S, S], or [R, F_m] of numbers; normalised
             factor = 1 + self.params.strength * (2 * draw.uniform(len(x), f"contrast:{m}") - 1)
-            changed[m] = x * factor[:, None, None, None]
+            changed[m] = x * over_rows(factor, x)
         batch.images = changed
         return batch
 
