@@ -164,7 +164,7 @@ def test_markup_in_names_is_refused(store: Store, tmp_path: Path, verify: Verify
     assert all(f.text.isprintable() for f in judge.findings)
 
 
-@pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "a & b", "a|b", "100$", "p < 0.05"])
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "+1", "-2+3", "a & b", "a|b", "100$", "p < 0.05"])
 def test_what_is_markup_somewhere_is_pointed_out(store: Store, tmp_path: Path, verify: Verify, name: str) -> None:
     record = fake_record(store, fake_trial(), provider=name)
     write_pack([record], tmp_path / "names.zip")

@@ -137,7 +137,7 @@ LONGEST = 2000
 """Largest number of characters of a text."""
 _TAG = re.compile(r"<[a-z/!?]|javascript:|\]\(", re.IGNORECASE)
 """The start of an HTML tag or a Markdown link, which no name, note or parameter needs."""
-_MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@]")
+_MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@+-]")
 """Other characters with a meaning in HTML, Markdown, LaTeX or, at the start of a cell, in spreadsheets."""
 
 
