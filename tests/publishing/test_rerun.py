@@ -96,7 +96,8 @@ TAUGHT = [f for f in FUSIONS if f not in ONCE]
 
 
 @pytest.mark.parametrize(
-    ("fusion", "kd"), [*product(TAUGHT, ("logits", "dkd")), *product(ONCE, ("none",)), ("early:impute=token", "none")]
+    ("fusion", "kd"),
+    [*product(TAUGHT, ("logits", "dkd")), *product(ONCE, ("none",)), ("early:impute=token", "none")],
 )
 def test_nothing_that_the_planner_writes_is_refused(fusion: str, kd: str) -> None:
     plan = _planned(fusion, kd)

@@ -13,7 +13,7 @@ from wbcbench.boards.build import report
 from wbcbench.boards.options import Options
 from wbcbench.errors import ComparabilityError, RecordError, UsageError
 from wbcbench.files import atomic_write_bytes
-from wbcbench.publishing.archive import Limits
+from wbcbench.publishing.archive import OWN
 from wbcbench.publishing.board_files import PublishOptions, invalid_beside
 from wbcbench.publishing.cross_checks import SolvedOnce
 from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
@@ -43,10 +43,10 @@ def unpacked(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
     judge = Judge()
     with tempfile.TemporaryDirectory(prefix="wbcbench-opened-") as name:
         into = Path(name)
-        manifest = unpack(pack, into, judge, Limits())
+        manifest = unpack(pack, into, judge, OWN)
         if manifest is not None:
             for trial in sorted(manifest.records):
-                check_record(into / "records" / trial, manifest, judge, Limits())
+                check_record(into / "records" / trial, manifest, judge, OWN)
         bad = [f for f in judge.findings if f.level == "refuse"]
         if manifest is None or bad:
             first = bad[0]

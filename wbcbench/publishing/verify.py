@@ -135,6 +135,8 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
 
 
+MANY = 100
+"""After this many reasons to refuse a pack, no other record of it is checked."""
 NO_REFERENCE = "no reference store was given (--against DIR): labels, split, copies and jumps were not compared"
 
 
@@ -172,6 +174,11 @@ def checked(
         records: list[Record] = []
         if manifest is not None:
             for trial_id in sorted(manifest.records):
+                if sum(f.level == "refuse" for f in judge.findings) > MANY:
+                    judge.notes.append(
+                        f"More than {MANY} reasons to refuse it; its other records were not checked."
+                    )
+                    break
                 record = check_record(Path(folder) / "records" / trial_id, manifest, judge, limits)
                 records += [] if record is None else [record]
             check_among(records, reference, judge, solved_once, PACK)
