@@ -50,6 +50,39 @@ def test_another_methods_answers_with_a_little_noise(
     assert "reference.duplicates" in blamed(verify(tmp_path / "thief.zip", store), "look")
 
 
+def _noisy(p: Any, how: str) -> Any:
+    rng = np.random.default_rng(1)
+    changed = {
+        "uniform": lambda: p + rng.uniform(-0.01, 0.01, p.shape),
+        "normal": lambda: p + rng.normal(0, 0.01, p.shape),
+        "temperature": lambda: p**1.3,
+        "another training": lambda: fake_predictions(99, cells=len(p), skill=3)[P],
+    }[how]()
+    positive = np.clip(changed, 1e-6, None)
+    return (positive / positive.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    ("how", "found"), [("uniform", True), ("normal", True), ("temperature", True), ("another training", False)]
+)
+def test_noise_of_a_hundredth_is_found(
+    store: Store, tmp_path: Path, verify: Verify, how: str, found: bool, seeds: int
+) -> None:
+    """By the distance of honest seeds where there are some; else by a fixed one, which a temperature escapes."""
+    own = [fake_record(store, seed=s, predictions=fake_predictions(s, cells=300, skill=3)) for s in range(seeds)]
+    arrays = dict(own[0].predictions)
+    thief = fake_record(
+        Store(tmp_path / "thief"), fake_trial(0, fusion="mine"), predictions=arrays | {P: _noisy(arrays[P], how)}
+    )
+    write_pack([thief], tmp_path / "thief.zip")
+    judge = verify(tmp_path / "thief.zip", store)
+    assert ("reference.duplicates" in blamed(judge, "look")) == (found and (how, seeds) != ("temperature", 1))
+    both = [thief, own[0]]
+    write_pack(both, tmp_path / "both.zip")
+    assert ("pack.duplicates" in blamed(verify(tmp_path / "both.zip"), "look")) == (how in ("uniform", "normal"))
+
+
 def submission(tmp_path: Path, trial: Any, predictions: Arrays, **outcome: Any) -> Path:
     record = fake_record(Store(tmp_path / "strange"), trial, predictions=predictions, **outcome)
     write_pack([record], tmp_path / "strange.zip")

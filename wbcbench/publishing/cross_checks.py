@@ -1,11 +1,11 @@
-"""Comparison of a pack's records with each other and with a trusted store; detection of copied predictions."""
+"""Comparison of a pack's records with each other and with a trusted store."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 
 from wbcbench.errors import RecordError
 from wbcbench.publishing.archive import by_cell
-from wbcbench.publishing.verdict import Judge, Level, Problem
+from wbcbench.publishing.copies import SolvedOnce, copies, named
+from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Record, Store
-from wbcbench.spec import Trial
-
-NEAR = 1e-3
-"""If no probability differs by more than this, two trials' predictions count as a copy with a little noise.
-Two trainings with different random numbers differ by about a hundred times more."""
-
-SolvedOnce = Callable[[Trial], bool]
-"""Whether a trial's method is solved directly, without iterative training: then its seed may have no effect."""
 
 
 def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -35,60 +28,6 @@ def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
         h.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
         h.update(array.tobytes())
     return h.hexdigest()
-
-
-def answers(record: Record) -> NDArray[np.float32]:
-    """Test probabilities [N, K], sorted by cell id, so that a shuffled copy is equal."""
-    arrays = record.predictions
-    order = np.argsort(arrays["test_cells"], kind="stable")
-    return np.asarray(arrays["test_probabilities"][order])
-
-
-def copies(
-    records: Sequence[Record], others: Sequence[Record], solved_once: SolvedOnce, whose: str
-) -> Iterator[Problem]:
-    """Trials in `records` with the same predictions as another trial: one in `others` or, if `whose` is empty, in
-    `records`.
-
-    Only trials with the same split are compared. The same trial elsewhere is not a copy.
-    """
-    here = {r.trial.id for r in records}
-    others = [r for r in others if r.trial.id not in here]
-    groups: dict[tuple[str, tuple[int, ...]], list[tuple[Record, NDArray[np.float32], bool]]] = defaultdict(list)
-    for ours, side in ((True, records), (False, others)):
-        for record in side:
-            found = answers(record)
-            groups[record.result.key.split, found.shape].append((record, found, ours))
-    for group in groups.values():
-        for i, (a, p, ours) in enumerate(group):
-            for b, q, also_ours in group[i + 1 :]:
-                if a.trial.id != b.trial.id and ours and also_ours == (whose == ""):
-                    # `records` come first in a group, so `a` is one of them.
-                    yield from _alike(a, p, b, q, solved_once, whose)
-
-
-def _alike(
-    a: Record, p: NDArray[np.float32], b: Record, q: NDArray[np.float32], solved_once: SolvedOnce, whose: str
-) -> Iterator[Problem]:
-    furthest = float(np.abs(p - q).max())
-    if furthest > NEAR or (solved_once(a.trial) and solved_once(b.trial)):
-        return  # methods that are solved directly use no random numbers, so equal results are expected
-    pair = f"{named(a)} and {named(b)}{whose}"
-    level: Level = "refuse"
-    because = ""
-    if float(np.ptp(p, axis=0).max()) <= NEAR:
-        level, because = "look", ", which are the same for every cell"
-    elif furthest > 0 or a.result.key != b.result.key:
-        # Two protocols may select the same epoch of the same training.
-        level = "look"
-    how = "the same test predictions" if furthest == 0 else f"test predictions at most {furthest:.1g} apart"
-    yield level, f"{pair} have {how}{because}"
-
-
-def named(record: Record) -> str:
-    """A record's display name: `independent + logits, seed 1 (0123abcd)`."""
-    r = record.result
-    return f"{r.title}, seed {r.seed} ({r.trial_id})"
 
 
 JUMP = 3.0
@@ -260,12 +199,8 @@ def _jump(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Prob
 
 __all__ = [
     "JUMP",
-    "SolvedOnce",
-    "answers",
     "check_against",
     "check_among",
-    "copies",
-    "named",
     "predictions_digest",
     "related_records",
 ]

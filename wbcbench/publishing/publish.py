@@ -41,7 +41,7 @@ from wbcbench.publishing.board_files import (
     readme,
     vanished,
 )
-from wbcbench.publishing.cross_checks import SolvedOnce
+from wbcbench.publishing.copies import SolvedOnce
 from wbcbench.publishing.pack import Manifest, with_teachers, write_records
 from wbcbench.publishing.side_files import PACK, SIDE_FOLDERS, side_files
 from wbcbench.publishing.sources import Pool, unpacked
@@ -77,7 +77,7 @@ def publish(
         stores: their records on the requested boards are added. Empty: the files are only rebuilt.
         asked: the board's options.
         packs: from `wbcbench submit`; checked against what was published before and the stores' records.
-        solved_once: see `cross_checks.SolvedOnce`.
+        solved_once: see `copies.SolvedOnce`.
         installed: see `verify.checked`.
 
     Raises:

@@ -15,7 +15,8 @@ from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.answers import read_answers
 from wbcbench.errors import IncompatibleError, UsageError
-from wbcbench.publishing.cross_checks import named, predictions_digest
+from wbcbench.publishing.copies import named
+from wbcbench.publishing.cross_checks import predictions_digest
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry

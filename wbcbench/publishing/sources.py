@@ -15,7 +15,7 @@ from wbcbench.errors import ComparabilityError, RecordError, UsageError
 from wbcbench.files import atomic_write_bytes
 from wbcbench.publishing.archive import OWN
 from wbcbench.publishing.board_files import PublishOptions, invalid_beside
-from wbcbench.publishing.cross_checks import SolvedOnce
+from wbcbench.publishing.copies import SolvedOnce
 from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.side_files import PACK, SIDE_FOLDERS, joined, of_trials

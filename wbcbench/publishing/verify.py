@@ -13,7 +13,8 @@ from wbcbench.boards.model import Board
 from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.board_files import PublishOptions
-from wbcbench.publishing.cross_checks import SolvedOnce, check_against, check_among
+from wbcbench.publishing.copies import SolvedOnce
+from wbcbench.publishing.cross_checks import check_against, check_among
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.unpack import PACK, unpack
 from wbcbench.publishing.verdict import Judge, Problem
@@ -154,7 +155,7 @@ def checked(
     Args:
         path: the pack.
         reference: a trusted store to compare with.
-        solved_once: see `cross_checks.SolvedOnce`.
+        solved_once: see `copies.SolvedOnce`.
         limits: of sizes; by default those of `Limits`.
         asked: the options of the reference, if it is a published board.
         installed: wbcbench's components here, to compare with those stated in the pack; None: not compared.
