@@ -101,15 +101,15 @@ def copies(
     """Trials in `records` with the same predictions as another trial, or nearly the same: one in `others` or, if
     `whose` is empty, in `records`.
 
-    Only trials with the same split are compared. The same trial elsewhere is not a copy.
+    Only trials with the same split and fold are compared. The same trial elsewhere is not a copy.
     """
     here = {r.trial.id for r in records}
-    groups: dict[tuple[str, tuple[int, ...]], list[Seen]] = defaultdict(list)
+    groups: dict[tuple[str, int | None, tuple[int, ...]], list[Seen]] = defaultdict(list)
     for ours, side in ((True, records), (False, others)):
         for record in side:
             if ours or record.trial.id not in here:
                 one = seen(record, ours)
-                groups[record.result.key.split, one.probabilities.shape].append(one)
+                groups[record.result.key.split, record.trial.fold, one.probabilities.shape].append(one)
     for group in groups.values():
         honest = honest_seeds(group, solved_once)
         for a, b in combinations(group, 2):

@@ -17,7 +17,9 @@ from wbcbench.publishing.archive import by_cell
 from wbcbench.publishing.copies import SolvedOnce, copies, named
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records import verify as checks
+from wbcbench.records.schema import OutsideTeacher
 from wbcbench.records.store import Record, Store
+from wbcbench.spec import Trial
 
 
 def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -79,25 +81,55 @@ def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Recor
     return found, damaged
 
 
-def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Problem]:
-    here = {r.trial.id for r in records}
-    for record in records:
-        for teacher in record.trial.method.teachers:
-            if teacher.id in here or (reference is not None and reference.has(teacher.id)):
-                continue
-            yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is missing"
-        for outside in record.result.outside:
-            seen = outside.trained_on
-            stated = (
-                "without a statement of its training cells"
-                if seen is None
-                else f"which states that it was trained on {seen.get('test', 0)} of the test cells"
-            )
+_SAME = ("dataset", "fingerprint", "split", "augmentation", "selection", "metrics_version")
+"""What a teacher's protocol shares with its student's. Modalities, image side and budget may differ."""
+
+
+def unlike_teachers(student: Trial) -> Iterator[str]:
+    """Teachers, recursively, that were trained on other cells than their student: they may know its test cells."""
+    for teacher in student.method.teachers:
+        mine, theirs = student.protocol, teacher.protocol
+        differ = [n for n in _SAME if getattr(mine, n) != getattr(theirs, n)]
+        differ += ["fold"] if teacher.fold != student.fold else []
+        if differ:
             yield (
-                "look",
-                f"{named(record)} was taught from outside by '{outside.name}' (file {outside.digest[:12]}), "
-                f"{stated}: nothing here can check how its answers were made",
+                f"{student.title} was taught by {teacher.title} ({teacher.id}), whose {', '.join(differ)} "
+                f"{'is' if len(differ) == 1 else 'are'} not its student's: it may have been trained on test cells"
             )
+        if teacher.sealed:
+            yield f"{student.title} was taught by {teacher.title} ({teacher.id}), a search's sealed trial"
+        yield from unlike_teachers(teacher)
+
+
+def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Problem]:
+    here = {r.trial.id: r.result for r in records}
+    for record in records:
+        yield from (("refuse", f"{named(record)}: {fault}") for fault in unlike_teachers(record.trial))
+        for teacher in record.trial.method.teachers:
+            found = here.get(teacher.id)
+            if found is None and reference is not None and reference.has(teacher.id):
+                found = checks.read_result(reference.root / "records" / teacher.id)
+            if found is None:
+                yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is missing"
+            elif (found.key.split, found.key.classes) != (record.result.key.split, record.result.key.classes):
+                yield (
+                    "refuse",
+                    f"{named(record)} was taught by {teacher.label} ({teacher.id}), whose record has another "
+                    "division of the cells, or other classes: it may have been trained on test cells",
+                )
+        for outside in record.result.outside:
+            yield _outside(record, outside)
+
+
+def _outside(record: Record, teacher: OutsideTeacher) -> Problem:
+    told = f"{named(record)} was taught from outside by '{teacher.name}' (file {teacher.digest[:12]}), "
+    seen = teacher.trained_on
+    if seen is not None and (count := seen.get("test", 0)):
+        return "refuse", f"{told}which was trained on {count} of the test cells, as its file states"
+    stated = (
+        "without a statement of its training cells" if seen is None else "which states that it saw no test cell"
+    )
+    return "look", f"{told}{stated}: nothing here can check how its answers were made"
 
 
 def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:
@@ -117,12 +149,13 @@ def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Pro
 
 
 def _labels(records: Sequence[Record], others: Sequence[Record], whose: str) -> Iterator[Problem]:
-    by_split: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    by_split: dict[tuple[str, str, int | None], list[Record]] = defaultdict(list)
     for other in others:
-        by_split[other.result.key.fingerprint, other.result.key.split].append(other)
+        by_split[other.result.key.fingerprint, other.result.key.split, other.trial.fold].append(other)
     for record in records:
         key = record.result.key
-        peers = [o for o in by_split[key.fingerprint, key.split] if o.trial.id != record.trial.id or whose]
+        there = by_split[key.fingerprint, key.split, record.trial.fold]
+        peers = [o for o in there if o.trial.id != record.trial.id or whose]
         if not peers:
             continue
         # The records of a trusted reference agree with each other; within a pack all pairs are compared.
@@ -203,4 +236,5 @@ __all__ = [
     "check_among",
     "predictions_digest",
     "related_records",
+    "unlike_teachers",
 ]

@@ -16,7 +16,7 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.answers import read_answers
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.publishing.copies import named
-from wbcbench.publishing.cross_checks import predictions_digest
+from wbcbench.publishing.cross_checks import predictions_digest, unlike_teachers
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
@@ -92,7 +92,8 @@ def rerun(
     request = load_request(None, {"store": str(store), "device": device}, sets)
     dataset, description, problems = dataset_of(trial, request, registry)
     if not problems and description is not None:
-        problems = [p for planned in chain(trial) for p in misfits(planned.trial, description, registry)]
+        problems = [("refuse", fault) for fault in unlike_teachers(trial)]
+        problems += [p for planned in chain(trial) for p in misfits(planned.trial, description, registry)]
     if problems or dataset is None or description is None:
         judge.run("rerun", named(record), lambda: problems)
         return

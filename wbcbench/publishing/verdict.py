@@ -39,7 +39,7 @@ CHECKS: dict[str, str] = {
     "record.weights": "weights, if packed, are finite and match the stated number of parameters",
     "record.origin": "code that is not part of wbcbench is reported",
     "record.perfect": "a perfect score is reported",
-    "pack.teachers": "every teacher's record is in the pack or the reference store; files of answers are reported",
+    "pack.teachers": "every teacher's record is there, and of its student's cells and split",
     "pack.components": "code stated to be wbcbench's equals the code installed here",
     "pack.labels": "records of one split agree on the labels and groups of its cells",
     "pack.duplicates": "no two trials have the same predictions, or nearer ones than honest seeds do",
