@@ -124,7 +124,8 @@ def test_teachers_and_every_kind_of_component_pass(train: Train, rerun: Rerun, t
     write_pack([store.load(student["trial_id"])], tmp_path / "pack.zip")
     code, out, err = rerun(tmp_path / "pack.zip")
     assert code == 0, out + err
-    assert "3 trials with its teachers" in err
+    assert "3 trials with the teachers" in err
+    assert "bitwise equal predictions" in out
 
 
 @pytest.mark.parametrize(

@@ -150,5 +150,4 @@ def _kept_open(path: Path) -> Iterator[tuple[Store, Callable[[Record], Record]]]
         weakref.finalize(opened, stack.pop_all().close)
 
 
-
 __all__ = ["Records", "Shown", "load_record", "load_records"]

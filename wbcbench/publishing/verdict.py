@@ -48,7 +48,7 @@ CHECKS: dict[str, str] = {
     "reference.duplicates": "the same, against the trials of the reference store",
     "reference.same_trial": "a trial that is also in the reference store has the same predictions there",
     "reference.jump": "no score far above every reference method of the same comparison key",
-    "rerun": "one seed, trained again here, gives equal predictions, or scores within the tolerance",
+    "rerun": "seeds trained again here give equal predictions, or scores within the tolerance",
 }
 """All checks by name, in the order in which they are run."""
 
@@ -74,6 +74,8 @@ class Judge:
     notes: list[str] = field(default_factory=list)
     consequences: list[str] = field(default_factory=list)
     """Effects on a board if the pack were added."""
+    reproduced: dict[str, str] = field(default_factory=dict)
+    """Trial id -> digest of its record, for those that were trained again with equal results."""
 
     def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
         """Run a check, which yields problems or raises a `RecordError`.
@@ -117,6 +119,7 @@ class Judge:
             "verdict": self.verdict,
             "checks": {name: self.state(name) for name in CHECKS},
             "findings": [vars(f) for f in self.findings],
+            "reproduced": self.reproduced,
             "notes": [shown(note) for note in (*self.notes, *self.consequences)],
         }
 
