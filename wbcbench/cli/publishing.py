@@ -92,6 +92,8 @@ def submit(
 @stores_option
 @click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
               help="Add a submitted pack, if it is not refused; repeatable.")  # fmt: skip
+@click.option("--verdict", "verdicts", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="Output of `verify PACK --rerun --json`: its reproduced records are marked; repeatable.")  # fmt: skip
 @click.option("--title", help="Heading of the board; default: its name.")
 @click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
@@ -105,7 +107,7 @@ def submit(
 @click.pass_context
 def publish(
     ctx: click.Context, /, name: str | None, to: Path, checking: bool, rebuild: bool, store: tuple[Path, ...],
-    packs: tuple[Path, ...], **values: Any,
+    packs: tuple[Path, ...], verdicts: tuple[Path, ...], **values: Any,
 ) -> None:  # fmt: skip
     """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, protocol.json, and the records.
 
@@ -125,6 +127,7 @@ def publish(
     from wbcbench.publishing.publish import publish as write
     from wbcbench.publishing.side_files import PACK
     from wbcbench.publishing.sources import stores_at
+    from wbcbench.publishing.standing import read_verdict
     from wbcbench.publishing.verify import installed_by, solved_once_by
 
     folder = to / name
@@ -140,7 +143,8 @@ def publish(
     asked = _asked(ctx, folder, name, values)
     registry, _ = load(values["plugins"])
     stores = ctx.with_resource(stores_at(store))
-    done = write(folder, stores, asked, packs, solved_once_by(registry), installed_by(registry))
+    reproduced = {trial: digest for path in verdicts for trial, digest in read_verdict(path).items()}
+    done = write(folder, stores, asked, packs, solved_once_by(registry), installed_by(registry), reproduced)
     for line in done.told:
         click.echo(line, err=True)
     for origin, names in done.sources.items():
