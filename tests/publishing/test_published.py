@@ -350,7 +350,7 @@ def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> No
 
 
 def test_rows_state_whose_word_they_are(board: Path, tmp_path: Path, invoke: Invoke) -> None:
-    """Nothing is stated until a pack is added; then the maintainers' rows are theirs, and the others are claimed."""
+    """Nothing is stated until a pack is added; then maintainers' rows are theirs, and the others are claimed."""
 
     def standings(*flags: str) -> dict[str, str]:
         code, out, err = invoke("leaderboard", "--store", str(board), "--json", "--resamples", "100", *flags)

@@ -260,10 +260,9 @@ def available(board: Board) -> dict[str, Column]:
             (latency + k, Column(f"{k} latency", "one cell, one thread", _deployed(k, _file_latency), True)),
         )
     }
-    standing = {
-        STANDING: Column(STANDING, "claimed by others, reproduced (seeds), or ours", lambda r, b: r.standing)
-    }
-    return COLUMNS | (standing if any(r.standing for r in board.rows) else {}) | external | files
+    column = Column(STANDING, "claimed by others, reproduced (seeds), or ours", lambda r, b: r.standing)
+    standing = {STANDING: column} if any(r.standing for r in board.rows) else {}
+    return COLUMNS | standing | external | files
 
 
 def _deployed(kind: str, text: Callable[[DeployedScore], str]) -> Cell:

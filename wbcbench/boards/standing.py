@@ -1,4 +1,4 @@
-"""Whose word a row of a published board is: ours, claimed by others, or claimed and reproduced by training again."""
+"""Whose word a row of a published board is: ours, claimed by others, or reproduced by training again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Standing = Literal["ours", "reproduced", "claimed"]
 ORDER: tuple[Standing, ...] = ("ours", "reproduced", "claimed")
 CLAIMED_NOTE = (
     "Claimed rows were sent in by others and are consistent in themselves, but predictions that were made up "
-    "consistently can only be told by training again. Reproduced: that was done, with these seeds. Ours: trained by "
-    "the board's maintainers. --reproduced leaves claimed rows out."
+    "consistently can only be told by training again. Reproduced: that was done, with these seeds. Ours: trained "
+    "by the board's maintainers. `wbcbench leaderboard --reproduced` leaves claimed rows out."
 )
 
 

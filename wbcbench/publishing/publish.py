@@ -123,7 +123,7 @@ def publish(
         if claims is not None:
             (new / STANDING).write_bytes(standing_text(claims))
         pool.told += [
-            f"{t} is not a claimed record of the board with the digest that was reproduced: its standing is unchanged."
+            f"{t} is no claimed record of the board with the reproduced digest: its standing is unchanged."
             for t, digest in (reproduced or {}).items()
             if (claim := (claims or {}).get(t)) is None or claim.digest != digest
         ]

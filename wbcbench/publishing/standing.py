@@ -1,7 +1,7 @@
 """`standing.json` of a published board: which of its records others claim, and which of these were reproduced.
 
-A board without the file has only records of its maintainers, or is from before the file was introduced; then nothing
-is shown. Records that the file does not list are the maintainers' own.
+A board without the file has only records of its maintainers, or is from before the file was introduced: it shows
+nothing of this. Records that the file does not list are the maintainers' own.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def read_verdict(path: Path) -> dict[str, str]:
         return _Verdict.model_validate_json(path.read_bytes()).reproduced
     except (OSError, ValidationError) as error:
         raise UsageError(
-            f"Expected the output of `wbcbench leaderboard verify PACK --rerun --json` in {path}, but it cannot be "
-            f"read: {error}"
+            f"Expected the output of `wbcbench leaderboard verify PACK --rerun --json` in {path}, but it cannot "
+            f"be read: {error}"
         ) from error
 
 
