@@ -12,8 +12,21 @@ import pytest
 
 from wbcbench.publishing.pack import write_pack
 from wbcbench.publishing.verdict import Judge
+from wbcbench.records.schema import OutsideTeacher
 from wbcbench.records.store import Record, Store
-from wbcbench.testing.records import blamed, fake_predictions, fake_record, fake_trial, forge, rezip, said, unzip
+from wbcbench.spec import Trial
+from wbcbench.spec.trial import Outside
+from wbcbench.testing.records import (
+    blamed,
+    fake_outcome,
+    fake_predictions,
+    fake_record,
+    fake_trial,
+    forge,
+    rezip,
+    said,
+    unzip,
+)
 
 Verify = Callable[..., Judge]
 Arrays = dict[str, Any]
@@ -48,6 +61,99 @@ def test_another_methods_answers_with_a_little_noise(
     )
     write_pack([thief], tmp_path / "thief.zip")
     assert "reference.duplicates" in blamed(verify(tmp_path / "thief.zip", store), "look")
+
+
+def _noisy(p: Any, how: str) -> Any:
+    rng = np.random.default_rng(1)
+    changed = {
+        "uniform": lambda: p + rng.uniform(-0.01, 0.01, p.shape),
+        "normal": lambda: p + rng.normal(0, 0.01, p.shape),
+        "temperature": lambda: p**1.3,
+        "another training": lambda: fake_predictions(99, cells=len(p), skill=3)[P],
+    }[how]()
+    positive = np.clip(changed, 1e-6, None)
+    return (positive / positive.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    ("how", "found"), [("uniform", True), ("normal", True), ("temperature", True), ("another training", False)]
+)
+def test_noise_of_a_hundredth_is_found(
+    store: Store, tmp_path: Path, verify: Verify, how: str, found: bool, seeds: int
+) -> None:
+    """By the distance of honest seeds where there are some; else by a fixed one, which a temperature escapes."""
+    own = [fake_record(store, seed=s, predictions=fake_predictions(s, cells=300, skill=3)) for s in range(seeds)]
+    arrays = dict(own[0].predictions)
+    thief = fake_record(
+        Store(tmp_path / "thief"), fake_trial(0, fusion="mine"), predictions=arrays | {P: _noisy(arrays[P], how)}
+    )
+    write_pack([thief], tmp_path / "thief.zip")
+    judge = verify(tmp_path / "thief.zip", store)
+    assert ("reference.duplicates" in blamed(judge, "look")) == (found and (how, seeds) != ("temperature", 1))
+    both = [thief, own[0]]
+    write_pack(both, tmp_path / "both.zip")
+    assert ("pack.duplicates" in blamed(verify(tmp_path / "both.zip"), "look")) == (how in ("uniform", "normal"))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "claims", "why"),
+    [
+        ({"fingerprint": "e" * 16}, {}, "whose fingerprint is not its student's"),
+        ({"split": {"scheme": "stratified", "seed": 1}}, {}, "whose split is not its student's"),
+        ({"split": {"allow_leaks": True}}, {}, "whose split is not its student's"),
+        ({"dataset": {"name": "other"}}, {}, "whose dataset is not its student's"),
+        ({"fold": 1}, {}, "whose fold is not its student's"),
+        ({"split": {"scheme": "stratified", "seed": 1}, "fold": 2}, {}, "whose split, fold are not its student's"),
+        ({}, {"split": "t" * 16}, "another division of the cells"),
+        ({"image_size": 32}, {}, ""),
+        ({"budget": {"epochs": 9}}, {}, ""),
+    ],
+)
+def test_teachers_of_other_cells(
+    store: Store, tmp_path: Path, verify: Verify, teacher: dict[str, Any], claims: dict[str, Any], why: str
+) -> None:
+    one = fake_trial(7, fusion="single", modalities=("dapi",), **teacher)
+    fake_record(store, one, 70, **claims)
+    two = fake_trial(8, fusion="single", modalities=("dapi",), teachers=(one,), kd="logits")
+    for student in (fake_trial(teachers=(one,), kd="logits"), fake_trial(teachers=(two,), kd="logits")):
+        record = fake_record(store, two, 71) and fake_record(store, student)
+        write_pack([record], tmp_path / "pack.zip")
+        judge = verify(tmp_path / "pack.zip")
+        assert why in said(judge, "pack.teachers")
+        assert ("pack.teachers" in blamed(judge)) == bool(why)
+
+
+def test_folds_of_one_split_have_other_test_cells(store: Store, tmp_path: Path, verify: Verify) -> None:
+    def fold(number: int) -> Record:
+        arrays = fake_predictions(number)
+        cells = {n: a + 100 * number for n, a in arrays.items() if n.endswith("_cells")}
+        trial = fake_trial(fold=number, split={"scheme": "kfold"})
+        return fake_record(store, trial, predictions=arrays | cells)
+
+    write_pack([fold(0), fold(1)], tmp_path / "pack.zip")
+    assert blamed(verify(tmp_path / "pack.zip")) == set()
+    assert blamed(verify(tmp_path / "pack.zip", store)) == set()
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "verdict"), [(None, "look"), ({"test": 0}, "look"), ({"test": 3}, "refuse")]
+)
+def test_a_teacher_from_outside_that_saw_test_cells(
+    store: Store, tmp_path: Path, verify: Verify, trained_on: dict[str, int] | None, verdict: str
+) -> None:
+    trial = fake_trial()
+    own = Outside(name="forest", digest="d" * 64, reads=trial.reads)
+    taught = Trial(protocol=trial.protocol, method=trial.method.model_copy(update={"outside": (own,)}))
+    arrays = fake_predictions(routes=trial.reads)
+    stated = OutsideTeacher(name="forest", digest="d" * 64, answered={}, trained_on=trained_on, metrics={})
+    outcome = fake_outcome(taught, arrays).model_copy(update={"outside": [stated]})
+    record = store.write(
+        taught, outcome, predictions=arrays, model=b"x", history=[{"epoch": 0}], environment={"python": "3.11"}
+    )
+    write_pack([record], tmp_path / "pack.zip")
+    judge = verify(tmp_path / "pack.zip")
+    assert "pack.teachers" in blamed(judge, verdict), [f.text for f in judge.findings]
 
 
 def submission(tmp_path: Path, trial: Any, predictions: Arrays, **outcome: Any) -> Path:

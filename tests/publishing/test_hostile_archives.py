@@ -9,6 +9,7 @@ import resource
 import stat
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,17 @@ def test_too_many_files(pack, verify):
     files = {f"records/{i:016x}/env.json": b"" for i in range(2500)}
     rezip(pack, {**unzip(pack), **files}, honest=False)
     assert "2000 files are allowed" in refused_by(verify(pack, None, Limits(entries=2000)), "archive.directory")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("records/{:016x}/env.json", 50_000), ("searches/s{}/winner.json", 5_000)]
+)
+def test_many_files_are_refused_before_any_is_unpacked(pack, verify, monkeypatch, name, count):
+    rezip(pack, {**unzip(pack), **{name.format(i): b"" for i in range(count)}}, honest=False)
+    written = []
+    monkeypatch.setattr(Path, "mkdir", lambda path, **_: written.append(path))
+    assert verify(pack).verdict == "refuse"
+    assert len(written) <= 1  # the manifest's folder
 
 
 def test_a_size_that_is_a_lie(pack, verify):

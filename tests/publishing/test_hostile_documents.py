@@ -41,6 +41,12 @@ DOCUMENTS: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "no text": ("record.json", "env.json", lambda d: b"\xff\xfe\xff"),
     "nested deeply": ("record.json", "env.json", lambda d: b'{"a":' * 60_000 + b"1" + b"}" * 60_000),
     "an enormous number": ("record.json", "env.json", lambda d: b'{"a": ' + b"9" * 100_000 + b"}"),
+    "a large number": ("record.json", "env.json", lambda d: b'{"a": 18446744073709551616}'),
+    "a number that overflows": ("record.json", "env.json", lambda d: b'{"a": 1e999}'),
+    "lists nested 101 times": ("record.json", "env.json", lambda d: b'{"a": ' + b"[" * 101 + b"]" * 101 + b"}"),
+    "UTF-16": ("record.json", "env.json", lambda d: d.decode().encode("utf-16")),
+    "UTF-32 without a mark": ("record.json", "env.json", lambda d: d.decode().encode("utf-32-le")),
+    "a byte order mark": ("record.json", "env.json", lambda d: b"\xef\xbb\xbf" + d),
     "an unknown field": ("record.schema", "result.json", lambda d: d.replace(b"{", b'{"verified": true,', 1)),
     "text for a number": ("record.schema", "result.json", lambda d: d.replace(b'"seed": 0', b'"seed": "0"')),
     "another version": ("record.schema", "result.json", lambda d: d.replace(b'_version": 1', b'_version": 9')),
@@ -164,7 +170,7 @@ def test_markup_in_names_is_refused(store: Store, tmp_path: Path, verify: Verify
     assert all(f.text.isprintable() for f in judge.findings)
 
 
-@pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "a & b", "a|b", "100$", "p < 0.05"])
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "+1", "-2+3", "a & b", "a|b", "100$", "p < 0.05"])
 def test_what_is_markup_somewhere_is_pointed_out(store: Store, tmp_path: Path, verify: Verify, name: str) -> None:
     record = fake_record(store, fake_trial(), provider=name)
     write_pack([record], tmp_path / "names.zip")

@@ -347,3 +347,55 @@ def test_on_the_command_line(store: Store, tmp_path: Path, invoke: Invoke) -> No
         assert out.splitlines()[-1] == f"{pack}: needs a look"
         assert "fusion gated is stated to be wbcbench's" in out
         assert out.count("\nlook: ") == out.count("\nlook: pack.components, ")
+
+
+def test_rows_state_whose_word_they_are(board: Path, tmp_path: Path, invoke: Invoke) -> None:
+    """Nothing is stated until a pack is added; then maintainers' rows are theirs, and the others are claimed."""
+
+    def standings(*flags: str) -> dict[str, str]:
+        code, out, err = invoke("leaderboard", "--store", str(board), "--json", "--resamples", "100", *flags)
+        assert code == 0, err
+        return {r["fusion"]: r.get("standing", "") for r in json.loads(out)["boards"][0]["rows"]}
+
+    def publish_again(*flags: str) -> str:
+        to = ("--to", str(board.parent), "--name", board.name)
+        code, _, err = invoke("leaderboard", "publish", *to, *flags)
+        assert code == 0, err
+        assert check(board).problems == []
+        return err
+
+    assert set(standings().values()) == {""}
+    assert set(standings("--reproduced")) == {"gated", "independent", "single"}
+    pack = strangers(tmp_path, range(2), "mine", "another")
+    publish_again("--pack", str(pack))
+    assert standings() == dict.fromkeys(("gated", "independent", "single"), "ours") | dict.fromkeys(
+        ("mine", "another"), "claimed"
+    )
+    assert set(standings("--reproduced")) == {"gated", "independent", "single"}
+    assert "| claimed" in (board / "README.md").read_text()
+    assert "can only be told by training again" in (board / "index.html").read_text()
+    with unpacked(pack) as (_, manifest):
+        trials = {t: d for t, d in manifest.records.items() if t == fake_trial(1, fusion="mine").id}
+    verdict = tmp_path / "verdict.json"
+    for reproduced in (trials, dict.fromkeys(trials, "0" * 64), {"0" * 16: "0" * 64}):
+        verdict.write_text(json.dumps({"verdict": "accept", "reproduced": reproduced}))
+        told = publish_again("--rebuild", "--verdict", str(verdict))
+        assert ("its standing is unchanged" in told) == (reproduced is not trials)
+        assert standings()["mine"] == "reproduced (1), claimed (0)"
+    assert set(standings("--reproduced")) == {"gated", "independent", "single", "mine"}
+    assert "standing" in (board / "board.csv").read_text().splitlines()[0]
+    verdict.write_text('{"reproduced": [1]}')
+    code, _, err = invoke(
+        "leaderboard",
+        "publish",
+        "--to",
+        str(board.parent),
+        "--name",
+        board.name,
+        "--rebuild",
+        "--verdict",
+        str(verdict),
+    )
+    assert (code, "Expected the output of" in err) == (2, True)
+    (board / "standing.json").write_text('{"schema_version": 1, "records": {"x": {}}}')
+    assert "standing.json cannot be read" in check(board).problems[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from wbcbench.evaluation.metrics import evaluate
 from wbcbench.publishing.pack import write_pack
-from wbcbench.publishing.rerun import misfits
+from wbcbench.publishing.rerun import chain, misfits
 from wbcbench.records.store import Record, Store
-from wbcbench.scheduling.plan import make_plan
+from wbcbench.scheduling.plan import Plan, make_plan
 from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.load import request_from
 from wbcbench.testing.components import registry
@@ -83,6 +84,29 @@ def test_numbers_that_no_training_gave_are_refused(trained: Record, rerun: Rerun
     assert "the difference exceeds the tolerance of 0.02" in out
 
 
+def _planned(fusion: str, kd: str) -> Plan:
+    """The plan of a fusion with a distiller, on as many modalities as the fusion takes."""
+    pair = fusion in FUSIONS and registry().declared("fusion", fusion).fusion_traits.arity[1] == 2
+    few = {"modalities": ["brightfield", "nucleus"]} if pair else {}
+    return make_plan(request_from({"dataset": "synthetic", "fusion": fusion, "kd": kd, **few}), registry())
+
+
+ONCE = [f for f in FUSIONS if registry().declared("fusion", f).solved_once]
+TAUGHT = [f for f in FUSIONS if f not in ONCE]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "kd"),
+    [*product(TAUGHT, ("logits", "dkd")), *product(ONCE, ("none",)), ("early:impute=token", "none")],
+)
+def test_nothing_that_the_planner_writes_is_refused(fusion: str, kd: str) -> None:
+    plan = _planned(fusion, kd)
+    for planned in plan.trials:
+        trial = Trial.model_validate_json(planned.trial.model_dump_json())  # as in spec.json
+        problems = [p for one in chain(trial) for p in misfits(one.trial, plan.description, registry())]
+        assert problems == [], planned.trial.title
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", [*FUSIONS, "independent:unmix=true", "early:impute=token"])
 def test_an_honest_pack_of_any_fusion_passes(fusion: str, train: Train, rerun: Rerun, tmp_path: Path) -> None:
@@ -100,7 +124,8 @@ def test_teachers_and_every_kind_of_component_pass(train: Train, rerun: Rerun, t
     write_pack([store.load(student["trial_id"])], tmp_path / "pack.zip")
     code, out, err = rerun(tmp_path / "pack.zip")
     assert code == 0, out + err
-    assert "3 trials with its teachers" in err
+    assert "3 trials with the teachers" in err
+    assert "bitwise equal predictions" in out
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class BoardRequest:
     verify: Verify | None = None
     invalid: str | Path | None = None
     index: bool = True
+    reproduced: bool = False
 
     def options(self) -> Options:
         """The options for `wbcbench.boards`. Raises `UsageError`."""
@@ -53,7 +54,7 @@ class BoardRequest:
             by=self.by, seeds=_seeds(self.seeds), keys=keys,
             where=_where(self.where), together=self.together, statistics=self.statistics,
             resamples=self.resamples, margin=self.margin, verify=self.verify, index=self.index,
-            invalid=read_invalid(Path(self.invalid)) if self.invalid else {},
+            reproduced=self.reproduced, invalid=read_invalid(Path(self.invalid)) if self.invalid else {},
         )  # fmt: skip
 
     @contextmanager
@@ -232,6 +233,7 @@ def leaderboard(
     verify: Verify | None = None,
     invalid: str | Path | None = None,
     index: bool = True,
+    reproduced: bool = False,
 ) -> Boards:
     """Boards of one or several stores: one per protocol, a row per method.
 
@@ -247,6 +249,7 @@ def leaderboard(
         verify: how thoroughly new records are checked; None: depends on their number.
         invalid: YAML list of records marked invalid, with reasons.
         index: False reads all records again and writes no `index/` into the stores.
+        reproduced: leave out the rows of published boards that others claim and that were not trained again.
 
     Returns:
         The boards, largest first.
@@ -257,7 +260,7 @@ def leaderboard(
     """
     wanted = BoardRequest(
         store=store, by=by, seeds=seeds, where=where, key=key, together=together, resamples=resamples,
-        statistics=statistics, verify=verify, invalid=invalid, index=index,
+        statistics=statistics, verify=verify, invalid=invalid, index=index, reproduced=reproduced,
     )  # fmt: skip
     return wanted.boards()
 

@@ -20,6 +20,7 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.rows import RowMaker, details
 from wbcbench.boards.samples import agreeing
 from wbcbench.boards.shares import MANY, table
+from wbcbench.boards.standing import standing_notes
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.boards.teachers import teacher_notes, with_teachers
@@ -165,6 +166,7 @@ def make_board(
     notes += _levelling_notes(rows, group.key)
     notes += teacher_notes(rows, options.by)
     notes += _ceilings(group)
+    notes += standing_notes(rows)
     notes += others.notes + told
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):

@@ -232,6 +232,8 @@ EXTERNAL = "external:"
 """Beginning of the names of columns of external sets, as in `external:hospital B`."""
 
 
+STANDING = "standing"
+"""The column of boards that state whose word a row is."""
 DEPLOYED = ("deployed:", "size:", "latency:")
 """Beginnings of the names of columns of deployed files, as in `size:onnx-int8`."""
 
@@ -258,7 +260,9 @@ def available(board: Board) -> dict[str, Column]:
             (latency + k, Column(f"{k} latency", "one cell, one thread", _deployed(k, _file_latency), True)),
         )
     }
-    return COLUMNS | external | files
+    column = Column(STANDING, "claimed by others, reproduced (seeds), or ours", lambda r, b: r.standing)
+    standing = {STANDING: column} if any(r.standing for r in board.rows) else {}
+    return COLUMNS | standing | external | files
 
 
 def _deployed(kind: str, text: Callable[[DeployedScore], str]) -> Cell:
@@ -355,7 +359,7 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
     for name in WIDE if wide else NARROW:
         picked[name.format(by=board.by)] = None
         if name == "{by}_interval":
-            picked |= dict.fromkeys(n for n in every if n.startswith((EXTERNAL, *DEPLOYED)))
+            picked |= dict.fromkeys(n for n in every if n.startswith((STANDING, EXTERNAL, *DEPLOYED)))
     said = {} if wide else shared(board)
     return {
         name: every[name]

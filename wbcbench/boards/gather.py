@@ -13,6 +13,7 @@ from wbcbench.boards.folds import Folds, pooled
 from wbcbench.boards.index import contents, level_for
 from wbcbench.boards.model import Refused
 from wbcbench.boards.options import Options
+from wbcbench.boards.standing import only_claimed
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records.schema import ComparisonKey, Used
 from wbcbench.records.store import Store
@@ -29,6 +30,8 @@ class Gathered:
     keys: dict[str, ComparisonKey] = field(default_factory=dict)
     components: dict[str, tuple[Used, ...]] = field(default_factory=dict)
     roots: list[Path] = field(default_factory=list)
+    standing: dict[str, str] = field(default_factory=dict)
+    """Trial id -> `ours`, `claimed` or `reproduced`, where a published board says so."""
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -49,6 +52,7 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
         found.roots.append(store.root)
         found.keys |= got.keys
         found.components |= got.components
+        found.standing |= store.standing or {}
         found.refused += [refusal(store.root, name, reason) for name, reason in got.refused]
         sealed += got.sealed
         for entry in got.entries:
@@ -82,12 +86,24 @@ def gather(stores: Sequence[Store], options: Options) -> Gathered:
         found.notes.append(f"{_records(struck)} struck out as invalid.")
     if sealed:
         found.notes.append(f"{_records(sealed)} sealed (made by a search, without test predictions) and left out.")
+    if options.reproduced:
+        found.notes.append(_without_claims(found))
     quick = sum(f.entry.checked == "quick" for f in found.trials.values())
     if quick:
         found.notes.append(
             f"{_records(quick)} checked by the result's own checksum only; --verify full recomputes every metric."
         )
     return found
+
+
+def _without_claims(found: Gathered) -> str:
+    """Leave out the rows that others claim and that were not trained again; a note on it."""
+    if not found.standing:
+        return "No store states which rows were reproduced, so none was left out."
+    claimed = [own for own in by_method(found.trials.values()).values() if only_claimed(own, found.standing)]
+    for record in (f for own in claimed for f in own):
+        del found.trials[record.entry.trial_id]
+    return f"{len(claimed)} claimed rows, of which no seed was reproduced, were left out."
 
 
 def _records(count: int) -> str:

@@ -214,7 +214,7 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external", "deployed", "per_group", "pulls", "outside")
+_LATER = ("fold", "folds", "external", "deployed", "per_group", "pulls", "outside", "standing")
 
 
 class _Folded(Strict):
@@ -223,7 +223,7 @@ class _Folded(Strict):
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
-        return {k: v for k, v in document.items() if k not in _LATER or v not in (None, (), [], {})}
+        return {k: v for k, v in document.items() if k not in _LATER or v not in (None, (), [], {}, "")}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -330,6 +330,9 @@ class Row(_Folded):
     """On the external sets of the board; without those on which some network was not evaluated."""
     deployed: tuple[DeployedScore, ...] = ()
     """As exported files; without kinds in which some network was not evaluated."""
+    standing: str = ""
+    """`ours`, `claimed` by others, or `reproduced (1)` with the seeds that were trained again; several with their
+    seeds. Empty: the board has no statement."""
     pseudo_multimodal: bool
     """The modalities were computed from one image, not measured separately."""
     parts: tuple[Part, ...]

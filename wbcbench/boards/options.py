@@ -54,6 +54,8 @@ class Options:
     `quick`. With statistics, metrics are always recomputed."""
     index: bool = True
     """Read and write `index/` in the stores."""
+    reproduced: bool = False
+    """Leave out the rows of published boards that others claim and that were not trained again."""
     invalid: Mapping[str, str] = field(default_factory=dict)
     """Trial id, or a record's digest -> why it is invalid: it does not count and is listed as left out."""
 

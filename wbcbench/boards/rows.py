@@ -33,6 +33,7 @@ from wbcbench.boards.model import (
     Timing,
 )
 from wbcbench.boards.names import label
+from wbcbench.boards.standing import standing_of
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.levelling import levelled
 from wbcbench.evaluation.metrics import reliability
@@ -239,6 +240,7 @@ class RowMaker:
             pulls=_pulls([r.entry for f in records for r in f.records]),
             search=self._search(entries),
             missing_modalities=self.examinations.missing_modalities(records),
+            standing=standing_of((r for f in records for r in f.records), self.found.standing),
             pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
             parts=self._parts(entries),
             sources=tuple(_source(r) for f in records for r in f.records),

@@ -98,6 +98,10 @@ def board_options(function: Any) -> Any:
     type=click.Choice(PARTS),
     help="One metric of every row by donor (or slide, plate), fold or class, instead of the table.",
 )
+@click.option(
+    "--reproduced", is_flag=True,
+    help="Of a published board, leave out rows that others claim and that were not trained again.",
+)  # fmt: skip
 @click.option("--together", is_flag=True, help="One table for all records; refused (exit 3) if keys differ.")
 @board_options
 @click.option("--json", "as_document", is_flag=True, help="The same as --format json.")

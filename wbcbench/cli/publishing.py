@@ -92,6 +92,8 @@ def submit(
 @stores_option
 @click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
               help="Add a submitted pack, if it is not refused; repeatable.")  # fmt: skip
+@click.option("--verdict", "verdicts", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="Output of `verify PACK --rerun --json`, to mark reproduced records; repeatable.")  # fmt: skip
 @click.option("--title", help="Heading of the board; default: its name.")
 @click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
@@ -105,7 +107,7 @@ def submit(
 @click.pass_context
 def publish(
     ctx: click.Context, /, name: str | None, to: Path, checking: bool, rebuild: bool, store: tuple[Path, ...],
-    packs: tuple[Path, ...], **values: Any,
+    packs: tuple[Path, ...], verdicts: tuple[Path, ...], **values: Any,
 ) -> None:  # fmt: skip
     """Write leaderboards/NAME/: README.md, board.csv, board.json, index.html, protocol.json, and the records.
 
@@ -125,6 +127,7 @@ def publish(
     from wbcbench.publishing.publish import publish as write
     from wbcbench.publishing.side_files import PACK
     from wbcbench.publishing.sources import stores_at
+    from wbcbench.publishing.standing import read_verdict
     from wbcbench.publishing.verify import installed_by, solved_once_by
 
     folder = to / name
@@ -140,7 +143,8 @@ def publish(
     asked = _asked(ctx, folder, name, values)
     registry, _ = load(values["plugins"])
     stores = ctx.with_resource(stores_at(store))
-    done = write(folder, stores, asked, packs, solved_once_by(registry), installed_by(registry))
+    reproduced = {trial: digest for path in verdicts for trial, digest in read_verdict(path).items()}
+    done = write(folder, stores, asked, packs, solved_once_by(registry), installed_by(registry), reproduced)
     for line in done.told:
         click.echo(line, err=True)
     for origin, names in done.sources.items():
@@ -197,11 +201,14 @@ def _check(to: Path, name: str | None) -> int:
     "--against", type=click.Path(path_type=Path), metavar="STORE",
     help="A trusted store or published board: labels, splits, copies and jumps are compared with it.",
 )  # fmt: skip
-@click.option("--rerun", is_flag=True, help="If nothing was refused: train one seed again and compare.")
-@click.option("--trial", metavar="ID", help="Which submitted trial to train again; default: the first.")
+@click.option("--rerun", is_flag=True,
+              help="If nothing was refused: train one seed of each method again, drawn at random.")  # fmt: skip
+@click.option("--all-seeds", is_flag=True, help="With --rerun: train all submitted seeds again.")
+@click.option("--trial", multiple=True, metavar="ID", help="With --rerun: train this trial again; repeatable.")
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1), default=0.02, show_default=True,
-    help="Largest allowed difference of macro-F1 between the rerun and the pack.",
+    help="Refuse a larger difference of a score; what counts as reproduced is also limited by the spread of the "
+    "pack's seeds and the gap to the next row of --against.",
 )  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="Where to train again: auto, cpu, cuda, ...")
 @set_option("Where the data are, for --rerun: --set dataset.path=cells.npz")
@@ -215,10 +222,15 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     """
     from wbcbench.api.requests import load
     from wbcbench.publishing.board_files import PROTOCOL, read_publish_options
+    from wbcbench.publishing.cross_checks import related_records
     from wbcbench.publishing.rerun import choose
     from wbcbench.publishing.sources import reference_at
     from wbcbench.publishing.verify import checked, installed_by, solved_once_by
 
+    if (options["trial"] or options["all_seeds"]) and not options["rerun"]:
+        raise click.UsageError("--trial and --all-seeds say what --rerun trains again. Add --rerun.")
+    if options["trial"] and options["all_seeds"]:
+        raise click.UsageError("Expected --trial or --all-seeds, but got both.")
     registry, _ = load(options["plugins"])
     against = options["against"]
     asked = read_publish_options(against) if against and (against / PROTOCOL).is_file() else None
@@ -231,7 +243,10 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
         ),
     ):
         if options["rerun"] and judge.verdict != "refuse":
-            _rerun(choose(records, submitted, options["trial"]), judge, registry, options)
+            chosen = choose(records, submitted, options["trial"], options["all_seeds"])
+            pack = [r for r in records if r.trial.id in submitted]
+            board = related_records(reference, pack)[0] if reference else []
+            _rerun(chosen, pack, board, asked.by if asked else METRIC, judge, registry, options)
         elif options["rerun"]:
             judge.notes.append("Nothing was trained again: the pack is refused anyway.")
     if options["as_json"]:
@@ -241,15 +256,27 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     ctx.exit(int(judge.exit_code))
 
 
-def _rerun(record: Record, judge: Judge, registry: Registry, options: dict[str, Any]) -> None:
+def _rerun(
+    chosen: list[Record],
+    pack: list[Record],
+    board: list[Record],
+    by: str,
+    judge: Judge,
+    registry: Registry,
+    options: dict[str, Any],
+) -> None:
     from wbcbench.progress import RunDisplay
+    from wbcbench.publishing.copies import named
     from wbcbench.publishing.rerun import chain, rerun
 
-    trials = len(chain(record.trial))
-    click.echo(f"Training {record.trial.id} again: {trials} trials with its teachers.", err=True)
+    how = "chosen by --trial" if options["trial"] else "all" if options["all_seeds"] else "drawn at random"
+    judge.notes.append(f"Trained again, {how}: {', '.join(map(named, chosen))}.")
+    click.echo(judge.notes[-1], err=True)
+    trials = len({planned.trial.id for record in chosen for planned in chain(record.trial)})
+    click.echo(f"{trials} trials with the teachers.", err=True)
     with TemporaryDirectory(prefix="wbcbench-rerun-") as folder, RunDisplay(trials) as display:
         rerun(
-            record, judge, registry, display,
+            chosen, pack, judge, registry, display, board=board, by=by,
             store=Path(folder), sets=options["settings"], tolerance=options["tolerance"], device=options["device"],
         )  # fmt: skip
 

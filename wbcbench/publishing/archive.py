@@ -36,14 +36,18 @@ class Limits:
     """Size of the file."""
     total: int = 2 << 30
     """Size of all its content, unpacked."""
-    entries: int = 50_001
-    """Number of files: enough for ten thousand records. A zip without 64-bit fields can have 65,535."""
+    entries: int = 10_001
+    """Number of files: enough for two thousand records. A zip without 64-bit fields can have 65,535."""
     ratio: float = 100.0
     """Unpacked size over packed size, for files above 64 KiB."""
     arrays: int = 512 << 20
     """Size of all arrays of one record."""
     cells: int = 5_000_000
     classes: int = 1000
+
+
+OWN = Limits(entries=50_001)
+"""Limits of a published board's records, which its maintainer collected: enough for ten thousand."""
 
 
 def open_archive(path: Path, limits: Limits) -> tuple[zipfile.ZipFile | None, list[Problem]]:
@@ -218,4 +222,6 @@ def by_cell(arrays: Mapping[str, NDArray[Any]], side: str) -> NDArray[np.int64]:
     return np.argsort(arrays[f"{side}_cells"], kind="stable")
 
 
-__all__ = ["Limits", "by_cell", "check_arrays", "kinds", "names", "open_archive", "overlaps", "pieces", "sizes"]
+__all__ = [
+    "OWN", "Limits", "by_cell", "check_arrays", "kinds", "names", "open_archive", "overlaps", "pieces", "sizes"
+]  # fmt: skip

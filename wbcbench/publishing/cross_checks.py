@@ -1,11 +1,11 @@
-"""Comparison of a pack's records with each other and with a trusted store; detection of copied predictions."""
+"""Comparison of a pack's records with each other and with a trusted store."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -14,17 +14,12 @@ from numpy.typing import NDArray
 
 from wbcbench.errors import RecordError
 from wbcbench.publishing.archive import by_cell
-from wbcbench.publishing.verdict import Judge, Level, Problem
+from wbcbench.publishing.copies import SolvedOnce, copies, named
+from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records import verify as checks
+from wbcbench.records.schema import OutsideTeacher
 from wbcbench.records.store import Record, Store
 from wbcbench.spec import Trial
-
-NEAR = 1e-3
-"""If no probability differs by more than this, two trials' predictions count as a copy with a little noise.
-Two trainings with different random numbers differ by about a hundred times more."""
-
-SolvedOnce = Callable[[Trial], bool]
-"""Whether a trial's method is solved directly, without iterative training: then its seed may have no effect."""
 
 
 def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -35,60 +30,6 @@ def predictions_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
         h.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
         h.update(array.tobytes())
     return h.hexdigest()
-
-
-def answers(record: Record) -> NDArray[np.float32]:
-    """Test probabilities [N, K], sorted by cell id, so that a shuffled copy is equal."""
-    arrays = record.predictions
-    order = np.argsort(arrays["test_cells"], kind="stable")
-    return np.asarray(arrays["test_probabilities"][order])
-
-
-def copies(
-    records: Sequence[Record], others: Sequence[Record], solved_once: SolvedOnce, whose: str
-) -> Iterator[Problem]:
-    """Trials in `records` with the same predictions as another trial: one in `others` or, if `whose` is empty, in
-    `records`.
-
-    Only trials with the same split are compared. The same trial elsewhere is not a copy.
-    """
-    here = {r.trial.id for r in records}
-    others = [r for r in others if r.trial.id not in here]
-    groups: dict[tuple[str, tuple[int, ...]], list[tuple[Record, NDArray[np.float32], bool]]] = defaultdict(list)
-    for ours, side in ((True, records), (False, others)):
-        for record in side:
-            found = answers(record)
-            groups[record.result.key.split, found.shape].append((record, found, ours))
-    for group in groups.values():
-        for i, (a, p, ours) in enumerate(group):
-            for b, q, also_ours in group[i + 1 :]:
-                if a.trial.id != b.trial.id and ours and also_ours == (whose == ""):
-                    # `records` come first in a group, so `a` is one of them.
-                    yield from _alike(a, p, b, q, solved_once, whose)
-
-
-def _alike(
-    a: Record, p: NDArray[np.float32], b: Record, q: NDArray[np.float32], solved_once: SolvedOnce, whose: str
-) -> Iterator[Problem]:
-    furthest = float(np.abs(p - q).max())
-    if furthest > NEAR or (solved_once(a.trial) and solved_once(b.trial)):
-        return  # methods that are solved directly use no random numbers, so equal results are expected
-    pair = f"{named(a)} and {named(b)}{whose}"
-    level: Level = "refuse"
-    because = ""
-    if float(np.ptp(p, axis=0).max()) <= NEAR:
-        level, because = "look", ", which are the same for every cell"
-    elif furthest > 0 or a.result.key != b.result.key:
-        # Two protocols may select the same epoch of the same training.
-        level = "look"
-    how = "the same test predictions" if furthest == 0 else f"test predictions at most {furthest:.1g} apart"
-    yield level, f"{pair} have {how}{because}"
-
-
-def named(record: Record) -> str:
-    """A record's display name: `independent + logits, seed 1 (0123abcd)`."""
-    r = record.result
-    return f"{r.title}, seed {r.seed} ({r.trial_id})"
 
 
 JUMP = 3.0
@@ -140,25 +81,55 @@ def related_records(store: Store, records: Sequence[Record]) -> tuple[list[Recor
     return found, damaged
 
 
-def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Problem]:
-    here = {r.trial.id for r in records}
-    for record in records:
-        for teacher in record.trial.method.teachers:
-            if teacher.id in here or (reference is not None and reference.has(teacher.id)):
-                continue
-            yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is missing"
-        for outside in record.result.outside:
-            seen = outside.trained_on
-            stated = (
-                "without a statement of its training cells"
-                if seen is None
-                else f"which states that it was trained on {seen.get('test', 0)} of the test cells"
-            )
+_SAME = ("dataset", "fingerprint", "split", "augmentation", "selection", "metrics_version")
+"""What a teacher's protocol shares with its student's. Modalities, image side and budget may differ."""
+
+
+def unlike_teachers(student: Trial) -> Iterator[str]:
+    """Teachers, recursively, that were trained on other cells than their student: they may know its test cells."""
+    for teacher in student.method.teachers:
+        mine, theirs = student.protocol, teacher.protocol
+        differ = [n for n in _SAME if getattr(mine, n) != getattr(theirs, n)]
+        differ += ["fold"] if teacher.fold != student.fold else []
+        if differ:
             yield (
-                "look",
-                f"{named(record)} was taught from outside by '{outside.name}' (file {outside.digest[:12]}), "
-                f"{stated}: nothing here can check how its answers were made",
+                f"{student.title} was taught by {teacher.title} ({teacher.id}), whose {', '.join(differ)} "
+                f"{'is' if len(differ) == 1 else 'are'} not its student's: it may have been trained on test cells"
             )
+        if teacher.sealed:
+            yield f"{student.title} was taught by {teacher.title} ({teacher.id}), a search's sealed trial"
+        yield from unlike_teachers(teacher)
+
+
+def _teachers(records: Sequence[Record], reference: Store | None) -> Iterator[Problem]:
+    here = {r.trial.id: r.result for r in records}
+    for record in records:
+        yield from (("refuse", f"{named(record)}: {fault}") for fault in unlike_teachers(record.trial))
+        for teacher in record.trial.method.teachers:
+            found = here.get(teacher.id)
+            if found is None and reference is not None and reference.has(teacher.id):
+                found = checks.read_result(reference.root / "records" / teacher.id)
+            if found is None:
+                yield "refuse", f"{named(record)} was taught by {teacher.label} ({teacher.id}), which is missing"
+            elif (found.key.split, found.key.classes) != (record.result.key.split, record.result.key.classes):
+                yield (
+                    "refuse",
+                    f"{named(record)} was taught by {teacher.label} ({teacher.id}), whose record has another "
+                    "division of the cells, or other classes: it may have been trained on test cells",
+                )
+        for outside in record.result.outside:
+            yield _outside(record, outside)
+
+
+def _outside(record: Record, teacher: OutsideTeacher) -> Problem:
+    told = f"{named(record)} was taught from outside by '{teacher.name}' (file {teacher.digest[:12]}), "
+    seen = teacher.trained_on
+    if seen is not None and (count := seen.get("test", 0)):
+        return "refuse", f"{told}which was trained on {count} of the test cells, as its file states"
+    stated = (
+        "without a statement of its training cells" if seen is None else "which states that it saw no test cell"
+    )
+    return "look", f"{told}{stated}: nothing here can check how its answers were made"
 
 
 def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Problem]:
@@ -178,12 +149,13 @@ def _split(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Pro
 
 
 def _labels(records: Sequence[Record], others: Sequence[Record], whose: str) -> Iterator[Problem]:
-    by_split: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    by_split: dict[tuple[str, str, int | None], list[Record]] = defaultdict(list)
     for other in others:
-        by_split[other.result.key.fingerprint, other.result.key.split].append(other)
+        by_split[other.result.key.fingerprint, other.result.key.split, other.trial.fold].append(other)
     for record in records:
         key = record.result.key
-        peers = [o for o in by_split[key.fingerprint, key.split] if o.trial.id != record.trial.id or whose]
+        there = by_split[key.fingerprint, key.split, record.trial.fold]
+        peers = [o for o in there if o.trial.id != record.trial.id or whose]
         if not peers:
             continue
         # The records of a trusted reference agree with each other; within a pack all pairs are compared.
@@ -260,12 +232,9 @@ def _jump(records: Sequence[Record], related: Sequence[Record]) -> Iterator[Prob
 
 __all__ = [
     "JUMP",
-    "SolvedOnce",
-    "answers",
     "check_against",
     "check_among",
-    "copies",
-    "named",
     "predictions_digest",
     "related_records",
+    "unlike_teachers",
 ]

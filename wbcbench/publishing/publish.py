@@ -4,6 +4,7 @@
     board.csv  board.json  index.html
     protocol.json    the options (metric, seeds, resamples) and the resulting comparison keys
     records.txt      trial id and digest of every record that was ever published here
+    standing.json    which records others claim, and which of these were reproduced; only if packs were added
     records.zip      the records and their teachers', without weights, as packed by `wbcbench submit`
     evaluations/  deployed/  searches/    additional files of the records: missing modalities, exported files,
                                         search budgets
@@ -41,10 +42,11 @@ from wbcbench.publishing.board_files import (
     readme,
     vanished,
 )
-from wbcbench.publishing.cross_checks import SolvedOnce
+from wbcbench.publishing.copies import SolvedOnce
 from wbcbench.publishing.pack import Manifest, with_teachers, write_records
 from wbcbench.publishing.side_files import PACK, SIDE_FOLDERS, side_files
 from wbcbench.publishing.sources import Pool, unpacked
+from wbcbench.publishing.standing import STANDING, read_standing, standing_text, updated
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.publishing.verify import Installed, outgrown
 from wbcbench.records.store import Store
@@ -69,6 +71,7 @@ def publish(
     packs: tuple[Path, ...] = (),
     solved_once: SolvedOnce = lambda trial: False,
     installed: Installed | None = None,
+    reproduced: Mapping[str, str] | None = None,
 ) -> Published:
     """Write a board's folder from stores, untrusted packs, and what was published there before.
 
@@ -77,8 +80,9 @@ def publish(
         stores: their records on the requested boards are added. Empty: the files are only rebuilt.
         asked: the board's options.
         packs: from `wbcbench submit`; checked against what was published before and the stores' records.
-        solved_once: see `cross_checks.SolvedOnce`.
+        solved_once: see `copies.SolvedOnce`.
         installed: see `verify.checked`.
+        reproduced: trial id -> digest of records that were trained again; see `standing.read_verdict`.
 
     Raises:
         ComparabilityError: sources disagree about a trial, or a pack is refused.
@@ -115,6 +119,14 @@ def publish(
         for file, data in side_files(records, pool.roots, folder).items():
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             (new / file).write_bytes(data)
+        claims = updated(read_standing(folder), dict(manifest.records), pool.submitted, reproduced or {})
+        if claims is not None:
+            (new / STANDING).write_bytes(standing_text(claims))
+        pool.told += [
+            f"{t} is no claimed record of the board with the reproduced digest: its standing is unchanged."
+            for t, digest in (reproduced or {}).items()
+            if (claim := (claims or {}).get(t)) is None or claim.digest != digest
+        ]
         ledger = read_ledger(folder) | (set(old.records.items()) if old else set())
         made, found, _ = files(new, folder.name, asked, invalid, ledger)
         made |= {p.relative_to(new).as_posix(): p.read_bytes() for p in new.rglob("*") if p.is_file()}
@@ -225,7 +237,7 @@ def check(folder: Path) -> Checked:
             problems.append(f"{file} {GIVES}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
-        if file not in {*made, PACK} and file.split("/")[0] not in {*SIDE_FOLDERS, *_OWN}:
+        if file not in {*made, PACK, STANDING} and file.split("/")[0] not in {*SIDE_FOLDERS, *_OWN}:
             problems.append(f"{file} does not belong to a published board")
     there = set(manifest.records.items())
     problems += [f"{LEDGER}: {_gone(r)} vanished from {PACK}" for r in vanished(ledger, there, invalid)]

@@ -1,4 +1,4 @@
-"""Train one seed of a pack again, with its teachers, on local cells, and compare.
+"""Train some seeds of a pack again, with their teachers, on local cells, and compare.
 
 The spec is untrusted: all parameters are validated by the components' own types first, the data set opens only
 what the user specifies, and the pack's weights are not used.
@@ -6,16 +6,19 @@ what the user specifies, and the pack's weights are not used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from random import Random, SystemRandom
 from typing import Any
 
 from wbcbench.contracts import Dataset, Description
 from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.answers import read_answers
 from wbcbench.errors import IncompatibleError, UsageError
-from wbcbench.publishing.cross_checks import named, predictions_digest
+from wbcbench.publishing.copies import named
+from wbcbench.publishing.cross_checks import unlike_teachers
+from wbcbench.publishing.reproduction import TOLERANCE, Run, by_method, compare
 from wbcbench.publishing.verdict import Judge, Problem
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
@@ -30,22 +33,42 @@ from wbcbench.spec.trial import IMPUTE, chosen_imputer
 from wbcbench.spec.weights import BALANCED
 
 _METRIC = "macro_f1"
-_SAME_MACHINE = ("machine", "cpus", "packages", "cuda", "cudnn", "device")
 
 
-def choose(records: Sequence[Record], submitted: Sequence[str], wanted: str | None) -> Record:
-    """The submitted record whose id begins with `wanted`, or the first one.
+def choose(
+    records: Sequence[Record],
+    submitted: Sequence[str],
+    wanted: Sequence[str] = (),
+    every: bool = False,
+    random: Random | None = None,
+) -> list[Record]:
+    """The submitted records to train again: those whose ids begin with `wanted`, or all, or one seed of each
+    method, drawn after the submission.
+
+    Args:
+        records: of the pack.
+        submitted: ids of the submitted trials.
+        wanted: beginnings of ids.
+        every: all of them.
+        random: by default the system's, which no author of a pack can predict.
 
     Raises:
-        UsageError: none, or more than one, matches.
+        UsageError: none, or more than one, begins with an item of `wanted`.
     """
-    found = [r for r in records if r.trial.id in submitted and r.trial.id.startswith(wanted or "")]
-    if not found or (wanted and len(found) > 1):
-        raise UsageError(
-            f"Expected --trial as the start of one submitted trial's id, but got {wanted!r}. "
-            f"Submitted: {', '.join(submitted)}."
-        )
-    return found[0]
+    own = sorted((r for r in records if r.trial.id in submitted), key=lambda r: r.trial.id)
+    chosen: dict[str, Record] = {}
+    for start in wanted:
+        found = [r for r in own if r.trial.id.startswith(start)]
+        if len(found) != 1:
+            raise UsageError(
+                f"Expected --trial as the start of one submitted trial's id, but got {start!r}. "
+                f"Submitted: {', '.join(submitted)}."
+            )
+        chosen[found[0].trial.id] = found[0]
+    if wanted or every:
+        return list(chosen.values()) or own
+    drawn = random or SystemRandom()
+    return [drawn.choice(seeds) for seeds in by_method(own).values()]
 
 
 def chain(trial: Trial) -> list[PlannedTrial]:
@@ -62,43 +85,70 @@ def chain(trial: Trial) -> list[PlannedTrial]:
 
 
 def rerun(
-    record: Record,
+    chosen: Sequence[Record],
+    pack: Sequence[Record],
     judge: Judge,
     registry: Registry,
     display: Display,
     *,
     store: Path,
+    board: Sequence[Record] = (),
+    by: str = _METRIC,
     sets: tuple[str, ...] = (),
-    tolerance: float = 0.02,
+    tolerance: float = TOLERANCE,
     device: str = "auto",
 ) -> None:
-    """Train the record's trial again in an empty store, and check the difference.
+    """Train the chosen records' trials again in an empty store, and check the difference.
 
     Args:
-        record: of the pack; already checked.
-        judge: gets the check `rerun`.
+        chosen: records of the pack, already checked.
+        pack: all submitted records of the pack, whose seeds show how much scores vary.
+        judge: gets the check `rerun`, and what was reproduced.
         registry: provides the components.
         display: of progress.
         store: an empty folder for the records of the rerun.
+        board: trusted records: the next row of a board limits the tolerance.
+        by: the metric that ranks.
         sets: the path of the data, as in `--set dataset.path=cells.npz`.
-        tolerance: largest difference of test or validation macro-F1 if predictions are not bit-identical.
+        tolerance: the largest one; see `allowed`.
         device: as in `wbcbench run --device`.
 
     Raises:
         UsageError: the data or a component are not available here, which is not a fault of the pack.
     """
+    for method, records in by_method(chosen).items():
+        runs: list[Run] = []
+        for record in records:
+            if (run := _again(record, judge, registry, display, store, sets, device)) is not None:
+                runs.append(run)
+        seeds = by_method(pack)[method]
+        others = [r for r in board if r.result.key == seeds[0].result.key and r.result.method_id != method]
+        where = runs[0].name if runs else method
+        judge.run("rerun", where, partial(compare, runs, seeds, others, by, tolerance, judge))
+
+
+def _again(
+    record: Record,
+    judge: Judge,
+    registry: Registry,
+    display: Display,
+    store: Path,
+    sets: tuple[str, ...],
+    device: str,
+) -> Run | None:
+    """Train one trial again. None: its specification was refused."""
     trial = record.trial
     request = load_request(None, {"store": str(store), "device": device}, sets)
     dataset, description, problems = dataset_of(trial, request, registry)
     if not problems and description is not None:
-        problems = [p for planned in chain(trial) for p in misfits(planned.trial, description, registry)]
+        problems = [("refuse", fault) for fault in unlike_teachers(trial)]
+        problems += [p for planned in chain(trial) for p in misfits(planned.trial, description, registry)]
     if problems or dataset is None or description is None:
         judge.run("rerun", named(record), lambda: problems)
-        return
+        return None
     answers = _answers(trial, request, description)
     plan = Plan(chain(trial), dataset, description, answers=answers)
-    again, error = _train(plan, request, registry, display, record)
-    judge.run("rerun", named(record), lambda: _compare(record, again, error, tolerance, judge))
+    return Run(record, *_train(plan, request, registry, display, record))
 
 
 def _answers(trial: Trial, request: Request, description: Description) -> dict[str, Path]:
@@ -203,33 +253,6 @@ def _train(
     outcomes = InlineExecutor(bench).run(PlanSource(plan.trials), display, Observers())
     failed = [o.error for o in outcomes if o.status == "failed"]
     return (None, failed[0]) if failed else (outcomes[-1].record, "")
-
-
-def _compare(
-    record: Record, again: Record | None, error: str, tolerance: float, judge: Judge
-) -> Iterator[Problem]:
-    if again is None:
-        yield "refuse", f"could not be trained again: {error}"
-        return
-    if predictions_digest(record.predictions) == predictions_digest(again.predictions):
-        judge.notes.append(f"{named(record)} was trained again with bitwise equal predictions.")
-        return
-    told = []
-    for side in ("test", "val"):
-        then, now = (r.result.metrics[side][_METRIC] for r in (record, again))  # type: ignore[index]
-        assert then is not None
-        assert now is not None
-        told.append(f"{side} {_METRIC} {then:.4f} in the pack, {now:.4f} here")
-        if abs(then - now) > tolerance:
-            yield "refuse", f"{told[-1]}: the difference exceeds the tolerance of {tolerance:g}"
-    judge.notes.append(f"{named(record)} was trained again with different predictions: {'; '.join(told)}.")
-    if _environment(record) == _environment(again):
-        yield "look", "is not bit-identical, although its environment states the same kind of machine"
-
-
-def _environment(record: Record) -> dict[str, Any]:
-    document = json.loads((record.path / "env.json").read_text(encoding="utf-8"))
-    return {name: document.get(name) for name in _SAME_MACHINE}
 
 
 __all__ = ["chain", "choose", "dataset_of", "misfits", "rerun"]

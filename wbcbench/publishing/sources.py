@@ -13,12 +13,13 @@ from wbcbench.boards.build import report
 from wbcbench.boards.options import Options
 from wbcbench.errors import ComparabilityError, RecordError, UsageError
 from wbcbench.files import atomic_write_bytes
-from wbcbench.publishing.archive import Limits
+from wbcbench.publishing.archive import OWN
 from wbcbench.publishing.board_files import PublishOptions, invalid_beside
-from wbcbench.publishing.cross_checks import SolvedOnce
+from wbcbench.publishing.copies import SolvedOnce
 from wbcbench.publishing.pack import WEIGHTS, WINNER, Manifest, with_teachers
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.side_files import PACK, SIDE_FOLDERS, joined, of_trials
+from wbcbench.publishing.standing import read_standing
 from wbcbench.publishing.unpack import Unpacked, unpack
 from wbcbench.publishing.verdict import Judge
 from wbcbench.publishing.verify import Installed, checked
@@ -43,10 +44,10 @@ def unpacked(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
     judge = Judge()
     with tempfile.TemporaryDirectory(prefix="wbcbench-opened-") as name:
         into = Path(name)
-        manifest = unpack(pack, into, judge, Limits())
+        manifest = unpack(pack, into, judge, OWN)
         if manifest is not None:
             for trial in sorted(manifest.records):
-                check_record(into / "records" / trial, manifest, judge, Limits())
+                check_record(into / "records" / trial, manifest, judge, OWN)
         bad = [f for f in judge.findings if f.level == "refuse"]
         if manifest is None or bad:
             first = bad[0]
@@ -54,7 +55,12 @@ def unpacked(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
         for part in SIDE_FOLDERS if board is not None else ():
             if (path / part).is_dir():
                 shutil.copytree(path / part, into / part, dirs_exist_ok=True)
-        yield Unpacked(into, path, {} if board is None else invalid_beside(board)), manifest
+        store = Unpacked(into, path, {} if board is None else invalid_beside(board))
+        claims = None if board is None else read_standing(board)
+        if claims is not None:
+            words = {t: c.standing for t, c in claims.items() if manifest.records.get(t) == c.digest}
+            store.standing = {t: words.get(t, "ours") for t in manifest.records}
+        yield store, manifest
 
 
 @contextmanager
@@ -107,6 +113,8 @@ class Pool:
     """Trial id -> which sources disagree."""
     origins: dict[str, str] = field(default_factory=dict)
     """Trial id -> its store or pack, or `the published board`."""
+    submitted: set[str] = field(default_factory=set)
+    """Trial ids that packs added."""
 
     def add(self, record: Record, origin: str) -> None:
         """Add a record. A record struck out by its digest is replaced by another one of the same trial."""
@@ -155,6 +163,7 @@ class Pool:
             self.told += [f"{pack.name}: look: {f.check}, {f.where}: {f.text}" for f in judge.findings]
             self.told += [f"{pack.name}: {line}" for line in judge.consequences]
             new = {r.trial.id for r in records} - set(self.digests)
+            self.submitted |= new
             for record in records:
                 self.add(record, pack.name)
             for root in {r.path.parent.parent for r in records}:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,11 +49,19 @@ def unpack(path: Path, into: Path, judge: Judge, limits: Limits) -> Manifest | N
         fine &= judge.run("archive.kinds", PACK, lambda: zips.kinds(archive))
         fine &= judge.run("archive.sizes", PACK, lambda: zips.sizes(archive, allowed_size, limits))
         digests: dict[str, str] = {}
-        if not fine or not judge.run("archive.content", PACK, lambda: _content(archive, into, digests)):
+        manifest: list[Manifest] = []
+        if not fine:
             return None
-    manifest: list[Manifest] = []
-    if not judge.run("manifest.schema", MANIFEST, lambda: _manifest(into, digests, manifest)):
-        return None
+        # Before the rest is unpacked: creating and removing files is slow.
+        if MANIFEST in archive.namelist():
+            only = [archive.getinfo(MANIFEST)]
+            if not judge.run("archive.content", PACK, lambda: _content(archive, only, into, digests)):
+                return None
+        if not judge.run("manifest.schema", MANIFEST, lambda: _manifest(archive, into, manifest)):
+            return None
+        rest = [info for info in archive.infolist() if info.filename != MANIFEST]
+        if not judge.run("archive.content", PACK, lambda: _content(archive, rest, into, digests)):
+            return None
     judge.run("manifest.digests", MANIFEST, lambda: _digests(manifest[0], digests))
     searches = sorted(into.glob(f"searches/*/{WINNER}"))
     if searches and judge.run("pack.searches", PACK, lambda: _searches(searches, set(manifest[0].records))):
@@ -81,9 +90,11 @@ class Unpacked(Store):
         return Record(folder, read_trial(folder), read_result(folder))
 
 
-def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> Iterator[Problem]:
-    """Write every file in pieces, and store its SHA-256 in `digests`."""
-    for info in archive.infolist():
+def _content(
+    archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], into: Path, digests: dict[str, str]
+) -> Iterator[Problem]:
+    """Write files in pieces, and store the SHA-256 of each in `digests`."""
+    for info in members:
         target = into / info.filename
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
@@ -100,8 +111,9 @@ def _content(archive: zipfile.ZipFile, into: Path, digests: dict[str, str]) -> I
         digests[info.filename] = digest.hexdigest()
 
 
-def _manifest(into: Path, digests: dict[str, str], found: list[Manifest]) -> Iterator[Problem]:
-    if MANIFEST not in digests:
+def _manifest(archive: zipfile.ZipFile, into: Path, found: list[Manifest]) -> Iterator[Problem]:
+    there = set(archive.namelist())
+    if MANIFEST not in there:
         yield "refuse", f"there is no {MANIFEST}; `wbcbench submit` creates packs"
         return
     document = strict_json((into / MANIFEST).read_bytes())
@@ -115,7 +127,7 @@ def _manifest(into: Path, digests: dict[str, str], found: list[Manifest]) -> Ite
         first = error.errors()[0]
         yield "refuse", f"does not follow the schema ({'.'.join(map(str, first['loc']))}: {first['msg']})"
         return
-    there = set(digests) - {MANIFEST}
+    there -= {MANIFEST}
     for what, names in (("lists", set(manifest.files) - there), ("does not list", there - set(manifest.files))):
         for name in sorted(names):
             yield "refuse", f"{what} {name}, which is {'not ' if what == 'lists' else ''}in the pack"
@@ -141,11 +153,18 @@ def _searches(paths: list[Path], trials: set[str]) -> Iterator[Problem]:
     yield from check_winners({p.parent.name: strict_json(p.read_bytes()) for p in paths}, trials)
 
 
+DEEPEST = 100
+"""Largest depth of a JSON document. A teacher in a specification is three levels deeper than its student."""
+_LARGEST_INTEGER = 2**64
+
+
 def strict_json(data: bytes) -> Any:
-    """Parse JSON without duplicate keys, NaN and infinity.
+    """Parse UTF-8 JSON without duplicate keys, NaN and infinity, of limited depth and size of numbers.
+
+    Other readers of the file then get the same document: encodings are not guessed, and no limit of theirs is met.
 
     Raises:
-        ValueError: it is not valid, or nested too deeply.
+        ValueError: it is not valid.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,10 +176,32 @@ def strict_json(data: bytes) -> Any:
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is not a JSON number")
 
+    def real(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refuse(text[:20])
+
+    def whole(text: str) -> int:
+        if len(text) > len(str(_LARGEST_INTEGER)) or abs(int(text)) >= _LARGEST_INTEGER:
+            raise ValueError(f"{text[:20]}... is an integer of more than 64 bits")
+        return int(text)
+
+    text = data.decode("utf-8")  # json.loads would also accept UTF-16, UTF-32 and a byte order mark
     try:
-        return json.loads(data, object_pairs_hook=once, parse_constant=refuse)
+        document = json.loads(
+            text, object_pairs_hook=once, parse_constant=refuse, parse_float=real, parse_int=whole
+        )
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    level, depth = [document], 0
+    while level := [inner for value in level for inner in _inner(value)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"is nested too deeply: more than {DEEPEST} levels")
+    return document
+
+
+def _inner(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 __all__ = ["PACK", "Unpacked", "strict_json", "unpack"]

@@ -39,16 +39,16 @@ CHECKS: dict[str, str] = {
     "record.weights": "weights, if packed, are finite and match the stated number of parameters",
     "record.origin": "code that is not part of wbcbench is reported",
     "record.perfect": "a perfect score is reported",
-    "pack.teachers": "every teacher's record is in the pack or the reference store; files of answers are reported",
+    "pack.teachers": "every teacher's record is there, and of its student's cells and split",
     "pack.components": "code stated to be wbcbench's equals the code installed here",
     "pack.labels": "records of one split agree on the labels and groups of its cells",
-    "pack.duplicates": "no two trials have the same predictions",
+    "pack.duplicates": "no two trials have the same predictions, or nearer ones than honest seeds do",
     "reference.split": "for the same cells, the split's hash equals that of the reference store",
     "reference.labels": "labels of test and validation cells, and groups, equal those of the reference store",
-    "reference.duplicates": "no predictions equal those of another trial in the reference store",
+    "reference.duplicates": "the same, against the trials of the reference store",
     "reference.same_trial": "a trial that is also in the reference store has the same predictions there",
     "reference.jump": "no score far above every reference method of the same comparison key",
-    "rerun": "one seed, trained again here, gives equal predictions, or scores within the tolerance",
+    "rerun": "seeds trained again here give equal predictions, or scores within the tolerance",
 }
 """All checks by name, in the order in which they are run."""
 
@@ -74,6 +74,8 @@ class Judge:
     notes: list[str] = field(default_factory=list)
     consequences: list[str] = field(default_factory=list)
     """Effects on a board if the pack were added."""
+    reproduced: dict[str, str] = field(default_factory=dict)
+    """Trial id -> digest of its record, for those that were trained again with equal results."""
 
     def run(self, check: str, where: str, problems: Callable[[], Iterable[Problem] | None]) -> bool:
         """Run a check, which yields problems or raises a `RecordError`.
@@ -117,6 +119,7 @@ class Judge:
             "verdict": self.verdict,
             "checks": {name: self.state(name) for name in CHECKS},
             "findings": [vars(f) for f in self.findings],
+            "reproduced": self.reproduced,
             "notes": [shown(note) for note in (*self.notes, *self.consequences)],
         }
 
@@ -137,7 +140,7 @@ LONGEST = 2000
 """Largest number of characters of a text."""
 _TAG = re.compile(r"<[a-z/!?]|javascript:|\]\(", re.IGNORECASE)
 """The start of an HTML tag or a Markdown link, which no name, note or parameter needs."""
-_MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@]")
+_MARKUP = re.compile(r"[<>&\"`|\\$]|^[=@+-]")
 """Other characters with a meaning in HTML, Markdown, LaTeX or, at the start of a cell, in spreadsheets."""
 
 

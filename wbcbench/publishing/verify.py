@@ -13,7 +13,8 @@ from wbcbench.boards.model import Board
 from wbcbench.errors import UnknownNameError, UsageError, WbcbenchError
 from wbcbench.publishing.archive import Limits
 from wbcbench.publishing.board_files import PublishOptions
-from wbcbench.publishing.cross_checks import SolvedOnce, check_against, check_among
+from wbcbench.publishing.copies import SolvedOnce
+from wbcbench.publishing.cross_checks import check_against, check_among
 from wbcbench.publishing.record_checks import check_record
 from wbcbench.publishing.unpack import PACK, unpack
 from wbcbench.publishing.verdict import Judge, Problem
@@ -135,6 +136,8 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
 
 
+MANY = 100
+"""After this many reasons to refuse a pack, no other record of it is checked."""
 NO_REFERENCE = "no reference store was given (--against DIR): labels, split, copies and jumps were not compared"
 
 
@@ -152,7 +155,7 @@ def checked(
     Args:
         path: the pack.
         reference: a trusted store to compare with.
-        solved_once: see `cross_checks.SolvedOnce`.
+        solved_once: see `copies.SolvedOnce`.
         limits: of sizes; by default those of `Limits`.
         asked: the options of the reference, if it is a published board.
         installed: wbcbench's components here, to compare with those stated in the pack; None: not compared.
@@ -172,6 +175,11 @@ def checked(
         records: list[Record] = []
         if manifest is not None:
             for trial_id in sorted(manifest.records):
+                if sum(f.level == "refuse" for f in judge.findings) > MANY:
+                    judge.notes.append(
+                        f"More than {MANY} reasons to refuse it; its other records were not checked."
+                    )
+                    break
                 record = check_record(Path(folder) / "records" / trial_id, manifest, judge, limits)
                 records += [] if record is None else [record]
             check_among(records, reference, judge, solved_once, PACK)

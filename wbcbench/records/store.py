@@ -127,6 +127,8 @@ class Store:
         self.shown = str(root if shown is None else shown)
         self.struck_out: Mapping[str, str] = {}
         """Trial id or digest -> why it does not count, for the records of a published board."""
+        self.standing: Mapping[str, str] | None = None
+        """Trial id -> `ours`, `claimed` or `reproduced`, of a published board with a statement."""
 
     @classmethod
     def fixed(cls, shown: Path | str) -> Store:

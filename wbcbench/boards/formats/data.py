@@ -57,7 +57,7 @@ _TEXT = frozenset({
     "over_single_against",
     "over_single_against_name", "over_no_kd_against", "over_no_kd_against_name", "device", "search_study",
     "teacher_scores", "gradient_ratios", "levelled", "worst_subset", "provider", "components",
-    "records", "digests",
+    "records", "digests", "standing",
 })  # fmt: skip
 
 
@@ -139,6 +139,8 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
             f"{name} macro_f1": f1.mean, f"{name} macro_f1_sd": f1.sd, f"{name} macro_f1_low": f1.low,
             f"{name} macro_f1_high": f1.high,
         }  # fmt: skip
+    if any(r.standing for r in board.rows):
+        values["standing"] = row.standing
     for kind in dict.fromkeys(d.kind for r in board.rows for d in r.deployed):
         file = next((d for d in row.deployed if d.kind == kind), None)
         value = Estimate() if file is None else file.value
