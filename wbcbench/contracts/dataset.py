@@ -358,6 +358,7 @@ class Cells:
         self.features = {m: tuple(self.features.get(m) or numbered(m, self.images[m].shape[1])) for m in vectors}
         gone = {m: np.isnan(self.images[m]).all(1) for m in vectors if self.images[m].dtype.kind == "f"}
         shape = (len(self.labels), len(self.images))
+        gone = {m: rows for m, rows in gone.items() if len(rows) == len(self.labels)}
         there = np.ones(shape, np.bool_) if self.present is None else self.present
         if there.shape == shape and any(rows.any() for rows in gone.values()):
             columns = [there[:, i] & ~gone[m] if m in gone else there[:, i] for i, m in enumerate(self.images)]
