@@ -161,8 +161,7 @@ class Boards(Shown):
         for board in self.boards:
             columns = chosen(board)
             table = {c.header: [c.cell(row, board) for row in board.rows] for c in columns.values()}
-            key = board.key
-            tables.append(pd.DataFrame({"board": f"{key.dataset}: {' + '.join(key.modalities)}", **table}))
+            tables.append(pd.DataFrame({"board": board.name, **table}))
         frame = pd.concat(tables, ignore_index=True).fillna("") if tables else pd.DataFrame()
         return frame.drop(columns="board") if len(tables) == 1 else frame
 

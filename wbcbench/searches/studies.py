@@ -20,7 +20,7 @@ from wbcbench.registry.loading import PluginOptions
 from wbcbench.scheduling.executors import execute
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
 from wbcbench.scheduling.resources import estimate, train_cells
-from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order
+from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order, keep_titles
 from wbcbench.searches.search import Search, prepare_searches, run_search
 from wbcbench.searches.settings import SearchSettings, settings_from
 from wbcbench.spec import ComponentSpec, Trial
@@ -338,6 +338,7 @@ def run_part(
         done.outcomes += found.retrained
         if full:
             _examine(done, found.retrained, search.base, search.request, registry)
+    keep_titles(part.request, done.outcomes)
     return done
 
 

@@ -94,7 +94,7 @@ def _link(mime: str, data: bytes) -> str:
 
 def _titles(boards: Sequence[Board]) -> dict[str, str]:
     """Data set and modalities; with the key if several boards share them."""
-    names = {b.digest: f"{b.key.dataset}: {' + '.join(b.key.modalities)}" for b in boards}
+    names = {b.digest: b.name for b in boards}
     often = Counter(names.values())
     return {digest: name if often[name] == 1 else f"{name} ({digest})" for digest, name in names.items()}
 

@@ -34,7 +34,7 @@ def title(board: Board) -> str:
     )
     leaks = ", leaks between the sides of the split allowed" if k.leaks_allowed else ""
     return (
-        f"{k.dataset}: {' + '.join(k.modalities)}{pseudo}, {k.image_size} px, {len(k.classes)} classes, "
+        f"{board.name}{pseudo}, {k.image_size} px, {len(k.classes)} classes, "
         f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks} (key {board.digest})"
     )
 
