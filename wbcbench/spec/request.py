@@ -228,7 +228,7 @@ def _not_auto(value: Any) -> Any:
     return None if value == AUTO else value
 
 
-Side = Annotated[int | None, BeforeValidator(_not_auto), Field(ge=8, le=1024)]
+Side = Annotated[Annotated[int, Field(ge=8, le=1024)] | None, BeforeValidator(_not_auto)]
 
 
 class TeacherRequest(Frozen):
