@@ -110,8 +110,8 @@ class Screen(Display, Protocol):
     def say(self, sentence: str) -> None: ...
 
 
-Screens = Callable[[int], AbstractContextManager[Screen]]
-"""Makes a display for a number of trials."""
+Screens = Callable[..., AbstractContextManager[Screen]]
+"""Makes a display for a number of trials; with `counted="proposals"`, for a search's proposals."""
 
 
 class Executor(Protocol):
