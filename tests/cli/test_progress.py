@@ -31,13 +31,16 @@ def test_a_tally_of_two_trials_at_once() -> None:
     tally.epoch("b", 0, 2, 0.4)
     # 2 x 500 cells in 10 s; of 5 trials' work one is done in 10 s
     assert tally.line() == (
-        "1/6 done, 2 running, 3 waiting, best validation macro-F1 0.500 (early, seed 9), 100 images/s, about 40 s left"
+        "1/6 done, 2 running, 3 waiting, best validation macro-F1 0.500 (early, seed 9), 100 images/s, "
+        "about 40 s left"
     )
     clock.now += 10
     tally.epoch("a", 1, 2, 0.7)
     tally.ended("a", "done", "late, seed 0", 0.7)
     tally.ended("b", "failed", "late, seed 1", None)
-    assert tally.line().startswith("2/6 done, 0 running, 3 waiting, 1 failed, best validation macro-F1 0.700 (late, seed 0)")
+    assert tally.line().startswith(
+        "2/6 done, 0 running, 3 waiting, 1 failed, best validation macro-F1 0.700 (late"
+    )
     tally.ended("c", "pruned", "gmu", None)
     assert "1 pruned" in tally.line()
 

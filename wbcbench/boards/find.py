@@ -9,7 +9,6 @@ from wbcbench.records.schema import RESULT, Result
 from wbcbench.records.store import Record, Store, Verify
 from wbcbench.spec.trial import method_name
 
-
 SHOWN = 12
 """Maximum number of records that an error lists."""
 

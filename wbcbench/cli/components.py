@@ -86,7 +86,7 @@ def _width() -> int:
 
 
 def _family(entry: dict[str, Any]) -> str:
-    """What an entry is grouped by: a fusion by its heads, a distiller by what it matches, a policy by its place."""
+    """What an entry is grouped by: a fusion by its heads, a distiller by what it matches."""
     if "error" in entry:
         return "FAILED"
     if "emits" in entry:
@@ -148,7 +148,8 @@ def _matrix(registry: Registry, modalities: int, classes: int, as_json: bool) ->
         (first, a), (second, b) = row["first"].split(":", 1), row["second"].split(":", 1)
         text = row["reason"]
         for kind, name in ((first, a), (second, b)):
-            text = text.replace(f"{kind.title()} '{name}'", f"The {kind}").replace(f"{kind} '{name}'", f"the {kind}")
+            text = text.replace(f"{kind.title()} '{name}'", f"The {kind}")
+            text = text.replace(f"{kind} '{name}'", f"the {kind}")
         number = str(reasons.setdefault(text, len(reasons) + 1)) if text else "+"
         tables.setdefault((first, second), {})[a, b] = number
     for (first, second), cells in tables.items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from wbcbench.errors import IncompatibleError, TrialFailedError, UsageError, did_you_mean
+from wbcbench.records.activity import announced
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import PluginOptions
@@ -324,7 +325,8 @@ def run_part(
         if outcomes is None:
             with screens(train_cells(plan))(len(plan.trials)) as display:
                 source = PlanSource(plan.trials)
-                ended = execute(request, plan, registry, plugins, source, display, observers)
+                with announced(Store(request.root), [p.trial.id for p in plan.trials]):
+                    ended = execute(request, plan, registry, plugins, source, display, observers)
                 outcomes = in_order(plan, ended)
         done.outcomes = outcomes
         if full:

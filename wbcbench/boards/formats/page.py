@@ -74,7 +74,11 @@ def render_html(report: Report, view: View) -> bytes:
         across=[([across_lines(a)[0], *a.notes], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
                 for i, a in enumerate(report.across)],
         metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
-        columns=[(c.header, c.doc) for n, c in COLUMNS.items() if n not in (*METRIC_NAMES, "ids") and "interval" not in n],
+        columns=[
+            (c.header, c.doc)
+            for n, c in COLUMNS.items()
+            if n not in (*METRIC_NAMES, "ids") and "interval" not in n
+        ],
         downloads=downloads,
         css=Markup(asset("page.css")),
         libraries=[("text/javascript", Markup(text)) for text in libraries],

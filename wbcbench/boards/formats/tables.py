@@ -36,7 +36,7 @@ def title(board: Board, key: bool = True) -> str:
     leaks = ", leaks between the sides of the split allowed" if k.leaks_allowed else ""
     return (
         f"{board.name}{pseudo}, {k.image_size} px, {len(k.classes)} classes, "
-        f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks}" + (f" (key {board.digest})" if key else "")
+        f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks}{f' (key {board.digest})' if key else ''}"
     )
 
 
