@@ -38,9 +38,7 @@ def test_a_tally_of_two_trials_at_once() -> None:
     tally.epoch("a", 1, 2, 0.7)
     tally.ended("a", "done", "late, seed 0", 0.7)
     tally.ended("b", "failed", "late, seed 1", None)
-    assert tally.line().startswith(
-        "2/6 done, 0 running, 3 waiting, 1 failed, best validation macro-F1 0.700"
-    )
+    assert tally.line().startswith("2/6 done, 0 running, 3 waiting, 1 failed, best validation macro-F1 0.700")
     tally.ended("c", "pruned", "gmu", None)
     assert "1 pruned" in tally.line()
 

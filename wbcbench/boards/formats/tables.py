@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
@@ -238,6 +239,46 @@ def render_markdown(report: Report, view: View) -> bytes:
     return "\n".join(sections).encode()
 
 
+_CELL = "padding:.25em .8em .25em 0;white-space:nowrap;text-align:{}"
+
+
+def notebook(report: Report) -> str:
+    """HTML for a notebook: a table per board, rank 1 in bold, unranked rows dim; how to read it folds away."""
+
+    def line(tag: str, cells: Sequence[str], grid: Grid, style: str = "") -> str:
+        inside = "".join(
+            f'<{tag} style="{_CELL.format(align)}">{cell}</{tag}>'
+            for cell, align in zip(cells, grid.align, strict=True)
+        )
+        return f'<tr style="{style}">{inside}</tr>'
+
+    def folded(heading: str, notes: Sequence[str]) -> str:
+        items = "".join(f"<li>{_html(note)}</li>" for note in notes)
+        return f"<details><summary>{heading}</summary><ul>{items}</ul></details>" if items else ""
+
+    parts = []
+    headings = _headings(report.boards, View())
+    boards, single = split(report.boards, headings)
+    for board in boards:
+        grid = _grid(board, View(), _html)
+        rows = "".join(
+            line("td", cells, grid, "opacity:.65" if r.rank is None else "font-weight:bold" * (r.rank == 1))
+            for r, cells in zip(board.rows, grid.rows, strict=True)
+        )
+        parts.append(
+            f'<h4>{_html(headings[board.digest])}</h4><div style="overflow-x:auto"><table>'
+            f"<thead>{line('th', grid.headers, grid)}</thead><tbody>{rows}</tbody></table></div>"
+            + folded("How to read it", legend(board, grid.names))
+        )
+    parts.append(folded("Boards of one row", single))
+    parts += [folded("Over several data sets", across_lines(a)) for a in report.across]
+    return "".join([*parts, *(f"<p>{_html(note)}</p>" for note in report.notes)])
+
+
+def _html(text: str) -> str:
+    return escape(clean(text))
+
+
 def render_latex(report: Report, view: View) -> bytes:
     """One `table*` per board, for a paper; needs `\\usepackage{booktabs,graphicx}`."""
     head = "% \\usepackage{booktabs,graphicx}\n"
@@ -334,6 +375,6 @@ def _rich_table(board: Board, grid: Grid) -> Table:
 
 
 __all__ = [
-    "SINGLE_ROW", "across_lines", "legend", "render_latex", "render_markdown", "render_plain", "render_terminal",
-    "split", "title",
+    "SINGLE_ROW", "across_lines", "legend", "notebook", "render_latex", "render_markdown", "render_plain",
+    "render_terminal", "split", "title",
 ]  # fmt: skip
