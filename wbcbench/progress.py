@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -30,6 +30,9 @@ RETOLD = 0.005
 """Seconds. An epoch that ends sooner after the previous one was not trained now: a resumed trial repeats it."""
 
 
+Counted = Literal["trials", "proposals"]
+
+
 @dataclass
 class _Running:
     epoch: int = -1
@@ -46,12 +49,17 @@ class Tally:
         total: number of trials; None if not known yet.
         train_cells: training cells of a trial; None: unknown, so no speed is shown.
         clock: returns seconds, monotonic.
+        counted: `proposals`: those of a search are counted, and their teachers are not.
     """
 
     def __init__(
-        self, total: int | None, train_cells: int | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int | None,
+        train_cells: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        counted: Counted = "trials",
     ) -> None:
-        self.total = total
+        self.total, self.counted = total, counted
         self.counts: Counter[str] = Counter()
         """Status of an outcome -> number of trials."""
         self.best: tuple[float, str] | None = None
@@ -85,9 +93,11 @@ class Tally:
         self._work += 1 / epochs
         running.epoch, running.epochs, running.heard = epoch, epochs, now
 
-    def ended(self, key: str, status: str, name: str, score: float | None) -> None:
+    def ended(self, key: str, status: str, name: str, score: float | None, teacher: bool = False) -> None:
         """A trial ended; `score` is its validation macro-F1 if it has a record."""
         self._running.pop(key, None)
+        if teacher and self.counted == "proposals":
+            return
         self.counts[status] += 1
         if score is not None and (self.best is None or score > self.best[0]):
             self.best = (score, name)
@@ -107,13 +117,14 @@ class Tally:
     def line(self) -> str:
         """A summary of all trials in one line."""
         done = self.counts["done"] + self.counts["cached"]
-        parts = [f"{done} done" if self.total is None else f"{done}/{self.total} done"]
+        what = " proposals" if self.counted == "proposals" else ""
+        parts = [f"{done}{what} done" if self.total is None else f"{done}/{self.total}{what} done"]
         parts.append(f"{self.running} running")
         if self.total is not None:
             parts.append(f"{max(0, self.total - sum(self.counts.values()) - self.running)} waiting")
         parts += [f"{self.counts[s]} {s}" for s in ("failed", "pruned") if self.counts[s]]
         if self.best is not None:
-            parts.append(f"best {self.best[0]:.3f} {self.best[1]}")
+            parts.append(f"best validation macro-F1 {self.best[0]:.3f} ({self.best[1]})")
         if self.speed():
             parts.append(f"{self.speed():,.0f} images/s")
         left = self.seconds_left()
@@ -137,11 +148,18 @@ class RunDisplay:
         trials: number of trials; None if not known yet.
         console: the output; stderr by default.
         train_cells: training cells of a trial, to compute images per second; None: unknown.
+        counted: see `Tally`.
     """
 
-    def __init__(self, trials: int | None, console: Console | None = None, train_cells: int | None = None) -> None:
+    def __init__(
+        self,
+        trials: int | None,
+        console: Console | None = None,
+        train_cells: int | None = None,
+        counted: Counted = "trials",
+    ) -> None:
         self.console = console or Console(file=drawn(sys.stderr))
-        self.tally = Tally(trials, train_cells)
+        self.tally = Tally(trials, train_cells, counted=counted)
         self._printed: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
         self._progress: Progress | None = None
@@ -190,7 +208,7 @@ class RunDisplay:
         """A trial finished an epoch."""
         key, score = planned.trial.id, row.get("val_macro_f1")
         self.tally.epoch(key, epoch, epochs, score)
-        note = "" if score is None else f"val macro-F1 {score:.3f}"
+        note = "" if score is None else f"validation macro-F1 {score:.3f}"
         if self._progress is not None:
             self._show(key, name_of(planned), epoch + 1, epochs, note)
         elif epoch + 1 == epochs or self._may_print(key):
@@ -201,7 +219,7 @@ class RunDisplay:
         key, name = outcome.planned.trial.id, name_of(outcome.planned)
         self._drop(key)
         score = None if outcome.record is None else outcome.record.result.metrics["val"]["macro_f1"]
-        self.tally.ended(key, outcome.status, name, score)
+        self.tally.ended(key, outcome.status, name, score, outcome.planned.role == "teacher")
         if outcome.status == "failed":
             reason = (outcome.error.strip().splitlines() or ["no reason given"])[-1]
             self._print(f"{name}: failed: {reason}")
@@ -261,9 +279,10 @@ def displays(
     """
 
     @contextmanager
-    def screen(trials: int) -> Iterator[Screen]:
+    def screen(trials: int, counted: Counted = "trials") -> Iterator[Screen]:
         console = Console(file=drawn(sys.stderr), quiet=not shown)
-        with start_trackers(track, store) as trackers, RunDisplay(trials, console, train_cells) as display:
+        shows = RunDisplay(trials, console, train_cells, counted)
+        with start_trackers(track, store) as trackers, shows as display:
             yield tracked(display, trackers)
 
     return screen

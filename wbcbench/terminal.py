@@ -6,6 +6,7 @@ Text drawn by the program itself, such as tables in bold, is written to `drawn(s
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,19 @@ _ANY = re.compile(_ACTIVE)
 _LINE = re.compile(rf"[\t\r\n]|{_ACTIVE}")
 # Colours, moves of the cursor and erased lines, as rich writes them; everything else is escaped there too.
 _DRAWN = re.compile(rf"(?P<drawn>\x1b\[[0-9;?]*[A-HJKfhlm]|\r)|{_ACTIVE}")
+
+
+_COLOURS = (
+    (re.compile(r"^(?:Error|Failed|refused)(?=:)|\bFAILED\b", re.MULTILINE), "31"),
+    (re.compile(r"^(?:Warning|Note)(?=:)", re.MULTILINE), "33"),
+    (re.compile(r"^(?:\d+ trained|Nothing left to do)\b", re.MULTILINE), "32"),
+)
+"""What begins a message -> its colour on a terminal: errors red, warnings yellow, what is done green."""
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether the stream is a terminal that shows colours, and the user wants them (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -49,6 +63,9 @@ class InertStream:
     def write(self, text: str) -> int:
         """Escape and write."""
         safe = self._pattern.sub(lambda m: m[0] if m.groupdict().get("drawn") else _escaped(m), text)
+        if self._pattern is _ANY and coloured(self.stream):
+            for words, colour in _COLOURS:
+                safe = words.sub(lambda m, c=colour: f"\x1b[{c}m{m[0]}\x1b[0m", safe)  # type: ignore[misc]
         encoding = self.stream.encoding or "utf-8"
         self.stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)

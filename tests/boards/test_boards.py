@@ -382,6 +382,8 @@ def test_names_say_no_more_than_is_needed():
         " (c=1)", " (c=2)", " (c=3)"
     ]  # fmt: skip
     # two components with a parameter of one name keep theirs
+    assert distinct([{"a": "0.316228"}, {"a": "4.12345"}]) == [" (a=0.316)", " (a=4.12)"]
+    assert distinct([{"a": "0.316228"}, {"a": "0.316229"}]) == [" (a=0.316228)", " (a=0.316229)"]
     assert distinct([{"x.w": "1", "y.w": "1"}, {"x.w": "2", "y.w": "1"}, {"x.w": "1", "y.w": "2"}])[0] == (
         " (x.w=1, y.w=1)"
     )

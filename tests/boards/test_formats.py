@@ -15,6 +15,7 @@ from wbcbench.boards.columns import COLUMNS, HEADERS, count, two_digits
 from wbcbench.boards.formats import FORMATS, View, render
 from wbcbench.boards.formats.data import schema
 from wbcbench.boards.formats.page import asset, without_libraries
+from wbcbench.boards.formats.tables import notebook
 from wbcbench.boards.model import METRIC_NAMES, Across, Report
 from wbcbench.boards.text import clean, latex, markdown, spreadsheet
 from wbcbench.cli.leaderboard import FORMATS as OFFERED
@@ -66,6 +67,16 @@ def test_golden_parquet(shared_report):
         "rows": table.to_pylist(),
     }
     check_golden("board.parquet.json", masked(json.dumps(document, indent=1, ensure_ascii=False)) + "\n")
+
+
+def test_a_notebook_shows_one_table_per_board_and_escapes_names(shared_report):
+    board = shared_report.boards[0]
+    row = board.rows[0].model_copy(update={"name": "<script>x</script>"})
+    other = board.model_copy(update={"title": "A <b>part</b>", "digest": "0" * 16, "rows": (row, *board.rows[1:])})
+    html = notebook(shared_report.model_copy(update={"boards": (board, other)}))
+    assert html.count("<table>") == html.count("<h4>") == 2
+    assert "A &lt;b&gt;part&lt;/b&gt;" in html
+    assert "<script>" not in html
 
 
 def test_every_format_has_a_golden_file():

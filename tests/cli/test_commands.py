@@ -146,13 +146,23 @@ def test_list_json_shape(wbcbench):
 
 def test_list_for_people_is_plain_where_there_is_no_terminal(wbcbench, shared, monkeypatch):
     monkeypatch.delenv("WBCBENCH_PLUGIN_PATH")
-    done = wbcbench("list", "fusions", "--plugins-dir", str(shared))
+    done = wbcbench("list", "fusions", "--wide", "--plugins-dir", str(shared))
     row = next(line for line in done.stdout.splitlines() if line.startswith("gated"))
     assert "joint+modality; takes 2+; missing: native" in row
     assert "local.mine  Weigh each modality by its confidence." in row
     assert "\x1b" not in done.stdout
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("Warning: plugin 'local.sad' was not loaded: ModuleNotFoundError")
+
+
+@pytest.mark.parametrize("words", [(), ("distillers",), ("fusions",)])
+def test_short_lists_fit_100_columns_and_break_no_word(invoke, words):
+    code, out, _ = invoke("list", *words)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 100
+    named = {"distillers": "mean_teacher", "fusions": "token_transformer"}
+    for name in [named[w] for w in words] or named.values():
+        assert any(name in line.replace(",", " ").split() for line in out.splitlines())
 
 
 def test_show_says_parameters_with_range_and_search_space(wbcbench, shared):

@@ -31,15 +31,27 @@ def test_a_tally_of_two_trials_at_once() -> None:
     tally.epoch("b", 0, 2, 0.4)
     # 2 x 500 cells in 10 s; of 5 trials' work one is done in 10 s
     assert tally.line() == (
-        "1/6 done, 2 running, 3 waiting, best 0.500 early, seed 9, 100 images/s, about 40 s left"
+        "1/6 done, 2 running, 3 waiting, best validation macro-F1 0.500 (early, seed 9), 100 images/s, "
+        "about 40 s left"
     )
     clock.now += 10
     tally.epoch("a", 1, 2, 0.7)
     tally.ended("a", "done", "late, seed 0", 0.7)
     tally.ended("b", "failed", "late, seed 1", None)
-    assert tally.line().startswith("2/6 done, 0 running, 3 waiting, 1 failed, best 0.700 late, seed 0")
+    assert tally.line().startswith("2/6 done, 0 running, 3 waiting, 1 failed, best validation macro-F1 0.700")
     tally.ended("c", "pruned", "gmu", None)
     assert "1 pruned" in tally.line()
+
+
+def test_a_search_counts_proposals_and_no_teachers() -> None:
+    tally = Tally(2, counted="proposals")
+    for i in range(3):
+        tally.ended(f"teacher {i}", "done", "single", 0.9, teacher=True)
+    assert tally.line() == "0/2 proposals done, 0 running, 2 waiting"
+    tally.ended("a", "done", "independent", 0.5)
+    assert tally.line() == (
+        "1/2 proposals done, 0 running, 1 waiting, best validation macro-F1 0.500 (independent)"
+    )
 
 
 def test_a_search_s_end_is_not_known() -> None:
@@ -107,8 +119,8 @@ def played(terminal: bool) -> str:
 def test_plain_lines_where_there_is_no_terminal() -> None:
     lines = played(terminal=False).splitlines()
     assert lines[0] == "images: 1/2"
-    assert "student single[nucleus], seed 0: epoch 1/2, val macro-F1 0.250" in lines
-    assert "student single[nucleus], seed 1: epoch 1/2, val macro-F1 0.500" in lines
+    assert "student single[nucleus], seed 0: epoch 1/2, validation macro-F1 0.250" in lines
+    assert "student single[nucleus], seed 1: epoch 1/2, validation macro-F1 0.500" in lines
     assert "student single[nucleus], seed 1: failed: ValueError: no luck" in lines
     assert "student single[nucleus], seed 2: already done" in lines
     assert any(line.startswith("1/3 done, 1 running, 1 waiting") for line in lines)

@@ -73,8 +73,8 @@ def test_the_summary_names_what_a_newcomer_needs(invoke: Invoke, cells_file: Pat
     base = arguments(cells_file, tmp_path / "s")
     code, out, err = invoke(*base, "--kd", "logits")
     assert code == 0
-    for part in ("student", "teacher", "single[u]", "macro-F1", "balanced acc.", "params", "MACs", "replayed",
-                 str(tmp_path / "s" / "records"), "wbcbench leaderboard"):  # fmt: skip
+    for part in ("student", "teacher", "single[u]", "test macro-F1", "test bal. acc.", "params", "MACs",
+                 "replayed", str(tmp_path / "s" / "records"), "wbcbench leaderboard"):  # fmt: skip
         assert part in out, part
     assert "epoch" in err
     assert "epoch" not in out

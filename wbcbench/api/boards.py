@@ -162,15 +162,28 @@ class Boards(Shown):
         for board in self.boards:
             columns = chosen(board)
             table = {c.header: [c.cell(row, board) for row in board.rows] for c in columns.values()}
-            key = board.key
-            tables.append(pd.DataFrame({"board": f"{key.dataset}: {' + '.join(key.modalities)}", **table}))
+            tables.append(pd.DataFrame({"board": board.name, **table}))
         frame = pd.concat(tables, ignore_index=True).fillna("") if tables else pd.DataFrame()
         return frame.drop(columns="board") if len(tables) == 1 else frame
 
+    def __repr__(self) -> str:
+        """A table per board, never one of several protocols."""
+        return "\n".join([self.render("plain").decode(), *self._left_out()])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        from wbcbench.boards.formats.tables import notebook
+
+        return notebook(self.report) + "".join(f"<p>{escape(line)}</p>" for line in self._left_out())
+
+    def _left_out(self) -> list[str]:
+        left = len(self.report.refused)
+        return [f"{left} records were left out: see .report.refused"] if left else []
+
     def notes(self) -> list[str]:
         """How many records were left out."""
-        left = len(self.report.refused)
-        return [*self.report.notes, *([f"{left} records were left out: see .report.refused"] if left else [])]
+        return [*self.report.notes, *self._left_out()]
 
     def render(self, format: str = "markdown") -> bytes:
         """The boards as terminal, markdown, plain, csv, latex, json, parquet or html. Raises `UsageError`."""

@@ -83,6 +83,7 @@ class PlannedRun:
         """Train what is missing. Trials that fail do not stop the others."""
         from wbcbench.scheduling.executors import carry_out
         from wbcbench.scheduling.resources import train_cells
+        from wbcbench.scheduling.source import keep_titles
 
         def screens(trials: int) -> Any:
             from wbcbench.progress import displays  # only if something is left to do
@@ -98,6 +99,7 @@ class PlannedRun:
             self.observers,
             self.wanted.evaluate,
         )
+        keep_titles(self.request, outcomes)
         return Run(outcomes, self.request.root, list(self.plan.notes), examinations)
 
 

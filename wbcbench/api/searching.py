@@ -91,6 +91,7 @@ class PlannedSearches:
         from wbcbench.errors import TrialFailedError
         from wbcbench.progress import displays
         from wbcbench.scheduling.resources import train_cells
+        from wbcbench.scheduling.source import keep_titles
         from wbcbench.searches.search import run_search
 
         done = Searches([])
@@ -106,6 +107,7 @@ class PlannedSearches:
                 done.failures.append(f"{one.spec.title}: {error}")
                 say(f"Failed: {done.failures[-1]}")
                 continue
+            keep_titles(one.request, found.retrained)
             done.found.append(found)
         return done
 

@@ -27,6 +27,7 @@ from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
+from wbcbench.records.titles import read_titles, title_of
 from wbcbench.spec import digest
 from wbcbench.spec.trial import without_draws
 
@@ -250,12 +251,15 @@ def report(stores: Sequence[Store | Path | str], options: Options = _DEFAULT) ->
             f"The boards have {size} records, more than {LARGE}: no intervals, gains or ties were computed. "
             "--key for some boards, or --statistics for all, has them."
         )
+    titles: dict[str, str] = {}
+    for root in reversed(found.roots):
+        titles |= read_titles(root)
     boards, refused = [], list(found.refused)
     for group in chosen:
         board, bad = make_board(group, maker, options, statistics=judged, with_details=detailed)
         refused += [refusal(found.trials[t].root, t, reason) for t, reason in sorted(bad.items())]
         if board.rows:
-            boards.append(board)
+            boards.append(board.model_copy(update={"title": title_of(board.key, titles)}))
     boards = with_hints(boards)
     return Report(
         boards=tuple(boards),

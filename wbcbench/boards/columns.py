@@ -185,6 +185,10 @@ COLUMNS: dict[str, Column] = {
     ),
     "routing": Column("routing", "who teaches whom", lambda r, b: r.routing or ""),
     "n": Column("n", "number of seeds; of how many, where some are missing", _n, right=True),
+    "ids": Column(
+        "method id: trials", "ids of the method and of its trials, in the order of seeds",
+        lambda r, b: f"{r.method_id[:8]}: {' '.join(s.trial_id for s in r.sources)}",
+    ),
     "seeds": Column("seeds", "which", lambda r, b: " ".join(map(str, r.seeds))),
     **{m: Column(HEADERS[m], f"{METRICS[m].doc}: mean ± sd over seeds", _metric(m)) for m in METRIC_NAMES},
     **{

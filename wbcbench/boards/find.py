@@ -9,6 +9,9 @@ from wbcbench.records.schema import RESULT, Result
 from wbcbench.records.store import Record, Store, Verify
 from wbcbench.spec.trial import method_name
 
+SHOWN = 12
+"""Maximum number of records that an error lists."""
+
 
 def find_record(text: str | Path, store: Store, verify: Verify = True) -> Record:
     """The one finished record that `text` names.
@@ -81,9 +84,20 @@ def _by_name(text: str, store: Store) -> list[Result]:
             f"of one of either, or a folder. {'Matches' if begun else 'Methods here'}: {_listed(sorted(names))}."
         )
     if len({r.method_id for r in named}) > 1:
-        ids = [r.trial_id for r in named]
-        raise UsageError(f"Several methods or protocols are called '{text}': {_listed(ids)}. Give a trial id.")
+        lines = [f"\n  {_told(r)}" for r in sorted(named, key=lambda r: (r.key.digest, r.method_id, r.seed))]
+        more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise UsageError(
+            f"Several methods or protocols are called '{text}'. Give a trial id:{''.join(lines[:SHOWN])}{more}"
+        )
     return named
+
+
+def _told(r: Result) -> str:
+    """A record for a choice: its id, then what distinguishes it."""
+    return (
+        f"{r.trial_id}  {r.title}, seed {r.seed}, backbone {r.backbone}; {r.dataset}: "
+        f"{' + '.join(r.key.modalities)}, {r.key.image_size} px, {r.key.budget.epochs} epochs (key {r.key.digest})"
+    )
 
 
 def _plain(result: Result) -> str:

@@ -214,7 +214,7 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external", "deployed", "per_group", "pulls", "outside", "standing")
+_LATER = ("fold", "folds", "external", "deployed", "per_group", "pulls", "outside", "standing", "title")
 
 
 class _Folded(Strict):
@@ -394,6 +394,8 @@ class Board(_Folded):
     key: ComparisonKey
     digest: str
     """Digest of the key."""
+    title: str = ""
+    """What people call it; empty: nobody gave a title. See `records.titles`."""
     by: str
     """The metric that ranks."""
     higher_is_better: bool
@@ -419,6 +421,11 @@ statistics."""
     """The ranking metric by donor, slide or plate; None: not known, too many, or no details were requested."""
     notes: tuple[str, ...] = ()
     """Notes for readers: what was left out, and why."""
+
+    @property
+    def name(self) -> str:
+        """Its title; without one, the data set and the modalities."""
+        return self.title or f"{self.key.dataset}: {' + '.join(self.key.modalities)}"
 
     def row(self, method_id: str) -> Row:
         """The row of a method. Raises `KeyError`."""

@@ -9,6 +9,7 @@ difference get a part of their id, `#4caab3`. How often the cells of a row's slo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +33,8 @@ _EXTRAS: tuple[Callable[[Row], str], ...] = (
 ALWAYS = {"rho": None, "slots": "batch"}
 """Parameters of a fusion of several modalities that a name always has -> the value that needs no mention."""
 Settings = dict[str, str]
+_LONG = re.compile(r"(?<![\w.])\d+\.\d{3,}(?:e[+-]?\d+)?(?![\w.])")
+"""A number with more digits than a name needs."""
 
 
 def label(entry: Entry, modalities: tuple[str, ...]) -> str:
@@ -72,7 +75,11 @@ def _with_slots(row: Row, text: str) -> str:
 def _slots(row: Row) -> Settings:
     def of(method: dict[str, Any]) -> Settings:
         params = method["fusion"]["params"]
-        return {name: _short(params[name]) for name, usual in ALWAYS.items() if params.get(name, usual) != usual}
+        return {
+            name: _rounded(_short(params[name]))
+            for name, usual in ALWAYS.items()
+            if params.get(name, usual) != usual
+        }
 
     return _read(row, of) if len(row.modalities) > 1 else {}
 
@@ -99,7 +106,7 @@ def distinct(settings: Sequence[Settings]) -> list[str]:
     """For each set of parameters, ` (name=value, ...)` with as few parameters as distinguish the sets.
 
     Parameters are tried in order; each is used if it separates rows that the previous ones do not. Empty strings
-    if nothing differs.
+    if nothing differs. Numbers have three digits, if these distinguish the sets as well.
     """
     keys = [k for k in dict.fromkeys(k for s in settings for k in s) if len({s.get(k) for s in settings}) > 1]
     full = len({tuple(s.get(k) for k in keys) for s in settings})
@@ -114,6 +121,8 @@ def distinct(settings: Sequence[Settings]) -> list[str]:
     if len(set(short.values())) < len(short):
         short = {k: k for k in picked}
     texts = [", ".join(f"{short[k]}={s[k]}" for k in picked if k in s) for s in settings]
+    rounded = [_rounded(text) for text in texts]
+    texts = rounded if len(set(rounded)) == len(set(texts)) else texts
     return [f" ({t})" if t else "" for t in texts]
 
 
@@ -192,6 +201,10 @@ def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in method["recipe"].items():
         yield f"{prefix}recipe.{name}", _short(value)
     yield from teaching(method, prefix)
+
+
+def _rounded(text: str) -> str:
+    return _LONG.sub(lambda m: f"{float(m[0]):.3g}", text)
 
 
 def _short(value: Any) -> str:

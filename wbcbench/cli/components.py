@@ -10,6 +10,7 @@ import click
 from wbcbench.cli.completion import kinds, named, plurals
 from wbcbench.cli.options import json_option, plugins_options, set_option
 from wbcbench.cli.output import print_json, print_table
+from wbcbench.terminal import one_line
 
 if TYPE_CHECKING:
     from wbcbench.registry import Registry, Resolved
@@ -25,15 +26,22 @@ Examples:
 
 @click.command("list")
 @click.argument("kind", required=False, shell_complete=plurals)
+@click.option("--wide", is_flag=True, help="A line per component: summary, what it takes and needs, provider.")
 @click.option("--matrix", is_flag=True, help="Which fusion works with which distiller and policy, and why not.")
 @click.option("--modalities", type=click.IntRange(1, 6), default=2, help="With --matrix: how many modalities.")
 @click.option("--classes", type=click.IntRange(2), default=5, help="With --matrix: how many classes.")
 @json_option
 @plugins_options
 def list_components(
-    kind: str | None, matrix: bool, modalities: int, classes: int, as_json: bool, plugins: PluginOptions
+    kind: str | None,
+    wide: bool,
+    matrix: bool,
+    modalities: int,
+    classes: int,
+    as_json: bool,
+    plugins: PluginOptions,
 ) -> None:
-    """List components of one KIND, or of all kinds.
+    """List the names of components by family; of one KIND, with summaries.
 
     KIND: datasets, backbones, fusions, policies, distillers, routings.
     """
@@ -55,26 +63,132 @@ def list_components(
             click.echo()
         if not entries:
             click.echo(f"{title}: none")
-            continue
-        head = ["name", "notes", "from", "summary"]
-        rows = [[e["name"], _notes(e), _provider(e), e["summary"]] for e in entries]
-        if kind:  # a single kind leaves room for the provider
-            head.append("source")
-            rows = [[*row, e.get("source", "")] for row, e in zip(rows, entries, strict=True)]
-        print_table(head, rows, title=title)
+        elif wide:
+            head = ["name", "notes", "from", "summary", "source"]
+            cells = [[e["name"], _notes(e), _provider(e), e["summary"], e.get("source", "")] for e in entries]
+            print_table(head, cells, title=title)
+        elif kind:
+            _with_summaries(title, entries)
+        else:
+            _by_family(title, entries)
+    if not kind and not wide:
+        click.echo("\nwbcbench list KIND has summaries, --wide notes, and wbcbench show KIND NAME everything.")
+
+
+WIDTH = 100
+"""Columns of short tables, on a narrower terminal its own width."""
+
+
+def _width() -> int:
+    import shutil
+
+    return max(60, min(WIDTH, shutil.get_terminal_size((WIDTH, 40)).columns))
+
+
+def _family(entry: dict[str, Any]) -> str:
+    """What an entry is grouped by: a fusion by its heads, a distiller by what it matches."""
+    if "error" in entry:
+        return "FAILED"
+    if "emits" in entry:
+        heads = {("joint",): "one head", ("modality",): "a head per modality"}
+        return heads.get(tuple(entry["emits"]), "both kinds of heads")
+    if "acts_on" in entry:
+        return f"on {entry['acts_on']}"
+    return str(entry.get("matches") or entry.get("pairing") or "")
+
+
+def _families(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Family -> its entries, the largest family first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for e in entries:
+        found.setdefault(_family(e), []).append(e)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def _by_family(title: str, entries: list[dict[str, Any]]) -> None:
+    """Names only, in as few lines as they need."""
+    click.echo(f"{title} ({len(entries)})")
+    families = _families(entries)
+    widest = max(map(len, families))
+    for family, own in families.items():
+        names = ", ".join(e["name"] + (f" ({p})" if (p := _provider(e)) else "") for e in own)
+        _wrapped(f"  {one_line(family).ljust(widest)}{'  ' * bool(widest)}", names)
+
+
+def _with_summaries(title: str, entries: list[dict[str, Any]]) -> None:
+    """A line or two per entry, by family."""
+    widest = max(len(one_line(e["name"])) for e in entries)
+    for number, (family, own) in enumerate(_families(entries).items()):
+        click.echo("\n" * bool(number) + (f"{title}: {one_line(family)}" if family else title))
+        for e in own:
+            provider = f" [{_provider(e)}]" if _provider(e) else ""
+            _wrapped(f"  {one_line(e['name']).ljust(widest)}  ", e.get("error", e["summary"]) + provider)
+
+
+def _wrapped(head: str, text: str) -> None:
+    """A text behind a heading, with its further lines below its first; no word is broken."""
+    import textwrap
+
+    lines = textwrap.wrap(one_line(text), _width() - len(head), break_long_words=False, break_on_hyphens=False)
+    for number, line in enumerate(lines or [""]):
+        click.echo(f"{head if not number else ' ' * len(head)}{line}".rstrip())
 
 
 def _matrix(registry: Registry, modalities: int, classes: int, as_json: bool) -> None:
-    """Every incompatible pair with its reason, and how many pairs are compatible."""
+    """A grid for each two kinds, in which components that fit alike share a line, and the numbered reasons."""
     from wbcbench.scheduling.matrix import compatibility
 
     rows = compatibility(registry, modalities, classes)
     if as_json:
         print_json({"modalities": modalities, "classes": classes, "pairs": rows})
         return
-    refused = [r for r in rows if r["reason"]]
-    print_table(["", "does not work with", "because"], [[r["first"], r["second"], r["reason"]] for r in refused])
-    click.echo(f"{len(rows) - len(refused)} of {len(rows)} pairs are compatible.")
+    reasons: dict[str, int] = {}
+    tables: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        (first, a), (second, b) = row["first"].split(":", 1), row["second"].split(":", 1)
+        text = row["reason"]
+        for kind, name in ((first, a), (second, b)):
+            text = text.replace(f"{kind.title()} '{name}'", f"The {kind}")
+            text = text.replace(f"{kind} '{name}'", f"the {kind}")
+        number = str(reasons.setdefault(text, len(reasons) + 1)) if text else "+"
+        tables.setdefault((first, second), {})[a, b] = number
+    for (first, second), cells in tables.items():
+        _grid(first, second, cells)
+    click.echo("+ works together. Otherwise, the numbers say why not:")
+    for text, number in reasons.items():
+        _wrapped(f"{number:>3}  ", text)
+    good = sum(not row["reason"] for row in rows)
+    click.echo(f"{good} of {len(rows)} pairs are compatible.")
+
+
+def _grid(first: str, second: str, cells: dict[tuple[str, str], str]) -> None:
+    """One table: `second` down, `first` across, as letters that are spelt out above it."""
+    across = _alike({a: {b: v for (x, b), v in cells.items() if x == a} for a, _ in cells})
+    down = _alike({b: {a: v for (a, x), v in cells.items() if x == b} for _, b in cells})
+    click.echo(f"{second} (down) with {first} (across)")
+    letters = [chr(ord("A") + i % 26) * (1 + i // 26) for i in range(len(across))]
+    for letter, names in zip(letters, across, strict=True):
+        _wrapped(f"  {letter:<3}", ", ".join(names))
+    click.echo()
+    wide = _width() - 4 * len(letters) - 2
+    click.echo(" " * (wide + 2) + "".join(f"{letter:>4}" for letter in letters))
+    import textwrap
+
+    for names in down:
+        lines = textwrap.wrap(one_line(", ".join(names)), wide, break_long_words=False)
+        values = "".join(f"{cells[group[0], names[0]]:>4}" for group in across)
+        click.echo(f"  {lines[0].ljust(wide)}{values}")
+        for line in lines[1:]:
+            click.echo(f"  {line}")
+    click.echo()
+
+
+def _alike(rows: dict[str, dict[str, str]]) -> list[list[str]]:
+    """Names whose rows are equal, together."""
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, row in rows.items():
+        found.setdefault(tuple(row.items()), []).append(name)
+    return list(found.values())
 
 
 def _notes(entry: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -18,6 +18,7 @@ class LazyGroup(click.Group):
     Args:
         lazily: name of the command -> `module:attribute` in this package, and its short help.
         unknown: message for an unknown command, with `{}` for what was typed.
+        sections: heading -> the commands under it, for the help; None: one list.
     """
 
     def __init__(
@@ -25,9 +26,11 @@ class LazyGroup(click.Group):
         *args: Any,
         lazily: Mapping[str, tuple[str, str]],
         unknown: str = "No command is called '{}'.",
+        sections: Mapping[str, Iterable[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._sections = sections or {"Commands": list(lazily)}
         self._lazily, self._unknown = lazily, unknown
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -41,8 +44,10 @@ class LazyGroup(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in self._lazily.items()])
+        widest = max(map(len, self._lazily))
+        for heading, names in self._sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(widest), self._lazily[name][1]) for name in names])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # `--no-plugins` may have no value. Click would then take the next word as its value, as in
@@ -59,46 +64,46 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-VERBS = {
-    "run": ("run:run", "Train and evaluate methods; teachers are trained first where they are missing."),
-    "study": ("run:study", "Run every part of a study file into one store; run it again to resume."),
-    "search": (
-        "search:search",
-        "Search parameters and methods with Optuna; the winner is retrained with fresh seeds.",
-    ),
-    "list": (
-        "components:list_components",
-        "List components: data sets, backbones, fusions, distillers and so on.",
-    ),
-    "show": ("components:show", "Show one component: its parameters, defaults, search space, source."),
-    "data": ("data:data", "Inspect your own cells, import them, and check the split for leaks."),
-    "plugins": ("components:plugins", "Show which plugins were found, and why some were not loaded."),
-    "new": ("components:new", "Write a plugin template with its test: one file, or a package."),
-    "check": ("check:check", "Test a plugin against the contract of its kind, and suggest fixes."),
-    "submit": ("publishing:submit", "Pack records for a leaderboard that others maintain."),
-    "export": (
-        "deploying:export",
-        "Write a trained network with its preprocessing: ONNX, torch.export or safetensors.",
-    ),
-    "predict": ("deploying:predict", "Classify cells of a folder, a manifest or an .npz with a trained network."),
-    "evaluate": ("deploying:evaluate", "Evaluate trained networks on other labelled cells, for a board's column."),
-    "report": (
-        "deploying:report",
-        "Write an HTML page about one record: curves, confusion, mistakes, reliability, provenance.",
-    ),
-    "leaderboard": ("leaderboard:leaderboard", "Build, check and compare tables of stored results."),
-    "doctor": ("check:doctor", "Diagnose the installation and suggest fixes."),
-    "completion": (
-        "completion:completion",
-        "Print the script for completion of commands and component names in your shell.",
-    ),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Train": {
+        "run": ("run:run", "Train and evaluate methods; missing teachers first."),
+        "study": ("run:study", "Run every part of a study file into one store."),
+        "search": ("search:search", "Search parameters and methods; retrain the winner."),
+        "status": ("status:status", "What is done, running and failed in a store."),
+        "watch": ("status:watch", "The same, refreshed while a sweep runs anywhere."),
+    },
+    "Compare": {
+        "leaderboard": ("leaderboard:leaderboard", "Build, check and compare tables of stored results."),
+        "report": ("deploying:report", "Write a page about one record: curves, confusion, mistakes."),
+        "evaluate": ("deploying:evaluate", "Evaluate trained networks on other labelled cells."),
+    },
+    "Use": {
+        "predict": ("deploying:predict", "Classify cells with a trained network."),
+        "export": ("deploying:export", "Write a trained network as ONNX, torch.export or safetensors."),
+        "submit": ("publishing:submit", "Pack records for a leaderboard that others maintain."),
+    },
+    "Data and components": {
+        "data": ("data:data", "Inspect your own cells, import them, check the split for leaks."),
+        "list": ("components:list_components", "List data sets, backbones, fusions, distillers and so on."),
+        "show": ("components:show", "Show one component: parameters, defaults, search space, source."),
+        "new": ("components:new", "Write a plugin template with its test."),
+        "check": ("check:check", "Test a plugin against the contract of its kind."),
+        "plugins": ("components:plugins", "Show which plugins were found, and why some were not loaded."),
+    },
+    "Installation": {
+        "doctor": ("check:doctor", "Diagnose the installation and suggest fixes."),
+        "completion": ("completion:completion", "Print the script for completion in your shell."),
+    },
 }
+"""What a command is for -> the commands."""
+VERBS = {verb: told for verbs in GROUPS.values() for verb, told in verbs.items()}
 """Command -> where it is, short help."""
 
 
 @click.group(
     cls=LazyGroup,
     lazily=VERBS,
+    sections=GROUPS,
     # color: click would otherwise delete the escape sequences of a hostile name, which must be seen instead
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": True},
     epilog="Exit codes: 0 done, 1 some trials failed, 2 usage, 3 not comparable, 4 a plugin failed.",

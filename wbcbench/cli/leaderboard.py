@@ -12,7 +12,7 @@ from wbcbench.api.defaults import COSTS, MARGIN, METRIC, RESAMPLES, STORE
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option
 from wbcbench.cli.output import print_json, print_table
-from wbcbench.terminal import drawn
+from wbcbench.terminal import coloured, drawn
 
 if TYPE_CHECKING:
     from wbcbench.api.boards import BoardRequest
@@ -92,6 +92,7 @@ def board_options(function: Any) -> Any:
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Default: terminal on a terminal, else plain.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
 @click.option("--columns", metavar="A,B,C", help="Columns, in this order (terminal, plain, markdown, latex).")
+@click.option("--ids", is_flag=True, help="Also method and trial ids, and the keys of boards.")
 @click.option("--wide", is_flag=True, help="All columns, not only those that fit the terminal.")
 @click.option(
     "--per",
@@ -108,7 +109,7 @@ def board_options(function: Any) -> Any:
 @click.pass_context
 def leaderboard(
     ctx: click.Context, /, store: tuple[Path, ...], style: str | None, output: Path | None, columns: str | None,
-    wide: bool, per: Of | None, as_document: bool, **values: Any,
+    ids: bool, wide: bool, per: Of | None, as_document: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Show one table per comparison key: only comparable trials share a table.
 
@@ -146,7 +147,7 @@ def leaderboard(
         return
     for board in found.boards:
         chosen(board, wanted)  # an unknown name is an error in every format
-    view = View(wanted, wide, _width(), colour=terminal)
+    view = View(wanted, wide, _width(), colour=terminal and coloured(sys.stdout), ids=ids)
     data = render(found, style, view)
     if output is None:
         click.echo(data.decode(), nl=False, file=drawn(sys.stdout) if style == "terminal" else None)

@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,10 +45,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         from rich.table import Table
 
         heads = list(map(escape, columns))
-        table = Table(*heads, title=escape(title) or None, title_justify="left", box=None, header_style="bold")
+        table = Table(title=escape(title) or None, title_justify="left", box=None, header_style="bold")
+        longest = [
+            max((len(word) for row in [columns, *cells] for word in row[i].split()), default=0)
+            for i in range(len(columns))
+        ]
+        for head, width in zip(heads, longest, strict=True):
+            table.add_column(head, min_width=width)  # so that no word is broken
         for row in cells:
             table.add_row(*map(escape, row))
-        Console(file=drawn(sys.stdout)).print(table)
+        console = Console(file=drawn(sys.stdout))
+        console.width = max(console.width, sum(longest) + 2 * len(longest))
+        console.print(table)
         return
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     if title:
@@ -105,12 +114,7 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
 
     for note in plan.notes:
         click.echo(clean(note))
-    fold = ["fold"] if any(p.trial.fold is not None for p in plan.trials) else []
-    columns = ["role", "method", "kd", "seed", *fold, "macro-F1", "balanced acc.", "params", "MACs", "train"]
-    columns.append("state")
-    order = {"student": 0, "teacher": 1}
-    rows = [_cells(o) for o in sorted(outcomes, key=lambda o: order[o.planned.role])]
-    print_table(columns, rows)
+    print_table(*_summary(outcomes))
     ceilings = [note for o in outcomes if o.record is not None for note in o.record.result.ceilings()]
     for note in dict.fromkeys(ceilings):
         click.echo(clean(f"Note: {note}"))
@@ -137,26 +141,56 @@ def print_summary(outcomes: list[Outcome], plan: Plan, store: str) -> None:
         click.echo(line)
 
 
-def _cells(outcome: Outcome) -> list[str]:
+def _summary(outcomes: list[Outcome]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows, students first: one row per method, with mean and sd over its seeds (and folds)."""
     from wbcbench.spec.trial import method_name
 
-    trial = outcome.planned.trial
-    state = {"done": "trained", "cached": "cached", "failed": "FAILED"}[outcome.status]
-    method = method_name(trial.label, "none", [p.name for p in trial.method.policies])  # kd has its own column
-    fold = [] if trial.fold is None else [str(trial.fold)]
-    head = [outcome.planned.role, method, trial.method.kd, str(trial.seed), *fold]
-    if outcome.record is None:
-        return [*head, "", "", "", "", "", state]
-    test, cost = outcome.record.result.metrics["test"], outcome.record.result.cost
-    return [
-        *head,
-        f"{test['macro_f1']:.3f}",
-        f"{test['balanced_accuracy']:.3f}",
-        short(cost.params),
-        short(cost.macs or 0),
-        f"{cost.train_seconds:.0f} s",
-        state,
-    ]
+    methods: dict[tuple[str, str], list[Outcome]] = {}
+    for o in sorted(outcomes, key=lambda o: o.planned.role != "student"):
+        methods.setdefault((o.planned.role, o.planned.trial.method_id()), []).append(o)
+    several = {
+        role: len({o.planned.trial.method.backbone_name for o in outcomes if o.planned.role == role}) > 1
+        for role in ("student", "teacher")
+    }
+    backbone = ["backbone"] if any(several.values()) else []
+    columns = ["role", "method", "kd", *backbone, "seeds", "test macro-F1", "test bal. acc.", "params", "MACs"]
+    rows = []
+    for (role, _), own in methods.items():
+        trial = own[0].planned.trial
+        found = [o.record.result for o in own if o.record is not None]
+        method = method_name(trial.label, "none", [p.name for p in trial.method.policies])  # kd has its own column
+        row = [role, method, trial.method.kd, *([trial.method.backbone_name] if backbone else [])]
+        row.append(seeds_text({o.planned.trial.seed for o in own}))
+        row += [_spread([r.metrics["test"][m] for r in found]) for m in ("macro_f1", "balanced_accuracy")]
+        cost = found[0].cost if found else None
+        row += ["", ""] if cost is None else [short(cost.params), short(cost.macs or 0)]
+        seconds = [r.cost.train_seconds for r in found if r.cost.train_seconds is not None]
+        row.append(f"{mean(seconds):.0f} s" if seconds else "")
+        rows.append([*row, _states(own)])
+    return [*columns, "train", "state"], rows
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """`0-2` for 0, 1 and 2; `0,2`."""
+    found = sorted(seeds)
+    whole = len(found) > 2 and found[-1] - found[0] == len(found) - 1
+    return f"{found[0]}-{found[-1]}" if whole else ",".join(map(str, found))
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Mean and sd (ddof 1) of the values that are defined."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
+def _states(outcomes: list[Outcome]) -> str:
+    """`trained`; of several trials `2 trained, 1 FAILED`."""
+    names = {"done": "trained", "cached": "cached", "failed": "FAILED"}
+    counts = {name: sum(o.status == status for o in outcomes) for status, name in names.items()}
+    there = {name: count for name, count in counts.items() if count}
+    return next(iter(there)) if len(there) == 1 else ", ".join(f"{n} {name}" for name, n in there.items())
 
 
 def short(number: float) -> str:

@@ -90,7 +90,7 @@ def _numbers(values: tuple[int, ...]) -> str:
 
 def title_of(board: Board) -> str:
     """A short title: data set and modalities."""
-    return f"{board.key.dataset}, {' + '.join(board.key.modalities)}"
+    return board.title or f"{board.key.dataset}, {' + '.join(board.key.modalities)}"
 
 
 def _rows(before: Board, after: Board, left_out: dict[str, str]) -> list[Change]:

@@ -17,6 +17,7 @@ from wbcbench.publishing.pack import WINNER
 from wbcbench.publishing.side_files import joined
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Record, Store
+from wbcbench.records.titles import add_titles, read_titles
 
 ASIDE = "irreproducible"
 
@@ -73,6 +74,7 @@ def merge(stores: list[Path], into: Path) -> Merged:
                     merged.copied.append(trial)
     for path in stores:
         _beside(path, into, merged.irreproducible)
+        add_titles(into, {k: title for k, title in read_titles(path).items() if k not in read_titles(into)})
     for trial, records in sorted(found.items()):
         lacks = [t.id for t in records[0].trial.method.teachers if not target.has(t.id)]
         if lacks and target.has(trial):

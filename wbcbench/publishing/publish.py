@@ -50,6 +50,7 @@ from wbcbench.publishing.standing import STANDING, read_standing, standing_text,
 from wbcbench.publishing.unpack import Unpacked
 from wbcbench.publishing.verify import Installed, outgrown
 from wbcbench.records.store import Store
+from wbcbench.records.titles import TITLES
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def check(folder: Path) -> Checked:
             problems.append(f"{file} {GIVES}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
-        if file not in {*made, PACK, STANDING} and file.split("/")[0] not in {*SIDE_FOLDERS, *_OWN}:
+        if file not in {*made, PACK, STANDING, TITLES} and file.split("/")[0] not in {*SIDE_FOLDERS, *_OWN}:
             problems.append(f"{file} does not belong to a published board")
     there = set(manifest.records.items())
     problems += [f"{LEDGER}: {_gone(r)} vanished from {PACK}" for r in vanished(ledger, there, invalid)]

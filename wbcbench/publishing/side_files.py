@@ -16,6 +16,7 @@ from wbcbench.files import DOCUMENTS, json_text
 from wbcbench.publishing.verdict import Problem, shown
 from wbcbench.records.schema import Strict
 from wbcbench.records.store import Record
+from wbcbench.records.titles import TITLES, read_titles
 
 STUDY = r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}"
 """A study's id, which is the name of its folder."""
@@ -163,6 +164,12 @@ def side_files(records: Sequence[Record], stores: Sequence[Path], folder: Path) 
             data = path.read_bytes()
             if ids & set(re.findall(r"\b[0-9a-f]{16}\b", data.decode(errors="replace"))):
                 winners.setdefault(f"searches/{path.parent.name}/{path.name}", []).append(data)
+    named = {k for r in records for k in (r.result.key.fingerprint, r.result.key.digest)}
+    titles: dict[str, str] = {}
+    for root in (folder, *reversed(stores)):
+        titles |= {key: title for key, title in read_titles(root).items() if key in named}
+    if titles:
+        found[TITLES] = json_text(titles).encode()
     return found | {name: joined(files) for name, files in winners.items()}
 
 

@@ -25,6 +25,7 @@ from wbcbench.publishing.verdict import Judge
 from wbcbench.publishing.verify import Installed, checked
 from wbcbench.records.schema import FILES
 from wbcbench.records.store import Record, Store
+from wbcbench.records.titles import TITLES
 
 
 @contextmanager
@@ -55,6 +56,8 @@ def unpacked(path: Path) -> Iterator[tuple[Unpacked, Manifest]]:
         for part in SIDE_FOLDERS if board is not None else ():
             if (path / part).is_dir():
                 shutil.copytree(path / part, into / part, dirs_exist_ok=True)
+        if board is not None and (board / TITLES).is_file():
+            shutil.copyfile(board / TITLES, into / TITLES)
         store = Unpacked(into, path, {} if board is None else invalid_beside(board))
         claims = None if board is None else read_standing(board)
         if claims is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from wbcbench.errors import UsageError
+from wbcbench.records.activity import announced
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers, PluginOptions
@@ -224,7 +225,8 @@ def carry_out(
     with screens(len(plan.trials)) as display:
         if outcomes is None:
             source = TeacherReports(plan, Store(request.root), display.say)
-            outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
+            with announced(Store(request.root), [p.trial.id for p in plan.trials]):
+                outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
         if evaluate == "standard":
             return outcomes, []
         return outcomes, examine_students(outcomes, plan, request, registry, display.decoding)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from wbcbench.errors import ExitCode, PluginError, UsageError
 from wbcbench.records.store import Record, Store
+from wbcbench.records.titles import add_titles, titles_of
 from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.plan import Plan, PlannedTrial
+from wbcbench.spec.request import Request
 
 
 @dataclass
@@ -23,6 +25,18 @@ class Outcome:
     record: Record | None = None
     error: str = ""
     exception: Exception | None = None
+
+
+def keep_titles(request: Request, outcomes: Iterable[Outcome]) -> None:
+    """Store the request's titles for the boards of these trials: `title` is of the students' table only."""
+    if not (request.title or request.dataset_title):
+        return
+    titles: dict[str, str] = {}
+    for o in outcomes:
+        if o.record is not None:
+            board = request.title if o.planned.role == "student" else ""
+            titles |= titles_of([o.record.result.key], request.dataset_title, board)
+    add_titles(request.root, titles)
 
 
 def all_cached(plan: Plan, store: Store) -> list[Outcome] | None:
@@ -96,8 +110,8 @@ class Screen(Display, Protocol):
     def say(self, sentence: str) -> None: ...
 
 
-Screens = Callable[[int], AbstractContextManager[Screen]]
-"""Makes a display for a number of trials."""
+Screens = Callable[..., AbstractContextManager[Screen]]
+"""Makes a display for a number of trials; with `counted="proposals"`, for a search's proposals."""
 
 
 class Executor(Protocol):

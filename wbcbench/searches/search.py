@@ -300,7 +300,8 @@ def run_search(
     """
 
     def execute(plan: Plan, source: TrialSource, trials: int, times: int = 1) -> list[Outcome]:
-        with screens(trials) as screen:
+        counted = {"counted": "proposals"} if plan is search.base else {}
+        with screens(trials, **counted) as screen:
             options = plugins or PluginOptions()
             return executors.execute(
                 search.request, plan, search.registry, options, source, screen, observers, times

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from wbcbench.errors import IncompatibleError, TrialFailedError, UsageError, did_you_mean
+from wbcbench.records.activity import announced
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import PluginOptions
 from wbcbench.scheduling.executors import execute
 from wbcbench.scheduling.plan import Plan, PlannedTrial, make_plan
 from wbcbench.scheduling.resources import estimate, train_cells
-from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order
+from wbcbench.scheduling.source import Outcome, PlanSource, Screens, all_cached, in_order, keep_titles
 from wbcbench.searches.search import Search, prepare_searches, run_search
 from wbcbench.searches.settings import SearchSettings, settings_from
 from wbcbench.spec import ComponentSpec, Trial
@@ -324,7 +325,8 @@ def run_part(
         if outcomes is None:
             with screens(train_cells(plan))(len(plan.trials)) as display:
                 source = PlanSource(plan.trials)
-                ended = execute(request, plan, registry, plugins, source, display, observers)
+                with announced(Store(request.root), [p.trial.id for p in plan.trials]):
+                    ended = execute(request, plan, registry, plugins, source, display, observers)
                 outcomes = in_order(plan, ended)
         done.outcomes = outcomes
         if full:
@@ -338,6 +340,7 @@ def run_part(
         done.outcomes += found.retrained
         if full:
             _examine(done, found.retrained, search.base, search.request, registry)
+    keep_titles(part.request, done.outcomes)
     return done
 
 

@@ -228,7 +228,7 @@ def _not_auto(value: Any) -> Any:
     return None if value == AUTO else value
 
 
-Side = Annotated[int | None, BeforeValidator(_not_auto), Field(ge=8, le=1024)]
+Side = Annotated[Annotated[int, Field(ge=8, le=1024)] | None, BeforeValidator(_not_auto)]
 
 
 class TeacherRequest(Frozen):
@@ -288,6 +288,10 @@ class Request(Frozen):
     """
 
     dataset: OneChoice = Choice(name="synthetic")
+    title: str = Field("", max_length=200)
+    """What boards call these trials' table, instead of the data set's name and modalities. No part of a trial."""
+    dataset_title: str = Field("", max_length=200)
+    """What boards call the cells, instead of the data set's name. In a file: `title` of `dataset`."""
     modalities: Names = None
     teacher_modalities: Names = None
     image_size: Side = None
@@ -335,6 +339,26 @@ class Request(Frozen):
     replay: Literal["auto", "never"] = "auto"
     """`never` runs teachers at every step: the same student up to float tolerance, but slower."""
     _root: Path = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _title_of_dataset(cls, document: Any) -> Any:
+        """Moves `title` out of the data set's parameters, which identify trials."""
+        if not isinstance(document, dict) or "dataset_title" in document:
+            return document
+        found = dict(document)
+        titles: list[Any] = []
+        if "dataset" in found:
+            found["dataset"] = dataset = Choice.parse(found["dataset"])
+            titles += [dataset.params[k] for k in ("title",) if k in dataset.params]
+            kept = {k: v for k, v in dataset.params.items() if k != "title"}
+            found["dataset"] = Choice(name=dataset.name, params=kept)
+        overrides = found.get("overrides")
+        if isinstance(overrides, dict) and "title" in (overrides.get("dataset") or {}):
+            own = dict(overrides["dataset"])
+            titles.append(own.pop("title"))
+            found["overrides"] = {**overrides, "dataset": own}
+        return found | ({"dataset_title": str(titles[-1])} if titles else {})
 
     def model_post_init(self, _: Any) -> None:
         self._root = Path(self.store).absolute()

@@ -12,6 +12,7 @@ from wbcbench.data.views import Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.evaluation.metrics import score
 from wbcbench.evaluation.predict import Predictions, predict
+from wbcbench.records.activity import begin
 from wbcbench.records.store import Record
 from wbcbench.registry.provenance import cached_helper_digest, components_of
 from wbcbench.spec import Trial, digest
@@ -47,6 +48,7 @@ def run_trial(trial: Trial, bench: Workbench, done: EpochDone | None = None) -> 
             store.tidy(trial.id)  # whoever held the lock may have been killed before it could
             return store.load(trial.id), True
         teachers = [run_trial(t, bench)[0] for t in trial.method.teachers]
+        begin(store, trial)
         record = _train(trial, teachers, bench, done)
         store.clear_failure(trial.id)
         store.tidy(trial.id)

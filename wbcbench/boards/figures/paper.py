@@ -85,9 +85,7 @@ def draw(report: Report, kind: str, cost: str = "macs") -> Figure:
             )
         return _critical_difference(report.across[0])
     if len(report.boards) != 1:
-        keys = "\n".join(
-            f"  --key {b.digest}  {b.key.dataset}, {' + '.join(b.key.modalities)}" for b in report.boards
-        )
+        keys = "\n".join(f"  --key {b.digest}  {b.name}" for b in report.boards)
         raise UsageError(f"Expected one board to draw, but there are {len(report.boards)}. Choose:\n{keys}")
     (board,) = report.boards
     if kind == "pareto":

@@ -35,6 +35,8 @@ class View:
     width: int = 160
     """Width of the terminal, in characters."""
     colour: bool = False
+    ids: bool = False
+    """Terminal and plain text: also method and trial ids, and the keys of boards."""
     title: str | None = None
     """Heading of a page; None: the default."""
 

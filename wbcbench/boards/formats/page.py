@@ -74,7 +74,11 @@ def render_html(report: Report, view: View) -> bytes:
         across=[([across_lines(a)[0], *a.notes], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
                 for i, a in enumerate(report.across)],
         metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
-        columns=[(c.header, c.doc) for n, c in COLUMNS.items() if n not in METRIC_NAMES and "interval" not in n],
+        columns=[
+            (c.header, c.doc)
+            for n, c in COLUMNS.items()
+            if n not in (*METRIC_NAMES, "ids") and "interval" not in n
+        ],
         downloads=downloads,
         css=Markup(asset("page.css")),
         libraries=[("text/javascript", Markup(text)) for text in libraries],
@@ -94,7 +98,7 @@ def _link(mime: str, data: bytes) -> str:
 
 def _titles(boards: Sequence[Board]) -> dict[str, str]:
     """Data set and modalities; with the key if several boards share them."""
-    names = {b.digest: f"{b.key.dataset}: {' + '.join(b.key.modalities)}" for b in boards}
+    names = {b.digest: b.name for b in boards}
     often = Counter(names.values())
     return {digest: name if often[name] == 1 else f"{name} ({digest})" for digest, name in names.items()}
 

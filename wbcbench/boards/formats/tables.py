@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
@@ -26,8 +28,8 @@ _PAIRS = 5
 """Maximum number of comparisons of the best method that are listed."""
 
 
-def title(board: Board) -> str:
-    """What the board's rows have in common, in one line."""
+def title(board: Board, key: bool = True) -> str:
+    """What the board's rows have in common, in one line; `key`: with the digest of its key."""
     k = board.key
     pseudo = (
         " (pseudo-multimodal)" if len(k.modalities) > 1 and all(r.pseudo_multimodal for r in board.rows) else ""
@@ -35,25 +37,36 @@ def title(board: Board) -> str:
     pixels = f" {k.image_size} px," if k.image_size else ""
     leaks = ", leaks between the sides of the split allowed" if k.leaks_allowed else ""
     return (
-        f"{k.dataset}: {' + '.join(k.modalities)}{pseudo},{pixels} {len(k.classes)} classes, "
-        f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks} (key {board.digest})"
+        f"{board.name}{pseudo},{pixels} {len(k.classes)} classes, "
+        f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks}{f' (key {board.digest})' if key else ''}"
     )
 
 
-def split(boards: Sequence[Board]) -> tuple[list[Board], list[str]]:
+def _headings(boards: Sequence[Board], view: View) -> dict[str, str]:
+    """Titles for people: with the key only if it was asked for, or nothing else tells two boards apart."""
+    often = Counter(title(b, key=False) for b in boards)
+    return {b.digest: title(b, view.ids or often[title(b, key=False)] > 1) for b in boards}
+
+
+def split(boards: Sequence[Board], headings: Mapping[str, str] | None = None) -> tuple[list[Board], list[str]]:
     """The boards to show as tables, and one line for each board with a single row, such as a teacher's.
 
     If no board has more than one row, all are tables.
+
+    Args:
+        boards: of a report.
+        headings: digest -> heading; None: `title`.
     """
     large = [b for b in boards if len(b.rows) > 1]
     if not large:
         return list(boards), []
-    return large, [_line(b) for b in boards if len(b.rows) == 1]
+    found = headings or {b.digest: title(b) for b in boards}
+    return large, [_line(b, found[b.digest]) for b in boards if len(b.rows) == 1]
 
 
-def _line(board: Board) -> str:
+def _line(board: Board, heading: str) -> str:
     (row,) = board.rows
-    return f"{title(board)}: {row.name}, {HEADERS[board.by]} {COLUMNS[board.by].cell(row, board)}, n {row.n}"
+    return f"{heading}: {row.name}, {HEADERS[board.by]} {COLUMNS[board.by].cell(row, board)}, n {row.n}"
 
 
 def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
@@ -156,6 +169,8 @@ class Grid:
 
 def _grid(board: Board, view: View, escape: Callable[[str], str]) -> Grid:
     columns = chosen(board, view.columns, view.wide)
+    if view.ids and view.columns is None:
+        columns["ids"] = COLUMNS["ids"]
     rows = [[escape(c.cell(row, board)) for c in columns.values()] for row in board.rows]
     return Grid(list(columns), list(columns.values()), [escape(c.header) for c in columns.values()], rows)
 
@@ -168,7 +183,10 @@ def _fit(full: Grid, board: Board, width: int) -> tuple[Grid, list[str]]:
     """
     keep = dict(zip(full.names, full.widths, strict=True))
     # a long name may take two lines
-    keep["method"] = min(keep["method"], max(24, int(0.42 * width)))
+    if "method" in keep:
+        at = full.names.index("method")
+        longest = max(cell_len(word) for row in [full.headers, *full.rows] for word in row[at].split())
+        keep["method"] = min(keep["method"], max(24, longest, int(0.42 * width)))
     measured = [n for n in reversed(keep) if n.startswith(DEPLOYED[1:])]
     for name in (*(n.format(by=board.by) for n in FIRST_TO_GO), *measured):
         if sum(keep.values()) + 2 * (len(keep) - 1) <= width:
@@ -188,11 +206,12 @@ def _fit(full: Grid, board: Board, width: int) -> tuple[Grid, list[str]]:
 def render_plain(report: Report, view: View) -> bytes:
     """Aligned text without colours, for logs and e-mails; UTF-8."""
     sections = []
-    boards, single = split(report.boards)
+    headings = _headings(report.boards, view)
+    boards, single = split(report.boards, headings)
     for board in boards:
         grid = _grid(board, view, clean)
         table, notes = grid.tabulate("simple"), map(clean, legend(board, grid.names))
-        sections.append("\n".join([clean(title(board)), "", table, "", *notes, ""]))
+        sections.append("\n".join([clean(headings[board.digest]), "", table, "", *notes, ""]))
     if single:
         sections.append("\n".join([SINGLE_ROW, *map(clean, single), ""]))
     sections += ["\n".join([*map(clean, across_lines(a)), ""]) for a in report.across]
@@ -219,6 +238,46 @@ def render_markdown(report: Report, view: View) -> bytes:
     if report.notes:
         sections.append(f"{bullets(report.notes)}\n")
     return "\n".join(sections).encode()
+
+
+_CELL = "padding:.25em .8em .25em 0;white-space:nowrap;text-align:{}"
+
+
+def notebook(report: Report) -> str:
+    """HTML for a notebook: a table per board, rank 1 in bold, unranked rows dim; how to read it folds away."""
+
+    def line(tag: str, cells: Sequence[str], grid: Grid, style: str = "") -> str:
+        inside = "".join(
+            f'<{tag} style="{_CELL.format(align)}">{cell}</{tag}>'
+            for cell, align in zip(cells, grid.align, strict=True)
+        )
+        return f'<tr style="{style}">{inside}</tr>'
+
+    def folded(heading: str, notes: Sequence[str]) -> str:
+        items = "".join(f"<li>{_html(note)}</li>" for note in notes)
+        return f"<details><summary>{heading}</summary><ul>{items}</ul></details>" if items else ""
+
+    parts = []
+    headings = _headings(report.boards, View())
+    boards, single = split(report.boards, headings)
+    for board in boards:
+        grid = _grid(board, View(), _html)
+        rows = "".join(
+            line("td", cells, grid, "opacity:.65" if r.rank is None else "font-weight:bold" * (r.rank == 1))
+            for r, cells in zip(board.rows, grid.rows, strict=True)
+        )
+        parts.append(
+            f'<h4>{_html(headings[board.digest])}</h4><div style="overflow-x:auto"><table>'
+            f"<thead>{line('th', grid.headers, grid)}</thead><tbody>{rows}</tbody></table></div>"
+            + folded("How to read it", legend(board, grid.names))
+        )
+    parts.append(folded("Boards of one row", single))
+    parts += [folded("Over several data sets", across_lines(a)) for a in report.across]
+    return "".join([*parts, *(f"<p>{_html(note)}</p>" for note in report.notes)])
+
+
+def _html(text: str) -> str:
+    return escape(clean(text))
 
 
 def render_latex(report: Report, view: View) -> bytes:
@@ -259,15 +318,16 @@ def render_terminal(report: Report, view: View) -> bytes:
         file=out, width=view.width, force_terminal=view.colour, no_color=not view.colour, highlight=False,
         markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
-    boards, single = split(report.boards)
+    headings = _headings(report.boards, view)
+    boards, single = split(report.boards, headings)
     for board in boards:
         grid = _grid(board, view, clean)
         dropped: list[str] = []
         # Chosen columns are never narrowed: long lines can be scrolled, but broken words cannot be read.
-        whole = view.wide or view.columns is not None
+        whole = view.wide or view.ids or view.columns is not None
         if not whole:
             grid, dropped = _fit(grid, board, view.width)
-        console.print(Text(clean(title(board)), style="bold"))
+        console.print(Text(clean(headings[board.digest]), style="bold"))
         console.print()
         console.width = max(view.width, grid.width) if whole else view.width
         console.print(_rich_table(board, grid))
@@ -300,7 +360,11 @@ def _rich_table(board: Board, grid: Grid) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, column, header in zip(grid.names, grid.columns, grid.headers, strict=True):
         side: Literal["left", "right"] = "right" if column.right else "left"
-        table.add_column(Text(header), justify=side, overflow="fold", no_wrap=name != "method")
+        words = [word for row in grid.rows for word in row[grid.names.index(name)].split()] or [""]
+        table.add_column(
+            Text(header), justify=side, overflow="fold", no_wrap=name != "method",
+            min_width=max(map(cell_len, words)) if name == "method" else None,
+        )  # fmt: skip
     status = board.rows[0].status if board.rows else ""
     for row, cells in zip(board.rows, grid.rows, strict=True):
         if row.status != status:
@@ -312,6 +376,6 @@ def _rich_table(board: Board, grid: Grid) -> Table:
 
 
 __all__ = [
-    "SINGLE_ROW", "across_lines", "legend", "render_latex", "render_markdown", "render_plain", "render_terminal",
-    "split", "title",
+    "SINGLE_ROW", "across_lines", "legend", "notebook", "render_latex", "render_markdown", "render_plain",
+    "render_terminal", "split", "title",
 ]  # fmt: skip
