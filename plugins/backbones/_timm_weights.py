@@ -175,7 +175,8 @@ def converted(net: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
     but for its position in the image stays as it is: a patch of another size is another network's.
     """
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    given = {_CHUNKED.sub("blocks.", name): tensor for name, tensor in given.items()}
+    own = net.state_dict()
+    given = {name if name in own else _CHUNKED.sub("blocks.", name): tensor for name, tensor in given.items()}
     if convert is None:
         return given
     try:
