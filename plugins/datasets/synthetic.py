@@ -108,13 +108,14 @@ class Synthetic(Dataset):
         p = self.params
         drawn = draw(p)
         looks = {m: drawn.shown[:, i] for i, m in enumerate(MODALITIES)}
-        images = render(looks, drawn.donors, p.image_size, p.seed, p.noise, p.difficulty, progress)
+        images: dict[str, NDArray[Any]] = {}
+        images |= render(looks, drawn.donors, p.image_size, p.seed, p.noise, p.difficulty, progress)
         notes = ["Rendered: no light was measured. Good for checking methods, not for ranking them."]
         if image_size is not None and image_size != p.image_size:
             images = {m: resize_stack(x, image_size) for m, x in images.items()}
             notes.append(f"Rendered at {p.image_size} px and resized to {image_size} px.")
         if p.markers:
-            images = {**images, "markers": draw_markers(p, drawn.labels)}
+            images["markers"] = draw_markers(p, drawn.labels)
         return Cells(
             images, drawn.labels, CLASSES[: p.classes], self._fingerprint(), groups=drawn.donors,
             licence="CC0-1.0", notes=notes,

@@ -24,7 +24,7 @@ class TokenTrunk(nn.Module):
         super().__init__()
         self.vector = len(shape) == 1
         if net.stage_count:
-            keep_stages(net, range(net.stage_count), shape)
+            keep_stages(net, range(net.stage_count), (shape[0], shape[1], shape[2]))
         self.net = net
         was_training = net.training
         net.eval()

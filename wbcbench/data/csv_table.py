@@ -252,8 +252,8 @@ class ManifestFile:
         rows = self._without_text(rows, [at for each in numbers.values() for at in each], problems, gone)
         vectors = {}
         for m, each in numbers.items():
-            read = [[as_number(row[at]) for at in each] for _, row in rows]
-            vectors[m] = np.array(read, np.float32).reshape(-1, len(each))
+            fields = [[as_number(row[at]) for at in each] for _, row in rows]
+            vectors[m] = np.array(fields, np.float32).reshape(-1, len(each))
         folds = self._folds(columns.fold, fold, rows) if fold and rows else None
         if split is not None:
             sides_ = np.array([row[split] for _, row in rows], dtype="<U5")

@@ -213,8 +213,8 @@ def remark_notes(remarks: Mapping[str, int]) -> list[str]:
 
 def _there(manifest: Manifest) -> dict[str, Array]:
     """Modality -> [N] bool, the cells that have it."""
-    images = {m: np.array([bool(path) for path in paths]) for m, paths in manifest.paths.items()}
-    return images | {m: ~np.isnan(numbers).all(1) for m, numbers in manifest.vectors.items()}
+    there: dict[str, Array] = {m: np.array([bool(p) for p in paths]) for m, paths in manifest.paths.items()}
+    return there | {m: np.logical_not(np.isnan(numbers).all(1)) for m, numbers in manifest.vectors.items()}
 
 
 P = TypeVar("P", bound=Parameters)

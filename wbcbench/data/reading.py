@@ -156,9 +156,10 @@ def _as_folder_reads(file: ManifestFile, params: dict[str, Any], asked: ColumnCh
     found["fold"] = asked.fold or (params["fold"] if folds else NONE)
     taken = [*named.values(), *found.values(), *folds, *params["leave_out"]]
     root = Path(params["root"]).expanduser() if params["root"] else None
+    columns: dict[str, str | list[str]] = asked.modalities or params["modalities"]
     return replace(
         asked, **found, root=asked.root or root, leave_out=asked.leave_out or params["leave_out"],
-        modalities=asked.modalities or params["modalities"] or file.image_columns(taken),
+        modalities=columns or {**file.image_columns(taken)},
     )  # fmt: skip
 
 

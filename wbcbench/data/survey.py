@@ -200,9 +200,8 @@ def survey_listing(
                 if path:
                     both[str(depth[place[path]])].add(row)
     for name, numbers in kept.vectors.items():
-        absent = np.isnan(numbers).all(1)
-        modalities[name] = Modality(numbers.shape[1], 32, 0, 0, 0, int(absent.sum()))
-        digests[name] = [None if lacks else _digest(row) for row, lacks in zip(numbers, absent, strict=True)]
+        digests[name] = [None if np.isnan(row).all() else _digest(row) for row in numbers]
+        modalities[name] = Modality(numbers.shape[1], 32, 0, 0, 0, digests[name].count(None))
     unreadable = [(n, str(why[i])) for n, i in place.items() if why[i]]
     rows_of = {bits: sorted(rows) for bits, rows in both.items() if rows}
     return Images(kept, modalities, digests, unreadable, np.concatenate([np.zeros(0, np.int64), *sizes]), rows_of)

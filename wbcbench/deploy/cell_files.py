@@ -60,9 +60,9 @@ class FileCells:
         self.labels = None if labels is None else tuple(labels)
         self._account = account
         self._paths = {m: paths.get(m, [""] * len(self.names)) for m in order.pictures}
-        self._numbers = order.blank(len(self.names)) if numbers is None else {**numbers}
-        there = {m: np.array([bool(path) for path in own], np.bool_) for m, own in self._paths.items()}
-        there |= {m: ~np.isnan(self._numbers[m]).all(1) for m, kind in order.kinds.items() if kind.vector}
+        self._numbers = order.no_numbers(len(self.names)) if numbers is None else {**numbers}
+        there: dict[str, Array] = {m: np.array([bool(p) for p in own], np.bool_) for m, own in self._paths.items()}
+        there |= {m: np.logical_not(np.isnan(x).all(1)) for m, x in self._numbers.items()}
         self.present = np.stack([there[m] for m in order.names], axis=1)
         self.notes: list[str] = []
         self.errors: dict[int, str] = dict(errors or {})
@@ -82,7 +82,7 @@ class FileCells:
     def read(self, start: int, stop: int) -> dict[str, Array]:
         """See `CellSource.read`."""
         out, side = self._order.blank(stop - start), self._order.side
-        out |= {m: self._numbers[m][start:stop] for m, kind in self._order.kinds.items() if kind.vector}
+        out |= {m: x[start:stop] for m, x in self._numbers.items()}
         with self._root as root:
             for m, paths in self._paths.items():
                 channels = self._order.kinds[m].channels
@@ -182,7 +182,7 @@ def manifest_cells(path: Path, order: Order, called: Mapping[str, Any], root: Pa
 
     images = {m: paths(place) for m, place in columns.items()}
     ids = [next((p[i] for p in images.values() if p[i]), f"line {n}") for i, (n, _) in enumerate(rows)]
-    numbers = order.blank(len(rows))
+    numbers = order.no_numbers(len(rows))
     for m, named in vectors.items():
         if named:
             read = _numbers_of(rows, {column: at[column] for column in named}, errors)

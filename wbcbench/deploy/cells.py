@@ -95,13 +95,12 @@ class Order:
 
     def blank(self, count: int) -> dict[str, Array]:
         """Image -> [count, C, S, S] of zeros; vector -> [count, F] of NaN."""
-        found: dict[str, Array] = {}
-        for name, kind in self.kinds.items():
-            if kind.vector:
-                found[name] = np.full((count, kind.channels), np.nan, kind.dtype)
-            else:
-                found[name] = np.zeros((count, kind.channels, self.side, self.side), kind.dtype)
-        return found
+        shapes = {n: (count, self.kinds[n].channels, self.side, self.side) for n in self.pictures}
+        return {n: np.zeros(shape, self.kinds[n].dtype) for n, shape in shapes.items()} | self.no_numbers(count)
+
+    def no_numbers(self, count: int) -> dict[str, Array]:
+        """Vector -> [count, F] of NaN."""
+        return {n: np.full((count, k.channels), np.nan, np.float32) for n, k in self.kinds.items() if k.vector}
 
     def name_of(self, written: str) -> str | None:
         """The image that a folder or column is called after; `Bright field` is bright_field, as in training."""

@@ -240,7 +240,7 @@ class FusionContract(FusionAnswers):
                     solve(fusion, batch)
                 else:
                     self._loss(fusion.train(), step=0, batch=batch).backward()  # type: ignore[no-untyped-call]
-            given = [None]
+            given: list[Tensor | None] = [None]
             if self.cls.traits.missing != "refuse":
                 given.append(torch.tensor([m not in task.vectors for m in task.modalities]).expand(len(batch), -1))
             found = [fusion.predict(fusion.eval()(batch.images, present), present) for present in given]

@@ -125,8 +125,8 @@ def unusual_images(
     found: list[list[str]] = [[] for _ in range(len(present))]
     for column, (m, s) in enumerate(statistics.items()):
         if s.vector:
-            for row, names in enumerate(_unusual_numbers(images[m], s)):
-                found[row] += [f"{m} {name}" for name in names] if present[row, column] else []
+            for cell, names in enumerate(_unusual_numbers(images[m], s)):
+                found[cell] += [f"{m} {name}" for name in names] if present[cell, column] else []
             continue
         x = torch.from_numpy(images[m].astype(np.float32))
         mean, sd = (v.numpy() for v in brightness_and_contrast(x))
