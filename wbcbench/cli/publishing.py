@@ -244,9 +244,9 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     ):
         if options["rerun"] and judge.verdict != "refuse":
             chosen = choose(records, submitted, options["trial"], options["all_seeds"])
-            pack = [r for r in records if r.trial.id in submitted]
-            board = related_records(reference, pack)[0] if reference else []
-            _rerun(chosen, pack, board, asked.by if asked else METRIC, judge, registry, options)
+            own = [r for r in records if r.trial.id in submitted]
+            board = related_records(reference, own)[0] if reference else []
+            _rerun(chosen, own, board, asked.by if asked else METRIC, judge, registry, options)
         elif options["rerun"]:
             judge.notes.append("Nothing was trained again: the pack is refused anyway.")
     if options["as_json"]:
@@ -258,7 +258,7 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
 
 def _rerun(
     chosen: list[Record],
-    pack: list[Record],
+    own: list[Record],
     board: list[Record],
     by: str,
     judge: Judge,
@@ -276,7 +276,7 @@ def _rerun(
     click.echo(f"{trials} trials with the teachers.", err=True)
     with TemporaryDirectory(prefix="wbcbench-rerun-") as folder, RunDisplay(trials) as display:
         rerun(
-            chosen, pack, judge, registry, display, board=board, by=by,
+            chosen, own, judge, registry, display, board=board, by=by,
             store=Path(folder), sets=options["settings"], tolerance=options["tolerance"], device=options["device"],
         )  # fmt: skip
 
