@@ -17,8 +17,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from wbcbench.contracts.dataset import Cells
-from wbcbench.data.splits import SPLITS, make_split
+from wbcbench.contracts.dataset import SPLITS, Cells
+from wbcbench.data.splits import make_split
 from wbcbench.errors import UsageError
 from wbcbench.evaluation.metrics import score
 from wbcbench.files import atomic_write_bytes
