@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -29,8 +30,13 @@ FUSIONS = sorted(c.name for c in registry().components("fusion"))
 
 @pytest.fixture
 def rerun(invoke: Invoke, cells_file: Path) -> Rerun:
-    def call(pack: Path, *sets: str, cells: Path = cells_file) -> tuple[int, str, str]:
-        found = ("--set", f"dataset.path={cells}", *(part for s in sets for part in ("--set", s)))
+    def call(pack: Path, *sets: str, cells: Path = cells_file, json: bool = False) -> tuple[int, str, str]:
+        found = (
+            *["--json"] * json,
+            "--set",
+            f"dataset.path={cells}",
+            *(part for s in sets for part in ("--set", s)),
+        )
         return invoke("leaderboard", "verify", str(pack), "--rerun", "--device", "cpu", *found)
 
     return call
@@ -122,8 +128,9 @@ def test_teachers_and_every_kind_of_component_pass(train: Train, rerun: Rerun, t
     store = Store(tmp_path / "store")
     (student,) = (r for r in document["records"] if r["role"] == "student")
     write_pack([store.load(student["trial_id"])], tmp_path / "pack.zip")
-    code, out, err = rerun(tmp_path / "pack.zip")
+    code, out, err = rerun(tmp_path / "pack.zip", json=True)
     assert code == 0, out + err
+    assert set(json.loads(out)["reproduced"]) == {r["trial_id"] for r in document["records"]}
     assert "3 trials with the teachers" in err
     assert "bitwise equal predictions" in out
 

@@ -32,6 +32,7 @@ SUBCOMMANDS = {
         "Write a board's folder under leaderboards/, or check that its records reproduce it.",
     ),
     "verify": ("publishing:verify", "Check a pack of records: accept, needs a look, or refuse."),
+    "hide": ("publishing:hide", "Split a data set into a public file and sealed test labels."),
     "merge": ("publishing:merge", "Merge the stores of several machines."),
     "diff": ("leaderboard:diff", "What changed between two boards, and why."),
     "schema": ("leaderboard:schema", "Print the JSON schema of --format json."),

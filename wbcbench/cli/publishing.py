@@ -201,6 +201,10 @@ def _check(to: Path, name: str | None) -> int:
     "--against", type=click.Path(path_type=Path), metavar="STORE",
     help="A trusted store or published board: labels, splits, copies and jumps are compared with it.",
 )  # fmt: skip
+@click.option(
+    "--sealed", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Score the predictions on a hidden test's labels (`leaderboard hide`), and count the look.",
+)  # fmt: skip
 @click.option("--rerun", is_flag=True,
               help="If nothing was refused: train one seed of each method again, drawn at random.")  # fmt: skip
 @click.option("--all-seeds", is_flag=True, help="With --rerun: train all submitted seeds again.")
@@ -242,11 +246,15 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
             submitted,
         ),
     ):
+        if options["sealed"] and judge.verdict != "refuse":
+            from wbcbench.publishing.hidden import reveal
+
+            reveal([r for r in records if r.trial.id in submitted], pack, options["sealed"], judge)
         if options["rerun"] and judge.verdict != "refuse":
             chosen = choose(records, submitted, options["trial"], options["all_seeds"])
-            pack = [r for r in records if r.trial.id in submitted]
-            board = related_records(reference, pack)[0] if reference else []
-            _rerun(chosen, pack, board, asked.by if asked else METRIC, judge, registry, options)
+            own = [r for r in records if r.trial.id in submitted]
+            board = related_records(reference, own)[0] if reference else []
+            _rerun(chosen, own, board, asked.by if asked else METRIC, judge, registry, options)
         elif options["rerun"]:
             judge.notes.append("Nothing was trained again: the pack is refused anyway.")
     if options["as_json"]:
@@ -258,7 +266,7 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
 
 def _rerun(
     chosen: list[Record],
-    pack: list[Record],
+    own: list[Record],
     board: list[Record],
     by: str,
     judge: Judge,
@@ -276,9 +284,41 @@ def _rerun(
     click.echo(f"{trials} trials with the teachers.", err=True)
     with TemporaryDirectory(prefix="wbcbench-rerun-") as folder, RunDisplay(trials) as display:
         rerun(
-            chosen, pack, judge, registry, display, board=board, by=by,
+            chosen, own, judge, registry, display, board=board, by=by,
             store=Path(folder), sets=options["settings"], tolerance=options["tolerance"], device=options["device"],
         )  # fmt: skip
+
+
+@click.command("hide")
+@click.option("--dataset", required=True, metavar="NAME", help="As for `wbcbench run`.")
+@click.option("--image-size", type=click.IntRange(8, 1024), help="Side of the public images; default: as stored.")
+@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
+@set_option("The data and the split: --set dataset.path=cells.npz --set split.scheme=stratified")
+@plugins_options
+def hide(
+    dataset: str, image_size: int | None, to: Path, settings: tuple[str, ...], plugins: Any, **_: Any
+) -> None:
+    """Split a data set into TO/public.npz, in which test cells have random labels, and TO/sealed.json with theirs.
+
+    Others train on the public file and submit packs; `verify PACK --sealed TO/sealed.json` scores them on the
+    labels and counts the looks in TO/looks.json. Publish only the public file.
+    """
+    from wbcbench.api.requests import load
+    from wbcbench.publishing.hidden import PUBLIC, SEALED
+    from wbcbench.publishing.hidden import hide as write
+    from wbcbench.scheduling.plan import open_dataset
+    from wbcbench.spec.load import load_request
+
+    request = load_request(None, {"dataset": dataset}, settings)
+    registry, _registered = load(plugins)
+    _spec, source = open_dataset(request, registry)
+    cells = source.load(image_size or source.describe().image_size)
+    count, hidden = write(cells, request.split, to)
+    flags = " ".join(f"--set dataset.modalities.{name}={name}" for name in cells.images)
+    click.echo(
+        f"{to / PUBLIC}: {count} cells, of which the labels of {hidden} test cells are in {to / SEALED} only."
+    )
+    click.echo(f"Others: wbcbench run --dataset npz --set dataset.path={PUBLIC} {flags}")
 
 
 def _print_verdict(pack: Path, judge: Judge) -> None:
@@ -334,4 +374,4 @@ def merge(ctx: click.Context, /, stores: tuple[Path, ...], into: Path, as_json: 
     ctx.exit(int(not merged.fine))
 
 
-__all__ = ["merge", "publish", "submit", "verify"]
+__all__ = ["hide", "merge", "publish", "submit", "verify"]

@@ -19,8 +19,8 @@ NEAR = 1e-3
 Two trainings with different random numbers differ by about a hundred times more."""
 _CLIP = 0.02
 """Probabilities nearer to 0 or 1 count as this far from them: noise of 1e-2 decides log-odds beyond."""
-_ODDS_SHARE, _DECISIONS_SHARE = 0.75, 0.5
-"""A pair is suspicious if its distance is below this share of that of the nearest pair of honest seeds."""
+_SHARE = {"odds": 0.75, "decisions": 0.5}
+"""A pair is suspicious if a distance is below this share of that of the nearest pair of honest seeds."""
 
 SolvedOnce = Callable[[Trial], bool]
 """Whether a trial's method is solved directly, without iterative training: then its seed may have no effect."""
@@ -36,9 +36,11 @@ class Distance(NamedTuple):
     """Share of cells with another most probable class."""
 
 
-UNKNOWN = Distance(odds=0.08 / _ODDS_SHARE, decisions=0.0)
-"""Instead of honest seeds where none are known. On the published boards, honest seeds are at least 0.11 apart in
-log-odds, and copies with noise of 1e-2 at most 0.09."""
+FARTHEST = Distance(odds=0.15, decisions=0.02)
+"""Larger distances are never suspicious, however far apart honest seeds are: noise of 1e-2 changes less."""
+UNKNOWN = Distance(odds=0.107, decisions=0.0)
+"""Instead of honest seeds where none are known: about what the nearest ones of the published boards have. Copies
+with noise of 1e-2 have at most 0.09 there."""
 
 
 class Seen(NamedTuple):
@@ -142,7 +144,9 @@ def suspicious(a: Seen, b: Seen, honest: Honest) -> tuple[Distance, Distance] | 
     # Of the copied method itself; else of any.
     usual = honest.get(b.record.result.method_id, honest.get("", UNKNOWN))
     found = distance(a, b)
-    near = found.odds < _ODDS_SHARE * usual.odds or found.decisions < _DECISIONS_SHARE * usual.decisions
+    odds = min(FARTHEST.odds, _SHARE["odds"] * usual.odds)
+    decisions = min(FARTHEST.decisions, _SHARE["decisions"] * usual.decisions)
+    near = found.odds < odds or (found.odds < FARTHEST.odds and found.decisions < decisions)
     return (found, usual) if near else None
 
 

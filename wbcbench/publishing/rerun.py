@@ -17,10 +17,11 @@ from wbcbench.contracts.params import DIGEST_KEY, identity
 from wbcbench.data.answers import read_answers
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.publishing.copies import named
-from wbcbench.publishing.cross_checks import unlike_teachers
+from wbcbench.publishing.cross_checks import predictions_digest, unlike_teachers
 from wbcbench.publishing.reproduction import TOLERANCE, Run, by_method, compare
 from wbcbench.publishing.verdict import Judge, Problem
-from wbcbench.records.store import Record
+from wbcbench.records.store import Record, Store
+from wbcbench.records.verify import read_predictions, read_result
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers
 from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, in_order
@@ -148,7 +149,18 @@ def _again(
         return None
     answers = _answers(trial, request, description)
     plan = Plan(chain(trial), dataset, description, answers=answers)
-    return Run(record, *_train(plan, request, registry, display, record))
+    again, error = _train(plan, request, registry, display, record)
+    for teacher in chain(trial)[:-1]:
+        _note_teacher(record.path.parent / teacher.trial.id, Store(request.root), judge)
+    return Run(record, again, error)
+
+
+def _note_teacher(folder: Path, store: Store, judge: Judge) -> None:
+    """A teacher of the pack was reproduced too, if its predictions are equal; if not, its student shows it."""
+    if folder.is_dir() and store.has(folder.name):
+        digests = {predictions_digest(read_predictions(f)) for f in (folder, store.record_path(folder.name))}
+        if len(digests) == 1:
+            judge.reproduced[folder.name] = read_result(folder).digest
 
 
 def _answers(trial: Trial, request: Request, description: Description) -> dict[str, Path]:

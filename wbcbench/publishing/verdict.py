@@ -48,6 +48,7 @@ CHECKS: dict[str, str] = {
     "reference.duplicates": "the same, against the trials of the reference store",
     "reference.same_trial": "a trial that is also in the reference store has the same predictions there",
     "reference.jump": "no score far above every reference method of the same comparison key",
+    "hidden.cells": "records are of the public file of a hidden test, which scores them",
     "rerun": "seeds trained again here give equal predictions, or scores within the tolerance",
 }
 """All checks by name, in the order in which they are run."""
@@ -74,6 +75,8 @@ class Judge:
     notes: list[str] = field(default_factory=list)
     consequences: list[str] = field(default_factory=list)
     """Effects on a board if the pack were added."""
+    hidden: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Trial id -> metrics on the labels of a hidden test."""
     reproduced: dict[str, str] = field(default_factory=dict)
     """Trial id -> digest of its record, for those that were trained again with equal results."""
 
@@ -120,6 +123,7 @@ class Judge:
             "checks": {name: self.state(name) for name in CHECKS},
             "findings": [vars(f) for f in self.findings],
             "reproduced": self.reproduced,
+            "hidden": self.hidden,
             "notes": [shown(note) for note in (*self.notes, *self.consequences)],
         }
 
