@@ -265,3 +265,36 @@ def test_a_hostile_link_does_nothing_and_the_policy_holds(page: Any, key: str) -
     assert page.title() == "wbcbench leaderboard"
     assert page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')") == "refused"
     assert [u for u in page.asked if not u.startswith(("file:", "blob:", "data:", "about:"))] == []
+
+
+def test_a_phone_shows_rank_method_and_score_and_the_rest_under_the_row(
+    page: Any, found: Report, key: str
+) -> None:
+    page.said.clear()  # of the tests before
+    page.set_viewport_size({"width": 390, "height": 844})
+    anew(page, page.address)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    table = page.locator(f"#board-{key}-table")
+    heads = [text.strip() for text in table.locator("thead th").all_inner_texts()]
+    assert heads == ["rank", "method", "macro-F1"]
+    row = found.boards[0].rows[0]
+    score = row.metrics["macro_f1"]
+    first = table.locator("tbody tr").first
+    assert f"{score.low:.3f}..{score.high:.3f}" in first.locator("td.c-macro_f1").inner_text()
+    button = first.locator("button.fold")
+    button.click()
+    assert button.get_attribute("aria-expanded") == "true"
+    folded = table.locator("tbody tr").nth(1).inner_text()
+    assert "params" in folded
+    assert "macro-F1" not in folded
+    button.click()
+    assert table.locator("tbody dl").count() == 0
+    top = "(e) => { scrollTo({top: e.getBoundingClientRect().top + scrollY + 90, behavior: 'instant'}); }"
+    table.evaluate(top)
+    assert table.locator("thead th").first.bounding_box()["y"] == pytest.approx(0, abs=2), "the head stays"
+    page.set_viewport_size({"width": 1300, "height": 900})
+    anew(page, page.address)
+    page.locator(f"#board-{key}-table").evaluate(top)
+    head = page.locator(f"#board-{key} .dt-scroll-head").bounding_box()
+    assert head["y"] == pytest.approx(0, abs=2)
+    assert page.said == []

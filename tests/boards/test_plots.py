@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from wbcbench.boards import Options, report
 from wbcbench.boards.figures import data, page, paper
 from wbcbench.boards.figures.data import COSTS, Point, frontier
-from wbcbench.boards.figures.paper import KINDS, save
+from wbcbench.boards.figures.paper import KINDS, Look, save
 from wbcbench.boards.model import Across, Board, DeployedScore, MissingModalities, Report
+from wbcbench.boards.text import spreadsheet
 from wbcbench.cli.leaderboard import FIGURES
 from wbcbench.errors import UsageError
 from wbcbench.records import deployed
@@ -59,7 +62,7 @@ def test_what_cannot_be_drawn_says_why(found: Report, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
 def test_ticks_of_a_logarithmic_axis_are_words_not_formulas(found: Report, cost: str, tmp_path: Path) -> None:
-    save(found, "pareto", tmp_path / "x.svg", cost)
+    save(found, "pareto", tmp_path / "x.svg", Look(cost))
     text = (tmp_path / "x.svg").read_text()
     assert "mathdefault" not in text
     assert ">1k<" in text or ">2k<" in text
@@ -127,7 +130,7 @@ def test_both_renderers_draw_the_same_costs_and_intervals(found: Report, cost: s
     figures = data.pareto(board, cost)
     assert figures is not None
     assert len(figures.points) == len(board.rows) == 4
-    axes = paper.draw(Report(boards=(board,)), "pareto", cost).axes[0]
+    axes = paper.draw(Report(boards=(board,)), "pareto", Look(cost)).axes[0]
     drawing = page.pareto(board)
     assert drawing is not None
     traces = [t for t in drawing.figure.data if t.meta == cost]
@@ -181,8 +184,47 @@ def test_a_distiller_keeps_its_colour_where_another_has_no_latency(found: Report
     assert [len(s.points) for s in macs.series] == [2, 2]
     for one, other in zip(latency.series, macs.series, strict=True):
         assert (one.label, one.colour, one.symbol) == (other.label, other.colour, other.symbol)
-    (axes,) = paper.draw(Report(boards=(board,)), "pareto", "latency").axes
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"not beaten at its cost", "dkd"}
+    (axes,) = paper.draw(Report(boards=(board,)), "pareto", Look("latency")).axes
+    assert {t.get_text() for t in axes.figure.legends[0].get_texts()} == {"not beaten at its cost", "dkd"}
+
+
+def test_no_name_is_on_a_mark_an_axis_or_another_name(found: Report) -> None:
+    (board,) = found.boards
+    rows = [r.model_copy(update={"name": f"method {i} (some=parameter)", "macs": 1000 + 400 * (i // 9),
+                                 "method_id": f"{i:016x}"})
+            for i, r in enumerate(board.rows * 9)]  # fmt: skip
+    crowded = Report(boards=(board.model_copy(update={"rows": tuple(rows)}),))
+    for width in ("one", "two"):
+        figure = paper.draw(crowded, "pareto", Look(width=width))
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        inside = axes.get_window_extent()
+        texts = [(t.get_text(), Text.get_window_extent(t)) for t in axes.texts]  # without leaders
+        key = figure.get_supxlabel().replace("\u00a0", " ")
+        for i, (text, box) in enumerate(texts):
+            assert inside.x0 <= box.x0 <= box.x1 <= inside.x1, text
+            assert not any(box.overlaps(other) for _, other in texts[i + 1 :]), text
+            marks = [axes.transData.transform((r.macs, r.metrics[board.by].mean)) for r in rows]
+            assert not any(box.contains(*mark) for mark in marks), text
+        numbers = [text for text, _ in texts if text.isdigit()]
+        assert len(texts) - len(numbers) + key.count("method ") == len(rows), "each is named once"
+
+
+@pytest.mark.parametrize("kind", ["pareto", "bars", "heatmap"])
+def test_the_data_of_a_figure_is_beside_it(found: Report, kind: str, tmp_path: Path) -> None:
+    beside = save(found, kind, tmp_path / "x.svg")
+    rows = list(csv.DictReader(beside.open()))
+    values = sorted(float(r["macro_f1"]) for r in rows)
+    assert values == sorted(r.metrics["macro_f1"].mean or 0 for r in found.boards[0].rows)
+
+
+def test_only_some_rows(found: Report, tmp_path: Path) -> None:
+    names = [r.name for r in found.boards[0].rows]
+    for look, shown in ((Look(top=2), names[:2]), (Look(only=(names[3],)), names[3:])):
+        beside = save(found, "bars", tmp_path / "x.svg", look)
+        assert [r["method"] for r in csv.DictReader(beside.open())] == [spreadsheet(n) for n in shown]
+    with pytest.raises(UsageError, match="No row is called 'nothing'"):
+        save(found, "bars", tmp_path / "x.svg", Look(only=("nothing",)))
 
 
 def test_on_the_command_line(invoke: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

@@ -51,8 +51,11 @@ def test_what_tables_show_is_a_name(tmp_path: Path) -> None:
     for name, trial in trials.items():
         assert find_record(name, store).trial == trial, name
     assert find_record("early + logits", store).trial == trials["early[dapi] + logits"]
-    with pytest.raises(UsageError, match="Several methods"):
+    with pytest.raises(UsageError, match="Several methods") as refused:
         find_record("late_prob", store)
+    for name, backbone in (("late_prob (tiny)", "tiny"), ("late_prob (large)", "large")):
+        assert f"{trials[name].id} late_prob, seed 0, backbone {backbone}; " in str(refused.value)
+    assert "epochs (key " in str(refused.value)
 
 
 def test_a_name_may_mean_every_seed_and_an_id_means_one(store: Store) -> None:

@@ -33,6 +33,7 @@ def test_trials_do_not_depend_on_titles(settings: list[str]) -> None:
 def test_a_data_set_has_a_title_among_its_parameters(dataset: object) -> None:
     request = load_request(flags={"dataset": dataset})
     assert (request.dataset.params, request.dataset_title) == ({}, "Cells")
+    assert load_request(settings=["dataset_title=", "dataset.title=Cells"]).dataset_title == "Cells"
     assert type(request).model_validate(request.model_dump(mode="json")) == request
 
 

@@ -172,7 +172,7 @@ def _find(boards: Sequence[Board], a: str, b: str) -> tuple[Board, Row, Row]:
         raise mixed([(first.digest, first.key), (second.digest, second.key)], remedy)
     # boards that differ only in the split are treated as one; the largest comes first
     if len(shared) > 1 and [len(own) for own in families([board for board, _, _ in shared])] != [len(shared)]:
-        keys = ", ".join(f"{board.digest} ({board.key.dataset})" for board, _, _ in shared)
+        keys = ", ".join(f"{board.digest} ({board.name})" for board, _, _ in shared)
         raise UsageError(f"'{a}' and '{b}' are both on several boards: {keys}. Choose one with --key.")
     board, x, y = shared[0]
     for name, rows in ((a, x), (b, y)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wbcbench.boards.text import clean
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.records.schema import RESULT, Result
 from wbcbench.records.store import Record, Store, Verify
@@ -94,8 +95,8 @@ def _by_name(text: str, store: Store) -> list[Result]:
 
 def _told(r: Result) -> str:
     """A record for a choice: its id, then what distinguishes it."""
-    return (
-        f"{r.trial_id}  {r.title}, seed {r.seed}, backbone {r.backbone}; {r.dataset}: "
+    return clean(
+        f"{r.trial_id} {r.title}, seed {r.seed}, backbone {r.backbone}; {r.dataset}: "
         f"{' + '.join(r.key.modalities)}, {r.key.image_size} px, {r.key.budget.epochs} epochs (key {r.key.digest})"
     )
 

@@ -291,19 +291,27 @@ def _show_effects(board: Effects) -> None:
               help="File that ends in .pdf, .svg or .png.")  # fmt: skip
 @click.option("--cost", type=click.Choice(COSTS), default="macs", show_default=True,
               help="Horizontal axis of pareto; of a deployed file, the vertical one is its score.")  # fmt: skip
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the N best rows.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this row, by name or method id; repeatable.")
+@click.option("--width", type=click.Choice(["one", "two"]), default="two", show_default=True,
+              help="Columns of a journal's page.")  # fmt: skip
 @stores_option
 @board_options
-def plot(kind: str, target: Path, cost: str, **values: Any) -> None:
+def plot(
+    kind: str, target: Path, cost: str, top: int | None, only: tuple[str, ...], width: Any, **values: Any
+) -> None:
     """Draw one board (cd: several data sets) as a figure with labelled axes and colour-blind-safe colours.
 
-    Equal records give equal bytes.
+    Its data is written beside it as CSV. In pareto, rows on the front and those of --only are named, others have
+    numbers. Equal records give equal bytes.
     """
     from wbcbench.api.boards import BoardRequest
-    from wbcbench.boards.figures.paper import save
+    from wbcbench.boards.figures.paper import Look, save
 
     boards = BoardRequest(**values).boards()
-    save(boards.report, kind, target, cost)
+    beside = save(boards.report, kind, target, Look(cost, top, only, width))
     click.echo(target)
+    click.echo(f"Data: {beside}", err=True)
 
 
 @click.command("diff")

@@ -344,13 +344,13 @@ class Request(Frozen):
     @classmethod
     def _title_of_dataset(cls, document: Any) -> Any:
         """Moves `title` out of the data set's parameters, which identify trials."""
-        if not isinstance(document, dict) or "dataset_title" in document:
+        if not isinstance(document, dict):
             return document
         found = dict(document)
-        titles: list[Any] = []
+        titles = [found.get("dataset_title")]
         if "dataset" in found:
-            found["dataset"] = dataset = Choice.parse(found["dataset"])
-            titles += [dataset.params[k] for k in ("title",) if k in dataset.params]
+            dataset = Choice.parse(found["dataset"])
+            titles.append(dataset.params.get("title"))
             kept = {k: v for k, v in dataset.params.items() if k != "title"}
             found["dataset"] = Choice(name=dataset.name, params=kept)
         overrides = found.get("overrides")
@@ -358,7 +358,8 @@ class Request(Frozen):
             own = dict(overrides["dataset"])
             titles.append(own.pop("title"))
             found["overrides"] = {**overrides, "dataset": own}
-        return found | ({"dataset_title": str(titles[-1])} if titles else {})
+        given = [t for t in titles if t not in (None, "")]
+        return found | ({"dataset_title": str(given[-1])} if given else {})
 
     def model_post_init(self, _: Any) -> None:
         self._root = Path(self.store).absolute()

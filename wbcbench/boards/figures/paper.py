@@ -5,12 +5,14 @@ A second renderer in addition to `page`, because plotly needs a browser to write
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -22,9 +24,10 @@ from wbcbench.boards.columns import HEADERS
 from wbcbench.boards.figures import data
 from wbcbench.boards.figures.data import COSTS, OKABE_ITO, SYMBOLS, Mark
 from wbcbench.boards.figures.heat_map import heat_map
-from wbcbench.boards.model import Across, Board, Report
-from wbcbench.boards.text import clean
-from wbcbench.errors import UsageError
+from wbcbench.boards.figures.labels import Spot, label
+from wbcbench.boards.model import Across, Board, Report, Row
+from wbcbench.boards.text import clean, spreadsheet
+from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.files import atomic_write_bytes
 
 KINDS = ("pareto", "cd", "heatmap", "bars", "missing")
@@ -32,8 +35,6 @@ SUFFIXES = ("pdf", "svg", "png")
 
 _MARKERS = dict(zip(SYMBOLS, "osD^PX*h", strict=True))
 """Plotly's names of symbols -> matplotlib's."""
-_MOST_NAMES = 12
-"""Maximum number of rows to label; if there are more, only those on the frontier are labelled."""
 _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": "wbcbench", "Producer": None},
     "svg": {"Date": None, "Creator": "wbcbench"},
@@ -49,57 +50,168 @@ _SETTINGS: Any = {
 }
 
 
-def save(report: Report, kind: str, path: Path, cost: str = "macs") -> None:
-    """Draw one of `KINDS` and write it as pdf, svg or png, by the file's suffix.
+@dataclass(frozen=True)
+class Look:
+    """What of a board is drawn, and how wide."""
+
+    cost: str = "macs"
+    """One of `COSTS`, for `pareto`."""
+    top: int | None = None
+    """Only so many of the best ranked rows."""
+    only: tuple[str, ...] = ()
+    """Only these rows, by name or by the beginning of a method's id; empty: all."""
+    width: Literal["one", "two"] = "two"
+    """Columns of a journal's page."""
+
+    @property
+    def inches(self) -> float:
+        """Width of the figure."""
+        return 3.5 if self.width == "one" else 7.0
+
+    @property
+    def size(self) -> float:
+        """Of the names, in points."""
+        return 7.0 if self.width == "one" else 8.0
+
+
+def save(report: Report, kind: str, path: Path, look: Look | None = None) -> Path:
+    """Draw one of `KINDS` and write it as pdf, svg or png, by the file's suffix, and its data beside it as CSV.
 
     The bytes depend only on the figure: no date, no random ids.
+
+    Returns:
+        The path of the CSV file.
 
     Raises:
         UsageError: another suffix, or nothing to draw.
     """
+    look = look or Look()
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in SUFFIXES:
         raise UsageError(f"Expected a file that ends in .{', .'.join(SUFFIXES)}, but got '{path.name}'.")
     buffer = io.BytesIO()
+    shown = _chosen(report, kind, look)
     with rc_context(_SETTINGS):
-        draw(report, kind, cost).savefig(buffer, format=suffix, metadata=_METADATA[suffix], dpi=200)
+        draw(shown, kind, look).savefig(buffer, format=suffix, metadata=_METADATA[suffix], dpi=200)
     atomic_write_bytes(path, buffer.getvalue())
+    beside = path.with_suffix(".csv")
+    atomic_write_bytes(beside, table(shown, kind, look.cost))
+    return beside
 
 
-def draw(report: Report, kind: str, cost: str = "macs") -> Figure:
+def _chosen(report: Report, kind: str, look: Look) -> Report:
+    """The report with the rows that `look` names; a comparison over several boards is left as it is."""
+    if kind == "cd" or not (look.top or look.only) or len(report.boards) != 1:
+        return report
+    (board,) = report.boards
+    rows = list(board.rows)
+    for name in look.only:
+        if not any(_is(r, name) for r in rows):
+            names = [r.name for r in rows]
+            near = did_you_mean(name, names)
+            raise UsageError(f"No row is called '{name}'.{near} There are: {', '.join(names)}.")
+    rows = [r for r in rows if not look.only or any(_is(r, name) for name in look.only)]
+    if look.top:
+        ranked = [r for r in rows if r.status == "ranked"][: look.top]
+        rows = ranked or rows[: look.top]
+    return report.model_copy(update={"boards": (board.model_copy(update={"rows": tuple(rows)}),)})
+
+
+def _is(row: Row, name: str) -> bool:
+    return row.name == name or (len(name) >= 6 and row.method_id.startswith(name))
+
+
+def draw(report: Report, kind: str, look: Look | None = None) -> Figure:
     """Draw one of `KINDS`.
 
     Args:
         report: with one board; for `cd`, with a comparison over several data sets, of which the first is drawn.
         kind: one of `KINDS`.
-        cost: one of `COSTS`, for `pareto`.
+        look: its `top` and `only` are not considered: see `save`.
 
     Raises:
         UsageError: there is nothing to draw.
     """
+    look = look or Look()
+    with rc_context(_SETTINGS):
+        return _drawn(report, kind, look)
+
+
+def _drawn(report: Report, kind: str, look: Look) -> Figure:
     if kind == "cd":
-        if not report.across:
-            raise UsageError(
-                "A critical-difference diagram needs three methods that are ranked on two or more data sets. "
-                "Name more stores: --store A --store B."
-            )
-        return _critical_difference(report.across[0])
+        return _critical_difference(_across(report))
+    board = _board(report)
+    if kind == "pareto":
+        return _pareto(board, look)
+    others: dict[str, Callable[[Board, Look], Figure]] = {"heatmap": _heat_map, "bars": _bars, "missing": _missing}
+    return others[kind](board, look)
+
+
+def _across(report: Report) -> Across:
+    if not report.across:
+        raise UsageError(
+            "A critical-difference diagram needs three methods that are ranked on two or more data sets. "
+            "Name more stores: --store A --store B."
+        )
+    return report.across[0]
+
+
+def _board(report: Report) -> Board:
     if len(report.boards) != 1:
         keys = "\n".join(f"  --key {b.digest}  {b.name}" for b in report.boards)
         raise UsageError(f"Expected one board to draw, but there are {len(report.boards)}. Choose:\n{keys}")
-    (board,) = report.boards
-    if kind == "pareto":
-        return _pareto(board, cost)
-    others: dict[str, Callable[[Board], Figure]] = {"heatmap": _heat_map, "bars": _bars, "missing": _missing}
-    return others[kind](board)
+    return report.boards[0]
 
 
-def _pareto(board: Board, cost: str) -> Figure:
-    """The board's metric against a cost (log scale), with 95 % intervals; a step joins the frontier."""
+def table(report: Report, kind: str, cost: str = "macs") -> bytes:
+    """The data of a figure as CSV, at full precision. Raises what `draw` raises."""
+    if kind == "cd":
+        across = _across(report)
+        return _csv(["method", "mean rank"], zip(across.methods, across.mean_ranks, strict=True))
+    board = _board(report)
+    ends = [f"{board.by}", "low", "high"]
+
+    def values(m: Mark) -> list[object]:
+        return [m.value, m.value - m.below, m.value + m.above]
+
+    if kind == "bars":
+        marks = data.bars(board)
+        return _csv(["method", "status", *ends], ([m.row.name, m.row.status, *values(m)] for m in marks))
+    if kind == "pareto" and (found := data.pareto(board, cost)) is not None:
+        lines = ([p.row.name, p.row.kd, p.cost, *values(p), p in found.frontier] for p in found.points)
+        return _csv(["method", "kd", COSTS[cost].title, *ends, "on the front"], lines)
+    if kind == "heatmap" and (shown := heat_map(board)) is not None:
+        cells = (
+            [panel.title, fusion, kd, value]
+            for panel in shown.panels
+            for fusion, line in zip(shown.fusions, panel.values, strict=True)
+            for kd, value in zip(panel.kds, line, strict=True)
+            if value is not None
+        )
+        return _csv(["teachers", "fusion", "kd", board.by], cells)
+    scores = data.subset_scores(board)
+    curves = () if scores is None else scores.curves
+    return _csv(["method", *(scores.subsets if scores else ())], ([c.row.name, *c.values] for c in curves))
+
+
+def _csv(head: Sequence[str], rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(spreadsheet, head))
+    writer.writerows([spreadsheet(v) if isinstance(v, str) else v for v in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def _pareto(board: Board, look: Look) -> Figure:
+    """The board's metric against a cost (log scale), with 95 % intervals; a step joins the frontier.
+
+    Rows on the frontier, and those that were asked for by name, are named; the others have numbers.
+    """
+    cost = look.cost
     found = data.pareto(board, cost)
     if found is None:
         raise UsageError(f"No row of this board has a known cost in {COSTS[cost].title}.")
-    figure, axes = _canvas(7.0, 4.6)
+    figure, axes = _canvas(look.inches, 3.1 if look.width == "one" else 4.6)
     for series in found.series:
         if series.points:
             axes.errorbar(
@@ -112,31 +224,38 @@ def _pareto(board: Board, cost: str) -> Figure:
         color="#4D4D4D", label="not beaten at its cost",
     )  # fmt: skip
     _logarithmic(axes)
-    named = found.points if len(found.points) <= _MOST_NAMES else found.frontier
-    _label(axes, [(p.cost, p.value, clean(p.row.name)) for p in named])
     axes.set_xlabel(COSTS[cost].title)
     axes.set_ylabel(HEADERS[board.by])
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(
+        fontsize=look.size, frameon=False, loc="outside upper center", ncols=2 if look.width == "one" else 4
+    )  # outside: it covers no mark
+    first = sorted(found.points, key=lambda p: p not in found.frontier)
+    spots = [
+        Spot(p.cost, p.value, p.below, p.above, clean(p.row.name), p in found.frontier or bool(look.only))
+        for p in first
+    ]
+    label(figure, axes, spots, look.size, [(p.cost, p.value) for p in found.frontier])
     return figure
 
 
-def _bars(board: Board) -> Figure:
+def _bars(board: Board, look: Look) -> Figure:
     """Every row's metric with its 95 % interval, best first; references and incomplete rows are grey."""
     marks = data.bars(board)
-    figure, axes = _canvas(6.4, 0.9 + 0.26 * len(marks))
+    names = [fill(clean(m.row.name), 30 if look.width == "one" else 60) for m in marks]
+    figure, axes = _canvas(look.inches, 0.9 + 0.26 * sum(1 + name.count("\n") for name in names))
     lines, means = np.arange(len(marks)), [m.value for m in marks]
     colours = [OKABE_ITO[0] if m.row.status == "ranked" else "#9A9A9A" for m in marks]
     axes.errorbar(means, lines, xerr=_errors(marks), fmt="none",
                   ecolor=colours,  # type: ignore[arg-type]
                   elinewidth=1.4)  # fmt: skip
     axes.scatter(means, lines, c=colours, s=26, zorder=3)
-    axes.set_yticks(lines, [clean(m.row.name) for m in marks], fontsize=8)
+    axes.set_yticks(lines, names, fontsize=look.size)
     axes.set_ylim(len(marks) - 0.4, -0.6)
-    axes.set_xlabel(f"{HEADERS[board.by]}, mean and 95 % interval")
+    axes.set_xlabel(f"{HEADERS[board.by]} and 95 % interval", fontsize=look.size)
     return figure
 
 
-def _heat_map(board: Board) -> Figure:
+def _heat_map(board: Board, look: Look) -> Figure:
     """Fusion x distiller, one panel per arrangement of teachers."""
     found = heat_map(board)
     if found is None:
@@ -171,12 +290,12 @@ def _heat_map(board: Board) -> Figure:
     return figure
 
 
-def _missing(board: Board) -> Figure:
+def _missing(board: Board, look: Look) -> Figure:
     """Macro-F1 for every subset of modalities, for rows whose records were evaluated in full."""
     found = data.subset_scores(board)
     if found is None:
         raise UsageError("No record of this board was evaluated in full. Run `wbcbench run ... --evaluate full`.")
-    figure, axes = _canvas(1.6 + 1.1 * len(found.subsets), 4.4)
+    figure, axes = _canvas(max(look.inches, 0.5 * len(found.subsets)), 4.4)
     for curve in found.curves:
         values = [np.nan if v is None else v for v in curve.values]
         axes.plot(range(len(values)), values, marker=_MARKERS[curve.symbol], color=curve.colour, lw=1.2,
@@ -251,24 +370,6 @@ def _errors(marks: Sequence[Mark]) -> list[list[float]]:
     return [[m.below for m in marks], [m.above for m in marks]]
 
 
-def _label(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names next to their points, on the side with room, and below the name of a nearby point."""
-    line, near = 10.0, 90.0  # typographical points
-    middle = (min(x for x, *_ in points) * max(x for x, *_ in points)) ** 0.5
-    placed: list[tuple[bool, float, float]] = []
-    for x, y, name in sorted(points, key=lambda p: -p[1]):
-        across, up = axes.transData.transform((x, y)) * 72 / axes.figure.dpi
-        right, at = x <= middle, up + 4
-        for other_right, other_across, height in placed:
-            if other_right == right and abs(other_across - across) < near and abs(height - at) < line:
-                at = height - line
-        placed.append((right, across, at))
-        axes.annotate(
-            name, (x, y), xytext=(5 if right else -5, at - up), textcoords="offset points",
-            ha="left" if right else "right", fontsize=8,
-        )  # fmt: skip
-
-
 def _logarithmic(axes: Axes) -> None:
     """Ticks at 1, 2 and 5 of every decade, or only at decades if there are many: 500, 1k, 2k."""
     axes.set_xscale("log")
@@ -279,4 +380,4 @@ def _logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-__all__ = ["KINDS", "SUFFIXES", "draw", "save"]
+__all__ = ["KINDS", "SUFFIXES", "Look", "draw", "save", "table"]

@@ -48,18 +48,62 @@ const load = (board, { names, shown, filters }) => {
   };
 };
 
+// On a phone: rank, method and score with its interval; a button shows the rest of a row under it.
+const narrow = matchMedia("(max-width: 640px)");
+const fold = (table, options, columns) => {
+  const { names } = columns;
+  const by = table.dataset.by;
+  const kept = ["rank", "method", by];
+  const rest = columns.shown.filter((n) => ![...kept, `${by}_interval`].includes(n));
+  table.classList.add("folded");
+  for (const row of table.tBodies[0].rows) {
+    const interval = row.querySelector(`.c-${by}_interval`)?.textContent.trim();
+    if (interval) row.querySelector(`.c-${by}`).append(Object.assign(document.createElement("small"), { textContent: interval }));
+    const method = row.querySelector(".c-method");
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "fold", textContent: "+" });
+    button.setAttribute("aria-expanded", "false");
+    button.setAttribute("aria-label", `More of ${method.textContent.trim()}`);
+    method.prepend(button);
+  }
+  delete options.fixedColumns;
+  options.scrollX = false;
+  options.columnDefs.unshift(
+    { visible: true, targets: kept.map((n) => names.indexOf(n)) },
+    { visible: false, targets: names.map((n, i) => i).filter((i) => !kept.includes(names[i])) },
+  );
+  columns.shown = kept;
+  table.addEventListener("click", ({ target }) => {
+    if (!target.classList.contains("fold")) return;
+    const row = $(table).DataTable().row(target.closest("tr"));
+    const open = !row.child.isShown();
+    target.setAttribute("aria-expanded", String(open));
+    target.textContent = open ? "\u2212" : "+";
+    if (!open) return row.child.hide();
+    const list = document.createElement("dl");
+    for (const name of rest) {
+      const text = $(table).DataTable().cell(row.index(), names.indexOf(name)).node().textContent.trim();
+      if (!text) continue;
+      const head = $(table).DataTable().column(names.indexOf(name)).header().textContent.trim();
+      list.append(Object.assign(document.createElement("dt"), { textContent: head }));
+      list.append(Object.assign(document.createElement("dd"), { textContent: text }));
+    }
+    row.child(list).show();
+  });
+};
+
 const { jQuery: $ } = await window[Object.keys(window).find((name) => name.startsWith("_itables_"))];
 document.head.append(document.getElementById("page-style"));  // after DataTables' own
 for (const table of document.querySelectorAll("table.board")) {
   const board = table.closest("section").id;
   const { options, ...columns } = read(table.id + "-options");
+  if (narrow.matches) fold(table, options, columns);
   $(table).DataTable({
     ...options,
     stateSaveCallback: (settings, state) => save(board, columns, state),
     stateLoadCallback: () => load(board, columns),
   });
   const scroller = table.closest(".dt-scroll-body");  // so that arrow keys can scroll it
-  Object.assign(scroller, { tabIndex: 0, role: "region", ariaLabel: "Table, scrolls sideways" });
+  if (scroller) Object.assign(scroller, { tabIndex: 0, role: "region", ariaLabel: "Table, scrolls sideways" });
 }
 
 for (const script of document.querySelectorAll("script.figure")) {

@@ -17,6 +17,7 @@ from functools import cache
 from html import unescape
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -31,9 +32,11 @@ from wbcbench.boards.columns import (
     Column,
     available,
     chosen,
+    count,
     deployed_number,
     shared,
 )
+from wbcbench.boards.figures import data as figure_data
 from wbcbench.boards.figures import page as figures
 from wbcbench.boards.formats import View
 from wbcbench.boards.formats.data import render_csv, render_json
@@ -120,7 +123,9 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
     return {
         "id": id_,
         "title": title,
+        "by": board.by,
         "facts": _facts(board),
+        "summary": _summary(board),
         "legend": legend(board, shown),
         "columns": [(n, every[n]) for n in names],
         "rows": [
@@ -133,6 +138,61 @@ def _board(board: Board, title: str, view: View) -> dict[str, Any]:
         "per_group": _per_group(board),
         "not_drawn": [_NOT_DRAWN[name] for name, d in of_board.items() if d is None],
     }
+
+
+_MANY = 6
+"""Maximum number of lines of one part of a summary."""
+
+
+def _summary(board: Board) -> list[tuple[str, list[str]]]:
+    """What a reader wants first: the best, per fusion and at each cost, what distillation brought, warnings."""
+    ranked = [r for r in board.rows if r.status == "ranked" and r.metrics[board.by].mean is not None]
+    fusions: dict[str, Row] = {}
+    for r in ranked:
+        fusions.setdefault(r.fusion, r)
+    front = figure_data.pareto(board, "macs")
+    parts = [
+        ("May be the best (95 % confidence)", [_scored(r, board) for r in ranked if r.among_best]),
+        ("Best of each fusion", [_scored(r, board) for r in fusions.values()] if len(fusions) > 1 else []),
+        (
+            "Not beaten at its cost",
+            [f"{_scored(p.row, board)} at {count(p.row.macs)} MACs" for p in front.frontier] if front else [],
+        ),
+        ("What distillation brought", _distillation(board)),
+        ("Caution", _cautions(ranked)),
+    ]
+    return [
+        (name, lines if len(lines) <= _MANY else [*lines[: _MANY - 1], f"and {len(lines) - _MANY + 1} more"])
+        for name, lines in parts
+        if lines
+    ]
+
+
+def _scored(row: Row, board: Board) -> str:
+    return f"{row.name}: {row.metrics[board.by].mean:.3f}"
+
+
+def _distillation(board: Board) -> list[str]:
+    found = [d for r in board.rows if (d := r.over_no_kd) is not None]
+    if not found:
+        return []
+    better, worse = (sum(d.beyond_noise and sign * d.value > 0 for d in found) for sign in (1, -1))
+    middle = median(d.value for d in found)
+    beyond = f"{better} of {len(found)} students gained beyond noise, {worse} lost"
+    return [f"{beyond}; median {middle:+.3f} {HEADERS[board.by]}"]
+
+
+def _cautions(ranked: Sequence[Row]) -> list[str]:
+    """Counts of the rows whose numbers say less than they seem to."""
+    short = sum(r.levelled is not None and r.levelled.verdict == "still improving" for r in ranked)
+    once = sum(len(r.seeds) == 1 for r in ranked)
+    weak = sum(bool(r.teaching) and any(s.worse_than_student for s in r.teaching.scores) for r in ranked)
+    found = (
+        (short, "still improved when training ended"),
+        (once, "of a single seed"),
+        (weak, "with a teacher worse than its student"),
+    )
+    return [f"{n} of {len(ranked)} rows {what}" for n, what in found if n]
 
 
 def _per_group(board: Board) -> dict[str, Any] | None:
