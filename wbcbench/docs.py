@@ -43,7 +43,7 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
         elif component.kind == "backbone":
-            row |= {"family": bool(declared.family), "scalable": declared.scalable}
+            row |= {"family": bool(declared.family), "scalable": declared.scalable, "reads": declared.reads}
     except PluginError as error:
         row["error"] = str(error).splitlines()[0]
     return row

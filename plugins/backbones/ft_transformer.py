@@ -11,8 +11,9 @@ from wbcbench.errors import IncompatibleError
 
 
 class FTTransformer(Backbone):
-    """Token j is b_j + x_j w_j; a class token attends to them in pre-norm blocks, and its last state is embedded.
+    """A transformer for modalities that are numbers, each of which becomes a token.
 
+    Token j is b_j + x_j w_j; a class token attends to them in pre-norm blocks, and its last state is embedded.
     T = [CLS; b_1 + x_1 w_1; ..; b_F + x_F w_F]. A block is T + attention(LN(T)), then T + feed-forward(LN(T)) with
     ReGLU; the first block has no norm before its attention. Embedding: ReLU(LN(CLS)), d numbers. Smaller than the
     paper's (d 192, 3 blocks, 8 heads), which was for larger tables.

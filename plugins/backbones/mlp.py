@@ -8,9 +8,10 @@ from wbcbench.contracts import Backbone, Features, Parameters, param
 
 
 class MLP(Backbone):
-    """Layers of linear, layer norm, ReLU and dropout; the last one's H units are the embedding.
+    """A small multilayer perceptron for modalities that are numbers.
 
-    Parameters for F numbers: (F + 1) H + 2 H of the first layer, and (H + 1) H + 2 H of each other one.
+    Layers of linear, layer norm, ReLU and dropout; the last one's H units are the embedding. Parameters for F
+    numbers: (F + 1) H + 2 H of the first layer, and (H + 1) H + 2 H of each other one.
     """
 
     name = "mlp"

@@ -329,3 +329,19 @@ def test_a_teacher_on_numbers_and_a_network_that_is_taken_away(tmp_path: Path) -
     answers = [n(x)["probabilities"] for n, x in ((network, images), (found.network, images), (network, filled))]
     for other in answers[1:]:
         torch.testing.assert_close(answers[0], other)
+
+    # a table of the same numbers, whose cells have no image; and arrays, whose cells have both
+    with (tmp_path / "new.csv").open("w", newline="") as file:
+        rows = [["" if np.isnan(v) else v for v in row] for row in images["markers"].tolist()]
+        csv.writer(file).writerows([statistics.features, *rows, ["", 1, "many"]])
+    np.savez(tmp_path / "new.npz", **{m: x.numpy() for m, x in images.items()})
+    told = wbcbench.predict(
+        record.trial.id, [tmp_path / "new.csv", tmp_path / "new.npz"], store=tmp_path / "store"
+    )
+    frame = told.cells
+    assert frame["error"].tolist()[5] == "has 'many' in column 'markers_3', which is not a number"
+    assert frame["missing"].tolist()[:5] == ["brightfield"] * 5
+    columns = [c for c in frame if c.startswith("probability:")]
+    np.testing.assert_allclose(frame[columns].to_numpy()[6:], answers[0].numpy(), atol=1e-5)
+    alone = network(images, torch.tensor([[False, True]]).expand(5, -1))["probabilities"]
+    np.testing.assert_allclose(frame[columns].to_numpy()[:5], alone.numpy(), atol=1e-5)

@@ -216,6 +216,8 @@ def _notes(entry: dict[str, Any]) -> str:
         notes.append(f"pairs {entry['pairing']}")
     if entry.get("family"):
         notes.append("family of models")
+    if entry.get("reads") == "vectors":
+        notes.append("reads numbers")
     return "; ".join(notes)
 
 

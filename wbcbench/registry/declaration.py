@@ -35,6 +35,7 @@ class _Attributes:
     min_teachers: int
     needs: Needs
     pairing: Literal["own", "all"]
+    reads: Literal["images", "vectors"]
     scalable: bool
     source: str
 
