@@ -93,7 +93,7 @@ def submit(
 @click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
               help="Add a submitted pack, if it is not refused; repeatable.")  # fmt: skip
 @click.option("--verdict", "verdicts", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="What `verify --rerun --verdict FILE` wrote: marks reproduced records; repeatable.")  # fmt: skip
+              help="What `verify --rerun --verdict FILE` wrote, to mark reproduced rows; repeatable.")  # fmt: skip
 @click.option("--title", help="Heading of the board; default: its name.")
 @click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
