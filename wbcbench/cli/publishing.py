@@ -93,7 +93,7 @@ def submit(
 @click.option("--pack", "packs", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
               help="Add a submitted pack, if it is not refused; repeatable.")  # fmt: skip
 @click.option("--verdict", "verdicts", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="Output of `verify PACK --rerun --json`, to mark reproduced records; repeatable.")  # fmt: skip
+              help="What `verify --rerun --verdict FILE` wrote, to mark reproduced rows; repeatable.")  # fmt: skip
 @click.option("--title", help="Heading of the board; default: its name.")
 @click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE",
@@ -214,6 +214,10 @@ def _check(to: Path, name: str | None) -> int:
     help="Refuse a larger difference of a score; what counts as reproduced is also limited by the spread of the "
     "pack's seeds and the gap to the next row of --against.",
 )  # fmt: skip
+@click.option(
+    "--verdict", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Also write everything as JSON to this file, for `publish --verdict`.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="Where to train again: auto, cpu, cuda, ...")
 @set_option("Where the data are, for --rerun: --set dataset.path=cells.npz")
 @json_option
@@ -225,6 +229,7 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
     Exit status 0: accepted, or needs a look (see the reasons); 3: refused.
     """
     from wbcbench.api.requests import load
+    from wbcbench.files import atomic_write_json
     from wbcbench.publishing.board_files import PROTOCOL, read_publish_options
     from wbcbench.publishing.cross_checks import related_records
     from wbcbench.publishing.rerun import choose
@@ -257,8 +262,11 @@ def verify(ctx: click.Context, /, pack: Path, **options: Any) -> None:
             _rerun(chosen, own, board, asked.by if asked else METRIC, judge, registry, options)
         elif options["rerun"]:
             judge.notes.append("Nothing was trained again: the pack is refused anyway.")
+    document = {"pack": str(pack), **judge.document()}
+    if options["verdict"]:
+        atomic_write_json(options["verdict"], document)
     if options["as_json"]:
-        print_json({"pack": str(pack), **judge.document()})
+        print_json(document)
     else:
         _print_verdict(pack, judge)
     ctx.exit(int(judge.exit_code))

@@ -35,7 +35,7 @@ class StandingFile(Strict):
 
 
 class _Verdict(BaseModel):
-    """What `verify --rerun --json` printed, as far as it is needed here."""
+    """What `verify --rerun --verdict` wrote, as far as it is needed here."""
 
     model_config = ConfigDict(strict=True)
     reproduced: dict[TrialId, Digest]
@@ -56,14 +56,14 @@ def read_verdict(path: Path) -> dict[str, str]:
     """Trial id -> digest, of the records that were trained again with equal results.
 
     Raises:
-        UsageError: the file is not the output of `wbcbench leaderboard verify PACK --rerun --json`.
+        UsageError: the file is not what `wbcbench leaderboard verify PACK --rerun --verdict FILE` wrote.
     """
     try:
         return _Verdict.model_validate_json(path.read_bytes()).reproduced
     except (OSError, ValidationError) as error:
         raise UsageError(
-            f"Expected the output of `wbcbench leaderboard verify PACK --rerun --json` in {path}, but it cannot "
-            f"be read: {error}"
+            f"Expected the output of `wbcbench leaderboard verify PACK --rerun --verdict FILE` in {path}, but it "
+            f"cannot be read: {error}"
         ) from error
 
 
