@@ -155,8 +155,8 @@ def _matrix(registry: Registry, modalities: int, classes: int, as_json: bool) ->
     for (first, second), cells in tables.items():
         _grid(first, second, cells)
     click.echo("+ works together. Otherwise, the numbers say why not:")
-    for text, number in reasons.items():
-        _wrapped(f"{number:>3}  ", text)
+    for reason, n in reasons.items():
+        _wrapped(f"{n:>3}  ", reason)
     good = sum(not row["reason"] for row in rows)
     click.echo(f"{good} of {len(rows)} pairs are compatible.")
 

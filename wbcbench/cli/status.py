@@ -103,8 +103,8 @@ def lines(found: Activity, store: Path) -> list[str]:
         text += ["", "Running"]
     for t in running[:SHOWN]:
         score = "" if t.validation is None else f"  validation macro-F1 {t.validation:.3f}"
-        left = "" if t.seconds_left is None else f"  about {spell(t.seconds_left)} left"
-        text.append(f"  {_bar(t.epoch, t.epochs)}  {one_line(t.name)}{score}{left}")
+        rest = "" if t.seconds_left is None else f"  about {spell(t.seconds_left)} left"
+        text.append(f"  {_bar(t.epoch, t.epochs)}  {one_line(t.name)}{score}{rest}")
     text += [f"  and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
     stopped = [t for t in found.training if not t.alive]
     if stopped:

@@ -186,7 +186,8 @@ def _cautions(ranked: Sequence[Row]) -> list[str]:
     """Counts of the rows whose numbers say less than they seem to."""
     short = sum(r.levelled is not None and r.levelled.verdict == "still improving" for r in ranked)
     once = sum(len(r.seeds) == 1 for r in ranked)
-    weak = sum(bool(r.teaching) and any(s.worse_than_student for s in r.teaching.scores) for r in ranked)
+    taught = [r.teaching for r in ranked if r.teaching is not None]
+    weak = sum(any(s.worse_than_student for s in t.scores) for t in taught)
     found = (
         (short, "still improved when training ended"),
         (once, "of a single seed"),

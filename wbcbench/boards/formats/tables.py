@@ -184,8 +184,8 @@ def _fit(full: Grid, board: Board, width: int) -> tuple[Grid, list[str]]:
     keep = dict(zip(full.names, full.widths, strict=True))
     # a long name may take two lines
     if "method" in keep:
-        at = full.names.index("method")
-        longest = max(cell_len(word) for row in [full.headers, *full.rows] for word in row[at].split())
+        place = full.names.index("method")
+        longest = max(cell_len(word) for row in [full.headers, *full.rows] for word in row[place].split())
         keep["method"] = min(keep["method"], max(24, longest, int(0.42 * width)))
     measured = [n for n in reversed(keep) if n.startswith(DEPLOYED[1:])]
     for name in (*(n.format(by=board.by) for n in FIRST_TO_GO), *measured):
