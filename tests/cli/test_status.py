@@ -71,6 +71,11 @@ def test_what_people_see_and_that_nothing_changes(sweep: Store, invoke: Invoke, 
     assert "1/5 done" in out
     assert "ValueError: no luck\\u001b[2J" in out
     assert "seed 2" in out.partition("silent")[2]
+    assert files() == before
+    for path in (sweep.root / "work").rglob("*.*"):
+        os.utime(path, (NOW - 7300, NOW - 7300))  # nothing runs any more
+    before = files()
+    out = invoke("status", "--store", str(sweep.root))[1]
     code, again, _ = invoke("watch", "--store", str(sweep.root), "--until-idle", "--page", str(page))
     assert code == 0
     old, new = ([x for x in text.strip().splitlines() if "silent" not in x] for text in (out, again))
