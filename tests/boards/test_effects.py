@@ -145,7 +145,7 @@ def test_a_bare_name_means_the_setting_that_most_blocks_have(store: Store, add: 
         add(store, trial(seed, 0.1234567))
     (board,) = effects([store], "fusion", FAST, "gated")
     assert board.against == "gated (rho=0.5)"
-    assert {e.level: e.blocks for e in board.effects} == {"early": 2, "gated (rho=0.123457)": 1}
+    assert {e.level: e.blocks for e in board.effects} == {"early": 2, "gated (rho=0.123)": 1}
 
 
 def test_what_is_within_the_margin_is_level_and_one_seed_is_no_verdict(matrix: Store) -> None:

@@ -64,9 +64,9 @@ def state(**kwargs: Any) -> dict[str, Tensor]:
 def test_a_weights_file_is_loaded_or_refused_in_one_line(
     document: Any, code: int, says: str, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from wbcbench_plugins.backbones.timm import _say_once
+    from wbcbench_plugins.backbones._timm_weights import say_once
 
-    _say_once.cache_clear()
+    say_once.cache_clear()
     torch.save(document, tmp_path / "w.pth")
     got, done, err = run(*SYNTHETIC, "--backbone", f"timm:model={MODEL}:checkpoint={tmp_path / 'w.pth'}")
     assert got == code, err

@@ -137,7 +137,8 @@ def test_folds_of_one_split_have_other_test_cells(store: Store, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "verdict"), [(None, "look"), ({"test": 0}, "look"), ({"test": 3}, "refuse")]
+    ("trained_on", "verdict"),
+    [(None, "look"), ({"train": 9, "val": 0, "test": 0}, "look"), ({"train": 9, "val": 0, "test": 3}, "refuse")],
 )
 def test_a_teacher_from_outside_that_saw_test_cells(
     store: Store, tmp_path: Path, verify: Verify, trained_on: dict[str, int] | None, verdict: str
@@ -146,7 +147,8 @@ def test_a_teacher_from_outside_that_saw_test_cells(
     own = Outside(name="forest", digest="d" * 64, reads=trial.reads)
     taught = Trial(protocol=trial.protocol, method=trial.method.model_copy(update={"outside": (own,)}))
     arrays = fake_predictions(routes=trial.reads)
-    stated = OutsideTeacher(name="forest", digest="d" * 64, answered={}, trained_on=trained_on, metrics={})
+    answered = {"train": 9, "val": 0, "test": 0}
+    stated = OutsideTeacher(name="forest", digest="d" * 64, answered=answered, trained_on=trained_on, metrics={})
     outcome = fake_outcome(taught, arrays).model_copy(update={"outside": [stated]})
     record = store.write(
         taught, outcome, predictions=arrays, model=b"x", history=[{"epoch": 0}], environment={"python": "3.11"}
