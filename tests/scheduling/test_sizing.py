@@ -109,6 +109,20 @@ def test_budgets_that_cannot_be_kept(
         plan(settings, **flags)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"backbone": "brightfield=cellnet,nucleus=resnet10t,granule=cellnet"},
+        {"dataset": {"name": "synthetic", "cells": 60, "markers": 3}},
+    ],
+    ids=["given", "numbers"],
+)
+def test_a_budget_is_never_without_effect(flags: dict[str, Any]) -> None:
+    """Where modalities have backbones of their own, which of them to widen is not for us to say."""
+    with pytest.raises(IncompatibleError, match="Expected one backbone for all modalities, whose width"):
+        plan(fusion="late_prob", kd="none", max_macs="900k", **flags)
+
+
 def test_a_fusion_without_a_backbone_is_only_checked() -> None:
     (limited,), (free,) = (students(plan(fusion="handcrafted", **b)) for b in ({"max_params": "1M"}, {}))
     assert limited.id == free.id

@@ -87,8 +87,8 @@ def effects(
     Args:
         stores: where the records are.
         of: the factor that varies.
-        options: as for boards; only methods with all seeds of the board count. Winners of searches are left out,
-            unless all are, and named: the best of several tries does not stand beside one try.
+        options: as for boards; only methods with all seeds of the board count. Winners of searches had several
+            tries, so they are left out and listed in `winners`, unless there are no others.
         against: the level that others are compared with; default `USUAL`. If a board has a component with
             several settings, its bare name means the setting that most blocks have.
 

@@ -29,8 +29,8 @@ from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import ComponentSpec, Trial, canonical_json
 from wbcbench.spec.load import load_request, merged, validate
-from wbcbench.spec.request import FILE, Request, each_of
-from wbcbench.spec.trial import IMPUTE, chosen_imputer
+from wbcbench.spec.request import FILE, Request
+from wbcbench.spec.trial import IMPUTE, chosen_imputer, each_of
 from wbcbench.spec.weights import BALANCED
 
 _METRIC = "macro_f1"

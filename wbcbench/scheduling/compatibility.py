@@ -10,7 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
 from wbcbench.spec import ComponentSpec, Protocol, Recipe
-from wbcbench.spec.trial import BackboneSpec, Outside
+from wbcbench.spec.trial import BackboneSpec, Outside, each_of
 from wbcbench.spec.weights import BALANCED
 
 
@@ -84,7 +84,7 @@ def check_backbones(registry: Registry, fusion: ComponentSpec, backbone: Backbon
     """Raises `IncompatibleError` for backbones that the fusion cannot scale, or that it needs to be equal."""
     traits = declared(registry, "fusion", fusion).fusion_traits
     factor = traits.scales
-    for one in (backbone,) if isinstance(backbone, ComponentSpec) else backbone.values():
+    for one in each_of(backbone):
         if factor and fusion.params[factor] != 1 and not declared(registry, "backbone", one).scalable:
             raise IncompatibleError(
                 f"Fusion '{fusion.name}' scales its backbone ({factor} {fusion.params[factor]:g}), but backbone "

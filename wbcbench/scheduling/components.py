@@ -26,8 +26,8 @@ from wbcbench.scheduling.compatibility import (
 from wbcbench.scheduling.settings import Settings, check_routing
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import FILE, STUDENT, BackboneChoice, Choice, Request, TeacherRequest, each_of
-from wbcbench.spec.trial import IMPUTE, BackboneSpec, Outside, chosen_imputer, equal_as_one
+from wbcbench.spec.request import FILE, STUDENT, BackboneChoice, Choice, Request, TeacherRequest
+from wbcbench.spec.trial import IMPUTE, BackboneSpec, Outside, chosen_imputer, each_of, equal_as_one
 from wbcbench.spec.weights import BALANCED, weight_word
 
 

@@ -37,8 +37,8 @@ from wbcbench.scheduling.settings import Settings, check_augmentation, settled_s
 from wbcbench.scheduling.sizing import Sizer
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import BackboneChoice, Choice, Exclude, Request, each_of
-from wbcbench.spec.trial import BackboneSpec, Outside
+from wbcbench.spec.request import BackboneChoice, Choice, Exclude, Request
+from wbcbench.spec.trial import BackboneSpec, Outside, each_of
 
 FOR_VECTORS = Choice(name="late_prob")
 """The fusion where none was asked for and some modality is numbers."""
@@ -63,7 +63,7 @@ class Excluder:
     ) -> bool:
         """Whether a rule leaves this cell out."""
         self._seen["fusion"].add(fusion.name)
-        self._seen["backbone"] |= {b.name for b in _each(backbone)}
+        self._seen["backbone"] |= {b.name for b in each_of(backbone)}
         self._seen["kd"].add("+".join(d.name for d in kd))
         self._seen["seeds"].add(str(seed))
         applying = {
@@ -104,7 +104,7 @@ class Excluder:
 
     def _is_backbone(self, choice: BackboneChoice, backbone: BackboneSpec) -> bool:
         if isinstance(choice, Choice) or isinstance(backbone, ComponentSpec):
-            return all(self._is("backbone", c, b) for c in each_of(choice) for b in _each(backbone))
+            return all(self._is("backbone", c, b) for c in each_of(choice) for b in each_of(backbone))
         return all(m in backbone and self._is("backbone", c, backbone[m]) for m, c in choice.items())
 
     def _same(self, choices: tuple[Choice, ...], kd: tuple[ComponentSpec, ...]) -> bool:
@@ -115,10 +115,6 @@ class Excluder:
                 return False
             left.remove(found)
         return not left
-
-
-def _each(backbone: BackboneSpec) -> tuple[ComponentSpec, ...]:
-    return (backbone,) if isinstance(backbone, ComponentSpec) else tuple(backbone.values())
 
 
 @dataclass(frozen=True)

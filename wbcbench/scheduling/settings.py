@@ -15,8 +15,8 @@ from wbcbench.errors import UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import adds_loss
 from wbcbench.spec import Augmentation, ComponentSpec, Recipe, SplitSpec
-from wbcbench.spec.request import Request, each_of
-from wbcbench.spec.trial import BackboneSpec, equal_as_one
+from wbcbench.spec.request import Request
+from wbcbench.spec.trial import BackboneSpec, each_of, equal_as_one
 
 _FIELD = {"distiller": "kd"}
 

@@ -14,8 +14,8 @@ from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import declared
 from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial, canonical_json
-from wbcbench.spec.request import Choice, Request
-from wbcbench.spec.trial import BackboneSpec
+from wbcbench.spec.request import Request
+from wbcbench.spec.trial import BackboneSpec, each_of
 
 
 class Cost(NamedTuple):
@@ -36,7 +36,7 @@ class Sizer:
     """Chooses the width of every student of a request; equal students are built once."""
 
     def __init__(self, request: Request, registry: Registry, description: Description) -> None:
-        """Raises `UsageError` if the request has a budget and a width too, or a backbone for each modality."""
+        """Raises `UsageError` if the request has a budget, and a width too."""
         self._registry, self._description = registry, description
         self._macs, self._params = request.max_macs, request.max_params
         self._known: dict[str, tuple[ComponentSpec, str] | IncompatibleError] = {}
@@ -44,12 +44,7 @@ class Sizer:
         """What was chosen, and why."""
         if not self.limited:
             return
-        for choice in request.backbone:
-            if not isinstance(choice, Choice):
-                raise UsageError(
-                    f"Expected one backbone for all modalities, whose width is chosen for {self.budget}, but "
-                    "got one for each. Give their widths instead."
-                )
+        for choice in (c for b in request.backbone for c in each_of(b)):
             found = sizing(registry.declared("backbone", choice.name).params)
             given = {**registry.resolve("backbone", choice.name).params, **choice.params}
             if found and found[0] in {**given, **request.overrides.get("backbone", {})}:
@@ -87,8 +82,14 @@ class Sizer:
         Raises:
             IncompatibleError: even the narrowest does not fit, or its size cannot be known.
         """
-        if not self.limited or not isinstance(backbone, ComponentSpec):
+        if not self.limited:
             return backbone
+        if not isinstance(backbone, ComponentSpec):
+            raise IncompatibleError(
+                f"Expected one backbone for all modalities, whose width is chosen for {self.budget}, but "
+                f"{fusion.name} has one for each ({', '.join(f'{m}={b.model}' for m, b in backbone.items())}). "
+                "Give their widths instead."
+            )
         for d in distillers:
             if declared(self._registry, "distiller", d).replaces_head:
                 raise IncompatibleError(

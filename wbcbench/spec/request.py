@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec
+from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec, each_of
 
 LARGEST = 100_000
 """Most values in one document. Aliases count each time: ten lines of them can expand to 1e9 values."""
@@ -131,11 +131,6 @@ def _backbones(value: Any) -> tuple[BackboneChoice, ...]:
         else:
             found.append(Choice.parse(item))
     return tuple(found)
-
-
-def each_of(backbone: BackboneChoice) -> tuple[Choice, ...]:
-    """The components of an alternative: one, or one per modality."""
-    return (backbone,) if isinstance(backbone, Choice) else tuple(backbone.values())
 
 
 def _combinations(value: Any) -> tuple[tuple[Choice, ...], ...]:

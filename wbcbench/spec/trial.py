@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -155,6 +155,14 @@ class ComponentSpec(Frozen):
 
 BackboneSpec = ComponentSpec | dict[str, ComponentSpec]
 """One backbone for all modalities, or modality -> backbone where they are unequal."""
+
+
+C = TypeVar("C")
+
+
+def each_of(backbone: C | dict[str, C]) -> tuple[C, ...]:
+    """The components of a backbone: one, or one per modality."""
+    return tuple(backbone.values()) if isinstance(backbone, dict) else (backbone,)
 
 
 def equal_as_one(backbones: dict[str, ComponentSpec]) -> BackboneSpec:
