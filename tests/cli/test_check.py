@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,3 +198,23 @@ def test_the_user_s_own_pytest_set_up_is_left_out(
         k: v for k, v in before[0].items() if k != "PYTEST_CURRENT_TEST"
     }
     assert sys.stdout is before[1]
+
+
+@pytest.mark.slow
+def test_watch_checks_again_when_the_file_changes(plugin: Path) -> None:
+    words = [sys.executable, "-m", "wbcbench", "check", str(plugin), "--watch", "--only", "each loss"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert next(line for line in lines if "kept" in line or "Error" in line).startswith("2 of 2")
+        change(plugin, ".square().sum(1)", ".square()")
+        assert any(line.startswith("  FAIL  Each loss") for line in lines)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_what_cannot_be_watched_is_refused(plugin: Path, invoke: Invoke) -> None:
+    for args, wrong in (((str(plugin), "--json"), "--json"), (("logits",), "'logits'")):
+        code, _, err = invoke("check", *args, "--watch")
+        assert code == 2
+        assert wrong in err

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ from wbcbench.cli.options import json_option, plugins_options, set_option, store
 from wbcbench.cli.output import print_json
 
 if TYPE_CHECKING:
-    from wbcbench.api.checking import CheckedComponent
+    from wbcbench.api.checking import Checked, CheckedComponent, CheckRequest
     from wbcbench.registry import Component
     from wbcbench.registry.loading import PluginOptions
     from wbcbench.testing.check import Verdict
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 @set_option("Parameter to test with.")
 @click.option("--only", default="", metavar="WORDS", help="Check only promises that contain these words.")
 @click.option("--verbose", "-v", is_flag=True, help="Show the traceback of each broken promise.")
+@click.option("--watch", is_flag=True, help="Check the file again whenever it changes, until Ctrl-C.")
 @json_option
 @plugins_options
 def check(
@@ -38,6 +42,7 @@ def check(
     settings: tuple[str, ...],
     only: str,
     verbose: bool,
+    watch: bool,
     as_json: bool,
     plugins: PluginOptions,
 ) -> int:
@@ -46,10 +51,28 @@ def check(
     Exit codes: 0 all promises kept, 1 some broken, 2 usage, 4 the plugin cannot be imported.
     """
     from wbcbench.api.checking import CheckRequest
-    from wbcbench.errors import ExitCode
-    from wbcbench.registry import qualified_name
+    from wbcbench.errors import ExitCode, UsageError
 
     wanted = CheckRequest(plugin=plugin, kind=kind, settings=settings, only=only, plugins=plugins)
+    if watch:
+        if as_json or not Path(plugin).exists():
+            wrong = "--json" if as_json else f"'{plugin}', which is no file or folder"
+            raise UsageError(
+                f"--watch checks a plugin file whenever it changes; it does not go with {wrong}."
+            )
+        _watch(wanted, verbose)
+        return ExitCode.OK
+    if as_json:
+        done = wanted.check()
+        print_json({"ok": done.ok, "components": [_document(c, verbose) for c in done.components]})
+    else:
+        done = _print_checks(wanted, verbose)
+    return ExitCode.OK if done.ok else ExitCode.SOME_FAILED
+
+
+def _print_checks(wanted: CheckRequest, verbose: bool) -> Checked:
+    from wbcbench.registry import qualified_name
+
     out = sys.stdout  # pytest replaces sys.stdout
     told: set[str] = set()
 
@@ -64,10 +87,46 @@ def check(
         waits = f" Not checked because of that: {len(one.waiting)} more." if one.waiting else ""
         click.echo(f"{one.kept} of {len(one.verdicts)} promises kept.{waits}", file=out)
 
-    done = wanted.check() if as_json else wanted.check(begins, stands, ended)
-    if as_json:
-        print_json({"ok": done.ok, "components": [_document(c, verbose) for c in done.components]})
-    return ExitCode.OK if done.ok else ExitCode.SOME_FAILED
+    return wanted.check(begins, stands, ended)
+
+
+POLL_SECONDS = 0.3
+
+
+def _watch(wanted: CheckRequest, verbose: bool) -> None:
+    """Check now, and again whenever a file changes.
+
+    Each check has a process of its own, since an imported file cannot be imported anew; it starts from a server
+    that has already imported what takes seconds.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["wbcbench.testing.check", "wbcbench.testing.subjects"])
+    path, seen = Path(wanted.plugin), None
+    try:
+        while True:
+            files = [path, *path.rglob("*.py")] if path.is_dir() else [path]
+            now = [(f, f.stat().st_mtime_ns) for f in files if f.exists()]
+            if now and now != seen:
+                seen, began = now, time.monotonic()
+                process = processes.Process(target=_check_once, args=(wanted, verbose))
+                process.start()
+                process.join()
+                took = time.monotonic() - began
+                click.echo(f"{took:.1f} s. Waiting for a change of {_near(str(path))}; Ctrl-C ends.\n", err=True)
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        click.echo(err=True)
+
+
+def _check_once(wanted: CheckRequest, verbose: bool) -> None:
+    """One check in a process of its own; an error is printed as any command's."""
+    from wbcbench.errors import WbcbenchError
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once
+    try:
+        _print_checks(wanted, verbose)
+    except WbcbenchError as error:
+        click.echo(f"Error: {error}", err=True)
 
 
 def _document(one: CheckedComponent, verbose: bool) -> dict[str, Any]:
