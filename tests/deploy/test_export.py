@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from wbcbench.deploy import export as checking
 from wbcbench.deploy.card import run_lines
@@ -91,6 +92,10 @@ def test_the_card_s_code_runs_and_the_description_fits(onnx_folder: Path, winner
         assert f"## {heading}" in card
     accuracy = winners.record("independent").result.metrics["test"]["accuracy"]
     assert f"| accuracy | {accuracy:.3f} (" in card
+    front = yaml.safe_load(card.split("---\n")[1])  # what Hugging Face indexes
+    scores = {m["type"]: m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
+    assert front["pipeline_tag"] == "image-classification"
+    assert scores["accuracy"] == round(accuracy, 4)
 
 
 def test_an_exported_folder_compares_cells_with_those_of_training(winners: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import scipy.ndimage
 import torch
 from PIL import Image
 
-from wbcbench.deploy.explain import explain, own_layer
+from wbcbench.deploy.explain import _GAP, _LINE, TILE, _key, _said, explain, own_layer
 from wbcbench.training.report import outside, read_reference
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -368,6 +369,20 @@ def test_explained_cells_are_pictures(predict: Any, winners: Any, tmp_path: Path
     with Image.open(folder / rows[0]["file"]) as picture:
         assert picture.size[1] > 300
     assert len(list(folder.iterdir())) == 3
+
+
+def test_a_picture_has_the_true_class_and_a_key(tmp_path: Path) -> None:
+    source = SimpleNamespace(labels=("a", "b", "", "z"))
+    answers: Any = SimpleNamespace(source=source, probabilities=np.tile([0.7, 0.3], (4, 1)))
+    assert [_said(answers, row, ("a", "b")) for row in range(4)] == [
+        "predicted a 0.70, correct", "predicted a 0.70, true b 0.30", "predicted a 0.70",
+        "predicted a 0.70, true z (not one of its classes)",
+    ]  # fmt: skip
+    key = np.asarray(_key(0.2, {"occlusion", "grad-cam"}, 400))
+    assert key.shape == (2 * _LINE, 400, 3)  # a line for each
+    bar = key[_LINE // 2, _GAP + 12 : _GAP + 12 + TILE].astype(int)
+    assert bar[0].tolist() == [128, 128, 128]  # nothing over the image
+    assert bar[-1, 0] > 200 > bar[-1, 2]  # yellow
 
 
 def test_maps_are_of_one_modality_and_follow_what_is_seen(winners: Any) -> None:

@@ -58,7 +58,7 @@ def test_a_teacher_may_be_a_name_or_a_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-3", 0.001), ("3", 3), ("0.5", 0.5), ("true", True), ("on", "on"), ("[0, 1]", [0, 1]), ("10:30", "10:30"),
-     ("{a: 1}", "{a: 1}"), ("abc", "abc"), ("1.10", 1.1), ("null", None)],
+     ("{a: 1}", {"a": 1}), ("abc", "abc"), ("1.10", 1.1), ("null", None)],
 )  # fmt: skip
 def test_values(text: str, value: object) -> None:
     assert parse_value(text) == value

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from wbcbench.boards.text import markdown
 from wbcbench.deploy.network import Rebuilt
 from wbcbench.deploy.quantize import KINDS, Comparison
 from wbcbench.deploy.report import metric_intervals, other_seeds
 from wbcbench.evaluation.metrics import METRICS
+from wbcbench.records.schema import Result
 from wbcbench.records.store import Store
 
 MISSING = {
@@ -76,6 +79,10 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
     teachers = [*result.teachers, *outside]
     licence = _licence(rebuilt)
     lines = [
+        "---",
+        yaml.safe_dump(_front(rebuilt), sort_keys=False, allow_unicode=True).rstrip(),
+        "---",
+        "",
         f"# {markdown(result.title)}: {', '.join(map(markdown, key.classes))}",
         "",
         f"A classifier of cell images, trained and evaluated with wbcbench (trial `{result.trial_id}`, record "
@@ -129,6 +136,7 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
         "## Limits",
         "",
+        *_missed(result),
         f"- It always predicts one of {len(key.classes)} classes, whatever the image shows; debris, doublets and "
         "other cells get a class, too.",
         "- Predictions may be worse with other microscopes, stains, exposure times or donors than in training. "
@@ -158,6 +166,47 @@ def model_card(rebuilt: Rebuilt, inputs: dict[str, Any], store: Store | None) ->
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _front(rebuilt: Rebuilt) -> dict[str, Any]:
+    """The metadata by which Hugging Face indexes a card; of the network's licence nothing is known here."""
+    result = rebuilt.record.result
+    key = result.key
+    scores = {n: v for n, v in result.metrics.get("test", {}).items() if v is not None}
+    task = {"type": "image-classification", "name": "Classification of cell images"}
+    return {
+        "license": "unknown",
+        "library_name": "wbcbench",
+        "pipeline_tag": "image-classification",
+        "tags": ["microscopy", "white-blood-cells", "multimodal-fusion", "knowledge-distillation"],
+        "model-index": [
+            {
+                "name": result.title,
+                "results": [
+                    {
+                        "task": task,
+                        "dataset": {"type": key.dataset, "name": key.dataset, "split": "test"},
+                        "metrics": [{"type": n, "value": round(v, 4)} for n, v in scores.items()],
+                    }
+                ]
+                if scores
+                else [],
+            }
+        ],
+    }
+
+
+MISSED = 0.1
+"""F1 below which a card warns that a class is practically not found."""
+
+
+def _missed(result: Result) -> list[str]:
+    """A warning for each class that the network practically does not find."""
+    return [
+        f"- **It practically does not find {markdown(name)}**: F1 {s['f1']:.3f} on {s['support']:.0f} test cells."
+        for name, s in result.per_class.items()
+        if s["f1"] < MISSED
+    ]
 
 
 def _quantised(inputs: dict[str, Any]) -> list[str]:

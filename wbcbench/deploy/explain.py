@@ -157,14 +157,18 @@ def tile(image: NDArray[Any], side: int = TILE) -> Image.Image:
 
 def overlaid(image: NDArray[Any], heat: NDArray[Any], top: float, side: int = TILE) -> Image.Image:
     """The image with a map [S, S] over it, from transparent (0 and below) to yellow (`top`)."""
+    return _coloured(np.clip(heat / top, 0, 1) if top > 0 else np.zeros_like(heat), tile(image, side))
+
+
+def _coloured(share: NDArray[Any], below: Image.Image) -> Image.Image:
+    """A picture with shares [H, W] over it, from transparent (0) to yellow (1)."""
     import matplotlib
     from PIL import Image
 
-    share = np.clip(heat / top, 0, 1) if top > 0 else np.zeros_like(heat)
     colours = (matplotlib.colormaps["inferno"](share)[..., :3] * 255).astype(np.uint8)
-    paint = Image.fromarray(colours).resize((side, side), Image.Resampling.BILINEAR)
-    mask = Image.fromarray((share * 190).astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
-    return Image.composite(paint, tile(image, side), mask)
+    paint = Image.fromarray(colours).resize(below.size, Image.Resampling.BILINEAR)
+    mask = Image.fromarray((share * 190).astype(np.uint8)).resize(below.size, Image.Resampling.BILINEAR)
+    return Image.composite(paint, below, mask)
 
 
 @contained()
@@ -188,7 +192,7 @@ def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, fold
             maps = explain(network, {m: torch.from_numpy(x) for m, x in images.items()}, torch.tensor([best]))
             name = re.sub(r"[^A-Za-z0-9]+", "-", a.source.names[row]).strip("-")[-60:] or "cell"
             file = f"{number:04d}_{name}.png"
-            title = f"{clean(a.source.names[row])}: {clean(classes[best])} ({a.probabilities[row, best]:.2f})"
+            title = f"{clean(a.source.names[row])}: {_said(a, row, classes)}"
             write_synced(place / file, _png(_sheet(title, images, maps, features)))
             drops = [f"{drop:.6f}" for m in features for drop in maps[m].maps[0]]
             how = ",".join([*(maps[m].how for m in network.modalities), *drops])
@@ -196,6 +200,36 @@ def explain_cells(rebuilt: Rebuilt, answers: Sequence[Answers], count: int, fold
             lines.append(f'{file},"{cut[0]}","{cut[1]}","{cut[2]}",{a.probabilities[row, best]:.6f},{how}')
         write_synced(place / "explained.csv", ("\n".join(lines) + "\n").encode())
     return len(places)
+
+
+def _said(answers: Answers, row: int, classes: Sequence[str]) -> str:
+    """The predicted class and, where it is known, the true one, with their probabilities."""
+    p = answers.probabilities[row]
+    best = int(p.argmax())
+    text = f"predicted {clean(classes[best])} {p[best]:.2f}"
+    true = answers.source.labels[row] if answers.source.labels else ""
+    if not true:
+        return text
+    if true not in classes:
+        return f"{text}, true {clean(true)} (not one of its classes)"
+    return f"{text}, {'correct' if true == classes[best] else f'true {clean(true)} {p[classes.index(true)]:.2f}'}"
+
+
+def _key(top: float, hows: set[str], width: int) -> Image.Image:
+    """What the colours mean: a bar from no evidence to the most."""
+    from PIL import Image, ImageDraw
+
+    bar = np.tile(np.linspace(0, 1, TILE, dtype=np.float32), (_LINE - 4, 1))
+    words = [f"occlusion: probability drops by {top:.2f}"] * ("occlusion" in hows)
+    words += ["grad-cam: most evidence of the modality"] * ("grad-cam" in hows)
+    key = Image.new("RGB", (width, len(words) * _LINE), (255, 255, 255))
+    pen = ImageDraw.Draw(key)
+    for line, word in enumerate(words):
+        at = line * _LINE
+        pen.text((_GAP, at), "0", fill=(0, 0, 0))
+        key.paste(_coloured(bar, Image.new("RGB", bar.shape[::-1], (128, 128, 128))), (_GAP + 12, at + 2))
+        pen.text((_GAP + 18 + TILE, at), word, fill=(0, 0, 0))
+    return key
 
 
 def _sheet(
@@ -211,12 +245,15 @@ def _sheet(
     from PIL import Image, ImageDraw
 
     step = TILE + _GAP
-    sheet = Image.new("RGB", (max(len(images) * step, 320) + _GAP, 2 * step + 3 * _LINE), (255, 255, 255))
-    pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, 2), title, fill=(0, 0, 0))
     # One scale for all occlusion maps, which are in units of probability. Grad-CAM maps of different layers have
     # no common scale.
     top = max((float(e.maps.max()) for e in maps.values() if e.how == "occlusion"), default=0.0)
+    width = max(len(images) * step, 460, 7 * len(title)) + _GAP
+    key = _key(top, {e.how for m, e in maps.items() if m not in features}, width)
+    sheet = Image.new("RGB", (width, 2 * step + 3 * _LINE + key.height), (255, 255, 255))
+    sheet.paste(key, (0, 2 * step + 2 * _LINE + _GAP))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP, 2), title, fill=(0, 0, 0))
     for column, (m, image) in enumerate(images.items()):
         left, found = _GAP + column * step, maps[m]
         pen.text((left, _LINE + 2), f"{clean(m)} ({found.how})", fill=(80, 80, 80))

@@ -81,9 +81,9 @@ class Choice(Frozen):
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it, but `1e-3` is a number and `on`, `no`, `10:30` stay text."""
+    """A value as YAML reads it, but `1e-3` is a number and `on`, `no`, `10:30` stay text; `{a: 1}` is a mapping."""
     stripped = text.strip()
-    if stripped.lower() in ("on", "off", "yes", "no", "y", "n") or ":" in stripped:
+    if stripped.lower() in ("on", "off", "yes", "no", "y", "n") or (":" in stripped and stripped[0] not in "[{"):
         return stripped
     try:
         return float(stripped) if "e" in stripped.lower() else load_yaml(stripped)
