@@ -153,6 +153,19 @@ def test_each_method_has_an_equal_search(search: Callable[..., Any], tmp_path: P
     assert [(r.split()[0], r.split()[-1]) for r in rows] == [("early,", "duel-0"), ("late,", "duel-1")]
 
 
+def test_a_report_marks_the_winner_and_has_its_test_result(
+    search: Callable[..., Any], invoke: Invoke, tmp_path: Path
+) -> None:
+    (found,) = search("--fusion", "early", "--trials", "2")
+    target = tmp_path / "page.html"
+    code, out, err = invoke("search", "report", found["study"], "--store", str(tmp_path / "s"), "-o", str(target))
+    assert (code, out.split()) == (0, [str(target)]), err  # one file, where a file was asked for
+    won = re.findall(r"<tr class=won>.*?</tr>", target.read_text(), re.DOTALL)
+    assert len(won) == 1
+    scores = [s for s in found["winners"][0]["test"]["macro_f1"]]
+    assert f"{sum(scores) / len(scores):.3f}" in won[0]
+
+
 def test_reports_and_exports(search: Callable[..., Any], invoke: Invoke, tmp_path: Path) -> None:
     (found,) = search("--fusion", "early", "--trials", "3", "--no-winner")
     store = ("--store", str(tmp_path / "s"))

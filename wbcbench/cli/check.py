@@ -57,9 +57,7 @@ def check(
     if watch:
         if as_json or not Path(plugin).exists():
             wrong = "--json" if as_json else f"'{plugin}', which is no file or folder"
-            raise UsageError(
-                f"--watch checks a plugin file whenever it changes; it does not go with {wrong}."
-            )
+            raise UsageError(f"--watch checks a plugin file whenever it changes; it does not go with {wrong}.")
         _watch(wanted, verbose)
         return ExitCode.OK
     if as_json:

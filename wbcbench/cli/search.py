@@ -226,11 +226,15 @@ def _short(value: Any) -> str:
 @click.argument("study", required=False)
 @_store
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: in the study's."
-)
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Folder for a page and pictures, or a file .html for the page alone; default: a folder in the study's.",
+)  # fmt: skip
 @json_option
 def report_command(study: str | None, store: Path, output: Path | None, as_json: bool) -> None:
-    """Write the history, importances, slices and Pareto front of STUDY as HTML and PNG."""
+    """Write a page of STUDY: its proposals with the winner's test result, history, importances, slices, Pareto front.
+
+    A folder gets the plots as PNG, too.
+    """
     from wbcbench.records.store import Store
     from wbcbench.searches.files import find_study
     from wbcbench.searches.report import write_report

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
+from importlib import resources
 from pathlib import Path
+from statistics import fmean, stdev
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.files import TEMPORARY, atomic_write_bytes, atomic_write_text, storing
 from wbcbench.records.store import Store
-from wbcbench.searches.files import StudyFolder, studies
+from wbcbench.searches.files import StudyFolder, Winner, studies
 from wbcbench.searches.optuna_study import Study
 from wbcbench.searches.search import proposal_of, ranking
 from wbcbench.searches.settings import COSTS, quiet
@@ -60,7 +62,7 @@ def _row(folder: StudyFolder, store: Store) -> dict[str, Any]:
 
 
 def write_report(folder: StudyFolder, store: Store, target: Path) -> list[Path]:
-    """Write `report.html` and a PNG per plot to a folder; returns the files.
+    """Write `report.html` and a PNG per plot to a folder, or a page alone to a file `.html`; returns the files.
 
     A plot is left out if the study has too few finished proposals for it, and the page states why.
 
@@ -69,19 +71,21 @@ def write_report(folder: StudyFolder, store: Store, target: Path) -> list[Path]:
         WbcbenchError: the file system refuses.
     """
     study = Study(folder.spec(), folder, store)
+    alone = target.suffix == ".html"
     parts: list[str] = []
     written: list[Path] = []
     missing: list[str] = []
     for name, draw in plots(study):
         try:
             parts.append(_html(draw, first=not parts))
-            path = target / f"{name}.png"
-            atomic_write_bytes(path, _png(draw))
-            written.append(path)
+            if not alone:
+                path = target / f"{name}.png"
+                atomic_write_bytes(path, _png(draw))
+                written.append(path)
         except (ValueError, RuntimeError) as error:
             missing.append(f"No {name}: {error}")
-    page = target / "report.html"
-    atomic_write_text(page, _page(study, parts, missing))
+    page = target if alone else target / "report.html"
+    atomic_write_text(page, _page(study, store, parts, missing))
     return [page, *written]
 
 
@@ -143,34 +147,77 @@ def _png(draw: Draw) -> bytes:
         mpl.rcdefaults()  # Optuna's plots change matplotlib's global style
 
 
-def _page(study: Study, parts: list[str], missing: list[str]) -> str:
+def _page(study: Study, store: Store, parts: list[str], missing: list[str]) -> str:
+    """The page, in the style of leaderboards' pages."""
     spec, counts = study.spec, study.counts()
-    summary = (
-        f"{counts['trials']} proposals: {counts['complete']} finished, {counts['pruned']} pruned, "
-        f"{counts['failed']} failed. Objective on validation cells: {', '.join(spec.objective.names)}. "
-        f"Sampler {spec.sampler}, pruner {spec.pruner}, seed {spec.seed}. {study.seconds:.0f} s of training."
-    )
-    rows = "\n".join(
-        f"<tr><td>{t.number}</td><td>{escape(proposal_of(study, t).trial_id)}</td>"
-        f"<td>{escape(', '.join(f'{v:.4g}' for v in t.values))}</td>"
-        f"<td>{escape(', '.join(f'{k}={v}' for k, v in t.params.items()))}</td></tr>"
-        for t in ranking(study)
-    )
-    notes = "\n".join(f"<p>{escape(text)}</p>" for text in missing)
+    facts = {
+        "proposals": f"{counts['trials']}: {counts['complete']} finished, {counts['pruned']} pruned, "
+        f"{counts['failed']} failed",
+        "objective, on validation cells": ", ".join(spec.objective.names),
+        "sampler": spec.sampler, "pruner": spec.pruner, "seed": str(spec.seed),
+        "training": f"{study.seconds:.0f} s",
+    }  # fmt: skip
+    ranked = ranking(study)
+    winners = {w.proposal: w for w in study.folder.winners()}
+    names = list(dict.fromkeys(name for t in ranked for name in t.params))
+    head = ["proposal", *(f"validation {n}" if n not in COSTS else n for n in spec.objective.names), *names]
+    head += ["test macro-F1, retrained", "trial"]
+    rows = []
+    for t in ranked:
+        trial_id = proposal_of(study, t).trial_id
+        won = winners.get(trial_id)
+        cells = [f"{t.number} (winner)" if won else str(t.number), *(f"{v:.4g}" for v in t.values)]
+        cells += [_rounded(t.params.get(name, "")) for name in names]
+        cells += [_tested(won, store) if won else "", trial_id]
+        rows.append((won is not None, cells))
     title = escape(f"Search {study.folder.id}: {spec.title}")
-    plots_html = "\n".join(parts)
+    css = resources.files("wbcbench.boards.formats").joinpath("page.css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body{{font-family:sans-serif;margin:2em}} td,th{{padding:.2em .8em;text-align:left}}</style></head><body>
-<h1>{title}</h1>
-<p>{escape(summary)}</p>
-<table><tr><th>proposal</th><th>trial</th><th>value</th><th>parameters</th></tr>
-{rows}
-</table>
-{plots_html}
-{notes}
-</body></html>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<style>{css}
+tr.won {{ background: var(--first); }}
+</style></head><body>
+<header><p class="brand">wbcbench</p><h1>{title}</h1>
+<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())}</dl></header>
+<main>
+<section><h2>Proposals, best first</h2>
+<p class="lead">Proposals are compared on validation cells. {_about_winners(list(winners.values()))}</p>
+<table class="plain"><thead><tr>{"".join(f'<th scope="col">{escape(h)}</th>' for h in head)}</tr></thead><tbody>
+{"".join(_table_row(*row) for row in rows)}
+</tbody></table></section>
+<section><h2>Plots</h2>
+{"".join(f"<figure>{part}</figure>" for part in parts)}
+{"".join(f'<p class="quiet">{escape(text)}</p>' for text in missing)}</section>
+</main></body></html>
 """
+
+
+def _about_winners(winners: Sequence[Winner]) -> str:
+    if not winners:
+        return "No winner was retrained: there is no test result."
+    return "The winner was trained again with other seeds, and only these trainings saw the test cells."
+
+
+def _table_row(won: bool, cells: Sequence[str]) -> str:
+    first, *others = map(escape, cells)
+    tail = "".join(f"<td>{text}</td>" for text in others)
+    return f'<tr{" class=won" * won}><th scope="row">{first}</th>{tail}</tr>\n'
+
+
+def _tested(winner: Winner, store: Store) -> str:
+    """Mean and spread over the winner's seeds, from their records."""
+    found = [store.load(i).result.metrics["test"]["macro_f1"] for i in winner.trial_ids if store.has(i)]
+    values = [v for v in found if v is not None]
+    if len(values) < len(winner.trial_ids):
+        return f"records of {len(winner.trial_ids) - len(values)} seeds are not in this store"
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{spread} (seeds {', '.join(map(str, winner.seeds))})"
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 SQLITE = "sqlite:///"
