@@ -162,7 +162,7 @@ def test_a_report_marks_the_winner_and_has_its_test_result(
     assert (code, out.split()) == (0, [str(target)]), err  # one file, where a file was asked for
     won = re.findall(r"<tr class=won>.*?</tr>", target.read_text(), re.DOTALL)
     assert len(won) == 1
-    scores = [s for s in found["winners"][0]["test"]["macro_f1"]]
+    scores = found["winners"][0]["test"]["macro_f1"]
     assert f"{sum(scores) / len(scores):.3f}" in won[0]
 
 

@@ -231,7 +231,7 @@ def _short(value: Any) -> str:
 )  # fmt: skip
 @json_option
 def report_command(study: str | None, store: Path, output: Path | None, as_json: bool) -> None:
-    """Write a page of STUDY: its proposals with the winner's test result, history, importances, slices, Pareto front.
+    """Write a page of STUDY: proposals, the winner's test result, history, importances, slices, Pareto front.
 
     A folder gets the plots as PNG, too.
     """

@@ -81,7 +81,7 @@ class Choice(Frozen):
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it, but `1e-3` is a number and `on`, `no`, `10:30` stay text; `{a: 1}` is a mapping."""
+    """A value as YAML reads it, but `1e-3` is a number, and `on`, `no` and `10:30` stay text."""
     stripped = text.strip()
     if stripped.lower() in ("on", "off", "yes", "no", "y", "n") or (":" in stripped and stripped[0] not in "[{"):
         return stripped
