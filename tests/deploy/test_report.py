@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wbcbench.boards.formats.page import content_policy
+from wbcbench.boards.formats.page import content_policy, packed, plotly_js
 from wbcbench.deploy.report import examination, gather, metric_intervals, other_seeds, page, worst
 from wbcbench.records.evaluations import checksummed
 from wbcbench.records.store import Store
@@ -68,8 +68,10 @@ def test_equal_records_give_equal_bytes(html: Any, winners: Any) -> None:
 
 def test_no_network_and_no_script_but_its_own(html: Any) -> None:
     text = html("early")
-    scripts = re.findall(r"<script type=\"(?:text/javascript|module)\">(.*?)</script>", text, re.DOTALL)
-    assert len(scripts) == 2
+    scripts = re.findall(r"<script type=\"module\">(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 1
+    assert packed(plotly_js()) in text
+    scripts = [plotly_js(), *scripts]
     (said,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
     assert said.replace("&#39;", "'") == content_policy(scripts)
     assert "default-src" in said
@@ -153,7 +155,7 @@ def test_a_browser_draws_it_and_asks_no_network(html: Any, winners: Any, tmp_pat
         tab.on("pageerror", lambda e: said.append(str(e)))
         tab.on("request", lambda r: asked.append(r.url))
         tab.goto((tmp_path / "page.html").as_uri())
-        tab.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+        tab.wait_for_selector("html[data-ready=yes]", state="attached")
         plots = tab.locator(".plot .main-svg").count()
         tab.locator("select[data-plot=figure-validation]").select_option("nll")
         shown = tab.evaluate(

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from wbcbench.boards.figures.data import subset_order
 from wbcbench.boards.formats.page import asset as board_asset
-from wbcbench.boards.formats.page import content_policy, figure_fields, plotly_js
+from wbcbench.boards.formats.page import content_policy, figure_fields, packed, page_script, plotly_js
 from wbcbench.boards.index import contents
 from wbcbench.boards.shares import share_value
 from wbcbench.boards.statistics.bootstrap import bootstrap, features
@@ -258,7 +258,7 @@ def page(material: Material) -> str:
         "corruptions": figures.corruptions(examination),
     }
     drawn = {name: figure_fields(d, f"figure-{name}") for name, d in drawings.items() if d is not None}
-    scripts = [("text/javascript", plotly_js()), ("module", _asset("report.js"))]
+    library, script = plotly_js(), page_script(_asset("report.js"))
     return environment.from_string(_asset("report.html.j2")).render(
         result=result,
         side={"test": "test", "val": "validation"}[material.side],
@@ -283,9 +283,9 @@ def page(material: Material) -> str:
         environment=_environment(record),
         teachers=list(_teachers(record.trial, 0)),
         css=Markup(board_asset("page.css") + _asset("report.css")),
-        libraries=[(kind, Markup(text)) for kind, text in scripts[:-1]],
-        script=Markup(scripts[-1][1]),
-        policy=content_policy(text for _, text in scripts),
+        libraries=[packed(library)],
+        script=Markup(script),
+        policy=content_policy([library, script]),
     )
 
 
