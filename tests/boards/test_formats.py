@@ -49,8 +49,8 @@ def test_golden(shared_report, name):
 def test_golden_page(shared_report):
     """What stands on the page, without libraries, style and script, which are other files, and the downloads."""
     html = without_libraries(render(shared_report, "html", View(title="Cells")).decode())
-    assert "plotly.js v" not in html
-    for name in ("page.css", "page.js"):
+    assert "application/gzip" not in html.replace(asset("libraries.js"), "")
+    for name in ("page.css", "libraries.js", "page.js"):
         assert asset(name) in html
         html = html.replace(asset(name), name)
     html = re.sub(r"(?<=;base64,)[A-Za-z0-9+/=]+", "...", html)

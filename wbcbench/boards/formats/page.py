@@ -447,6 +447,6 @@ def _libraries(html: str) -> list[str]:
 
 
 __all__ = [
-    "asset", "content_policy", "datatables_js", "figure_fields", "has_installed_libraries", "packed", "page_script",
-    "plotly_js", "render_html", "without_libraries",
+    "asset", "content_policy", "datatables_js", "figure_fields", "has_installed_libraries", "packed",
+    "page_script", "plotly_js", "render_html", "without_libraries",
 ]  # fmt: skip
