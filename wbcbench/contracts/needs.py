@@ -90,8 +90,9 @@ its route or its own backbone; `own_embedding`: the same, and no two share one. 
 parameters that nothing else uses (an `nn.ModuleDict` by modality, or those of `OwnHeads`). `meeting_losses`: the
 losses of several routes reach the same parameters.
 """
-Want = Offer | Literal["incomplete", "trained_logits"]
-"""`incomplete`: cells without some modality are accepted. `trained_logits`: labels train the routes' logits."""
+Want = Offer | Literal["incomplete", "trained_logits", "teacher"]
+"""`incomplete`: cells without some modality are accepted. `trained_logits`: labels train the routes' logits.
+`teacher`: some distiller is taught by trained networks."""
 
 
 @cache
@@ -202,8 +203,11 @@ class PolicyTraits(_Checked):
     vectors: bool = True
     """False: what it does to images has no counterpart for numbers, so that it is refused with them."""
     blends_cells: bool = False
-    """Whether an image may show parts of several cells. Neither recorded teacher outputs nor losses on
-    hard labels support such images."""
+    """Whether an image may show parts of several cells. Losses on hard labels do not support such images, and
+    teachers answer for them as if `live_teachers` were set."""
+    live_teachers: bool = False
+    """Whether teachers answer for the images of the step, as the policies have changed them, instead of for each
+    cell's own view. No such answer can be stored, so that every teacher runs in every step."""
     reads_labels: bool = False
     """Whether it makes losses of its own from hard labels, and so cannot be used with one that blends cells."""
     replaces_losses: Literal["none", "modality", "all"] = "none"
@@ -212,6 +216,11 @@ class PolicyTraits(_Checked):
 
     def __post_init__(self) -> None:
         self._check()
+
+    @property
+    def asks_live(self) -> bool:
+        """Whether teachers must be run on the images of each step."""
+        return self.live_teachers or self.blends_cells
 
 
 @dataclass(frozen=True)

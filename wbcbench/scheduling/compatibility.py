@@ -9,7 +9,7 @@ from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, route_na
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
-from wbcbench.spec import ComponentSpec, Protocol, Recipe
+from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.trial import BackboneSpec, Outside, each_of
 from wbcbench.spec.weights import BALANCED
 
@@ -163,6 +163,44 @@ def check_outside(registry: Registry, distillers: tuple[ComponentSpec, ...], tea
                 + ("Add the array embeddings, or choose" if lacking == ["embeddings"] else "Choose")
                 + " a distiller of logits, such as logits or dkd."
             )
+
+
+def asks_live(registry: Registry, method: Method) -> str:
+    """Why teachers must answer for the images of each step, as the subject of a sentence; empty if they need not."""
+    if not any(needs_of(registry, d).taught_by == "teacher" for d in method.distillers):
+        return ""
+    asking = [p.name for p in method.policies if declared(registry, "policy", p).policy_traits.asks_live]
+    return f"Policy '{asking[0]}'" if asking else ""
+
+
+def check_live(registry: Registry, trial: Trial) -> None:
+    """Raises `IncompatibleError` for teachers that would have to answer for the images of a step and cannot."""
+    method, protocol = trial.method, trial.protocol
+    asks = asks_live(registry, method)
+    if not asks:
+        return
+    asks += " lets teachers answer for the images of each step"
+    if method.outside:
+        raise IncompatibleError(
+            f"{asks}, but '{method.outside[0].name}' is a file of answers. Use trained teachers (--teacher cellnet)."
+        )
+    for teacher in method.teachers:
+        if unseen := [m for m in teacher.reads if m not in protocol.modalities]:
+            raise IncompatibleError(
+                f"{asks}, but a teacher reads {unseen[0]}, which the student is not shown. Choose teachers of "
+                f"{', '.join(protocol.modalities)} with --teacher-modalities."
+            )
+        if teacher.protocol.image_size != protocol.image_size:
+            raise IncompatibleError(
+                f"{asks}, which have {protocol.image_size} px, but a teacher reads {teacher.protocol.image_size} px. "
+                "Leave teacher.image_size out."
+            )
+    blending = [p.name for p in method.policies if declared(registry, "policy", p).policy_traits.blends_cells]
+    if blending and method.routing and declared(registry, "routing", method.routing).min_teachers > 1:
+        raise IncompatibleError(
+            f"Routing '{method.routing.name}' may weigh teachers by labels, but policy '{blending[0]}' shows images "
+            "of several cells at once. Use --routing matched."
+        )
 
 
 def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
@@ -395,10 +433,18 @@ def _check_each_other(known: Known) -> None:
 
 def _check_distillers(registry: Registry, known: Known, distillers: tuple[ComponentSpec, ...]) -> None:
     blending = [n for n, d in known.items() if d.policy_traits.blends_cells]
-    if blending and distillers:
+    for distiller in distillers if blending else ():
+        needs = needs_of(registry, distiller)
+        if needs.labels or needs.index or needs.taught_by == "peers":
+            reads = "compares heads" if needs.taught_by == "peers" else "reads labels or ids of cells"
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' {reads}, but policy '{blending[0]}' shows images of several cells at "
+                "once. Choose one that compares outputs for the same images, such as logits, or --kd none."
+            )
+    lonely = [n for n, d in known.items() if "teacher" in d.policy_traits.wants]
+    if lonely and not any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
         raise IncompatibleError(
-            f"Policy '{blending[0]}' shows images of several cells at once, for which teachers have no outputs. "
-            "Use it with --kd none."
+            f"Policy '{lonely[0]}' needs a teacher, since the student learns from its answers. Add --kd logits."
         )
     touching = [n for n, d in known.items() if d.touches_gradients]
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]

@@ -16,9 +16,11 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import (
+    asks_live,
     check_arity,
     check_complete,
     check_fit,
+    check_live,
     check_policies,
     declared,
     in_order,
@@ -270,6 +272,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     teacher_seeds=teacher_pool.vary if teachers else "fixed",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
+                check_live(registry, trial)
                 students.setdefault(trial.id, trial)
         except IncompatibleError as error:
             if request.incompatible == "refuse":
@@ -291,6 +294,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
     notes += _frozen_notes(registry, (p.trial for p in ordered.values()), description)
+    notes += _live_notes(registry, students.values(), description)
     # A requested trial that is also a teacher keeps its position among the teachers.
     answers = {digest: file.path for digest, file in teacher_pool.files.items()}
     return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)
@@ -310,6 +314,23 @@ def _frozen_notes(registry: Registry, trials: Iterable[Trial], description: Desc
             f"{trial.method.backbone_name} is frozen: with a network per modality, each embeds {views} view"
             f"{'s' * (views > 1)} of about {cells} training cells at {protocol.image_size} px once "
             f"({views * cells} images), and only heads are trained on them."
+        )
+    return list(dict.fromkeys(notes))
+
+
+def _live_notes(registry: Registry, trials: Iterable[Trial], description: Description) -> list[str]:
+    """What teachers cost that answer for the images of each step: how many images each reads."""
+    notes, d = [], description
+    for trial in trials:
+        protocol, method = trial.protocol, trial.method
+        who = asks_live(registry, method)
+        if not who or not method.teachers:
+            continue
+        cells = training_cells(protocol.split, d.cells, d.split_sizes, d.group_count, d.fold_sizes, trial.fold)
+        count = protocol.budget.epochs * cells
+        notes.append(
+            f"{who} lets teachers answer for the images of each step: in every training of {trial.title}, each of "
+            f"{len(method.teachers)} reads {count} images or more, and none of their answers is stored."
         )
     return list(dict.fromkeys(notes))
 

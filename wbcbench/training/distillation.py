@@ -170,7 +170,7 @@ class Distillation(nn.Module):
 
         Rows in which the student's route, or all of its sources, were shown nothing are left out.
         """
-        answers = [] if bank is None else bank.answers(batch.cells)
+        answers = [] if bank is None else bank.answers(batch)
         terms: dict[str, Tensor] = {}
         for pairing in self.pairings:
             if pairing.distiller in self.carriers:
@@ -259,7 +259,9 @@ class Distillation(nn.Module):
     ) -> Output:
         """A source's output for the cells that the student's rows show."""
         if source.isdigit():
-            teacher = answers[int(source)].select(student.rows)
+            teacher = answers[int(source)]
+            if teacher.rows is None:  # of cells, not of the images of the rows
+                teacher = teacher.select(student.rows)
         elif source == SELF:
             teacher = student.detach()
         elif source == AVERAGE:

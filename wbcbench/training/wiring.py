@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Fusion, Output, Outputs, PairShapes, ReplacesHead
+from wbcbench.contracts import Distiller, Fusion, Output, Outputs, PairShapes, Policy, ReplacesHead
 from wbcbench.contracts.needs import RouteTeachers, assign_teachers
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import ResidentCells, Views
@@ -137,11 +137,12 @@ def _setup(job: Job, probe: bool) -> None:
 def _teacher_bank(
     job: Job, records: list[Record], bench: Workbench, split_hash: str, taps: set[str]
 ) -> TeacherBank:
-    """The teachers, replayed if their outputs for all epochs fit the budget, else live."""
+    """The teachers, replayed if their outputs are of cells and fit the budget for all epochs, else live."""
     maps, embedding = "maps" in taps, "embedding" in taps
     teachers = [_teacher(r, job, bench) for r in records]
-    stages: list[int] | None = [0] * len(teachers) if bench.replay else None
-    if maps and bench.replay:
+    live = asks_live(job.policies, build_distillers(job.trial, bench.registry))
+    stages: list[int] | None = [0] * len(teachers) if bench.replay and not live else None
+    if maps and stages is not None:
         stages = _stages_that_fit(job, teachers, bench)
     outside = [FileTeacher(answers, job.train) for answers in bench.answers(job.trial)]
     replays = None
@@ -163,7 +164,14 @@ def _teacher_bank(
         job.views,
         job.train,
         maps,
+        live,
     )
+
+
+def asks_live(policies: Sequence[Policy], distillers: Sequence[Distiller]) -> str:
+    """Why teachers must answer for the images of each step, as the subject of a clause; empty if they need not."""
+    asking = [p.name for p in policies if p.traits.asks_live]
+    return f"policy '{asking[0]}'" if asking else ""
 
 
 def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:

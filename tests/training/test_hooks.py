@@ -1,0 +1,137 @@
+"""What few methods need of the training loop: each hook, on toy networks, and what is refused while planning."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+
+from wbcbench.contracts import Fusion, Parameters, Policy, PolicyTraits, Progress
+from wbcbench.contracts.needs import RouteTeachers
+from wbcbench.errors import WbcbenchError
+from wbcbench.scheduling.plan import Plan, make_plan
+from wbcbench.spec.request import Request
+from wbcbench.testing.components import component_class, registry
+from wbcbench.testing.distillers import Matched
+from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.training.distillation import Distillation
+from wbcbench.training.supervision import pair_shapes, total
+from wbcbench.training.teachers import Teacher, TeacherBank
+
+PLAIN = {
+    "dataset": "synthetic", "fusion": "late_prob", "kd": "logits", "modalities": "brightfield,nucleus",
+    "image_size": 32,
+}  # fmt: skip
+
+
+def planned(**choices: Any) -> Plan:
+    """What is planned on synthetic cells."""
+    return make_plan(Request.model_validate({**PLAIN, **choices}), registry())
+
+
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        ({"policy": "cutmix", "kd": "dkd"}, "reads labels or ids of cells, but policy 'cutmix'"),
+        ({"policy": "cutmix", "kd": "crd"}, "reads labels or ids of cells"),
+        ({"policy": "mixup", "kd": "dml"}, "compares heads"),
+        ({"policy": "funmatch", "kd": "none"}, "Policy 'funmatch' needs a teacher"),
+        ({"policy": "funmatch", "teacher": {"image_size": 24}}, "have 32 px, but a teacher reads 24 px"),
+        (
+            {"policy": "cutmix", "teacher_modalities": "brightfield,nucleus,granule", "fusion": "early"},
+            "a teacher reads granule, which the student is not shown",
+        ),
+        (
+            {"policy": "cutmix", "fusion": "early", "routing": "ca_mkd"},
+            "Routing 'ca_mkd' may weigh teachers by labels",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_while_planning(choices: dict[str, Any], why: str) -> None:
+    with pytest.raises(WbcbenchError, match=why):
+        planned(**choices)
+
+
+# Teachers that answer for the images of the step
+
+
+class Dim(Policy):
+    """Halves every image, for teachers too."""
+
+    name = "toy_dim"
+    traits = PolicyTraits(acts_on="images", live_teachers=True)
+
+    def images(self, batch, draw):  # type: ignore[no-untyped-def]
+        batch.images = {m: 0.5 * x for m, x in batch.images.items()}
+        return batch
+
+
+def gap(policy: Any, live: str, **params: Any) -> float:
+    """The KL between a student and teachers with its own weights, in a step in which every modality of a row shows
+    another cell: zero if both read the same images."""
+    fusion = build_toy(component_class("fusion", "late_prob"), toy_task(2, classes=5)).train()
+    for head in fusion.networks.heads.values():
+        head.weight.data *= 10
+    cls = component_class("policy", policy)
+    acting = cls(cls.Params(**params))
+    set_up(acting, fusion)
+    logits = component_class("distiller", "logits")
+    single = component_class("fusion", "single")
+
+    def alone(m: str) -> Fusion:
+        """The student's network of one modality."""
+        task = toy_task(2, classes=5)
+        one = build_toy(single, type(task)({m: task.channels[m]}, task.classes, task.image_size))
+        one.backbone.load_state_dict(fusion.networks.backbones[m].state_dict())
+        one.head.load_state_dict(fusion.networks.heads[m].state_dict())
+        return one
+
+    batch = toy_batch(fusion.task, cells=8)
+    batch.rows = {"u": torch.arange(8), "v": torch.arange(8).roll(3)}
+
+    class Views:
+        """Each cell's own view, as nobody has changed it."""
+
+        keeps = False
+        cells = type("Cells", (), {"present": lambda self, cells, reads: None, "__len__": lambda self: 200})()
+        images = dict(batch.images)
+
+        def epoch(self, epoch: int) -> Any:
+            return lambda m, cells: self.images[m][cells - 100]
+
+    bank = TeacherBank(
+        [Teacher((m,), "", lambda m=m: alone(m)) for m in "uv"],  # type: ignore[misc]
+        None, Views(), torch.arange(100, 108), False, live,
+    )  # type: ignore[arg-type]  # fmt: skip
+    bank.start_epoch(0)
+    lessons = (RouteTeachers("u", (0,)), RouteTeachers("v", (1,)))
+    with torch.no_grad():
+        out = deepcopy(fusion)(batch.images)["u"]
+    kd = Distillation(lambda: [logits(logits.Params())], lambda: Matched(Parameters()), lessons, ("u", "v"))
+    kd.setup(fusion, lambda route, source: pair_shapes(out, out, 5, torch.arange(8), batch.labels))
+    found = []
+
+    def taught(outputs: Any, batch: Any) -> torch.Tensor:
+        found.append(total(kd.terms(outputs, bank, batch, progress, {})))
+        return found[0]
+
+    progress = Progress(0, 1, 0, 1, toy_draw())
+    policy_step(fusion, [acting], batch, progress, taught)
+    return found[0].item()
+
+
+@pytest.mark.parametrize("policy", ["cutmix", "cross_modal_mixup", "funmatch", Dim])
+def test_live_teachers_answer_for_the_very_images_of_the_rows(policy: Any) -> None:
+    own = {"rate": 1.0, "shared": False} if policy in ("cutmix", "cross_modal_mixup") else {}
+    assert gap(policy, "policy", **own) == pytest.approx(0, abs=1e-6)
+    assert gap(policy, "", **own) > 1e-3, "the teachers' answers for unchanged images are others"
+
+
+def test_the_plan_says_what_live_teachers_cost() -> None:
+    plan = planned(policy="funmatch", budget={"epochs": 3}, split={"scheme": "stratified", "val": 0.2, "test": 0.3})
+    (note,) = [n for n in plan.notes if "images of each step" in n]
+    cells = round(plan.description.cells * 0.5) * 3
+    assert f"each of 2 reads {cells} images or more" in note
+    assert not any("images of each step" in n for n in planned(policy="aux_heads").notes)
