@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -47,6 +48,9 @@ def planned(**choices: Any) -> Plan:
             {"policy": "cutmix", "fusion": "early", "routing": "ca_mkd"},
             "Routing 'ca_mkd' may weigh teachers by labels",
         ),
+        ({"kd": "jacobian", "teacher": {"image_size": 24}}, "Distiller 'jacobian' lets teachers answer"),
+        ({"kd": "jacobian", "routing": "mean"}, "route 'brightfield' of fusion 'late_prob' has a teacher that reads"),
+        ({"kd": "jacobian+simkd"}, "differentiates the student's logits, but with 'simkd'"),
     ],
 )
 def test_what_cannot_be_combined_is_refused_while_planning(choices: dict[str, Any], why: str) -> None:
@@ -135,3 +139,12 @@ def test_the_plan_says_what_live_teachers_cost() -> None:
     cells = round(plan.description.cells * 0.5) * 3
     assert f"each of 2 reads {cells} images or more" in note
     assert not any("images of each step" in n for n in planned(policy="aux_heads").notes)
+    assert any("jacobian adds a second backward pass" in n for n in planned(kd="logits+jacobian").notes)
+
+
+def test_a_distiller_of_input_gradients_in_whole_trials(train: Callable[..., dict[str, Any]]) -> None:
+    """Rows of a fusion that shows other cells in each modality, and cells that lack one, included."""
+    args = ("--kd", "logits+jacobian", "--epochs", "1", "--set", "teacher.epochs=1")
+    document = train(*args, "--fusion", "independent", "--policy", "modality_dropout")
+    student = document["records"][-1]
+    assert (student["status"], student["cost"]["teacher_replayed"]) == ("done", False)

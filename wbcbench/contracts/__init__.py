@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Outputs,
         Progress,
         Task,
+        input_gradient,
         masked_mean,
         over_rows,
     )
@@ -66,6 +67,7 @@ _LAZY = {
     "FusionTraits": "needs", "Needs": "needs", "PolicyTraits": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output", "over_rows": "output",
+    "input_gradient": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
     "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
@@ -128,6 +130,7 @@ __all__ = [
     "content_digest",
     "each_teacher",
     "hookimpl",
+    "input_gradient",
     "masked_mean",
     "mean_teacher",
     "middle_square",

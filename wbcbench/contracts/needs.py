@@ -69,7 +69,7 @@ def assign_teachers(
     return tuple(found)
 
 
-Tap = Literal["logits", "embedding", "maps"]
+Tap = Literal["logits", "embedding", "maps", "inputs"]
 TaughtBy = Literal["teacher", "self", "peers", "average"]
 Match = Literal["logits", "embedding", "relational", "maps", "online", "optimiser"]
 Problem = Literal["redundant", "unique", "xor"]
@@ -228,7 +228,9 @@ class Needs(_Checked):
     """What a distiller reads and requires: `needs = Needs(labels=True)`. The core derives the rest from it.
 
     A frozen teacher is *replayed*: its outputs are looked up instead of computed. Logits and embeddings
-    always are; stage maps only where they fit a budget, so a distiller of maps may get a live teacher.
+    always are; stage maps only where they fit a budget, so a distiller of maps may get a live teacher. One that
+    reads `inputs`, the images, can differentiate in them (`input_gradient`): its teacher answers for the images of
+    each step, and its losses are one number per row.
     """
 
     student: tuple[Tap, ...] = ("logits",)
@@ -263,12 +265,24 @@ class Needs(_Checked):
 
     def __post_init__(self, head: bool) -> None:
         self._check()
+        if "inputs" in self.teacher and self.taught_by != "teacher":
+            raise ValueError(f"Expected taught_by='teacher' where the teacher's inputs are read, not {self.taught_by!r}.")
         object.__setattr__(self, "_head", head)  # for `previous`
 
     @property
     def replayable(self) -> bool:
         """Whether a frozen teacher's stored outputs are always enough."""
-        return self.taught_by == "teacher" and "maps" not in self.teacher
+        return self.taught_by == "teacher" and not {"maps", "inputs"} & {*self.teacher}
+
+    @property
+    def inputs(self) -> bool:
+        """Whether it reads images, of the student or the teacher."""
+        return "inputs" in (*self.student, *self.teacher)
+
+    @property
+    def asks_live(self) -> bool:
+        """Whether teachers must be run on the images of each step."""
+        return "inputs" in self.teacher
 
     @property
     def matched(self) -> Match:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from wbcbench.contracts import Description, Needs
-from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, route_names
+from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, assign_teachers, route_names
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
@@ -169,8 +169,11 @@ def asks_live(registry: Registry, method: Method) -> str:
     """Why teachers must answer for the images of each step, as the subject of a sentence; empty if they need not."""
     if not any(needs_of(registry, d).taught_by == "teacher" for d in method.distillers):
         return ""
-    asking = [p.name for p in method.policies if declared(registry, "policy", p).policy_traits.asks_live]
-    return f"Policy '{asking[0]}'" if asking else ""
+    asking = [
+        f"Policy '{p.name}'" for p in method.policies if declared(registry, "policy", p).policy_traits.asks_live
+    ]
+    asking += [f"Distiller '{d.name}'" for d in method.distillers if needs_of(registry, d).asks_live]
+    return asking[0] if asking else ""
 
 
 def check_live(registry: Registry, trial: Trial) -> None:
@@ -201,6 +204,18 @@ def check_live(registry: Registry, trial: Trial) -> None:
             f"Routing '{method.routing.name}' may weigh teachers by labels, but policy '{blending[0]}' shows images "
             "of several cells at once. Use --routing matched."
         )
+    differentiating = [d.name for d in method.distillers if needs_of(registry, d).asks_live]
+    if differentiating and method.routing:
+        routes = route_names(declared(registry, "fusion", method.fusion).fusion_traits.emits, protocol.modalities)
+        reads = [frozenset(t.reads) for t in method.teachers]
+        pairing = declared(registry, "routing", method.routing).pairing
+        for one in assign_teachers(routes, reads, pairing, str(method.routing.params.get("fallback", ""))):
+            if one.route != JOINT and any(one.route not in reads[i] for i in one.teachers):
+                raise IncompatibleError(
+                    f"Distiller '{differentiating[0]}' compares gradients in the same images, but route "
+                    f"'{one.route}' of fusion '{method.fusion.name}' has a teacher that reads other modalities. Use "
+                    "--routing matched, with a teacher of every modality."
+                )
 
 
 def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
@@ -260,6 +275,13 @@ def _check_roles(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> N
     if "optimiser" in roles and len(roles) == 1:
         name = distillers[0].name
         raise IncompatibleError(f"Distiller '{name}' has no loss of its own: combine it, as in --kd logits+{name}")
+    alone = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]
+    reading = [d.name for d in distillers if needs_of(registry, d).inputs]
+    if alone and reading:
+        raise IncompatibleError(
+            f"Distiller '{reading[0]}' differentiates the student's logits, but with '{alone[0]}' they are those of "
+            "the teacher's classifier, which have no gradient. Choose one of them."
+        )
     names = [d.name for d in distillers]
     twice = {n for n in names if names.count(n) > 1}
     if twice:

@@ -331,8 +331,15 @@ def _live_notes(registry: Registry, trials: Iterable[Trial], description: Descri
         notes.append(
             f"{who} lets teachers answer for the images of each step: in every training of {trial.title}, each of "
             f"{len(method.teachers)} reads {count} images or more, and none of their answers is stored."
+            + _twice(registry, method)
         )
     return list(dict.fromkeys(notes))
+
+
+def _twice(registry: Registry, method: Method) -> str:
+    """What it costs that a distiller reads gradients in images, as a sentence after another; empty if none does."""
+    reading = [d.name for d in method.distillers if needs_of(registry, d).inputs]
+    return f" {reading[0]} adds a second backward pass to each step." if reading else ""
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

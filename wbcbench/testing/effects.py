@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args, get_origin
 
 import torch
@@ -250,6 +251,19 @@ def backbone_trace(cls: type[Backbone], params: Mapping[str, Any], size: int) ->
     return torch.cat(numbers)
 
 
+def read_images(out: Output, images: Tensor, weights: Tensor) -> Output:
+    """The output with logits that depend on images of a modality `u`: z (1 + tanh(x W)), so that they have an input
+    gradient, which depends on z.
+
+    Args:
+        out: with logits z [B, K].
+        images: x [B, ...].
+        weights: W [P, K], a constant.
+    """
+    x = images.detach().requires_grad_()
+    return replace(out, logits=out.logits * (1 + torch.tanh(x.flatten(1) @ weights)), inputs={"u": x})
+
+
 class Freely(nn.Module):
     """A student whose outputs are its parameters, one set for each of two routes."""
 
@@ -267,13 +281,17 @@ class Freely(nn.Module):
         self.maps = nn.ModuleList([nn.ParameterList([near(m) for m in like.maps]) for _ in ROUTES])
 
     def forward(self, images: Any = None, present: Any = None) -> Outputs:
-        return {
+        found = {
             route: Output(
                 self.logits[i] * 1.0, self.embeddings[i] * 1.0, tuple(m * 1.0 for m in self.maps[i].parameters()),
                 labels=self.like.labels, index=self.like.index, head=self.like.head,
             )
             for i, route in enumerate(ROUTES)
         }  # fmt: skip
+        for x in self.like.inputs.values():
+            ramp = torch.linspace(-1, 1, x[0].numel() * self.like.logits.shape[1]).view(-1, self.like.logits.shape[1])
+            found = {route: read_images(out, x, ramp) for route, out in found.items()}
+        return found
 
 
 ROUTES = ("joint", "u")

@@ -31,6 +31,7 @@ from wbcbench.contracts import (
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError
 from wbcbench.training.supervision import task_loss, total, with_labels
+from wbcbench.training.teachers import twice_differentiable
 
 CLASSES = ("a", "b", "c")
 
@@ -180,6 +181,7 @@ def policy_step(
     progress: Progress,
     kd_terms: Callable[[Outputs, Batch], Tensor] | None = None,
     maps: bool = False,
+    inputs: bool = False,
 ) -> tuple[dict[str, Tensor], Outputs, Batch]:
     """One training step as in the loop, without the optimiser: task terms, outputs, the batch shown.
 
@@ -190,6 +192,7 @@ def policy_step(
         progress: of training.
         kd_terms: what distillers add to the loss (scalar), from outputs and batch.
         maps: request stage maps from the fusion.
+        inputs: let distillers differentiate in the images.
 
     Returns:
         As above; gradients are left in the parameters.
@@ -205,9 +208,13 @@ def policy_step(
             batch.present = torch.stack(columns, 1)
     for policy in policies:
         batch = policy.images(batch, progress.draw)
+    if inputs:
+        batch.images = {m: x.detach().requires_grad_() for m, x in batch.images.items()}
 
     def run(images: dict[str, Tensor], present: Tensor | None, maps: bool = False) -> Outputs:
-        return with_labels(fusion(images, present, maps), replace(batch, present=present))
+        with twice_differentiable(inputs):
+            outputs = fusion(images, present, maps)
+        return with_labels(outputs, replace(batch, images=images, present=present))
 
     outputs = run(batch.images, batch.present, maps)
     for policy in policies:

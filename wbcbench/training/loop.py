@@ -45,7 +45,7 @@ from wbcbench.training.frozen import Embedded
 from wbcbench.training.state import TrainState, Weights, snapshot
 from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
 from wbcbench.training.supervision import task_loss, total, with_labels
-from wbcbench.training.teachers import TeacherBank
+from wbcbench.training.teachers import TeacherBank, twice_differentiable
 
 RATE_FACTOR = "rate_factor"
 """Key of a parameter group: the factor on its learning rate."""
@@ -119,6 +119,8 @@ class Job:
     bank: TeacherBank | None = None
     maps: bool = False
     """Whether a distiller or a policy reads the student's stage maps."""
+    inputs: bool = False
+    """Whether a distiller differentiates in the student's images."""
     score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
@@ -231,6 +233,8 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
             job.embedded.fill(batch)
         for policy in job.policies:
             batch = policy.images(batch, draw)
+        if job.inputs:
+            batch.images = {m: x.detach().requires_grad_() for m, x in batch.images.items()}
         run = partial(forward, job, batch)
         outputs = run(batch.images, batch.present, job.maps)
         for policy in job.policies:
@@ -288,9 +292,9 @@ def forward(
     job: Job, batch: Batch, images: dict[str, Tensor], present: Tensor | None, maps: bool = False
 ) -> Outputs:
     """The fusion's outputs in the recipe's precision, with the labels of the batch."""
-    with autocast(job.device, job.trial.method.recipe.precision):
+    with autocast(job.device, job.trial.method.recipe.precision), twice_differentiable(job.inputs):
         outputs = job.fusion(images, present, maps)
-    return with_labels(outputs, replace(batch, present=present))
+    return with_labels(outputs, replace(batch, images=images, present=present))
 
 
 def assemble(job: Job, ids: Tensor, draw: Draw, slots: Mapping[str, Tensor] | None = None) -> Batch:

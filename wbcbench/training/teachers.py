@@ -12,13 +12,14 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wbcbench.contracts import Batch, Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views, laid_out
@@ -71,10 +72,12 @@ class Teacher:
         """[B] rows, one per cell: the teacher's output for this epoch's views (as `seen`) of these cells."""
         return self.look({m: laid_out(views(m, cells)) for m in self.reads}, present, maps)
 
-    @torch.no_grad()
-    def look(self, images: dict[str, Tensor], present: Tensor | None, maps: bool) -> Output:
-        """[R] rows: the teacher's output for these images, in its order of modalities."""
-        return teacher_output(self.fusion, self.fusion(images, present, maps), present)
+    def look(self, images: dict[str, Tensor], present: Tensor | None, maps: bool, inputs: bool = False) -> Output:
+        """[R] rows: the teacher's output for these images, in its order of modalities; `inputs`: it can be
+        differentiated in them."""
+        with torch.set_grad_enabled(inputs), twice_differentiable(inputs):
+            out = teacher_output(self.fusion, self.fusion(images, present, maps), present)
+        return replace(out, inputs=images) if inputs else out
 
 
 class FileTeacher:
@@ -120,13 +123,18 @@ class FileTeacher:
         )
 
 
+def twice_differentiable(wanted: bool) -> AbstractContextManager[None]:
+    """Within it, attention is computed such that its gradient can be differentiated again, if `wanted`."""
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
+
+
 def teacher_output(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
     """A network's output as a teacher: its only route's output, or the logarithm of its prediction."""
     if len(outputs) == 1:
-        return next(iter(outputs.values())).detach().float()
+        return next(iter(outputs.values())).float()
     probs = fusion.predict(outputs, present)
     reads = frozenset().union(*(o.reads for o in outputs.values()))
-    return Output(logits=probs.detach().clamp_min(1e-12).log().float(), reads=reads)
+    return Output(logits=probs.clamp_min(1e-12).log().float(), reads=reads)
 
 
 class Replay:
@@ -255,15 +263,17 @@ class TeacherBank:
         train: Tensor,
         maps: bool,
         live: str = "",
+        inputs: bool = False,
     ) -> None:
         """`replays`: of each teacher's stored outputs; None: they are computed in each step. `live`: why they are
-        for the images of the step, as policies have changed them; empty: they are for each cell's own view."""
+        for the images of the step, as policies have changed them; empty: they are for each cell's own view. `inputs`: they
+        can be differentiated in these images."""
         self.teachers = teachers
         self.replays = replays
         self.views = views
         self.views.keeps = replays is None and not live
         self.maps = maps
-        self.live = live
+        self.live, self.inputs = live, inputs
         self.heads: list[Callable[[Tensor], Tensor] | None] = [None] * len(teachers)
         """Each teacher's classifier, embedding [B, D] -> logits [B, K], if a distiller calls it."""
         self._epoch = -1
@@ -308,6 +318,6 @@ class TeacherBank:
         present = batch.present
         if present is not None:
             present = present[:, [batch.modalities.index(m) for m in teacher.reads]]
-        answer = teacher.look({m: batch.images[m] for m in teacher.reads}, present, self.maps)
+        answer = teacher.look({m: batch.images[m] for m in teacher.reads}, present, self.maps, self.inputs)
         rows = None if batch.rows is None else rows_of(batch.rows, frozenset(teacher.reads))
         return replace(answer, rows=rows, shown=None if present is None else present.any(1))

@@ -99,6 +99,7 @@ def add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash
     trial, registry = job.trial, bench.registry
     needs = [d.needs for d in build_distillers(trial, registry)]
     job.maps = any("maps" in n.student for n in needs)
+    job.inputs = any(n.inputs for n in needs)
     if trial.method.taught_for:
         job.bank = _teacher_bank(job, records, bench, split_hash, {tap for n in needs for tap in n.teacher})
     job.distillation = wire(trial, job.fusion.routes, registry)
@@ -165,13 +166,15 @@ def _teacher_bank(
         job.train,
         maps,
         live,
+        "inputs" in taps,
     )
 
 
 def asks_live(policies: Sequence[Policy], distillers: Sequence[Distiller]) -> str:
     """Why teachers must answer for the images of each step, as the subject of a clause; empty if they need not."""
-    asking = [p.name for p in policies if p.traits.asks_live]
-    return f"policy '{asking[0]}'" if asking else ""
+    asking = [f"policy '{p.name}'" for p in policies if p.traits.asks_live]
+    asking += [f"distiller '{d.name}'" for d in distillers if d.needs.asks_live]
+    return asking[0] if asking else ""
 
 
 def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:

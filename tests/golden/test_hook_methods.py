@@ -1,0 +1,63 @@
+"""Golden values of the methods that need hooks of their own: closed forms, or a second route in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from wbcbench_plugins.distillers.jacobian import direction_gap
+
+from wbcbench.contracts import Output, Progress
+from wbcbench.testing.components import component_class
+from wbcbench.testing.toys import ToyJoint, build_toy, set_up, toy_batch, toy_draw, toy_task
+
+START = Progress(0, 1, 0, 1)
+
+
+def test_funmatch_mixes_by_uniform_shares() -> None:
+    """x_i <- l_i x_i + (1 - l_i) x_p(i), l uniform (mean 1/2, variance 1/12), p a permutation; labels do not count."""
+    cls = component_class("policy", "funmatch")
+    policy, draw = cls(cls.Params()), toy_draw()
+    fusion = build_toy(ToyJoint, toy_task(2))
+    set_up(policy, fusion)
+    batch = toy_batch(fusion.task, cells=6)
+    before = {m: x.numpy().copy() for m, x in batch.images.items()}
+    left = draw.uniform(6, "funmatch").numpy()
+    partner = draw.permutation(6, "funmatch:partner").numpy()
+    after = policy.images(batch, draw)
+    for m, x in before.items():
+        share = left[:, None, None, None]
+        assert np.allclose(after.images[m], share * x + (1 - share) * x[partner], atol=1e-6)
+    many = draw.uniform(100_000, "funmatch")
+    assert many.mean().item() == pytest.approx(1 / 2, abs=0.005)
+    assert many.var().item() == pytest.approx(1 / 12, abs=0.002)
+    out = Output(torch.randn(6, 3), reads=frozenset("uv"), labels=batch.labels)
+    terms = policy.task_terms({"joint": torch.ones(6)}, {"joint": out}, after, START)
+    assert terms["joint"].tolist() == [0.0] * 6
+
+
+def test_jacobian_of_linear_networks() -> None:
+    """For z = W x the gradient of z[c] is row c of W: the loss is 2 - 2 cos of the rows, whatever x is, and its
+    gradient in a row s is -2 (t/|t| - cos s/|s|) / |s|."""
+    cls = component_class("distiller", "jacobian")
+    distiller = cls(cls.Params())
+    random = torch.Generator().manual_seed(0)
+    s, t, x = (torch.randn(n, 12, generator=random, dtype=torch.float64) for n in (4, 4, 3))
+    s.requires_grad_()
+    x = x.view(3, 3, 2, 2).requires_grad_()
+    student, teacher = (Output(x.flatten(1) @ w.T, reads=frozenset("u"), inputs={"u": x}) for w in (s, t))
+    (loss,) = distiller.terms(student, teacher, START).values()
+    first = teacher.logits.argmax(1)
+    cos = F.cosine_similarity(s.detach(), t)
+    assert torch.allclose(loss, 2 - 2 * cos[first])
+    loss.sum().backward()
+    wanted = torch.zeros_like(s)
+    for c in first.tolist():
+        row = s.detach()[c]
+        wanted[c] += -2 * (t[c] / t[c].norm() - cos[c] * row / row.norm()) / row.norm()
+    assert s.grad is not None
+    assert torch.allclose(s.grad, wanted)
+    assert direction_gap(s, 3 * s).abs().max().item() < 1e-12, "only directions count"
+    assert torch.allclose(direction_gap(s, -s), torch.full((4,), 4.0, dtype=torch.float64))
+    assert direction_gap(0 * s, s).tolist() == pytest.approx([1.0] * 4), "a row that the route was not shown"
