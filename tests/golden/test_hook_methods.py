@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from wbcbench_plugins.distillers.jacobian import direction_gap
+from wbcbench_plugins.policies.opm import drop_rates
 
 from wbcbench.contracts import Output, Progress
 from wbcbench.testing.components import component_class
-from wbcbench.testing.toys import ToyJoint, build_toy, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import ToyJoint, build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
 
 START = Progress(0, 1, 0, 1)
 
@@ -61,3 +62,51 @@ def test_jacobian_of_linear_networks() -> None:
     assert direction_gap(s, 3 * s).abs().max().item() < 1e-12, "only directions count"
     assert torch.allclose(direction_gap(s, -s), torch.full((4,), 4.0, dtype=torch.float64))
     assert direction_gap(0 * s, s).tolist() == pytest.approx([1.0] * 4), "a row that the route was not shown"
+
+
+@pytest.mark.parametrize(
+    ("scores", "rates"),
+    [
+        ((2.0, 1.0), (0.4 * (1 + 0.5 * np.tanh(1.0)), 0.0)),
+        ((1.0, 1.0), (0.0, 0.0)),
+        ((3.0, 2.0, 1.0), (0.4 * (1 + 0.5 * np.tanh(1.25)), 0.4 * (1 + 0.5 * np.tanh(1 / 3)), 0.0)),
+    ],
+)
+def test_opm_drops_what_is_ahead(scores: tuple[float, ...], rates: tuple[float, ...]) -> None:
+    """q (1 + lambda tanh(mean ratio - 1)) by hand, with q = 0.4 and lambda = 0.5."""
+    assert drop_rates(torch.tensor(scores), 0.4, 0.5).tolist() == pytest.approx(rates)
+
+
+def test_opm_in_a_step_of_concat() -> None:
+    """Joint logits on W_u h_u + W_v h_v + b with whole embeddings of rows dropped and the rest divided by the expected
+    share, recomputed in numpy from the networks' own embeddings; dropped rows are in no loss."""
+    cls = component_class("policy", "opm")
+    policy = cls(cls.Params(execute=1.0, start=0.0, rate=0.6))
+    fusion = build_toy(component_class("fusion", "concat"), toy_task(2)).train()
+    fusion.head.weight.data[:, : fusion.encoders.dims[0]] *= 20  # `u` says much
+    set_up(policy, fusion)
+    batch = toy_batch(fusion.task, cells=12)
+    batch.labels = fusion(batch.images)["joint"].logits.argmax(1)  # and `u` is right
+    batch.present = torch.tensor([[True, True]] * 9 + [[True, False]] * 3)
+    draw = toy_draw()
+    with torch.no_grad():
+        h = {m: net(batch.images[m]).embedding.numpy() for m, net in fusion.encoders.backbones.items()}
+    w, b = fusion.head.weight.detach().numpy(), fusion.head.bias.detach().numpy()
+    d, y, there = fusion.encoders.dims, batch.labels.numpy(), batch.present.numpy()
+
+    def right(z: np.ndarray) -> np.ndarray:
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e[np.arange(12), y] / e.sum(1)
+
+    parts = [h["u"] @ w[:, : d[0]].T, h["v"] @ w[:, d[0] :].T]
+    s = [right(z + b / 2)[there[:, i]].mean() for i, z in enumerate(parts)]
+    assert s[0] > s[1], "the case is about dropping `u`"
+    q = 0.6 * (1 + 0.5 * np.tanh(s[0] / s[1] - 1))
+    kept = draw.uniform(12, "opm:u").numpy() >= q
+    logits = (parts[0] * kept[:, None] + parts[1]) / (1 - q * d[0] / sum(d)) + b
+    shown = kept | there[:, 1]
+    assert 0 < kept.mean() < 1
+    assert shown.mean() < 1
+    terms, outputs, _ = policy_step(fusion, [policy], batch, Progress(0, 1, 0, 1, draw))
+    assert np.allclose(outputs["joint"].logits.detach().numpy(), logits, atol=1e-4)
+    assert terms["joint"].item() == pytest.approx(-np.log(right(logits))[shown].mean(), rel=1e-4)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from wbcbench.contracts import Fusion, Parameters, Policy, PolicyTraits, Progress
+from wbcbench.contracts import ChangesFeatures, Fusion, Parameters, Policy, PolicyTraits, Progress
 from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.errors import WbcbenchError
 from wbcbench.scheduling.plan import Plan, make_plan
@@ -48,6 +48,9 @@ def planned(**choices: Any) -> Plan:
             {"policy": "cutmix", "fusion": "early", "routing": "ca_mkd"},
             "Routing 'ca_mkd' may weigh teachers by labels",
         ),
+        ({"policy": "opm", "kd": "none"}, "Policy 'opm' needs a joint route"),
+        ({"policy": "opm", "kd": "none", "fusion": "centralnet"}, "embeddings that only a head reads, which fusion"),
+        ({"policy": "opm", "kd": "none", "fusion": "sum"}, "needs logits of each modality"),
         ({"kd": "jacobian", "teacher": {"image_size": 24}}, "Distiller 'jacobian' lets teachers answer"),
         ({"kd": "jacobian", "routing": "mean"}, "route 'brightfield' of fusion 'late_prob' has a teacher that reads"),
         ({"kd": "jacobian+simkd"}, "differentiates the student's logits, but with 'simkd'"),
@@ -148,3 +151,40 @@ def test_a_distiller_of_input_gradients_in_whole_trials(train: Callable[..., dic
     document = train(*args, "--fusion", "independent", "--policy", "modality_dropout")
     student = document["records"][-1]
     assert (student["status"], student["cost"]["teacher_replayed"]) == ("done", False)
+
+
+# Embeddings changed on their way to the head
+
+
+class Louder(ChangesFeatures, Policy):
+    """Doubles the first modality's embedding."""
+
+    name = "toy_louder"
+    traits = PolicyTraits(wants=("features",))
+
+    def features(self, embeddings, outputs, batch, progress):  # type: ignore[no-untyped-def]
+        first = next(iter(embeddings))
+        return {first: 2 * embeddings[first]}
+
+
+def test_changed_embeddings_reach_the_head_and_train_the_networks_which_run_once() -> None:
+    fusion = build_toy(component_class("fusion", "concat"), toy_task(2)).train()
+    policy, networks = Louder(Parameters()), dict(fusion.encoders.backbones.items())
+    set_up(policy, fusion)
+    calls = []
+    for m, net in networks.items():
+        net.stage1.register_forward_hook(lambda net, args, out, m=m: calls.append(m))
+    batch = toy_batch(fusion.task)
+    _, outputs, _ = policy_step(fusion, [policy], batch, Progress(0, 1, 0, 1, toy_draw()))
+    assert calls == ["u", "v"]
+    twin = build_toy(component_class("fusion", "concat"), toy_task(2)).train()
+    width = twin.encoders.dims[0]
+    twin.head.weight.data[:, :width] *= 2
+    terms, same, _ = policy_step(twin, [], batch, Progress(0, 1, 0, 1, toy_draw()))
+    assert torch.allclose(outputs["joint"].logits, same["joint"].logits, atol=1e-6)
+    for mine, theirs in zip(fusion.encoders.parameters(), twin.encoders.parameters(), strict=True):
+        assert mine.grad is not None
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-6)  # type: ignore[arg-type]
+    fusion.eval()
+    twin.head.weight.data[:, :width] /= 2
+    assert torch.equal(fusion(batch.images)["joint"].logits, twin.eval()(batch.images)["joint"].logits)

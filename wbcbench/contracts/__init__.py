@@ -50,7 +50,14 @@ if TYPE_CHECKING:
         over_rows,
     )
     from wbcbench.contracts.params import DistillerParams, Parameters, param
-    from wbcbench.contracts.policy import ChangesGradients, DoesBackward, ForwardsAgain, PerCell, Policy
+    from wbcbench.contracts.policy import (
+        ChangesFeatures,
+        ChangesGradients,
+        DoesBackward,
+        ForwardsAgain,
+        PerCell,
+        Policy,
+    )
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
 _LAZY = {
@@ -69,6 +76,7 @@ _LAZY = {
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output", "over_rows": "output",
     "input_gradient": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
+    "ChangesFeatures": "policy",
     "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
     "Preparation": "dataset", "middle_square": "dataset",
@@ -92,6 +100,7 @@ __all__ = [
     "BackboneFactory",
     "Batch",
     "Cells",
+    "ChangesFeatures",
     "ChangesGradients",
     "Combiner",
     "Dataset",

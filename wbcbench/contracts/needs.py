@@ -82,13 +82,15 @@ POLICY_ORDER: tuple[Stage, ...] = ("rows", "images", "losses", "weights", "gradi
 from it; `losses`: losses added or replaced; `weights`: factors on losses; `gradients`: changes of gradients.
 """
 
-Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses"]
+Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses", "features"]
 """What a policy may find in a fusion.
 
 `logits`: each modality has logits, of a route or by `AddsLogits`. `embedding`: each modality has an embedding, of
 its route or its own backbone; `own_embedding`: the same, and no two share one. `own_parameters`: each has
 parameters that nothing else uses (an `nn.ModuleDict` by modality, or those of `OwnHeads`). `meeting_losses`: the
-losses of several routes reach the same parameters.
+losses of several routes reach the same parameters. `features`: each modality has one backbone of its own, in an
+`nn.ModuleDict` by modality, and all that is read of it is its embedding; this follows from `own_backbones` and
+`own_embedding`.
 """
 Want = Offer | Literal["incomplete", "trained_logits", "teacher"]
 """`incomplete`: cells without some modality are accepted. `trained_logits`: labels train the routes' logits.

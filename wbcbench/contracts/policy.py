@@ -22,8 +22,8 @@ class Policy(nn.Module):
     """Hooks around a fusion's training step. Every hook has a default that does nothing.
 
     A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` declares what differs
-    from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesGradients`,
-    `DoesBackward`, `PerCell`.
+    from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesFeatures`,
+    `ChangesGradients`, `DoesBackward`, `PerCell`.
 
     Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
     names, always after the fusion's own `assemble` and `task_terms`: a later policy sees the result of an
@@ -32,7 +32,7 @@ class Policy(nn.Module):
     optimiser and the checkpoint automatically; a policy that needs the fusion later keeps it as `self.fusion`,
     which `setup` stores without making it a submodule.
 
-    Within a step: assemble, images, (forward), after_forward, task_terms, backward, after_backward.
+    Within a step: assemble, images, (forward), features, after_forward, task_terms, backward, after_backward.
     Hooks of a step must not read anything back from the device.
     """
 
@@ -99,6 +99,24 @@ class ForwardsAgain:
     @abstractmethod
     def after_forward(self, run: Run, outputs: Outputs, batch: Batch, progress: Progress) -> None:
         """Run the fusion again with `run`, and store the result in `batch.extras[self.name]`."""
+
+
+class ChangesFeatures:
+    """Base class of policies that change a modality's embedding between its own network and what reads it.
+
+    The fusion must offer `features`; such a policy declares it as one of its `wants`.
+    """
+
+    @abstractmethod
+    def features(
+        self, embeddings: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        """The embeddings that the head reads; what is left out stays as it is. Called in training, before any loss.
+
+        Args:
+            embeddings: modality -> [R, D_m], of the modality's network, in the precision of the step.
+            outputs: what the fusion makes of them unchanged, with labels.
+        """
 
 
 class ChangesGradients:

@@ -425,6 +425,7 @@ def offered(fusion: Declaration, routed: bool) -> set[str]:
     said = set(_WANTS) - {"incomplete"} if traits.offers is None else set(traits.offers)
     follows = {"logits", "embedding"} if routed else set()
     follows |= {"embedding"} if "own_embedding" in said else set()
+    follows |= {"features"} if traits.own_backbones and "own_embedding" in said else set()
     follows |= {"incomplete"} if traits.missing != "refuse" else set()
     return said | follows
 
@@ -498,6 +499,10 @@ _WANTS = {
     ),
     "embedding": ("an embedding of each modality", _APART),
     "own_embedding": ("an embedding of each modality that no other shares", _APART),
+    "features": (
+        "embeddings that only a head reads",
+        "Choose a fusion of embeddings, such as concat or sum.",
+    ),
     "own_parameters": ("parameters that belong to one modality", _APART),
     "meeting_losses": (
         "losses that meet in some parameters",

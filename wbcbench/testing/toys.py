@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from wbcbench.contracts import (
     Backbone,
     BackboneFactory,
     Batch,
+    ChangesFeatures,
     ChangesGradients,
     DoesBackward,
     Draw,
@@ -30,6 +32,7 @@ from wbcbench.contracts import (
 )
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError
+from wbcbench.training.features import check_features, with_features
 from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import twice_differentiable
 
@@ -167,9 +170,11 @@ class ToyJoint(ToyBoth):
         return {"joint": Output(self.head(every), every, reads=frozenset(self.task.modalities), head=self.head)}
 
 
-def set_up(policy: Policy, fusion: Fusion, cells: int = 200) -> None:
-    """Set a policy up around a fusion, for cells 0..cells-1, as training does."""
+def set_up(policy: Policy, fusion: Fusion, cells: int = 200, values: bool = True) -> None:
+    """Set a policy up around a fusion, for cells 0..cells-1, as training does; `values`: tensors have some."""
     policy.setup(fusion)
+    if isinstance(policy, ChangesFeatures) and values:
+        check_features(fusion)
     if isinstance(policy, PerCell):
         policy.setup_cells(cells)
 
@@ -216,7 +221,7 @@ def policy_step(
             outputs = fusion(images, present, maps)
         return with_labels(outputs, replace(batch, images=images, present=present))
 
-    outputs = run(batch.images, batch.present, maps)
+    outputs = with_features(fusion, policies, partial(run, batch.images, batch.present, maps), batch, progress)
     for policy in policies:
         if isinstance(policy, ForwardsAgain):
             policy.after_forward(run, outputs, batch, progress)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wbcbench.contracts import (
     Backbone,
     Batch,
+    ChangesFeatures,
     Combiner,
     Distiller,
     Draw,
@@ -39,6 +40,7 @@ from wbcbench.registry import Registry
 from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.trial import IMPUTE, MEAN
 from wbcbench.spec.weights import BALANCED
+from wbcbench.training.features import check_features
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -326,6 +328,8 @@ def build_policies(trial: Trial, fusion: Fusion, registry: Registry) -> list[Pol
         torch.manual_seed(derive_seed(trial.seed, "init", "policies"))
         for policy in policies:
             policy.setup(fusion)
+            if isinstance(policy, ChangesFeatures):
+                check_features(fusion)
     return policies
 
 

@@ -41,6 +41,7 @@ from wbcbench.errors import TrialFailedError
 from wbcbench.evaluation.predict import Predictions, predict
 from wbcbench.spec import Recipe, Trial
 from wbcbench.training.distillation import Distillation
+from wbcbench.training.features import with_features
 from wbcbench.training.frozen import Embedded
 from wbcbench.training.state import TrainState, Weights, snapshot
 from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
@@ -236,7 +237,8 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         if job.inputs:
             batch.images = {m: x.detach().requires_grad_() for m, x in batch.images.items()}
         run = partial(forward, job, batch)
-        outputs = run(batch.images, batch.present, job.maps)
+        first = partial(run, batch.images, batch.present, job.maps)
+        outputs = with_features(fusion, job.policies, first, batch, progress)
         for policy in job.policies:
             if isinstance(policy, ForwardsAgain):
                 policy.after_forward(run, outputs, batch, progress)
