@@ -110,3 +110,31 @@ def test_opm_in_a_step_of_concat() -> None:
     terms, outputs, _ = policy_step(fusion, [policy], batch, Progress(0, 1, 0, 1, draw))
     assert np.allclose(outputs["joint"].logits.detach().numpy(), logits, atol=1e-4)
     assert terms["joint"].item() == pytest.approx(-np.log(right(logits))[shown].mean(), rel=1e-4)
+
+
+def test_reconboost_weighs_by_what_the_others_leave() -> None:
+    """Term of m: (1 - s p_others(y)) CE(z_m); the last: CE of the sum. By numpy, with a cell that lacks `v`."""
+    cls = component_class("policy", "reconboost")
+    policy = cls(cls.Params(strength=0.5, rectify=2.0))
+    fusion = build_toy(component_class("fusion", "late_logit"), toy_task(2)).train()
+    for head in fusion.networks.heads.values():
+        head.weight.data *= 20
+    set_up(policy, fusion)
+    batch = toy_batch(fusion.task, cells=4)
+    batch.present = torch.tensor([[True, True]] * 3 + [[True, False]])
+    terms, outputs, _ = policy_step(fusion, [policy], batch, START)
+    z, y = {m: outputs[m].logits.detach().numpy() for m in "uv"}, batch.labels.numpy()
+
+    def p(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x - x.max(1, keepdims=True))
+        return (e / e.sum(1, keepdims=True))[np.arange(4), y]
+
+    weight_u = np.where(np.arange(4) < 3, 1 - 0.5 * p(z["v"]), 1.0)
+    assert terms["u"].item() == pytest.approx(np.mean(-np.log(p(z["u"])) * weight_u), rel=1e-4)
+    assert terms["v"].item() == pytest.approx(
+        np.mean((-np.log(p(z["v"])) * (1 - 0.5 * p(z["u"])))[:3]), rel=1e-4
+    )
+    both = z["u"] + np.where(np.arange(4)[:, None] < 3, z["v"], 0.0)
+    assert terms["reconboost"].item() == pytest.approx(2 * np.mean(-np.log(p(both))), rel=1e-4)
+    names = {"u": terms["u"], "logits.kl.v": terms["v"], "reconboost": terms["reconboost"]}
+    assert [list(policy.of_turn(t, names)) for t in policy.turns] == [["u"], ["logits.kl.v"], ["reconboost"]]

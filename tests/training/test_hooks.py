@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from wbcbench.contracts import ChangesFeatures, Fusion, Parameters, Policy, PolicyTraits, Progress
+from wbcbench.contracts import ChangesFeatures, Fusion, Parameters, Policy, PolicyTraits, Progress, StepsInTurn
 from wbcbench.contracts.needs import RouteTeachers
 from wbcbench.errors import WbcbenchError
 from wbcbench.scheduling.plan import Plan, make_plan
+from wbcbench.spec import Recipe
 from wbcbench.spec.request import Request
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.distillers import Matched
 from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
+from wbcbench.training.loop import losses, take_step
 from wbcbench.training.supervision import pair_shapes, total
 from wbcbench.training.teachers import Teacher, TeacherBank
 
@@ -51,6 +55,11 @@ def planned(**choices: Any) -> Plan:
         ({"policy": "opm", "kd": "none"}, "Policy 'opm' needs a joint route"),
         ({"policy": "opm", "kd": "none", "fusion": "centralnet"}, "embeddings that only a head reads, which fusion"),
         ({"policy": "opm", "kd": "none", "fusion": "sum"}, "needs logits of each modality"),
+        ({"policy": "reconboost,mmpareto,aux_heads", "kd": "none"}, "which leaves none to 'mmpareto'"),
+        (
+            {"policy": "reconboost", "kd": "logits+dot", "training": {"optimiser": "sgd"}},
+            "changes gradients or takes steps, but distiller 'dot'",
+        ),
         ({"kd": "jacobian", "teacher": {"image_size": 24}}, "Distiller 'jacobian' lets teachers answer"),
         ({"kd": "jacobian", "routing": "mean"}, "route 'brightfield' of fusion 'late_prob' has a teacher that reads"),
         ({"kd": "jacobian+simkd"}, "differentiates the student's logits, but with 'simkd'"),
@@ -188,3 +197,50 @@ def test_changed_embeddings_reach_the_head_and_train_the_networks_which_run_once
     fusion.eval()
     twin.head.weight.data[:, :width] /= 2
     assert torch.equal(fusion(batch.images)["joint"].logits, twin.eval()(batch.images)["joint"].logits)
+
+
+# Steps in turn
+
+
+class Turns(StepsInTurn, Policy):
+    """Trains one head after the other."""
+
+    name = "toy_turns"
+    turns = ("u", "v")  # type: ignore[assignment]
+
+    def of_turn(self, turn, losses):  # type: ignore[no-untyped-def]
+        return {turn: losses[turn]}
+
+
+def test_each_turn_sees_what_the_one_before_has_left() -> None:
+    """Against plain torch: a step on the losses of `u`, then one on those of `v`, on a fusion whose heads share a
+    trunk."""
+    fusion = build_toy(component_class("fusion", "independent"), toy_task(2)).train()
+    twin, batch = deepcopy(fusion), toy_batch(fusion.task)
+    policy = Turns(Parameters())
+    set_up(policy, fusion)
+    recipe = Recipe(optimiser="sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
+    method = SimpleNamespace(recipe=recipe)
+    job: Any = SimpleNamespace(
+        fusion=fusion, policies=[policy], distillation=None, trial=SimpleNamespace(method=method),
+        device=torch.device("cpu"), maps=False, inputs=False,
+    )  # fmt: skip
+    state: Any = SimpleNamespace(optimiser=torch.optim.SGD(fusion.parameters(), 0.5))
+    progress = Progress(0, 1, 0, 1, toy_draw())
+    for turn in policy.turns:
+        take_step(job, state, losses(job, batch, torch.ones(3), progress), batch, progress, turn)
+    for turn in ("u", "v"):
+        loss = F.cross_entropy(twin(batch.images)[turn].logits, batch.labels)
+        params = [p for n, p in twin.named_parameters() if not n.startswith(f"heads.{'v' if turn == 'u' else 'u'}")]
+        with torch.no_grad():
+            for p, g in zip(params, torch.autograd.grad(loss, params), strict=True):
+                p -= 0.5 * g
+    for (name, mine), (_, theirs) in zip(fusion.named_parameters(), twin.named_parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+
+
+def test_reconboost_in_whole_trials_with_a_teacher(train: Callable[..., dict[str, Any]]) -> None:
+    args = ("--policy", "reconboost", "--kd", "logits", "--epochs", "1", "--set", "teacher.epochs=1")
+    document = train(*args, "--fusion", "late_logit")
+    assert document["records"][-1]["status"] == "done"
+    assert any("takes several optimiser steps for each batch" in note for note in document["notes"])

@@ -16,6 +16,8 @@ REFUSED = {
     ("mmpareto", "late"): "losses that meet",
     ("etmc", "independent"): "a joint route",
     ("etmc", "late"): "a joint route",
+    ("opm", "independent"): "a joint route",
+    ("opm", "late"): "a joint route",
     ("funmatch", "independent"): "needs a teacher",
     ("funmatch", "late"): "needs a teacher",
 }

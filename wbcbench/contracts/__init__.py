@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         ForwardsAgain,
         PerCell,
         Policy,
+        StepsInTurn,
     )
     from wbcbench.contracts.routing import Routing, each_teacher, mean_teacher, weighted
 
@@ -76,7 +77,7 @@ _LAZY = {
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output", "over_rows": "output",
     "input_gradient": "output",
     "DistillerParams": "params", "Parameters": "params", "param": "params",
-    "ChangesFeatures": "policy",
+    "ChangesFeatures": "policy", "StepsInTurn": "policy",
     "ChangesGradients": "policy", "DoesBackward": "policy", "ForwardsAgain": "policy", "PerCell": "policy",
     "Policy": "policy",
     "Preparation": "dataset", "middle_square": "dataset",
@@ -133,6 +134,7 @@ __all__ = [
     "ReplacesHead",
     "Routing",
     "SolvedOnce",
+    "StepsInTurn",
     "TakesStep",
     "Task",
     "TransformsLogits",

@@ -23,7 +23,7 @@ class Policy(nn.Module):
 
     A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` declares what differs
     from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesFeatures`,
-    `ChangesGradients`, `DoesBackward`, `PerCell`.
+    `ChangesGradients`, `DoesBackward`, `StepsInTurn`, `PerCell`.
 
     Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
     names, always after the fusion's own `assemble` and `task_terms`: a later policy sees the result of an
@@ -139,6 +139,28 @@ class DoesBackward:
         Args:
             terms: scalar task terms, as weighted in the loss.
             rest: scalar, what distillers add. It needs no gradient where there are none.
+        """
+
+
+class StepsInTurn:
+    """Base class of policies that take several optimiser steps for each batch, each on some of the losses.
+
+    All losses are computed again before each step, for the same images, at the weights that the step before left. Parameters that a turn's losses do not reach stay as they are. At most one of several
+    policies; not with one that does the backward pass, or a distiller that takes the step.
+    """
+
+    @property
+    @abstractmethod
+    def turns(self) -> tuple[str, ...]:
+        """Names of the steps for each batch, in order; called after `setup`."""
+
+    @abstractmethod
+    def of_turn(self, turn: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses that this step reduces, at least one.
+
+        Args:
+            turn: one of `turns`.
+            losses: scalars, as weighted in the loss: of the task, and `distiller.term.route` of distillers.
         """
 
 

@@ -120,7 +120,7 @@ class Declaration(_Attributes):
     @property
     def touches_gradients(self) -> bool:
         """Whether a policy changes gradients or makes them, and so needs the core to do the backward pass."""
-        return bool({"ChangesGradients", "DoesBackward"} & self.extras)
+        return bool({"ChangesGradients", "DoesBackward", "StepsInTurn"} & self.extras)
 
 
 def describe(cls: type, kind: str, who: str) -> dict[str, Any]:

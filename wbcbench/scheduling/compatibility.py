@@ -450,8 +450,14 @@ def _check_each_other(known: Known) -> None:
         raise IncompatibleError(
             f"Policy '{reading[0]}' needs one label per image, but '{blending[0]}' blends cells."
         )
+    stepping = [n for n, d in known.items() if "StepsInTurn" in d.extras]
     if len(combining) > 1:
         raise IncompatibleError(f"Only one policy can do the backward pass, but {' and '.join(combining)} do.")
+    if len(stepping) > 1 or (stepping and combining):
+        raise IncompatibleError(
+            f"Policy '{stepping[0]}' takes several optimiser steps for each batch, which leaves none to "
+            f"'{[*stepping[1:], *combining][0]}'. Choose one of them."
+        )
 
 
 def _check_distillers(registry: Registry, known: Known, distillers: tuple[ComponentSpec, ...]) -> None:
@@ -473,7 +479,7 @@ def _check_distillers(registry: Registry, known: Known, distillers: tuple[Compon
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
     if touching and stepping:
         raise IncompatibleError(
-            f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
+            f"Policy '{touching[0]}' changes gradients or takes steps, but distiller '{stepping[0]}' takes the step by itself."
         )
     learning = [n for n, d in known.items() if "trained_logits" in d.policy_traits.wants]
     replacing = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]

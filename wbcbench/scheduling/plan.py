@@ -295,6 +295,11 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         ordered[trial.id] = PlannedTrial(trial, "student")
     notes += _frozen_notes(registry, (p.trial for p in ordered.values()), description)
     notes += _live_notes(registry, students.values(), description)
+    notes += [
+        f"Policy '{p.name}' takes several optimiser steps for each batch, each after a forward pass of its own."
+        for p in policies
+        if "StepsInTurn" in declared(registry, "policy", p).extras
+    ]
     # A requested trial that is also a teacher keeps its position among the teachers.
     answers = {digest: file.path for digest, file in teacher_pool.files.items()}
     return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)

@@ -28,6 +28,7 @@ from wbcbench.contracts import (
     PerCell,
     Policy,
     Progress,
+    StepsInTurn,
     Task,
 )
 from wbcbench.data.views import EpochDraws
@@ -229,7 +230,10 @@ def policy_step(
     terms = task_loss(fusion, policies, outputs, batch, weights, progress)
     rest = torch.zeros(()) if kd_terms is None else kd_terms(outputs, batch)
     doing = [p for p in policies if isinstance(p, DoesBackward)]
-    if not any(policy.backward(terms, rest, fusion) for policy in doing):
+    stepping = [p for p in policies if isinstance(p, StepsInTurn)]
+    if stepping:  # without an optimiser the weights of all turns are the same
+        total({turn: total(stepping[0].of_turn(turn, terms)) for turn in stepping[0].turns}).backward()  # type: ignore[no-untyped-call]
+    elif not any(policy.backward(terms, rest, fusion) for policy in doing):
         (total(terms) + rest).backward()  # type: ignore[no-untyped-call]
     for policy in policies:
         if isinstance(policy, ChangesGradients):
