@@ -10,7 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
-from wbcbench.testing.toys import build_toy, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, end_epoch, set_up, toy_batch, toy_draw, toy_task
 
 COUNTS = (1, 2, 3)
 """Of modalities."""
@@ -34,7 +34,7 @@ def steps(fusion_name: str, policy_name: str, modalities: int = 2, count: int = 
         progress = Progress(step, 2, 0, 1, toy_draw(step=step))
         terms, _, _ = policy_step(fusion, [policy], toy_batch(task, cells=10), progress)
         assert all(torch.isfinite(t) for t in terms.values()), f"{fusion_name} with {policy_name}: {terms}"
-        policy.on_epoch(fusion, progress, dict.fromkeys(fusion.routes, 0.5))
+        end_epoch(policy, fusion, progress)
     grads = [p.grad for p in fusion.parameters() if p.grad is not None]
     assert grads, f"{fusion_name} with {policy_name}: nothing learns"
     assert all(torch.isfinite(g).all() for g in grads), f"{fusion_name} with {policy_name}"

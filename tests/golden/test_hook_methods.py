@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from wbcbench_plugins.distillers.jacobian import direction_gap
 from wbcbench_plugins.policies.opm import drop_rates
+from wbcbench_plugins.policies.relearning import purity
 
-from wbcbench.contracts import Output, Progress
+from wbcbench.contracts import Evaluated, Output, Progress
 from wbcbench.testing.components import component_class
 from wbcbench.testing.toys import ToyJoint, build_toy, policy_step, set_up, toy_batch, toy_draw, toy_task
 
@@ -138,3 +139,38 @@ def test_reconboost_weighs_by_what_the_others_leave() -> None:
     assert terms["reconboost"].item() == pytest.approx(2 * np.mean(-np.log(p(both))), rel=1e-4)
     names = {"u": terms["u"], "logits.kl.v": terms["v"], "reconboost": terms["reconboost"]}
     assert [list(policy.of_turn(t, names)) for t in policy.turns] == [["u"], ["logits.kl.v"], ["reconboost"]]
+
+
+def test_purity_of_clusters() -> None:
+    """Three far blobs: 1 if labels follow them, and the share of the majority in each if they do not."""
+    blobs = torch.eye(3).repeat_interleave(4, 0) * 100 + torch.randn(12, 3)
+    labels = torch.arange(3).repeat_interleave(4)
+    assert purity(blobs, labels, 3) == 1.0
+    mixed = torch.tensor([0, 0, 0, 1, 1, 1, 2, 0, 2, 2, 1, 1])  # majorities 3, 2 and 2
+    assert purity(blobs, mixed, 3) == pytest.approx(7 / 12)
+
+
+def test_relearning_goes_back_by_the_gap() -> None:
+    """theta <- a theta(0) + (1 - a) theta, a = tanh(3 |P_train - P_val|), for the encoders alone."""
+    cls = component_class("policy", "relearning")
+    policy = cls(cls.Params(every=2))
+    fusion = build_toy(component_class("fusion", "concat"), toy_task(2))
+    set_up(policy, fusion)
+    start = {n: p.detach().clone() for n, p in fusion.named_parameters()}
+    for p in fusion.parameters():
+        p.data += 1.0
+    labels = torch.arange(3).repeat_interleave(4)
+    blobs = torch.eye(3).repeat_interleave(4, 0) * 100
+    train = Evaluated({"joint": Output(blobs, labels=labels)}, {"u": blobs, "v": blobs})
+    mixed = torch.tensor([0, 0, 0, 1, 1, 1, 2, 0, 2, 2, 1, 1])
+    gaps = {"u": 5 / 12, "v": 5 / 12}
+    val = Evaluated({"joint": Output(blobs, labels=mixed)}, {"u": blobs, "v": blobs})
+    policy.after_validation(fusion, val, lambda: train, Progress(0, 9, 0, 1))
+    assert all(torch.equal(p, start[n] + 1) for n, p in fusion.named_parameters()), "not in the first epoch"
+    policy.after_validation(fusion, val, lambda: train, Progress(1, 9, 0, 1))
+    for name, p in fusion.named_parameters():
+        m = next((m for m in gaps if f"backbones.{m}." in name), "")
+        share = np.tanh(3 * gaps[m]) if m else 0.0
+        assert torch.allclose(p, start[name] + (1 - share), atol=1e-5), name
+    policy.after_validation(fusion, val, lambda: train, Progress(7, 9, 0, 1))
+    assert torch.allclose(fusion.head.weight, start["head.weight"] + 1), "nor late in training"

@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from wbcbench.contracts import ChangesFeatures, Fusion, Parameters, Policy, PolicyTraits, Progress, StepsInTurn
+from wbcbench.contracts import (
+    Cells,
+    ChangesFeatures,
+    Fusion,
+    Parameters,
+    Policy,
+    PolicyTraits,
+    Progress,
+    ReadsValidation,
+    StepsInTurn,
+)
 from wbcbench.contracts.needs import RouteTeachers
+from wbcbench.data.views import ResidentCells, Views
 from wbcbench.errors import WbcbenchError
 from wbcbench.scheduling.plan import Plan, make_plan
-from wbcbench.spec import Recipe
+from wbcbench.spec import Augmentation, Recipe
 from wbcbench.spec.request import Request
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.distillers import Matched
@@ -59,6 +71,11 @@ def planned(**choices: Any) -> Plan:
         (
             {"policy": "reconboost", "kd": "logits+dot", "training": {"optimiser": "sgd"}},
             "changes gradients or takes steps, but distiller 'dot'",
+        ),
+        ({"policy": "cutmix", "teacher": {"views": "weak"}}, "but teacher.views = weak shows them others"),
+        (
+            {"teacher": {"views": "weak"}, "augmentation": {"intensity": 0, "noise": 0}},
+            "teacher.views = weak has no effect",
         ),
         ({"kd": "jacobian", "teacher": {"image_size": 24}}, "Distiller 'jacobian' lets teachers answer"),
         ({"kd": "jacobian", "routing": "mean"}, "route 'brightfield' of fusion 'late_prob' has a teacher that reads"),
@@ -244,3 +261,144 @@ def test_reconboost_in_whole_trials_with_a_teacher(train: Callable[..., dict[str
     document = train(*args, "--fusion", "late_logit")
     assert document["records"][-1]["status"] == "done"
     assert any("takes several optimiser steps for each batch" in note for note in document["notes"])
+
+
+# What networks make of validation cells
+
+
+class Reader(ReadsValidation, Policy):
+    """Keeps what it is told."""
+
+    name = "toy_reader"
+    seen: ClassVar[list[Any]] = []
+
+    def after_validation(self, fusion, validation, training, progress):  # type: ignore[no-untyped-def]
+        self.seen.append((progress.epoch, validation, training()))
+
+
+class ReadingRouting(ReadsValidation, Matched):
+    """The same, as a routing."""
+
+    name = "toy_reading"
+    after_validation = Reader.after_validation
+    seen = Reader.seen
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_policies_and_routings_see_validation_and_training_cells(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    """The outputs are those of the weights that are judged: of the epoch, or of their average."""
+    from wbcbench.training import loop
+
+    Reader.seen.clear()
+    judged: list[Any] = []
+    real_fit, real_judge = loop.train_epoch, loop.judge
+
+    def with_reader(job: Any, state: Any, *args: Any) -> Any:
+        if not any(isinstance(p, Reader) for p in job.policies) and job.trial.method.distillers:
+            job.policies.append(Reader(Parameters()))
+            for routing in job.distillation.routings.values():
+                routing.__class__ = ReadingRouting
+        return real_fit(job, state, *args)
+
+    def judge(job: Any, state: Any) -> Any:
+        found = real_judge(job, state)
+        if job.trial.method.distillers:
+            judged.append(found[2])
+        return found
+
+    monkeypatch.setattr(loop, "train_epoch", with_reader)
+    monkeypatch.setattr(loop, "judge", judge)
+    train("--fusion", "late_prob", "--kd", "logits", "--epochs", "2", "--set", "teacher.epochs=1",
+          "--set", f"training.ema={ema}")  # fmt: skip
+    assert len(Reader.seen) == 2 * 3, "a policy and a routing of each route, in each epoch"
+    for epoch, validation, training in Reader.seen:
+        said = judged[epoch]
+        for route, out in validation.outputs.items():
+            assert torch.equal(out.labels, torch.from_numpy(said.labels))
+            assert torch.equal(out.index, torch.from_numpy(said.cells))
+            assert np.allclose(out.logits.softmax(1), said.routes[route], atol=1e-6)
+            assert torch.equal(validation.features[route], out.embedding)
+        assert not set(training.outputs["u"].index.tolist()) & set(said.cells.tolist())
+        assert len(training.features["u"]) == len(training.outputs["u"].labels) > len(said.labels)
+
+
+def test_relearning_in_a_whole_trial(train: Callable[..., dict[str, Any]]) -> None:
+    document = train("--fusion", "concat", "--policy", "relearning:every=1", "--epochs", "2")
+    assert document["records"][-1]["status"] == "done"
+    assert any("'relearning' learns from the validation cells" in note for note in document["notes"])
+
+
+# Weak views for teachers, strong ones for the student
+
+ROUTING = '''
+from wbcbench.contracts import Routing, each_teacher, weighted
+import torch, torch.nn.functional as F
+
+class Nearest(Routing):
+    """Weighs teachers by how near their embeddings are."""
+    name = "nearest"
+    pairing = "all"
+    min_teachers = 2
+    labels = False
+    student = ("%s",)
+    teacher = ("embedding",)
+
+    def teach(self, distillers, student, teachers, progress):
+        width = min(t.embedding.shape[1] for t in (student, *teachers))
+        near = [F.cosine_similarity(student.embedding[:, :width], t.embedding[:, :width]) for t in teachers]
+        weights = torch.stack(near).detach().softmax(0)
+        return weighted(each_teacher(distillers, student, teachers, progress), weights)
+'''
+
+
+def test_weak_views_keep_the_geometry_of_the_student_s() -> None:
+    """Without intensity, noise and cutout, the student's own view is a turn, flip and shift: the teachers'."""
+    rng = np.random.default_rng(0)
+    cells = Cells(
+        images={"u": rng.integers(0, 255, (12, 1, 16, 16), dtype=np.uint8)}, labels=np.arange(12) % 2,
+        classes=("a", "b"), fingerprint="",
+    )  # fmt: skip
+    resident = ResidentCells(cells, ("u",), np.arange(12), torch.device("cpu"))
+    ids = torch.arange(12)
+    strong = Augmentation(intensity=0.5, noise=0.1, cutout=0.4)
+    alone, weak = (Views(resident, a, 3).epoch(1)("u", ids) for a in (strong, strong.weak()))
+    only_gain = strong.model_copy(update={"noise": 0.0, "cutout": 0.0})
+    gained = Views(resident, only_gain, 3).epoch(1)("u", ids)
+    assert (alone - weak).abs().amax((1, 2, 3)).min() > 0.1
+    for one, two in zip(gained, weak, strict=True):  # each a line through the other's pixels
+        assert np.corrcoef(one.flatten(), two.flatten())[0, 1] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_strong_student_is_taught_by_stored_answers_for_weak_views(
+    train: Callable[..., dict[str, Any]], tmp_path: Any
+) -> None:
+    base = ("--fusion", "late_prob", "--kd", "logits", "--epochs", "1", "--set", "augmentation.cutout=0.4")
+    args = (*base, "--set", "teacher.views=weak")
+    first = train(*args)["records"][-1]
+    assert first["cost"]["teacher_replayed"] is True
+    folders = {p.name for p in (tmp_path / "store" / "replay").iterdir()}
+    live = train(*args, "--set", "replay=never", store="live")["records"][-1]
+    assert live["trial_id"] == first["trial_id"]
+    p, q = (np.load(f"{r['path']}/predictions.npz")["test_probabilities"] for r in (first, live))
+    assert np.allclose(p, q, atol=1e-4)
+    same = train(*base)["records"][-1]
+    assert same["trial_id"] != first["trial_id"]
+    assert len({p.name for p in (tmp_path / "store" / "replay").iterdir()} - folders) == 2, "other answers"
+
+
+@pytest.mark.parametrize("reads", ["embedding", "maps"])
+def test_a_routing_gets_what_it_declares_to_read_or_is_refused(
+    train: Callable[..., dict[str, Any]], tmp_path: Any, reads: str
+) -> None:
+    """A distiller of logits leaves it to the routing that embeddings are there; concat has no stage maps."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "nearest.py").write_text(ROUTING % reads)
+    args = ("--fusion", "concat", "--kd", "logits", "--routing", "nearest", "--epochs", "1")
+    refused = reads == "maps"
+    document = train(*args, "--plugins-dir", str(tmp_path / "plugins"), code=2 if refused else 0)
+    if refused:
+        assert "nearest' reads the student's stage maps" in document["stderr"]
+    else:
+        assert document["records"][-1]["status"] == "done"

@@ -18,6 +18,7 @@ REFUSED = {
     ("etmc", "late"): "a joint route",
     ("opm", "independent"): "a joint route",
     ("opm", "late"): "a joint route",
+    ("relearning", "independent"): "embeddings that only a head reads",
     ("funmatch", "independent"): "needs a teacher",
     ("funmatch", "late"): "needs a teacher",
 }
@@ -30,7 +31,7 @@ def policies() -> list[str]:
 
 @pytest.mark.parametrize("name", policies())
 def test_with_one_network_and_with_several(train: Run, name: str) -> None:
-    params = ":every=1" if name == "gradient_blending" else ""
+    params = ":every=1" if name in ("gradient_blending", "relearning") else ""
     for fusion in ("independent", "late"):
         args = ("--fusion", fusion, "--policy", f"{name}{params}")
         if (name, fusion) in REFUSED:

@@ -124,6 +124,17 @@ Outputs = dict[str, Output]
 """Route name -> output. Route names are `joint` and modality names."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a network makes of n cells, in evaluation mode and unaugmented."""
+
+    outputs: Outputs
+    """Route -> its output, with `labels`, `index` (cell ids) and `shown`, without maps."""
+    features: dict[str, Tensor]
+    """Modality -> the embedding [n, D_m] of its own network, before any head; empty where the fusion does not offer
+    `features`."""
+
+
 @dataclass
 class Batch:
     """One training batch as a fusion sees it. B cells drawn, R rows shown (R = B unless repeated).

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wbcbench.contracts import previous
 from wbcbench.contracts.fusion import Fusion
 from wbcbench.contracts.needs import PolicyTraits
-from wbcbench.contracts.output import Batch, Draw, Outputs, Progress
+from wbcbench.contracts.output import Batch, Draw, Evaluated, Outputs, Progress
 from wbcbench.contracts.params import Parameters
 
 Run = Callable[[dict[str, Tensor], Tensor | None], Outputs]
@@ -23,7 +23,8 @@ class Policy(nn.Module):
 
     A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` declares what differs
     from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesFeatures`,
-    `ChangesGradients`, `DoesBackward`, `StepsInTurn`, `PerCell`.
+    `ChangesGradients`, `DoesBackward`, `StepsInTurn`,
+    `ReadsValidation`, `PerCell`.
 
     Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
     names, always after the fusion's own `assemble` and `task_terms`: a later policy sees the result of an
@@ -161,6 +162,24 @@ class StepsInTurn:
         Args:
             turn: one of `turns`.
             losses: scalars, as weighted in the loss: of the task, and `distiller.term.route` of distillers.
+        """
+
+
+class ReadsValidation:
+    """Base class of policies and routings that learn from validation cells, which also select the epoch.
+
+    What it remembers is a buffer; it may change the weights that the next epoch begins with.
+    """
+
+    @abstractmethod
+    def after_validation(
+        self, fusion: Fusion, validation: Evaluated, training: Callable[[], Evaluated], progress: Progress
+    ) -> None:
+        """Called after each epoch, after `on_epoch`; reading values back from the device is allowed.
+
+        Args:
+            validation: of all validation cells, by the weights that were judged.
+            training: of all training cells, by the same weights; each call costs a pass over them.
         """
 
 

@@ -32,12 +32,15 @@ class _Attributes:
 
     chain: bool
     family: str
+    labels: bool | None
     min_teachers: int
     needs: Needs
     pairing: Literal["own", "all"]
     reads: Literal["images", "vectors"]
     scalable: bool
     source: str
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
 
     attributes: Mapping[str, Any]
 

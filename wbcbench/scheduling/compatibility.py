@@ -187,6 +187,10 @@ def check_live(registry: Registry, trial: Trial) -> None:
         raise IncompatibleError(
             f"{asks}, but '{method.outside[0].name}' is a file of answers. Use trained teachers (--teacher cellnet)."
         )
+    if method.teacher_views != "same":
+        raise IncompatibleError(
+            f"{asks}, but teacher.views = {method.teacher_views} shows them others. Leave it out."
+        )
     for teacher in method.teachers:
         if unseen := [m for m in teacher.reads if m not in protocol.modalities]:
             raise IncompatibleError(
@@ -199,7 +203,8 @@ def check_live(registry: Registry, trial: Trial) -> None:
                 "Leave teacher.image_size out."
             )
     blending = [p.name for p in method.policies if declared(registry, "policy", p).policy_traits.blends_cells]
-    if blending and method.routing and declared(registry, "routing", method.routing).min_teachers > 1:
+    routing = method.routing and declared(registry, "routing", method.routing)
+    if blending and method.routing and routing and (routing.labels or (routing.labels is None and routing.min_teachers > 1)):
         raise IncompatibleError(
             f"Routing '{method.routing.name}' may weigh teachers by labels, but policy '{blending[0]}' shows images "
             "of several cells at once. Use --routing matched."
@@ -216,6 +221,25 @@ def check_live(registry: Registry, trial: Trial) -> None:
                     f"'{one.route}' of fusion '{method.fusion.name}' has a teacher that reads other modalities. Use "
                     "--routing matched, with a teacher of every modality."
                 )
+
+
+def check_routing_reads(registry: Registry, trial: Trial) -> None:
+    """Raises `IncompatibleError` for a routing that reads what the student, or a teacher from outside, has not."""
+    method = trial.method
+    if method.routing is None:
+        return
+    routing, name = declared(registry, "routing", method.routing), method.routing.name
+    if "maps" in routing.student and not declared(registry, "fusion", method.fusion).fusion_traits.stage_maps:
+        raise IncompatibleError(
+            f"Routing '{name}' reads the student's stage maps, but a head of fusion '{method.fusion.name}' reads "
+            "several networks, which have no common maps. Choose another routing, or a fusion such as early."
+        )
+    for teacher in method.outside:
+        if "maps" in routing.teacher or ("embedding" in routing.teacher and not teacher.embedding):
+            raise IncompatibleError(
+                f"Routing '{name}' reads the teachers' {' and '.join(routing.teacher)}, which the file of answers "
+                f"'{teacher.name}' does not have. Choose another routing."
+            )
 
 
 def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:

@@ -22,6 +22,7 @@ from wbcbench.scheduling.compatibility import (
     check_fit,
     check_live,
     check_policies,
+    check_routing_reads,
     declared,
     in_order,
     needs_of,
@@ -35,7 +36,7 @@ from wbcbench.scheduling.components import (
     distillers_of,
     with_carried,
 )
-from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
+from wbcbench.scheduling.settings import Settings, check_augmentation, check_views, settled_split
 from wbcbench.scheduling.sizing import Sizer
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
@@ -186,6 +187,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
 
     read = tuple(dict.fromkeys((*modalities, *teacher_modalities)))
     check_augmentation(request.augmentation, size, read, description.vectors)
+    check_views(request)
     if description.vectors & set(modalities) and "fusion" not in request.model_fields_set:
         request = request.model_copy(update={"fusion": (FOR_VECTORS,)})
         chosen = (*chosen, Chosen("fusion", FOR_VECTORS.name, "it reads numbers too, which the default does not"))
@@ -270,9 +272,11 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     teachers=teachers,
                     outside=outside,
                     teacher_seeds=teacher_pool.vary if teachers else "fixed",
+                    teacher_views=request.teacher.views if teachers else "same",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
                 check_live(registry, trial)
+                check_routing_reads(registry, trial)
                 students.setdefault(trial.id, trial)
         except IncompatibleError as error:
             if request.incompatible == "refuse":
@@ -295,6 +299,14 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         ordered[trial.id] = PlannedTrial(trial, "student")
     notes += _frozen_notes(registry, (p.trial for p in ordered.values()), description)
     notes += _live_notes(registry, students.values(), description)
+    acting = [("Policy", p, declared(registry, "policy", p)) for p in policies]
+    routings = {t.method.routing.name: t.method.routing for t in students.values() if t.method.routing}
+    acting += [("Routing", r, declared(registry, "routing", r)) for r in routings.values()]
+    notes += [
+        f"{kind} '{spec.name}' learns from the validation cells, by which the epoch is selected too."
+        for kind, spec, d in acting
+        if "ReadsValidation" in d.extras
+    ]
     notes += [
         f"Policy '{p.name}' takes several optimiser steps for each batch, each after a forward pass of its own."
         for p in policies

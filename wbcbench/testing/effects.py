@@ -30,7 +30,7 @@ from wbcbench.contracts.params import condition_of, describe_params, holds, name
 from wbcbench.errors import IncompatibleError, WbcbenchError
 from wbcbench.spec import Recipe
 from wbcbench.testing.promise import BrokenPromise
-from wbcbench.testing.toys import build_toy, noise, policy_step, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, end_epoch, noise, policy_step, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import make_optimiser, set_learning_rate
 
@@ -221,7 +221,7 @@ def policy_trace(
         numbers += [x.double().sum()[None] for x in shown.images.values()]
         optimiser.step()
         losses = {r: 2.0 - 0.1 * epoch * (i + 1) / len(fusion.routes) for i, r in enumerate(fusion.routes)}
-        policy.on_epoch(fusion, progress, losses)
+        end_epoch(policy, fusion, progress, losses)
     return torch.cat([n.flatten() for n in numbers])
 
 

@@ -14,10 +14,10 @@ from wbcbench.contracts import (
     Backbone,
     BackboneFactory,
     Batch,
-    ChangesFeatures,
     ChangesGradients,
     DoesBackward,
     Draw,
+    Evaluated,
     Features,
     ForwardsAgain,
     Fusion,
@@ -28,12 +28,13 @@ from wbcbench.contracts import (
     PerCell,
     Policy,
     Progress,
+    ReadsValidation,
     StepsInTurn,
     Task,
 )
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError
-from wbcbench.training.features import check_features, with_features
+from wbcbench.training.features import check_features, kept_features, with_features
 from wbcbench.training.supervision import task_loss, total, with_labels
 from wbcbench.training.teachers import twice_differentiable
 
@@ -174,7 +175,7 @@ class ToyJoint(ToyBoth):
 def set_up(policy: Policy, fusion: Fusion, cells: int = 200, values: bool = True) -> None:
     """Set a policy up around a fusion, for cells 0..cells-1, as training does; `values`: tensors have some."""
     policy.setup(fusion)
-    if isinstance(policy, ChangesFeatures) and values:
+    if "features" in policy.traits.wants and values:
         check_features(fusion)
     if isinstance(policy, PerCell):
         policy.setup_cells(cells)
@@ -239,3 +240,22 @@ def policy_step(
         if isinstance(policy, ChangesGradients):
             policy.after_backward(fusion, outputs, batch, progress)
     return terms, outputs, batch
+
+
+@torch.no_grad()
+def toy_evaluated(fusion: Fusion, seed: int) -> Evaluated:
+    """What a fusion makes of 24 cells of noise in evaluation mode."""
+    training, batch = fusion.training, toy_batch(fusion.task, cells=24, seed=seed)
+    fusion.eval()
+    with kept_features(fusion) as features:
+        outputs = with_labels(fusion(batch.images), batch)
+    fusion.train(training)
+    return Evaluated(outputs, features)
+
+
+def end_epoch(policy: Policy, fusion: Fusion, progress: Progress, losses: dict[str, float] | None = None) -> None:
+    """Call what a policy does at the end of an epoch; `losses`: route -> validation loss, by default one half."""
+    policy.on_epoch(fusion, progress, losses or dict.fromkeys(fusion.routes, 0.5))
+    if isinstance(policy, ReadsValidation):
+        seen = toy_evaluated(fusion, 1)
+        policy.after_validation(fusion, seen, lambda: toy_evaluated(fusion, 2), progress)

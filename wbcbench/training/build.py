@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from wbcbench.contracts import (
     Backbone,
     Batch,
-    ChangesFeatures,
     Combiner,
     Distiller,
     Draw,
@@ -328,7 +327,7 @@ def build_policies(trial: Trial, fusion: Fusion, registry: Registry) -> list[Pol
         torch.manual_seed(derive_seed(trial.seed, "init", "policies"))
         for policy in policies:
             policy.setup(fusion)
-            if isinstance(policy, ChangesFeatures):
+            if "features" in policy.traits.wants:
                 check_features(fusion)
     return policies
 

@@ -76,6 +76,28 @@ def with_features(
     return outputs
 
 
+@contextmanager
+def kept_features(fusion: Fusion) -> Iterator[dict[str, Tensor]]:
+    """Within it the embeddings of the modalities' own networks are kept: after it, all of them, [n, D_m] float32."""
+    networks, found = own_networks(fusion), dict[str, Tensor]()
+    parts: dict[str, list[Tensor]] = {m: [] for m in networks}
+
+    def kept(m: str) -> Callable[..., Features]:
+        real = networks[m].forward
+
+        def forward(x: Tensor, maps: bool = False) -> Features:
+            features = real(x, maps)
+            parts[m].append(features.embedding.float())
+            return features
+
+        return forward
+
+    with _forwarding(networks, kept):
+        yield found
+    if parts and all(parts.values()):
+        found.update({m: torch.cat(p) for m, p in parts.items()})
+
+
 def _recorded(network: Backbone, modality: str, given: dict[str, Features]) -> Callable[..., Features]:
     """The network's forward pass, which also keeps its result."""
     real = network.forward

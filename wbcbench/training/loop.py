@@ -28,21 +28,23 @@ from wbcbench.contracts import (
     DoesBackward,
     Draw,
     DrawsSlots,
+    Evaluated,
     ForwardsAgain,
     Fusion,
     Outputs,
     PerCell,
     Policy,
     Progress,
+    ReadsValidation,
     StepsInTurn,
 )
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import EpochDraws, ResidentCells, Views, draw_batch, epoch_order, fill_images
 from wbcbench.errors import TrialFailedError
-from wbcbench.evaluation.predict import Predictions, predict
+from wbcbench.evaluation.predict import Predictions, forward_all, predictions_of
 from wbcbench.spec import Recipe, Trial
 from wbcbench.training.distillation import Distillation
-from wbcbench.training.features import with_features
+from wbcbench.training.features import kept_features, with_features
 from wbcbench.training.frozen import Embedded
 from wbcbench.training.state import TrainState, Weights, snapshot
 from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
@@ -142,6 +144,12 @@ class Job:
         """The epoch whose views are shown."""
         return epoch % self.views_per_cell if self.views_per_cell else epoch
 
+    @property
+    def readers(self) -> list[ReadsValidation]:
+        """What learns from validation cells."""
+        routings = () if self.distillation is None else self.distillation.routings.values()
+        return [r for r in (*self.policies, *routings) if isinstance(r, ReadsValidation)]
+
     def reading(self) -> AbstractContextManager[None]:
         """The context in which the fusion is given what the job trains on."""
         return nullcontext() if self.embedded is None else self.embedded.reading()
@@ -188,7 +196,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
             sums = train_epoch(job, state, weights, epoch)
         state.train_seconds += time.perf_counter() - started
 
-        selected, metrics, predictions = judge(job, state)
+        selected, metrics, predictions, validation = judge(job, state)
         score = selection_score(job.trial.protocol.selection.metric, metrics, epoch)
         if state.consider(score, selected):
             state.best_predictions = predictions
@@ -197,6 +205,9 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         state.epoch += 1
         for policy in job.policies:
             policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1), predictions.losses())
+        for reader in job.readers:
+            ended = Progress(epoch, budget.epochs, 0, 1)
+            reader.after_validation(job.fusion, validation, lambda: evaluate(job, state, job.train)[0], ended)
         if job.checkpoints is not None:
             state.save(job.checkpoints, job.stamp)
         if done is not None:
@@ -364,19 +375,27 @@ def assemble(job: Job, ids: Tensor, draw: Draw, slots: Mapping[str, Tensor] | No
     return batch
 
 
-def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None], Predictions]:
-    """Validate the weights that would be kept (the average, if there is one); returns all three."""
-    fusion = job.fusion
-    current = snapshot(fusion) if state.average is not None else fusion.state_dict()
-    if state.average is not None:
-        fusion.load_state_dict(state.average)
-    with job.reading():
-        predictions = predict(fusion, job.embedded or job.cells, job.val, job.trial.reads)
-    if state.average is not None:
-        fusion.load_state_dict(current)
+def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None], Predictions, Evaluated]:
+    """Validate the weights that would be kept (the average, if there is one); returns them, and what was found."""
+    validation, probabilities = evaluate(job, state, job.val)
+    predictions = predictions_of(validation.outputs, probabilities, job.cells, job.val)
     if not np.isfinite(predictions.probabilities).all():
         raise diverged(job, state.epoch, "a validation prediction")
-    return state.average or current, job.score(predictions), predictions
+    return state.average or job.fusion.state_dict(), job.score(predictions), predictions, validation
+
+
+def evaluate(job: Job, state: TrainState, ids: Tensor) -> tuple[Evaluated, Tensor]:
+    """What the weights that would be kept make of these cells [n], unaugmented, and the probabilities [n, K]."""
+    fusion = job.fusion
+    current = snapshot(fusion) if state.average is not None else {}
+    if state.average is not None:
+        fusion.load_state_dict(state.average)
+    with job.reading(), kept_features(fusion) if job.readers else nullcontext({}) as features:
+        outputs, probabilities = forward_all(fusion, job.embedded or job.cells, ids, job.trial.reads)
+    if state.average is not None:
+        fusion.load_state_dict(current)
+    outputs = {r: replace(out, labels=job.cells.labels[ids], index=ids) for r, out in outputs.items()}
+    return Evaluated(outputs, features), probabilities
 
 
 def diverged(job: Job, epoch: int, what: str) -> TrialFailedError:
