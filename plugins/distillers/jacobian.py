@@ -44,8 +44,9 @@ class Jacobian(Distiller):
         both = sorted(set(student.inputs) & set(teacher.inputs))
         if not both:
             raise IncompatibleError(
-                f"jacobian compares gradients in the same images, but the student reads {sorted(student.inputs)} and "
-                f"the teacher {sorted(teacher.inputs)}. Give each head a teacher of its own modality."
+                f"jacobian compares gradients in the same images, but the student reads "
+                f"{sorted(student.inputs)} and the teacher {sorted(teacher.inputs)}. Give each head a teacher "
+                "of its own modality."
             )
         first = teacher.logits.detach().argmax(1, keepdim=True)
         mine, theirs = (input_gradient(out, out.logits.gather(1, first)[:, 0], both) for out in (student, teacher))

@@ -1,4 +1,4 @@
-"""Function matching: student and teacher see one aggressively mixed image, and no label counts (Beyer et al. 2022)."""
+"""Function matching: teacher and student see one mixed image, and labels do not count (Beyer et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from wbcbench.contracts import Batch, Draw, Outputs, Parameters, Policy, PolicyT
 class FunMatch(Policy):
     """Every row is mixed with another by lambda ~ U(0, 1), and teachers answer for the mixture.
 
-    L = KL(p_t(x) || p_s(x)) on mixed images x alone, for many epochs: the student learns the teacher's function, not
-    labels. Combine it with `--kd logits:temperature=1:weight=1`, which is the paper's loss. A cell and its partner
-    mix as wholes, by the same lambda in all modalities. `labels` adds the loss of the mixed labels.
+    L = KL(p_t(x) || p_s(x)) on mixed images x alone, for many epochs: the student learns the teacher's function,
+    not labels. Combine it with `--kd logits:temperature=1:weight=1`, which is the paper's loss. A cell and its
+    partner mix as wholes, by the same lambda in all modalities. `labels` adds the loss of the mixed labels.
     """
 
     name = "funmatch"

@@ -42,19 +42,26 @@ def drop_rates(scores: Tensor, base: float, slope: float) -> Tensor:
 class OPM(ChangesFeatures, Policy):
     """Each row's embedding of modality m becomes zero with probability q_m, which is above 0 for the one ahead.
 
-    In a share `execute` of the steps. What is left is divided by 1 - sum_m D_m q_m / sum_m D_m, the expected share;
-    rows that lost all modalities are left out of the loss. Scores are those of the modalities' parts of the joint
-    head's logits, in the same batch.
+    In a share `execute` of the steps. What is left is divided by 1 - sum_m D_m q_m / sum_m D_m, the expected
+    share; rows that lost all modalities are left out of the loss. Scores are those of the modalities' parts of
+    the joint head's logits, in the same batch.
     """
 
     name = "opm"
-    source = "Wei, Hu, Du, Wen, TPAMI 2024, arXiv 2410.11582; the authors' code: q = 0.5, lambda = 0.5, 70% of steps"
+    source = (
+        "Wei, Hu, Du, Wen, TPAMI 2024, arXiv 2410.11582; the authors' code: q = 0.5, lambda = 0.5, 70% of steps"
+    )
     traits = PolicyTraits(arity=(2, None), needs_routes="joint", wants=("features", "logits"), reads_labels=True)
 
     class Params(Parameters):
         rate: float = param(0.5, "q: base probability of dropping.", ge=0, le=1, search=(0.1, 0.8))
         slope: float = param(
-            0.5, "lambda: how much more where a modality is far ahead.", ge=0, le=10, when="rate != 0", search=(0.0, 1.0)
+            0.5,
+            "lambda: how much more where a modality is far ahead.",
+            ge=0,
+            le=10,
+            when="rate != 0",
+            search=(0.0, 1.0),
         )
         execute: float = param(0.7, "Share of the steps that drop.", ge=0, le=1, when="rate != 0")
         start: float = param(0.1, "Share of training before it begins.", ge=0, lt=1, when="rate != 0")
@@ -76,8 +83,8 @@ class OPM(ChangesFeatures, Policy):
             said = modality_logits(self.fusion, outputs)
             if set(said) != set(names):
                 raise IncompatibleError(
-                    f"opm compares the logits of each modality, but in '{self.fusion.name}' they have none of their "
-                    "own. Choose concat:hidden=0."
+                    f"opm compares the logits of each modality, but in '{self.fusion.name}' they have none of "
+                    "their own. Choose concat:hidden=0."
                 )
             right = torch.stack([said[m].softmax(1).gather(1, labels[:, None])[:, 0] for m in names])
             rates = drop_rates((right * there).sum(1) / there.sum(1).clamp(min=1), p.rate, p.slope)

@@ -31,7 +31,8 @@ def residual_weight(others: Tensor, labels: Tensor, strength: float) -> Tensor:
     Returns:
         [R] in [1 - strength, 1].
 
-    Source: the code published with arXiv 2405.09321, divided by its `weight1`, so that strength is weight2 / weight1.
+    Source: the code published with arXiv 2405.09321, divided by its `weight1`, so that strength is weight2 /
+    weight1.
     """
     return 1 - strength * others.softmax(1).gather(1, labels[:, None])[:, 0]
 
@@ -46,13 +47,15 @@ class ReconBoost(StepsInTurn, Policy):
 
     name = "reconboost"
     source = "Hua, Xu, Bao, Yang, Huang, ICML 2024, arXiv 2405.09321; the authors' code"
-    traits = PolicyTraits(
-        needs_routes="modality", wants=("trained_logits", "own_parameters"), reads_labels=True
-    )
+    traits = PolicyTraits(needs_routes="modality", wants=("trained_logits", "own_parameters"), reads_labels=True)
 
     class Params(Parameters):
         strength: float = param(
-            0.2, "s: how much less a cell counts that the others explain; 0: not at all.", ge=0, le=1, search=(0.0, 1.0)
+            0.2,
+            "s: how much less a cell counts that the others explain; 0: not at all.",
+            ge=0,
+            le=1,
+            search=(0.0, 1.0),
         )
         rectify: float = param(
             1.0, "Factor on the loss of the sum, the step of all.", gt=0, le=10, search=(0.1, 2.0), log=True

@@ -51,7 +51,7 @@ class Relearning(ReadsValidation, Policy):
     """
 
     name = "relearning"
-    source = "Wei, Li, Feng, Hu, ECCV 2024, arXiv 2407.09705; the authors' code: lambda = 3, after 20, 40 and 60 of 90 epochs"
+    source = "Wei, Li, Feng, Hu, ECCV 2024, arXiv 2407.09705; the authors' code: after 20, 40 and 60 of 90 epochs"
     traits = PolicyTraits(arity=(2, None), wants=("features",), waits="every")
 
     class Params(Parameters):

@@ -115,9 +115,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
         averaged = {} if kd.average is None else with_labels(kd.average(batch.images, batch.present), batch)
         return total(kd.terms(outputs, bank, batch, progress, averaged))  # type: ignore[arg-type]
 
-    terms, _, _ = policy_step(
-        fusion, policies, batch, progress, lessons_of, maps=True, inputs=chosen.needs.inputs
-    )
+    terms, _, _ = policy_step(fusion, policies, batch, progress, lessons_of, maps=True, inputs=chosen.needs.inputs)
     told = " with ".join((fusion_name, distiller_name, *policy_names))
     assert all(torch.isfinite(t) for t in terms.values()), f"{told}: {terms}"
     grads = [p.grad for p in (*fusion.parameters(), *kd.parameters()) if p.grad is not None]

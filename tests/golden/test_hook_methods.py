@@ -18,7 +18,8 @@ START = Progress(0, 1, 0, 1)
 
 
 def test_funmatch_mixes_by_uniform_shares() -> None:
-    """x_i <- l_i x_i + (1 - l_i) x_p(i), l uniform (mean 1/2, variance 1/12), p a permutation; labels do not count."""
+    """x_i <- l_i x_i + (1 - l_i) x_p(i), l uniform (mean 1/2, variance 1/12), p a permutation; labels do not
+    count."""
     cls = component_class("policy", "funmatch")
     policy, draw = cls(cls.Params()), toy_draw()
     fusion = build_toy(ToyJoint, toy_task(2))
@@ -79,8 +80,8 @@ def test_opm_drops_what_is_ahead(scores: tuple[float, ...], rates: tuple[float, 
 
 
 def test_opm_in_a_step_of_concat() -> None:
-    """Joint logits on W_u h_u + W_v h_v + b with whole embeddings of rows dropped and the rest divided by the expected
-    share, recomputed in numpy from the networks' own embeddings; dropped rows are in no loss."""
+    """Joint logits on W_u h_u + W_v h_v + b with whole embeddings of rows dropped and the rest divided by the
+    expected share, recomputed in numpy from the networks' own embeddings; dropped rows are in no loss."""
     cls = component_class("policy", "opm")
     policy = cls(cls.Params(execute=1.0, start=0.0, rate=0.6))
     fusion = build_toy(component_class("fusion", "concat"), toy_task(2)).train()
@@ -132,9 +133,7 @@ def test_reconboost_weighs_by_what_the_others_leave() -> None:
 
     weight_u = np.where(np.arange(4) < 3, 1 - 0.5 * p(z["v"]), 1.0)
     assert terms["u"].item() == pytest.approx(np.mean(-np.log(p(z["u"])) * weight_u), rel=1e-4)
-    assert terms["v"].item() == pytest.approx(
-        np.mean((-np.log(p(z["v"])) * (1 - 0.5 * p(z["u"])))[:3]), rel=1e-4
-    )
+    assert terms["v"].item() == pytest.approx(np.mean((-np.log(p(z["v"])) * (1 - 0.5 * p(z["u"])))[:3]), rel=1e-4)
     both = z["u"] + np.where(np.arange(4)[:, None] < 3, z["v"], 0.0)
     assert terms["reconboost"].item() == pytest.approx(2 * np.mean(-np.log(p(both))), rel=1e-4)
     names = {"u": terms["u"], "logits.kl.v": terms["v"], "reconboost": terms["reconboost"]}

@@ -65,7 +65,10 @@ def planned(**choices: Any) -> Plan:
             "Routing 'ca_mkd' may weigh teachers by labels",
         ),
         ({"policy": "opm", "kd": "none"}, "Policy 'opm' needs a joint route"),
-        ({"policy": "opm", "kd": "none", "fusion": "centralnet"}, "embeddings that only a head reads, which fusion"),
+        (
+            {"policy": "opm", "kd": "none", "fusion": "centralnet"},
+            "embeddings that only a head reads, which fusion",
+        ),
         ({"policy": "opm", "kd": "none", "fusion": "sum"}, "needs logits of each modality"),
         ({"policy": "reconboost,mmpareto,aux_heads", "kd": "none"}, "which leaves none to 'mmpareto'"),
         (
@@ -78,7 +81,10 @@ def planned(**choices: Any) -> Plan:
             "teacher.views = weak has no effect",
         ),
         ({"kd": "jacobian", "teacher": {"image_size": 24}}, "Distiller 'jacobian' lets teachers answer"),
-        ({"kd": "jacobian", "routing": "mean"}, "route 'brightfield' of fusion 'late_prob' has a teacher that reads"),
+        (
+            {"kd": "jacobian", "routing": "mean"},
+            "route 'brightfield' of fusion 'late_prob' has a teacher that reads",
+        ),
         ({"kd": "jacobian+simkd"}, "differentiates the student's logits, but with 'simkd'"),
     ],
 )
@@ -163,7 +169,9 @@ def test_live_teachers_answer_for_the_very_images_of_the_rows(policy: Any) -> No
 
 
 def test_the_plan_says_what_live_teachers_cost() -> None:
-    plan = planned(policy="funmatch", budget={"epochs": 3}, split={"scheme": "stratified", "val": 0.2, "test": 0.3})
+    plan = planned(
+        policy="funmatch", budget={"epochs": 3}, split={"scheme": "stratified", "val": 0.2, "test": 0.3}
+    )
     (note,) = [n for n in plan.notes if "images of each step" in n]
     cells = round(plan.description.cells * 0.5) * 3
     assert f"each of 2 reads {cells} images or more" in note
@@ -206,7 +214,7 @@ def test_changed_embeddings_reach_the_head_and_train_the_networks_which_run_once
     twin = build_toy(component_class("fusion", "concat"), toy_task(2)).train()
     width = twin.encoders.dims[0]
     twin.head.weight.data[:, :width] *= 2
-    terms, same, _ = policy_step(twin, [], batch, Progress(0, 1, 0, 1, toy_draw()))
+    _, same, _ = policy_step(twin, [], batch, Progress(0, 1, 0, 1, toy_draw()))
     assert torch.allclose(outputs["joint"].logits, same["joint"].logits, atol=1e-6)
     for mine, theirs in zip(fusion.encoders.parameters(), twin.encoders.parameters(), strict=True):
         assert mine.grad is not None
@@ -248,7 +256,9 @@ def test_each_turn_sees_what_the_one_before_has_left() -> None:
         take_step(job, state, losses(job, batch, torch.ones(3), progress), batch, progress, turn)
     for turn in ("u", "v"):
         loss = F.cross_entropy(twin(batch.images)[turn].logits, batch.labels)
-        params = [p for n, p in twin.named_parameters() if not n.startswith(f"heads.{'v' if turn == 'u' else 'u'}")]
+        params = [
+            p for n, p in twin.named_parameters() if not n.startswith(f"heads.{'v' if turn == 'u' else 'u'}")
+        ]
         with torch.no_grad():
             for p, g in zip(params, torch.autograd.grad(loss, params), strict=True):
                 p -= 0.5 * g

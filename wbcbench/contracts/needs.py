@@ -268,7 +268,9 @@ class Needs(_Checked):
     def __post_init__(self, head: bool) -> None:
         self._check()
         if "inputs" in self.teacher and self.taught_by != "teacher":
-            raise ValueError(f"Expected taught_by='teacher' where the teacher's inputs are read, not {self.taught_by!r}.")
+            raise ValueError(
+                f"Expected taught_by='teacher' where the teacher's inputs are read, not {self.taught_by!r}."
+            )
         object.__setattr__(self, "_head", head)  # for `previous`
 
     @property

@@ -131,8 +131,8 @@ class Evaluated:
     outputs: Outputs
     """Route -> its output, with `labels`, `index` (cell ids) and `shown`, without maps."""
     features: dict[str, Tensor]
-    """Modality -> the embedding [n, D_m] of its own network, before any head; empty where the fusion does not offer
-    `features`."""
+    """Modality -> the embedding [n, D_m] of its own network, before any head; empty where the fusion does not
+    offer `features`."""
 
 
 @dataclass
@@ -199,8 +199,8 @@ def over_rows(mask: Tensor, like: Tensor) -> Tensor:
 def input_gradient(out: Output, values: Tensor, modalities: Iterable[str]) -> Tensor:
     """[B, P]: each row's gradient of its value in its own inputs of these modalities, flattened and concatenated.
 
-    It can be differentiated again. Where a batch norm lets rows depend on each other, a row's gradient is that of the
-    sum of all values.
+    It can be differentiated again. Where a batch norm lets rows depend on each other, a row's gradient is that of
+    the sum of all values.
 
     Args:
         out: with `inputs`.

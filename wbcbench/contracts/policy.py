@@ -112,7 +112,8 @@ class ChangesFeatures:
     def features(
         self, embeddings: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
     ) -> dict[str, Tensor]:
-        """The embeddings that the head reads; what is left out stays as it is. Called in training, before any loss.
+        """The embeddings that the head reads; what is left out stays as it is. Called in training, before any
+        loss.
 
         Args:
             embeddings: modality -> [R, D_m], of the modality's network, in the precision of the step.
@@ -146,8 +147,9 @@ class DoesBackward:
 class StepsInTurn:
     """Base class of policies that take several optimiser steps for each batch, each on some of the losses.
 
-    All losses are computed again before each step, for the same images, at the weights that the step before left. Parameters that a turn's losses do not reach stay as they are. At most one of several
-    policies; not with one that does the backward pass, or a distiller that takes the step.
+    All losses are computed again before each step, for the same images, at the weights that the step before left.
+    Parameters that a turn's losses do not reach stay as they are. At most one of several policies; not with one
+    that does the backward pass, or a distiller that takes the step.
     """
 
     @property

@@ -166,7 +166,8 @@ def check_outside(registry: Registry, distillers: tuple[ComponentSpec, ...], tea
 
 
 def asks_live(registry: Registry, method: Method) -> str:
-    """Why teachers must answer for the images of each step, as the subject of a sentence; empty if they need not."""
+    """Why teachers must answer for the images of each step, as the subject of a sentence; empty if they need
+    not."""
     if not any(needs_of(registry, d).taught_by == "teacher" for d in method.distillers):
         return ""
     asking = [
@@ -185,7 +186,8 @@ def check_live(registry: Registry, trial: Trial) -> None:
     asks += " lets teachers answer for the images of each step"
     if method.outside:
         raise IncompatibleError(
-            f"{asks}, but '{method.outside[0].name}' is a file of answers. Use trained teachers (--teacher cellnet)."
+            f"{asks}, but '{method.outside[0].name}' is a file of answers. Use trained teachers (--teacher "
+            "cellnet)."
         )
     if method.teacher_views != "same":
         raise IncompatibleError(
@@ -199,15 +201,21 @@ def check_live(registry: Registry, trial: Trial) -> None:
             )
         if teacher.protocol.image_size != protocol.image_size:
             raise IncompatibleError(
-                f"{asks}, which have {protocol.image_size} px, but a teacher reads {teacher.protocol.image_size} px. "
+                f"{asks}, which have {protocol.image_size} px, but a teacher reads "
+                f"{teacher.protocol.image_size} px. "
                 "Leave teacher.image_size out."
             )
     blending = [p.name for p in method.policies if declared(registry, "policy", p).policy_traits.blends_cells]
     routing = method.routing and declared(registry, "routing", method.routing)
-    if blending and method.routing and routing and (routing.labels or (routing.labels is None and routing.min_teachers > 1)):
+    if (
+        blending
+        and method.routing
+        and routing
+        and (routing.labels or (routing.labels is None and routing.min_teachers > 1))
+    ):
         raise IncompatibleError(
-            f"Routing '{method.routing.name}' may weigh teachers by labels, but policy '{blending[0]}' shows images "
-            "of several cells at once. Use --routing matched."
+            f"Routing '{method.routing.name}' may weigh teachers by labels, but policy '{blending[0]}' shows "
+            "images of several cells at once. Use --routing matched."
         )
     differentiating = [d.name for d in method.distillers if needs_of(registry, d).asks_live]
     if differentiating and method.routing:
@@ -218,8 +226,8 @@ def check_live(registry: Registry, trial: Trial) -> None:
             if one.route != JOINT and any(one.route not in reads[i] for i in one.teachers):
                 raise IncompatibleError(
                     f"Distiller '{differentiating[0]}' compares gradients in the same images, but route "
-                    f"'{one.route}' of fusion '{method.fusion.name}' has a teacher that reads other modalities. Use "
-                    "--routing matched, with a teacher of every modality."
+                    f"'{one.route}' of fusion '{method.fusion.name}' has a teacher that reads other modalities. "
+                    "Use --routing matched, with a teacher of every modality."
                 )
 
 
@@ -303,8 +311,8 @@ def _check_roles(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> N
     reading = [d.name for d in distillers if needs_of(registry, d).inputs]
     if alone and reading:
         raise IncompatibleError(
-            f"Distiller '{reading[0]}' differentiates the student's logits, but with '{alone[0]}' they are those of "
-            "the teacher's classifier, which have no gradient. Choose one of them."
+            f"Distiller '{reading[0]}' differentiates the student's logits, but with '{alone[0]}' they are "
+            "those of the teacher's classifier, which have no gradient. Choose one of them."
         )
     names = [d.name for d in distillers]
     twice = {n for n in names if names.count(n) > 1}
@@ -491,8 +499,9 @@ def _check_distillers(registry: Registry, known: Known, distillers: tuple[Compon
         if needs.labels or needs.index or needs.taught_by == "peers":
             reads = "compares heads" if needs.taught_by == "peers" else "reads labels or ids of cells"
             raise IncompatibleError(
-                f"Distiller '{distiller.name}' {reads}, but policy '{blending[0]}' shows images of several cells at "
-                "once. Choose one that compares outputs for the same images, such as logits, or --kd none."
+                f"Distiller '{distiller.name}' {reads}, but policy '{blending[0]}' shows images of several "
+                "cells at once. Choose one that compares outputs for the same images, such as logits, or --kd "
+                "none."
             )
     lonely = [n for n, d in known.items() if "teacher" in d.policy_traits.wants]
     if lonely and not any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
@@ -503,7 +512,8 @@ def _check_distillers(registry: Registry, known: Known, distillers: tuple[Compon
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
     if touching and stepping:
         raise IncompatibleError(
-            f"Policy '{touching[0]}' changes gradients or takes steps, but distiller '{stepping[0]}' takes the step by itself."
+            f"Policy '{touching[0]}' changes gradients or takes steps, but distiller '{stepping[0]}' takes the "
+            "step by itself."
         )
     learning = [n for n, d in known.items() if "trained_logits" in d.policy_traits.wants]
     replacing = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]

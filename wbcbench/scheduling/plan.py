@@ -354,7 +354,8 @@ def _live_notes(registry: Registry, trials: Iterable[Trial], description: Descri
 
 
 def _twice(registry: Registry, method: Method) -> str:
-    """What it costs that a distiller reads gradients in images, as a sentence after another; empty if none does."""
+    """What it costs that a distiller reads gradients in images, as a sentence after another; empty if none
+    does."""
     reading = [d.name for d in method.distillers if needs_of(registry, d).inputs]
     return f" {reading[0]} adds a second backward pass to each step." if reading else ""
 

@@ -223,8 +223,8 @@ def check_views(request: Request) -> None:
     """Raises `UsageError` for weaker views of teachers that are not weaker."""
     if request.teacher.views == "weak" and request.augmentation == request.augmentation.weak():
         raise UsageError(
-            "teacher.views = weak has no effect: the student's views have no intensity, noise or cutout that teachers "
-            "could be spared. Leave it out, or augment more, as with --set augmentation.cutout=0.4"
+            "teacher.views = weak has no effect: the student's views have no intensity, noise or cutout that "
+            "teachers could be spared. Leave it out, or augment more, as with --set augmentation.cutout=0.4"
         )
 
 

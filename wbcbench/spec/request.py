@@ -251,8 +251,8 @@ class TeacherRequest(Frozen):
     user. `[0]`: students of all seeds share one teacher, and their intervals are about that one. Several seeds
     make an ensemble per modality, shared too, whose softened probabilities are averaged."""
     views: TeacherViews = "same"
-    """`weak`: teachers answer for the student's views without their intensity, noise and cutout, so that a strongly
-    augmented student learns what they say of the clear image. They are trained as ever."""
+    """`weak`: teachers answer for the student's views without their intensity, noise and cutout, so that a
+    strongly augmented student learns what they say of the clear image. They are trained as ever."""
     training: dict[str, Any] = {}
     """Recipe fields in which teachers differ from the student."""
 

@@ -80,7 +80,8 @@ class DistillerContract:
             promise(
                 value.shape == (6,) or (value.ndim == 0 and not self.cls.needs.inputs),
                 f"Term '{name}' has the shape {list(value.shape)} for 6 cells.",
-                "Return [B], one loss per cell (sum over classes or features), or, unless it reads inputs, a scalar.",
+                "Return [B], one loss per cell (sum over classes or features), or, unless it reads inputs, a "
+                "scalar.",
                 "terms",
             )
             promise(

@@ -252,8 +252,8 @@ def backbone_trace(cls: type[Backbone], params: Mapping[str, Any], size: int) ->
 
 
 def read_images(out: Output, images: Tensor, weights: Tensor) -> Output:
-    """The output with logits that depend on images of a modality `u`: z (1 + tanh(x W)), so that they have an input
-    gradient, which depends on z.
+    """The output with logits that depend on images of a modality `u`: z (1 + tanh(x W)), so that they have an
+    input gradient, which depends on z.
 
     Args:
         out: with logits z [B, K].
@@ -289,7 +289,9 @@ class Freely(nn.Module):
             for i, route in enumerate(ROUTES)
         }  # fmt: skip
         for x in self.like.inputs.values():
-            ramp = torch.linspace(-1, 1, x[0].numel() * self.like.logits.shape[1]).view(-1, self.like.logits.shape[1])
+            ramp = torch.linspace(-1, 1, x[0].numel() * self.like.logits.shape[1]).view(
+                -1, self.like.logits.shape[1]
+            )
             found = {route: read_images(out, x, ramp) for route, out in found.items()}
         return found
 

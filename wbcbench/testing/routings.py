@@ -114,7 +114,7 @@ class RoutingContract:
         except Exception as error:
             raise BrokenPromise(
                 f"Given only what it declares, `teach` raised {type(error).__name__}: {error}.",
-                "Declare what it reads besides logits, as in student = (\"embedding\",), and labels = True.",
+                'Declare what it reads besides logits, as in student = ("embedding",), and labels = True.',
                 "teach",
             ) from error
 

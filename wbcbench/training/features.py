@@ -15,7 +15,8 @@ from wbcbench.errors import IncompatibleError
 
 
 def own_networks(fusion: Fusion) -> dict[str, Backbone]:
-    """Modality -> its backbone in an `nn.ModuleDict` whose keys are the modalities; the last, if there are several."""
+    """Modality -> its backbone in an `nn.ModuleDict` whose keys are the modalities; the last, if there are
+    several."""
     modalities = set(fusion.task.modalities)
     dicts = [m for m in fusion.modules() if isinstance(m, nn.ModuleDict) and set(m) == modalities]
     return {m: net for d in dicts for m, net in d.items() if isinstance(net, Backbone)}
@@ -25,8 +26,8 @@ def own_networks(fusion: Fusion) -> dict[str, Backbone]:
 def check_features(fusion: Fusion) -> None:
     """Raise `IncompatibleError` unless a policy can change the embeddings of the fusion.
 
-    Found by showing it two blank cells: each modality must have a network of its own, of which only the embedding is
-    read.
+    Found by showing it two blank cells: each modality must have a network of its own, of which only the embedding
+    is read.
     """
     networks, training = own_networks(fusion), fusion.training
     given: dict[str, Features] = {}
@@ -78,7 +79,8 @@ def with_features(
 
 @contextmanager
 def kept_features(fusion: Fusion) -> Iterator[dict[str, Tensor]]:
-    """Within it the embeddings of the modalities' own networks are kept: after it, all of them, [n, D_m] float32."""
+    """Within it the embeddings of the modalities' own networks are kept: after it, all of them, [n, D_m]
+    float32."""
     networks, found = own_networks(fusion), dict[str, Tensor]()
     parts: dict[str, list[Tensor]] = {m: [] for m in networks}
 

@@ -316,9 +316,7 @@ def losses(job: Job, batch: Batch, weights: Tensor, progress: Progress) -> Losse
     return found
 
 
-def take_step(
-    job: Job, state: TrainState, now: Losses, batch: Batch, progress: Progress, turn: str = ""
-) -> None:
+def take_step(job: Job, state: TrainState, now: Losses, batch: Batch, progress: Progress, turn: str = "") -> None:
     """Backward pass and optimiser step, of the losses of a turn where a policy steps in turn."""
     fusion, kd, recipe = job.fusion, job.distillation, job.trial.method.recipe
     state.optimiser.zero_grad(set_to_none=True)

@@ -147,8 +147,8 @@ def _refuse_blended_images(trial: Trial, task: Task, fusion: Fusion, policies: l
 def _refuse_other_cells(
     trial: Trial, task: Task, registry: Registry, fusion: Fusion, policies: list[Policy], who: str
 ) -> None:
-    """Raise `IncompatibleError` where a teacher that answers for the images of a row would see other cells in it than
-    the route that it teaches. `who`: why it does."""
+    """Raise `IncompatibleError` where a teacher that answers for the images of a row would see other cells in it
+    than the route that it teaches. `who`: why it does."""
     batch = _assembled(task, fusion, policies, EpochDraws(trial.seed, 0, 1, torch.device("cpu")).step(0))
     if batch.rows is None:
         return
@@ -159,9 +159,9 @@ def _refuse_other_cells(
         for m in {m for s in pairing.sources for m in trial.method.taught_for[int(s)]}:
             if own is None or not torch.equal(own, batch.rows[m]):
                 raise IncompatibleError(
-                    f"Route '{pairing.route}' of fusion '{fusion.name}' is taught for the cell that a row shows in "
-                    f"{' and '.join(sorted(outputs[pairing.route].reads))}, but its teacher would see another cell "
-                    f"in {m}, since {who} lets teachers answer for the images of each step."
+                    f"Route '{pairing.route}' of fusion '{fusion.name}' is taught for the cell that a row shows "
+                    f"in {' and '.join(sorted(outputs[pairing.route].reads))}, but its teacher would see "
+                    f"another cell in {m}, since {who} lets teachers answer for the images of each step."
                     " Give each head a teacher of its own modality, or choose a fusion whose rows show one cell."
                 )
 

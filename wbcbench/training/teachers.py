@@ -266,8 +266,8 @@ class TeacherBank:
         inputs: bool = False,
     ) -> None:
         """`replays`: of each teacher's stored outputs; None: they are computed in each step. `live`: why they are
-        for the images of the step, as policies have changed them; empty: they are for each cell's own view. `inputs`: they
-        can be differentiated in these images."""
+        for the images of the step, as policies have changed them; empty: they are for each cell's own view.
+        `inputs`: they can be differentiated in these images."""
         self.teachers = teachers
         self.replays = replays
         self.views = views
@@ -296,8 +296,8 @@ class TeacherBank:
         return sum(r.seconds for r in self.replays) - before
 
     def answers(self, batch: Batch) -> list[Output]:
-        """Each teacher's output: for the batch's cells [B] on the views of the current epoch, or, if `live`, for the
-        images of its rows [R]."""
+        """Each teacher's output: for the batch's cells [B] on the views of the current epoch, or, if `live`, for
+        the images of its rows [R]."""
         if self.live:
             return [self._look(t, batch) for t in self.teachers]
         cells = batch.cells
