@@ -22,6 +22,9 @@ from wbcbench.contracts import (
     param,
 )
 
+LAST = 0.75
+"""Share of training after which only a first diagnosis is made: what is reset must be learned again."""
+
 
 def purity(features: Tensor, labels: Tensor, clusters: int) -> float:
     """Share of cells that have the label of most cells of their cluster, by k-means on features scaled to [-1, 1].
@@ -56,7 +59,6 @@ class Relearning(ReadsValidation, Policy):
 
     class Params(Parameters):
         every: int = param(5, "Epochs between diagnoses.", ge=1, le=1000, search=[2, 5, 10])
-        until: float = param(0.75, "Share of training after which only a first diagnosis is made.", ge=0, le=1)
         strength: float = param(
             3.0, "lambda: how much a gap resets; 0: nothing.", ge=0, le=100, search=(0.5, 10.0), log=True
         )
@@ -74,7 +76,7 @@ class Relearning(ReadsValidation, Policy):
         self, fusion: Fusion, validation: Evaluated, training: Callable[[], Evaluated], progress: Progress
     ) -> None:
         p, epochs = self.params, progress.epoch + 1
-        if epochs % p.every or epochs > max(p.every, p.until * progress.epochs):
+        if epochs % p.every or epochs > max(p.every, LAST * progress.epochs):
             return
         seen, classes = training(), fusion.task.n_classes
         for m in self.encoders:

@@ -299,12 +299,12 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         ordered[trial.id] = PlannedTrial(trial, "student")
     notes += _frozen_notes(registry, (p.trial for p in ordered.values()), description)
     notes += _live_notes(registry, students.values(), description)
-    acting = [("Policy", p, declared(registry, "policy", p)) for p in policies]
+    parts = [("Policy", p, declared(registry, "policy", p)) for p in policies]
     routings = {t.method.routing.name: t.method.routing for t in students.values() if t.method.routing}
-    acting += [("Routing", r, declared(registry, "routing", r)) for r in routings.values()]
+    parts += [("Routing", r, declared(registry, "routing", r)) for r in routings.values()]
     notes += [
         f"{kind} '{spec.name}' learns from the validation cells, by which the epoch is selected too."
-        for kind, spec, d in acting
+        for kind, spec, d in parts
         if "ReadsValidation" in d.extras
     ]
     notes += [

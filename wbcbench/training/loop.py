@@ -388,7 +388,8 @@ def evaluate(job: Job, state: TrainState, ids: Tensor) -> tuple[Evaluated, Tenso
     current = snapshot(fusion) if state.average is not None else {}
     if state.average is not None:
         fusion.load_state_dict(state.average)
-    with job.reading(), kept_features(fusion) if job.readers else nullcontext({}) as features:
+    keeping: AbstractContextManager[dict[str, Tensor]] = kept_features(fusion) if job.readers else nullcontext({})
+    with job.reading(), keeping as features:
         outputs, probabilities = forward_all(fusion, job.embedded or job.cells, ids, job.trial.reads)
     if state.average is not None:
         fusion.load_state_dict(current)

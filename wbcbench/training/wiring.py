@@ -103,7 +103,7 @@ def add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash
     job.maps = any("maps" in n.student for n in (*needs, routing))
     job.inputs = any(n.inputs for n in needs)
     if trial.method.taught_for:
-        taps = {tap for n in (*needs, routing) for tap in n.teacher}
+        taps: set[str] = {tap for n in (*needs, routing) for tap in n.teacher}
         job.bank = _teacher_bank(job, records, bench, split_hash, taps)
     job.distillation = wire(trial, job.fusion.routes, registry)
     routed = job.bank is not None and routing.trainable
