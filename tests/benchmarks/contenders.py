@@ -171,7 +171,7 @@ class Ours:
         start, cpu = time.perf_counter(), time.process_time()
         self.loss = train_epoch(self.job, self.state, self.weights, number)["loss"]
         trained, cpu = time.perf_counter(), time.process_time() - cpu
-        weights, metrics, _ = judge(self.job, self.state)
+        weights, metrics, *_ = judge(self.job, self.state)
         self.state.consider(float(metrics["macro_f1"] or 0), weights)
         self.state.epoch = number + 1
         self.state.save(self.folder, self.job.stamp)

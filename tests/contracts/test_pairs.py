@@ -27,6 +27,7 @@ from wbcbench.testing.toys import build_toy, policy_step, set_up, toy_batch, toy
 from wbcbench.training.build import ReplacedHeads, teacher_classifier
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.supervision import pair_shapes, total, with_labels
+from wbcbench.training.teachers import Teacher
 
 ROWS = compatibility(registry(), modalities=2, classes=5)
 
@@ -52,11 +53,13 @@ class Bank:
     def __init__(self) -> None:
         teacher = build_toy(component_class("fusion", "single"), toy_task(1, classes=5), seed=9).eval()
         batch = toy_batch(toy_task(1, classes=5), cells=10)
+        self.teacher = Teacher(("u",), "", lambda: teacher)
         with torch.no_grad():
             (self.output,) = teacher(batch.images, maps=True).values()
 
-    def answers(self, cells: torch.Tensor) -> list[Output]:
-        return [self.output]
+    def answers(self, batch: Batch) -> list[Output]:
+        images = {m: x for m, x in batch.images.items() if m == "u" and x.requires_grad}
+        return [self.teacher.look(images, None, True, True) if images else self.output]
 
 
 @cache
@@ -87,7 +90,10 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
     chosen = component_class("distiller", distiller_name)
     matched = component_class("routing", "matched")
     routes = fusion.routes
-    lessons = tuple(RouteTeachers(r, (0,)) for r in routes) if chosen.needs.taught_by == "teacher" else ()
+    taught = routes if chosen.needs.taught_by == "teacher" else ()
+    if chosen.needs.inputs:  # the teacher reads `u`
+        taught = tuple(r for r in routes if r in ("joint", "u"))
+    lessons = tuple(RouteTeachers(r, (0,)) for r in taught)
     kd = Distillation(
         lambda: [chosen(chosen.Params(**({"negatives": 4} if distiller_name == "crd" else {})))],
         lambda: matched(matched.Params()),
@@ -109,7 +115,7 @@ def step(fusion_name: str, distiller_name: str, *policy_names: str) -> None:
         averaged = {} if kd.average is None else with_labels(kd.average(batch.images, batch.present), batch)
         return total(kd.terms(outputs, bank, batch, progress, averaged))  # type: ignore[arg-type]
 
-    terms, _, _ = policy_step(fusion, policies, batch, progress, lessons_of, maps=True)
+    terms, _, _ = policy_step(fusion, policies, batch, progress, lessons_of, maps=True, inputs=chosen.needs.inputs)
     told = " with ".join((fusion_name, distiller_name, *policy_names))
     assert all(torch.isfinite(t) for t in terms.values()), f"{told}: {terms}"
     grads = [p.grad for p in (*fusion.parameters(), *kd.parameters()) if p.grad is not None]

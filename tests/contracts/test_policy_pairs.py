@@ -10,7 +10,7 @@ from wbcbench.errors import IncompatibleError
 from wbcbench.scheduling.matrix import compatibility
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.policies import policy_step
-from wbcbench.testing.toys import build_toy, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, end_epoch, set_up, toy_batch, toy_draw, toy_task
 
 COUNTS = (1, 2, 3)
 """Of modalities."""
@@ -20,6 +20,8 @@ MATRIX = {
     for r in compatibility(registry(), modalities=count, classes=5)
     if r["first"].startswith("fusion:") and r["second"].startswith("policy:")
 }
+CAUTIOUS = {"relearning": ("packed",)}
+"""Policy -> fusions that it would work with, which their declarations do not say."""
 FUSIONS = sorted({f for _, f, _ in MATRIX})
 POLICIES = sorted({p for _, _, p in MATRIX})
 
@@ -34,7 +36,7 @@ def steps(fusion_name: str, policy_name: str, modalities: int = 2, count: int = 
         progress = Progress(step, 2, 0, 1, toy_draw(step=step))
         terms, _, _ = policy_step(fusion, [policy], toy_batch(task, cells=10), progress)
         assert all(torch.isfinite(t) for t in terms.values()), f"{fusion_name} with {policy_name}: {terms}"
-        policy.on_epoch(fusion, progress, dict.fromkeys(fusion.routes, 0.5))
+        end_epoch(policy, fusion, progress)
     grads = [p.grad for p in fusion.parameters() if p.grad is not None]
     assert grads, f"{fusion_name} with {policy_name}: nothing learns"
     assert all(torch.isfinite(g).all() for g in grads), f"{fusion_name} with {policy_name}"
@@ -60,6 +62,8 @@ def test_what_the_matrix_allows_is_not_refused_and_what_it_refuses_for_the_fusio
     for (modalities, fusion, policy), reason in MATRIX.items():
         wanting = "does not offer" in reason
         if modalities != count or (reason and not wanting):
+            continue
+        if fusion in CAUTIOUS.get(policy, ()):
             continue
         if wanting:
             with pytest.raises(IncompatibleError):

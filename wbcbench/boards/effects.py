@@ -207,6 +207,7 @@ _FIELDS: Mapping[Factor, tuple[str, ...]] = {
         "teachers",
         "outside",
         "teacher_seeds",
+        "teacher_views",
     ),  # without distillation there are no teachers and no routing
 }
 
@@ -229,6 +230,7 @@ def _part(method: Method, of: Factor) -> tuple[Any, ...]:
         "teacher": "+".join([*(_backbone(t.method) for t in method.teachers), *(t.name for t in method.outside)]),
         "routing": str(method.routing or ""),
         "teacher seeds": STUDENT if method.teacher_seeds == STUDENT else "fixed",
+        "teacher views": method.teacher_views,
         "ids": "+".join([*(t.id[:6] for t in method.teachers), *(t.digest[:6] for t in method.outside)]),
     }
     return (*method.distillers, taught)

@@ -191,6 +191,7 @@ def teaching(taught: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         vary = taught.get("teacher_seeds") == STUDENT
         seeds = STUDENT if vary else "+".join(str(s) for s in sorted({t["seed"] for t in teachers}))
         yield f"{prefix}teacher seeds", seeds
+        yield f"{prefix}teacher views", str(taught.get("teacher_views", "same"))
 
 
 def _method(prefix: str, method: dict[str, Any]) -> Iterator[tuple[str, str]]:

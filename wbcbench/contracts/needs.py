@@ -69,7 +69,7 @@ def assign_teachers(
     return tuple(found)
 
 
-Tap = Literal["logits", "embedding", "maps"]
+Tap = Literal["logits", "embedding", "maps", "inputs"]
 TaughtBy = Literal["teacher", "self", "peers", "average"]
 Match = Literal["logits", "embedding", "relational", "maps", "online", "optimiser"]
 Problem = Literal["redundant", "unique", "xor"]
@@ -82,16 +82,19 @@ POLICY_ORDER: tuple[Stage, ...] = ("rows", "images", "losses", "weights", "gradi
 from it; `losses`: losses added or replaced; `weights`: factors on losses; `gradients`: changes of gradients.
 """
 
-Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses"]
+Offer = Literal["logits", "embedding", "own_embedding", "own_parameters", "meeting_losses", "features"]
 """What a policy may find in a fusion.
 
 `logits`: each modality has logits, of a route or by `AddsLogits`. `embedding`: each modality has an embedding, of
 its route or its own backbone; `own_embedding`: the same, and no two share one. `own_parameters`: each has
 parameters that nothing else uses (an `nn.ModuleDict` by modality, or those of `OwnHeads`). `meeting_losses`: the
-losses of several routes reach the same parameters.
+losses of several routes reach the same parameters. `features`: each modality has one backbone of its own, in an
+`nn.ModuleDict` by modality, and all that is read of it is its embedding; this follows from `own_backbones` and
+`own_embedding`.
 """
-Want = Offer | Literal["incomplete", "trained_logits"]
-"""`incomplete`: cells without some modality are accepted. `trained_logits`: labels train the routes' logits."""
+Want = Offer | Literal["incomplete", "trained_logits", "teacher"]
+"""`incomplete`: cells without some modality are accepted. `trained_logits`: labels train the routes' logits.
+`teacher`: some distiller is taught by trained networks."""
 
 
 @cache
@@ -202,8 +205,11 @@ class PolicyTraits(_Checked):
     vectors: bool = True
     """False: what it does to images has no counterpart for numbers, so that it is refused with them."""
     blends_cells: bool = False
-    """Whether an image may show parts of several cells. Neither recorded teacher outputs nor losses on
-    hard labels support such images."""
+    """Whether an image may show parts of several cells. Losses on hard labels do not support such images, and
+    teachers answer for them as if `live_teachers` were set."""
+    live_teachers: bool = False
+    """Whether teachers answer for the images of the step, as the policies have changed them, instead of for each
+    cell's own view. No such answer can be stored, so that every teacher runs in every step."""
     reads_labels: bool = False
     """Whether it makes losses of its own from hard labels, and so cannot be used with one that blends cells."""
     replaces_losses: Literal["none", "modality", "all"] = "none"
@@ -213,13 +219,20 @@ class PolicyTraits(_Checked):
     def __post_init__(self) -> None:
         self._check()
 
+    @property
+    def asks_live(self) -> bool:
+        """Whether teachers must be run on the images of each step."""
+        return self.live_teachers or self.blends_cells
+
 
 @dataclass(frozen=True)
 class Needs(_Checked):
     """What a distiller reads and requires: `needs = Needs(labels=True)`. The core derives the rest from it.
 
     A frozen teacher is *replayed*: its outputs are looked up instead of computed. Logits and embeddings
-    always are; stage maps only where they fit a budget, so a distiller of maps may get a live teacher.
+    always are; stage maps only where they fit a budget, so a distiller of maps may get a live teacher. One that
+    reads `inputs`, the images, can differentiate in them (`input_gradient`): its teacher answers for the images of
+    each step, and its losses are one number per row.
     """
 
     student: tuple[Tap, ...] = ("logits",)
@@ -254,12 +267,26 @@ class Needs(_Checked):
 
     def __post_init__(self, head: bool) -> None:
         self._check()
+        if "inputs" in self.teacher and self.taught_by != "teacher":
+            raise ValueError(
+                f"Expected taught_by='teacher' where the teacher's inputs are read, not {self.taught_by!r}."
+            )
         object.__setattr__(self, "_head", head)  # for `previous`
 
     @property
     def replayable(self) -> bool:
         """Whether a frozen teacher's stored outputs are always enough."""
-        return self.taught_by == "teacher" and "maps" not in self.teacher
+        return self.taught_by == "teacher" and not {"maps", "inputs"} & {*self.teacher}
+
+    @property
+    def inputs(self) -> bool:
+        """Whether it reads images, of the student or the teacher."""
+        return "inputs" in (*self.student, *self.teacher)
+
+    @property
+    def asks_live(self) -> bool:
+        """Whether teachers must be run on the images of each step."""
+        return "inputs" in self.teacher
 
     @property
     def matched(self) -> Match:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,6 +78,9 @@ class Output:
     shown: Tensor | None = None
     """[B] bool: whether the row had an image of any modality that the route reads; filled by the core. None: all
     had. A row that had none is neither supervised nor distilled on this route."""
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    """Modality -> what the route read, [B, C, S, S] or [B, F]; filled by the core in training. For distillers that
+    declare to read `inputs`, the logits can be differentiated in them."""
 
     def float(self) -> Output:
         """The same output in float32, in which every loss is computed."""
@@ -119,6 +122,17 @@ class Output:
 
 Outputs = dict[str, Output]
 """Route name -> output. Route names are `joint` and modality names."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a network makes of n cells, in evaluation mode and unaugmented."""
+
+    outputs: Outputs
+    """Route -> its output, with `labels`, `index` (cell ids) and `shown`, without maps."""
+    features: dict[str, Tensor]
+    """Modality -> the embedding [n, D_m] of its own network, before any head; empty where the fusion does not
+    offer `features`."""
 
 
 @dataclass
@@ -180,6 +194,22 @@ def shown_in(present: Tensor | None, reads: frozenset[str], modalities: tuple[st
 def over_rows(mask: Tensor, like: Tensor) -> Tensor:
     """[B] as [B, 1] or [B, 1, 1, 1], so that it applies to whole rows of `like`, a vector or an image each."""
     return mask.view(-1, *[1] * (like.ndim - 1))
+
+
+def input_gradient(out: Output, values: Tensor, modalities: Iterable[str]) -> Tensor:
+    """[B, P]: each row's gradient of its value in its own inputs of these modalities, flattened and concatenated.
+
+    It can be differentiated again. Where a batch norm lets rows depend on each other, a row's gradient is that of
+    the sum of all values.
+
+    Args:
+        out: with `inputs`.
+        values: [B], a function of `out`.
+        modalities: in this order.
+    """
+    inputs = [out.inputs[m] for m in modalities]
+    found = torch.autograd.grad(values.sum(), inputs, create_graph=True, materialize_grads=True)
+    return torch.cat([g.flatten(1) for g in found], 1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wbcbench.contracts import previous
 from wbcbench.contracts.fusion import Fusion
 from wbcbench.contracts.needs import PolicyTraits
-from wbcbench.contracts.output import Batch, Draw, Outputs, Progress
+from wbcbench.contracts.output import Batch, Draw, Evaluated, Outputs, Progress
 from wbcbench.contracts.params import Parameters
 
 Run = Callable[[dict[str, Tensor], Tensor | None], Outputs]
@@ -22,8 +22,9 @@ class Policy(nn.Module):
     """Hooks around a fusion's training step. Every hook has a default that does nothing.
 
     A subclass has a `name`, at least one hook, and `Params` if it has parameters. `traits` declares what differs
-    from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesGradients`,
-    `DoesBackward`, `PerCell`.
+    from the defaults; base classes have the hooks that few policies need: `ForwardsAgain`, `ChangesFeatures`,
+    `ChangesGradients`, `DoesBackward`, `StepsInTurn`,
+    `ReadsValidation`, `PerCell`.
 
     Several policies are applied hook by hook, in the order of what they act on (`acts_on`) and then of their
     names, always after the fusion's own `assemble` and `task_terms`: a later policy sees the result of an
@@ -32,7 +33,7 @@ class Policy(nn.Module):
     optimiser and the checkpoint automatically; a policy that needs the fusion later keeps it as `self.fusion`,
     which `setup` stores without making it a submodule.
 
-    Within a step: assemble, images, (forward), after_forward, task_terms, backward, after_backward.
+    Within a step: assemble, images, (forward), features, after_forward, task_terms, backward, after_backward.
     Hooks of a step must not read anything back from the device.
     """
 
@@ -101,6 +102,25 @@ class ForwardsAgain:
         """Run the fusion again with `run`, and store the result in `batch.extras[self.name]`."""
 
 
+class ChangesFeatures:
+    """Base class of policies that change a modality's embedding between its own network and what reads it.
+
+    The fusion must offer `features`; such a policy declares it as one of its `wants`.
+    """
+
+    @abstractmethod
+    def features(
+        self, embeddings: dict[str, Tensor], outputs: Outputs, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        """The embeddings that the head reads; what is left out stays as it is. Called in training, before any
+        loss.
+
+        Args:
+            embeddings: modality -> [R, D_m], of the modality's network, in the precision of the step.
+            outputs: what the fusion makes of them unchanged, with labels.
+        """
+
+
 class ChangesGradients:
     """Base class of policies that change gradients. They cannot be combined with a distiller that takes the
     step."""
@@ -121,6 +141,47 @@ class DoesBackward:
         Args:
             terms: scalar task terms, as weighted in the loss.
             rest: scalar, what distillers add. It needs no gradient where there are none.
+        """
+
+
+class StepsInTurn:
+    """Base class of policies that take several optimiser steps for each batch, each on some of the losses.
+
+    All losses are computed again before each step, for the same images, at the weights that the step before left.
+    Parameters that a turn's losses do not reach stay as they are. At most one of several policies; not with one
+    that does the backward pass, or a distiller that takes the step.
+    """
+
+    @property
+    @abstractmethod
+    def turns(self) -> tuple[str, ...]:
+        """Names of the steps for each batch, in order; called after `setup`."""
+
+    @abstractmethod
+    def of_turn(self, turn: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses that this step reduces, at least one.
+
+        Args:
+            turn: one of `turns`.
+            losses: scalars, as weighted in the loss: of the task, and `distiller.term.route` of distillers.
+        """
+
+
+class ReadsValidation:
+    """Base class of policies and routings that learn from validation cells, which also select the epoch.
+
+    What it remembers is a buffer; it may change the weights that the next epoch begins with.
+    """
+
+    @abstractmethod
+    def after_validation(
+        self, fusion: Fusion, validation: Evaluated, training: Callable[[], Evaluated], progress: Progress
+    ) -> None:
+        """Called after each epoch, after `on_epoch`; reading values back from the device is allowed.
+
+        Args:
+            validation: of all validation cells, by the weights that were judged.
+            training: of all training cells, by the same weights; each call costs a pass over them.
         """
 
 

@@ -38,6 +38,12 @@ class Routing(nn.Module):
     is refused, since it would be another name for `matched`."""
     trainable: ClassVar[bool] = False
     """Whether it has parameters of its own, and so needs shapes in `setup`."""
+    student: ClassVar[tuple[Literal["logits", "embedding", "maps"], ...]] = ()
+    """What `teach` itself reads of the student, besides what its distillers read and logits."""
+    teacher: ClassVar[tuple[Literal["logits", "embedding", "maps"], ...]] = ()
+    """What it reads of the teachers."""
+    labels: ClassVar[bool | None] = None
+    """Whether it reads the labels of cells, which blended images have not. None: it may."""
 
     Params: ClassVar[type[Parameters]] = Parameters
     """Typed parameters: a nested `class Params(Parameters)`, each declared with `param`."""

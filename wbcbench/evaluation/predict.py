@@ -79,7 +79,11 @@ def forward_all(fusion: Fusion, cells: Shown, ids: Tensor, modalities: tuple[str
 
 def predict(fusion: Fusion, cells: Shown, ids: Tensor, modalities: tuple[str, ...]) -> Predictions:
     """Probabilities for the given cells, of the fusion and of each route."""
-    outputs, probs = forward_all(fusion, cells, ids, modalities)
+    return predictions_of(*forward_all(fusion, cells, ids, modalities), cells, ids)
+
+
+def predictions_of(outputs: Outputs, probs: Tensor, cells: Shown, ids: Tensor) -> Predictions:
+    """The predictions that `forward_all` made for the given cells."""
     return Predictions(
         cells=ids.cpu().numpy(),
         labels=cells.labels[ids].cpu().numpy(),

@@ -24,7 +24,15 @@ from wbcbench.records.store import Record, Store
 from wbcbench.records.verify import read_predictions, read_result
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import Observers
-from wbcbench.scheduling.compatibility import check_arity, check_fit, check_policies, declared, in_order
+from wbcbench.scheduling.compatibility import (
+    check_arity,
+    check_fit,
+    check_live,
+    check_policies,
+    check_routing_reads,
+    declared,
+    in_order,
+)
 from wbcbench.scheduling.plan import Plan, PlannedTrial
 from wbcbench.scheduling.source import Display, PlanSource
 from wbcbench.spec import ComponentSpec, Trial, canonical_json
@@ -225,6 +233,8 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
         check_arity(registry, m.fusion, protocol.modalities)
         check_fit(registry, m.fusion, m.backbone, m.distillers, description, protocol, m.recipe)
         check_policies(registry, m.fusion, m.policies, m.distillers, protocol, description.vectors)
+        check_live(registry, trial)
+        check_routing_reads(registry, trial)
     except IncompatibleError as error:
         yield "refuse", f"cannot have been planned: {error}"
     if in_order(registry, m.policies) != m.policies:

@@ -32,12 +32,15 @@ class _Attributes:
 
     chain: bool
     family: str
+    labels: bool | None
     min_teachers: int
     needs: Needs
     pairing: Literal["own", "all"]
     reads: Literal["images", "vectors"]
     scalable: bool
     source: str
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
 
     attributes: Mapping[str, Any]
 
@@ -120,7 +123,7 @@ class Declaration(_Attributes):
     @property
     def touches_gradients(self) -> bool:
         """Whether a policy changes gradients or makes them, and so needs the core to do the backward pass."""
-        return bool({"ChangesGradients", "DoesBackward"} & self.extras)
+        return bool({"ChangesGradients", "DoesBackward", "StepsInTurn"} & self.extras)
 
 
 def describe(cls: type, kind: str, who: str) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from wbcbench.contracts import Description, Needs
-from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, route_names
+from wbcbench.contracts.needs import JOINT, POLICY_ORDER, PolicyTraits, assign_teachers, route_names
 from wbcbench.errors import IncompatibleError
 from wbcbench.registry import Registry
 from wbcbench.registry.declaration import Declaration
-from wbcbench.spec import ComponentSpec, Protocol, Recipe
+from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial
 from wbcbench.spec.trial import BackboneSpec, Outside, each_of
 from wbcbench.spec.weights import BALANCED
 
@@ -165,6 +165,91 @@ def check_outside(registry: Registry, distillers: tuple[ComponentSpec, ...], tea
             )
 
 
+def asks_live(registry: Registry, method: Method) -> str:
+    """Why teachers must answer for the images of each step, as the subject of a sentence; empty if they need
+    not."""
+    if not any(needs_of(registry, d).taught_by == "teacher" for d in method.distillers):
+        return ""
+    asking = [
+        f"Policy '{p.name}'" for p in method.policies if declared(registry, "policy", p).policy_traits.asks_live
+    ]
+    asking += [f"Distiller '{d.name}'" for d in method.distillers if needs_of(registry, d).asks_live]
+    return asking[0] if asking else ""
+
+
+def check_live(registry: Registry, trial: Trial) -> None:
+    """Raises `IncompatibleError` for teachers that would have to answer for the images of a step and cannot."""
+    method, protocol = trial.method, trial.protocol
+    asks = asks_live(registry, method)
+    if not asks:
+        return
+    asks += " lets teachers answer for the images of each step"
+    if method.outside:
+        raise IncompatibleError(
+            f"{asks}, but '{method.outside[0].name}' is a file of answers. Use trained teachers (--teacher "
+            "cellnet)."
+        )
+    if method.teacher_views != "same":
+        raise IncompatibleError(
+            f"{asks}, but teacher.views = {method.teacher_views} shows them others. Leave it out."
+        )
+    for teacher in method.teachers:
+        if unseen := [m for m in teacher.reads if m not in protocol.modalities]:
+            raise IncompatibleError(
+                f"{asks}, but a teacher reads {unseen[0]}, which the student is not shown. Choose teachers of "
+                f"{', '.join(protocol.modalities)} with --teacher-modalities."
+            )
+        if teacher.protocol.image_size != protocol.image_size:
+            raise IncompatibleError(
+                f"{asks}, which have {protocol.image_size} px, but a teacher reads "
+                f"{teacher.protocol.image_size} px. "
+                "Leave teacher.image_size out."
+            )
+    blending = [p.name for p in method.policies if declared(registry, "policy", p).policy_traits.blends_cells]
+    routing = method.routing and declared(registry, "routing", method.routing)
+    if (
+        blending
+        and method.routing
+        and routing
+        and (routing.labels or (routing.labels is None and routing.min_teachers > 1))
+    ):
+        raise IncompatibleError(
+            f"Routing '{method.routing.name}' may weigh teachers by labels, but policy '{blending[0]}' shows "
+            "images of several cells at once. Use --routing matched."
+        )
+    differentiating = [d.name for d in method.distillers if needs_of(registry, d).asks_live]
+    if differentiating and method.routing:
+        routes = route_names(declared(registry, "fusion", method.fusion).fusion_traits.emits, protocol.modalities)
+        reads = [frozenset(t.reads) for t in method.teachers]
+        pairing = declared(registry, "routing", method.routing).pairing
+        for one in assign_teachers(routes, reads, pairing, str(method.routing.params.get("fallback", ""))):
+            if one.route != JOINT and any(one.route not in reads[i] for i in one.teachers):
+                raise IncompatibleError(
+                    f"Distiller '{differentiating[0]}' compares gradients in the same images, but route "
+                    f"'{one.route}' of fusion '{method.fusion.name}' has a teacher that reads other modalities. "
+                    "Use --routing matched, with a teacher of every modality."
+                )
+
+
+def check_routing_reads(registry: Registry, trial: Trial) -> None:
+    """Raises `IncompatibleError` for a routing that reads what the student, or a teacher from outside, has not."""
+    method = trial.method
+    if method.routing is None:
+        return
+    routing, name = declared(registry, "routing", method.routing), method.routing.name
+    if "maps" in routing.student and not declared(registry, "fusion", method.fusion).fusion_traits.stage_maps:
+        raise IncompatibleError(
+            f"Routing '{name}' reads the student's stage maps, but a head of fusion '{method.fusion.name}' reads "
+            "several networks, which have no common maps. Choose another routing, or a fusion such as early."
+        )
+    for teacher in method.outside:
+        if "maps" in routing.teacher or ("embedding" in routing.teacher and not teacher.embedding):
+            raise IncompatibleError(
+                f"Routing '{name}' reads the teachers' {' and '.join(routing.teacher)}, which the file of answers "
+                f"'{teacher.name}' does not have. Choose another routing."
+            )
+
+
 def unbalanced(registry: Registry, distiller: ComponentSpec, recipe: Recipe) -> str:
     """Why its gradient cannot be set to a share of the task loss's; empty if it can."""
     if declared(registry, "distiller", distiller).replaces_head:
@@ -222,6 +307,13 @@ def _check_roles(registry: Registry, distillers: tuple[ComponentSpec, ...]) -> N
     if "optimiser" in roles and len(roles) == 1:
         name = distillers[0].name
         raise IncompatibleError(f"Distiller '{name}' has no loss of its own: combine it, as in --kd logits+{name}")
+    alone = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]
+    reading = [d.name for d in distillers if needs_of(registry, d).inputs]
+    if alone and reading:
+        raise IncompatibleError(
+            f"Distiller '{reading[0]}' differentiates the student's logits, but with '{alone[0]}' they are "
+            "those of the teacher's classifier, which have no gradient. Choose one of them."
+        )
     names = [d.name for d in distillers]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
@@ -365,6 +457,7 @@ def offered(fusion: Declaration, routed: bool) -> set[str]:
     said = set(_WANTS) - {"incomplete"} if traits.offers is None else set(traits.offers)
     follows = {"logits", "embedding"} if routed else set()
     follows |= {"embedding"} if "own_embedding" in said else set()
+    follows |= {"features"} if traits.own_backbones and "own_embedding" in said else set()
     follows |= {"incomplete"} if traits.missing != "refuse" else set()
     return said | follows
 
@@ -389,22 +482,38 @@ def _check_each_other(known: Known) -> None:
         raise IncompatibleError(
             f"Policy '{reading[0]}' needs one label per image, but '{blending[0]}' blends cells."
         )
+    stepping = [n for n, d in known.items() if "StepsInTurn" in d.extras]
     if len(combining) > 1:
         raise IncompatibleError(f"Only one policy can do the backward pass, but {' and '.join(combining)} do.")
+    if len(stepping) > 1 or (stepping and combining):
+        raise IncompatibleError(
+            f"Policy '{stepping[0]}' takes several optimiser steps for each batch, which leaves none to "
+            f"'{[*stepping[1:], *combining][0]}'. Choose one of them."
+        )
 
 
 def _check_distillers(registry: Registry, known: Known, distillers: tuple[ComponentSpec, ...]) -> None:
     blending = [n for n, d in known.items() if d.policy_traits.blends_cells]
-    if blending and distillers:
+    for distiller in distillers if blending else ():
+        needs = needs_of(registry, distiller)
+        if needs.labels or needs.index or needs.taught_by == "peers":
+            reads = "compares heads" if needs.taught_by == "peers" else "reads labels or ids of cells"
+            raise IncompatibleError(
+                f"Distiller '{distiller.name}' {reads}, but policy '{blending[0]}' shows images of several "
+                "cells at once. Choose one that compares outputs for the same images, such as logits, or --kd "
+                "none."
+            )
+    lonely = [n for n, d in known.items() if "teacher" in d.policy_traits.wants]
+    if lonely and not any(needs_of(registry, d).taught_by == "teacher" for d in distillers):
         raise IncompatibleError(
-            f"Policy '{blending[0]}' shows images of several cells at once, for which teachers have no outputs. "
-            "Use it with --kd none."
+            f"Policy '{lonely[0]}' needs a teacher, since the student learns from its answers. Add --kd logits."
         )
     touching = [n for n, d in known.items() if d.touches_gradients]
     stepping = [d.name for d in distillers if declared(registry, "distiller", d).role == "optimiser"]
     if touching and stepping:
         raise IncompatibleError(
-            f"Policy '{touching[0]}' changes gradients, but distiller '{stepping[0]}' takes the step by itself."
+            f"Policy '{touching[0]}' changes gradients or takes steps, but distiller '{stepping[0]}' takes the "
+            "step by itself."
         )
     learning = [n for n, d in known.items() if "trained_logits" in d.policy_traits.wants]
     replacing = [d.name for d in distillers if declared(registry, "distiller", d).replaces_head]
@@ -430,6 +539,10 @@ _WANTS = {
     ),
     "embedding": ("an embedding of each modality", _APART),
     "own_embedding": ("an embedding of each modality that no other shares", _APART),
+    "features": (
+        "embeddings that only a head reads",
+        "Choose a fusion of embeddings, such as concat or sum.",
+    ),
     "own_parameters": ("parameters that belong to one modality", _APART),
     "meeting_losses": (
         "losses that meet in some parameters",

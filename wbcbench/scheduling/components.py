@@ -420,6 +420,7 @@ class TeacherPool:
                     "routing": routing,
                     "teachers": (trial,),
                     "teacher_seeds": self.vary,
+                    "teacher_views": request.teacher.views,
                 }
             # A teacher without teachers learns from labels only, whatever share of the labels its student gets.
             own = recipe if trial else recipe.model_copy(update={"task_weight": 1.0})

@@ -72,7 +72,7 @@ def _why_not(
                 protocol = protocol.model_copy(update={"modalities": modalities})
             check_arity(registry, fusion, modalities)
             check_fit(registry, fusion, backbone, whole, description, protocol, recipe)
-        check_policies(registry, fusion, policies, whole, protocol, description.vectors)
+        check_policies(registry, fusion, policies, whole or (beside,), protocol, description.vectors)
     except IncompatibleError as error:
         return str(error)
     except WbcbenchError as error:  # a plugin that cannot be read works with nothing

@@ -16,10 +16,13 @@ from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.isolation import contained
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import (
+    asks_live,
     check_arity,
     check_complete,
     check_fit,
+    check_live,
     check_policies,
+    check_routing_reads,
     declared,
     in_order,
     needs_of,
@@ -33,7 +36,7 @@ from wbcbench.scheduling.components import (
     distillers_of,
     with_carried,
 )
-from wbcbench.scheduling.settings import Settings, check_augmentation, settled_split
+from wbcbench.scheduling.settings import Settings, check_augmentation, check_views, settled_split
 from wbcbench.scheduling.sizing import Sizer
 from wbcbench.spec import ComponentSpec, Method, Protocol, SplitSpec, Trial
 from wbcbench.spec.load import validate
@@ -184,6 +187,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
 
     read = tuple(dict.fromkeys((*modalities, *teacher_modalities)))
     check_augmentation(request.augmentation, size, read, description.vectors)
+    check_views(request)
     if description.vectors & set(modalities) and "fusion" not in request.model_fields_set:
         request = request.model_copy(update={"fusion": (FOR_VECTORS,)})
         chosen = (*chosen, Chosen("fusion", FOR_VECTORS.name, "it reads numbers too, which the default does not"))
@@ -268,8 +272,11 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                     teachers=teachers,
                     outside=outside,
                     teacher_seeds=teacher_pool.vary if teachers else "fixed",
+                    teacher_views=request.teacher.views if teachers else "same",
                 )
                 trial = Trial(protocol=protocol, method=method, seed=seed, fold=fold)
+                check_live(registry, trial)
+                check_routing_reads(registry, trial)
                 students.setdefault(trial.id, trial)
         except IncompatibleError as error:
             if request.incompatible == "refuse":
@@ -291,6 +298,20 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     for trial in students.values():
         ordered[trial.id] = PlannedTrial(trial, "student")
     notes += _frozen_notes(registry, (p.trial for p in ordered.values()), description)
+    notes += _live_notes(registry, students.values(), description)
+    parts = [("Policy", p, declared(registry, "policy", p)) for p in policies]
+    routings = {t.method.routing.name: t.method.routing for t in students.values() if t.method.routing}
+    parts += [("Routing", r, declared(registry, "routing", r)) for r in routings.values()]
+    notes += [
+        f"{kind} '{spec.name}' learns from the validation cells, by which the epoch is selected too."
+        for kind, spec, d in parts
+        if "ReadsValidation" in d.extras
+    ]
+    notes += [
+        f"Policy '{p.name}' takes several optimiser steps for each batch, each after a forward pass of its own."
+        for p in policies
+        if "StepsInTurn" in declared(registry, "policy", p).extras
+    ]
     # A requested trial that is also a teacher keeps its position among the teachers.
     answers = {digest: file.path for digest, file in teacher_pool.files.items()}
     return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)
@@ -312,6 +333,31 @@ def _frozen_notes(registry: Registry, trials: Iterable[Trial], description: Desc
             f"({views * cells} images), and only heads are trained on them."
         )
     return list(dict.fromkeys(notes))
+
+
+def _live_notes(registry: Registry, trials: Iterable[Trial], description: Description) -> list[str]:
+    """What teachers cost that answer for the images of each step: how many images each reads."""
+    notes, d = [], description
+    for trial in trials:
+        protocol, method = trial.protocol, trial.method
+        who = asks_live(registry, method)
+        if not who or not method.teachers:
+            continue
+        cells = training_cells(protocol.split, d.cells, d.split_sizes, d.group_count, d.fold_sizes, trial.fold)
+        count = protocol.budget.epochs * cells
+        notes.append(
+            f"{who} lets teachers answer for the images of each step: in every training of {trial.title}, each of "
+            f"{len(method.teachers)} reads {count} images or more, and none of their answers is stored."
+            + _twice(registry, method)
+        )
+    return list(dict.fromkeys(notes))
+
+
+def _twice(registry: Registry, method: Method) -> str:
+    """What it costs that a distiller reads gradients in images, as a sentence after another; empty if none
+    does."""
+    reading = [d.name for d in method.distillers if needs_of(registry, d).inputs]
+    return f" {reading[0]} adds a second backward pass to each step." if reading else ""
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

@@ -219,6 +219,15 @@ def check_augmentation(
             raise UsageError(f"augmentation.{name} = {getattr(a, name)} has no effect: {why[name]}.")
 
 
+def check_views(request: Request) -> None:
+    """Raises `UsageError` for weaker views of teachers that are not weaker."""
+    if request.teacher.views == "weak" and request.augmentation == request.augmentation.weak():
+        raise UsageError(
+            "teacher.views = weak has no effect: the student's views have no intensity, noise or cutout that "
+            "teachers could be spared. Leave it out, or augment more, as with --set augmentation.cutout=0.4"
+        )
+
+
 def check_routing(
     registry: Registry, routing: ComponentSpec, counts: list[int], unused_fallback: bool, description: str
 ) -> None:
@@ -244,4 +253,4 @@ def check_routing(
         )
 
 
-__all__ = ["Settings", "check_augmentation", "check_routing", "settled_split"]
+__all__ = ["Settings", "check_augmentation", "check_routing", "check_views", "settled_split"]

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from wbcbench.spec.trial import Augmentation, Budget, Frozen, Recipe, Selection, SplitSpec, each_of
+from wbcbench.spec.trial import (
+    Augmentation,
+    Budget,
+    Frozen,
+    Recipe,
+    Selection,
+    SplitSpec,
+    TeacherViews,
+    each_of,
+)
 
 LARGEST = 100_000
 """Most values in one document. Aliases count each time: ten lines of them can expand to 1e9 values."""
@@ -241,6 +250,9 @@ class TeacherRequest(Frozen):
     """`student`: teachers have the student's seed, so that results vary with the teacher as they would for another
     user. `[0]`: students of all seeds share one teacher, and their intervals are about that one. Several seeds
     make an ensemble per modality, shared too, whose softened probabilities are averaged."""
+    views: TeacherViews = "same"
+    """`weak`: teachers answer for the student's views without their intensity, noise and cutout, so that a
+    strongly augmented student learns what they say of the clear image. They are trained as ever."""
     training: dict[str, Any] = {}
     """Recipe fields in which teachers differ from the student."""
 

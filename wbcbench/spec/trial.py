@@ -306,6 +306,10 @@ class Augmentation(Frozen):
 
         return handler(plain(core_schema))
 
+    def weak(self) -> Augmentation:
+        """The same geometry of every view, without intensity, noise and cutout."""
+        return self.model_copy(update={"intensity": 0.0, "noise": 0.0, "cutout": 0.0, "vector_noise": 0.0})
+
     def of(self, what: Literal["intensity", "noise", "vector_noise"], modality: str) -> float:
         """The strength for one modality; a modality that a mapping leaves out gets none."""
         value: float | dict[str, float] = getattr(self, what)
@@ -373,6 +377,9 @@ class Outside(Frozen):
     """Width of its embeddings; 0: it has none."""
 
 
+TeacherViews = Literal["same", "weak"]
+
+
 class Method(Frozen):
     """What is compared."""
 
@@ -388,6 +395,8 @@ class Method(Frozen):
     """Teachers from outside. To the routing they come after `teachers`."""
     teacher_seeds: Literal["fixed", "student"] = "fixed"
     """`student`: every seed of the method has teachers of its own, trained with the student's seed."""
+    teacher_views: TeacherViews = "same"
+    """What trained teachers see: the student's views, or their geometry alone (`Augmentation.weak`)."""
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -395,6 +404,8 @@ class Method(Frozen):
         document: dict[str, Any] = handler(self)
         if self.teacher_seeds == "fixed":
             document.pop("teacher_seeds", None)
+        if self.teacher_views == "same":
+            document.pop("teacher_views", None)
         if not self.outside:
             document.pop("outside", None)
         return document

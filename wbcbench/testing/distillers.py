@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wbcbench.contracts import Distiller, Output, Parameters, Progress, Routing, TakesStep, TransformsLogits
 from wbcbench.testing.components import component_class, distiller_types
-from wbcbench.testing.effects import check_effects, distillation_trace
+from wbcbench.testing.effects import check_effects, distillation_trace, read_images
 from wbcbench.testing.losses import START, evaluate_distiller, shapes_of
 from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise
 
@@ -50,8 +50,11 @@ class DistillerContract:
             maps = (noise(rows, 4, 8, 8), noise(rows, 6, 4, 4))
             out = Output(noise(rows, classes), noise(rows, 6), maps)
             out.head = partial(F.linear, weight=noise(classes, 6))
+            if self.cls.needs.inputs:
+                out = read_images(out, noise(rows, 2, 4, 4), noise(32, classes))
             for x in _tensors(out):
-                x.requires_grad_(grad)
+                if x.is_leaf and not x.requires_grad:
+                    x.requires_grad_(grad)
             out.labels, out.index = torch.arange(rows) % classes, torch.arange(rows)
             return out
 
@@ -75,9 +78,10 @@ class DistillerContract:
         for name, value in self.build(student, teacher).terms(student, teacher, START).items():
             promise(isinstance(name, str), f"A term is called {name!r}.", "Name terms by strings.", "terms")
             promise(
-                value.ndim == 0 or value.shape == (6,),
+                value.shape == (6,) or (value.ndim == 0 and not self.cls.needs.inputs),
                 f"Term '{name}' has the shape {list(value.shape)} for 6 cells.",
-                "Return [B], one loss per cell (sum over classes or features), or a scalar.",
+                "Return [B], one loss per cell (sum over classes or features), or, unless it reads inputs, a "
+                "scalar.",
                 "terms",
             )
             promise(
@@ -90,6 +94,15 @@ class DistillerContract:
     def test_no_gradient_reaches_the_teacher(self) -> None:
         """The loss does not train the teacher."""
         student, teacher = self.outputs()
+        if self.cls.needs.inputs:  # then the core cannot detach it
+            found = _sum(self.build(student, teacher).terms(student, teacher, START))
+            promise(
+                torch.autograd.grad(found, teacher.logits, allow_unused=True)[0] is None,
+                "The teacher's logits got a gradient.",
+                "Detach the teacher's gradient in the images, and its logits.",
+                "terms",
+            )
+            return
         for x in _tensors(teacher):
             x.requires_grad_(True)
         cut = teacher.detach()
@@ -113,6 +126,8 @@ class DistillerContract:
                 out.embedding = None
             if "maps" not in taps:
                 out.maps = ()
+            if "inputs" not in taps:
+                out.inputs = {}
             if not self.cls.needs.labels:
                 out.labels = None
             if not self.cls.needs.index:
@@ -211,7 +226,10 @@ class DistillerContract:
         """Losses and gradients stay finite for very confident predictions."""
         student, teacher = self.outputs()
         for out in (student, teacher):
-            out.logits = (out.logits.bfloat16().float() * 1e4).detach().requires_grad_(out is student)
+            if out.inputs:
+                out.logits = out.logits * 1e4
+            else:
+                out.logits = (out.logits.bfloat16().float() * 1e4).detach().requires_grad_(out is student)
             assert out.embedding is not None
             out.embedding = out.embedding.bfloat16().float().detach().requires_grad_(out is student)
         terms = self.build(student, teacher).terms(student, teacher, START)
@@ -225,7 +243,7 @@ class DistillerContract:
             )
         if terms and _sum(terms).requires_grad:
             _sum(terms).backward()  # type: ignore[no-untyped-call]
-            for x in _tensors(student):
+            for x in (x for x in _tensors(student) if x.is_leaf):
                 promise(
                     x.grad is None or torch.isfinite(x.grad).all(),
                     "The gradient is not finite for logits of size 10,000.",
@@ -268,7 +286,7 @@ def _sum(terms: dict[str, Tensor]) -> Tensor:
 
 
 def _tensors(out: Output) -> Iterator[Tensor]:
-    yield from (x for x in (out.logits, out.embedding, *out.maps) if x is not None)
+    yield from (x for x in (out.logits, out.embedding, *out.maps, *out.inputs.values()) if x is not None)
 
 
 __all__ = ["START", "DistillerContract", "evaluate_distiller", "shapes_of"]

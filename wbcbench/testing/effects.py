@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args, get_origin
 
 import torch
@@ -29,7 +30,7 @@ from wbcbench.contracts.params import condition_of, describe_params, holds, name
 from wbcbench.errors import IncompatibleError, WbcbenchError
 from wbcbench.spec import Recipe
 from wbcbench.testing.promise import BrokenPromise
-from wbcbench.testing.toys import build_toy, noise, policy_step, set_up, toy_batch, toy_draw, toy_task
+from wbcbench.testing.toys import build_toy, end_epoch, noise, policy_step, set_up, toy_batch, toy_draw, toy_task
 from wbcbench.training.distillation import Distillation
 from wbcbench.training.loop import make_optimiser, set_learning_rate
 
@@ -220,7 +221,7 @@ def policy_trace(
         numbers += [x.double().sum()[None] for x in shown.images.values()]
         optimiser.step()
         losses = {r: 2.0 - 0.1 * epoch * (i + 1) / len(fusion.routes) for i, r in enumerate(fusion.routes)}
-        policy.on_epoch(fusion, progress, losses)
+        end_epoch(policy, fusion, progress, losses)
     return torch.cat([n.flatten() for n in numbers])
 
 
@@ -250,6 +251,19 @@ def backbone_trace(cls: type[Backbone], params: Mapping[str, Any], size: int) ->
     return torch.cat(numbers)
 
 
+def read_images(out: Output, images: Tensor, weights: Tensor) -> Output:
+    """The output with logits that depend on images of a modality `u`: z (1 + tanh(x W)), so that they have an
+    input gradient, which depends on z.
+
+    Args:
+        out: with logits z [B, K].
+        images: x [B, ...].
+        weights: W [P, K], a constant.
+    """
+    x = images.detach().requires_grad_()
+    return replace(out, logits=out.logits * (1 + torch.tanh(x.flatten(1) @ weights)), inputs={"u": x})
+
+
 class Freely(nn.Module):
     """A student whose outputs are its parameters, one set for each of two routes."""
 
@@ -267,13 +281,19 @@ class Freely(nn.Module):
         self.maps = nn.ModuleList([nn.ParameterList([near(m) for m in like.maps]) for _ in ROUTES])
 
     def forward(self, images: Any = None, present: Any = None) -> Outputs:
-        return {
+        found = {
             route: Output(
                 self.logits[i] * 1.0, self.embeddings[i] * 1.0, tuple(m * 1.0 for m in self.maps[i].parameters()),
                 labels=self.like.labels, index=self.like.index, head=self.like.head,
             )
             for i, route in enumerate(ROUTES)
         }  # fmt: skip
+        for x in self.like.inputs.values():
+            ramp = torch.linspace(-1, 1, x[0].numel() * self.like.logits.shape[1]).view(
+                -1, self.like.logits.shape[1]
+            )
+            found = {route: read_images(out, x, ramp) for route, out in found.items()}
+        return found
 
 
 ROUTES = ("joint", "u")

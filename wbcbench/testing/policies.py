@@ -22,6 +22,7 @@ from wbcbench.testing.toys import (
     ToyBoth,
     ToyJoint,
     build_toy,
+    end_epoch,
     policy_step,
     set_up,
     toy_batch,
@@ -110,7 +111,7 @@ class PolicyContract:
             for epoch in range(2):
                 progress = Progress(epoch, 2, 0, 1, toy_draw(step=epoch))
                 terms, _, _ = policy_step(fusion, [policy], toy_batch(task), progress)
-                policy.on_epoch(fusion, progress, dict.fromkeys(fusion.routes, 0.5))
+                end_epoch(policy, fusion, progress)
                 self._finite(fusion, terms)
 
     def test_steps_with_cells_that_lack_modalities(self) -> None:
@@ -290,10 +291,11 @@ class PolicyContract:
         """It resumes exactly: all state is in the checkpoint."""
         task = toy_task(self.count())
         for fusion, policy in self.accepted(task):
-            policy.on_epoch(fusion, Progress(0, 3, 0, 1), dict.fromkeys(fusion.routes, 0.5))
+            end_epoch(policy, fusion, Progress(0, 3, 0, 1))
             again = self.build()
             twin = build_toy(type(fusion), task).train()
             set_up(again, twin)
+            twin.load_state_dict(fusion.state_dict())
             again.load_state_dict(policy.state_dict())
             progress = Progress(1, 3, 0, 1, toy_draw(step=1))
             terms = [
@@ -321,7 +323,7 @@ class PolicyContract:
             with FakeTensorMode():
                 fusion = build_toy(type(taken), task).train()
                 policy = self.build()
-                set_up(policy, fusion)
+                set_up(policy, fusion, values=False)
                 for epoch in range(2):
                     batch = toy_batch(task)
                     batch.present = torch.ones(len(batch), len(task.modalities), dtype=torch.bool)

@@ -12,7 +12,7 @@ from wbcbench.contracts.needs import assign_teachers
 from wbcbench.testing.components import component_class
 from wbcbench.testing.effects import check_effects, distillation_trace
 from wbcbench.testing.losses import shapes_of
-from wbcbench.testing.promise import check_registered, made, no_reads, promise, returned_terms
+from wbcbench.testing.promise import BrokenPromise, check_registered, made, no_reads, promise, returned_terms
 
 START = Progress(epoch=0, epochs=1, step=0, steps=1)
 
@@ -100,6 +100,23 @@ class RoutingContract:
             "Let the weights of a cell's teachers sum to a number that does not depend on the cell.",
             "teach",
         )
+
+    def test_only_what_is_declared_is_read(self) -> None:
+        """It reads logits, and no more of student, teachers and labels than it declares."""
+        student, teachers = answers(3)
+        for out, taps in ((student, self.cls.student), *((t, self.cls.teacher) for t in teachers)):
+            if "embedding" not in taps:
+                out.embedding = None
+        if self.cls.labels is False:
+            student.labels = None
+        try:
+            self.teach(self.build(), student, teachers)
+        except Exception as error:
+            raise BrokenPromise(
+                f"Given only what it declares, `teach` raised {type(error).__name__}: {error}.",
+                'Declare what it reads besides logits, as in student = ("embedding",), and labels = True.',
+                "teach",
+            ) from error
 
     def test_every_parameter_has_an_effect(self) -> None:
         """Every parameter changes a loss or a gradient, with one of several distillers."""

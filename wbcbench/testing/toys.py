@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from wbcbench.contracts import (
     ChangesGradients,
     DoesBackward,
     Draw,
+    Evaluated,
     Features,
     ForwardsAgain,
     Fusion,
@@ -26,11 +28,15 @@ from wbcbench.contracts import (
     PerCell,
     Policy,
     Progress,
+    ReadsValidation,
+    StepsInTurn,
     Task,
 )
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError
+from wbcbench.training.features import check_features, kept_features, with_features
 from wbcbench.training.supervision import task_loss, total, with_labels
+from wbcbench.training.teachers import twice_differentiable
 
 CLASSES = ("a", "b", "c")
 
@@ -166,9 +172,11 @@ class ToyJoint(ToyBoth):
         return {"joint": Output(self.head(every), every, reads=frozenset(self.task.modalities), head=self.head)}
 
 
-def set_up(policy: Policy, fusion: Fusion, cells: int = 200) -> None:
-    """Set a policy up around a fusion, for cells 0..cells-1, as training does."""
+def set_up(policy: Policy, fusion: Fusion, cells: int = 200, values: bool = True) -> None:
+    """Set a policy up around a fusion, for cells 0..cells-1, as training does; `values`: tensors have some."""
     policy.setup(fusion)
+    if "features" in policy.traits.wants and values:
+        check_features(fusion)
     if isinstance(policy, PerCell):
         policy.setup_cells(cells)
 
@@ -180,6 +188,7 @@ def policy_step(
     progress: Progress,
     kd_terms: Callable[[Outputs, Batch], Tensor] | None = None,
     maps: bool = False,
+    inputs: bool = False,
 ) -> tuple[dict[str, Tensor], Outputs, Batch]:
     """One training step as in the loop, without the optimiser: task terms, outputs, the batch shown.
 
@@ -190,6 +199,7 @@ def policy_step(
         progress: of training.
         kd_terms: what distillers add to the loss (scalar), from outputs and batch.
         maps: request stage maps from the fusion.
+        inputs: let distillers differentiate in the images.
 
     Returns:
         As above; gradients are left in the parameters.
@@ -205,11 +215,15 @@ def policy_step(
             batch.present = torch.stack(columns, 1)
     for policy in policies:
         batch = policy.images(batch, progress.draw)
+    if inputs:
+        batch.images = {m: x.detach().requires_grad_() for m, x in batch.images.items()}
 
     def run(images: dict[str, Tensor], present: Tensor | None, maps: bool = False) -> Outputs:
-        return with_labels(fusion(images, present, maps), replace(batch, present=present))
+        with twice_differentiable(inputs):
+            outputs = fusion(images, present, maps)
+        return with_labels(outputs, replace(batch, images=images, present=present))
 
-    outputs = run(batch.images, batch.present, maps)
+    outputs = with_features(fusion, policies, partial(run, batch.images, batch.present, maps), batch, progress)
     for policy in policies:
         if isinstance(policy, ForwardsAgain):
             policy.after_forward(run, outputs, batch, progress)
@@ -217,9 +231,31 @@ def policy_step(
     terms = task_loss(fusion, policies, outputs, batch, weights, progress)
     rest = torch.zeros(()) if kd_terms is None else kd_terms(outputs, batch)
     doing = [p for p in policies if isinstance(p, DoesBackward)]
-    if not any(policy.backward(terms, rest, fusion) for policy in doing):
+    stepping = [p for p in policies if isinstance(p, StepsInTurn)]
+    if stepping:  # without an optimiser the weights of all turns are the same
+        total({turn: total(stepping[0].of_turn(turn, terms)) for turn in stepping[0].turns}).backward()  # type: ignore[no-untyped-call]
+    elif not any(policy.backward(terms, rest, fusion) for policy in doing):
         (total(terms) + rest).backward()  # type: ignore[no-untyped-call]
     for policy in policies:
         if isinstance(policy, ChangesGradients):
             policy.after_backward(fusion, outputs, batch, progress)
     return terms, outputs, batch
+
+
+@torch.no_grad()
+def toy_evaluated(fusion: Fusion, seed: int) -> Evaluated:
+    """What a fusion makes of 24 cells of noise in evaluation mode."""
+    training, batch = fusion.training, toy_batch(fusion.task, cells=24, seed=seed)
+    fusion.eval()
+    with kept_features(fusion) as features:
+        outputs = with_labels(fusion(batch.images), batch)
+    fusion.train(training)
+    return Evaluated(outputs, features)
+
+
+def end_epoch(policy: Policy, fusion: Fusion, progress: Progress, losses: dict[str, float] | None = None) -> None:
+    """Call what a policy does at the end of an epoch; `losses`: route -> validation loss, by default one half."""
+    policy.on_epoch(fusion, progress, losses or dict.fromkeys(fusion.routes, 0.5))
+    if isinstance(policy, ReadsValidation):
+        seen = toy_evaluated(fusion, 1)
+        policy.after_validation(fusion, seen, lambda: toy_evaluated(fusion, 2), progress)

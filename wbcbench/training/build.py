@@ -39,6 +39,7 @@ from wbcbench.registry import Registry
 from wbcbench.spec import ComponentSpec, Trial
 from wbcbench.spec.trial import IMPUTE, MEAN
 from wbcbench.spec.weights import BALANCED
+from wbcbench.training.features import check_features
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -326,6 +327,8 @@ def build_policies(trial: Trial, fusion: Fusion, registry: Registry) -> list[Pol
         torch.manual_seed(derive_seed(trial.seed, "init", "policies"))
         for policy in policies:
             policy.setup(fusion)
+            if "features" in policy.traits.wants:
+                check_features(fusion)
     return policies
 
 

@@ -170,14 +170,17 @@ class Distillation(nn.Module):
 
         Rows in which the student's route, or all of its sources, were shown nothing are left out.
         """
-        answers = [] if bank is None else bank.answers(batch.cells)
+        answers = [] if bank is None else bank.answers(batch)
         terms: dict[str, Tensor] = {}
         for pairing in self.pairings:
             if pairing.distiller in self.carriers:
                 continue
             student = outputs[pairing.route]
-            teachers = [self._said(s, student, pairing.route, outputs, answers, averaged) for s in pairing.sources]
             distillers = self.of(pairing)
+            teachers = [
+                self._said(s, d, student, pairing.route, outputs, answers, averaged)
+                for s, d in zip(pairing.sources, distillers, strict=True)
+            ]
             if pairing.taught:
                 found = self._taught(pairing, student, teachers, progress)
             else:
@@ -245,7 +248,8 @@ class Distillation(nn.Module):
     ) -> dict[str, Tensor]:
         """Terms of trained teachers, combined by the routing; transforms are applied to the logits first."""
         rows = valid_rows(student, teachers)
-        student, teachers = only_valid(student, rows), [only_valid(t, rows) for t in teachers]
+        if not self.of(pairing)[0].needs.inputs:  # gradients in inputs are of the rows as they were read
+            student, teachers = only_valid(student, rows), [only_valid(t, rows) for t in teachers]
         if pairing.distiller in self.targets:
             for j in self.carriers:
                 carrier = self.of(pairing, j)[0]
@@ -255,11 +259,22 @@ class Distillation(nn.Module):
         return mean_of_valid(found, rows)
 
     def _said(
-        self, source: str, student: Output, route: str, outputs: Outputs, answers: list[Output], averaged: Outputs
+        self,
+        source: str,
+        distiller: Distiller,
+        student: Output,
+        route: str,
+        outputs: Outputs,
+        answers: list[Output],
+        averaged: Outputs,
     ) -> Output:
         """A source's output for the cells that the student's rows show."""
         if source.isdigit():
-            teacher = answers[int(source)].select(student.rows)
+            teacher = answers[int(source)]
+            if teacher.rows is None:  # of cells, not of the images of the rows
+                teacher = teacher.select(student.rows)
+            if teacher.inputs and "inputs" not in distiller.needs.teacher:
+                teacher = teacher.detach()
         elif source == SELF:
             teacher = student.detach()
         elif source == AVERAGE:
@@ -293,6 +308,8 @@ def same_cells(peer: Output, student: Output) -> Output:
 def _own_terms(distiller: Distiller, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
     """Terms from the student itself, its average, or another of its routes."""
     rows = valid_rows(student, [teacher])
+    if distiller.needs.inputs:
+        return mean_of_valid(distiller.terms(student, teacher, progress), rows)
     return mean_of_valid(distiller.terms(only_valid(student, rows), only_valid(teacher, rows), progress), rows)
 
 

@@ -108,7 +108,7 @@ def fit_once(job: Job, done: EpochDone | None = None) -> TrainState:
     state = TrainState(torch.nn.ModuleDict({"fusion": fusion}), torch.optim.SGD([torch.zeros(1)]))
     state.train_seconds = time.perf_counter() - started
 
-    selected, metrics, _ = judge(job, state)
+    selected, metrics, *_ = judge(job, state)
     state.consider(selection_score(job.trial.protocol.selection.metric, metrics, 0), selected)
     row = {"epoch": 0, **{f"val_{k}": v for k, v in metrics.items()}}
     state.history.append(row)

@@ -159,7 +159,14 @@ def _only_heads(job: Job) -> dict[str, Backbone]:
     Found by showing two cells to the fusion, and then their embeddings: both must give the same outputs.
     """
     fusion, kd = job.fusion, job.distillation
-    if job.policies or job.maps or isinstance(fusion, SolvedOnce) or (kd is not None and kd.average is not None):
+    if (
+        job.policies
+        or job.readers
+        or job.maps
+        or job.inputs
+        or isinstance(fusion, SolvedOnce)
+        or (kd is not None and kd.average is not None)
+    ):
         return {}
     fusion.to(job.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     ids = job.train[:2]

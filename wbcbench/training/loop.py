@@ -1,6 +1,6 @@
 """The training loop, top to bottom.
 
-    for each epoch: draw cells -> assemble -> views -> forward -> task and distillation terms -> step
+    for each epoch: draw cells -> assemble -> views -> forward -> task and distillation terms -> step(s)
                     validate -> keep the best -> checkpoint
 
 Nothing is read back from the device within an epoch. The test split is not used in this file.
@@ -28,24 +28,28 @@ from wbcbench.contracts import (
     DoesBackward,
     Draw,
     DrawsSlots,
+    Evaluated,
     ForwardsAgain,
     Fusion,
     Outputs,
     PerCell,
     Policy,
     Progress,
+    ReadsValidation,
+    StepsInTurn,
 )
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import EpochDraws, ResidentCells, Views, draw_batch, epoch_order, fill_images
 from wbcbench.errors import TrialFailedError
-from wbcbench.evaluation.predict import Predictions, predict
+from wbcbench.evaluation.predict import Predictions, forward_all, predictions_of
 from wbcbench.spec import Recipe, Trial
 from wbcbench.training.distillation import Distillation
+from wbcbench.training.features import kept_features, with_features
 from wbcbench.training.frozen import Embedded
 from wbcbench.training.state import TrainState, Weights, snapshot
 from wbcbench.training.strength import COLUMN, gradient_ratios, measured_epochs
 from wbcbench.training.supervision import task_loss, total, with_labels
-from wbcbench.training.teachers import TeacherBank
+from wbcbench.training.teachers import TeacherBank, twice_differentiable
 
 RATE_FACTOR = "rate_factor"
 """Key of a parameter group: the factor on its learning rate."""
@@ -119,6 +123,8 @@ class Job:
     bank: TeacherBank | None = None
     maps: bool = False
     """Whether a distiller or a policy reads the student's stage maps."""
+    inputs: bool = False
+    """Whether a distiller differentiates in the student's images."""
     score: Callable[[Predictions], dict[str, float | None]] = lambda _: {}
     """Validation predictions -> summary metrics; the selection metric is one of them."""
     checkpoints: Path | None = None
@@ -137,6 +143,12 @@ class Job:
     def shown(self, epoch: int) -> int:
         """The epoch whose views are shown."""
         return epoch % self.views_per_cell if self.views_per_cell else epoch
+
+    @property
+    def readers(self) -> list[ReadsValidation]:
+        """What learns from validation cells."""
+        routings = () if self.distillation is None else self.distillation.routings.values()
+        return [r for r in (*self.policies, *routings) if isinstance(r, ReadsValidation)]
 
     def reading(self) -> AbstractContextManager[None]:
         """The context in which the fusion is given what the job trains on."""
@@ -184,7 +196,7 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
             sums = train_epoch(job, state, weights, epoch)
         state.train_seconds += time.perf_counter() - started
 
-        selected, metrics, predictions = judge(job, state)
+        selected, metrics, predictions, validation = judge(job, state)
         score = selection_score(job.trial.protocol.selection.metric, metrics, epoch)
         if state.consider(score, selected):
             state.best_predictions = predictions
@@ -193,6 +205,9 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         state.epoch += 1
         for policy in job.policies:
             policy.on_epoch(job.fusion, Progress(epoch, budget.epochs, 0, 1), predictions.losses())
+        for reader in job.readers:
+            ended = Progress(epoch, budget.epochs, 0, 1)
+            reader.after_validation(job.fusion, validation, lambda: evaluate(job, state, job.train)[0], ended)
         if job.checkpoints is not None:
             state.save(job.checkpoints, job.stamp)
         if done is not None:
@@ -210,7 +225,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
     draws = EpochDraws(trial.seed, epoch, len(order), device)
     slots = fusion.slots(order, draws.epoch()) if isinstance(fusion, DrawsSlots) else None
-    params = [p for group in state.optimiser.param_groups for p in group["params"]]
+    turns = next((p.turns for p in job.policies if isinstance(p, StepsInTurn)), ("",))
     measures = kd is not None and epoch in measured_epochs(budget.epochs, len(order))
     ratios: dict[str, Tensor] = {}
     torch.manual_seed(derive_seed(trial.seed, "epoch", epoch))  # dropout and the like
@@ -231,48 +246,17 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
             job.embedded.fill(batch)
         for policy in job.policies:
             batch = policy.images(batch, draw)
-        run = partial(forward, job, batch)
-        outputs = run(batch.images, batch.present, job.maps)
-        for policy in job.policies:
-            if isinstance(policy, ForwardsAgain):
-                policy.after_forward(run, outputs, batch, progress)
-        task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
-        loss = total(task) * recipe.task_weight
-        terms = {f"task.{k}": v for k, v in task.items()}
-        kd_terms: dict[str, Tensor] = {}
-        if kd is not None:
-            averaged: Outputs = {}
-            if kd.average is not None:
-                averaged = with_labels(kd.average(batch.images, batch.present), batch)
-            if kd.balanced and epoch == step == 0:
-                ended = replace(progress, epoch=budget.epochs)
-                kd.balance(fusion, loss, partial(kd.terms, outputs, job.bank, batch, ended, averaged))
-            kd_terms = kd.terms(outputs, job.bank, batch, progress, averaged)
-            if measures and step == len(order) // 2:
-                ratios = gradient_ratios(fusion, loss, kd.by_distiller(kd_terms))
-        kd_loss = total(kd_terms) if kd_terms else torch.zeros((), device=device)
-
-        state.optimiser.zero_grad(set_to_none=True)
-        if kd is not None and kd.stepper is not None:
-            kd.stepper.optimise(state.optimiser, loss, kd_loss)
-        else:
-            weighted = {k: v * recipe.task_weight for k, v in task.items()}
-            doing = (p for p in job.policies if isinstance(p, DoesBackward))
-            if not any(policy.backward(weighted, kd_loss, fusion) for policy in doing):
-                (loss + kd_loss).backward()  # type: ignore[no-untyped-call]
-            for policy in job.policies:
-                if isinstance(policy, ChangesGradients):
-                    policy.after_backward(fusion, outputs, batch, progress)
-            if recipe.clip:
-                torch.nn.utils.clip_grad_norm_(params, recipe.clip)
-            state.optimiser.step()
+        for turn in turns:
+            now = losses(job, batch, weights, progress)
+            if kd is not None and measures and step == len(order) // 2 and turn == turns[0]:
+                ratios = gradient_ratios(fusion, now.task_loss, kd.by_distiller(now.kd))
+            take_step(job, state, now, batch, progress, turn)
+            for name, value in now.named().items() if turn == turns[0] else ():
+                value = value.detach()
+                sums[name] = sums[name] + value if name in sums else value
         state.update_average()
         if kd is not None:
             kd.after_step(fusion)
-
-        for name, value in {"loss": loss + kd_loss, **terms, **kd_terms}.items():
-            value = value.detach()
-            sums[name] = sums[name] + value if name in sums else value
     means = {name: value / len(order) for name, value in sums.items()}
     found = torch.stack([*means.values(), *(r.to(device) for r in ratios.values())])
     values = found.tolist()  # the only read from the device per epoch
@@ -284,13 +268,84 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     return {"lr": rate, **result, **{COLUMN + name: r for name, r in shown if math.isfinite(r)}}
 
 
+@dataclass
+class Losses:
+    """The losses of a step at the current weights, and the outputs that they are of."""
+
+    outputs: Outputs
+    task: dict[str, Tensor]
+    """Scalar terms, before the recipe's weight."""
+    kd: dict[str, Tensor]
+    task_weight: float
+
+    @property
+    def task_loss(self) -> Tensor:
+        return total(self.task) * self.task_weight
+
+    @property
+    def kd_loss(self) -> Tensor:
+        return total(self.kd) if self.kd else torch.zeros((), device=next(iter(self.task.values())).device)
+
+    def named(self) -> dict[str, Tensor]:
+        """As in a history."""
+        task = {f"task.{k}": v for k, v in self.task.items()}
+        return {"loss": self.task_loss + self.kd_loss, **task, **self.kd}
+
+
+def losses(job: Job, batch: Batch, weights: Tensor, progress: Progress) -> Losses:
+    """Show the batch to the networks, and compute the terms of the task and of distillation."""
+    fusion, kd, recipe = job.fusion, job.distillation, job.trial.method.recipe
+    if job.inputs:
+        batch.images = {m: x.detach().requires_grad_() for m, x in batch.images.items()}
+    run = partial(forward, job, batch)
+    first = partial(run, batch.images, batch.present, job.maps)
+    outputs = with_features(fusion, job.policies, first, batch, progress)
+    for policy in job.policies:
+        if isinstance(policy, ForwardsAgain):
+            policy.after_forward(run, outputs, batch, progress)
+    task = task_loss(fusion, job.policies, outputs, batch, weights, progress)
+    found = Losses(outputs, task, {}, recipe.task_weight)
+    if kd is not None:
+        averaged: Outputs = {}
+        if kd.average is not None:
+            averaged = with_labels(kd.average(batch.images, batch.present), batch)
+        if kd.balanced and progress.epoch == progress.step == 0:
+            ended = replace(progress, epoch=progress.epochs)
+            kd.balance(fusion, found.task_loss, partial(kd.terms, outputs, job.bank, batch, ended, averaged))
+        found.kd = kd.terms(outputs, job.bank, batch, progress, averaged)
+    return found
+
+
+def take_step(job: Job, state: TrainState, now: Losses, batch: Batch, progress: Progress, turn: str = "") -> None:
+    """Backward pass and optimiser step, of the losses of a turn where a policy steps in turn."""
+    fusion, kd, recipe = job.fusion, job.distillation, job.trial.method.recipe
+    state.optimiser.zero_grad(set_to_none=True)
+    if kd is not None and kd.stepper is not None:
+        kd.stepper.optimise(state.optimiser, now.task_loss, now.kd_loss)
+        return
+    weighted = {k: v * recipe.task_weight for k, v in now.task.items()}
+    doing = (p for p in job.policies if isinstance(p, DoesBackward))
+    stepping = [p for p in job.policies if isinstance(p, StepsInTurn)]
+    if stepping:
+        total(stepping[0].of_turn(turn, {**weighted, **now.kd})).backward()  # type: ignore[no-untyped-call]
+    elif not any(policy.backward(weighted, now.kd_loss, fusion) for policy in doing):
+        (now.task_loss + now.kd_loss).backward()  # type: ignore[no-untyped-call]
+    for policy in job.policies:
+        if isinstance(policy, ChangesGradients):
+            policy.after_backward(fusion, now.outputs, batch, progress)
+    if recipe.clip:
+        params = [p for group in state.optimiser.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(params, recipe.clip)
+    state.optimiser.step()
+
+
 def forward(
     job: Job, batch: Batch, images: dict[str, Tensor], present: Tensor | None, maps: bool = False
 ) -> Outputs:
     """The fusion's outputs in the recipe's precision, with the labels of the batch."""
-    with autocast(job.device, job.trial.method.recipe.precision):
+    with autocast(job.device, job.trial.method.recipe.precision), twice_differentiable(job.inputs):
         outputs = job.fusion(images, present, maps)
-    return with_labels(outputs, replace(batch, present=present))
+    return with_labels(outputs, replace(batch, images=images, present=present))
 
 
 def assemble(job: Job, ids: Tensor, draw: Draw, slots: Mapping[str, Tensor] | None = None) -> Batch:
@@ -318,19 +373,28 @@ def assemble(job: Job, ids: Tensor, draw: Draw, slots: Mapping[str, Tensor] | No
     return batch
 
 
-def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None], Predictions]:
-    """Validate the weights that would be kept (the average, if there is one); returns all three."""
-    fusion = job.fusion
-    current = snapshot(fusion) if state.average is not None else fusion.state_dict()
-    if state.average is not None:
-        fusion.load_state_dict(state.average)
-    with job.reading():
-        predictions = predict(fusion, job.embedded or job.cells, job.val, job.trial.reads)
-    if state.average is not None:
-        fusion.load_state_dict(current)
+def judge(job: Job, state: TrainState) -> tuple[Weights, dict[str, float | None], Predictions, Evaluated]:
+    """Validate the weights that would be kept (the average, if there is one); returns them, and what was found."""
+    validation, probabilities = evaluate(job, state, job.val)
+    predictions = predictions_of(validation.outputs, probabilities, job.cells, job.val)
     if not np.isfinite(predictions.probabilities).all():
         raise diverged(job, state.epoch, "a validation prediction")
-    return state.average or current, job.score(predictions), predictions
+    return state.average or job.fusion.state_dict(), job.score(predictions), predictions, validation
+
+
+def evaluate(job: Job, state: TrainState, ids: Tensor) -> tuple[Evaluated, Tensor]:
+    """What the weights that would be kept make of these cells [n], unaugmented, and the probabilities [n, K]."""
+    fusion = job.fusion
+    current = snapshot(fusion) if state.average is not None else {}
+    if state.average is not None:
+        fusion.load_state_dict(state.average)
+    keeping: AbstractContextManager[dict[str, Tensor]] = kept_features(fusion) if job.readers else nullcontext({})
+    with job.reading(), keeping as features:
+        outputs, probabilities = forward_all(fusion, job.embedded or job.cells, ids, job.trial.reads)
+    if state.average is not None:
+        fusion.load_state_dict(current)
+    outputs = {r: replace(out, labels=job.cells.labels[ids], index=ids) for r, out in outputs.items()}
+    return Evaluated(outputs, features), probabilities
 
 
 def diverged(job: Job, epoch: int, what: str) -> TrialFailedError:

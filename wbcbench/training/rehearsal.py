@@ -12,9 +12,10 @@ from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.cost import macs_or_why
 from wbcbench.registry import Registry
 from wbcbench.spec import Trial
-from wbcbench.training.build import build_fusion, build_policies, channels_read
+from wbcbench.training.build import build_distillers, build_fusion, build_policies, channels_read
+from wbcbench.training.supervision import with_labels
 from wbcbench.training.teachers import teacher_output
-from wbcbench.training.wiring import reads_measured, shapes_of, wire, with_replaced_heads
+from wbcbench.training.wiring import asks_live, reads_measured, shapes_of, wire, with_replaced_heads
 
 log = logging.getLogger("wbcbench")
 
@@ -61,8 +62,8 @@ def rehearse(trial: Trial, data: Description, registry: Registry) -> None:
         IncompatibleError: names the distillers, the student's and the teachers' backbones, and what is missing; or
             a policy that mixes images for which teachers have answered.
     """
-    if trial.method.taught_for and trial.method.policies:
-        _refuse_blended_images(trial, _task(trial, data), registry)
+    if trial.method.taught_for:
+        _refuse_other_images(trial, _task(trial, data), registry)
     if not reads_measured(trial, registry):
         return
 
@@ -96,7 +97,21 @@ CELLS, STEPS = 16, 4
 """Of the rehearsal of policies: enough to find nearly always one that mixes a tenth of the rows."""
 
 
-def _refuse_blended_images(trial: Trial, task: Task, registry: Registry) -> None:
+def _refuse_other_images(trial: Trial, task: Task, registry: Registry) -> None:
+    """Raise `IncompatibleError` where teachers would answer for other images than the student is shown."""
+    with torch.enable_grad():
+        fusion = build_fusion(trial, task, registry).train()
+        policies = build_policies(trial, fusion, registry)
+    for policy in policies:
+        if isinstance(policy, PerCell):
+            policy.setup_cells(CELLS)
+    if who := asks_live(policies, build_distillers(trial, registry)):
+        _refuse_other_cells(trial, task, registry, fusion, policies, who)
+    else:
+        _refuse_blended_images(trial, task, fusion, policies)
+
+
+def _refuse_blended_images(trial: Trial, task: Task, fusion: Fusion, policies: list[Policy]) -> None:
     """Raise `IncompatibleError` for a policy that shows parts of other cells and does not declare it.
 
     Teachers answer for each cell's own view, computed before any policy acts. Two batches differ in the first half
@@ -104,12 +119,6 @@ def _refuse_blended_images(trial: Trial, task: Task, registry: Registry) -> None
     """
     random = torch.Generator().manual_seed(0)
     views = [{m: torch.randn(x.shape, generator=random) for m, x in task.blank(CELLS).items()} for _ in range(2)]
-    with torch.enable_grad():
-        fusion = build_fusion(trial, task, registry).train()
-        policies = build_policies(trial, fusion, registry)
-    for policy in policies:
-        if isinstance(policy, PerCell):
-            policy.setup_cells(CELLS)
     draws = EpochDraws(trial.seed, 0, STEPS, torch.device("cpu"))
     for step in range(STEPS):
         draw = draws.step(step)
@@ -133,6 +142,28 @@ def _refuse_blended_images(trial: Trial, task: Task, registry: Registry) -> None
                         "Use the policy with --kd none, and declare in it `traits = "
                         'PolicyTraits(acts_on="images", blends_cells=True)`.'
                     )
+
+
+def _refuse_other_cells(
+    trial: Trial, task: Task, registry: Registry, fusion: Fusion, policies: list[Policy], who: str
+) -> None:
+    """Raise `IncompatibleError` where a teacher that answers for the images of a row would see other cells in it
+    than the route that it teaches. `who`: why it does."""
+    batch = _assembled(task, fusion, policies, EpochDraws(trial.seed, 0, 1, torch.device("cpu")).step(0))
+    if batch.rows is None:
+        return
+    rows = len(next(iter(batch.rows.values())))
+    outputs = with_labels(fusion(task.blank(rows)), batch)
+    for pairing in (p for p in wire(trial, fusion.routes, registry).pairings if p.taught):
+        own = outputs[pairing.route].rows
+        for m in {m for s in pairing.sources for m in trial.method.taught_for[int(s)]}:
+            if own is None or not torch.equal(own, batch.rows[m]):
+                raise IncompatibleError(
+                    f"Route '{pairing.route}' of fusion '{fusion.name}' is taught for the cell that a row shows "
+                    f"in {' and '.join(sorted(outputs[pairing.route].reads))}, but its teacher would see "
+                    f"another cell in {m}, since {who} lets teachers answer for the images of each step."
+                    " Give each head a teacher of its own modality, or choose a fusion whose rows show one cell."
+                )
 
 
 def _assembled(task: Task, fusion: Fusion, policies: list[Policy], draw: Draw) -> Batch:

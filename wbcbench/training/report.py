@@ -180,7 +180,7 @@ def write_record(
     for side, p in predictions.items():
         notes += ceiling_notes(np.bincount(p.labels, minlength=len(cells.classes)), cells.classes, side)
     if job.bank is not None and not job.bank.replayed:
-        notes.append("teachers ran live: " + ("replay was switched off" if not bench.replay else why_live(job)))
+        notes.append(f"teachers ran live: {why_live(job) if bench.replay else 'replay was switched off'}")
     if job.distillation is not None:
         notes += [
             f"{name}: its gradient is zero at the start, so its weight could not be balanced and is the default."
@@ -320,7 +320,9 @@ def used_components(trial: Trial, registry: Registry) -> list[Used]:
 
 
 def why_live(job: Job) -> str:
-    """Which distillers need more from a teacher than its stored outputs."""
+    """What needs more from a teacher than its stored outputs."""
+    if job.bank is not None and job.bank.live:
+        return f"{job.bank.live} lets them answer for the images of each step"
     names = [d.name for d in job.trial.method.distillers]
     return f"{' or '.join(names)} reads stage maps, which do not fit replay_maps_gb"
 

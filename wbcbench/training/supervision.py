@@ -16,6 +16,7 @@ def with_labels(outputs: Outputs, batch: Batch) -> Outputs:
     ready: Outputs = {}
     for route, out in outputs.items():
         out = out.float()
+        out.inputs = {m: x for m, x in batch.images.items() if m in out.reads}
         out.shown = batch.shown(out.reads)
         if out.shown is not None and out.rows is not None and batch.rows is None:
             out.shown = out.shown[out.rows]  # the fusion itself reordered rows of the batch

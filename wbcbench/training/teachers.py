@@ -12,19 +12,21 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from wbcbench.contracts import Fusion, Output, Outputs
+from wbcbench.contracts import Batch, Fusion, Output, Outputs
 from wbcbench.data.views import EpochViews, Views, laid_out
 from wbcbench.errors import DataError
 from wbcbench.evaluation.predict import eval_batch
 from wbcbench.files import TEMPORARY, atomic_write_bytes
+from wbcbench.training.supervision import rows_of
 from wbcbench.training.workbench import Answers
 
 log = logging.getLogger("wbcbench")
@@ -66,11 +68,16 @@ class Teacher:
             self._views = self._make_views()
         return self._views
 
-    @torch.no_grad()
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """[B] rows, one per cell: the teacher's output for this epoch's views (as `seen`) of these cells."""
-        images = {m: laid_out(views(m, cells)) for m in self.reads}
-        return teacher_output(self.fusion, self.fusion(images, present, maps), present)
+        return self.look({m: laid_out(views(m, cells)) for m in self.reads}, present, maps)
+
+    def look(self, images: dict[str, Tensor], present: Tensor | None, maps: bool, inputs: bool = False) -> Output:
+        """[R] rows: the teacher's output for these images, in its order of modalities; `inputs`: it can be
+        differentiated in them."""
+        with torch.set_grad_enabled(inputs), twice_differentiable(inputs):
+            out = teacher_output(self.fusion, self.fusion(images, present, maps), present)
+        return replace(out, inputs=images) if inputs else out
 
 
 class FileTeacher:
@@ -116,13 +123,18 @@ class FileTeacher:
         )
 
 
+def twice_differentiable(wanted: bool) -> AbstractContextManager[None]:
+    """Within it, attention is computed such that its gradient can be differentiated again, if `wanted`."""
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
+
+
 def teacher_output(fusion: Fusion, outputs: Outputs, present: Tensor | None) -> Output:
     """A network's output as a teacher: its only route's output, or the logarithm of its prediction."""
     if len(outputs) == 1:
-        return next(iter(outputs.values())).detach().float()
+        return next(iter(outputs.values())).float()
     probs = fusion.predict(outputs, present)
     reads = frozenset().union(*(o.reads for o in outputs.values()))
-    return Output(logits=probs.detach().clamp_min(1e-12).log().float(), reads=reads)
+    return Output(logits=probs.clamp_min(1e-12).log().float(), reads=reads)
 
 
 class Replay:
@@ -250,12 +262,18 @@ class TeacherBank:
         views: Views,
         train: Tensor,
         maps: bool,
+        live: str = "",
+        inputs: bool = False,
     ) -> None:
+        """`replays`: of each teacher's stored outputs; None: they are computed in each step. `live`: why they are
+        for the images of the step, as policies have changed them; empty: they are for each cell's own view.
+        `inputs`: they can be differentiated in these images."""
         self.teachers = teachers
         self.replays = replays
         self.views = views
-        self.views.keeps = replays is None
+        self.views.keeps = replays is None and not live
         self.maps = maps
+        self.live, self.inputs = live, inputs
         self.heads: list[Callable[[Tensor], Tensor] | None] = [None] * len(teachers)
         """Each teacher's classifier, embedding [B, D] -> logits [B, K], if a distiller calls it."""
         self._epoch = -1
@@ -277,8 +295,12 @@ class TeacherBank:
         self._answers = [r.epoch(epoch) for r in self.replays]
         return sum(r.seconds for r in self.replays) - before
 
-    def answers(self, cells: Tensor) -> list[Output]:
-        """Each teacher's output for the batch's cells [B], on the views of the current epoch."""
+    def answers(self, batch: Batch) -> list[Output]:
+        """Each teacher's output: for the batch's cells [B] on the views of the current epoch, or, if `live`, for
+        the images of its rows [R]."""
+        if self.live:
+            return [self._look(t, batch) for t in self.teachers]
+        cells = batch.cells
         present = [self.views.cells.present(cells, t.reads) if t.reads else None for t in self.teachers]
         if self.replays is not None:
             rows = self._row[cells]
@@ -290,3 +312,12 @@ class TeacherBank:
                 for t, p in zip(self.teachers, present, strict=True)
             ]
         return [replace(a, shown=None if p is None else p.any(1)) for a, p in zip(found, present, strict=True)]
+
+    def _look(self, teacher: Teacher | FileTeacher, batch: Batch) -> Output:
+        assert isinstance(teacher, Teacher)  # of others the planner knows that they see no image
+        present = batch.present
+        if present is not None:
+            present = present[:, [batch.modalities.index(m) for m in teacher.reads]]
+        answer = teacher.look({m: batch.images[m] for m in teacher.reads}, present, self.maps, self.inputs)
+        rows = None if batch.rows is None else rows_of(batch.rows, frozenset(teacher.reads))
+        return replace(answer, rows=rows, shown=None if present is None else present.any(1))

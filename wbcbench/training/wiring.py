@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Fusion, Output, Outputs, PairShapes, ReplacesHead
+from wbcbench.contracts import Distiller, Fusion, Output, Outputs, PairShapes, Policy, ReplacesHead, Routing
 from wbcbench.contracts.needs import RouteTeachers, assign_teachers
 from wbcbench.data.counter import derive_seed
 from wbcbench.data.views import ResidentCells, Views
 from wbcbench.errors import IncompatibleError
 from wbcbench.records.store import Record
 from wbcbench.registry import Registry
-from wbcbench.spec import Trial, digest
+from wbcbench.spec import Augmentation, Trial, digest
 from wbcbench.training.build import (
     ReplacedHeads,
     build_distillers,
@@ -55,7 +55,8 @@ def wire(trial: Trial, routes: tuple[str, ...], registry: Registry) -> Distillat
 def reads_measured(trial: Trial, registry: Registry) -> bool:
     """Whether a distiller reads tensors whose shapes are known only after a network has been run."""
     needs = [d.needs for d in build_distillers(trial, registry)]
-    return any(MEASURED & {*n.student, *n.teacher} for n in needs)
+    routing = build_routing(trial, registry) if trial.method.taught_for else Routing
+    return any(MEASURED & {*n.student, *n.teacher} for n in (*needs, routing))
 
 
 def shapes_of(
@@ -98,11 +99,14 @@ def add_distillers(job: Job, records: list[Record], bench: Workbench, split_hash
     """Put the teachers (if any), the routing and one distiller per taught pair into the job."""
     trial, registry = job.trial, bench.registry
     needs = [d.needs for d in build_distillers(trial, registry)]
-    job.maps = any("maps" in n.student for n in needs)
+    routing = build_routing(trial, registry) if trial.method.taught_for else Routing
+    job.maps = any("maps" in n.student for n in (*needs, routing))
+    job.inputs = any(n.inputs for n in needs)
     if trial.method.taught_for:
-        job.bank = _teacher_bank(job, records, bench, split_hash, {tap for n in needs for tap in n.teacher})
+        taps: set[str] = {tap for n in (*needs, routing) for tap in n.teacher}
+        job.bank = _teacher_bank(job, records, bench, split_hash, taps)
     job.distillation = wire(trial, job.fusion.routes, registry)
-    routed = job.bank is not None and build_routing(trial, registry).trainable
+    routed = job.bank is not None and routing.trainable
     trainable = routed or any(n.trainable for n in needs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(trial.seed, "init", "distillers"))
@@ -137,11 +141,12 @@ def _setup(job: Job, probe: bool) -> None:
 def _teacher_bank(
     job: Job, records: list[Record], bench: Workbench, split_hash: str, taps: set[str]
 ) -> TeacherBank:
-    """The teachers, replayed if their outputs for all epochs fit the budget, else live."""
+    """The teachers, replayed if their outputs are of cells and fit the budget for all epochs, else live."""
     maps, embedding = "maps" in taps, "embedding" in taps
     teachers = [_teacher(r, job, bench) for r in records]
-    stages: list[int] | None = [0] * len(teachers) if bench.replay else None
-    if maps and bench.replay:
+    live = asks_live(job.policies, build_distillers(job.trial, bench.registry))
+    stages: list[int] | None = [0] * len(teachers) if bench.replay and not live else None
+    if maps and stages is not None:
         stages = _stages_that_fit(job, teachers, bench)
     outside = [FileTeacher(answers, job.train) for answers in bench.answers(job.trial)]
     replays = None
@@ -163,7 +168,16 @@ def _teacher_bank(
         job.views,
         job.train,
         maps,
+        live,
+        "inputs" in taps,
     )
+
+
+def asks_live(policies: Sequence[Policy], distillers: Sequence[Distiller]) -> str:
+    """Why teachers must answer for the images of each step, as the subject of a clause; empty if they need not."""
+    asking = [f"policy '{p.name}'" for p in policies if p.traits.asks_live]
+    asking += [f"distiller '{d.name}'" for d in distillers if d.needs.asks_live]
+    return asking[0] if asking else ""
 
 
 def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> list[int] | None:
@@ -178,18 +192,26 @@ def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> lis
 def _teacher(record: Record, job: Job, bench: Workbench) -> Teacher:
     """A frozen teacher. With an image side of its own it reads its own cells, in the student's views of them."""
     trial, side = record.trial, job.trial.protocol.image_size
+    seen = _seen(job.trial)
 
     def own() -> ResidentCells:
         return bench.resident(trial, beside=job.cells)
 
     if trial.protocol.image_size == side:
-        return Teacher(trial.reads, record.result.digest, lambda: load_fusion(record, job.cells, bench))
+        views = None if seen == job.views.augmentation else (lambda: Views(job.cells, seen, job.trial.seed))
+        return Teacher(trial.reads, record.result.digest, lambda: load_fusion(record, job.cells, bench), views)
     return Teacher(
         trial.reads,
         record.result.digest,
         lambda: load_fusion(record, own(), bench),
-        lambda: Views(own(), job.trial.protocol.augmentation, job.trial.seed, student_side=side),
+        lambda: Views(own(), seen, job.trial.seed, student_side=side),
     )
+
+
+def _seen(trial: Trial) -> Augmentation:
+    """The augmentation of the views that the trial's teachers see."""
+    augmentation = trial.protocol.augmentation
+    return augmentation.weak() if trial.method.teacher_views == "weak" else augmentation
 
 
 def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusion:
@@ -207,7 +229,7 @@ def _stream_folder(trial: Trial, taught_by: Trial, teacher: Teacher, bench: Work
         "data": protocol.fingerprint,
         "split": split_hash,
         "image_size": side,
-        "augmentation": protocol.augmentation.model_dump(mode="json"),
+        "augmentation": _seen(trial).model_dump(mode="json"),
         "seed": trial.seed,
     }
     if side != protocol.image_size and not protocol.augmentation.interpolate:

@@ -185,7 +185,8 @@ def _part(name: str, components: Sequence[Any], taught: dict[str, Any] | None = 
     """`taught`: the method whose teachers belong to the part."""
     if taught is None:
         return _Part(name, tuple(parameters(components)), digest(components))
-    teachers = [taught["teachers"], taught.get("teacher_seeds"), *taught.get("outside", ())]
+    drawn = [taught.get("teacher_seeds"), *([taught["teacher_views"]] if "teacher_views" in taught else [])]
+    teachers = [taught["teachers"], *drawn, *taught.get("outside", ())]
     return _Part(name, (*parameters(components), *teaching(taught)), digest([components, teachers]))
 
 
