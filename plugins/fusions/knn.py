@@ -27,10 +27,10 @@ FLOOR = 1e-6
 class Knn(SolvedOnce, Fusion):
     """k nearest training cells by cosine similarity of embeddings; one modality, run once per modality.
 
-    Nothing is trained, so the backbone must bring weights. Each of the k neighbours i votes for its class with
-    exp(s_i / temperature), s_i its similarity, times the class's weight in the recipe (`training.class_weighting`);
-    logits are the logarithm of the shares of votes. The network holds the training cells' embeddings, of their
-    unaugmented images: P + n (D + K) parameters for a backbone of P and D features, n training cells and K classes.
+    Nothing is trained, so the backbone must be pretrained. Each of the k neighbours i votes for its class with
+    exp(s_i / temperature), s_i its similarity, times the weight of its class (`training.class_weighting`); logits
+    are the logarithm of the shares of votes. The network holds the embeddings of the unaugmented training cells:
+    P + n (D + K) parameters for a backbone of P and D features, n training cells and K classes.
     """
 
     name = "knn"
@@ -40,7 +40,11 @@ class Knn(SolvedOnce, Fusion):
     class Params(Parameters):
         k: int = param(20, "Neighbours; all training cells if there are fewer.", ge=1, search=(5, 50))
         temperature: float = param(
-            0.07, "Of the similarities: the lower, the more the nearest decide.", gt=0, search=(0.02, 0.5), log=True
+            0.07,
+            "Of the similarities: the lower, the more the nearest decide.",
+            gt=0,
+            search=(0.02, 0.5),
+            log=True,
         )
 
     params: Params

@@ -109,7 +109,7 @@ def test_a_floor_is_a_record_like_any_other(train: Train) -> None:
 
 @pytest.mark.parametrize("k", [1, 5, 500])
 def test_knn_votes_as_in_dino(k: int) -> None:
-    """Softmax of cosine similarity / temperature over the k nearest, times class weights; stored with its cells."""
+    """Softmax of cosine similarity / temperature over the k nearest, times class weights; stored with cells."""
     task = toy_task(1, classes=3)
     batch = toy_batch(task, cells=40)
     weights = torch.tensor([1.0, 0.5, 2.0])

@@ -304,7 +304,7 @@ FEW_VIEWS = 16
 
 
 def _frozen_notes(registry: Registry, trials: Iterable[Trial], description: Description) -> list[str]:
-    """What frozen networks cost: how many images each embeds for its own training, and for each seed it teaches."""
+    """What frozen networks cost: how many images each embeds for its own training, and for a seed it teaches."""
     notes, d = [], description
     for trial in trials:
         protocol = trial.protocol

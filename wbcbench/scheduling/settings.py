@@ -209,7 +209,7 @@ def check_augmentation(
         "shift": f"with interpolate off images are shifted by whole pixels only, and {a.shift:g} of {side} pixels "
         "is less than half of one. Use more, or --set augmentation.interpolate=true",
         "interpolate": "nothing is interpolated without rotate, scale or shift. Leave it out",
-        "views": f"training ends after {epochs} epochs, with a view of each cell in each. Use fewer, or leave it out"
+        "views": f"training ends after {epochs} epochs, with one view of each cell. Use fewer, or leave it out"
         if a.random
         else "nothing is random, so that there is one view. Leave it out",
     }

@@ -281,8 +281,8 @@ class Augmentation(Frozen):
         0,
         ge=0,
         le=100_000,
-        description="different views of each cell, after which they repeat; 0: a new one in every epoch. With few, "
-        "a large teacher answers once for each",
+        description="different views of each cell, after which they repeat; 0: a new one in every epoch. "
+        "A teacher answers once for each",
     )
 
     @model_validator(mode="after")

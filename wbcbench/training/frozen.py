@@ -1,16 +1,15 @@
 """Networks of which only the heads are trained: embeddings are computed once per view, and stored like answers.
 
 A frozen network's embedding of a view is a function of (network, stream), as a teacher's answer is: see
-`teachers`. Where all networks of a trial are frozen, it trains on stored embeddings, of a few views per cell. Where
-those of a teacher are, its answers are computed from stored embeddings too, which any other head on the same
-network reads back.
+`teachers`. Where all networks of a trial are frozen, it trains on stored embeddings, of a few views per cell.
+Where those of a teacher are, its answers are computed from stored embeddings too, which any other head on the
+same network reads back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch

@@ -213,7 +213,9 @@ def test_all_heads_of_a_frozen_teacher_answer_from_the_same_embeddings(
             "--teacher", teacher, "--set", "augmentation.views=3")  # fmt: skip
     quick, slow = train(*args, store="quick"), train(*args, "--set", "replay=never", store="slow")
     assert any("embeds 3 views of about 51 training cells at 32 px" in n for n in quick["notes"])
-    p, q = (np.load(Path(d["records"][1]["path"]) / "predictions.npz")["test_probabilities"] for d in (quick, slow))
+    p, q = (
+        np.load(Path(d["records"][1]["path"]) / "predictions.npz")["test_probabilities"] for d in (quick, slow)
+    )
     np.testing.assert_allclose(p, q, atol=2e-3)
 
     def stored(kind: str) -> dict[Path, int]:
