@@ -217,8 +217,8 @@ def search(
     Args:
         fusion, kd, dataset, modalities, teacher_modalities, routing, policy, backbone, max_macs, max_params,
             max_latency_ms, teacher, epochs, image_size, device, store, executor, jobs, cpus_per_trial,
-            gpus_per_trial, ray_address, config, set, plugins_dir, no_plugins, track: as in `wbcbench.run`. Several methods are
-            searched too.
+            gpus_per_trial, ray_address, config, set, plugins_dir, no_plugins, track: as in `wbcbench.run`.
+            Several methods are searched too.
         seeds: the one seed that proposals are trained with; default: 1000.
         folds: the one fold that is searched, of a split with several divisions.
         trials: total number of proposals; default: 20.
