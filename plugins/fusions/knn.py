@@ -30,7 +30,8 @@ class Knn(SolvedOnce, Fusion):
     Nothing is trained, so the backbone must be pretrained. Each of the k neighbours i votes for its class with
     exp(s_i / temperature), s_i its similarity, times the weight of its class (`training.class_weighting`); logits
     are the logarithm of the shares of votes. The network holds the embeddings of the unaugmented training cells:
-    P + n (D + K) parameters for a backbone of P and D features, n training cells and K classes.
+    P + n (D + K) parameters for a backbone of P and D features, n training cells and K classes. A training cell is
+    among its own neighbours, so that answers for training cells are somewhat too sure.
     """
 
     name = "knn"

@@ -133,6 +133,12 @@ def test_a_latency_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: A
             "with backbone 'test_resnet' it has",
         ),
         (
+            {"max_params": "1G", "fusion": "knn", "backbone": "test_resnet:pretrained=true"},
+            {},
+            IncompatibleError,
+            "may hold the training cells",
+        ),
+        (
             {"max_params": "1M", "kd": "simkd", "fusion": "independent"},
             {},
             IncompatibleError,

@@ -106,6 +106,12 @@ class Sizer:
                     f"Distiller '{d.name}' replaces the student's classifier with the teacher's, so whether a "
                     f"student has {self.budget} is not known while planning. Give its width instead."
                 )
+        own = declared(self._registry, "fusion", fusion)
+        if own.solved_once and own.fusion_traits.builds_backbone:
+            raise IncompatibleError(
+                f"Fusion '{fusion.name}' may hold the training cells, so whether a student has {self.budget} is "
+                "not known while planning. Leave the budget out."
+            )
         parts = [fusion, backbone, *policies]
         key = canonical_json([*(p.model_dump(mode="json") for p in parts), list(protocol.modalities)])
         if key not in self._known:
