@@ -55,7 +55,7 @@ def test_with_a_teacher(train: Run) -> None:
     assert "teachers have no outputs" in document["stderr"]
 
 
-@pytest.mark.parametrize("name", ["gradient_blending", "qmf", "agm", "aux_heads", "ogm_ge"])
+@pytest.mark.parametrize("name", ["gradient_blending", "qmf", "agm", "aux_heads", "ogm_ge", "qat"])
 def test_resumes_exactly(train: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from wbcbench.training import loop
 
