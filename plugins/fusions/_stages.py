@@ -42,6 +42,24 @@ def build_trunks(task: Task, backbone: BackboneFactory, stages: int = 0) -> tupl
     return Trunks(nets), shapes
 
 
+def build_own_trunks(task: Task, backbone: BackboneFactory) -> tuple[Trunks, dict[str, tuple[Shape, ...]]]:
+    """As `build_trunks`, with any backbone for each modality, and the shapes of each one's maps.
+
+    Raises:
+        IncompatibleError: a backbone cannot be taken apart, or they have different numbers of stages.
+    """
+    nets = {m: backbone(c, modality=m) for m, c in task.channels.items()}
+    shapes = {m: stage_shapes(net, task.channels[m], task.image_size) for m, net in nets.items()}
+    if len({len(own) for own in shapes.values()}) > 1:
+        raise IncompatibleError(
+            "Expected backbones with as many stages each, since modalities exchange maps after a stage, but got "
+            f"{', '.join(f'{m}={len(own)}' for m, own in shapes.items())}. Choose others, or one for all."
+        )
+    for m, net in nets.items():
+        keep_stages(net, range(len(shapes[m])), (task.channels[m], task.image_size, task.image_size))
+    return Trunks(nets), shapes
+
+
 def keep_stages(net: Backbone, stages: Iterable[int], shape: Shape) -> Backbone:
     """Take out of `net`, in place, every module that running `stages` from a map of `shape` does not use.
 

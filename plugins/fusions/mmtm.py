@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._stages import affine, build_trunks, chosen_stages, pool
+from wbcbench_plugins.fusions._stages import affine, build_own_trunks, chosen_stages, pool
 
 from wbcbench.contracts import (
     BackboneFactory,
@@ -64,12 +64,19 @@ class MMTM(Fusion):
     """Multimodal transfer module: channel gates of every modality, computed from all of them.
 
     Parameters: sum_m [P + S(C_m)] + sum over sites of [4 (sum C)^2 / ratio + 2 sum C / ratio + sum C] +
-    (M D + 1) K, where sum C = M C_s are the channels of a site over all modalities.
+    (M D + 1) K, where sum C = M C_s are the channels of a site over all modalities. Their backbones may differ, if
+    they have as many stages.
     """
 
     name = "mmtm"
     source = "Joze et al., CVPR 2020, arXiv 1911.08670"
-    traits = FusionTraits(stage_maps=False, offers=("own_parameters",), solves=("redundant", "unique", "xor"))
+    traits = FusionTraits(
+        stage_maps=False,
+        own_backbones=True,
+        vectors=False,
+        offers=("own_parameters",),
+        solves=("redundant", "unique", "xor"),
+    )
 
     class Params(Parameters):
         sites: str = param(
@@ -85,16 +92,15 @@ class MMTM(Fusion):
 
     def __init__(self, task: Task, backbone: BackboneFactory, params: Params) -> None:
         super().__init__(task, backbone, params)
-        self.backbones, shapes = build_trunks(task, backbone)
-        count = len(task.modalities)
+        self.backbones, shapes = build_own_trunks(task, backbone)
+        self.stages = len(shapes[task.modalities[0]])
         self.sites = nn.ModuleDict(
             {
-                str(s): Transfer([shapes[s][0]] * count, params.ratio, params.gain)
-                for s in chosen_stages(params.sites, len(shapes))
+                str(s): Transfer([own[s][0] for own in shapes.values()], params.ratio, params.gain)
+                for s in chosen_stages(params.sites, self.stages)
             }
         )
-        self.stages = len(shapes)
-        self.head = nn.Linear(count * shapes[-1][0], task.n_classes)
+        self.head = nn.Linear(sum(own[-1][0] for own in shapes.values()), task.n_classes)
 
     def forward(self, images: dict[str, Tensor], present: Tensor | None = None, maps: bool = False) -> Outputs:
         flow = {m: images[m] for m in self.task.modalities}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbcbench.api.boards import leaderboard
 from wbcbench.api.defaults import COSTS as COSTS_OFFERED
 from wbcbench.api.defaults import DEPLOYED
 from wbcbench.api.evaluating import Evaluations, evaluate
@@ -217,6 +218,15 @@ def test_boards_show_what_is_deployed_and_rank_as_before(
     assert other.value.mean == small.metrics["macro_f1"]
     assert other.change == pytest.approx(small.metrics["macro_f1"] - row.metrics["macro_f1"].mean)  # type: ignore[operator]
     assert (other.size, other.timing.latency_ms, other.timing.throughput) == (small.size, 2.0, 32_000)
+    for file in row.deployed:
+        assert file.value.low < file.value.mean < file.value.high
+        assert file.change_low <= file.change <= file.change_high
+    assert one.change_high - one.change_low < one.value.high - one.value.low, "the same cells"  # type: ignore[operator]
+    cheapest = leaderboard(store.root, sort="onnx-int8:size", resamples=200)
+    (sorted_board,) = (b for b in cheapest.boards if b.digest == after.digest)
+    assert sorted_board.rows[0].method_id == row.method_id
+    assert sorted_board.rows[1:] == tuple(r for r in after.rows if r is not row)
+    assert any(f"that of {len(after.rows) - 1} rows, the last ones, is unknown" in n for n in sorted_board.notes)
     drawn = pareto(after, "onnx-int8:size")
     assert drawn is not None
     assert [(p.row, p.cost, p.value) for p in drawn.points] == [(row, small.size, other.value.mean)]
@@ -263,6 +273,8 @@ def test_wrong_evaluations_are_messages(winners: Any, invoke: Invoke) -> None:
     ):
         code, _, err = invoke("evaluate", winners.ids["early"], *args, *where)
         assert (code, message in err) == (2, True), err
+    with pytest.raises(UsageError, match="Did you mean 'macs'"):
+        leaderboard(winners.root, sort="mac", resamples=200)
     with pytest.raises(UsageError, match="Did you mean 'onnx'"):
         evaluate(winners.ids["early"], deployed="onx", store=winners.root)
     code, _, err = invoke("evaluate", winners.ids["early"], "--deployed", "onnx", *where)

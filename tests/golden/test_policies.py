@@ -25,6 +25,7 @@ from wbcbench_plugins.policies.gradient_blending import GradientBlending, blend
 from wbcbench_plugins.policies.mmpareto import MMPareto, min_norm, reconcile
 from wbcbench_plugins.policies.modality_dropout import ModalityDropout, drop_modalities
 from wbcbench_plugins.policies.ogm_ge import OGMGE, coefficients, discrepancy_ratios
+from wbcbench_plugins.policies.qat import QAT, int8_weight, uint8_input
 from wbcbench_plugins.policies.qmf import QMF, energy_weighted, ranking_loss
 from wbcbench_plugins.policies.tmc import TMC
 
@@ -729,3 +730,46 @@ def test_policies_are_applied_in_the_order_given() -> None:
 
     policy_step(net, [Named("a"), Named("b")], toy_batch(net.task), progress())
     assert seen == ["assemble a", "assemble b", "terms a", "terms b"]
+
+
+def test_qat_rounds_as_int8() -> None:
+    """Weights to 255 values per channel, inputs to 256 that include 0; gradients go straight through."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, 5, 5, generator=generator).requires_grad_()
+    found = int8_weight(weight)
+    scale = weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127
+    whole = found.detach() / scale
+    assert torch.allclose(whole, whole.round(), atol=1e-4)
+    assert ((found - weight).abs() <= scale / 2 + 1e-7).all()
+    x = (torch.rand(6, 3, 8, 8, generator=generator) * 5 - 1).requires_grad_()
+    step = (x.max() - x.min()).item() / 255
+    rounded = uint8_input(x)
+    assert len(rounded.unique()) <= 257
+    assert ((rounded - x).abs() <= step / 2 + 1e-6).all()
+    assert torch.equal(uint8_input(x.clamp(min=0.5) * (x > 2)) == 0, x <= 2), "0 stays 0"
+    (found.sum() + rounded.sum()).backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight))  # type: ignore[arg-type]
+    assert torch.equal(x.grad, torch.ones_like(x))  # type: ignore[arg-type]
+
+
+def test_qat_begins_late_and_only_in_training() -> None:
+    net, policy = pair(QAT, "early", start=0.5)
+    plain = build_toy(component_class("fusion", "early"), toy_task(2)).train()
+    images = toy_batch(net.task).images
+
+    def logits(of: Fusion) -> Tensor:
+        return of(images)["joint"].logits
+
+    assert net.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(logits(net), logits(plain))
+    policy.on_epoch(net, progress(3), {})
+    assert torch.equal(logits(net), logits(plain))
+    policy.on_epoch(net, progress(4), {})
+    assert not torch.equal(logits(net), logits(plain))
+    assert torch.allclose(logits(net), logits(plain), atol=0.1)
+    assert torch.equal(logits(net.eval()), logits(plain.eval()))
+    with pytest.raises(RuntimeError):
+        net.train()({m: x[:, :, :, :1, None] for m, x in images.items()})
+    assert all("weight" not in m.__dict__ for m in net.modules()), "also where a layer fails"
+    with pytest.raises(IncompatibleError, match="nothing to round"):
+        pair(QAT, "majority")

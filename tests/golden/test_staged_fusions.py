@@ -13,7 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from wbcbench_plugins.fusions._stages import build_trunks, chosen_stages, concatenated, keep_stages, masked
+from wbcbench_plugins.fusions._stages import (
+    build_own_trunks,
+    build_trunks,
+    chosen_stages,
+    concatenated,
+    keep_stages,
+    masked,
+)
 from wbcbench_plugins.fusions._tokens import attend
 from wbcbench_plugins.fusions.cen import Exchanging, exchange, own_part
 from wbcbench_plugins.fusions.centralnet import weighted_sum
@@ -706,3 +713,24 @@ def test_spellings_of_stages() -> None:
         build("fusion_search", cells="last-3+last")
     with pytest.raises(IncompatibleError, match="heads"):
         build("mbt", dim=10, heads=4)
+
+
+def test_unequal_backbones_need_as_many_stages() -> None:
+    """Each has maps of its own width."""
+    task = Task({"u": 1, "v": 3}, ("x", "y"), 16)
+    cls = component_class("backbone", "cellnet")
+
+    def wider(channels: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
+        return cls(channels, 16, cls.Params(width={"u": 4, "v": 6}[str(modality)]))
+
+    _, shapes = build_own_trunks(task, wider)
+    assert {m: own[-1][0] for m, own in shapes.items()} == {"u": 16, "v": 24}
+
+    def deeper(channels: int, *, width: float = 1.0, modality: str | None = None) -> Backbone:
+        net = wider(channels, modality=modality)
+        if modality == "v":
+            net.__class__ = type("Short", (cls,), {"stage_count": property(lambda _: 2)})
+        return net
+
+    with pytest.raises(IncompatibleError, match="but got u=3, v=2"):
+        build_own_trunks(task, deeper)

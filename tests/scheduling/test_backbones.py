@@ -82,7 +82,7 @@ def test_equal_backbones_are_one_and_a_single_modality_has_its_own() -> None:
         ({"backbone": f"brightfield={WIDE}"}, r"none for nucleus\. Add nucleus=NAME"),
         ({"backbone": f"{BOTH},granule=cellnet"}, "got one for 'granule'"),
         ({"fusion": "early", "backbone": BOTH}, "share a trunk or exchange maps.*concat.*late_prob"),
-        ({"fusion": "mmtm", "backbone": BOTH}, "share a trunk or exchange maps"),
+        ({"fusion": "mid_concat", "backbone": BOTH}, "share a trunk or exchange maps"),
         ({"fusion": "thin_ensemble", "backbone": f"brightfield=resnet18,nucleus={WIDE}"}, "cannot be scaled"),
         ({"kd": "logits", "teacher": "nucleus=cellnet"}, r"teacher\.backbone: .*none for brightfield"),
     ],

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from wbcbench.contracts.params import Parameters, param, sizing
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.registry import Registry
 from wbcbench.registry.loading import load_plugins
+from wbcbench.scheduling import sizing as sizing_module
 from wbcbench.scheduling.plan import Plan, make_plan
 from wbcbench.scheduling.sizing import widest
 from wbcbench.spec import Trial
@@ -80,11 +82,47 @@ def found_limit(limit: dict[str, Any], name: str) -> float:
     return getattr(found, name) or float("inf")
 
 
+def test_the_widest_that_is_fast_enough_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial is the one of the width, whatever machine measured it."""
+
+    def timed(deployed: torch.nn.Module, images: Any, network: Any) -> float:
+        return float(network[1]["params"]["width"]) / 10
+
+    monkeypatch.setattr(sizing_module, "milliseconds", timed)
+    found = plan(max_latency_ms=1.25)
+    assert students(found)[0].id == students(plan(backbone="cellnet:width=12"))[0].id
+    (note,) = [n for n in found.notes if n.startswith("Budget: ")]
+    assert "the widest with at most 1.25 ms" in note
+    assert "and 1.2 ms; width 13 would have" in note
+    with pytest.raises(IncompatibleError, match=r"its narrowest, with width 4, has .* and 0.4 ms"):
+        plan(max_latency_ms=0.3)
+
+
+def test_a_latency_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """So that the same command gives the same trials; with one thread."""
+    monkeypatch.setenv("WBCBENCH_CACHE", str(tmp_path))
+    threads: list[int] = []
+    before = torch.get_num_threads()
+
+    def run(images: Any) -> None:
+        threads.append(torch.get_num_threads())
+
+    first = sizing_module.milliseconds(run, {}, ["a"])
+    count = len(threads)
+    assert sizing_module.milliseconds(run, {}, ["a"]) == first
+    assert len(threads) == count
+    sizing_module.milliseconds(run, {}, ["b"])
+    assert len(threads) > count
+    assert set(threads) == {1}
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize(
     ("flags", "settings", "error", "message"),
     [
         ({"max_macs": "5x"}, {}, UsageError, "expected a number such as 5M"),
         ({"max_params": 0}, {}, UsageError, "max_params"),
+        ({"max_latency_ms": -1}, {}, UsageError, "max_latency_ms"),
         ({"max_macs": "5M", "backbone": "cellnet:width=8"}, {}, UsageError, "but got both"),
         ({"max_macs": "5M"}, {"backbone.width": 8}, UsageError, "but got both"),
         ({"max_params": 900}, {}, IncompatibleError, "its narrowest, with width 4, has"),
@@ -93,6 +131,12 @@ def found_limit(limit: dict[str, Any], name: str) -> float:
             {},
             IncompatibleError,
             "with backbone 'test_resnet' it has",
+        ),
+        (
+            {"max_params": "1G", "fusion": "knn", "backbone": "test_resnet:pretrained=true"},
+            {},
+            IncompatibleError,
+            "may hold the training cells",
         ),
         (
             {"max_params": "1M", "kd": "simkd", "fusion": "independent"},

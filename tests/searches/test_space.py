@@ -151,6 +151,22 @@ def test_parameters_exist_only_for_the_method_that_has_them(request_of: Make, re
     assert len(seen) == 4
 
 
+def test_each_modality_has_ranges_of_its_own(request_of: Make, registry: Registry) -> None:
+    """Of backbones by modality; a range for `backbone.width` is that of all of them."""
+    one = "u=cellnet,v=cellnet:width=8"
+    request = request_of(fusion="late_prob", backbone=f"{one},u=resnet10t,v=cellnet")
+    space = build_space(request, registry, {"backbone.width": "int(4,6)", "backbone.v.width": "int(10,12)"})
+    found = {d.name: d for d in space.dimensions if d.section == "backbone" and d.parameter == "width"}
+    assert {n: str(d.range) for n, d in found.items()} == {
+        "backbone.u:cellnet.width": "int(4, 6)",
+        "backbone.v:cellnet.width": "int(10, 12)",
+    }
+    assert found["backbone.u:cellnet.width"].when == {"backbone": (one,)}
+    values = {d.name: _low(d) for d in space.free} | {"backbone.u:cellnet.width": 5}
+    (student,) = (p.trial for p in make_plan(space.overlay(values), registry).trials if p.role == "student")
+    assert {m: b.params["width"] for m, b in student.method.backbones.items()} == {"u": 5, "v": 10}
+
+
 def test_teachers_stay_those_of_the_base_request(request_of: Make, registry: Registry) -> None:
     request = request_of(fusion="early", kd="logits")
     space = build_space(request, registry)

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from wbcbench_plugins.fusions.handcrafted import PER_CHANNEL, Handcrafted, channel_features
+from wbcbench_plugins.fusions.knn import FLOOR, Knn
 from wbcbench_plugins.fusions.random_guess import RandomGuess
 
 from wbcbench.records.store import Record, Store
@@ -104,3 +105,31 @@ def test_a_floor_is_a_record_like_any_other(train: Train) -> None:
     again = record_of(train("--fusion", "handcrafted", store="b"))
     assert first.result.digest == again.result.digest
     assert record_of(train("--fusion", "random_guess")).result.cost.params == 0
+
+
+@pytest.mark.parametrize("k", [1, 5, 500])
+def test_knn_votes_as_in_dino(k: int) -> None:
+    """Softmax of cosine similarity / temperature over the k nearest, times class weights; stored with cells."""
+    task = toy_task(1, classes=3)
+    batch = toy_batch(task, cells=40)
+    weights = torch.tensor([1.0, 0.5, 2.0])
+    fusion = build_toy(Knn, task, k=k).eval()
+    bank = fusion.features(batch.images, None)
+    fusion.solve(bank, batch.labels, weights)
+    images = toy_batch(task, cells=9, seed=3).images
+    similar = (fusion.features(images, None) @ bank.T).double().numpy()
+    expected = np.zeros((9, 3))
+    for row, values in enumerate(similar):
+        for i in np.argsort(-values)[:k]:
+            expected[row, batch.labels[i]] += np.exp(values[i] / 0.07) * float(weights[batch.labels[i]])
+    expected = np.maximum(expected / expected.sum(1, keepdims=True), FLOOR)
+    expected /= expected.sum(1, keepdims=True)
+    again = build_toy(Knn, task, k=k).eval()
+    again.load_state_dict(fusion.state_dict())
+    for one in (fusion, again):
+        assert np.allclose(one.predict(one(images)).numpy(), expected, atol=1e-4)
+
+
+def test_knn_refuses_random_weights(train: Train) -> None:
+    said = train("--fusion", "knn", code=2)["stderr"]
+    assert "trains no backbone, but 'cellnet' starts from random weights" in said

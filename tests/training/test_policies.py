@@ -62,7 +62,7 @@ def test_with_a_teacher(train: Run) -> None:
         assert (student["status"], student["cost"]["teacher_replayed"]) == ("done", False)
 
 
-@pytest.mark.parametrize("name", ["gradient_blending", "qmf", "agm", "aux_heads", "ogm_ge"])
+@pytest.mark.parametrize("name", ["gradient_blending", "qmf", "agm", "aux_heads", "ogm_ge", "qat"])
 def test_resumes_exactly(train: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from wbcbench.training import loop
 

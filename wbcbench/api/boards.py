@@ -44,6 +44,7 @@ class BoardRequest:
     invalid: str | Path | None = None
     index: bool = True
     reproduced: bool = False
+    sort: str | None = None
 
     def options(self) -> Options:
         """The options for `wbcbench.boards`. Raises `UsageError`."""
@@ -78,14 +79,19 @@ class BoardRequest:
         Unpacked files are kept as long as the boards: a page reads records again when it is rendered.
 
         Raises:
-            UsageError: no such metric, key or store.
+            UsageError: no such metric, key, cost or store.
             ComparabilityError: one table was requested, but protocols differ.
         """
         from wbcbench.boards.build import report
+        from wbcbench.boards.figures.data import cheapest_first
 
         options = self.options()
         with ExitStack() as stack:
-            found = Boards(report(stack.enter_context(self.stores()), options))
+            made = report(stack.enter_context(self.stores()), options)
+            if self.sort is not None:
+                ordered = tuple(cheapest_first(b, self.sort) for b in made.boards)
+                made = made.model_copy(update={"boards": ordered})
+            found = Boards(made)
             weakref.finalize(found, stack.pop_all().close)
         return found
 
@@ -247,6 +253,7 @@ def leaderboard(
     invalid: str | Path | None = None,
     index: bool = True,
     reproduced: bool = False,
+    sort: str | None = None,
 ) -> Boards:
     """Boards of one or several stores: one per protocol, a row per method.
 
@@ -263,6 +270,8 @@ def leaderboard(
         invalid: YAML list of records marked invalid, with reasons.
         index: False reads all records again and writes no `index/` into the stores.
         reproduced: leave out the rows of published boards that others claim and that were not trained again.
+        sort: rows in the order of a cost instead of the ranks: `macs`, `params`, `latency`, or of deployed files
+            such as `onnx-int8:size` and `onnx-int8:latency`.
 
     Returns:
         The boards, largest first.
@@ -274,6 +283,7 @@ def leaderboard(
     wanted = BoardRequest(
         store=store, by=by, seeds=seeds, where=where, key=key, together=together, resamples=resamples,
         statistics=statistics, verify=verify, invalid=invalid, index=index, reproduced=reproduced,
+        sort=sort,
     )  # fmt: skip
     return wanted.boards()
 

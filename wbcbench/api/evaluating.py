@@ -57,7 +57,8 @@ class EvaluateRequest:
         from wbcbench.deploy.network import rebuilt
         from wbcbench.errors import DataError, IncompatibleError, RecordError, UsageError, did_you_mean
         from wbcbench.progress import counting
-        from wbcbench.records.deployed import KINDS, deployed_path, read_deployed, write_deployed
+        from wbcbench.records.deployed import KINDS, deployed_path, read_deployed
+        from wbcbench.records.evaluations import write_predicted
         from wbcbench.records.store import Store
 
         for kind in self.deployed:
@@ -90,7 +91,7 @@ class EvaluateRequest:
                     if network is None or network.record is not record:
                         network = rebuilt(record, store, registry, self.settings)
                     found = evaluate_deployed(network, kind)
-                    write_deployed(store.root, found)
+                    write_predicted(store.root, found)
                     done.files.append(found)
                     done.new.add(f"{kind}/{record.trial.id}")
                 except (DataError, IncompatibleError, NotExportable, Disagrees) as error:
@@ -107,7 +108,8 @@ class EvaluateRequest:
         from wbcbench.deploy.network import rebuilt
         from wbcbench.errors import DataError, IncompatibleError, RecordError
         from wbcbench.progress import counting
-        from wbcbench.records.external import external_path, read_external, write_external
+        from wbcbench.records.evaluations import write_predicted
+        from wbcbench.records.external import external_path, read_external
         from wbcbench.records.store import Store
         from wbcbench.training.workbench import pick_device
 
@@ -126,7 +128,7 @@ class EvaluateRequest:
                         there = read_external(path, record.result.digest).document
                         if there.set.name != opened.cells.name:
                             there = there.model_copy(update={"set": opened.cells})
-                            write_external(store.root, there)
+                            write_predicted(store.root, there)
                         done.add(there, new=False)
                         continue
                     except RecordError as error:
@@ -137,7 +139,7 @@ class EvaluateRequest:
                         return stack.enter_context(counting(f"cells of {what}", total, progress))
 
                     found = evaluator.evaluate(rebuilt(record, store, registry), opened, counted)
-                write_external(store.root, found)
+                write_predicted(store.root, found)
                 done.add(found, new=True)
             except (DataError, IncompatibleError) as error:
                 first = first or error

@@ -121,6 +121,7 @@ class Choices(Compute):
     backbone: Names = None
     max_macs: int | str | None = None
     max_params: int | str | None = None
+    max_latency_ms: float | None = None
     teacher: Names = None
     epochs: int | None = None
     seeds: Seeds = None

@@ -44,7 +44,7 @@ class RunRequest(Choices):
     evaluate: Evaluate = "standard"
 
     def plan(self) -> PlannedRun:
-        """Resolve every name and plan the trials. Imports torch only for `max_macs` and `max_params`.
+        """Resolve every name and plan the trials. Imports torch only for `max_macs` and the like.
 
         Raises:
             UsageError: an unknown name, a value out of range, or an incompatible pair.
@@ -217,6 +217,7 @@ def run(
     backbone: Names = None,
     max_macs: int | str | None = None,
     max_params: int | str | None = None,
+    max_latency_ms: float | None = None,
     teacher: Names = None,
     epochs: int | None = None,
     seeds: Seeds = None,
@@ -255,6 +256,7 @@ def run(
         backbone: of the students: cellnet, the default, or any timm model; a mapping has one for each modality.
         max_macs, max_params: what a deployed student may have, `"5M"` or a number: its backbone is the widest that
             fits.
+        max_latency_ms: the same for the time of one cell, measured here with one thread.
         teacher: backbone of the teachers; default: cellnet:width=32. `file:answers.npz`: a teacher from outside.
         epochs: passes over the training cells.
         seeds: one trial per seed; default: 0.
@@ -290,7 +292,7 @@ def run(
     wanted = RunRequest(
         fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
         routing=routing, policy=policy, backbone=backbone, max_macs=max_macs, max_params=max_params,
-        teacher=teacher, epochs=epochs, seeds=seeds,
+        max_latency_ms=max_latency_ms, teacher=teacher, epochs=epochs, seeds=seeds,
         folds=folds, image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
         settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, evaluate=evaluate,

@@ -176,6 +176,7 @@ def search(
     backbone: Names = None,
     max_macs: int | str | None = None,
     max_params: int | str | None = None,
+    max_latency_ms: float | None = None,
     teacher: Names = None,
     epochs: int | None = None,
     seeds: Seeds = None,
@@ -215,9 +216,9 @@ def search(
 
     Args:
         fusion, kd, dataset, modalities, teacher_modalities, routing, policy, backbone, max_macs, max_params,
-            teacher, epochs, image_size, device, store, executor, jobs, cpus_per_trial, gpus_per_trial,
-            ray_address, config, set, plugins_dir, no_plugins, track: as in `wbcbench.run`. Several methods are
-            searched too.
+            max_latency_ms, teacher, epochs, image_size, device, store, executor, jobs, cpus_per_trial,
+            gpus_per_trial, ray_address, config, set, plugins_dir, no_plugins, track: as in `wbcbench.run`.
+            Several methods are searched too.
         seeds: the one seed that proposals are trained with; default: 1000.
         folds: the one fold that is searched, of a split with several divisions.
         trials: total number of proposals; default: 20.
@@ -248,7 +249,7 @@ def search(
     wanted = SearchRequest(
         fusion=fusion, kd=kd, dataset=dataset, modalities=modalities, teacher_modalities=teacher_modalities,
         routing=routing, policy=policy, backbone=backbone, max_macs=max_macs, max_params=max_params,
-        teacher=teacher, epochs=epochs, seeds=seeds,
+        max_latency_ms=max_latency_ms, teacher=teacher, epochs=epochs, seeds=seeds,
         folds=folds, image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
         settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, trials=trials,

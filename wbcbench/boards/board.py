@@ -150,7 +150,7 @@ def make_board(
         rows, comparisons, detectable = _compared(rows, stats, options.by, higher)
         stats.save()
     others = externals(methods, names, options, statistics)
-    files, told = deployed(methods, names, options.by)
+    files, told = deployed(methods, names, options, statistics)
     rows = [
         r.model_copy(
             update={

@@ -256,7 +256,7 @@ def available(board: Board) -> dict[str, Column]:
         name: column
         for k in kinds
         for name, column in (
-            (score + k, Column(k, f"{HEADERS[board.by]} of the file; change", _deployed(k, _file_score))),
+            (score + k, Column(k, f"{HEADERS[board.by]} of the file; change, 95%", _deployed(k, _file_score))),
             (
                 size + k,
                 Column(f"{k} size", "bytes of the file", _deployed(k, lambda d: f"{count(d.size)}B"), True),
@@ -281,7 +281,10 @@ def _file_score(d: DeployedScore) -> str:
     if e.mean is None:
         return ""
     text = f"{e.mean:.3f}" if e.sd is None else f"{e.mean:.3f} ± {e.sd:.3f}"
-    return text if d.change is None else f"{text} ({round(d.change, 3) + 0.0:+.3f})"
+    if d.change is None:
+        return text
+    limits = "" if d.change_low is None else f": {d.change_low:+.3f}..{d.change_high:+.3f}"
+    return f"{text} ({round(d.change, 3) + 0.0:+.3f}{limits})"
 
 
 def _file_latency(d: DeployedScore) -> str:

@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wbcbench.boards.board_statistics import SCALES
-from wbcbench.boards.entries import Found
+from wbcbench.boards.evaluated import Limits, Methods, complete, intervals
 from wbcbench.boards.model import Estimate, ExternalScore, ExternalSet
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import enough
 from wbcbench.boards.statistics import bootstrap, features, uncertainty
-from wbcbench.errors import RecordError, WbcbenchError
-from wbcbench.files import atomic_write_bytes
-from wbcbench.records.external import FOLDER, Evaluated, external_path, read_external
-from wbcbench.spec import digest
-
-Methods = Mapping[str, Sequence[Found]]
+from wbcbench.records.evaluations import Evaluated
+from wbcbench.records.external import External
 
 
 @dataclass
@@ -38,15 +32,6 @@ class Externals:
     notes: list[str] = field(default_factory=list)
 
 
-class _Kept(BaseModel):
-    """A cached interval."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    low: float | None
-    high: float | None
-
-
 def externals(methods: Methods, names: Mapping[str, str], options: Options, judged: bool) -> Externals:
     """Read the evaluations of these methods' records on other data sets.
 
@@ -57,26 +42,16 @@ def externals(methods: Methods, names: Mapping[str, str], options: Options, judg
     """
     found = Externals()
     roots = dict.fromkeys(r.root for own in methods.values() for f in own for r in f.records)
-    ids = sorted({p.name for root in roots for p in (root / FOLDER).glob("*/") if p.is_dir()})
+    ids = sorted({p.name for root in roots for p in (root / External.folder).glob("*/") if p.is_dir()})
     for cells in ids:
-        whole: dict[str, list[Evaluated]] = {}
-        partly = []
-        for method, records in methods.items():
-            every = [record for f in records for record in f.records]
-            read = [one for record in every if (one := _read(record, cells, found.notes)) is not None]
-            if len(read) == len(every):
-                whole[method] = read
-            elif read:
-                partly.append(f"{names[method]} ({len(read)} of {len(every)})")
-        if not whole and not partly:
-            continue
+        whole, partly = complete(External, cells, methods, names, found.notes)
         if partly:
             found.notes.append(
-                f"Evaluated on other cells in part and not shown: {', '.join(sorted(partly))}. "
+                f"Evaluated on other cells in part and not shown: {', '.join(partly)}. "
                 "`wbcbench evaluate` completes it."
             )
         if whole:
-            _add(found, cells, whole, methods, options, judged)
+            _add(found, cells, {m: list(read.values()) for m, read in whole.items()}, methods, options, judged)
     titles = [s.name for s in found.sets]
     found.sets = [
         s.model_copy(update={"name": f"{s.name} {s.id[:6]}"}) if titles.count(s.name) > 1 else s
@@ -86,21 +61,10 @@ def externals(methods: Methods, names: Mapping[str, str], options: Options, judg
     return found
 
 
-def _read(record: Found, cells: str, notes: list[str]) -> Evaluated | None:
-    path = external_path(record.root, cells, record.entry.trial_id)
-    if not path.is_file():
-        return None
-    try:
-        return read_external(path, record.entry.digest)
-    except RecordError as error:
-        notes.append(f"Refused: {error} Its row shows nothing of these cells.")
-        return None
-
-
 def _add(
     found: Externals,
     cells: str,
-    whole: Mapping[str, list[Evaluated]],
+    whole: Mapping[str, list[Evaluated[External]]],
     methods: Methods,
     options: Options,
     judged: bool,
@@ -131,7 +95,7 @@ def _add(
 
 
 def _score(
-    cells: str, read: Sequence[Evaluated], root: Path, options: Options, judged: bool
+    cells: str, read: Sequence[Evaluated[External]], root: Path, options: Options, judged: bool
 ) -> ExternalScore | None:
     """Of one row, on the cells that all of its networks were evaluated on; None if there are none."""
     shared = read[0].cells
@@ -142,7 +106,8 @@ def _score(
     places = [np.flatnonzero(np.isin(one.cells, shared)) for one in read]
     labels = read[0].labels[places[0]]
     names = read[0].document.group_names
-    groups = None if read[0].groups is None else np.array(names)[read[0].groups[places[0]]]
+    own = read[0].document.groups
+    groups = None if own is None else np.array(names)[np.array(own)[places[0]]]
     clusters = (
         np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
     ).astype(np.intp)
@@ -153,33 +118,21 @@ def _score(
     ]
     f1 = [float(t.class_f1(t.columns.sum(0, keepdims=True))[0, present].mean()) for t in tables]
     count = int(clusters.max()) + 1
+
+    def compute() -> Limits:
+        resampled = bootstrap(tables, (), options.resamples, options.bootstrap_seed, per_class=True)
+        u = uncertainty(np.array(f1), resampled[:, present].mean(1), count)
+        return (u.interval(scale=SCALES["macro_f1"]),)
+
     low = high = None
     if judged and enough(count, groups is not None):
         question = [[str(one.document.digest), one.document.set.id, f] for one, f in zip(read, f1, strict=True)]
-        key = digest([1, question, shared.tolist(), options.resamples, options.bootstrap_seed], length=32)
-        path = root / "index" / "statistics" / f"external-{key}.json"
-        kept = _load(path) if options.index else None
-        if kept is None:
-            resampled = bootstrap(tables, (), options.resamples, options.bootstrap_seed, per_class=True)
-            u = uncertainty(np.array(f1), resampled[:, present].mean(1), count)
-            limits = u.interval(scale=SCALES["macro_f1"])
-            kept = _Kept(low=round(limits[0], 9), high=round(limits[1], 9))
-            if options.index:
-                with suppress(WbcbenchError):
-                    atomic_write_bytes(path, kept.model_dump_json().encode())
-        low, high = kept.low, kept.high
+        ((low, high),) = intervals([question, shared.tolist()], compute, root, options)
     return ExternalScore(
         set=cells, n=len(read), cells=len(shared), groups=None if groups is None else count,
         macro_f1=Estimate(mean=statistics.fmean(f1), sd=statistics.stdev(f1) if len(f1) > 1 else None, low=low,
                           high=high),
     )  # fmt: skip
-
-
-def _load(path: Path) -> _Kept | None:
-    try:
-        return _Kept.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 def _notes(s: ExternalSet) -> list[str]:

@@ -194,6 +194,9 @@ class DeployedScore(Strict):
     """The board's metric, mean and sd over seeds."""
     change: float | None
     """Its mean minus that of the trained networks."""
+    change_low: float | None = None
+    change_high: float | None = None
+    """95 % interval, over test cells and seeds as the metric's own."""
     ece: float | None
     """Mean over seeds."""
     size: float

@@ -104,6 +104,10 @@ def board_options(function: Any) -> Any:
     "--reproduced", is_flag=True,
     help="Of a published board, leave out rows that others claim and that were not trained again.",
 )  # fmt: skip
+@click.option(
+    "--sort", type=click.Choice(COSTS), metavar="COST",
+    help="Rows in the order of a cost: macs, params, latency, onnx-int8:size, onnx-int8:latency, ...",
+)  # fmt: skip
 @click.option("--together", is_flag=True, help="One table for all records; refused (exit 3) if keys differ.")
 @board_options
 @click.option("--json", "as_document", is_flag=True, help="The same as --format json.")

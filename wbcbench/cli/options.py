@@ -101,6 +101,8 @@ def choice_options(seeds: str) -> Callable[[F], F]:
                      help="Teacher backbone, as for --backbone, or file:ANSWERS.npz; default: cellnet:width=32."),
         click.option("--max-macs", metavar="5M", help="The widest student of at most so many MACs per cell."),
         click.option("--max-params", metavar="100k", help="The widest student of at most so many parameters."),
+        click.option("--max-latency-ms", type=float, metavar="2.5",
+                     help="The widest student of at most so many ms per cell, measured here with one thread."),
         click.option("--epochs", type=click.IntRange(1), help="Passes over the training cells."),
         click.option("--seeds", metavar="0,1,2", help=seeds),
         click.option("--folds", metavar="0,2", help="Of a split with folds, those to run; default: all."),

@@ -62,7 +62,7 @@ def param(
         paper: of a distiller's weight, what `weight=paper` means if that is not the default: a number, or `none`
             if the paper has no single one.
         sizes: of a backbone's whole number with `ge` and `le`: a larger one makes a larger network. Where a budget
-            is given instead (`--max-macs`, `--max-params`), the largest that fits is chosen.
+            is given instead (`--max-macs`, `--max-params`, `--max-latency-ms`), the largest that fits is chosen.
     """
     extra: dict[str, Any] = {}
     if isinstance(search, list):

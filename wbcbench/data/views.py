@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -263,6 +265,10 @@ class EpochViews:
         """Whether the latest cells' views are kept for a second caller."""
         return self._views.keeps
 
+    def reading(self) -> AbstractContextManager[None]:
+        """The context in which networks are given these: none, they are images."""
+        return nullcontext()
+
     def __call__(self, modality: str, cells: Tensor) -> Tensor:
         """[B, C, S, S] or [B, F] float32: the view of each cell (ids [B]) in this epoch; may be modified."""
         if not self._views.keeps:
@@ -388,7 +394,16 @@ def draw_batch(cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...]) -
     return Batch(cells=ids, labels=cells.labels[ids], present=present, modalities=modalities)
 
 
-def fill_images(batch: Batch, views: EpochViews, modalities: tuple[str, ...]) -> Batch:
+class ShownInEpoch(Protocol):
+    """`EpochViews`, or what stands for its images."""
+
+    @property
+    def keeps(self) -> bool: ...
+
+    def __call__(self, modality: str, cells: Tensor) -> Tensor: ...
+
+
+def fill_images(batch: Batch, views: ShownInEpoch, modalities: tuple[str, ...]) -> Batch:
     """Make what each row shows: [R, C, S, S] (channels last in memory) or [R, F] per modality."""
     for m in modalities:
         rows = None if batch.rows is None else batch.rows.get(m)

@@ -18,7 +18,7 @@ from wbcbench.errors import DataError
 from wbcbench.evaluation.cost import alone, least_seconds
 from wbcbench.evaluation.metrics import score
 from wbcbench.records.deployed import Deployed
-from wbcbench.records.external import encoded
+from wbcbench.records.evaluations import encoded
 
 THREADS = 1
 SECONDS = 0.5

@@ -19,7 +19,8 @@ from wbcbench.deploy.predict import BATCH, Done, classify
 from wbcbench.errors import DataError, UsageError
 from wbcbench.evaluation.shift import USES
 from wbcbench.isolation import contained
-from wbcbench.records.external import CellSet, External, encoded, external_metrics
+from wbcbench.records.evaluations import encoded
+from wbcbench.records.external import CellSet, External, external_metrics
 from wbcbench.registry import Registry
 from wbcbench.registry.registry import qualified_name
 from wbcbench.spec import ComponentSpec, Trial

@@ -103,6 +103,21 @@ def check_backbones(registry: Registry, fusion: ComponentSpec, backbone: Backbon
         )
 
 
+def check_weights(registry: Registry, fusion: ComponentSpec, backbone: BackboneSpec) -> None:
+    """Raises `IncompatibleError` for a built-in backbone that would keep its random weights: nothing trains it."""
+    declaration = declared(registry, "fusion", fusion)
+    if not (declaration.solved_once and declaration.fusion_traits.builds_backbone):
+        return
+    for one in each_of(backbone):
+        brings = one.params.get("pretrained") or one.params.get("checkpoint")
+        if registry.resolve("backbone", one.name).component.builtin and not brings:
+            raise IncompatibleError(
+                f"Fusion '{fusion.name}' is solved in one step and trains no backbone, but '{one.model}' starts "
+                "from random weights. Choose a timm model with weights: resnet18:pretrained=true, or "
+                "resnet18:checkpoint=weights.safetensors"
+            )
+
+
 def check_kinds(
     registry: Registry,
     fusion: ComponentSpec,

@@ -20,6 +20,7 @@ from wbcbench.scheduling.compatibility import (
     check_backbones,
     check_kinds,
     check_outside,
+    check_weights,
     needs_of,
     unbalanced,
 )
@@ -412,6 +413,7 @@ class TeacherPool:
         for backbone in (backbone_for(b, offer.reads) for b in reversed(offer.backbones)):
             check_kinds(self._registry, offer.fusion, backbone, offer.reads, self._vectors)
             check_backbones(self._registry, offer.fusion, backbone)
+            check_weights(self._registry, offer.fusion, backbone)
             settled = self._settings.distillers(distillers, len(offer.reads))
             taught: dict[str, Any] = {}
             if trial:

@@ -23,6 +23,7 @@ from wbcbench.scheduling.compatibility import (
     check_live,
     check_policies,
     check_routing_reads,
+    check_weights,
     declared,
     in_order,
     needs_of,
@@ -186,7 +187,8 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
         raise UsageError("The images have different sizes. Choose one side for all: --image-size 64")
 
     read = tuple(dict.fromkeys((*modalities, *teacher_modalities)))
-    check_augmentation(request.augmentation, size, read, description.vectors)
+    longest = max(request.budget.epochs, request.teacher.epochs or 0)
+    check_augmentation(request.augmentation, size, read, description.vectors, longest)
     check_views(request)
     if description.vectors & set(modalities) and "fusion" not in request.model_fields_set:
         request = request.model_copy(update={"fusion": (FOR_VECTORS,)})
@@ -250,6 +252,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             for protocol in _protocols(registry, fusion, base):
                 backbone = backbone_for(chosen_backbone, protocol.modalities)
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
+                check_weights(registry, fusion, backbone)
                 check_policies(registry, fusion, policies, distillers, protocol, description.vectors)
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
@@ -317,21 +320,36 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
     return Plan(list(ordered.values()), dataset, description, notes, chosen, answers)
 
 
+FEW_VIEWS = 16
+"""Views of each cell that are proposed where a student would be shown many more of them."""
+
+
 def _frozen_notes(registry: Registry, trials: Iterable[Trial], description: Description) -> list[str]:
-    """What frozen networks cost: how many images each embeds."""
+    """What frozen networks cost: how many images each embeds for its own training, and for a seed it teaches."""
     notes, d = [], description
     for trial in trials:
-        protocol, specs = trial.protocol, trial.method.backbones.values()
-        built: list[Any] = [registry.declared("backbone", b.name).params(**b.params) for b in specs]
-        if any(getattr(params, "freeze", "none") != "all" for params in built):
-            continue
+        protocol = trial.protocol
         cells = training_cells(protocol.split, d.cells, d.split_sizes, d.group_count, d.fold_sizes, trial.fold)
-        views = min(max(params.views for params in built), protocol.budget.epochs)
-        notes.append(
-            f"{trial.method.backbone_name} is frozen: with a network per modality, each embeds {views} view"
-            f"{'s' * (views > 1)} of about {cells} training cells at {protocol.image_size} px once "
-            f"({views * cells} images), and only heads are trained on them."
-        )
+        shown = min(protocol.augmentation.views or protocol.budget.epochs, protocol.budget.epochs)
+        side, name = protocol.image_size, trial.method.backbone_name
+        if limit := _frozen_views(registry, trial):
+            views = min(limit, shown)
+            notes.append(
+                f"{name} is frozen: with a network per modality, each embeds {views} view{'s' * (views > 1)} of "
+                f"about {cells} training cells at {side} px once ({views * cells} images), and only heads are "
+                "trained on them."
+            )
+        for teacher in (t for t in trial.method.teachers if _frozen_views(registry, t)):
+            fewer = (
+                f" --set augmentation.views={FEW_VIEWS} shows each cell in {FEW_VIEWS} views, in turn."
+                if shown > 2 * FEW_VIEWS and protocol.augmentation.random
+                else ""
+            )
+            notes.append(
+                f"As a teacher, frozen {teacher.method.backbone_name} embeds {shown} view{'s' * (shown > 1)} of "
+                f"about {cells} training cells at {teacher.protocol.image_size} px for each seed of its students "
+                f"({shown * cells} images); its other heads read them back.{fewer}"
+            )
     return list(dict.fromkeys(notes))
 
 
@@ -358,6 +376,16 @@ def _twice(registry: Registry, method: Method) -> str:
     does."""
     reading = [d.name for d in method.distillers if needs_of(registry, d).inputs]
     return f" {reading[0]} adds a second backward pass to each step." if reading else ""
+
+
+def _frozen_views(registry: Registry, trial: Trial) -> int:
+    """How many views a trial trains on whose networks are all frozen; 0: some are trained."""
+    specs = trial.method.backbones.values()
+    built: list[Any] = [registry.declared("backbone", b.name).params(**b.params) for b in specs]
+    if any(getattr(params, "freeze", "none") != "all" for params in built):
+        return 0
+    once = registry.declared("fusion", trial.method.fusion.name).solved_once
+    return 1 if once else max(params.views for params in built)
 
 
 def _add_teachers(trial: Trial, ordered: dict[str, PlannedTrial]) -> None:

@@ -178,7 +178,7 @@ def settled_split(split: SplitSpec, description: Description) -> tuple[SplitSpec
 
 
 def check_augmentation(
-    augmentation: Augmentation, side: int, modalities: tuple[str, ...], vectors: frozenset[str]
+    augmentation: Augmentation, side: int, modalities: tuple[str, ...], vectors: frozenset[str], epochs: int
 ) -> None:
     """Raises `UsageError` for a field that changes nothing.
 
@@ -187,6 +187,7 @@ def check_augmentation(
         side: of the images, in pixels.
         modalities: that a student or a teacher reads.
         vectors: the data set's modalities that are numbers.
+        epochs: most that a student or a teacher trains.
     """
     a, default = augmentation, Augmentation()
     numbers = tuple(m for m in modalities if m in vectors)
@@ -208,11 +209,15 @@ def check_augmentation(
         "shift": f"with interpolate off images are shifted by whole pixels only, and {a.shift:g} of {side} pixels "
         "is less than half of one. Use more, or --set augmentation.interpolate=true",
         "interpolate": "nothing is interpolated without rotate, scale or shift. Leave it out",
+        "views": f"training ends after {epochs} epochs, with one view of each cell. Use fewer, or leave it out"
+        if a.random
+        else "nothing is random, so that there is one view. Leave it out",
     }
     idle = {
         "rotate": not a.interpolate and 0 < a.rotate <= 45,
         "shift": not a.interpolate and 0 < a.shift * side <= 0.5,
         "interpolate": a.interpolate and not (a.rotate or a.scale or a.shift),
+        "views": a.views >= epochs or (a.views > 0 and not a.random),
     }
     for name, nothing in idle.items():
         if nothing and getattr(a, name) != getattr(default, name):

@@ -1,21 +1,27 @@
-"""The widest student within a budget of multiply-accumulates or parameters, of the network that is deployed.
+"""The widest student within a budget of multiply-accumulates, parameters or time, of the network that is deployed.
 
-Networks are built to count them, so torch is imported where a budget is given.
+Networks are built to count and time them, so torch is imported where a budget is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from wbcbench.contracts import Description
 from wbcbench.contracts.params import sizing
+from wbcbench.data.cache import recall, remember
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.registry import Registry
 from wbcbench.scheduling.compatibility import declared
-from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial, canonical_json
+from wbcbench.spec import ComponentSpec, Method, Protocol, Recipe, Trial, canonical_json, digest
 from wbcbench.spec.request import Request
 from wbcbench.spec.trial import BackboneSpec, each_of
+
+SECONDS = 1.0
+"""Longest time for measuring one network, after its warm-up; small ones take less."""
 
 
 class Cost(NamedTuple):
@@ -25,11 +31,15 @@ class Cost(NamedTuple):
     params: int
     why: str
     """Why multiply-accumulates cannot be counted; empty: they can."""
+    latency_ms: float | None = None
+    """Of one cell, measured here with one thread; None: not measured."""
 
     def text(self) -> str:
-        """Both numbers, for messages."""
+        """The numbers, for messages."""
         macs = "MACs unknown" if self.macs is None else f"{self.macs:,} MACs"
-        return f"{macs} and {self.params:,} parameters"
+        if self.latency_ms is None:
+            return f"{macs} and {self.params:,} parameters"
+        return f"{macs}, {self.params:,} parameters and {self.latency_ms:.3g} ms"
 
 
 class Sizer:
@@ -38,7 +48,7 @@ class Sizer:
     def __init__(self, request: Request, registry: Registry, description: Description) -> None:
         """Raises `UsageError` if the request has a budget, and a width too."""
         self._registry, self._description = registry, description
-        self._macs, self._params = request.max_macs, request.max_params
+        self._macs, self._params, self._latency = request.max_macs, request.max_params, request.max_latency_ms
         self._known: dict[str, tuple[ComponentSpec, str] | IncompatibleError] = {}
         self.notes: dict[str, None] = {}
         """What was chosen, and why."""
@@ -56,12 +66,12 @@ class Sizer:
     @property
     def limited(self) -> bool:
         """Whether there is a budget."""
-        return self._macs is not None or self._params is not None
+        return any(limit is not None for limit in (self._macs, self._params, self._latency))
 
     @property
     def budget(self) -> str:
         """The budget, for messages."""
-        limits = ((self._macs, "MACs"), (self._params, "parameters"))
+        limits = ((self._macs, "MACs"), (self._params, "parameters"), (self._latency, "ms"))
         return " and ".join(f"at most {limit:,} {what}" for limit, what in limits if limit is not None)
 
     def fit(
@@ -96,6 +106,12 @@ class Sizer:
                     f"Distiller '{d.name}' replaces the student's classifier with the teacher's, so whether a "
                     f"student has {self.budget} is not known while planning. Give its width instead."
                 )
+        own = declared(self._registry, "fusion", fusion)
+        if own.solved_once and own.fusion_traits.builds_backbone:
+            raise IncompatibleError(
+                f"Fusion '{fusion.name}' may hold the training cells, so whether a student has {self.budget} is "
+                "not known while planning. Leave the budget out."
+            )
         parts = [fusion, backbone, *policies]
         key = canonical_json([*(p.model_dump(mode="json") for p in parts), list(protocol.modalities)])
         if key not in self._known:
@@ -142,15 +158,21 @@ class Sizer:
         if not name or (best == high and cost(best) == cost(low)):  # nothing depends on a width
             return backbone, f"Budget: {what} has {cost(best).text()}, {self.budget} allowed."
         more = f"; {name} {best + 1} would have {cost(best + 1).text()}" if best < high else ""
+        measured = (
+            ""
+            if self._latency is None
+            else f" Measured here, in PyTorch, with one thread and one cell; backbone.{name}={best} is the same "
+            "student on any machine."
+        )
         return widened(best), (
             f"Budget: {what} gets {backbone.name} of {name} {best}, the widest with {self.budget}: it has "
-            f"{cost(best).text()}{more}."
+            f"{cost(best).text()}{more}.{measured}"
         )
 
     def _fits(self, cost: Cost) -> bool:
         if self._macs is not None and cost.macs is None:
             raise IncompatibleError(f"--max-macs cannot be kept: {cost.why}. Use --max-params.")
-        limits = ((self._macs, cost.macs), (self._params, cost.params))
+        limits = ((self._macs, cost.macs), (self._params, cost.params), (self._latency, cost.latency_ms))
         return all(limit is None or found is None or found <= limit for limit, found in limits)
 
     def _cost(
@@ -177,8 +199,49 @@ class Sizer:
         made = build_fusion(trial, Task(channels, self._description.classes, side), self._registry)
         build_policies(trial, made, self._registry)
         deployed = made.deploy().eval()
-        macs, why = macs_or_why(deployed, {m: torch.zeros(1, c, side, side) for m, c in channels.items()})
-        return Cost(macs, parameters(deployed), why)
+        images = {m: torch.zeros(1, c, side, side) for m, c in channels.items()}
+        macs, why = macs_or_why(deployed, images)
+        if self._latency is None:
+            return Cost(macs, parameters(deployed), why)
+        parts = [fusion, backbone, *policies]
+        network = [*(p.model_dump(mode="json") for p in parts), channels, side, len(self._description.classes)]
+        return Cost(macs, parameters(deployed), why, milliseconds(deployed, images, network))
+
+
+def milliseconds(deployed: Any, images: dict[str, Any], network: Any) -> float:
+    """Latency of one cell on this machine's processor, with one thread; measured once and then kept in the cache.
+
+    So the same command chooses the same width again here, and resumes its trials.
+
+    Args:
+        deployed: as from `Fusion.deploy`.
+        images: of one cell.
+        network: JSON-able, what the latency depends on besides the machine.
+    """
+    import torch
+
+    from wbcbench.evaluation.cost import alone, least_seconds
+
+    key = digest([network, platform.node(), platform.processor(), torch.__version__], length=32)
+    found = recall("latency", key)
+    if isinstance(found, float):
+        return found
+    with _one_thread(), alone(), torch.no_grad():
+        value = least_seconds(lambda: deployed(images), SECONDS) * 1e3
+    remember("latency", key, value)
+    return value
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def widest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
@@ -199,4 +262,4 @@ def widest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
     return best
 
 
-__all__ = ["Cost", "Sizer", "widest"]
+__all__ = ["Cost", "Sizer", "milliseconds", "widest"]

@@ -24,13 +24,13 @@ from wbcbench.searches.space import (
     Dimension,
     Range,
     Space,
+    component_name,
     interval,
     labels,
-    one_backbone_each,
     parse_range,
 )
 from wbcbench.spec.load import COMPONENT_SECTIONS
-from wbcbench.spec.request import Choice, Request
+from wbcbench.spec.request import BackboneChoice, Choice, Request
 from wbcbench.spec.trial import ComponentSpec, Recipe
 
 
@@ -68,7 +68,8 @@ def build_space(
     """
     request = written_out(request, registry)
     slots = list(_slots(request, registry, facts or {}))
-    wanted = {_target(name, slots): (name, value) for name, value in (overrides or {}).items()}
+    targets = [(_target(name, slots), (name, value)) for name, value in (overrides or {}).items()]
+    wanted = dict(sorted(targets, key=lambda t: len(t[0])))  # a name of fewer parameters comes first
     dimensions: list[Dimension] = [
         Dimension(name=name, section=name, range=Range(kind="choice", choices=tuple(found)))
         for name, key in METHOD.items()
@@ -135,10 +136,15 @@ def written_out(request: Request, registry: Registry) -> Request:
         found = {k: v for k, v in request.overrides.get(section, {}).items() if k in fields}
         return Choice(name=choice.name, params={**choice.params, **found})
 
+    def backbone(choice: BackboneChoice) -> BackboneChoice:
+        if isinstance(choice, Choice):
+            return mine("backbone", "backbone", choice)
+        return {m: mine("backbone", "backbone", c) for m, c in choice.items()}
+
     return request.model_copy(
         update={
             "fusion": tuple(mine("fusion", "fusion", c) for c in request.fusion),
-            "backbone": tuple(mine("backbone", "backbone", c) for c in one_backbone_each(request)),
+            "backbone": tuple(map(backbone, request.backbone)),
             "kd": tuple(tuple(mine("distiller", "kd", c) for c in kd) for kd in request.kd),
             "policy": tuple(mine("policy", "policy", c) for c in request.policy),
             "routing": mine("routing", "routing", request.routing),
@@ -189,7 +195,7 @@ def _slots(request: Request, registry: Registry, facts: Mapping[str, Any]) -> It
         return _section(registry, name, alternatives, facts)
 
     yield from section("fusion", {k: (c,) for k, c in labels(request, "fusion").items()})
-    yield from section("backbone", {k: (c,) for k, c in labels(request, "backbone").items()})
+    yield from section("backbone", {k: _each(b) for k, b in labels(request, "backbone").items()})
     combinations: dict[str, tuple[Choice, ...]] = labels(request, "kd")
     yield from section("distiller", combinations)
     yield from section("policy", {"": request.policy})
@@ -200,6 +206,13 @@ def _slots(request: Request, registry: Registry, facts: Mapping[str, Any]) -> It
             yield replace(slot, when=condition)
 
 
+def _each(backbone: BackboneChoice) -> tuple[Choice, ...]:
+    """One choice, or those of each modality under the names of their dimensions."""
+    if isinstance(backbone, Choice):
+        return (backbone,)
+    return tuple(Choice(name=component_name(m, c.name), params=c.params) for m, c in backbone.items())
+
+
 def _section(
     registry: Registry, section: str, alternatives: dict[str, tuple[Choice, ...]], facts: Mapping[str, Any]
 ) -> Iterator[_Slot]:
@@ -208,7 +221,7 @@ def _section(
     names = dict.fromkeys(c.name for combination in alternatives.values() for c in combination if c.name != "none")
     alone = len(names) == 1
     for component in names:
-        fields = _fields(registry, section, Choice(name=component))
+        fields = _fields(registry, section, Choice(name=component.rpartition(":")[2]))
         default = {n: f.get_default(call_default_factory=True) for n, f in fields.items() if not f.is_required()}
         for parameter, info in fields.items():
             there, free = [], []
@@ -255,6 +268,9 @@ def _target(name: str, slots: list[_Slot]) -> frozenset[str]:
     section = {"kd": "distiller", "policies": "policy", "recipe": "training"}.get(section, section)
     full = f"{section}.{rest}"
     found = {s.name for s in slots if full in (s.name, f"{s.section}.{s.component}.{s.parameter}")}
+    found = found or {
+        s.name for s in slots if full == f"{s.section}.{s.component.partition(':')[0]}.{s.parameter}"
+    }
     found = found or {s.name for s in slots if full == f"{s.section}.{s.parameter}"}
     if not found:
         why = _WHY_NOT.get(section if rest else "methods", "")

@@ -26,7 +26,7 @@ from wbcbench.searches.files import Proposal, SearchBudget, StudyFolder, StudySp
 from wbcbench.searches.optuna_study import Study
 from wbcbench.searches.settings import Objective, SearchSettings, check_strategy
 from wbcbench.searches.source import SearchSource, sealed, several_folds
-from wbcbench.searches.space import Space, label, one_backbone_each
+from wbcbench.searches.space import Space, label
 from wbcbench.spec.request import Request
 
 TRAINING_SEED = 1000
@@ -172,9 +172,8 @@ def _title(request: Request) -> str:
     parts = [",".join(map(label, request.fusion)), f"kd {','.join(kd)}"]
     if request.policy:
         parts.append("+".join(map(label, request.policy)))
-    backbones = one_backbone_each(request)
-    if any(b.name != "cellnet" for b in backbones) or len(backbones) > 1:
-        parts.append(",".join(map(label, backbones)))
+    if len(request.backbone) > 1 or getattr(request.backbone[0], "name", "") != "cellnet":
+        parts.append(",".join(map(label, request.backbone)))
     return ", ".join(parts)
 
 

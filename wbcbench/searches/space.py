@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.spec.load import validate
-from wbcbench.spec.request import Choice, Request, parse_value, split_list
+from wbcbench.spec.request import BackboneChoice, Choice, Request, parse_value, split_list
 from wbcbench.spec.trial import Frozen, Recipe
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Dimension(Frozen):
     section: str
     """`training`, `fusion`, `backbone`, `distiller`, `policy` or `routing`."""
     component: str = ""
-    """The component in the section; empty for `training` and for a choice of method."""
+    """The component in the section; empty for `training` and for a choice of method. Of the backbone of one
+    modality, see `component_name`."""
     parameter: str = ""
     """Empty: the dimension is a choice of method."""
     range: Range
@@ -180,20 +181,16 @@ METHOD = {"fusion": "fusion", "backbone": "backbone", "kd": "kd"}
 """Choices of method: name of the dimension -> key of the request."""
 
 
-def label(choice: Choice) -> str:
-    """A choice as in command-line options: `independent:rho=0.5`."""
+def label(choice: BackboneChoice) -> str:
+    """A choice as in command-line options: `independent:rho=0.5`, or `pi=cellnet,brightfield=resnet18`."""
+    if not isinstance(choice, Choice):
+        return ",".join(f"{modality}={label(one)}" for modality, one in choice.items())
     return ":".join([choice.name, *(f"{k}={v}" for k, v in sorted(choice.params.items()))])
 
 
-def one_backbone_each(request: Request) -> tuple[Choice, ...]:
-    """The backbones of a search, whose dimensions are those of one component. Raises `UsageError`."""
-    found = tuple(b for b in request.backbone if isinstance(b, Choice))
-    if len(found) < len(request.backbone):
-        raise UsageError(
-            "Expected one backbone for all modalities in a search, but got one per modality. Search with one, and "
-            "give what was found to `run` with a backbone per modality."
-        )
-    return found
+def component_name(modality: str, name: str) -> str:
+    """What a dimension calls the backbone of one modality; each modality's is searched on its own."""
+    return f"{modality}:{name}"
 
 
 def labels(request: Request, key: str) -> dict[str, Any]:
@@ -246,13 +243,19 @@ class Space:
                 proposed = {"weight": self.weights[choice.name], **choice.params, **proposed}
             return Choice(name=choice.name, params={**choice.params, **proposed})
 
+        def backbone(choice: BackboneChoice) -> BackboneChoice:
+            if isinstance(choice, Choice):
+                return merged("backbone", choice)
+            proposed = {m: given.get(("backbone", component_name(m, c.name)), {}) for m, c in choice.items()}
+            return {m: Choice(name=c.name, params={**c.params, **proposed[m]}) for m, c in choice.items()}
+
         def chosen(key: str) -> Any:
             alternatives = labels(request, key)
             return alternatives[values[key]] if key in values else next(iter(alternatives.values()))
 
         changes: dict[str, Any] = {
             "fusion": (merged("fusion", chosen("fusion")),),
-            "backbone": (merged("backbone", chosen("backbone")),),
+            "backbone": (backbone(chosen("backbone")),),
             "kd": (tuple(merged("distiller", c) for c in chosen("kd")),),
             "policy": tuple(merged("policy", c) for c in request.policy),
             "routing": merged("routing", request.routing),

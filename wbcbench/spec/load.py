@@ -24,7 +24,7 @@ _ALIASES = {
 ARGUMENTS = {
     "dataset": "dataset", "modalities": "modalities", "teacher_modalities": "teacher_modalities",
     "fusion": "fusion", "kd": "kd", "routing": "routing", "policy": "policy", "backbone": "backbone",
-    "max_macs": "max_macs", "max_params": "max_params",
+    "max_macs": "max_macs", "max_params": "max_params", "max_latency_ms": "max_latency_ms",
     "teacher": "teacher.backbone", "epochs": "epochs", "seeds": "seeds", "folds": "folds",
     "image_size": "image_size", "device": "device", "store": "store",
     "executor": "executor", "jobs": "jobs", "cpus_per_trial": "cpus_per_trial",

@@ -312,6 +312,8 @@ class Request(Frozen):
     """Multiply-accumulates per cell that a deployed student may have: its backbone is the widest that fits."""
     max_params: Count = None
     """The same for parameters."""
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """The same for milliseconds per cell, measured on the machine that plans, with one thread."""
     kd: Combinations = ((Choice(name="none"),),)
     routing: OneChoice = Choice(name="matched")
     policy: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = ()

@@ -277,6 +277,13 @@ class Augmentation(Frozen):
         description="off: only right-angle rotations and whole-pixel shifts, so that pixels stay as measured; "
         "on: any angle and zoom, blurred by interpolation, as no validation or test image is",
     )
+    views: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="different views of each cell, after which they repeat; 0: a new one in every epoch. "
+        "A teacher answers once for each",
+    )
 
     @model_validator(mode="after")
     def _pixels_or_zoom(self) -> Augmentation:
@@ -289,10 +296,11 @@ class Augmentation(Frozen):
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `vector_noise: 0`, so that identities are as they were before there were vectors."""
+        """Without unused later fields, so that identities are as they were before the fields existed."""
         document: dict[str, Any] = handler(self)
-        if not self.vector_noise:
-            document.pop("vector_noise", None)
+        for name in ("vector_noise", "views"):
+            if not getattr(self, name):
+                document.pop(name, None)
         return document
 
     @classmethod
@@ -309,6 +317,13 @@ class Augmentation(Frozen):
     def weak(self) -> Augmentation:
         """The same geometry of every view, without intensity, noise and cutout."""
         return self.model_copy(update={"intensity": 0.0, "noise": 0.0, "cutout": 0.0, "vector_noise": 0.0})
+
+    @property
+    def random(self) -> bool:
+        """Whether two views of a cell can differ."""
+        drawn = (self.flip, self.rotate, self.scale, self.shift, self.cutout)
+        strengths = (self.intensity, self.noise, self.vector_noise)
+        return any(drawn) or any(any(s.values()) if isinstance(s, dict) else s for s in strengths)
 
     def of(self, what: Literal["intensity", "noise", "vector_noise"], modality: str) -> float:
         """The strength for one modality; a modality that a mapping leaves out gets none."""

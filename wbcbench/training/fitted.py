@@ -14,6 +14,7 @@ from wbcbench.data.counter import counter_hash
 from wbcbench.data.views import ResidentCells
 from wbcbench.evaluation.predict import Predictions, complete, forward_all, predict
 from wbcbench.training.build import combiner_of
+from wbcbench.training.frozen import Plain
 from wbcbench.training.loop import EpochDone, Job, class_weights, judge, selection_score
 from wbcbench.training.state import TrainState
 
@@ -97,10 +98,12 @@ def fit_once(job: Job, done: EpochDone | None = None) -> TrainState:
     assert isinstance(fusion, SolvedOnce)
     started = time.perf_counter()
     fusion.to(job.device).eval()
+    shown = Plain(cells).epoch(0) if job.embedded is None else job.embedded.train.epoch(0)
     parts = []
-    for chunk in torch.split(job.train, _CHUNK):
-        images = {m: cells.images(chunk, m) for m in reads}
-        parts.append(fusion.features(images, cells.present(chunk, reads)))
+    with job.reading():
+        for chunk in torch.split(job.train, _CHUNK):
+            images = {m: shown(m, chunk) for m in reads}
+            parts.append(fusion.features(images, cells.present(chunk, reads)))
     labels = cells.labels[job.train]
     counts = torch.bincount(labels, minlength=len(cells.classes))
     weights = class_weights(counts.cpu(), job.trial.method.recipe.class_weighting)

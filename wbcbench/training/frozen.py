@@ -2,22 +2,23 @@
 
 A frozen network's embedding of a view is a function of (network, stream), as a teacher's answer is: see
 `teachers`. Where all networks of a trial are frozen, it trains on stored embeddings, of a few views per cell.
+Where those of a teacher are, its answers are computed from stored embeddings too, which any other head on the
+same network reads back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from wbcbench.contracts import Backbone, Batch, Features, Fusion, Output, SolvedOnce, content_digest
+from wbcbench.contracts import Backbone, Features, Fusion, Output, SolvedOnce, content_digest
 from wbcbench.data.views import EpochViews, ResidentCells, Views
 from wbcbench.registry.provenance import cached_helper_digest
-from wbcbench.spec import digest
+from wbcbench.spec import Augmentation, Trial, digest
 from wbcbench.training.teachers import Replay
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from wbcbench.training.workbench import Workbench
 
 
-def views_of(fusion: Fusion) -> int:
-    """How many views of each cell are shown in training: 0, a new one in every epoch, unless all is frozen."""
+def views_of(fusion: Fusion, asked: int = 0) -> int:
+    """How many views of each cell are shown in training, after which they repeat; 0: a new one in every epoch.
+
+    As many as `asked` for (0: no limit), and of networks that are all frozen no more than they declare.
+    """
     counts = [m.frozen_views for m in fusion.modules() if isinstance(m, Backbone)]
-    return max(counts) if counts and all(counts) else 0
+    limits = [n for n in (asked, max(counts) if counts and all(counts) else 0) if n]
+    return min(limits, default=0)
 
 
 class Source:
@@ -38,14 +43,15 @@ class Source:
         self.reads = (modality,)
         self.network = network
 
-    def seen(self, views: Any) -> Any:
+    def source(self, views: Any, maps: bool) -> Any:
         return views
 
     @torch.no_grad()
     def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
         """[B, D] embeddings, as the only tensor."""
         images = views(self.reads[0], cells).contiguous(memory_format=torch.channels_last)
-        embedding = self.network(images).embedding.float()
+        # its own forward, also within `Embeddings.reading`
+        embedding = type(self.network).forward(self.network, images).embedding.float()
         return Output(logits=embedding[:, :0], embedding=embedding)
 
 
@@ -59,53 +65,59 @@ class Plain:
         return lambda modality, cells: self.cells.images(cells, modality)
 
 
+class Embeddings:
+    """Stored embeddings [B, D, 1, 1] of some cells, in the form of `Views`: in the place of images."""
+
+    keeps = False
+    """As of `EpochViews`."""
+
+    def __init__(self, replays: Mapping[str, Replay]) -> None:
+        """`replays`: of each modality, all of the same cells."""
+        self.replays = replays
+        self.networks = [r.teacher.network for r in replays.values() if isinstance(r.teacher, Source)]
+        first = next(iter(replays.values()))
+        self._row = torch.zeros(len(first.views.cells), dtype=torch.int64, device=first.train.device)
+        self._row[first.train] = torch.arange(len(first.train), device=first.train.device)
+        self._epoch = -1
+        self._tables: dict[str, Tensor] = {}
+
+    def epoch(self, epoch: int) -> Embeddings:
+        """Those of an epoch's views, loaded, or computed and stored."""
+        if self._epoch != epoch:
+            self._tables = {m: r.tensors(epoch)["embedding"] for m, r in self.replays.items()}
+            self._epoch = epoch
+        return self
+
+    def __call__(self, modality: str, cells: Tensor) -> Tensor:
+        """[B, D, 1, 1], of the epoch that was last asked for."""
+        return self._tables[modality][self._row[cells]][:, :, None, None]
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Within it the networks return what they are given, instead of reading images."""
+        return _passing(self.networks)
+
+
 class Embedded:
-    """The embeddings that a trial trains on and is validated on, in the place of images: [B, D, 1, 1].
+    """What a trial trains on, and is validated on, instead of images.
 
     It is to `predict` what `ResidentCells` is, for validation cells only.
     """
 
-    def __init__(self, job: Job, networks: dict[str, Backbone], stored: Callable[..., Path]) -> None:
-        """`stored(modality, network, augmented)`: the folder of a network's embeddings."""
-        self.job, self.networks = job, networks
-        self.labels = job.cells.labels
-        self._row = torch.zeros(len(job.cells), dtype=torch.int64, device=job.device)
-        for ids in (job.train, job.val):
-            self._row[ids] = torch.arange(len(ids), device=job.device)
-
-        def replay(modality: str, views: Views | Plain, ids: Tensor) -> Replay:
-            source = Source(modality, networks[modality])
-            folder = stored(modality, source.network, views is job.views)
-            return Replay(folder, source, views, ids, kinds=("embedding",))  # type: ignore[arg-type]
-
-        self._train = {m: replay(m, job.views, job.train) for m in networks}
-        self._val = {m: replay(m, Plain(job.cells), job.val) for m in networks}
-        self._tables: dict[str, Tensor] = {}
-        self._judged: dict[str, Tensor] = {}
-
-    def start_epoch(self, epoch: int) -> None:
-        """Load, or compute, the embeddings of all training cells in the views of an epoch, and of validation."""
-        self._judged = self._judged or {m: r.tensors(0)["embedding"] for m, r in self._val.items()}
-        self._tables = {m: r.tensors(epoch)["embedding"] for m, r in self._train.items()}
-
-    def fill(self, batch: Batch) -> Batch:
-        """Put what each row shows into the batch, as `fill_images` does."""
-        for m, table in self._tables.items():
-            rows = None if batch.rows is None else batch.rows.get(m)
-            cells = batch.cells if rows is None else batch.cells[rows]
-            batch.images[m] = table[self._row[cells]][:, :, None, None]
-        return batch
+    def __init__(self, cells: ResidentCells, train: Embeddings, val: Embeddings) -> None:
+        self.train = train
+        self.labels = cells.labels
+        self._cells, self._val = cells, val
 
     def images(self, cells: Tensor, modality: str) -> Tensor:
         """[B, D, 1, 1] of validation cells."""
-        return self._judged[modality][self._row[cells]][:, :, None, None]
+        return self._val.epoch(0)(modality, cells)
 
     def present(self, cells: Tensor, modalities: tuple[str, ...]) -> Tensor | None:
-        return self.job.cells.present(cells, modalities)
+        return self._cells.present(cells, modalities)
 
     def reading(self) -> AbstractContextManager[None]:
-        """Within it the networks return what they are given, instead of reading images."""
-        return _passing(self.networks.values())
+        """See `Embeddings`."""
+        return self.train.reading()
 
 
 @contextmanager
@@ -123,54 +135,94 @@ def _pass(x: Tensor, maps: bool = False) -> Features:
     return Features(x.flatten(1))
 
 
+def stream_of(student: Trial, side: int, split_hash: str, augmentation: Augmentation) -> dict[str, Any]:
+    """What determines the views that a network of this image side gets of a student's training cells, if they vary
+    by this much.
+
+    How many there are before they repeat is no part of it: the first are the same ones.
+    """
+    protocol = student.protocol
+    stream = {
+        "data": protocol.fingerprint,
+        "split": split_hash,
+        "image_size": side,
+        "augmentation": augmentation.model_dump(mode="json", exclude={"views"}),
+        "seed": student.seed if augmentation.random else None,
+    }
+    if side != protocol.image_size and not augmentation.interpolate:
+        stream["student_side"] = protocol.image_size  # whose whole pixels the shifts are
+    return stream
+
+
 def embedded(job: Job, bench: Workbench, split_hash: str) -> Embedded | None:
     """What the job can train on instead of images; None if it needs them."""
-    networks = _only_heads(job) if bench.replay and views_of(job.fusion) else {}
+    kd = job.distillation
+    others = job.policies or job.readers or job.maps or job.inputs or (kd is not None and kd.average is not None)
+    if others or not bench.replay:
+        return None
+    networks = networks_of(job.fusion, job.trial, job.cells, job.train[:2])
     if not networks:
         return None
-    protocol, backbones = job.trial.protocol, job.trial.method.backbones
-    digests: dict[int, str] = {}
+    protocol, plain = job.trial.protocol, Plain(job.cells)
+    stream = stream_of(job.trial, protocol.image_size, split_hash, protocol.augmentation)
+    still = {**stream, "augmentation": None, "seed": None}
+    once = isinstance(job.fusion, SolvedOnce)
+    return Embedded(
+        job.cells,
+        embeddings(networks, job.trial, bench, plain, job.train, {**still, "cells": "train"})
+        if once
+        else embeddings(networks, job.trial, bench, job.views, job.train, stream),
+        embeddings(networks, job.trial, bench, plain, job.val, still),
+    )
 
-    def stored(modality: str, network: Backbone, augmented: bool) -> Path:
+
+def embeddings(
+    networks: Mapping[str, Backbone],
+    trial: Trial,
+    bench: Workbench,
+    views: Views | Plain,
+    ids: Tensor,
+    stream: Mapping[str, Any],
+) -> Embeddings:
+    """The stored embeddings of some cells, in folders named by all that determines them.
+
+    Args:
+        networks: modality -> its frozen network.
+        trial: whose networks they are.
+        bench: with the store.
+        views: what they see.
+        ids: [n] of the cells, ascending.
+        stream: what determines the views.
+    """
+    digests: dict[int, str] = {}
+    replays = {}
+    for modality, network in networks.items():
         if id(network) not in digests:
             state = sorted(network.state_dict().items())
             digests[id(network)] = content_digest(*(part for n, t in state for part in (n, t.cpu().numpy())))
-        spec = backbones.get(modality) or backbones[""]
+        spec = trial.method.backbones.get(modality) or trial.method.backbones[""]
         component = bench.registry.get("backbone", spec.name)
-        stream = {
+        key = {
             "network": digests[id(network)],
             "code": [component.name, component.sha256, cached_helper_digest(component)],
-            "data": protocol.fingerprint,
-            "split": split_hash,
             "modality": modality,
-            "image_size": protocol.image_size,
-            "augmentation": protocol.augmentation.model_dump(mode="json") if augmented else None,
-            "seed": job.trial.seed if augmented else None,
+            **stream,
         }
-        return bench.store.replay_dir(digest(stream, length=24))
-
-    return Embedded(job, networks, stored)
+        folder, source = bench.store.replay_dir(digest(key, length=24)), Source(modality, network)
+        replays[modality] = Replay(folder, source, views, ids, kinds=("embedding",))  # type: ignore[arg-type]
+    return Embeddings(replays)
 
 
 @torch.no_grad()
-def _only_heads(job: Job) -> dict[str, Backbone]:
-    """Modality -> its network, if nothing but these networks sees an image, and each sees those of one modality.
+def networks_of(fusion: Fusion, trial: Trial, cells: ResidentCells, ids: Tensor) -> dict[str, Backbone]:
+    """Modality -> its network, if all are frozen, nothing else sees an image, and each sees those of one modality.
 
-    Found by showing two cells to the fusion, and then their embeddings: both must give the same outputs.
+    Found by showing the cells `ids` to the fusion, and then their embeddings: both must give the same outputs.
     """
-    fusion, kd = job.fusion, job.distillation
-    if (
-        job.policies
-        or job.readers
-        or job.maps
-        or job.inputs
-        or isinstance(fusion, SolvedOnce)
-        or (kd is not None and kd.average is not None)
-    ):
+    if not views_of(fusion):
         return {}
-    fusion.to(job.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    ids = job.train[:2]
-    images = {m: job.cells.images(ids, m) for m in job.trial.reads}
+    fusion.to(cells.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    images = {m: cells.images(ids, m) for m in trial.reads}
     read: dict[str, Backbone] = {}
     calls: list[str | None] = []
 
@@ -179,9 +231,14 @@ def _only_heads(job: Job) -> dict[str, Backbone]:
         calls.append(found[0] if len(found) == 1 else None)
         read[str(calls[-1])] = network
 
+    def shown(x: dict[str, Tensor]) -> dict[str, Tensor]:
+        if isinstance(fusion, SolvedOnce):
+            return {"": fusion.features(x, None)}
+        return {route: out.logits for route, out in fusion(x).items()}
+
     networks = [m for m in fusion.modules() if isinstance(m, Backbone)]
     hooks = [n.register_forward_pre_hook(look) for n in networks]
-    whole = fusion(images)
+    whole = shown(images)
     for hook in hooks:
         hook.remove()
     if sorted(map(str, calls)) != sorted(images) or len(networks) != len(images):
@@ -189,8 +246,8 @@ def _only_heads(job: Job) -> dict[str, Backbone]:
     given = {m: read[m](x).embedding[:, :, None, None] for m, x in images.items()}
     try:
         with _passing(networks):
-            through = fusion(given)
+            through = shown(given)
     except (RuntimeError, ValueError, IndexError):  # it looks at images in another way
         return {}
-    same = all(torch.allclose(out.logits, through[r].logits, atol=1e-4, rtol=1e-4) for r, out in whole.items())
+    same = all(torch.allclose(out, through[r], atol=1e-4, rtol=1e-4) for r, out in whole.items())
     return read if same else {}

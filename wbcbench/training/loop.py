@@ -9,6 +9,7 @@ Nothing is read back from the device within an epoch. The test split is not used
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -150,6 +151,11 @@ class Job:
         routings = () if self.distillation is None else self.distillation.routings.values()
         return [r for r in (*self.policies, *routings) if isinstance(r, ReadsValidation)]
 
+    @property
+    def stored_epochs(self) -> int:
+        """Of how many epochs there are different views."""
+        return min(self.views_per_cell or sys.maxsize, self.trial.protocol.budget.epochs)
+
     def reading(self) -> AbstractContextManager[None]:
         """The context in which the fusion is given what the job trains on."""
         return nullcontext() if self.embedded is None else self.embedded.reading()
@@ -190,8 +196,6 @@ def fit(job: Job, done: EpochDone | None = None) -> TrainState:
         if job.bank is not None:
             state.teacher_seconds += job.bank.start_epoch(job.shown(epoch))
         started = time.perf_counter()
-        if job.embedded is not None:
-            job.embedded.start_epoch(job.shown(epoch))
         with job.reading():
             sums = train_epoch(job, state, weights, epoch)
         state.train_seconds += time.perf_counter() - started
@@ -221,7 +225,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
     recipe, budget = trial.method.recipe, trial.protocol.budget
     reads = trial.reads
     kd = job.distillation
-    views = job.views.epoch(job.shown(epoch))
+    views = (job.views if job.embedded is None else job.embedded.train).epoch(job.shown(epoch))
     order = epoch_order(job.train, budget.batch_size, trial.seed, epoch)
     draws = EpochDraws(trial.seed, epoch, len(order), device)
     slots = fusion.slots(order, draws.epoch()) if isinstance(fusion, DrawsSlots) else None
@@ -240,10 +244,7 @@ def train_epoch(job: Job, state: TrainState, weights: Tensor, epoch: int) -> dic
         progress = Progress(epoch, budget.epochs, step, len(order), draw)
 
         batch = assemble(job, ids, draw, None if slots is None else {m: slots[m][step] for m in reads})
-        if job.embedded is None:
-            fill_images(batch, views, reads)
-        else:
-            job.embedded.fill(batch)
+        fill_images(batch, views, reads)
         for policy in job.policies:
             batch = policy.images(batch, draw)
         for turn in turns:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from wbcbench.evaluation.predict import eval_batch
 from wbcbench.files import TEMPORARY, atomic_write_bytes
 from wbcbench.training.supervision import rows_of
 from wbcbench.training.workbench import Answers
+
+if TYPE_CHECKING:
+    from wbcbench.training.frozen import Embeddings
 
 log = logging.getLogger("wbcbench")
 
@@ -43,11 +47,22 @@ class Teacher:
         digest: str,
         build: Callable[[], Fusion],
         views: Callable[[], Views] | None = None,
+        embeds: Callable[[Fusion, Views], Embeddings | None] | None = None,
     ) -> None:
-        """`views`: the student's views at the teacher's own image side; None: it reads those of the student."""
+        """What it reads.
+
+        Args:
+            reads: its modalities.
+            digest: see below.
+            build: makes the network.
+            views: the student's views at the teacher's own image side; None: it reads those of the student.
+            embeds: stored embeddings of these views, if its networks are frozen and they fit.
+        """
         self.reads = reads
         self._make_views = views
         self._views: Views | None = None
+        self._embeds = embeds
+        self._source: Views | Embeddings | None = None
         self.digest = digest
         """Digest of the teacher's record: weights and identity."""
         self._build = build
@@ -68,9 +83,19 @@ class Teacher:
             self._views = self._make_views()
         return self._views
 
-    def answer(self, views: EpochViews, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
-        """[B] rows, one per cell: the teacher's output for this epoch's views (as `seen`) of these cells."""
-        return self.look({m: laid_out(views(m, cells)) for m in self.reads}, present, maps)
+    def source(self, views: Views, maps: bool) -> Views | Embeddings:
+        """What its stored answers are computed from: `seen`, or the embeddings of that."""
+        if maps or self._embeds is None:
+            return self.seen(views)
+        if self._source is None:
+            self._source = self._embeds(self.fusion, self.seen(views)) or self.seen(views)
+        return self._source
+
+    def answer(self, views: EpochViews | Embeddings, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
+        """[B] rows, one per cell: the teacher's output for this epoch's views (of its `source`) of these cells."""
+        images = {m: laid_out(views(m, cells)) for m in self.reads}
+        with views.reading():
+            return self.look(images, present, maps)
 
     def look(self, images: dict[str, Tensor], present: Tensor | None, maps: bool, inputs: bool = False) -> Output:
         """[R] rows: the teacher's output for these images, in its order of modalities; `inputs`: it can be
@@ -210,7 +235,7 @@ class Replay:
     def _compute(self, epoch: int) -> None:
         start = time.perf_counter()
         self._tidy()
-        views = self.teacher.seen(self.views).epoch(epoch)
+        views = self.teacher.source(self.views, bool(self.maps)).epoch(epoch)
         parts: dict[str, list[Tensor]] = {kind: [] for kind in (*self.kinds, *self.maps)}
         for cells in torch.split(self.train, eval_batch(self.train.device)):
             present = self.views.cells.present(cells, self.teacher.reads)

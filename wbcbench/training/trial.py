@@ -86,9 +86,10 @@ def _train(trial: Trial, teachers: list[Record], bench: Workbench, done: EpochDo
         checkpoints=bench.store.work(trial.id),
         code=digest([[c.sha256, cached_helper_digest(c)] for c in used]),
     )
+    augmentation = trial.protocol.augmentation
+    job.views_per_cell = views_of(fusion, augmentation.views if augmentation.random else 1)
     if trial.method.distillers:
         add_distillers(job, teachers, bench, split.hash)
-    job.views_per_cell = views_of(fusion)
     job.embedded = embedded(job, bench, split.hash)
     state = fit_once(job, done) if isinstance(fusion, SolvedOnce) else fit(job, done)
     fusion = job.fusion  # a distiller may have put another head on it

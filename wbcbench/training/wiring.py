@@ -26,6 +26,7 @@ from wbcbench.training.build import (
     teacher_classifier,
 )
 from wbcbench.training.distillation import Distillation
+from wbcbench.training.frozen import Embeddings, embeddings, networks_of, stream_of
 from wbcbench.training.loop import Job
 from wbcbench.training.strength import is_balanced
 from wbcbench.training.supervision import pair_shapes
@@ -143,7 +144,7 @@ def _teacher_bank(
 ) -> TeacherBank:
     """The teachers, replayed if their outputs are of cells and fit the budget for all epochs, else live."""
     maps, embedding = "maps" in taps, "embedding" in taps
-    teachers = [_teacher(r, job, bench) for r in records]
+    teachers = [_teacher(r, job, bench, split_hash) for r in records]
     live = asks_live(job.policies, build_distillers(job.trial, bench.registry))
     stages: list[int] | None = [0] * len(teachers) if bench.replay and not live else None
     if maps and stages is not None:
@@ -185,11 +186,11 @@ def _stages_that_fit(job: Job, teachers: list[Teacher], bench: Workbench) -> lis
     ids = job.train[:2]
     found = [t.answer(t.seen(job.views).epoch(0), ids, None, maps=True).maps for t in teachers]
     per_cell = sum(m[0].numel() for maps in found for m in maps) * 2  # bytes, in half precision
-    whole = per_cell * len(job.train) * job.trial.protocol.budget.epochs
+    whole = per_cell * len(job.train) * job.stored_epochs
     return [len(maps) for maps in found] if whole <= bench.replay_maps_bytes else None
 
 
-def _teacher(record: Record, job: Job, bench: Workbench) -> Teacher:
+def _teacher(record: Record, job: Job, bench: Workbench, split_hash: str) -> Teacher:
     """A frozen teacher. With an image side of its own it reads its own cells, in the student's views of them."""
     trial, side = record.trial, job.trial.protocol.image_size
     seen = _seen(job.trial)
@@ -197,14 +198,25 @@ def _teacher(record: Record, job: Job, bench: Workbench) -> Teacher:
     def own() -> ResidentCells:
         return bench.resident(trial, beside=job.cells)
 
+    def embeds(fusion: Fusion, views: Views) -> Embeddings | None:
+        """Stored embeddings, if those of all epochs fit the replay's budget."""
+        networks = networks_of(fusion, trial, views.cells, job.train[:2])
+        whole = sum(n.dim for n in networks.values()) * 4 * len(job.train) * job.stored_epochs
+        if not networks or whole > bench.replay_maps_bytes:
+            return None
+        stream = stream_of(job.trial, trial.protocol.image_size, split_hash, seen)
+        return embeddings(networks, trial, bench, views, job.train, stream)
+
     if trial.protocol.image_size == side:
         views = None if seen == job.views.augmentation else (lambda: Views(job.cells, seen, job.trial.seed))
-        return Teacher(trial.reads, record.result.digest, lambda: load_fusion(record, job.cells, bench), views)
+        build = partial(load_fusion, record, job.cells, bench)
+        return Teacher(trial.reads, record.result.digest, build, views, embeds)
     return Teacher(
         trial.reads,
         record.result.digest,
         lambda: load_fusion(record, own(), bench),
         lambda: Views(own(), seen, job.trial.seed, student_side=side),
+        embeds,
     )
 
 
@@ -223,15 +235,5 @@ def load_fusion(record: Record, cells: ResidentCells, bench: Workbench) -> Fusio
 
 def _stream_folder(trial: Trial, taught_by: Trial, teacher: Teacher, bench: Workbench, split_hash: str) -> Path:
     """The folder of this teacher's outputs on this stream; the key is everything that determines them."""
-    protocol, side = trial.protocol, taught_by.protocol.image_size
-    stream = {
-        "teacher": teacher.digest,
-        "data": protocol.fingerprint,
-        "split": split_hash,
-        "image_size": side,
-        "augmentation": _seen(trial).model_dump(mode="json"),
-        "seed": trial.seed,
-    }
-    if side != protocol.image_size and not protocol.augmentation.interpolate:
-        stream["student_side"] = protocol.image_size  # whose whole pixels the shifts are
-    return bench.store.replay_dir(digest(stream, length=24))
+    stream = stream_of(trial, taught_by.protocol.image_size, split_hash, _seen(trial))
+    return bench.store.replay_dir(digest({"teacher": teacher.digest, **stream}, length=24))

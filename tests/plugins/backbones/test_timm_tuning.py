@@ -204,6 +204,34 @@ def test_heads_are_trained_on_stored_embeddings(
         assert len(list(tmp_path.glob("quick/replay/*/*.npy"))) == len(files)
 
 
+def test_all_heads_of_a_frozen_teacher_answer_from_the_same_embeddings(
+    train: Train, checkpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The student's first views are those that its teacher was trained on; k-NN adds the unaugmented image."""
+    teacher = f"test_resnet:checkpoint={checkpoint('test_resnet')}:freeze=all:views=2"
+    args = ("--fusion", "single", "--modalities", "u", "--image-size", "32", "--epochs", "4", "--kd", "logits",
+            "--teacher", teacher, "--set", "augmentation.views=3")  # fmt: skip
+    quick, slow = train(*args, store="quick"), train(*args, "--set", "replay=never", store="slow")
+    assert any("embeds 3 views of about 51 training cells at 32 px" in n for n in quick["notes"])
+    p, q = (
+        np.load(Path(d["records"][1]["path"]) / "predictions.npz")["test_probabilities"] for d in (quick, slow)
+    )
+    np.testing.assert_allclose(p, q, atol=2e-3)
+
+    def stored(kind: str) -> dict[Path, int]:
+        return {f: f.stat().st_mtime_ns for f in tmp_path.glob(f"quick/replay/*/{kind}_*.npy")}
+
+    first = stored("embedding")
+    assert len(first) == 3 + 1, "views of training cells, and validation cells once"
+    assert len(stored("logits")) == 3
+    train(*args, "--set", "teacher.fusion=single:hidden=4", store="quick")
+    assert stored("embedding") == first
+    train(*args, "--set", "teacher.fusion=knn:k=3", store="quick")
+    assert len(stored("embedding")) == len(first) + 1
+    assert stored("embedding").items() >= first.items()
+    assert len(stored("logits")) == 9
+
+
 def test_a_setting_of_frozen_networks_has_no_effect_on_others(
     train: Train, checkpoint: Callable[[str], str]
 ) -> None:

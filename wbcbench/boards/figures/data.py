@@ -6,11 +6,13 @@ which already has ranks and groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from wbcbench.boards.model import Across, Board, DeployedScore, Estimate, Row
+from wbcbench.errors import UsageError, did_you_mean
 from wbcbench.records.deployed import KINDS
 
 NONE = "none"
@@ -103,6 +105,22 @@ COSTS = {
         )
     },
 }  # fmt: skip
+
+
+def cheapest_first(board: Board, cost: str) -> Board:
+    """The board with its rows in the order of this one of `COSTS`; ranks stay, rows of unknown cost come last.
+
+    Raises:
+        UsageError: there is no such cost.
+    """
+    if cost not in COSTS:
+        raise UsageError(f"No cost is called '{cost}'.{did_you_mean(cost, COSTS)} There are: {', '.join(COSTS)}.")
+    of = COSTS[cost].of
+    rows = sorted(board.rows, key=lambda r: math.inf if (value := of(r)) is None else value)
+    unknown = sum(of(r) is None for r in rows)
+    last = f"; that of {unknown} rows, the last ones, is unknown" if unknown else ""
+    note = f"Rows are in the order of their {COSTS[cost].title}{last}."
+    return board.model_copy(update={"rows": tuple(rows), "notes": (*board.notes, note)})
 
 
 @dataclass(frozen=True)

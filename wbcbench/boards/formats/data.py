@@ -146,7 +146,9 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         value = Estimate() if file is None else file.value
         values |= {
             f"{kind} n": file and file.n, f"{kind} {board.by}": value.mean, f"{kind} {board.by}_sd": value.sd,
-            f"{kind} change": file and file.change, f"{kind} ece": file and file.ece,
+            f"{kind} {board.by}_low": value.low, f"{kind} {board.by}_high": value.high,
+            f"{kind} change": file and file.change, f"{kind} change_low": file and file.change_low,
+            f"{kind} change_high": file and file.change_high, f"{kind} ece": file and file.ece,
             f"{kind} size": file and file.size, f"{kind} latency_ms": file and file.timing.latency_ms,
             f"{kind} throughput_64": file and file.timing.throughput,
         }  # fmt: skip
