@@ -62,8 +62,8 @@ class Knn(SolvedOnce, Fusion):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """As many cells as were stored."""
-        stored = [state.get(f"{prefix}{name}") for name in ("bank", "votes")]
-        if all(isinstance(t, Tensor) for t in stored):
+        stored = [t for t in (state.get(f"{prefix}{name}") for name in ("bank", "votes")) if isinstance(t, Tensor)]
+        if len(stored) == 2:
             self._hold(*(torch.zeros_like(t, device=self.bank.device) for t in stored))
         super()._load_from_state_dict(state, prefix, *rest)
 

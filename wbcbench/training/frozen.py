@@ -74,7 +74,8 @@ class Embeddings:
     def __init__(self, replays: Mapping[str, Replay]) -> None:
         """`replays`: of each modality, all of the same cells."""
         self.replays = replays
-        self.networks = [r.teacher.network for r in replays.values() if isinstance(r.teacher, Source)]
+        sources: list[Any] = [r.teacher for r in replays.values()]  # each a `Source`
+        self.networks: list[Backbone] = [source.network for source in sources]
         first = next(iter(replays.values()))
         self._row = torch.zeros(len(first.views.cells), dtype=torch.int64, device=first.train.device)
         self._row[first.train] = torch.arange(len(first.train), device=first.train.device)
