@@ -263,6 +263,21 @@ def test_exits_are_trained_on_any_stage_shapes() -> None:
             evaluate_distiller(name, {"logits": S}, {"logits": T}, labels=Y)
 
 
+def test_exits_have_the_authors_layers() -> None:
+    """Hao840/OFAKD f7bb896: two depthwise and pointwise pairs per halving, channels doubled, the widest embedding
+    last; a 1x1 convolution after the last stage. Parameters counted by hand."""
+    doubling = 4 * 9 + 4 * 4 + 2 * 4 + 4 * 9 + 4 * 8 + 2 * 8
+    widening = 8 * 9 + 8 * 8 + 2 * 8 + 8 * 9 + 8 * 10 + 2 * 10
+    for given, following, expected in ((4, 2, doubling + widening), (8, 1, widening), (16, 0, 16 * 10 + 10)):
+        network = ofa.exit_of(given, following, 10, 3)
+        assert sum(p.numel() for p in network.parameters()) == expected + 10 * 3 + 3
+        assert network[:-3](torch.zeros(2, given, 8, 8)).shape == (2, 10, 8 >> following, 8 >> following)
+    student = Output(S.float(), torch.zeros(4, 8), maps=tuple(torch.zeros(4, c, 8, 8) for c in (4, 8)))
+    distiller = ofa.OFA(ofa.OFA.Params())
+    distiller.setup(shapes_of(student, Output(T.float(), torch.zeros(4, 12))))
+    assert [leave[-1].in_features for leave in distiller.exits] == [12, 12]
+
+
 def test_swapping_makes_the_teacher_right_and_keeps_its_logits() -> None:
     right = swap.swapped(T, Y)
     assert torch.equal(right.argmax(1), Y)
