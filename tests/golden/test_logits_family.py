@@ -88,11 +88,13 @@ GOLDEN_PARTS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
 ]
 
 LOGITS_ONLY = (
-    "bkd", "ctkd", "deit_hard", "dist", "dkd", "logit_mse", "lskd", "mlkd", "nkd", "ofa", "rc", "revision",
-    "rld", "skd", "swap", "tf_kd", "wsld",
+    "abkd", "bkd", "ctkd", "deit_hard", "dist", "dkd", "ikl", "ldrld", "logit_mse", "lskd", "luminet", "mlkd",
+    "nkd", "ofa", "rc", "revision", "rld", "skd", "sortkd", "swap", "tf_kd", "wsld", "wttm",
 )  # fmt: skip
 ALL = (*LOGITS_ONLY, "dist_plus", "uskd")
-SETTINGS: dict[str, dict[str, Any]] = {"ofa": {"exits": False}, "dkd": {"warmup": 0}, "rld": {"warmup": 0}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ofa": {"exits": False}, **{name: {"warmup": 0} for name in ("dkd", "ikl", "luminet", "rld")},
+}  # fmt: skip
 TOGETHER = Progress(epoch=5, epochs=10, step=0, steps=1)
 
 
@@ -139,7 +141,9 @@ def test_golden_decoupled_loss_on_standardised_logits() -> None:
     assert student.grad.abs().sum().item() == pytest.approx(8.0019655208, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["logit_mse", "dkd", "lskd", "skd", "mlkd", "ctkd"])
+@pytest.mark.parametrize(
+    "name", ["abkd", "ctkd", "dkd", "ikl", "ldrld", "logit_mse", "lskd", "luminet", "mlkd", "skd"]
+)
 def test_zero_where_student_equals_teacher(name: str) -> None:
     assert loss_of(name, T, T).abs() < 1e-12
 
@@ -148,7 +152,7 @@ def test_correlation_of_equals_is_one_up_to_its_epsilon() -> None:
     assert 0 <= loss_of("dist", T, T) < 1e-3
 
 
-@pytest.mark.parametrize("name", sorted({*LOGITS_ONLY} - {"logit_mse", "bkd", "rc", "revision", "skd"}))
+@pytest.mark.parametrize("name", sorted({*LOGITS_ONLY} - {"logit_mse", "bkd", "luminet", "rc", "revision", "skd"}))
 def test_a_constant_added_to_a_row_changes_nothing(name: str) -> None:
     shift = torch.arange(4.0, dtype=S.dtype)[:, None]
     assert torch.allclose(loss_of(name, S + shift, T - 3 * shift), loss_of(name, S, T), rtol=1e-9)
@@ -225,7 +229,7 @@ def test_a_label_that_the_teacher_ranks_last_teaches_no_correlation() -> None:
     assert torch.equal(student.grad, torch.zeros_like(S))
 
 
-@pytest.mark.parametrize("name", ["dkd", "rld"])
+@pytest.mark.parametrize("name", ["dkd", "ikl", "luminet", "rld"])
 def test_warm_up_is_linear_in_the_share_of_training(name: str) -> None:
     full = loss_of(name, S, T)
     for epoch, share in ((0, 0.0), (1, 0.25), (2, 0.5), (4, 1.0), (9, 1.0)):
