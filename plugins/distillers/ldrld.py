@@ -48,7 +48,7 @@ class LDRLD(Distiller):
 
     name = "ldrld"
     source = "Xu, Liu, Liu, Wang, Xu, Cheng, ICCV 2025 (Local Dense Logit Relations)"
-    needs = Needs(min_classes=4)
+    needs = Needs(min_classes=3)
 
     class Params(DistillerParams):
         weight: float = param(1.0, "Factor on the loss; the authors'.", ge=0, search=(0.01, 10.0), log=True)
@@ -56,7 +56,7 @@ class LDRLD(Distiller):
         beta: float = param(7.0, "Factor on the other classes.", ge=0, search=(0.5, 16.0), log=True)
         top: int = param(
             7,
-            "How many of the student's highest classes are paired; at most all but two. 1: only the others count.",
+            "How many of the student's highest classes are paired, at most all but two of 4 or more. 1: none.",
             ge=1,
             le=100,
             search=[2, 3, 5, 7],
@@ -72,7 +72,7 @@ class LDRLD(Distiller):
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         p, s, t = self.params, student.logits, teacher.logits
         ranked = s.detach().argsort(dim=1, descending=True, stable=True)
-        top = min(p.top, s.shape[1] - 2)
+        top = min(p.top, max(2, s.shape[1] - 2))
         return {
             "top": p.alpha * local_relations(s, t, ranked[:, :top], p.temperature),
             "others": p.beta * divergence_over(s, t, ranked[:, top:], p.temperature),
