@@ -1,4 +1,4 @@
-"""Improved KL (Cui et al. 2024): KL taken apart into differences of logits and soft labels, both kept alive.
+"""Improved KL (Cui et al. 2024): a weighted squared error of differences of logits, and soft labels.
 
 A variant without the class-wise global weights of the paper's imbalanced setting; its code for CIFAR-100 leaves
 them out too.

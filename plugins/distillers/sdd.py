@@ -49,7 +49,7 @@ def part_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
 
 
 class SDD(Distiller):
-    """Hinton's loss on the logits of a map and of its parts; parts that contradict the whole count twice."""
+    """Hinton's loss on the logits of a map and of its parts; parts that disagree with the whole count twice."""
 
     name = "sdd"
     source = "Wei, Luo, Luo, CVPR 2024, arXiv 2403.13512"

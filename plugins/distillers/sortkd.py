@@ -1,4 +1,4 @@
-"""Sorted logits (Limantoro 2025): the teacher's logits are dealt out again with the label first."""
+"""Sorted logits (Limantoro 2025): the teacher's logits are reassigned so that the label ranks first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transformed teacher matching (Zheng, Yang 2024): only the teacher is softened, and its doubts count more.
+"""Transformed teacher matching (Zheng, Yang 2024): only the teacher is softened, and uncertain cells count more.
 
 Softening is a power of the teacher's probabilities; without a temperature on the student's side, the loss is
 that of Hinton plus a Renyi entropy that keeps the student from certainty.

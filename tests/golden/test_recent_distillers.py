@@ -101,11 +101,11 @@ def of_wttm(s: Array) -> float:
 def of_sortkd(s: Array) -> float:
     found = 0.0
     for z, t, y in zip(s, N["z_t"], Y, strict=True):
-        dealt = np.empty(5)
+        sorted_ = np.empty(5)
         ranking = [y, *(c for c in sorted(range(5), key=lambda c: -t[c]) if c != y)]
         for value, c in zip(sorted(t, reverse=True), ranking, strict=True):
-            dealt[c] = value
-        found += 16 * kl(softmax(dealt / 4), softmax(z / 4))
+            sorted_[c] = value
+        found += 16 * kl(softmax(sorted_ / 4), softmax(z / 4))
     return found / 4
 
 
@@ -418,7 +418,7 @@ def test_labels_are_aligned_by_both_classifiers() -> None:
     assert np.allclose(seen.grad.numpy(), p_t[:, None] * (one_hot - softmax(N["z_t2"])))
 
 
-def test_gaussians_forget_where_in_a_map_something_is() -> None:
+def test_gaussians_ignore_the_order_of_positions() -> None:
     order = torch.tensor([(5 * i) % 16 for i in range(16)])
     moved = X["F_s"].flatten(2)[:, :, order].view_as(X["F_s"])
     assert torch.allclose(
@@ -431,7 +431,7 @@ def test_gaussians_forget_where_in_a_map_something_is() -> None:
     assert wkd_f.cuts(2, 4) == [(0, 1), (1, 2)]
 
 
-def test_one_scale_is_the_loss_on_the_logits_and_contradicting_parts_count_twice() -> None:
+def test_one_scale_is_the_loss_on_the_logits_and_disagreeing_parts_count_twice() -> None:
     s, t, y = X["z_s"][:, None], X["z_t"][:, None], X["y"]
     assert torch.allclose(sdd.part_loss(s, t, y, 4.0), kd_loss(s[:, 0], t[:, 0], 4.0))
     right, wrong = swapped(X["z_t"], y), -swapped(X["z_t"], y)
@@ -528,10 +528,10 @@ def test_cross_attention_starts_as_plain_distance_of_standardised_maps() -> None
     assert cankd.standardised_distance(3 * X["F_t"] + 2, X["F_t"]).max() < 1e-4
 
 
-def test_even_doubts_make_it_the_similarity_loss() -> None:
+def test_even_uncertainty_makes_it_the_similarity_loss() -> None:
     shares = mad.uncertainty_shares(torch.zeros(4, 5, dtype=torch.float64))
     assert torch.allclose(shares, torch.full((4,), 0.25, dtype=torch.float64))
-    assert torch.allclose(mad.uncertainty_shares(1e4 * X["z_t"]), shares), "no doubts at all"
+    assert torch.allclose(mad.uncertainty_shares(1e4 * X["z_t"]), shares), "no uncertainty at all"
     found = mad.weighted_similarity_loss(X["f_s"], X["f_t"], shares).mean()
     assert torch.allclose(found, 4 * sp_loss(X["f_s"], X["f_t"]).mean())
     rotation = torch.linalg.qr(torch.sin(torch.arange(36).double().view(6, 6) ** 2)).Q
