@@ -1,13 +1,11 @@
 """One for all (Hao et al. 2023): the label's probability is raised, also at classifier exits on stage maps.
 
-An exit leads a stage to the last one's size by depthwise-separable convolutions of stride 2, one for each stage
-that follows, then pools and classifies, as the authors do for convolutional students. One exponent serves all
-exits; the authors tune one for each.
+An exit leads a stage to the last one's size by depthwise-separable convolutions of stride 2, one block for each
+stage that follows, then pools and classifies, as the authors do for convolutional students (Hao840/OFAKD). One
+exponent serves all exits; the authors tune one for each.
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -35,17 +33,35 @@ def ofa_loss(student: Tensor, teacher: Tensor, labels: Tensor, exponent: float, 
     return -(wanted * (student / temperature).log_softmax(1)).sum(1)
 
 
-def exit_of(channels: tuple[int, ...], n_classes: int) -> nn.Sequential:
-    """A classifier [B, channels[0], H, W] -> [B, K] passing through the widths of the stages that follow."""
-    layers: list[nn.Module] = []
-    for given, wanted in pairwise(channels):
-        layers += [
-            nn.Conv2d(given, given, 3, stride=2, padding=1, groups=given, bias=False),
-            nn.Conv2d(given, wanted, 1, bias=False),
-            nn.BatchNorm2d(wanted),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], n_classes))
+def halving(given: int, wanted: int) -> list[nn.Module]:
+    """Layers [B, given, H, W] -> [B, wanted, H / 2, W / 2]: two separable convolutions, each normalised."""
+
+    def separable(channels: int, stride: int) -> list[nn.Module]:
+        depthwise = nn.Conv2d(given, given, 3, stride=stride, padding=1, groups=given, bias=False)
+        pointwise = nn.Conv2d(given, channels, 1, bias=False)
+        return [depthwise, pointwise, nn.BatchNorm2d(channels), nn.ReLU()]
+
+    return [*separable(given, 2), *separable(wanted, 1)]
+
+
+def exit_of(given: int, following: int, width: int, n_classes: int) -> nn.Sequential:
+    """A classifier [B, given, H, W] -> [B, K] of a stage that `following` stages follow.
+
+    Channels double at each block but the last, which has `width`; the last stage has a 1x1 convolution instead.
+    """
+    layers: list[nn.Module] = [] if following else [nn.Conv2d(given, width, 1)]
+    for left in range(following, 0, -1):
+        wanted = width if left == 1 else 2 * given
+        layers += halving(given, wanted)
+        given = wanted
+    found = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_classes))
+    for layer in found:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return found
 
 
 class OFA(Distiller):
@@ -68,14 +84,16 @@ class OFA(Distiller):
         return self.params.temperature
 
     def setup(self, pair: PairShapes) -> None:
-        channels = tuple(shape[0] for shape in pair.student_maps)
+        channels = [shape[0] for shape in pair.student_maps] if self.params.exits else []
         if self.params.exits and not channels:
             raise IncompatibleError(
                 "ofa puts exits on stage maps, but the student's backbone gives none. Set exits=false, or choose "
                 "another backbone (wbcbench list backbones)."
             )
-        stages = range(len(channels)) if self.params.exits else ()
-        self.exits = nn.ModuleList(exit_of(channels[i:], pair.n_classes) for i in stages)
+        width = max(pair.student_embedding or 0, pair.teacher_embedding or 0, *channels[-1:])
+        self.exits = nn.ModuleList(
+            exit_of(c, len(channels) - 1 - i, width, pair.n_classes) for i, c in enumerate(channels)
+        )
 
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         assert student.labels is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from math import factorial
+from math import factorial, log
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from wbcbench.contracts import (
 )
 from wbcbench.contracts.policy import Run
 from wbcbench.errors import IncompatibleError
+
+LARGEST_LOSS = -log(1e-8)
+"""No cell counts with more: the authors' least probability of a label is 1e-8."""
 
 
 def shapley(values: dict[frozenset[int], Tensor], players: int) -> Tensor:
@@ -64,8 +67,23 @@ def leads(losses: Tensor) -> Tensor:
     return torch.exp((losses.sum() - m * losses) / max(1, m - 1))
 
 
+def coefficients(now: Tensor, mean: Tensor, alpha: float) -> Tensor:
+    """exp(alpha min(tau_m - r_m, 10)), r = `leads` of the batch's losses and tau = `leads` of the mean losses.
+
+    Args:
+        now: [M] losses of this batch.
+        mean: [M] running means of the batches before it; equal values, such as zeros at the first, give tau = 1.
+        alpha: >= 0; 0 changes nothing.
+
+    Returns:
+        [M] > 0: below 1 where modality m is further ahead than usual. Source: arXiv 2308.07686, section 3; the
+        bound of 10 is that of the authors' code for CREMA-D.
+    """
+    return torch.exp(alpha * (leads(mean) - leads(now)).clamp(max=10.0))
+
+
 class AGM(ForwardsAgain, ChangesGradients, Policy):
-    """Gradients of modality m are scaled by exp(-alpha (r_m - tau_m)); tau is r of the running mean losses.
+    """Gradients of modality m are scaled by exp(alpha (tau_m - r_m)); tau is r of the mean losses up to now.
 
     Responses are the logits of the modalities' routes; a fusion with only a joint route is run on every
     subset of modalities (2^M forward passes in eval mode, so M <= 4) and its logits are attributed by Shapley
@@ -77,7 +95,7 @@ class AGM(ForwardsAgain, ChangesGradients, Policy):
     traits = PolicyTraits(acts_on="gradients", arity=(2, None), wants=("own_parameters",), subsets=4)
 
     class Params(Parameters):
-        alpha: float = param(1.0, "Strength of the modulation; 0: none.", ge=0, le=10, search=(0.1, 4.0), log=True)
+        alpha: float = param(1.0, "Strength of the modulation; 0: none.", ge=0, le=8, search=(0.1, 4.0), log=True)
 
     params: Params
     mean: Tensor
@@ -124,11 +142,12 @@ class AGM(ForwardsAgain, ChangesGradients, Policy):
             losses = []
             for m, z, y in zip(self.modalities, responses, labels, strict=True):
                 there = shown(batch, self.modalities, m, y).float()
-                losses.append((F.cross_entropy(z, y, reduction="none") * there).sum() / there.sum().clamp(min=1))
+                loss = F.cross_entropy(z, y, reduction="none").clamp(max=LARGEST_LOSS)
+                losses.append((loss * there).sum() / there.sum().clamp(min=1))
             now = torch.stack(losses)
+            scale = coefficients(now, self.mean, self.params.alpha)
             self.count += 1
             self.mean += (now - self.mean) / self.count
-            scale = torch.exp(-self.params.alpha * (leads(now) - leads(self.mean)))
             for m, k in zip(self.modalities, scale, strict=True):
                 for p in self.own[m]:
                     if p.grad is not None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
-from wbcbench_plugins.policies._modalities import labels_of, masked_mean, probe, require_parameters, shown
+from torch import Tensor, nn
+from wbcbench_plugins.policies._modalities import (
+    labels_of,
+    masked_mean,
+    own_modules,
+    probe,
+    require_parameters,
+    shown,
+)
 
 from wbcbench.contracts import (
     JOINT,
+    Backbone,
     Batch,
     ChangesGradients,
     Fusion,
@@ -56,14 +64,31 @@ def coefficients(ratios: Tensor, alpha: float, onset: str) -> Tensor:
     return torch.where(ratios > 1, 1 - torch.tanh(alpha * ratios.relu()), 1.0)
 
 
+def weights_of_encoders(fusion: Fusion, own: dict[str, list[nn.Parameter]]) -> dict[str, list[nn.Parameter]]:
+    """Of each modality's own parameters, the weights with more than one axis that are in its backbone.
+
+    All that have more than one axis where no modality has a backbone of its own.
+    """
+    inside = {
+        id(p)
+        for _, module in own_modules(fusion)
+        for part in module.modules()
+        if isinstance(part, Backbone)
+        for p in part.parameters()
+    }
+    kept = {m: [p for p in found if p.ndim > 1 and id(p) in inside] for m, found in own.items()}
+    return kept if all(kept.values()) else {m: [p for p in found if p.ndim > 1] for m, found in own.items()}
+
+
 class OGMGE(ChangesGradients, Policy):
     """The gradients of the modality that is ahead are scaled down, and Gaussian noise is added.
 
     Scores come from each modality's logits, over present rows: those of its route, or its part of a joint head
-    that adds modalities up (`AddsLogits`: concat with one linear head is the paper's setting). The
-    parameters that belong to a modality (`_modalities`) are scaled: whole networks in late fusion, only the heads
-    where the trunk is shared. An adaptive optimiser such as AdamW undoes a slowly changing scale; the paper uses
-    SGD.
+    that adds modalities up (`AddsLogits`: concat with one linear head is the paper's setting). Changed are the
+    weights of the modality's backbone with more than one axis, so neither biases nor norms nor heads: the paper's
+    code changes the convolutions of its encoders, its authors' BalanceBenchmark every such weight. Where the trunk
+    is shared, the heads' weights are changed instead. An adaptive optimiser such as AdamW undoes a slowly changing
+    scale; the paper uses SGD.
     """
 
     name = "ogm_ge"
@@ -90,7 +115,7 @@ class OGMGE(ChangesGradients, Policy):
 
     def setup(self, fusion: Fusion) -> None:
         super().setup(fusion)
-        self.own = require_parameters(fusion, self.name)
+        self.own = weights_of_encoders(fusion, require_parameters(fusion, self.name))
         if set(modality_logits(fusion, probe(fusion))) != set(self.own):
             raise IncompatibleError(
                 f"ogm_ge compares the logits of each modality, but in '{fusion.name}' they have none of their "
@@ -111,7 +136,7 @@ class OGMGE(ChangesGradients, Policy):
                 for j, p in enumerate(self.own[m]):
                     if p.grad is None:
                         continue
-                    spread = p.grad.std(correction=0) if self.params.noise and p.ndim > 1 else None
+                    spread = p.grad.std(correction=0) if self.params.noise else None
                     p.grad.mul_(scale[i])
                     if spread is not None:
                         noise = progress.draw.normal(p.numel(), f"ogm_ge:{m}:{j}").to(p.device).view(p.shape)

@@ -36,10 +36,11 @@ def energy_weighted(logits: Tensor, there: Tensor, scale: float) -> Tensor:
         scale: > 0.
 
     Returns:
-        [R, K]. Source: arXiv 2306.02050, equation 11 and the authors' code (scale 0.1); the weight's gradient is
-        kept.
+        [R, K]; the weights are constants for the gradient, so that only the ranking loss trains them. Source:
+        arXiv 2306.02050, equation 11, and the authors' code (scale 0.1), which detaches them for image and text
+        but not for RGB-D.
     """
-    weights = torch.where(there, scale * logits.logsumexp(2), 0.0)
+    weights = torch.where(there, scale * logits.detach().logsumexp(2), 0.0)
     return (weights[..., None] * logits).sum(0)
 
 

@@ -88,11 +88,13 @@ GOLDEN_PARTS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
 ]
 
 LOGITS_ONLY = (
-    "bkd", "ctkd", "deit_hard", "dist", "dkd", "logit_mse", "lskd", "mlkd", "nkd", "ofa", "rc", "revision",
-    "rld", "skd", "swap", "tf_kd", "wsld",
+    "abkd", "bkd", "ctkd", "deit_hard", "dist", "dkd", "ikl", "ldrld", "logit_mse", "lskd", "luminet", "mlkd",
+    "nkd", "ofa", "rc", "revision", "rld", "skd", "sortkd", "swap", "tf_kd", "wsld", "wttm",
 )  # fmt: skip
 ALL = (*LOGITS_ONLY, "dist_plus", "uskd")
-SETTINGS: dict[str, dict[str, Any]] = {"ofa": {"exits": False}, "dkd": {"warmup": 0}, "rld": {"warmup": 0}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ofa": {"exits": False}, **{name: {"warmup": 0} for name in ("dkd", "ikl", "luminet", "rld")},
+}  # fmt: skip
 TOGETHER = Progress(epoch=5, epochs=10, step=0, steps=1)
 
 
@@ -139,7 +141,9 @@ def test_golden_decoupled_loss_on_standardised_logits() -> None:
     assert student.grad.abs().sum().item() == pytest.approx(8.0019655208, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["logit_mse", "dkd", "lskd", "skd", "mlkd", "ctkd"])
+@pytest.mark.parametrize(
+    "name", ["abkd", "ctkd", "dkd", "ikl", "ldrld", "logit_mse", "lskd", "luminet", "mlkd", "skd"]
+)
 def test_zero_where_student_equals_teacher(name: str) -> None:
     assert loss_of(name, T, T).abs() < 1e-12
 
@@ -148,7 +152,7 @@ def test_correlation_of_equals_is_one_up_to_its_epsilon() -> None:
     assert 0 <= loss_of("dist", T, T) < 1e-3
 
 
-@pytest.mark.parametrize("name", sorted({*LOGITS_ONLY} - {"logit_mse", "bkd", "rc", "revision", "skd"}))
+@pytest.mark.parametrize("name", sorted({*LOGITS_ONLY} - {"logit_mse", "bkd", "luminet", "rc", "revision", "skd"}))
 def test_a_constant_added_to_a_row_changes_nothing(name: str) -> None:
     shift = torch.arange(4.0, dtype=S.dtype)[:, None]
     assert torch.allclose(loss_of(name, S + shift, T - 3 * shift), loss_of(name, S, T), rtol=1e-9)
@@ -225,7 +229,7 @@ def test_a_label_that_the_teacher_ranks_last_teaches_no_correlation() -> None:
     assert torch.equal(student.grad, torch.zeros_like(S))
 
 
-@pytest.mark.parametrize("name", ["dkd", "rld"])
+@pytest.mark.parametrize("name", ["dkd", "ikl", "luminet", "rld"])
 def test_warm_up_is_linear_in_the_share_of_training(name: str) -> None:
     full = loss_of(name, S, T)
     for epoch, share in ((0, 0.0), (1, 0.25), (2, 0.5), (4, 1.0), (9, 1.0)):
@@ -261,6 +265,21 @@ def test_exits_are_trained_on_any_stage_shapes() -> None:
     for name in ("ofa", "uskd"):
         with pytest.raises(IncompatibleError, match="backbone"):
             evaluate_distiller(name, {"logits": S}, {"logits": T}, labels=Y)
+
+
+def test_exits_have_the_authors_layers() -> None:
+    """Hao840/OFAKD f7bb896: two depthwise and pointwise pairs per halving, channels doubled, the widest embedding
+    last; a 1x1 convolution after the last stage. Parameters counted by hand."""
+    doubling = 4 * 9 + 4 * 4 + 2 * 4 + 4 * 9 + 4 * 8 + 2 * 8
+    widening = 8 * 9 + 8 * 8 + 2 * 8 + 8 * 9 + 8 * 10 + 2 * 10
+    for given, following, expected in ((4, 2, doubling + widening), (8, 1, widening), (16, 0, 16 * 10 + 10)):
+        network = ofa.exit_of(given, following, 10, 3)
+        assert sum(p.numel() for p in network.parameters()) == expected + 10 * 3 + 3
+        assert network[:-3](torch.zeros(2, given, 8, 8)).shape == (2, 10, 8 >> following, 8 >> following)
+    student = Output(S.float(), torch.zeros(4, 8), maps=tuple(torch.zeros(4, c, 8, 8) for c in (4, 8)))
+    distiller = ofa.OFA(ofa.OFA.Params())
+    distiller.setup(shapes_of(student, Output(T.float(), torch.zeros(4, 12))))
+    assert [leave[-1].in_features for leave in distiller.exits] == [12, 12]
 
 
 def test_swapping_makes_the_teacher_right_and_keeps_its_logits() -> None:
