@@ -65,7 +65,9 @@ class ARL(ChangesGradients, Policy):
     )
 
     class Params(Parameters):
-        gamma: float = param(4.0, "Factor on the modalities' own losses (authors: 1 to 5).", ge=0, search=(1.0, 5.0))
+        gamma: float = param(
+            4.0, "Factor on the modalities' own losses (authors: 1 to 5).", ge=0, search=(1.0, 5.0)
+        )
         sharpness: float = param(
             8.0, "T of the coefficients; 0: the same for all (authors: 4 or 8).", ge=0, le=100, search=[4.0, 8.0]
         )

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from wbcbench_plugins.policies._modalities import own_parameters, require_logits, require_parameters, unimodal_terms
+from wbcbench_plugins.policies._modalities import (
+    own_parameters,
+    require_logits,
+    require_parameters,
+    unimodal_terms,
+)
 
 from wbcbench.contracts import (
     Batch,

@@ -1,4 +1,4 @@
-"""Prototypical modal rebalance: the modality that is behind is pulled to its class prototypes (Fan et al. 2023)."""
+"""Prototypical modal rebalance: the modality that is behind is pulled to class prototypes (Fan et al. 2023)."""
 
 from __future__ import annotations
 

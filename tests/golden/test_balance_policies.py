@@ -149,7 +149,9 @@ class TestDGL:
     def test_every_parameter_has_the_gradient_of_its_side(self, fusion: Any, modalities: int) -> None:
         net, policy = pair(DGL, fusion, modalities, alpha=2.0)
         batch = toy_batch(net.task)
-        policy_step(net, [policy], batch, progress(), kd_terms=lambda o, b: 0.1 * o["joint"].logits.square().mean())
+        policy_step(
+            net, [policy], batch, progress(), kd_terms=lambda o, b: 0.1 * o["joint"].logits.square().mean()
+        )
         fresh = build_toy(type(net), net.task).train()
         outputs = fresh(toy_batch(net.task).images)
         z = modality_logits(fresh, outputs)
