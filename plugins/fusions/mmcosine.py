@@ -40,8 +40,9 @@ class CosineHead(nn.Module):
 class MMCosine(AddsLogits, Fusion):
     """One backbone per modality; z_k = s sum_m cos(h_m, w_mk), a joint head without lengths and bias.
 
-    Balances modalities: in a linear joint head, the one whose weights and embeddings grow fastest decides. An absent modality adds nothing. Training and prediction are the same, which is why this is a fusion and not a
-    policy. Parameters: sum_m [P + S(C_m) + D_m K]: M backbones.
+    Balances modalities: in a linear joint head, the one whose weights and embeddings grow fastest decides. An
+    absent modality adds nothing. It predicts as it trains, which is why this is a fusion and not a policy.
+    Parameters: sum_m [P + S(C_m) + D_m K]: M backbones.
     """
 
     name = "mmcosine"
