@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from wbcbench_plugins.policies.arl import ARL, asymmetry
 from wbcbench_plugins.policies.dgl import DGL
+from wbcbench_plugins.policies.inforeg import InfoReg, growth, restraint
+from wbcbench_plugins.policies.lckd import LCKD
 from wbcbench_plugins.policies.pmr import PMR, behind, similarities
+from wbcbench_plugins.policies.smv import SMV, contributions, repeats
 
 from wbcbench.contracts import Fusion, Policy, Progress, modality_logits
 from wbcbench.errors import IncompatibleError
@@ -188,3 +191,146 @@ class TestDGL:
         net = build_toy(component_class("fusion", fusion), toy_task(2), **params)
         with pytest.raises(IncompatibleError):
             DGL(DGL.Params()).setup(net)
+
+
+class TestInfoReg:
+    def test_restraint_is_the_authors_for_two_and_falls_on_one_only(self) -> None:
+        found = restraint(torch.tensor([3.0, 2.4]), 0.95)
+        assert found.tolist() == [pytest.approx(0.95 * np.exp(np.tanh(0.6)), rel=1e-6), 0.0]
+        assert restraint(torch.tensor([1.0, 4.0, 3.5]), 0.1)[1].item() == pytest.approx(0.1 * np.exp(np.tanh(0.5)))
+        assert restraint(torch.ones(2), 0.95).tolist() == [0.0, 0.0]
+
+    def test_growth_is_that_of_the_moving_average(self) -> None:
+        trace = np.zeros((11, 1))
+        trace[-3:, 0] = 4.0, 2.0, 1.0
+        now, before = trace[1:].mean(), trace[:-1].mean()
+        assert growth(torch.tensor(trace)).item() == pytest.approx((now - before) / now)
+        assert growth(torch.ones(11, 2)).tolist() == [0.0, 0.0]
+        assert torch.isfinite(growth(torch.zeros(11, 2))).all()
+
+    @pytest.mark.parametrize("fusion", ["concat", ToyBoth])
+    def test_the_modality_ahead_is_pulled_to_the_start_of_the_epoch(self, fusion: Any) -> None:
+        net, policy = pair(InfoReg, fusion, factor=0.5)
+        starts = [p.detach().clone() for p in net.parameters()]
+        policy_step(net, [policy], toy_batch(net.task), progress(0, step=0, steps=2))
+        plain = [p.grad.clone() for p in net.parameters()]
+        net.zero_grad()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.1 * torch.sign(p))
+        _, outputs, batch = policy_step(net, [policy], toy_batch(net.task), progress(0, step=1, steps=2))
+        z = modality_logits(net, outputs)
+        score = torch.stack([z[m].softmax(1).gather(1, batch.labels[:, None]).sum() for m in "uv"])
+        ahead = "uv"[int(score.argmax())]
+        beta = 0.5 * torch.exp(torch.tanh((score[0] - score[1]).abs()))
+        loss = F.cross_entropy(outputs["joint"].logits, batch.labels)
+        loss = loss + sum(F.cross_entropy(z[m], batch.labels) for m in "uv")
+        fresh = build_toy(type(net), net.task).train()
+        fresh.load_state_dict(net.state_dict())
+        again = fresh(toy_batch(net.task).images)
+        zs = modality_logits(fresh, again)
+        same = F.cross_entropy(again["joint"].logits, batch.labels) + sum(
+            F.cross_entropy(zs[m], batch.labels) for m in "uv"
+        )
+        assert same.item() == pytest.approx(loss.item(), rel=1e-5)
+        own = {id(p) for p in policy.own[ahead]}
+        expected = gradients_of(same, fresh)
+        for p, g, start in zip(net.parameters(), expected, starts, strict=True):
+            pulled = beta * (p - start) if id(p) in own else 0.0
+            assert torch.allclose(p.grad, g + pulled, atol=1e-5)  # type: ignore[operator]
+        assert any(not torch.allclose(a, p.grad) for a, p in zip(plain, net.parameters(), strict=True))
+
+    def test_the_window_closes_when_information_stops_growing(self) -> None:
+        net, policy = pair(InfoReg, "concat")
+        for epoch in range(12):
+            policy.fisher.fill_(1.0)
+            policy.on_epoch(net, progress(epoch), {})
+            assert policy.window.tolist() == [epoch < 10] * 2, epoch
+
+
+class TestSMV:
+    def test_two_modalities_are_the_authors_table(self) -> None:
+        cases = [(a, b, both) for a in (0, 1) for b in (0, 1) for both in (0, 1)]
+        right = {
+            frozenset({0}): torch.tensor([a == 1 for a, _, _ in cases]),
+            frozenset({1}): torch.tensor([b == 1 for _, b, _ in cases]),
+            frozenset({0, 1}): torch.tensor([c == 1 for _, _, c in cases]),
+        }
+        found = contributions(right, 2)
+        table = {0.5: 1, 0.0: 2, -0.5: 3, 1.0: 0, 1.5: 0}
+        for i, (a, b, both) in enumerate(cases):
+            expected = (a + 2 * both - b) / 2, (b + 2 * both - a) / 2
+            assert found[:, i].tolist() == pytest.approx(expected)
+            assert repeats(found[:, i]).tolist() == [table[v] for v in expected]
+
+    def test_contributions_of_three_add_up(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        subsets = [frozenset(i for i in range(3) if bits >> i & 1) for bits in range(1, 8)]
+        right = {s: torch.rand(20, generator=generator) < 0.5 for s in subsets}
+        whole = 3.0 * right[frozenset(range(3))]
+        assert torch.allclose(contributions(right, 3).sum(0), whole, atol=1e-6)
+
+    @pytest.mark.parametrize("fusion", ["concat", "late", ToyBoth])
+    def test_what_is_added_are_the_losses_of_the_cells_shown_again(self, fusion: Any) -> None:
+        net, policy = pair(SMV, fusion, warmup=1)
+        assert "smv.u" not in policy_step(net, [policy], toy_batch(net.task), progress(0))[0]
+        batch = toy_batch(net.task)
+        terms, _, _ = policy_step(net, [policy], batch, progress(1))
+        images, labels = toy_batch(net.task).images, batch.labels
+        net.eval()
+        alone: dict[str, Tensor] = {}
+        right = {}
+        for name in ("u", "v", "uv"):
+            shown = {m: x if m in name else torch.zeros_like(x) for m, x in images.items()}
+            present = torch.tensor([m in name for m in "uv"]).expand(8, -1)
+            outputs = net(shown, present)
+            right[name] = net.predict(outputs, present).argmax(1) == labels
+            routes = [r for r in outputs if r in ("joint", name)]
+            alone[name] = torch.stack(
+                [F.cross_entropy(outputs[r].logits, labels, reduction="none") for r in routes]
+            ).sum(0) if routes else torch.zeros(8)  # fmt: skip
+        v = {k: len(k) * r.double() for k, r in right.items()}
+        for m, other in ("uv", "vu"):
+            phi = (v[m] + v["uv"] - v[other]) / 2
+            expected = (2 * (1 - phi)).clamp(min=0) * alone[m]
+            assert terms[f"smv.{m}"].item() == pytest.approx(expected.mean().item(), rel=1e-4)
+
+    def test_incomplete_rows_are_not_valued(self) -> None:
+        net, policy = pair(SMV, "concat", warmup=0)
+        batch = toy_batch(net.task)
+        batch.present = torch.tensor([[True, False]] * 8)
+        terms, _, _ = policy_step(net, [policy], batch, progress())
+        assert terms["smv.u"].item() == terms["smv.v"].item() == 0
+
+
+class TestLCKD:
+    def test_the_best_on_validation_cells_teaches_the_others(self) -> None:
+        net, policy = pair(LCKD, "late", 3, weight=0.3)
+        terms = policy_step(net, [policy], toy_batch(net.task), progress())[0]
+        assert all(terms[f"lckd.{m}"] == 0 for m in "uvw"), "nobody is elected yet"
+        policy.on_epoch(net, progress(), {"u": 0.9, "v": 0.4, "w": 0.5})
+        net.zero_grad()
+        terms, outputs, _ = policy_step(net, [policy], toy_batch(net.task), progress(1))
+        h = {m: outputs[m].embedding.detach().double().numpy() for m in "uvw"}
+        for m in "uvw":
+            assert terms[f"lckd.{m}"].item() == pytest.approx(0.3 * np.abs(h["v"] - h[m]).mean(), abs=1e-6)
+        assert terms["lckd.v"] == 0
+        fresh = build_toy(type(net), net.task).train()
+        policy_step(fresh, [], toy_batch(net.task), progress(1))
+        for (name, p), q in zip(net.named_parameters(), fresh.parameters(), strict=True):
+            taught = ".u." in name or ".w." in name
+            changed = not torch.allclose(p.grad, q.grad, atol=1e-7)
+            assert changed == (taught and "heads" not in name), name
+
+    def test_absent_teachers_and_other_cells_teach_nothing(self) -> None:
+        net, policy = pair(LCKD, "late")
+        policy.on_epoch(net, progress(), {"u": 0.1, "v": 0.4})
+        batch = toy_batch(net.task)
+        batch.present = torch.tensor([[True, True]] * 3 + [[False, True]] * 5)
+        terms, outputs, _ = policy_step(net, [policy], batch, progress(1))
+        apart = (outputs["u"].embedding - outputs["v"].embedding).abs()[:3].mean()
+        assert terms["lckd.v"].item() == pytest.approx(0.1 * apart.item(), rel=1e-4)
+
+    def test_refused_where_modalities_share_an_embedding(self) -> None:
+        with pytest.raises(IncompatibleError, match="embedding of each modality"):
+            pair(LCKD, "independent")

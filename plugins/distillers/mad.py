@@ -1,0 +1,52 @@
+"""Margin-aware distillation of MMANet: similarities to cells that the teacher is unsure of count more.
+
+The teacher reads all modalities; a student whose cells lack some (data, or the policy modality_dropout) learns how
+cells relate to each other. MMANet's other part, the regularisation of weak combinations, is not included.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
+
+
+def mad_loss(student: Tensor, teacher: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Squared distance of similarity matrices G = f f^T with rows of length 1, column j weighted by w_j.
+
+    Args:
+        student, teacher: embeddings [B, *]; the widths may differ.
+        teacher_logits: [B, K]; w_j is the entropy of cell j's prediction as a share of the batch's.
+
+    Returns:
+        [B]: B sum_j w_j (G_s - G_t)_ij^2, so that the mean is sum_ij w_j (G_s - G_t)_ij^2. Equal entropies give
+        B times `sp`.
+
+    Source: Wei et al., MMANet, CVPR 2023, and the authors' code (mad.py), where the weights multiply columns.
+    """
+    g_s, g_t = (F.normalize(f @ f.T, dim=1) for f in (student, teacher))
+    entropy = torch.special.entr(teacher_logits.softmax(1)).sum(1)
+    share = entropy / entropy.sum().clamp(min=1e-12)
+    return len(student) * ((g_s - g_t).square() * share).sum(1)
+
+
+class MAD(Distiller):
+    """Similarities between the samples of a batch, those to cells near the teacher's decision boundary first."""
+
+    name = "mad"
+    source = "Wei, Luo, Luo, MMANet, CVPR 2023: margin-aware distillation, on the embedding"
+    needs = Needs(student=("embedding",), teacher=("embedding", "logits"), min_batch=2, matches="relational")
+
+    class Params(DistillerParams):
+        weight: float = param(
+            1.0, "Factor on the loss; the default of the authors' code.", ge=0, search=(0.1, 100.0), log=True
+        )
+
+    params: Params
+
+    def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
+        assert student.embedding is not None
+        assert teacher.embedding is not None
+        return {"similarity": mad_loss(student.embedding, teacher.embedding, teacher.logits)}
