@@ -29,7 +29,8 @@ def mad_loss(student: Tensor, teacher: Tensor, teacher_logits: Tensor) -> Tensor
     g_s, g_t = (F.normalize(f @ f.T, dim=1) for f in (student, teacher))
     entropy = torch.special.entr(teacher_logits.softmax(1)).sum(1)
     share = entropy / entropy.sum().clamp(min=1e-12)
-    return len(student) * ((g_s - g_t).square() * share).sum(1)
+    found: Tensor = len(student) * ((g_s - g_t).square() * share).sum(1)
+    return found
 
 
 class MAD(Distiller):

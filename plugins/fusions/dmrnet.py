@@ -30,7 +30,8 @@ from wbcbench.contracts import (
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mu, sigma^2) || N(0, 1)) = sum_d (sigma^2 + mu^2 - log sigma^2 - 1) / 2: [B, D], [B, D] -> [B]."""
-    return (log_variance.exp() + mean.square() - log_variance - 1).sum(1) / 2
+    found: Tensor = (log_variance.exp() + mean.square() - log_variance - 1).sum(1) / 2
+    return found
 
 
 def drawn(uniform: Tensor, count: int) -> Tensor:

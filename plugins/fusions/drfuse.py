@@ -97,8 +97,9 @@ class DiagonalHead(nn.Module):
         self.layer = nn.Linear(dim, classes)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        each = embedding.unflatten(1, (self.layer.out_features, -1))
-        return (each * self.layer.weight).sum(2) + self.layer.bias
+        each = torch.unflatten(embedding, 1, (self.layer.out_features, -1))
+        logits: Tensor = (each * self.layer.weight).sum(2) + self.layer.bias
+        return logits
 
 
 @dataclass

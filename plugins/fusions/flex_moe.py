@@ -142,7 +142,7 @@ class FlexMoE(Fusion):
         x = tokens + self.out(attend(q, k, v, self.params.heads))
         y = self.norm2(x)
         scores = self.router(y)  # [B, M, E]
-        gates = route(scores.flatten(0, 1), self.top).unflatten(0, scores.shape[:2])
+        gates = route(scores.flatten(0, 1), self.top).view_as(scores)
         hidden = F.gelu(torch.einsum("bmd,edh->bmeh", y, self.expand) + self.inner)
         answers = torch.einsum("bmeh,ehd->bmed", hidden, self.reduce) + self.outer
         fused = (x + (gates[..., None] * answers).sum(2)).flatten(1)
@@ -153,6 +153,6 @@ class FlexMoE(Fusion):
         terms, out = super().task_terms(outputs, batch, progress), outputs["joint"]
         if isinstance(out, Routed) and out.scores is not None and out.code is not None:
             scores = out.scores.float()
-            gates = route(scores.flatten(0, 1), self.top).unflatten(0, scores.shape[:2])
+            gates = route(scores.flatten(0, 1), self.top).view_as(scores)
             terms["gate"] = self.params.gate * gate_loss(scores, gates, out.code)
         return terms

@@ -56,7 +56,8 @@ def key_penalty(keys: Tensor) -> Tensor:
     directions = F.normalize(keys, dim=1)
     cosines = (directions @ directions.T).triu(1).square().sum()
     pairs = max(1, len(keys) * (len(keys) - 1) // 2)
-    return cosines / pairs + (torch.linalg.vector_norm(keys, dim=1) - 1).square().mean()
+    penalty: Tensor = cosines / pairs + (torch.linalg.vector_norm(keys, dim=1) - 1).square().mean()
+    return penalty
 
 
 class BindingStem(nn.Module):
@@ -68,7 +69,7 @@ class BindingStem(nn.Module):
         self.keys = nn.Parameter(torch.randn(len(stems), width) * width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        images = torch.split(x, self.channels, 1)
+        images = torch.split(x, [*self.channels], 1)
         return bind(torch.stack([stem(i) for stem, i in zip(self.each, images, strict=True)]), self.keys)
 
 
