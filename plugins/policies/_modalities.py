@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wbcbench.contracts import Backbone, Batch, Features, Fusion, Output, Outputs, OwnHeads
+from wbcbench.contracts import JOINT, Backbone, Batch, Features, Fusion, Output, Outputs, OwnHeads, modality_logits
 from wbcbench.contracts import masked_mean as masked_mean
 from wbcbench.errors import IncompatibleError
 
@@ -76,6 +77,48 @@ def modality_routes(fusion: Fusion, policy: str, least: int = 2) -> tuple[str, .
             "Choose a fusion with one head per modality, such as late or independent."
         )
     return routes
+
+
+def require_logits(fusion: Fusion, policy: str) -> None:
+    """Raises `IncompatibleError` unless every modality has logits: of its route, or its part of a joint head."""
+    if set(modality_logits(fusion, probe(fusion))) != set(fusion.task.modalities):
+        raise IncompatibleError(
+            f"{policy} compares the logits of each modality, but in '{fusion.name}' they have none of their "
+            "own. Choose a fusion with a head per modality such as late_prob, or concat:hidden=0."
+        )
+
+
+def own_logits(fusion: Fusion, outputs: Outputs, batch: Batch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Modality -> its logits [R, K], the labels [R] of its rows, and [R] bool whether its image is there."""
+    found = {}
+    for m, logits in modality_logits(fusion, outputs).items():
+        labels = labels_of(outputs[m if m in outputs else JOINT])
+        found[m] = logits, labels, shown(batch, fusion.task.modalities, m, labels)
+    return found
+
+
+def unimodal_terms(
+    policy: str, terms: dict[str, Tensor], outputs: Outputs, batch: Batch, fusion: Fusion
+) -> dict[str, Tensor]:
+    """The loss of each modality by itself: the term of its route, or, as `policy.modality`, the cross-entropy of
+    its part of a joint head over the rows that have it."""
+    found = {}
+    for m, (logits, labels, there) in own_logits(fusion, outputs, batch).items():
+        if m in terms:
+            found[m] = terms[m]
+            continue
+        loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=fusion.label_smoothing)
+        found[f"{policy}.{m}"] = masked_mean(loss * batch.weights_of(labels), there)
+    return found
+
+
+def scores(fusion: Fusion, outputs: Outputs, batch: Batch) -> Tensor:
+    """[M]: the sum, over the rows that have modality m, of the probability that it alone gives the label."""
+    found = []
+    for logits, labels, there in own_logits(fusion, outputs, batch).values():
+        right = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        found.append(torch.where(there, right, 0.0).sum())
+    return torch.stack(found)
 
 
 class Embeddings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+<<<<<<< HEAD
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import (
     labels_of,
@@ -18,6 +19,12 @@ from wbcbench_plugins.policies._modalities import (
 from wbcbench.contracts import (
     JOINT,
     Backbone,
+=======
+from torch import Tensor
+from wbcbench_plugins.policies._modalities import masked_mean, own_logits, require_logits, require_parameters
+
+from wbcbench.contracts import (
+>>>>>>> cata
     Batch,
     ChangesGradients,
     Fusion,
@@ -26,10 +33,8 @@ from wbcbench.contracts import (
     Policy,
     PolicyTraits,
     Progress,
-    modality_logits,
     param,
 )
-from wbcbench.errors import IncompatibleError
 
 
 def discrepancy_ratios(scores: Tensor) -> Tensor:
@@ -115,22 +120,26 @@ class OGMGE(ChangesGradients, Policy):
 
     def setup(self, fusion: Fusion) -> None:
         super().setup(fusion)
+<<<<<<< HEAD
         self.own = weights_of_encoders(fusion, require_parameters(fusion, self.name))
         if set(modality_logits(fusion, probe(fusion))) != set(self.own):
             raise IncompatibleError(
                 f"ogm_ge compares the logits of each modality, but in '{fusion.name}' they have none of their "
                 "own. Choose a fusion with a head per modality such as late_prob, or concat:hidden=0."
             )
+=======
+        self.own = require_parameters(fusion, self.name)
+        require_logits(fusion, self.name)
+>>>>>>> cata
 
     def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
         if progress.fraction >= self.params.until:
             return
         with torch.no_grad():
-            scores, said = [], modality_logits(fusion, outputs)
-            for m in self.own:
-                labels = labels_of(outputs[m if m in outputs else JOINT])
-                right = said[m].softmax(1).gather(1, labels[:, None])[:, 0]
-                scores.append(masked_mean(right, shown(batch, fusion.task.modalities, m, labels)).mean())
+            scores = []
+            for logits, labels, there in own_logits(fusion, outputs, batch).values():
+                right = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+                scores.append(masked_mean(right, there).mean())
             scale = coefficients(discrepancy_ratios(torch.stack(scores)), self.params.alpha, self.params.onset)
             for i, m in enumerate(self.own):
                 for j, p in enumerate(self.own[m]):

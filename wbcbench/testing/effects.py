@@ -204,7 +204,10 @@ def fusion_trace(cls: type[Fusion], params: Mapping[str, Any], modalities: int =
 def policy_trace(
     cls: type[Policy], fusion_cls: type[Fusion], params: Mapping[str, Any], modalities: int = 2
 ) -> Tensor:
-    """Losses, gradients and shown images of a policy over eight epochs of one step."""
+    """Losses, gradients and shown images of a policy over eight epochs of one step, the second of two.
+
+    Two steps, because what a policy compares with the start of an epoch differs in no first step.
+    """
     fusion = build_toy(fusion_cls, toy_task(modalities)).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -213,13 +216,14 @@ def policy_trace(
     optimiser = _sgd(fusion, policy)
     numbers = []
     for epoch in range(8):
-        progress = Progress(epoch, 8, 0, 1, toy_draw(step=epoch))
-        torch.manual_seed(epoch)
-        optimiser.zero_grad()
-        terms, _, shown = policy_step(fusion, [policy], toy_batch(fusion.task, seed=epoch % 3), progress)
-        numbers += [torch.stack([t.detach().double() for t in terms.values()]), _gradients(fusion)]
-        numbers += [x.double().sum()[None] for x in shown.images.values()]
-        optimiser.step()
+        for step in range(2 if epoch == 1 else 1):
+            progress = Progress(epoch, 8, step, 1 + step, toy_draw(step=epoch))
+            torch.manual_seed(epoch)
+            optimiser.zero_grad()
+            terms, _, shown = policy_step(fusion, [policy], toy_batch(fusion.task, seed=epoch % 3), progress)
+            numbers += [torch.stack([t.detach().double() for t in terms.values()]), _gradients(fusion)]
+            numbers += [x.double().sum()[None] for x in shown.images.values()]
+            optimiser.step()
         losses = {r: 2.0 - 0.1 * epoch * (i + 1) / len(fusion.routes) for i, r in enumerate(fusion.routes)}
         end_epoch(policy, fusion, progress, losses)
     return torch.cat([n.flatten() for n in numbers])
