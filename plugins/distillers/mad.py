@@ -1,14 +1,7 @@
-<<<<<<< HEAD
 """Margin-aware distillation (Wei et al. 2023): similarities to cells of which the teacher is unsure count more.
 
 Made for a student that lacks modalities of its teacher. The rest of MMANet, which regularises weak
 combinations of modalities, is not part of it.
-=======
-"""Margin-aware distillation of MMANet: similarities to cells that the teacher is unsure of count more.
-
-The teacher reads all modalities; a student whose cells lack some (data, or the policy modality_dropout) learns how
-cells relate to each other. MMANet's other part, the regularisation of weak combinations, is not included.
->>>>>>> cata
 """
 
 from __future__ import annotations
@@ -20,7 +13,6 @@ from torch import Tensor
 from wbcbench.contracts import Distiller, DistillerParams, Needs, Output, Progress, param
 
 
-<<<<<<< HEAD
 def uncertainty_shares(logits: Tensor) -> Tensor:
     """H_j / sum_i H_i of a batch, H the entropy at T = 1: logits [B, K] -> [B], summing to 1; even without any."""
     log_p = logits.log_softmax(1)
@@ -45,39 +37,14 @@ def weighted_similarity_loss(student: Tensor, teacher: Tensor, shares: Tensor) -
     """
     g_s, g_t = (F.normalize(f @ f.T, dim=1) for f in (student, teacher))
     return len(shares) * shares * (g_s - g_t).square().sum(0)
-=======
-def mad_loss(student: Tensor, teacher: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Squared distance of similarity matrices G = f f^T with rows of length 1, column j weighted by w_j.
-
-    Args:
-        student, teacher: embeddings [B, *]; the widths may differ.
-        teacher_logits: [B, K]; w_j is the entropy of cell j's prediction as a share of the batch's.
-
-    Returns:
-        [B]: B sum_j w_j (G_s - G_t)_ij^2, so that the mean is sum_ij w_j (G_s - G_t)_ij^2. Equal entropies give
-        B times `sp`.
-
-    Source: Wei et al., MMANet, CVPR 2023, and the authors' code (mad.py), where the weights multiply columns.
-    """
-    g_s, g_t = (F.normalize(f @ f.T, dim=1) for f in (student, teacher))
-    entropy = torch.special.entr(teacher_logits.softmax(1)).sum(1)
-    share = entropy / entropy.sum().clamp(min=1e-12)
-    found: Tensor = len(student) * ((g_s - g_t).square() * share).sum(1)
-    return found
->>>>>>> cata
 
 
 class MAD(Distiller):
     """Similarities between the samples of a batch, those to cells near the teacher's decision boundary first."""
 
     name = "mad"
-<<<<<<< HEAD
     source = "Wei, Luo, Luo, CVPR 2023 (MMANet), on the embedding"
     needs = Needs(student=("embedding",), teacher=("logits", "embedding"), min_batch=2, matches="relational")
-=======
-    source = "Wei, Luo, Luo, MMANet, CVPR 2023: margin-aware distillation, on the embedding"
-    needs = Needs(student=("embedding",), teacher=("embedding", "logits"), min_batch=2, matches="relational")
->>>>>>> cata
 
     class Params(DistillerParams):
         weight: float = param(
@@ -89,9 +56,5 @@ class MAD(Distiller):
     def terms(self, student: Output, teacher: Output, progress: Progress) -> dict[str, Tensor]:
         assert student.embedding is not None
         assert teacher.embedding is not None
-<<<<<<< HEAD
         shares = uncertainty_shares(teacher.logits)
         return {"similarity": weighted_similarity_loss(student.embedding, teacher.embedding, shares)}
-=======
-        return {"similarity": mad_loss(student.embedding, teacher.embedding, teacher.logits)}
->>>>>>> cata

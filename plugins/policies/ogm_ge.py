@@ -5,26 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-<<<<<<< HEAD
 from torch import Tensor, nn
 from wbcbench_plugins.policies._modalities import (
-    labels_of,
     masked_mean,
+    own_logits,
     own_modules,
-    probe,
+    require_logits,
     require_parameters,
-    shown,
 )
 
 from wbcbench.contracts import (
-    JOINT,
     Backbone,
-=======
-from torch import Tensor
-from wbcbench_plugins.policies._modalities import masked_mean, own_logits, require_logits, require_parameters
-
-from wbcbench.contracts import (
->>>>>>> cata
     Batch,
     ChangesGradients,
     Fusion,
@@ -120,17 +111,8 @@ class OGMGE(ChangesGradients, Policy):
 
     def setup(self, fusion: Fusion) -> None:
         super().setup(fusion)
-<<<<<<< HEAD
         self.own = weights_of_encoders(fusion, require_parameters(fusion, self.name))
-        if set(modality_logits(fusion, probe(fusion))) != set(self.own):
-            raise IncompatibleError(
-                f"ogm_ge compares the logits of each modality, but in '{fusion.name}' they have none of their "
-                "own. Choose a fusion with a head per modality such as late_prob, or concat:hidden=0."
-            )
-=======
-        self.own = require_parameters(fusion, self.name)
         require_logits(fusion, self.name)
->>>>>>> cata
 
     def after_backward(self, fusion: Fusion, outputs: Outputs, batch: Batch, progress: Progress) -> None:
         if progress.fraction >= self.params.until:
