@@ -62,9 +62,9 @@ class Knn(SolvedOnce, Fusion):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """As many cells as were stored."""
-        stored = [t for t in (state.get(f"{prefix}{name}") for name in ("bank", "votes")) if isinstance(t, Tensor)]
-        if len(stored) == 2:
-            self._hold(*(torch.zeros_like(t, device=self.bank.device) for t in stored))
+        names = (f"{prefix}bank", f"{prefix}votes")
+        if all(isinstance(state.get(name), Tensor) for name in names):
+            self._hold(*(torch.zeros_like(state[name], device=self.bank.device) for name in names))
         super()._load_from_state_dict(state, prefix, *rest)
 
     def features(self, images: dict[str, Tensor], present: Tensor | None) -> Tensor:

@@ -25,7 +25,7 @@ Invoke = Callable[..., tuple[int, str, str]]
 Rerun = Callable[..., tuple[int, str, str]]
 Train = Callable[..., dict[str, Any]]
 
-FUSIONS = sorted(c.name for c in registry().components("fusion"))
+FUSIONS = sorted(c.name for c in registry().components("fusion") if c.name != "knn")  # which needs trained weights
 
 
 @pytest.fixture

@@ -344,7 +344,8 @@ class Request(Frozen):
     ray_address: str = ""
     """`host:port` of a running Ray cluster, or `auto`; empty: Ray is started for this run only."""
     replay_maps_gb: float = Field(2.0, ge=0)
-    """Stage maps are replayed too (in half precision) if all epochs of a trial's teachers fit into this size."""
+    """Stage maps are replayed too (in half precision) if all epochs of a trial's teachers fit into this size.
+    So are embeddings of frozen teachers, for their other heads."""
     replay: Literal["auto", "never"] = "auto"
     """`never` runs teachers at every step: the same student up to float tolerance, but slower."""
     _root: Path = PrivateAttr()

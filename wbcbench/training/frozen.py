@@ -71,11 +71,9 @@ class Embeddings:
     keeps = False
     """As of `EpochViews`."""
 
-    def __init__(self, replays: Mapping[str, Replay]) -> None:
-        """`replays`: of each modality, all of the same cells."""
-        self.replays = replays
-        sources: list[Any] = [r.teacher for r in replays.values()]  # each a `Source`
-        self.networks: list[Backbone] = [source.network for source in sources]
+    def __init__(self, networks: Mapping[str, Backbone], replays: Mapping[str, Replay]) -> None:
+        """Modality -> its network, and its embeddings, all of the same cells."""
+        self.networks, self.replays = networks, replays
         first = next(iter(replays.values()))
         self._row = torch.zeros(len(first.views.cells), dtype=torch.int64, device=first.train.device)
         self._row[first.train] = torch.arange(len(first.train), device=first.train.device)
@@ -95,7 +93,7 @@ class Embeddings:
 
     def reading(self) -> AbstractContextManager[None]:
         """Within it the networks return what they are given, instead of reading images."""
-        return _passing(self.networks)
+        return _passing(self.networks.values())
 
 
 class Embedded:
@@ -211,7 +209,7 @@ def embeddings(
         }
         folder, source = bench.store.replay_dir(digest(key, length=24)), Source(modality, network)
         replays[modality] = Replay(folder, source, views, ids, kinds=("embedding",))  # type: ignore[arg-type]
-    return Embeddings(replays)
+    return Embeddings(networks, replays)
 
 
 @torch.no_grad()
