@@ -24,8 +24,8 @@ def orthonormal(reflectors: Tensor) -> Tensor:
         Q [n, k] with Q^T Q = I.
     """
     below = reflectors.tril(-1)
-    product: Tensor = torch.linalg.householder_product(below, 2 / (1 + below.square().sum(0)))
-    return product
+    basis: Tensor = torch.linalg.householder_product(below, 2 / (1 + below.square().sum(0)))
+    return basis
 
 
 def projected_loss(student: Tensor, teacher: Tensor) -> Tensor:
