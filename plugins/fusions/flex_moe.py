@@ -33,7 +33,8 @@ from wbcbench.errors import IncompatibleError
 
 def missing_code(mask: Tensor) -> Tensor:
     """[B, M] bool -> [B] int64: 0 for complete cells, else the number whose bits are what is missing."""
-    return ((~mask).long() << torch.arange(mask.shape[1], device=mask.device)).sum(1)
+    places = torch.tensor([2**m for m in range(mask.shape[1])], device=mask.device)
+    return ((~mask).long() * places).sum(1)
 
 
 def uneven(importance: Tensor) -> Tensor:

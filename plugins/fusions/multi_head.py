@@ -23,8 +23,8 @@ class MultiHead(Fusion):
 
     p = softmax(W [h_1; ..; h_M]) of cells with all modalities, else (1/n) sum_m softmax(W_m h_m) over the n that
     there are: nothing is imputed. Trained on the sum of the M + 1 losses. The student of MIND (with one or more
-    teachers per modality), and, with `--kd fitnet_pooled`, UMT. Parameters: sum_m [P + S(C_m) + (D_m + 1) K] +
-    (sum_m D_m + 1) K: M backbones.
+    teachers per modality), and, with `--kd fitnet_pooled`, nearly that of UMT, whose joint head gets no hint.
+    Parameters: sum_m [P + S(C_m) + (D_m + 1) K] + (sum_m D_m + 1) K: M backbones.
     """
 
     name = "multi_head"

@@ -71,9 +71,7 @@ class ARL(ChangesGradients, Policy):
         sharpness: float = param(
             8.0, "T of the coefficients; 0: the same for all (authors: 4 or 8).", ge=0, le=100, search=[4.0, 8.0]
         )
-        start: int = param(
-            5, "Epochs before gradients are scaled (authors: 6 of 100, the first to count).", ge=0, le=1000
-        )
+        start: int = param(6, "Epochs before gradients are scaled (authors: 6 of 100).", ge=0, le=1000)
 
     params: Params
 
