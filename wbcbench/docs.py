@@ -42,6 +42,10 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row["needs_routes"] = asks.needs_routes
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
+        elif component.kind == "metric":
+            names = ("predictions", "higher_is_better", "per_class")
+            row |= {n: declared.attributes[n] for n in names} | {"range": list(declared.attributes["range"])}
+            row["ordered"] = "Ordered" in declared.extras
         elif component.kind == "backbone":
             row |= {"family": bool(declared.family), "scalable": declared.scalable, "reads": declared.reads}
     except PluginError as error:
@@ -136,6 +140,15 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         facts["Teacher outputs are replayed"] = "yes" if told["replayable"] else "if they fit on disk"
     elif told["kind"] == "routing":
         facts["Pairs"] = told["pairing"]
+    elif told["kind"] == "metric":
+        low, high = ("no limit" if v is None else f"{v:g}" for v in told["range"])
+        facts["Reads"] = {"classes": "the most probable class of each cell"}.get(
+            told["predictions"], "probabilities"
+        )
+        facts["Better"] = "higher" if told["higher_is_better"] else "lower"
+        facts["Range"] = f"{low} to {high}"
+        facts["Of each class"] = "yes; boards show the mean" if told["per_class"] else ""
+        facts["Order of classes"] = "needed" if told["ordered"] else ""
     elif told["kind"] == "policy":
         facts["Acts on"] = f"{told['acts_on']} (of several policies: {', '.join(POLICY_ORDER)}, then by name)"
         facts["Needs routes"] = str(told["needs_routes"])
@@ -163,6 +176,8 @@ def _search(space: dict[str, Any] | None) -> str:
 
 
 def _use(kind: str, name: str) -> str:
+    if kind == "metric":
+        return f"wbcbench leaderboard --metric {name}"
     flag = {"distiller": "kd"}.get(kind, kind)
     extra = {"distiller": "", "routing": " --kd logits", "policy": " --fusion independent"}.get(kind, "")
     return f"wbcbench run --{flag} {name}{extra}"

@@ -124,7 +124,7 @@ def test_help_names_every_verb_and_version_is_the_packages(wbcbench):
 
 def test_list_json_shape(wbcbench):
     document = json.loads(wbcbench("list", "--json").stdout)
-    assert list(document) == ["datasets", "backbones", "fusions", "policies", "distillers", "routings"]
+    assert list(document) == ["datasets", "backbones", "fusions", "policies", "distillers", "routings", "metrics"]
     gated = next(row for row in document["fusions"] if row["name"] == "gated")
     assert gated == {
         "name": "gated",

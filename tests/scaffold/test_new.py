@@ -63,7 +63,7 @@ def test_ruff_finds_nothing(name: str, tmp_path: Path) -> None:
     run("ruff", "format", "--no-cache", "--check", *config, str(tmp_path))
 
 
-def test_all_six_train_together(train: Callable[..., dict[str, Any]], invoke: Invoke) -> None:
+def test_all_of_them_work_together(train: Callable[..., dict[str, Any]], invoke: Invoke) -> None:
     for kind in KINDS:
         assert invoke("new", kind, f"my_{kind}", "--plugins-dir", "mine")[0] == 0
     flags = {"fusion": "--fusion", "distiller": "--kd", "backbone": "--backbone", "policy": "--policy",
@@ -77,6 +77,10 @@ def test_all_six_train_together(train: Callable[..., dict[str, Any]], invoke: In
     student = json.loads(out)["records"][-1]
     assert student["status"] == "done"
     assert "my_fusion" in student["fusion"]
+    code, out, err = invoke("leaderboard", "--plugins-dir", "mine", "--by", "my_metric", "--json")
+    assert code == 0, err
+    (board,) = [b for b in json.loads(out)["boards"] if b["by"] == "my_metric"][:1]
+    assert 0 < board["rows"][0]["metrics"]["my_metric"]["mean"] <= 1
 
 
 @pytest.mark.slow

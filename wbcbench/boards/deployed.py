@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.entries import Found
 from wbcbench.boards.model import DeployedScore, Timing
 from wbcbench.boards.rows import estimate
+from wbcbench.boards.values import Values
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import score
 from wbcbench.records.deployed import KINDS, Measured, deployed_path, read_deployed
@@ -21,7 +22,7 @@ Scores = dict[str, tuple[DeployedScore, ...]]
 
 
 def deployed(
-    methods: Mapping[str, Sequence[Found]], names: Mapping[str, str], by: str
+    methods: Mapping[str, Sequence[Found]], names: Mapping[str, str], by: str, board: Values
 ) -> tuple[Scores, list[str]]:
     """Method id -> its files' scores, one for each kind in which all of its networks were evaluated; and notes.
 
@@ -29,6 +30,7 @@ def deployed(
         methods: records of each method.
         names: of the rows, by method id.
         by: the board's metric.
+        board: the values of its records.
     """
     scores: Scores = {}
     notes: list[str] = []
@@ -38,7 +40,7 @@ def deployed(
             every = [record for found in records for record in found.records]
             read = {r.entry.trial_id: m for r in every if (m := _read(r, kind, notes)) is not None}
             if len(read) == len(every):
-                scores[method] = (*scores.get(method, ()), _score(kind, records, read, by))
+                scores[method] = (*scores.get(method, ()), _score(kind, records, read, by, board))
             elif read:
                 partly.append(f"{names[method]} ({len(read)} of {len(every)})")
         if partly:
@@ -65,16 +67,18 @@ def _read(record: Found, kind: str, notes: list[str]) -> Measured | None:
         return None
 
 
-def _score(kind: str, records: Sequence[Found], read: Mapping[str, Measured], by: str) -> DeployedScore:
+def _score(
+    kind: str, records: Sequence[Found], read: Mapping[str, Measured], by: str, board: Values
+) -> DeployedScore:
     """The files' metric for each seed, of all its folds together as for the trained networks."""
     values, errors = [], []
     for found in records:
         parts = [read[r.entry.trial_id] for r in found.records]
         p, labels = (np.concatenate(a) for a in zip(*((m.probabilities, m.labels) for m in parts), strict=True))
         metrics = score(p, labels, tuple(parts[0].document.classes)).summary
-        values.append(metrics[by])
+        values.append(board.of_cells(p, labels, by) if by in board.more else metrics[by])
         errors.append(metrics["ece"])
-    value, trained = estimate(values), estimate([f.entry.test[METRIC_ORDER.index(by)] for f in records])
+    value, trained = estimate(values), estimate([board.test(f, by) for f in records])
     documents = [m.document for m in read.values()]
     devices = list(dict.fromkeys((d.device, d.threads) for d in documents))
     timing = Timing(device=" / ".join(dict.fromkeys(name for name, _ in devices)))

@@ -43,7 +43,7 @@ def list_components(
 ) -> None:
     """List the names of components by family; of one KIND, with summaries.
 
-    KIND: datasets, backbones, fusions, policies, distillers, routings.
+    KIND: datasets, backbones, fusions, policies, distillers, routings, metrics.
     """
     from wbcbench.api.requests import load
     from wbcbench.docs import entry
@@ -94,6 +94,8 @@ def _family(entry: dict[str, Any]) -> str:
         return heads.get(tuple(entry["emits"]), "both kinds of heads")
     if "acts_on" in entry:
         return f"on {entry['acts_on']}"
+    if "predictions" in entry:
+        return "of the order of classes" if entry["ordered"] else f"of {entry['predictions']}"
     return str(entry.get("matches") or entry.get("pairing") or "")
 
 
@@ -214,6 +216,9 @@ def _notes(entry: dict[str, Any]) -> str:
         notes = [n for n in notes if n]
     if "pairing" in entry:
         notes.append(f"pairs {entry['pairing']}")
+    if "predictions" in entry:
+        notes.append(f"{'higher' if entry['higher_is_better'] else 'lower'} is better")
+        notes += ["per class"] if entry["per_class"] else []
     if entry.get("family"):
         notes.append("family of models")
     if entry.get("reads") == "vectors":
@@ -239,7 +244,7 @@ def _provider(entry: dict[str, Any]) -> str:
 def show(
     kind: str, name: str, as_json: bool, save: Path | None, settings: tuple[str, ...], plugins: PluginOptions
 ) -> None:
-    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing)."""
+    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing, metric)."""
     from wbcbench.api.requests import load
     from wbcbench.docs import describe
     from wbcbench.errors import UsageError
@@ -265,7 +270,10 @@ def _print_component(document: dict[str, Any]) -> None:
     if rest:
         click.echo(f"\n{rest}")
     click.echo()
-    facts = "aliases source emits arity missing solves offers wants pairing matches replayable preset sheet"
+    facts = (
+        "aliases source emits arity missing solves offers wants pairing matches replayable predictions range "
+        "higher_is_better per_class ordered preset sheet"
+    )
     for key in facts.split():
         value = document.get(key)
         if value or value is False:

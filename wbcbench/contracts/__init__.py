@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         without,
     )
     from wbcbench.contracts.hooks import Register, hookimpl
+    from wbcbench.contracts.metric import FromCounts, MeanOverCells, Metric, Ordered, OrderedParams
     from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.output import (
         Batch,
@@ -63,6 +64,8 @@ _LAZY = {
     "AddsLogits": "fusion", "Combiner": "fusion", "DrawsSlots": "fusion", "OwnHeads": "fusion",
     "SolvedOnce": "fusion",
     "Register": "hooks", "hookimpl": "hooks",
+    "FromCounts": "metric", "MeanOverCells": "metric", "Metric": "metric", "Ordered": "metric",
+    "OrderedParams": "metric",
     "FusionTraits": "needs", "Needs": "needs", "PolicyTraits": "needs",
     "Batch": "output", "Draw": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output", "over_rows": "output",
@@ -102,10 +105,15 @@ __all__ = [
     "DrawsSlots",
     "Features",
     "ForwardsAgain",
+    "FromCounts",
     "Fusion",
     "FusionTraits",
     "LeftOut",
+    "MeanOverCells",
+    "Metric",
     "Needs",
+    "Ordered",
+    "OrderedParams",
     "Output",
     "Outputs",
     "OwnHeads",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wbcbench.testing.distillers import DistillerContract
     from wbcbench.testing.fusions import FusionContract
     from wbcbench.testing.losses import closed_forms, evaluate_distiller
+    from wbcbench.testing.metrics import MetricContract
     from wbcbench.testing.policies import PolicyContract
     from wbcbench.testing.records import fake_record
     from wbcbench.testing.routings import RoutingContract
@@ -28,6 +29,7 @@ _WHERE = {
     "DatasetContract": "datasets",
     "DistillerContract": "distillers",
     "FusionContract": "fusions",
+    "MetricContract": "metrics",
     "PolicyContract": "policies",
     "RoutingContract": "routings",
     "closed_forms": "losses",
@@ -47,6 +49,7 @@ __all__ = [
     "DatasetContract",
     "DistillerContract",
     "FusionContract",
+    "MetricContract",
     "PolicyContract",
     "RoutingContract",
     "closed_forms",
