@@ -14,9 +14,10 @@ from wbcbench.errors import DataError, IncompatibleError
 
 
 class ExpectedCost(MeanOverCells, Metric):
-    """mean over cells of C[true class, decision], in the units of the table C.
+    """Mean cost of the decisions, by a table of costs.
 
-    decide=top: the most probable class. decide=cheapest: argmin_j sum_k p_k C[k, j], which uses probabilities.
+    mean over cells of C[true class, decision], in the units of the table C. decide=top: the most probable class;
+    decide=cheapest: argmin_j sum_k p_k C[k, j], which uses probabilities.
     """
 
     name = "expected_cost"

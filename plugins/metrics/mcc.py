@@ -11,7 +11,9 @@ from wbcbench.contracts import FromCounts, Metric
 
 
 class MCC(FromCounts, Metric):
-    """1: all right; 0: no correlation. It does not rise when a rare class is ignored, as accuracy does.
+    """Matthews' correlation of true and predicted classes: 1 if all are right, 0 without correlation.
+
+    Ignoring a rare class does not raise it, unlike accuracy.
 
     (c n - sum_k t_k p_k) / sqrt((n^2 - sum_k p_k^2) (n^2 - sum_k t_k^2)): n cells, c right, t_k of class k, p_k
     predicted as k. 0 if all cells are of one class, or predicted as one.

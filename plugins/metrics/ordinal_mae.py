@@ -11,7 +11,10 @@ from wbcbench.contracts import FromCounts, Metric, Ordered
 
 
 class OrdinalMAE(Ordered, FromCounts, Metric):
-    """mean |r(predicted) - r(true)| for places r in the order; 1: one stage off on average."""
+    """Mean distance of predictions from the truth, in places of the order.
+
+    mean |r(predicted) - r(true)| for places r; 1: one stage off on average.
+    """
 
     name = "ordinal_mae"
     source = "Gaudette and Japkowicz, Canadian AI 2009"

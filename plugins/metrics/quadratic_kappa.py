@@ -11,7 +11,7 @@ from wbcbench.contracts import FromCounts, Metric, Ordered
 
 
 class QuadraticKappa(Ordered, FromCounts, Metric):
-    """1: all right; 0: as good as chance with the same shares of classes.
+    """Cohen's kappa with quadratic weights: 1 if all are right, 0 as by chance with the same shares of classes.
 
     kappa = 1 - sum_ij d_ij n_ij / sum_ij d_ij e_ij, with counts n, e_ij = n_i. n_.j / n and d_ij = (r_i - r_j)^2
     for places r in the order. Undefined if all cells are of one class and predicted as that.

@@ -11,7 +11,9 @@ from wbcbench.contracts import Metric, Parameters, param
 
 
 class SensitivityAtSpecificity(Metric):
-    """Per class against the rest: the largest share of its cells that is found by a threshold on its probability
+    """Sensitivity of each class at a fixed specificity, mean over classes.
+
+    Per class against the rest: the largest share of its cells that is found by a threshold on its probability
     above which at most 1 - specificity of the other cells are. Undefined for a class without cells, or with all.
     """
 

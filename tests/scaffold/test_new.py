@@ -72,9 +72,13 @@ def test_all_of_them_work_together(train: Callable[..., dict[str, Any]], invoke:
     code, out, err = invoke(
         "run", "--plugins-dir", "mine", *given, "--set", "dataset.cells=60", "--set", "dataset.image_size=16",
         "--teacher", "cellnet:width=4", "--epochs", "1", "--device", "cpu", "--set", "threads=1", "--json",
+        "--evaluate", "full", "--corruption", "my_corruption",
     )  # fmt: skip
     assert code == 0, err
-    student = json.loads(out)["records"][-1]
+    document = json.loads(out)
+    student = document["records"][-1]
+    kinds = document["evaluations"][0]["result"]["corruptions"].values()
+    assert all(len(k["local.my_corruption/my_corruption"]) == 5 for k in kinds)
     assert student["status"] == "done"
     assert "my_fusion" in student["fusion"]
     code, out, err = invoke("leaderboard", "--plugins-dir", "mine", "--by", "my_metric", "--json")

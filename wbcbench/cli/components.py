@@ -43,7 +43,7 @@ def list_components(
 ) -> None:
     """List the names of components by family; of one KIND, with summaries.
 
-    KIND: datasets, backbones, fusions, policies, distillers, routings, metrics.
+    KIND: datasets, backbones, fusions, policies, distillers, routings, metrics, corruptions.
     """
     from wbcbench.api.requests import load
     from wbcbench.docs import entry
@@ -96,6 +96,8 @@ def _family(entry: dict[str, Any]) -> str:
         return f"on {entry['acts_on']}"
     if "predictions" in entry:
         return "of the order of classes" if entry["ordered"] else f"of {entry['predictions']}"
+    if "changes" in entry:
+        return {"both": "of images and numbers", "vectors": "of numbers"}.get(entry["changes"], "of images")
     return str(entry.get("matches") or entry.get("pairing") or "")
 
 
@@ -244,7 +246,8 @@ def _provider(entry: dict[str, Any]) -> str:
 def show(
     kind: str, name: str, as_json: bool, save: Path | None, settings: tuple[str, ...], plugins: PluginOptions
 ) -> None:
-    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing, metric)."""
+    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing, metric,
+    corruption)."""
     from wbcbench.api.requests import load
     from wbcbench.docs import describe
     from wbcbench.errors import UsageError
@@ -270,10 +273,7 @@ def _print_component(document: dict[str, Any]) -> None:
     if rest:
         click.echo(f"\n{rest}")
     click.echo()
-    facts = (
-        "aliases source emits arity missing solves offers wants pairing matches replayable predictions range "
-        "higher_is_better per_class ordered preset sheet"
-    )
+    facts = "aliases source emits arity missing solves offers wants pairing matches replayable preset sheet"
     for key in facts.split():
         value = document.get(key)
         if value or value is False:
@@ -283,6 +283,12 @@ def _print_component(document: dict[str, Any]) -> None:
         from wbcbench.spec.trial import IMPUTERS
 
         click.echo(f"{'impute:':12}{'; '.join(f'{name}: {what}' for name, what in IMPUTERS.items())}")
+    if document["kind"] in ("metric", "corruption"):
+        from wbcbench.docs import facts_of
+
+        for title, text in facts_of(document).items():
+            if text:
+                click.echo(f"{title.lower() + ':':12}{text}")
     if "acts_on" in document:
         from wbcbench.contracts.needs import POLICY_ORDER
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, Renormalise, stage_shapes
+    from wbcbench.contracts.corruption import CellDraws, Corruption
     from wbcbench.contracts.dataset import (
         Account,
         Cells,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "Renormalise": "backbone", "stage_shapes": "backbone",
+    "CellDraws": "corruption", "Corruption": "corruption",
     "Account": "dataset", "LeftOut": "dataset",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
@@ -92,9 +94,11 @@ __all__ = [
     "Backbone",
     "BackboneFactory",
     "Batch",
+    "CellDraws",
     "Cells",
     "ChangesGradients",
     "Combiner",
+    "Corruption",
     "Dataset",
     "Deployed",
     "Description",

@@ -15,7 +15,7 @@ from wbcbench.isolation import contained
 from wbcbench.registry.declaration import Declaration, describe, summary_of
 from wbcbench.registry.provenance import import_target, split_target
 
-KINDS = ("dataset", "backbone", "fusion", "policy", "distiller", "routing", "metric")
+KINDS = ("dataset", "backbone", "fusion", "policy", "distiller", "routing", "metric", "corruption")
 BUILTIN_PROVIDER = "wbcbench"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 

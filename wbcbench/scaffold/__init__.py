@@ -81,6 +81,7 @@ TRY = {
     "routing": "--kd logits --routing {}",
     "dataset": "--dataset {}",
     "metric": "--metric {}",
+    "corruption": "--fusion early,late_prob --kd none --evaluate full --corruption {}",
 }
 """Kind -> flags of `command` that use it."""
 
@@ -92,7 +93,7 @@ def command(kind: str, name: str, options: str = "") -> str:
 
 
 def _use(kind: str, name: str, options: str = "") -> tuple[str, str]:
-    what = {"metric": "rows of a store by it"}.get(kind, "train it")
+    what = {"metric": "compute it for a store", "corruption": "train, and evaluate with it"}.get(kind, "train it")
     return command(kind, name, options), what
 
 

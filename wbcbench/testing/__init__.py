@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.testing.backbones import BackboneContract
+    from wbcbench.testing.corruptions import CorruptionContract
     from wbcbench.testing.datasets import DatasetContract
     from wbcbench.testing.distillers import DistillerContract
     from wbcbench.testing.fusions import FusionContract
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "BackboneContract": "backbones",
+    "CorruptionContract": "corruptions",
     "DatasetContract": "datasets",
     "DistillerContract": "distillers",
     "FusionContract": "fusions",
@@ -46,6 +48,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BackboneContract",
+    "CorruptionContract",
     "DatasetContract",
     "DistillerContract",
     "FusionContract",
