@@ -26,7 +26,8 @@ Both = tuple[float | None, float | None]
 
 
 @cache
-def _of_order() -> tuple[Scorer, ...]:
+def of_order() -> tuple[Scorer, ...]:
+    """The metrics that boards and records of ordered classes have."""
     from wbcbench.registry.loading import PluginOptions, load_plugins
 
     registry, _ = load_plugins(PluginOptions(block_all=True))
@@ -38,7 +39,7 @@ def options_of(options: Options, key: ComparisonKey) -> Options:
     if not key.ordered:
         return options
     there = {s.name for s in options.metrics}
-    return replace(options, metrics=(*options.metrics, *(s for s in _of_order() if s.name not in there)))
+    return replace(options, metrics=(*options.metrics, *(s for s in of_order() if s.name not in there)))
 
 
 @dataclass
@@ -132,4 +133,4 @@ class Values:
         return mean_of_all(values)
 
 
-__all__ = ["Values", "options_of"]
+__all__ = ["Values", "of_order", "options_of"]

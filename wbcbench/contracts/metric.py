@@ -90,7 +90,7 @@ class MeanOverCells:
 class OrderedParams(Parameters):
     """Parameters of a metric that uses the order of classes."""
 
-    order: list[str] = param([], "All classes from first to last; empty: as the data set orders them.")
+    order: list[str | int] = param([], "All classes from first to last; empty: as the data set orders them.")
 
 
 class Ordered:
@@ -107,7 +107,7 @@ class Ordered:
     @property
     def ranks(self) -> NDArray[np.int64]:
         """[K] place of each class in the order, from 0. Raises `IncompatibleError` if they differ."""
-        order = list(self.params.order) or list(self.classes)
+        order = [str(c) for c in self.params.order] or list(self.classes)
         if sorted(order) != sorted(self.classes):
             raise IncompatibleError(
                 f"Expected `order` as {', '.join(self.classes)} from first to last, each once, but got "

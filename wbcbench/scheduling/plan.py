@@ -246,7 +246,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
             for protocol in _protocols(registry, fusion, base):
                 backbone = backbone_for(chosen_backbone, protocol.modalities)
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
-                check_policies(registry, fusion, policies, distillers, protocol, description.vectors)
+                check_policies(registry, fusion, policies, distillers, protocol, description)
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 outside: tuple[Outside, ...] = ()

@@ -190,7 +190,13 @@ def write_record(
     cost, uncounted = cost_of(job, state)
     notes += [f"Cost: {uncounted}."] if uncounted else []
     outcome = Outcome(
-        key=ComparisonKey.of(trial, fingerprint=cells.fingerprint, split=split.family, classes=cells.classes),
+        key=ComparisonKey.of(
+            trial,
+            fingerprint=cells.fingerprint,
+            split=split.family,
+            classes=cells.classes,
+            ordered=cells.ordered,
+        ),
         **evaluate(arrays, cells.classes),
         cost=cost,
         components=used_components(trial, bench.registry),

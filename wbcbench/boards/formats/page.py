@@ -235,7 +235,7 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     facts = [
         ("cells", cells),
         ("modalities", "pseudo: computed from one image" if all(r.pseudo_multimodal for r in board.rows) else ""),
-        ("classes", f"{len(k.classes)}: {', '.join(k.classes)}"),
+        ("classes", f"{len(k.classes)}{', in this order' * k.ordered}: {', '.join(k.classes)}"),
         ("split", "leaks allowed: a donor or an image may be on two sides" if k.leaks_allowed else ""),
         ("images", f"{k.image_size} × {k.image_size} px" if k.image_size else "none"),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}"),

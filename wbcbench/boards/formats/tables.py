@@ -37,7 +37,7 @@ def title(board: Board, key: bool = True) -> str:
     pixels = f" {k.image_size} px," if k.image_size else ""
     leaks = ", leaks between the sides of the split allowed" if k.leaks_allowed else ""
     return (
-        f"{board.name}{pseudo},{pixels} {len(k.classes)} classes, "
+        f"{board.name}{pseudo},{pixels} {len(k.classes)}{' ordered' * k.ordered} classes, "
         f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks}{f' (key {board.digest})' if key else ''}"
     )
 
