@@ -11,12 +11,13 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, matthews_corrcoef, mean_absolute_error, roc_curve
 
 from wbcbench.boards.statistics import bootstrap_of, draws
-from wbcbench.contracts import Metric, Ordered
+from wbcbench.contracts import FromCounts, Metric, Ordered
 from wbcbench.errors import DataError, IncompatibleError, PluginError, UsageError
 from wbcbench.evaluation.scorers import scorer, value_of
 from wbcbench.testing import MetricContract
 from wbcbench.testing.components import registry
 from wbcbench.testing.metrics import cells
+from wbcbench.testing.promise import BrokenPromise
 
 COSTS = [[0, 1, 2], [5, 0, 1], [9, 3, 0]]
 PARAMS: dict[str, dict[str, Any]] = {"expected_cost": {"costs": COSTS}}
@@ -146,3 +147,89 @@ def test_an_order_is_needed_by_those_that_use_it() -> None:
     } == {"quadratic_kappa", "ordinal_mae"}  # fmt: skip
     with pytest.raises(IncompatibleError):
         scorer(registry(), "ordinal_mae").of(CLASSES, ordered=False)
+
+
+class Share(Metric):
+    """A sound metric, for the defects below: the mean probability of the true class."""
+
+    name = "share"
+
+    def score(self, predictions, labels):  # type: ignore[no-untyped-def]
+        return float(predictions[np.arange(len(labels)), labels].mean())
+
+
+class Upside(Share):
+    higher_is_better = False
+
+
+class Narrow(Share):
+    range = (0.0, 0.5)
+
+
+class ByPlace(Share):
+    def score(self, predictions, labels):  # type: ignore[no-untyped-def]
+        own = predictions[np.arange(len(labels)), labels]
+        return float((own * np.linspace(0.5, 1, len(own))).mean())
+
+
+class Changes(Share):
+    def score(self, predictions, labels):  # type: ignore[no-untyped-def]
+        predictions += 0.0
+        predictions[0] = 1 / 3
+        return super().score(predictions, labels)  # type: ignore[no-untyped-call]
+
+
+class Drawn(Share):
+    def score(self, predictions, labels):  # type: ignore[no-untyped-def]
+        return super().score(predictions, labels) + 1e-3 * np.random.rand()  # type: ignore[no-untyped-call]
+
+
+class Divides(Share):
+    def score(self, predictions, labels):  # type: ignore[no-untyped-def]
+        counts = np.bincount(labels, minlength=3).astype(float)
+        return float(np.minimum(1 / counts, 1).mean())
+
+
+class Summed(FromCounts, Metric):
+    name = "summed"
+
+    def of_counts(self, counts):  # type: ignore[no-untyped-def]
+        return np.trace(counts, axis1=-2, axis2=-1) / counts.sum()
+
+
+class Several(Share):
+    def score(self, predictions, labels):  # type: ignore[no-untyped-def]
+        return predictions.mean(0)
+
+
+class Orderless(Ordered, FromCounts, Metric):
+    name = "orderless"
+
+    def of_counts(self, counts):  # type: ignore[no-untyped-def]
+        return np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
+
+
+@pytest.mark.parametrize(
+    ("cls", "test", "says"),
+    [
+        (Several, "test_types", "Return a float"),
+        (Upside, "test_right_predictions_are_best", "`higher_is_better` is False"),
+        (Narrow, "test_values_are_in_its_range", "outside of `range`"),
+        (Divides, "test_any_cells_will_do", "numpy warns: divide by zero"),
+        (ByPlace, "test_the_order_of_cells_does_not_matter", "order of cells"),
+        (Changes, "test_it_is_a_pure_function", "changed the predictions"),
+        (Drawn, "test_it_is_a_pure_function", "gave different values"),
+        (Summed, "test_resamples_are_what_score_gives", "Sum over the last two axes only"),
+        (Orderless, "test_the_order_of_classes_counts", "leave out `Ordered`"),
+    ],
+)
+def test_defects_are_found(cls: type[Metric], test: str, says: str) -> None:
+    contract = type("Contract", (MetricContract,), {"metric": cls})()
+    with pytest.raises(BrokenPromise, match=says):
+        getattr(contract, test)()
+
+
+def test_a_sound_one_keeps_all_promises() -> None:
+    contract = type("Contract", (MetricContract,), {"metric": Share})()
+    for name in (n for n in dir(contract) if n.startswith("test_")):
+        getattr(contract, name)()
