@@ -11,6 +11,7 @@ from wbcbench.boards.model import Row, TeacherScore
 from wbcbench.boards.names import label
 from wbcbench.boards.options import Options
 from wbcbench.boards.values import Values
+from wbcbench.errors import RecordError
 
 
 def with_teachers(
@@ -41,7 +42,10 @@ def with_teachers(
         scores = []
         mine = row.metrics[by].mean
         for method, own in groups.items():
-            mean = _mean([values.test(f, by) for f in own])
+            try:
+                mean = _mean([values.test(f, by) for f in own])
+            except RecordError:  # of another board, which reports it
+                continue
             if mean is None or mine is None:
                 continue
             reads = found.keys[own[0].entry.key].modalities

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wbcbench.boards.columns import COLUMNS
 from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.folds import mean_of_all
 from wbcbench.boards.model import MoreMetric
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, load, pool
 from wbcbench.contracts.metric import Metric
-from wbcbench.errors import RecordError
+from wbcbench.errors import RecordError, UsageError
 from wbcbench.evaluation.scorers import ORDINAL, Scorer, called, class_values, readable, scorer, value_of
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey
@@ -56,6 +57,9 @@ class Values:
     def of(cls, options: Options, key: ComparisonKey) -> Values:
         """Of a board with these options, see `options_of`. Raises `IncompatibleError` for a metric without a value
         on such a board."""
+        for s in options.metrics:
+            if s.name in COLUMNS:
+                raise UsageError(f"A column of boards is called '{s.name}'. Give the metric another name.")
         more = {s.name: s.of(key.classes, key.ordered) for s in options.metrics}
         return cls(key.classes, options.metrics, more)
 

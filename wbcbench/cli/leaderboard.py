@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.api.defaults import COSTS, MARGIN, METRIC, RESAMPLES, STORE
+from wbcbench.cli.completion import components
 from wbcbench.cli.group import LazyGroup
 from wbcbench.cli.options import added, json_option, plugins_options
 from wbcbench.cli.output import print_json, print_table
@@ -66,8 +67,9 @@ def board_options(function: Any) -> Any:
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
                      help="Only boards with this value in their key: dataset=npz, budget.epochs=30; repeatable."),
         click.option("--by", default=METRIC, show_default=True, metavar="METRIC",
+                     shell_complete=components("metric"),
                      help="Metric that ranks; also one of `wbcbench list metrics`."),
-        click.option("--metric", multiple=True, metavar="NAME[:KEY=VALUE]",
+        click.option("--metric", multiple=True, metavar="NAME[:KEY=VALUE]", shell_complete=components("metric"),
                      help="Show this metric too, computed from stored predictions; repeatable."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,

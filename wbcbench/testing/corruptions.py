@@ -48,10 +48,11 @@ class CorruptionContract:
         cells = torch.arange(10, 10 + len(x))[rows]
         draws = CellDraws(lambda purpose, at: uniform(seed, purpose, at), cells, imputed)
         corruption = self.build({**self.params, **params})
-        return returned(
+        found: Tensor = returned(
             corruption.corrupt(x[rows].clone(), strength, draws), Tensor, "corrupt", "a tensor",
             "Return the corrupted copy.",
-        )  # type: ignore[no-any-return]  # fmt: skip
+        )  # fmt: skip
+        return found
 
     def test_types(self) -> None:
         """`corrupt` returns a tensor of the same shape and type."""
