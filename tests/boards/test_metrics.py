@@ -154,6 +154,17 @@ def test_every_format_shows_it(style, shared, invoke, tmp_path):
         assert (metric["name"], metric["low"], metric["high"]) == ("mcc", -1.0, 1.0)
 
 
+def test_fewer_resamples_are_noted(shared):
+    """A metric that is called for each resample gets the first thousand."""
+    by = "sensitivity_at_specificity"
+    few = report([shared], BoardRequest(store=shared.root, by=by, resamples=1000).options()).boards[0]
+    more = report([shared], BoardRequest(store=shared.root, by=by, resamples=2000).options()).boards[0]
+    assert not [n for n in few.notes if "resamples" in n]
+    assert f"Intervals by {by} are from the first 1000 of the 2000 resamples." in more.notes
+    a, b = (board.rows[0].metrics[by] for board in (few, more))
+    assert (a.low, a.high) == (pytest.approx(b.low, rel=0.01), pytest.approx(b.high, rel=0.01))
+
+
 def test_damaged_predictions_are_left_out(study):
     trial = next(p for p in sorted((study.root / "records").iterdir()))
     (trial / "predictions.npz").write_bytes(b"nothing")

@@ -177,6 +177,7 @@ def make_board(
     notes += _ceilings(group)
     notes += standing_notes(rows)
     notes += others.notes + told
+    notes += values.looped(options.resamples) if stats is not None else []
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(

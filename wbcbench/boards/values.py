@@ -16,7 +16,8 @@ from wbcbench.boards.folds import mean_of_all
 from wbcbench.boards.model import MoreMetric
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, load, pool
-from wbcbench.contracts.metric import Metric
+from wbcbench.boards.statistics.bootstrap import LOOPED
+from wbcbench.contracts.metric import FromCounts, MeanOverCells, Metric
 from wbcbench.errors import RecordError, UsageError
 from wbcbench.evaluation.scorers import ORDINAL, Scorer, called, class_values, readable, scorer, value_of
 from wbcbench.records import verify as checks
@@ -96,6 +97,13 @@ class Values:
             except RecordError as error:
                 bad[found.entry.trial_id] = str(error)
         return bad
+
+    def looped(self, resamples: int) -> list[str]:
+        """A note on the metrics with fewer resamples than others, if there are any."""
+        slow = [n for n, m in self.more.items() if not isinstance(m, FromCounts | MeanOverCells)]
+        if not slow or resamples <= LOOPED:
+            return []
+        return [f"Intervals by {', '.join(slow)} are from the first {LOOPED} of the {resamples} resamples."]
 
     def described(self) -> tuple[MoreMetric, ...]:
         """What a board states of `more`."""

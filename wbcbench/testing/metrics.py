@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -160,7 +161,7 @@ class MetricContract:
         """A metric that uses the order prefers a confusion of neighbours to one of the extremes."""
         metric = self.build()
         if not isinstance(metric, Ordered):
-            return
+            pytest.skip("it uses no order")
         labels = np.arange(60) % 3
         near = np.where(labels == 0, 1, labels)
         far = np.where(labels == 0, 2, labels)
