@@ -42,6 +42,12 @@ def entry(registry: Registry, component: Component) -> dict[str, Any]:
             row["needs_routes"] = asks.needs_routes
         elif component.kind == "routing":
             row |= {"pairing": declared.pairing}
+        elif component.kind == "metric":
+            names = ("predictions", "higher_is_better", "per_class")
+            row |= {n: declared.attributes[n] for n in names} | {"range": list(declared.attributes["range"])}
+            row["ordered"] = "Ordered" in declared.extras
+        elif component.kind == "corruption":
+            row |= {"changes": declared.reads, "strengths": list(declared.attributes["strengths"])}
         elif component.kind == "backbone":
             row |= {"family": bool(declared.family), "scalable": declared.scalable, "reads": declared.reads}
     except PluginError as error:
@@ -96,7 +102,7 @@ def component_page(kind: str, name: str) -> str:
     if rest:
         lines += [rest, ""]
     facts = {"Source": told.get("source"), "Also called": ", ".join(f"`{a}`" for a in told["aliases"])}
-    facts |= _facts(told)
+    facts |= facts_of(told)
     lines += [f"- **{title}:** {text}" for title, text in facts.items() if text]
     lines += ["", "## Parameters", "", *_parameters(told["params"]), "", "## Use it", ""]
     lines += ["```sh", _use(told["kind"], name), "```", ""]
@@ -114,7 +120,8 @@ def index_page(listed: dict[str, list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _facts(told: dict[str, Any]) -> dict[str, str]:
+def facts_of(told: dict[str, Any]) -> dict[str, str]:
+    """Title -> text of what a component declares; empty texts are to be left out."""
     facts: dict[str, str] = {}
     if told["kind"] == "fusion":
         low, high = told["arity"]
@@ -136,6 +143,18 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         facts["Teacher outputs are replayed"] = "yes" if told["replayable"] else "if they fit on disk"
     elif told["kind"] == "routing":
         facts["Pairs"] = told["pairing"]
+    elif told["kind"] == "metric":
+        low, high = ("no limit" if v is None else f"{v:g}" for v in told["range"])
+        facts["Reads"] = {"classes": "the most probable class of each cell"}.get(
+            told["predictions"], "probabilities"
+        )
+        facts["Better"] = "higher" if told["higher_is_better"] else "lower"
+        facts["Range"] = f"{low} to {high}"
+        facts["Per class"] = "yes; boards show the mean" if told["per_class"] else ""
+        facts["Order"] = "of classes, which the data set or `order` must give" if told["ordered"] else ""
+    elif told["kind"] == "corruption":
+        facts["Changes"] = {"both": "images and numbers", "vectors": "numbers"}.get(told["changes"], "images")
+        facts["Severities"] = ", ".join(f"{s:g}" for s in told["strengths"])
     elif told["kind"] == "policy":
         facts["Acts on"] = f"{told['acts_on']} (of several policies: {', '.join(POLICY_ORDER)}, then by name)"
         facts["Needs routes"] = str(told["needs_routes"])
@@ -163,6 +182,10 @@ def _search(space: dict[str, Any] | None) -> str:
 
 
 def _use(kind: str, name: str) -> str:
+    if kind == "metric":
+        return f"wbcbench leaderboard --metric {name}"
+    if kind == "corruption":
+        return f"wbcbench run --evaluate full --corruption {name}"
     flag = {"distiller": "kd"}.get(kind, kind)
     extra = {"distiller": "", "routing": " --kd logits", "policy": " --fusion independent"}.get(kind, "")
     return f"wbcbench run --{flag} {name}{extra}"
@@ -188,4 +211,4 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-__all__ = ["component_page", "described", "index_page", "kinds_and_components"]
+__all__ = ["component_page", "described", "facts_of", "index_page", "kinds_and_components"]

@@ -19,13 +19,14 @@ from wbcbench.contracts.dataset import (
     window_words,
     without_folds,
     without_indicators,
+    without_order,
     without_window,
 )
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.csv_table import Columns, Manifest, ManifestFile
 from wbcbench.data.folders import FileSource
 from wbcbench.data.image_files import ImageIndex, ListedImages
-from wbcbench.data.labels import Problems
+from wbcbench.data.labels import ORDER, Problems
 from wbcbench.data.official_folds import fold_columns
 from wbcbench.errors import DataError
 
@@ -69,6 +70,7 @@ class Folder(Dataset):
         leave_out: dict[str, list[str]] = param(
             {}, "Column -> values whose cells are left out, as in {duplicate: [drop, conflict]}."
         )
+        classes_order: list[str | int] = param([], ORDER)
         window: int = param(
             0,
             "Side in pixels that images are cropped or padded to, unscaled; 0: their middle square, rescaled.",
@@ -80,7 +82,7 @@ class Folder(Dataset):
 
     def public_params(self) -> dict[str, Any]:
         """See `Dataset.public_params`; without what is as before it existed, so that identities stay."""
-        return without_indicators(without_folds(without_window(super().public_params())))
+        return without_order(without_indicators(without_folds(without_window(super().public_params()))))
 
     def describe(self) -> Description:
         """See `Dataset.describe`: the first call reads every file once, later ones only sizes and times."""
@@ -111,6 +113,9 @@ class _Files(ListedImages[Folder.Params]):
 
     def _window(self, index: ImageIndex) -> int:
         return self.params.window
+
+    def _order(self) -> tuple[str, ...]:
+        return tuple(map(str, self.params.classes_order))
 
     def _root(self) -> Path:
         return Path(self.params.root).expanduser() if self.params.root else self._where().parent

@@ -27,16 +27,19 @@ from wbcbench.contracts.dataset import (
     window_words,
     without_folds,
     without_indicators,
+    without_order,
     without_window,
 )
 from wbcbench.contracts.params import Parameters, param
 from wbcbench.data.decode import to_integers
 from wbcbench.data.labels import (
     NAMES,
+    ORDER,
     Layout,
     accounts_of_names,
     encode_groups,
     encode_labels,
+    in_order,
     is_missing,
     join_arrays,
     names_of_groups,
@@ -81,6 +84,7 @@ class Npz(Dataset):
             False, "Whether each column of numbers gets another one that is 1 where its number is missing, else 0."
         )
         layout: Layout = param("auto", "Which axis of a four-dimensional array is the channels.")
+        classes_order: list[str | int] = param([], ORDER)
         window: int = param(
             0,
             "Side in pixels that images are cropped or padded to without rescaling; 0: as they are stored.",
@@ -106,6 +110,7 @@ class Npz(Dataset):
             groups=table.groups is not None,
             incomplete=tuple(lacking),
             features=features,
+            ordered=bool(self.params.classes_order),
             group_count=None if table.groups is None else len(np.unique(table.groups)),
             accounts=(*table.accounts, self._arrays(table, picks)),
             notes=tuple(table.notes),
@@ -150,6 +155,7 @@ class Npz(Dataset):
             accounts=(*table.accounts, self._arrays(table, picks)),
             group_names=table.group_names,
             features=self._features(picks),
+            ordered=bool(self.params.classes_order),
         ).check()
 
     def preparation(self, modalities: Mapping[str, int]) -> Preparation:
@@ -161,7 +167,7 @@ class Npz(Dataset):
 
     def public_params(self) -> dict[str, Any]:
         """See `Dataset.public_params`; without what is as before it existed, so that identities stay."""
-        return without_indicators(without_folds(without_window(super().public_params())))
+        return without_order(without_indicators(without_folds(without_window(super().public_params()))))
 
     def _numbers(self, table: _Table, pick: Pick) -> Array:
         found = read_numbers(table.file, pick)[table.rows]
@@ -180,6 +186,7 @@ class Npz(Dataset):
         recoded = [table.split] if table.recoded and table.split is not None else []
         extra = [*recoded, *(["joined spellings"] if table.joined else []), *([p.window] if p.window else [])]
         extra += ["indicators"] if p.indicators else []
+        extra += ["order", *map(str, p.classes_order)] if p.classes_order else []
         if table.folds is not None:
             extra += ["folds", [(fold, side.tolist()) for fold, side in table.folds.items()]]
         return content_digest(_VERSION, table.file.digest, list(picks.items()), columns, *extra)
@@ -224,7 +231,7 @@ class Npz(Dataset):
             raw[keep], None if raw_groups is None else raw_groups[keep], where
         )
         notes += more
-        labels, names = encode_labels(raw, classes, where)
+        labels, names = in_order(*encode_labels(raw, classes, where), p.classes_order, where)
         groups = None if raw_groups is None else encode_groups(raw_groups, where)
         used: dict[str, set[str]] = {"classes": {names[k] for k in np.unique(labels)}}
         found["classes"] = frozenset(names) | (lost - _texts(raw) if classes is None else set())

@@ -69,7 +69,7 @@ from tabulate import tabulate
 
 from wbcbench.contracts.dataset import resize_stack
 from wbcbench.deploy.network import Rebuilt, rebuilt
-from wbcbench.evaluation.robustness import CORRUPTIONS
+from wbcbench.evaluation.corrupters import standard
 from wbcbench.evaluation.shift import FEWEST, SIGMAS, Evidence, Reference, View, limit, measure
 from wbcbench.records.store import Store
 from wbcbench.registry import Registry
@@ -129,7 +129,8 @@ def scale(x: torch.Tensor, strength: float, sign: float) -> torch.Tensor:
 
 
 def corruption(name: str) -> Callable[[torch.Tensor, float, float], torch.Tensor]:
-    return lambda x, strength, sign: CORRUPTIONS[name](x, torch.arange(len(x)), strength, 0)
+    corrupt = next(c for c in standard() if c.name == name)
+    return lambda x, strength, sign: corrupt(x, torch.arange(len(x)), strength, 0)
 
 
 SHIFTS: dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]] = {

@@ -17,6 +17,7 @@ import pytest
 
 from wbcbench.cli.group import VERBS
 from wbcbench.errors import UnknownNameError
+from wbcbench.registry import KINDS, plural
 from wbcbench.registry.loading import PluginOptions, load_plugins
 
 PLUGIN = """
@@ -124,7 +125,7 @@ def test_help_names_every_verb_and_version_is_the_packages(wbcbench):
 
 def test_list_json_shape(wbcbench):
     document = json.loads(wbcbench("list", "--json").stdout)
-    assert list(document) == ["datasets", "backbones", "fusions", "policies", "distillers", "routings"]
+    assert list(document) == [plural(kind) for kind in KINDS]
     gated = next(row for row in document["fusions"] if row["name"] == "gated")
     assert gated == {
         "name": "gated",

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from wbcbench.contracts import Cells, Fusion, Output, Outputs, Task
 from wbcbench.data.views import ResidentCells
-from wbcbench.evaluation import robustness
 from wbcbench.evaluation.ablation import Examination, shapley, subsets
-from wbcbench.evaluation.robustness import CORRUPTIONS, SEVERITIES, diversity, examine, kl
+from wbcbench.evaluation.corrupters import standard
+from wbcbench.evaluation.robustness import diversity, examine, kl
 from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy
 
 CPU = torch.device("cpu")
 COUNT = 90
+CORRUPTIONS = {c.name: c for c in standard() if c.fits(vector=False)}
 
 
 def cells() -> ResidentCells:
@@ -101,7 +102,7 @@ def test_every_severity_damages_cells_more_than_the_one_before(side: int) -> Non
     x, ids = torch.from_numpy(raw[:24]).float(), torch.arange(24)
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
     for kind, corrupt in CORRUPTIONS.items():
-        damage = [(corrupt(x, ids, s / len(SEVERITIES), 0) - x).pow(2).mean().item() for s in SEVERITIES]
+        damage = [(corrupt(x, ids, s, 0) - x).pow(2).mean().item() for s in corrupt.corruption.strengths]
         steps = zip([1e-3, *damage], damage, strict=False)
         assert all(less < more for less, more in steps), f"{kind} at {side} px: {damage}"
 
@@ -173,11 +174,10 @@ def several() -> list[str]:
 def test_passes_are_saved_only_where_nothing_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows from stored logits is what further passes say, on incomplete cells too."""
     cells, ids = incomplete(), torch.arange(39, -1, -1)
-    monkeypatch.setattr(robustness, "CORRUPTIONS", {})
-    found = examine(trained(name), cells, ids, ("a", "b"))
+    found = examine(trained(name), cells, ids, ("a", "b"), corruptions=())
     assert found["passes"] == (1 if name in SEPARATE else 1 + 2 + 2 + 2 * ("cross_slot" in found))
     monkeypatch.setattr(Examination, "separate", False)
-    again = examine(trained(name), cells, ids, ("a", "b"))
+    again = examine(trained(name), cells, ids, ("a", "b"), corruptions=())
     assert again["passes"] > found["passes"] or name not in SEPARATE
     assert again["passes_saved"] == 1, "the full subset is the clean pass"
     for cost in ("passes", "passes_saved", "seconds"):

@@ -63,7 +63,7 @@ def test_ruff_finds_nothing(name: str, tmp_path: Path) -> None:
     run("ruff", "format", "--no-cache", "--check", *config, str(tmp_path))
 
 
-def test_all_six_train_together(train: Callable[..., dict[str, Any]], invoke: Invoke) -> None:
+def test_all_of_them_work_together(train: Callable[..., dict[str, Any]], invoke: Invoke) -> None:
     for kind in KINDS:
         assert invoke("new", kind, f"my_{kind}", "--plugins-dir", "mine")[0] == 0
     flags = {"fusion": "--fusion", "distiller": "--kd", "backbone": "--backbone", "policy": "--policy",
@@ -72,11 +72,19 @@ def test_all_six_train_together(train: Callable[..., dict[str, Any]], invoke: In
     code, out, err = invoke(
         "run", "--plugins-dir", "mine", *given, "--set", "dataset.cells=60", "--set", "dataset.image_size=16",
         "--teacher", "cellnet:width=4", "--epochs", "1", "--device", "cpu", "--set", "threads=1", "--json",
+        "--evaluate", "full", "--corruption", "my_corruption",
     )  # fmt: skip
     assert code == 0, err
-    student = json.loads(out)["records"][-1]
+    document = json.loads(out)
+    student = document["records"][-1]
+    kinds = document["evaluations"][0]["result"]["corruptions"].values()
+    assert all(len(k["local.my_corruption/my_corruption"]) == 5 for k in kinds)
     assert student["status"] == "done"
     assert "my_fusion" in student["fusion"]
+    code, out, err = invoke("leaderboard", "--plugins-dir", "mine", "--by", "my_metric", "--json")
+    assert code == 0, err
+    (board,) = [b for b in json.loads(out)["boards"] if b["by"] == "my_metric"][:1]
+    assert 0 < board["rows"][0]["metrics"]["my_metric"]["mean"] <= 1
 
 
 @pytest.mark.slow

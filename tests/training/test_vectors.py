@@ -18,7 +18,7 @@ from wbcbench.deploy.export import made_up
 from wbcbench.deploy.formats import load_network
 from wbcbench.deploy.network import rebuilt
 from wbcbench.errors import DataError, UsageError
-from wbcbench.evaluation.robustness import corruptions_of
+from wbcbench.evaluation.corrupters import standard
 from wbcbench.records.schema import InputStatistics
 from wbcbench.records.store import Store
 from wbcbench.registry.loading import load_plugins
@@ -187,17 +187,18 @@ def test_views_of_numbers_have_noise_only_where_asked_for() -> None:
 
 
 def test_corruptions_of_numbers() -> None:
-    m = resident().modalities["markers"]
-    assert list(corruptions_of(m)) == ["noise", "drop", "miscalibration"]
+    corruptions = {c.name: c for c in standard() if c.fits(vector=True)}
+    assert list(corruptions) == ["noise", "drop", "miscalibration"]
+    imputed = torch.zeros(2)
     x, ids = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)), torch.arange(400)
-    for name, corrupt in corruptions_of(m).items():
+    for name, corrupt in corruptions.items():
         for strength in (0.2, 1.0):
-            changed = corrupt(x, ids, strength, 0)
-            assert torch.equal(changed[100:], corrupt(x[100:], ids[100:], strength, 0)), name
+            changed = corrupt(x, ids, strength, 0, imputed)
+            assert torch.equal(changed[100:], corrupt(x[100:], ids[100:], strength, 0, imputed)), name
             if name == "drop":
                 share = float((changed != x).float().mean())
                 assert share == pytest.approx(strength, abs=0.05)
-                assert float(changed[changed != x].abs().max()) == 0  # here the median is the mean
+                assert float(changed[changed != x].abs().max()) == 0
             else:
                 assert 0 < float((changed - x).abs().mean()) < 2 * strength
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wbcbench.api.defaults import MARGIN, METRIC, RESAMPLES
 from wbcbench.api.records import Shown
-from wbcbench.api.requests import Paths, Seeds, check_stores, stores_of
+from wbcbench.api.requests import Paths, Seeds, check_stores, load, plugin_options, stores_of
 from wbcbench.isolation import guest
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from wbcbench.boards.model import Board, Report
     from wbcbench.boards.options import Options
     from wbcbench.boards.pairs import Explanation
+    from wbcbench.evaluation.scorers import Scorer
     from wbcbench.records.store import Store
+    from wbcbench.registry.loading import PluginOptions
 
 Where = Mapping[str, str] | Sequence[str]
 """Field of the protocol -> value, or `field=value` as text."""
@@ -33,6 +35,7 @@ class BoardRequest:
 
     store: Paths | None = None
     by: str = METRIC
+    metric: str | Sequence[str] = ()
     seeds: Seeds = None
     where: Where = ()
     key: str | Sequence[str] = ()
@@ -45,18 +48,35 @@ class BoardRequest:
     index: bool = True
     reproduced: bool = False
     sort: str | None = None
+    plugins: PluginOptions = field(default_factory=plugin_options)
 
     def options(self) -> Options:
         """The options for `wbcbench.boards`. Raises `UsageError`."""
         from wbcbench.boards.options import Options, read_invalid
 
+        by, metrics = self._metrics()
         keys = (self.key,) if isinstance(self.key, str) else tuple(self.key)
         return Options(
-            by=self.by, seeds=_seeds(self.seeds), keys=keys,
+            by=by, metrics=metrics, seeds=_seeds(self.seeds), keys=keys,
             where=_where(self.where), together=self.together, statistics=self.statistics,
             resamples=self.resamples, margin=self.margin, verify=self.verify, index=self.index,
             reproduced=self.reproduced, invalid=read_invalid(Path(self.invalid)) if self.invalid else {},
         )  # fmt: skip
+
+    def _metrics(self) -> tuple[str, tuple[Scorer, ...]]:
+        """The name of the metric that ranks, and every metric that is not built in."""
+        from wbcbench.evaluation.metrics import METRICS
+
+        shown = [self.metric] if isinstance(self.metric, str) else [*self.metric]
+        asked = [m for m in dict.fromkeys([*shown, self.by]) if m not in METRICS]
+        if not asked:
+            return self.by, ()
+        from wbcbench.evaluation.scorers import scorer
+
+        registry, _ = load(self.plugins)
+        found = {m: scorer(registry, m) for m in asked}
+        by = found[self.by].name if self.by in found else self.by
+        return by, tuple({s.name: s for s in found.values()}.values())
 
     @contextmanager
     def stores(self) -> Iterator[list[Store]]:
@@ -243,6 +263,7 @@ def leaderboard(
     store: Paths | None = None,
     *,
     by: str = METRIC,
+    metric: str | Sequence[str] = (),
     seeds: Seeds = None,
     where: Where = (),
     key: str | Sequence[str] = (),
@@ -254,12 +275,15 @@ def leaderboard(
     index: bool = True,
     reproduced: bool = False,
     sort: str | None = None,
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
 ) -> Boards:
     """Boards of one or several stores: one per protocol, a row per method.
 
     Args:
         store: folders of records, or published boards; None: `WBCBENCH_STORE` if set, else wbcbench-store.
-        by: the metric that ranks.
+        by: the metric that ranks: one that records state, or one of the registry, `mcc` or `my_metric:alpha=2`.
+        metric: metrics of the registry that are shown too; they are computed from stored predictions.
         seeds: seeds that a row needs; None: those that most rows have.
         where: only boards whose protocol has these values, `{"dataset": "npz", "budget.epochs": "30"}`.
         key: only boards whose digest begins with this.
@@ -272,6 +296,7 @@ def leaderboard(
         reproduced: leave out the rows of published boards that others claim and that were not trained again.
         sort: rows in the order of a cost instead of the ranks: `macs`, `params`, `latency`, or of deployed files
             such as `onnx-int8:size` and `onnx-int8:latency`.
+        plugins_dir, no_plugins: as in `wbcbench.run`, for metrics.
 
     Returns:
         The boards, largest first.
@@ -281,9 +306,9 @@ def leaderboard(
         ComparabilityError: one table was requested, but protocols differ.
     """
     wanted = BoardRequest(
-        store=store, by=by, seeds=seeds, where=where, key=key, together=together, resamples=resamples,
-        statistics=statistics, verify=verify, invalid=invalid, index=index, reproduced=reproduced,
-        sort=sort,
+        store=store, by=by, metric=metric, seeds=seeds, where=where, key=key, together=together,
+        resamples=resamples, statistics=statistics, verify=verify, invalid=invalid, index=index,
+        reproduced=reproduced, sort=sort, plugins=plugin_options(plugins_dir, no_plugins),
     )  # fmt: skip
     return wanted.boards()
 
@@ -303,6 +328,8 @@ def compare(
     verify: Verify | None = None,
     invalid: str | Path | None = None,
     index: bool = True,
+    plugins_dir: Paths = (),
+    no_plugins: bool | str | Sequence[str] = False,
 ) -> Comparison:
     """Explain the difference between two methods of one board.
 
@@ -310,8 +337,8 @@ def compare(
         a: a row's name as shown in the table, or the beginning of a method's or a trial's id.
         b: the same.
         margin: methods that differ by less are called level (equivalence test).
-        store, by, seeds, where, key, resamples, verify, invalid, index: as in `wbcbench.leaderboard`; `by` is the
-            metric that is compared.
+        store, by, seeds, where, key, resamples, verify, invalid, index, plugins_dir, no_plugins: as in
+            `wbcbench.leaderboard`; `by` is the metric that is compared.
 
     Returns:
         Means, paired difference with interval and p, classes, cost, and what differs in the specifications.
@@ -322,7 +349,7 @@ def compare(
     """
     wanted = CompareRequest(
         a=a, b=b, margin=margin, store=store, by=by, seeds=seeds, where=where, key=key, resamples=resamples,
-        verify=verify, invalid=invalid, index=index,
+        verify=verify, invalid=invalid, index=index, plugins=plugin_options(plugins_dir, no_plugins),
     )  # fmt: skip
     return Comparison(wanted.explain())
 

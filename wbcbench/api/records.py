@@ -71,7 +71,7 @@ class Records(Shown, Sequence["Record"]):
 
         from wbcbench.records.frames import flat
 
-        return pd.DataFrame([flat(r) for r in self.records])
+        return pd.DataFrame([flat(r) | _of_order(r) for r in self.records])
 
     def summary(self) -> pd.DataFrame:
         """Method, distiller, seed, data set, test macro-F1."""
@@ -81,6 +81,22 @@ class Records(Shown, Sequence["Record"]):
     def notes(self) -> list[str]:
         """Damaged records."""
         return [f"Left out: {path}: {reason}" for path, reason in self.damaged.items()]
+
+
+def _of_order(record: Record) -> dict[str, float | None]:
+    """The metrics that use the order of classes, if the record's have one, as `test_quadratic_kappa`."""
+    key = record.result.key
+    if not key.ordered:
+        return {}
+    from wbcbench.boards.values import of_order
+    from wbcbench.evaluation.scorers import value_of
+
+    arrays, found = record.predictions, {}
+    for side in (s for s in ("test", "val") if f"{s}_probabilities" in arrays):
+        for s in of_order():
+            metric = s.of(key.classes, ordered=True)
+            found[f"{side}_{s.name}"] = value_of(metric, arrays[f"{side}_probabilities"], arrays[f"{side}_labels"])
+    return found
 
 
 @guest()

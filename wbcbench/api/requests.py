@@ -82,12 +82,22 @@ def check_stores(stores: Sequence[Path]) -> None:
             )
 
 
-def check_evaluate(evaluate: str) -> None:
-    """Raise `UsageError` for any other value than `standard` and `full`."""
-    from wbcbench.errors import UsageError
+def check_evaluate(evaluate: str, corruption: str | Sequence[str], registry: Registry) -> tuple[str, ...]:
+    """The corruptions beyond the standard ones.
 
+    Raises `UsageError` for any other value of `evaluate` than `standard` and `full`, and for a corruption that
+    does not exist or would not be applied.
+    """
+    from wbcbench.errors import UsageError
+    from wbcbench.evaluation.corrupters import choose_corruptions
+
+    texts = (corruption,) if isinstance(corruption, str) else tuple(corruption)
     if evaluate not in ("standard", "full"):
         raise UsageError(f"Expected evaluate='standard' or 'full', but got {evaluate!r}.")
+    if texts and evaluate != "full":
+        raise UsageError(f"Corruption '{texts[0]}' is for a full evaluation. Add --evaluate full.")
+    choose_corruptions(registry, texts)
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,7 @@ class RunRequest(Choices):
     """The arguments of `wbcbench.run` and `wbcbench run`."""
 
     evaluate: Evaluate = "standard"
+    corruption: str | Sequence[str] = ()
 
     def plan(self) -> PlannedRun:
         """Resolve every name and plan the trials. Imports torch only for `max_macs` and the like.
@@ -51,9 +52,9 @@ class RunRequest(Choices):
         """
         from wbcbench.scheduling.plan import make_plan
 
-        check_evaluate(self.evaluate)
         request = self.request()
         registry, report = load(self.plugins)
+        check_evaluate(self.evaluate, self.corruption, registry)
         return PlannedRun(self, request, make_plan(request, registry), registry, report.observers)
 
 
@@ -98,6 +99,7 @@ class PlannedRun:
             screens,
             self.observers,
             self.wanted.evaluate,
+            check_evaluate(self.wanted.evaluate, self.wanted.corruption, self.registry),
         )
         keep_titles(self.request, outcomes)
         return Run(outcomes, self.request.root, list(self.plan.notes), examinations)
@@ -236,6 +238,7 @@ def run(
     no_plugins: bool | str | Sequence[str] = False,
     track: str | Sequence[str] | None = None,
     evaluate: Evaluate = "standard",
+    corruption: str | Sequence[str] = (),
     progress: bool = True,
     check: bool = True,
 ) -> Run:
@@ -277,6 +280,7 @@ def run(
         no_plugins: True leaves out all third-party plugins; one or several names leave out those.
         track: trackers to log to as well: tensorboard, mlflow, wandb.
         evaluate: "full": also every subset of modalities, corruptions and reliance, in `examinations`.
+        corruption: corruptions of the full evaluation beyond the standard ones, `"glare"` or `"glare:size=3"`.
         progress: show progress on stderr.
         check: raise if a trial failed; if False, failed trials are in `failed` of the result.
 
@@ -296,6 +300,7 @@ def run(
         folds=folds, image_size=image_size, device=device, store=store, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, config=config,
         settings=set, plugins=plugin_options(plugins_dir, no_plugins), track=track, evaluate=evaluate,
+        corruption=corruption,
     )  # fmt: skip
     done = wanted.plan().run(progress)
     if check and done.failed:

@@ -38,6 +38,7 @@ class StudyRequest(Compute):
     file: str | Path
     only: str | Sequence[str] = ()
     evaluate: Evaluate = "standard"
+    corruption: str | Sequence[str] = ()
 
     def plan(self) -> PlannedStudy:
         """Read the file and plan every part, before any training.
@@ -49,9 +50,9 @@ class StudyRequest(Compute):
         from wbcbench.spec.load import keys_of
         from wbcbench.spec.request import split_list
 
-        check_evaluate(self.evaluate)
         parts = read_study(Path(self.file), keys_of(vars(self)), self.settings, split_list(self.only))
         registry, report = load(self.plugins)
+        check_evaluate(self.evaluate, self.corruption, registry)
         return PlannedStudy(self, [plan_part(part, registry) for part in parts], registry, report.observers)
 
 
@@ -99,8 +100,10 @@ class PlannedStudy:
             def screens(cells: int | None, root: Path = root) -> Any:
                 return displays(progress, root, cells)
 
-            full = self.wanted.evaluate == "full"
-            part = run_part(planned, self.registry, self.wanted.plugins, self.observers, screens, full)
+            wanted = self.wanted
+            more = check_evaluate(wanted.evaluate, wanted.corruption, self.registry)
+            full = wanted.evaluate == "full"
+            part = run_part(planned, self.registry, wanted.plugins, self.observers, screens, full, more)
             done.parts.append(part)
             ended(part)
         return done
@@ -163,6 +166,7 @@ def study(
     plugins_dir: Paths = (),
     no_plugins: bool | str | Sequence[str] = False,
     evaluate: Evaluate = "standard",
+    corruption: str | Sequence[str] = (),
     progress: bool = True,
     check: bool = True,
 ) -> StudyRun:
@@ -178,6 +182,7 @@ def study(
         set: any parameter by its dotted name, for every part; overrides everything else.
         plugins_dir, no_plugins, progress: as in `wbcbench.run`.
         evaluate: "full": also every subset of modalities, corruptions and reliance; `examinations` of each part.
+        corruption: as in `wbcbench.run`.
         check: raise if something failed; if False, `failed` and `failures` of the result list it.
 
     Returns:
@@ -193,6 +198,7 @@ def study(
         file=file, only=only, store=store, device=device, executor=executor, jobs=jobs,
         cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, ray_address=ray_address, settings=set,
         plugins=plugin_options(plugins_dir, no_plugins), evaluate=evaluate,
+        corruption=corruption,
     )  # fmt: skip
     done = wanted.plan().run(progress)
     if check and (done.failed or done.failures):

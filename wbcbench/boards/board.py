@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wbcbench.boards.board_statistics import BoardStatistics, defined, lead_interval
-from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.columns import header
 from wbcbench.boards.deployed import deployed
-from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.entries import Found
 from wbcbench.boards.external import externals
 from wbcbench.boards.gather import Group, board_seeds, by_method
 from wbcbench.boards.model import Board, Comparison, Difference, Estimate, PerTable, Row
@@ -24,9 +24,9 @@ from wbcbench.boards.standing import standing_notes
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
 from wbcbench.boards.teachers import teacher_notes, with_teachers
+from wbcbench.boards.values import Values, options_of
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.levelling import moved
-from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey
 
@@ -39,21 +39,26 @@ class Baselines:
 
     methods: Methods
     """Method id -> records in order of seed, references included."""
-    by: str
-    higher_is_better: bool
+    values: Values
+    options: Options
+
+    @property
+    def by(self) -> str:
+        """The metric that ranks."""
+        return self.options.by
 
     def single(self, row: Row) -> str | None:
         """Best single modality with the row's backbone and all its seeds: best by validation, never by test."""
         mine = self.methods[row.method_id][0].entry
         if mine.fusion == "single":
             return None
-        at, sign = METRIC_ORDER.index(self.by), 1 if self.higher_is_better else -1
+        sign = 1 if self.options.higher else -1
         best: tuple[float, str] | None = None
         for method, records in self.methods.items():
             e = records[0].entry
             if e.fusion != "single" or e.kd != "none" or e.policies or e.backbone_id != mine.backbone_id:
                 continue
-            own = [f.entry.val[at] for f in records if f.entry.seed in row.seeds]
+            own = [self.values.val(f, self.by) for f in records if f.entry.seed in row.seeds]
             values = [sign * v for v in own if v is not None]
             if len(values) == len(row.seeds) and (best is None or sum(values) > best[0]):
                 best = sum(values), method
@@ -84,9 +89,9 @@ class Baselines:
         if against is None:
             return None
         u = stats.pair(row.method_id, against)
-        if not self.higher_is_better:
+        if not self.options.higher:
             u = u._replace(value=-u.value)
-        low, high = lead_interval(u, self.by)
+        low, high = lead_interval(u, self.options)
         return Difference(
             against=against,
             against_name=names[against],
@@ -111,14 +116,18 @@ def make_board(
     group: Group, maker: RowMaker, options: Options, *, statistics: bool, with_details: bool
 ) -> tuple[Board, dict[str, str]]:
     """A board, and the records that were refused after reading their predictions (trial id -> reason)."""
-    higher = METRICS[options.by].higher_is_better
+    options = options_of(options, group.key)
+    values, higher = Values.of(options, group.key), options.higher
+    bad = values.unreadable((*group.own, *group.references))
+    if bad:
+        group = _without(group, bad)
     seeds = board_seeds(by_method(group.own), options, group.digest)
     methods = _methods(group, seeds)
     stats = None
-    refused = dict(group.refused)
+    refused = group.refused | bad
     notes: list[str] = []
     if statistics:
-        stats = BoardStatistics(_whole(methods, group), options, _root(group), len(group.key.classes))
+        stats = BoardStatistics(_whole(methods, group), options, _root(group), values)
         notes += stats.kept.notes
         if bad := stats.kept.refused:
             refused |= bad
@@ -126,7 +135,7 @@ def make_board(
             seeds = board_seeds(by_method(group.own), options, group.digest)
             methods = _methods(group, seeds)
             stats.save()
-            stats = BoardStatistics(_whole(methods, group), options, _root(group), len(group.key.classes))
+            stats = BoardStatistics(_whole(methods, group), options, _root(group), values)
         if not stats.enough:
             stats = None
     own = {f.entry.method_id for f in group.own}
@@ -135,22 +144,22 @@ def make_board(
         there = {f.entry.seed for f in records} - set(group.lacking.get(method, ()))
         missing = tuple(s for s in seeds if s not in there)
         status = "reference" if method not in own else "incomplete" if missing else "ranked"
-        rows.append(maker.row(records, status, missing if status == "incomplete" else (), group.folds))  # type: ignore[arg-type]
+        rows.append(maker.row(records, status, values, missing if status == "incomplete" else (), group.folds))  # type: ignore[arg-type]
     rows = with_backbones(named(rows), {m: records[0].entry.backbone_id for m, records in methods.items()})
     if not group.folds:
-        rows = with_teachers(rows, methods, maker.found, options.by, higher)
+        rows = with_teachers(rows, methods, maker.found, values, options)
     names = {r.method_id: r.name for r in rows}
     rows = _ranked(rows, options.by, higher)
     comparisons: list[Comparison] = []
     detectable = None
     if stats is not None:
-        baselines = Baselines(methods, options.by, higher)
+        baselines = Baselines(methods, values, options)
         rows = [r if r.method_id in group.lacking else _measured(r, stats, baselines, names) for r in rows]
         rows = _corrected(_corrected(rows, "over_single"), "over_no_kd")
         rows, comparisons, detectable = _compared(rows, stats, options.by, higher)
         stats.save()
     others = externals(methods, names, options, statistics)
-    files, told = deployed(methods, names, options, statistics)
+    files, told = deployed(methods, names, options, statistics, values)
     rows = [
         r.model_copy(
             update={
@@ -168,6 +177,7 @@ def make_board(
     notes += _ceilings(group)
     notes += standing_notes(rows)
     notes += others.notes + told
+    notes += values.looped(options.resamples) if stats is not None else []
     notes += maker.examinations.notes(f.entry.trial_id for records in methods.values() for f in records)
     if options.seeds is None and (beyond := sorted({f.entry.seed for f in group.own} - set(seeds))):
         notes.append(
@@ -195,15 +205,16 @@ def make_board(
         rows=tuple(sorted(rows, key=place)),
         comparisons=tuple(comparisons),
         external=tuple(others.sets),
+        more_metrics=values.described(),
         detectable=detectable,
         notes=tuple(notes),
     )
     if with_details:
-        board = board.model_copy(update={"per_group": _per_group(board, _whole(methods, group))})
+        board = board.model_copy(update={"per_group": _per_group(board, _whole(methods, group), values)})
     return board, refused
 
 
-def _per_group(board: Board, methods: Methods) -> PerTable | None:
+def _per_group(board: Board, methods: Methods, values: Values) -> PerTable | None:
     """The table by donor, slide or plate; None without groups, with one, or with too many for a page."""
     first = next((own[0] for own in methods.values() if own), None)
     try:
@@ -211,7 +222,7 @@ def _per_group(board: Board, methods: Methods) -> PerTable | None:
             return None
     except RecordError:
         return None
-    found = table(board, agreeing(methods, len(board.key.classes))[0], "group")
+    found = table(board, agreeing(methods, len(board.key.classes))[0], "group", values)
     return found if found is not None and 1 < len(found.shares) <= MANY else None
 
 
@@ -355,7 +366,7 @@ def _levelling_notes(rows: Sequence[Row], key: ComparisonKey) -> list[str]:
         (m2, tau2), (m3, tau3) = moved(half, end), moved(later, end)
         pairs = len(best) * (len(best) - 1) // 2
         notes.append(
-            f"By validation {HEADERS[key.judged_by]}, {m2} of {pairs} pair{'s' * (pairs > 1)} of rows stood the "
+            f"By validation {header(key.judged_by)}, {m2} of {pairs} pair{'s' * (pairs > 1)} of rows stood the "
             f"other way round after half of training (Kendall's tau {tau2:.2f}), {m3} after three quarters "
             f"({tau3:.2f})."
         )

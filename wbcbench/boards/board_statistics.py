@@ -17,8 +17,17 @@ from wbcbench.boards.entries import METRIC_ORDER, Found
 from wbcbench.boards.gather import usual_seeds
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, agreeing, clusters, enough
-from wbcbench.boards.statistics import Contrasts, Uncertainty, bootstrap, features, seed_variance, uncertainty
+from wbcbench.boards.statistics import (
+    Contrasts,
+    Uncertainty,
+    bootstrap,
+    bootstrap_of,
+    features,
+    seed_variance,
+    uncertainty,
+)
 from wbcbench.boards.statistics.hypothesis_tests import Scale
+from wbcbench.boards.values import Values
 from wbcbench.errors import WbcbenchError
 from wbcbench.files import atomic_write_bytes
 from wbcbench.spec import digest
@@ -33,15 +42,36 @@ SCALES: dict[str, Scale] = {
     "brier": "log", "ece": "log",
 }  # fmt: skip
 
-WIDEST: dict[str, float] = dict.fromkeys(SCALES, 1.0) | {"brier": 2.0, "nll": math.inf}
-"""The largest possible difference of two rows."""
-
 Array = NDArray[Any]
 
 
-def lead_interval(u: Uncertainty, by: str) -> tuple[float, float]:
-    """95 % interval of a difference, within what is possible for the metric."""
-    return u.interval(limits=(-WIDEST[by], WIDEST[by]))
+def scale_of(metric: str, limits: tuple[float, float]) -> Scale:
+    """The scale of a metric's intervals; of one that is not built in, by its range."""
+    low, high = limits
+    return SCALES.get(metric, "linear" if low != 0 else "logit" if high == 1 else "log")
+
+
+def lead_interval(u: Uncertainty, options: Options) -> tuple[float, float]:
+    """95 % interval of a difference, within what is possible for the metric that ranks."""
+    return u.interval(limits=(-options.widest, options.widest))
+
+
+def resampled(
+    samples: Sequence[Sample], clusters: NDArray[np.intp], metrics: Sequence[str], values: Values, options: Options
+) -> Array:
+    """[samples, metrics, resamples] of the metrics of samples of the same cells."""
+    stated = [m for m in metrics if m not in values.more]
+    found = np.empty((len(samples), len(metrics), options.resamples))
+    if stated:
+        tables = [features(s.probabilities, s.labels, clusters, stated) for s in samples]
+        drawn = bootstrap(tables, stated, options.resamples, options.bootstrap_seed)
+        found[:, [metrics.index(m) for m in stated]] = drawn
+    for name in set(metrics) - set(stated):
+        for row, s in zip(found[:, metrics.index(name)], samples, strict=True):
+            row[:] = bootstrap_of(
+                values.more[name], s.probabilities, s.labels, clusters, options.resamples, options.bootstrap_seed
+            )
+    return found
 
 
 class Lead(BaseModel):
@@ -140,14 +170,15 @@ class BoardStatistics:
     """
 
     def __init__(
-        self, methods: Mapping[str, Sequence[Found]], options: Options, root: Path, classes: int,
-        metrics: Sequence[str] = METRIC_ORDER,
+        self, methods: Mapping[str, Sequence[Found]], options: Options, root: Path, values: Values,
+        metrics: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
-        """`metrics` are those that need intervals, including the board's metric."""
-        self.metrics = tuple(metrics)
+        """`metrics` are those that need intervals, including the board's metric; None: all."""
+        self.metrics = values.names if metrics is None else tuple(metrics)
+        self.values = values
         self.methods = {m: list(records) for m, records in methods.items()}
         self.options = options
-        self.classes = classes
+        self.classes = len(values.classes)
         self._path = root / "index" / "statistics" / f"{self._question()}.json"
         self._resampled: dict[str, Array] = {}
         self._values: dict[str, Array] = {}
@@ -214,7 +245,7 @@ class BoardStatistics:
         leads = []
         for i in others:
             u = every.pair(first, i)
-            low, high = lead_interval(u, self.options.by)
+            low, high = lead_interval(u, self.options)
             leads.append(
                 Lead(
                     value=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=defined(p[first, i]),
@@ -265,9 +296,8 @@ class BoardStatistics:
         return self._spreads[seeds]
 
     def _by_seed(self, metric: str) -> dict[str, dict[int, float]]:
-        place = METRIC_ORDER.index(metric)
         return {
-            m: {f.entry.seed: v for f in records if (v := f.entry.test[place]) is not None}
+            m: {f.entry.seed: v for f in records if (v := self.values.test(f, metric)) is not None}
             for m, records in self.methods.items()
         }
 
@@ -282,7 +312,8 @@ class BoardStatistics:
         records = [
             [m, [f.entry.trial_id + f.entry.stamp + f.entry.digest for f in r]] for m, r in self.methods.items()
         ]
-        metrics = [] if self.metrics == METRIC_ORDER else [self.metrics]
+        metrics: list[Any] = [] if self.metrics == METRIC_ORDER else [self.metrics]
+        metrics += [s.identity for s in self.values.scorers if s.name in self.metrics]
         return digest([STATISTICS_VERSION, o.by, o.resamples, o.bootstrap_seed, records, *metrics], length=32)
 
     def _resample(self) -> None:
@@ -310,14 +341,15 @@ class BoardStatistics:
             self._judge(batch, found.of)
 
     def _judge(self, batch: Sequence[tuple[str, Sequence[Sample]]], clusters: NDArray[np.intp]) -> None:
-        tables = [features(s.probabilities, s.labels, clusters, self.metrics) for _, own in batch for s in own]
-        found = bootstrap(tables, self.metrics, self.options.resamples, self.options.bootstrap_seed)
-        by, places = self.metrics.index(self.options.by), [METRIC_ORDER.index(m) for m in self.metrics]
+        samples = [s for _, own in batch for s in own]
+        found = resampled(samples, clusters, self.metrics, self.values, self.options)
+        by, ranges = self.metrics.index(self.options.by), [self.options.properties(m).range for m in self.metrics]
         alone = {m: spread(self._by_seed(m), (0,), paired=False) for m in self.metrics}
         at = 0
         for method, own in batch:
             part = found[at : at + len(own)]
-            values = np.array([s.found.entry.test for s in own], dtype=np.float64)[:, places]
+            stated = [[self.values.test(s.found, m) for m in self.metrics] for s in own]
+            values = np.array(stated, dtype=np.float64)
             at += len(own)
             limits = {}
             for i, metric in enumerate(self.metrics):
@@ -326,7 +358,7 @@ class BoardStatistics:
                     u = uncertainty(
                         values[:, i], part[:, i], self.kept.effective, one and (one.of[method], one.df)
                     )
-                    low, high = u.interval(scale=SCALES[metric], limits=(0.0, WIDEST[metric]))
+                    low, high = u.interval(scale=scale_of(metric, ranges[i]), limits=ranges[i])
                     limits[metric] = (round(low, 9), round(high, 9))
             self.kept.intervals[method] = limits
             self._values[method] = values[:, by]
@@ -346,6 +378,6 @@ def _load(path: Path) -> Kept | None:
 
 
 __all__ = [
-    "SCALES", "STATISTICS_VERSION", "WIDEST", "BoardStatistics", "Kept", "Lead", "Spread", "Standing", "defined",
-    "lead_interval", "spread",
+    "SCALES", "STATISTICS_VERSION", "BoardStatistics", "Kept", "Lead", "Spread", "Standing", "defined",
+    "lead_interval", "resampled", "scale_of", "spread",
 ]  # fmt: skip

@@ -24,7 +24,6 @@ from wbcbench.boards.statistics import (
     probability_of_improvement,
 )
 from wbcbench.errors import RecordError
-from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
 from wbcbench.records.titles import read_titles, title_of
@@ -127,7 +126,7 @@ def over_splits(boards: Sequence[Board], board: Board, a: Row, b: Row, by: str) 
             f"There are {len(used)} splits of the same data, but with the same test cells: nothing was resampled "
             "that a test over splits could be about."
         )  # fmt: skip
-    sign = 1.0 if METRICS[by].higher_is_better else -1.0
+    sign = 1.0 if board.higher_is_better else -1.0
     leads = [[sign * (_values(x, by)[s] - _values(y, by)[s]) for s in seeds] for x, y in used]
     left = len(pairs) - len(used)
     said = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
@@ -143,7 +142,7 @@ def over_folds(board: Board, a: Row, b: Row, by: str) -> str | None:
     """
     seeds = sorted(set(a.seeds) & set(b.seeds))
     known = [{(s.seed, s.fold): s.metrics[by] for s in row.sources} for row in (a, b)]
-    sign = 1.0 if METRICS[by].higher_is_better else -1.0
+    sign = 1.0 if board.higher_is_better else -1.0
     leads = []
     for fold in board.folds:
         mine, theirs = ([v for s in seeds if (v := found.get((s, fold))) is not None] for found in known)

@@ -37,6 +37,11 @@ HEADERS = {
 }  # fmt: skip
 
 
+def header(metric: str) -> str:
+    """The heading of a metric; that of one that is not built in is its name."""
+    return HEADERS.get(metric, metric)
+
+
 @dataclass(frozen=True)
 class Column:
     """One column. `cell` returns plain text, which each format must escape."""
@@ -243,7 +248,13 @@ DEPLOYED = ("deployed:", "size:", "latency:")
 
 
 def available(board: Board) -> dict[str, Column]:
-    """Every column of a board: `COLUMNS`, one for each external set, and three for each kind of deployed file."""
+    """Every column of a board: `COLUMNS`, two for each further metric, one for each external set, and three for
+    each kind of deployed file."""
+    further = {}
+    for m in board.more_metrics:
+        interval = f"95 % interval of {m.name}, over test cells and seeds"
+        further[m.name] = Column(m.name, f"{m.doc}: mean ± sd over seeds", _metric(m.name))
+        further[f"{m.name}_interval"] = Column(f"{m.name} 95%", interval, _interval(m.name))
     external = {
         f"{EXTERNAL}{s.name}": Column(
             f"{s.name} (external)", f"macro-F1 on other cells: {s.name}; mean ± sd, 95 % interval", _external(s.id)
@@ -256,7 +267,7 @@ def available(board: Board) -> dict[str, Column]:
         name: column
         for k in kinds
         for name, column in (
-            (score + k, Column(k, f"{HEADERS[board.by]} of the file; change, 95%", _deployed(k, _file_score))),
+            (score + k, Column(k, f"{header(board.by)} of the file; change, 95%", _deployed(k, _file_score))),
             (
                 size + k,
                 Column(f"{k} size", "bytes of the file", _deployed(k, lambda d: f"{count(d.size)}B"), True),
@@ -266,7 +277,7 @@ def available(board: Board) -> dict[str, Column]:
     }
     column = Column(STANDING, "claimed by others, reproduced (seeds), or ours", lambda r, b: r.standing)
     standing = {STANDING: column} if any(r.standing for r in board.rows) else {}
-    return COLUMNS | standing | external | files
+    return further | COLUMNS | standing | external | files
 
 
 def _deployed(kind: str, text: Callable[[DeployedScore], str]) -> Cell:
@@ -366,12 +377,14 @@ def chosen(board: Board, names: Sequence[str] | None = None, wide: bool = False)
     for name in WIDE if wide else NARROW:
         picked[name.format(by=board.by)] = None
         if name == "{by}_interval":
+            picked |= dict.fromkeys(n for m in board.more_metrics for n in (m.name, f"{m.name}_interval"))
             picked |= dict.fromkeys(n for n in every if n.startswith((STANDING, EXTERNAL, *DEPLOYED)))
     said = {} if wide else shared(board)
+    optional = _OPTIONAL | {f"{m.name}_interval" for m in board.more_metrics}
     return {
         name: every[name]
         for name in picked
-        if name not in said and (name not in _OPTIONAL or any(COLUMNS[name].cell(r, board) for r in board.rows))
+        if name not in said and (name not in optional or any(every[name].cell(r, board) for r in board.rows))
     }
 
 
@@ -395,6 +408,7 @@ __all__ = [
     "chosen",
     "count",
     "deployed_number",
+    "header",
     "shared",
     "two_digits",
 ]

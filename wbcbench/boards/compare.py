@@ -16,6 +16,7 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.pairs import Explanation, Pairs, Ratio
 from wbcbench.boards.samples import Sample, agreeing
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.boards.values import Values, options_of
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
 from wbcbench.records import verify as checks
 from wbcbench.records.store import Store
@@ -87,7 +88,8 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
     bad |= units.refused
     refused = {t: refusal(found.trials[t].root, t, reason).reason for t, reason in sorted(bad.items())}
     seeds = _shared_seeds(left, right, samples, refused)
-    pairs = Pairs(board, samples, seeds, options)
+    options = options_of(options, board.key)
+    pairs = Pairs(board, samples, seeds, options, Values.of(options, board.key))
     if not pairs.clusters.enough:
         raise ComparabilityError(f"Expected test cells of more groups, but: {pairs.clusters.notes[-1]}")
     both = {left.method_id, right.method_id}
@@ -96,7 +98,7 @@ def explain(stores: Sequence[Store | Path | str], a: str, b: str, options: Optio
     every = pairs.contrasts(rows)
     i, j = rows.index(left), rows.index(right)
     u = every.pair(i, j)
-    low, high = lead_interval(u, options.by)
+    low, high = lead_interval(u, options)
     p_level = u.equivalent(options.margin)
     return Explanation(
         board=board.digest,

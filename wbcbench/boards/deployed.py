@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from wbcbench.boards.board_statistics import SCALES, WIDEST, lead_interval
-from wbcbench.boards.entries import METRIC_ORDER, Found
+from wbcbench.boards.board_statistics import SCALES, lead_interval
+from wbcbench.boards.entries import Found
 from wbcbench.boards.evaluated import Limits, Methods, complete, intervals
 from wbcbench.boards.model import DeployedScore, Timing
 from wbcbench.boards.options import Options
 from wbcbench.boards.rows import estimate
 from wbcbench.boards.samples import Clusters, Sample, clusters, load, pool
 from wbcbench.boards.statistics import bootstrap, features, uncertainty
+from wbcbench.boards.values import Values
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.metrics import score
 from wbcbench.records.deployed import KINDS, Deployed
@@ -30,7 +31,7 @@ Read = Mapping[str, Evaluated[Deployed]]
 
 
 def deployed(
-    methods: Methods, names: Mapping[str, str], options: Options, judged: bool
+    methods: Methods, names: Mapping[str, str], options: Options, judged: bool, board: Values
 ) -> tuple[Scores, list[str]]:
     """Method id -> its files' scores, one for each kind in which all of its networks were evaluated; and notes.
 
@@ -39,13 +40,14 @@ def deployed(
         names: of the rows, by method id.
         options: of the board.
         judged: whether intervals are computed.
+        board: the values of its records.
     """
     scores: Scores = {}
     notes: list[str] = []
     for kind in KINDS:
         whole, partly = complete(Deployed, kind, methods, names, notes)
         for method, read in whole.items():
-            made = _score(kind, methods[method], read, options, judged)
+            made = _score(kind, methods[method], read, options, judged, board)
             scores[method] = (*scores.get(method, ()), made)
         if partly:
             notes.append(
@@ -60,7 +62,9 @@ def deployed(
     return scores, notes
 
 
-def _score(kind: str, records: Sequence[Found], read: Read, options: Options, judged: bool) -> DeployedScore:
+def _score(
+    kind: str, records: Sequence[Found], read: Read, options: Options, judged: bool, board: Values
+) -> DeployedScore:
     """The files' metric for each seed, of all its folds together as for the trained networks."""
     by = options.by
     values, errors = [], []
@@ -68,9 +72,9 @@ def _score(kind: str, records: Sequence[Found], read: Read, options: Options, ju
         parts = [read[r.entry.trial_id] for r in found.records]
         p, labels = (np.concatenate(a) for a in zip(*((m.probabilities, m.labels) for m in parts), strict=True))
         metrics = score(p, labels, tuple(parts[0].document.classes)).summary
-        values.append(metrics[by])
+        values.append(board.of_cells(p, labels, by) if by in board.more else metrics[by])
         errors.append(metrics["ece"])
-    before = [f.entry.test[METRIC_ORDER.index(by)] for f in records]
+    before = [board.test(f, by) for f in records]
     value, trained = estimate(values), estimate(before)
     documents = [m.document for m in read.values()]
     devices = list(dict.fromkeys((d.device, d.threads) for d in documents))
@@ -90,7 +94,7 @@ def _score(kind: str, records: Sequence[Found], read: Read, options: Options, ju
         size=statistics.fmean(d.size for d in documents),
         timing=timing,
     )
-    if not judged or made.change is None:
+    if not judged or made.change is None or by in board.more:
         return made
     networks = [[r.entry.digest, read[r.entry.trial_id].document.sha256] for f in records for r in f.records]
     pairs = np.array([values, before], dtype=np.float64)
@@ -140,8 +144,8 @@ def _limits(records: Sequence[Found], read: Read, values: np.ndarray, options: O
         return ()
     now, was = np.split(resampled, 2)
     own = uncertainty(values[0], now, over.effective)
-    limits = own.interval(scale=SCALES[by], limits=(0.0, WIDEST[by]))
-    change = lead_interval(uncertainty(values[0] - values[1], now - was, over.effective), by)
+    limits = own.interval(scale=SCALES[by], limits=(0.0, options.widest))
+    change = lead_interval(uncertainty(values[0] - values[1], now - was, over.effective), options)
     return () if any(math.isnan(v) for v in (*limits, *change)) else (limits, change)
 
 

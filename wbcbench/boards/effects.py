@@ -23,8 +23,8 @@ from wbcbench.boards.options import Options
 from wbcbench.boards.rows import searches
 from wbcbench.boards.statistics import holm
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.boards.values import Values, options_of
 from wbcbench.errors import ComparabilityError, UsageError, did_you_mean
-from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records import verify as checks
 from wbcbench.records.schema import ComparisonKey, Strict
 from wbcbench.records.store import Store
@@ -140,11 +140,13 @@ def _judged(
     group: Group, seeds: tuple[int, ...], methods: dict[str, list[Found]], levels: dict[str, dict[str, str]],
     of: Factor, against: str, options: Options, winners: tuple[str, ...],
 ) -> Effects:  # fmt: skip
-    stats = BoardStatistics(methods, options, group.own[0].root, len(group.key.classes), (options.by,))
+    options = options_of(options, group.key)
+    values = Values.of(options, group.key)
+    stats = BoardStatistics(methods, options, group.own[0].root, values, (options.by,))
     if not stats.enough:
         raise ComparabilityError(f"Expected test cells of more groups, but: {stats.kept.notes[-1]}")
     base = levels[against]
-    sign = 1 if METRICS[options.by].higher_is_better else -1
+    sign = 1 if options.higher else -1
     known, alone = [], []
     for level, blocks in levels.items():
         shared = sorted(set(blocks) & set(base))
@@ -165,7 +167,7 @@ def _judged(
     levels_p = holm([u.equivalent(options.margin) for _, u, *_ in known])
     rows = []
     for (level, u, blocks_shared, ahead, macs), p_holm, p_level in zip(known, adjusted, levels_p, strict=True):
-        low, high = lead_interval(u, options.by)
+        low, high = lead_interval(u, options)
         rows.append(
             Effect(
                 level=level, lead=round(u.value, 9), low=round(low, 9), high=round(high, 9), p=defined(u.p),

@@ -26,6 +26,22 @@ assert set(METRIC_NAMES) == set(METRICS)
 Status = Literal["ranked", "reference", "incomplete"]
 
 
+class MoreMetric(Strict):
+    """A metric that records do not state, computed from their predictions."""
+
+    name: str
+    """With its parameters, as in `expected_cost:decide=cheapest`."""
+    doc: str
+    higher_is_better: bool
+    low: float | None
+    high: float | None
+    """Its range; None: no limit."""
+    per_class: bool
+    """Whether it is the mean of a value per class."""
+    sha256: str
+    """Of the file of its code."""
+
+
 class Estimate(Strict):
     """A metric over seeds. None: undefined, or no statistics were computed."""
 
@@ -217,7 +233,9 @@ class Part(Strict):
     """Not part of wbcbench."""
 
 
-_LATER = ("fold", "folds", "external", "deployed", "per_group", "pulls", "outside", "standing", "title")
+_LATER = (
+    "fold", "folds", "external", "deployed", "more_metrics", "per_group", "pulls", "outside", "standing", "title",
+)  # fmt: skip
 
 
 class _Folded(Strict):
@@ -245,7 +263,7 @@ class Source(_Folded):
     checked: Literal["quick", "files", "full"]
     """quick: the result's own checksum; files: every file's digest; full: every metric recomputed."""
     metrics: dict[str, float | None]
-    """On the test split; keys `METRIC_NAMES`."""
+    """On the test split; keys `METRIC_NAMES` and those of `Board.more_metrics`."""
     path: Path | None = Field(default=None, exclude=True)
     """Its location; not part of any output."""
 
@@ -308,7 +326,7 @@ class Row(_Folded):
     folds: tuple[int, ...] = ()
     """Of the board; empty: the split is one division."""
     metrics: dict[str, Estimate]
-    """Keys `METRIC_NAMES`."""
+    """Keys `METRIC_NAMES` and those of `Board.more_metrics`."""
     over_single: Difference | None = None
     """Against the best single modality of the same backbone, best by validation."""
     over_no_kd: Difference | None = None
@@ -419,6 +437,8 @@ statistics."""
     detectable: float | None = None
     """The smallest lead of the best row that excludes another from the set of the best in four of five cases;
     median over pairs."""
+    more_metrics: tuple[MoreMetric, ...] = ()
+    """Metrics beyond `METRIC_NAMES`."""
     external: tuple[ExternalSet, ...] = ()
     per_group: PerTable | None = None
     """The ranking metric by donor, slide or plate; None: not known, too many, or no details were requested."""
@@ -498,6 +518,6 @@ class Report(Strict):
 __all__ = [
     "BOARD_SCHEMA_VERSION", "METRIC_NAMES", "Across", "Board", "ClassScore", "Comparison", "DeployedScore",
     "Details", "Difference", "Estimate", "ExternalScore", "ExternalSet", "Improvement", "MissingModalities",
-    "Part", "PerRow", "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share", "Source",
-    "Status", "TeacherScore", "Teaching", "Timing",
+    "MoreMetric", "Part", "PerRow", "PerTable", "Refused", "ReliabilityBin", "Report", "Row", "Search", "Share",
+    "Source", "Status", "TeacherScore", "Teaching", "Timing",
 ]  # fmt: skip

@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wbcbench.boards.statistics import RESAMPLES, SEED
-from wbcbench.errors import UsageError, did_you_mean
-from wbcbench.evaluation.metrics import METRICS
+from wbcbench.errors import UsageError
+from wbcbench.evaluation.metrics import METRICS, Metric
+from wbcbench.evaluation.scorers import Scorer, known
 from wbcbench.records.schema import Strict
 from wbcbench.spec.request import load_yaml
 
@@ -30,7 +31,9 @@ class Options:
     """Raises `UsageError` when a value is unknown or out of range."""
 
     by: str = "macro_f1"
-    """The metric that ranks."""
+    """The metric that ranks: a built-in one, or the name of one in `metrics`."""
+    metrics: tuple[Scorer, ...] = ()
+    """Metrics that records do not state, computed from their predictions."""
     seeds: tuple[int, ...] | None = None
     """Seeds that a row needs; None: those of `board_seeds`, else those that most methods have."""
     board_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -60,17 +63,28 @@ class Options:
     """Trial id, or a record's digest -> why it is invalid: it does not count and is listed as left out."""
 
     def __post_init__(self) -> None:
-        if self.by not in METRICS:
-            raise UsageError(
-                f"No metric is called '{self.by}'.{did_you_mean(self.by, METRICS)} "
-                f"There are: {', '.join(METRICS)}."
-            )
+        self.properties(self.by)
         if self.resamples < 100:
             raise UsageError(f"Expected at least 100 resamples, but got {self.resamples}.")
         if not 0 < self.margin < math.inf:
             raise UsageError(f"Expected a margin above 0, in units of {self.by}, but got {self.margin:g}.")
         if self.seeds is not None and not self.seeds:
             raise UsageError("Expected at least one seed, as in --seeds 0,1,2, but got none.")
+
+    def properties(self, metric: str) -> Metric:
+        """Of a metric of the boards. Raises `UsageError` for another name."""
+        return METRICS.get(metric) or known(metric, self.metrics)
+
+    @property
+    def higher(self) -> bool:
+        """Whether higher is better, by the metric that ranks."""
+        return self.properties(self.by).higher_is_better
+
+    @property
+    def widest(self) -> float:
+        """The largest possible difference of two rows, by the metric that ranks."""
+        low, high = self.properties(self.by).range
+        return high - low
 
 
 class Invalid(Strict):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from wbcbench.boards.board_statistics import WIDEST, defined, spread
-from wbcbench.boards.columns import HEADERS
-from wbcbench.boards.entries import METRIC_ORDER
+from wbcbench.boards.board_statistics import defined, resampled, spread
+from wbcbench.boards.columns import header
 from wbcbench.boards.model import Board, Row
 from wbcbench.boards.options import Options
 from wbcbench.boards.samples import Sample, clusters
 from wbcbench.boards.statistics import Contrasts, bootstrap, features, holm, mcnemar, uncertainty
 from wbcbench.boards.statistics.hypothesis_tests import ALPHA
+from wbcbench.boards.values import Values
 from wbcbench.evaluation.metrics import METRICS
 from wbcbench.records.schema import Strict
 
@@ -102,7 +103,7 @@ class Explanation(Strict):
 
     def lines(self) -> list[str]:
         """The comparison in plain words, one paragraph per line. Not escaped."""
-        metric = HEADERS[self.by]
+        metric = header(self.by)
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         found = [f"A = {self.a} (id {self.a_id})", f"B = {self.b} (id {self.b_id})", ""]
         found.append(f"{metric} over {seeds}: A {self.a_mean:.4f}, B {self.b_mean:.4f}.")
@@ -143,7 +144,8 @@ class Explanation(Strict):
                 f"{first} is ahead by {size:.4f} (A - B from {self.low:+.4f} to {self.high:+.4f}, 95 % over test "
                 "cells). One seed says nothing of others: no verdict."
             )
-        if max(-self.low, self.high) >= WIDEST[self.by]:
+        least, most = METRICS[self.by].range if self.by in METRICS else (-math.inf, math.inf)
+        if max(-self.low, self.high) >= most - least:
             return f"{first} is ahead by {size:.4f}; too few seeds for a verdict (p = {self.p:.3g})."
         kind = "cells and seeds" if len(self.seeds) > 1 else "cells, and seeds as in other rows"
         if self.beyond_noise:
@@ -175,17 +177,22 @@ class Pairs:
     """Comparisons on some seeds; every row must have all of them."""
 
     def __init__(
-        self, board: Board, samples: Mapping[str, Sequence[Sample]], seeds: Sequence[int], options: Options
+        self,
+        board: Board,
+        samples: Mapping[str, Sequence[Sample]],
+        seeds: Sequence[int],
+        options: Options,
+        values: Values,
     ) -> None:
         """`samples`: the valid predictions of every row, by method id; see `samples.agreeing`."""
-        self.board, self.seeds, self.options = board, list(seeds), options
-        self.sign = 1.0 if METRICS[options.by].higher_is_better else -1.0
+        self.board, self.seeds, self.options, self.values = board, list(seeds), options, values
+        self.sign = 1.0 if options.higher else -1.0
         self.clusters = clusters([s for own in samples.values() for s in own])
         by_seed = {m: {s.seed: s for s in own} for m, own in samples.items()}
         self.samples = {m: [own[s] for s in seeds] for m, own in by_seed.items() if set(seeds) <= set(own)}
         """Method id -> predictions of the shared seeds, in their order."""
-        values = {m: {s.seed: self._value(s) for s in own} for m, own in samples.items()}
-        self._spread = spread({m: v for m, v in values.items() if np.isfinite(list(v.values())).all()}, seeds)
+        stated = {m: {s.seed: self._value(s) for s in own} for m, own in samples.items()}
+        self._spread = spread({m: v for m, v in stated.items() if np.isfinite(list(v.values())).all()}, seeds)
 
     def mean(self, row: Row) -> float:
         """Mean of the compared metric over the shared seeds."""
@@ -193,12 +200,12 @@ class Pairs:
 
     def contrasts(self, rows: Sequence[Row]) -> Contrasts:
         """The leads of these rows over each other; positive means better."""
-        methods, o = [r.method_id for r in rows], self.options
-        found = (bootstrap(self._tables(m), (o.by,), o.resamples, o.bootstrap_seed)[:, 0] for m in methods)
-        resampled = [x.astype(np.float32) for x in found]
+        methods, by = [r.method_id for r in rows], (self.options.by,)
+        drawn = (resampled(self.samples[m], self.clusters.of, by, self.values, self.options) for m in methods)
+        cells = [x[:, 0].astype(np.float32) for x in drawn]
         return Contrasts.of(
             self.sign * np.stack([self._values(m) for m in methods]),
-            self.sign * np.stack(resampled),
+            self.sign * np.stack(cells),
             self.clusters.effective,
             None if self._spread is None else self._spread.rows(methods),
         )
@@ -214,16 +221,16 @@ class Pairs:
 
     def classes(self, a: Row, b: Row) -> Iterator[ClassShift]:
         """F1 of each class, a minus b, with Holm's correction over classes."""
-        values, resampled = [], []
+        values, drawn = [], []
         for row in (a, b):
             tables = self._tables(row.method_id)
             values.append(np.stack([t.class_f1(t.columns.sum(0)[None])[0] for t in tables]))
-            resampled.append(
+            drawn.append(
                 bootstrap(tables, (), self.options.resamples, self.options.bootstrap_seed, per_class=True)
             )
         judged = [
             uncertainty(
-                values[0][:, k] - values[1][:, k], resampled[0][:, k] - resampled[1][:, k], self.clusters.effective
+                values[0][:, k] - values[1][:, k], drawn[0][:, k] - drawn[1][:, k], self.clusters.effective
             )
             for k in range(len(self.board.key.classes))
         ]
@@ -236,7 +243,7 @@ class Pairs:
             )  # fmt: skip
 
     def _value(self, sample: Sample) -> float:
-        value = sample.found.entry.test[METRIC_ORDER.index(self.options.by)]
+        value = self.values.test(sample.found, self.options.by)
         return np.nan if value is None else value
 
     def _values(self, method: str) -> Any:

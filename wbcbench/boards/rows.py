@@ -34,6 +34,7 @@ from wbcbench.boards.model import (
 )
 from wbcbench.boards.names import label
 from wbcbench.boards.standing import standing_of
+from wbcbench.boards.values import Values
 from wbcbench.errors import RecordError
 from wbcbench.evaluation.levelling import levelled
 from wbcbench.evaluation.metrics import reliability
@@ -205,7 +206,12 @@ class RowMaker:
     examinations: Examinations = field(default_factory=Examinations)
 
     def row(
-        self, records: Sequence[Found], status: Status, missing: tuple[int, ...], folds: tuple[int, ...] = ()
+        self,
+        records: Sequence[Found],
+        status: Status,
+        values: Values,
+        missing: tuple[int, ...],
+        folds: tuple[int, ...] = (),
     ) -> Row:
         """The row of one method; `records` sorted by seed, at least one; `folds`: those of the board."""
         entries = [f.entry for f in records]
@@ -229,7 +235,7 @@ class RowMaker:
             seeds=tuple(x.seed for x in entries),
             missing_seeds=missing,
             folds=folds,
-            metrics={m: estimate([x.test[i] for x in entries]) for m, i in _PLACES},
+            metrics={m: estimate([values.test(f, m) for f in records]) for m in (*METRIC_NAMES, *values.more)},
             params=e.params,
             macs=e.macs,
             timing=_timing(entries),
@@ -243,7 +249,7 @@ class RowMaker:
             standing=standing_of((r for f in records for r in f.records), self.found.standing),
             pseudo_multimodal=any(x.pseudo_multimodal for x in entries),
             parts=self._parts(entries),
-            sources=tuple(_source(r) for f in records for r in f.records),
+            sources=tuple(_source(r, values) for f in records for r in f.records),
         )  # fmt: skip
 
     def _teachers(self, trials: Sequence[str]) -> dict[str, Entry | None]:
@@ -316,7 +322,7 @@ def _geometric(values: Sequence[float]) -> float:
     return float(f"{statistics.geometric_mean(values) if min(values) > 0 else 0.0:.3g}")
 
 
-def _source(found: Found) -> Source:
+def _source(found: Found, values: Values) -> Source:
     e = found.entry
     return Source(
         trial_id=e.trial_id,
@@ -324,7 +330,7 @@ def _source(found: Found) -> Source:
         fold=e.fold,
         digest=e.digest,
         checked=e.checked,
-        metrics={m: e.test[i] for m, i in _PLACES},
+        metrics={m: values.test(found, m) for m in (*METRIC_NAMES, *values.more)},
         path=found.path,
     )
 

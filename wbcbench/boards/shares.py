@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from wbcbench.boards.folds import mean_of_all
 from wbcbench.boards.model import Board, PerRow, PerTable, Share
 from wbcbench.boards.samples import Sample
-from wbcbench.evaluation.metrics import METRICS, score
+from wbcbench.boards.values import Values
+from wbcbench.evaluation.metrics import score
 from wbcbench.records import verify as checks
 
 Of = Literal["group", "fold", "class"]
@@ -21,7 +22,7 @@ MANY = 200
 """Groups above which a page shows no table of them."""
 
 
-def table(board: Board, samples: Mapping[str, Sequence[Sample]], of: Of) -> PerTable | None:
+def table(board: Board, samples: Mapping[str, Sequence[Sample]], of: Of, more: Values) -> PerTable | None:
     """The board's metric of every row with samples, for each share of its test cells; None if there are none."""
     first = next(iter(samples.values()))[0]
     parts = _parts(board, first, of)
@@ -31,13 +32,16 @@ def table(board: Board, samples: Mapping[str, Sequence[Sample]], of: Of) -> PerT
         Share(name=name, cells=int(rows.sum()), classes=len(np.unique(first.labels[rows])))
         for name, rows in parts.items()
     ]
-    sign = 1 if METRICS[board.by].higher_is_better or of == "class" else -1
+    own_classes = board.by in more.more and more.more[board.by].per_class
+    sign = 1 if board.higher_is_better or (of == "class" and not own_classes) else -1
     rows = []
     for row in board.rows:
         if row.method_id not in samples:
             continue
         own = samples[row.method_id]
-        values = [mean_of_all([_value(s, cells, board, of, name) for s in own]) for name, cells in parts.items()]
+        values = [
+            mean_of_all([_value(s, cells, board, of, name, more) for s in own]) for name, cells in parts.items()
+        ]
         known = [(sign * v, name) for v, name in zip(values, parts, strict=True) if v is not None]
         rows.append(
             PerRow(
@@ -64,9 +68,14 @@ def _parts(board: Board, sample: Sample, of: Of) -> dict[str, NDArray[np.bool_]]
     return {names[g] if names else str(g): sample.groups == g for g in map(int, np.unique(sample.groups))}
 
 
-def _value(sample: Sample, rows: NDArray[np.bool_], board: Board, of: Of, name: str) -> float | None:
+def _value(sample: Sample, rows: NDArray[np.bool_], board: Board, of: Of, name: str, more: Values) -> float | None:
     if of == "class":
+        if board.by in more.more and more.more[board.by].per_class:
+            place = board.key.classes.index(name)
+            return more.of_class(sample.probabilities, sample.labels, board.by, place)
         return float(score(sample.probabilities, sample.labels, board.key.classes).per_class[name]["f1"])
+    if board.by in more.more:
+        return more.of_cells(sample.probabilities[rows], sample.labels[rows], board.by)
     return share_value(sample.probabilities[rows], sample.labels[rows], board.key.classes, board.by)
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from wbcbench.boards.entries import METRIC_ORDER, Entry, Found
+from wbcbench.boards.entries import Entry, Found
 from wbcbench.boards.gather import Gathered
 from wbcbench.boards.model import Row, TeacherScore
 from wbcbench.boards.names import label
+from wbcbench.boards.options import Options
+from wbcbench.boards.values import Values
+from wbcbench.errors import RecordError
 
 
 def with_teachers(
-    rows: Sequence[Row], methods: Mapping[str, Sequence[Found]], found: Gathered, by: str, higher: bool
+    rows: Sequence[Row],
+    methods: Mapping[str, Sequence[Found]],
+    found: Gathered,
+    values: Values,
+    options: Options,
 ) -> list[Row]:
     """The rows, each with the scores of its direct teachers whose records are here, on the same test cells.
 
@@ -20,25 +27,28 @@ def with_teachers(
         rows: of one board without folds.
         methods: method id -> the records of its row.
         found: all records of the stores.
-        by: the board's metric.
-        higher: whether higher values of it are better.
+        values: of the board's records.
+        options: of the board.
     """
-    at, sign = METRIC_ORDER.index(by), 1 if higher else -1
+    by, sign = options.by, 1 if options.higher else -1
     untaught = [r for r in rows if r.kd == "none" and r.status != "incomplete" and r.metrics[by].mean is not None]
-    chosen = {r.method_id: _mean([f.entry.val[at] for f in methods[r.method_id]]) for r in untaught}
+    chosen = {r.method_id: _mean([values.val(f, by) for f in methods[r.method_id]]) for r in untaught}
     new = []
     for row in rows:
-        groups: dict[str, list[Entry]] = {}
+        groups: dict[str, list[Found]] = {}
         for trial in dict.fromkeys(t for f in methods[row.method_id] for t in f.entry.teachers):
             if (there := found.trials.get(trial)) is not None and _same_cells(found, there.entry, row, methods):
-                groups.setdefault(there.entry.method_id, []).append(there.entry)
+                groups.setdefault(there.entry.method_id, []).append(there)
         scores = []
         mine = row.metrics[by].mean
-        for method, entries in groups.items():
-            mean = _mean([e.test[at] for e in entries])
+        for method, own in groups.items():
+            try:
+                mean = _mean([values.test(f, by) for f in own])
+            except RecordError:  # of another board, which reports it
+                continue
             if mean is None or mine is None:
                 continue
-            reads = found.keys[entries[0].key].modalities
+            reads = found.keys[own[0].entry.key].modalities
             others = [r for r in untaught if r.method_id != method and chosen[r.method_id] is not None]
             rivals = [r for r in others if set(r.modalities) <= set(reads)]
             rival = max(rivals, key=lambda r: sign * (chosen[r.method_id] or 0.0), default=None)
@@ -46,7 +56,7 @@ def with_teachers(
             scores.append(
                 TeacherScore(
                     method_id=method,
-                    name=label(entries[0], reads),
+                    name=label(own[0].entry, reads),
                     mean=mean,
                     worse_than_student=sign * mean < sign * mine,
                     untaught=None if rival is None else rival.name,

@@ -43,7 +43,7 @@ def list_components(
 ) -> None:
     """List the names of components by family; of one KIND, with summaries.
 
-    KIND: datasets, backbones, fusions, policies, distillers, routings.
+    KIND: datasets, backbones, fusions, policies, distillers, routings, metrics, corruptions.
     """
     from wbcbench.api.requests import load
     from wbcbench.docs import entry
@@ -94,6 +94,10 @@ def _family(entry: dict[str, Any]) -> str:
         return heads.get(tuple(entry["emits"]), "both kinds of heads")
     if "acts_on" in entry:
         return f"on {entry['acts_on']}"
+    if "predictions" in entry:
+        return "of the order of classes" if entry["ordered"] else f"of {entry['predictions']}"
+    if "changes" in entry:
+        return {"both": "of images and numbers", "vectors": "of numbers"}.get(entry["changes"], "of images")
     return str(entry.get("matches") or entry.get("pairing") or "")
 
 
@@ -214,6 +218,9 @@ def _notes(entry: dict[str, Any]) -> str:
         notes = [n for n in notes if n]
     if "pairing" in entry:
         notes.append(f"pairs {entry['pairing']}")
+    if "predictions" in entry:
+        notes.append(f"{'higher' if entry['higher_is_better'] else 'lower'} is better")
+        notes += ["per class"] if entry["per_class"] else []
     if entry.get("family"):
         notes.append("family of models")
     if entry.get("reads") == "vectors":
@@ -239,7 +246,8 @@ def _provider(entry: dict[str, Any]) -> str:
 def show(
     kind: str, name: str, as_json: bool, save: Path | None, settings: tuple[str, ...], plugins: PluginOptions
 ) -> None:
-    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing)."""
+    """Show the component NAME of KIND (dataset, backbone, fusion, policy, distiller, routing, metric,
+    corruption)."""
     from wbcbench.api.requests import load
     from wbcbench.docs import describe
     from wbcbench.errors import UsageError
@@ -275,6 +283,12 @@ def _print_component(document: dict[str, Any]) -> None:
         from wbcbench.spec.trial import IMPUTERS
 
         click.echo(f"{'impute:':12}{'; '.join(f'{name}: {what}' for name, what in IMPUTERS.items())}")
+    if document["kind"] in ("metric", "corruption"):
+        from wbcbench.docs import facts_of
+
+        for title, text in facts_of(document).items():
+            if text:
+                click.echo(f"{title.lower() + ':':12}{text}")
     if "acts_on" in document:
         from wbcbench.contracts.needs import POLICY_ORDER
 

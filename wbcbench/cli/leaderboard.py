@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcbench.api.defaults import COSTS, MARGIN, METRIC, RESAMPLES, STORE
+from wbcbench.cli.completion import components
 from wbcbench.cli.group import LazyGroup
-from wbcbench.cli.options import added, json_option
+from wbcbench.cli.options import added, json_option, plugins_options
 from wbcbench.cli.output import print_json, print_table
 from wbcbench.terminal import coloured, drawn
 
@@ -65,7 +66,11 @@ def board_options(function: Any) -> Any:
         click.option("--key", multiple=True, metavar="DIGEST", help="Only this board; repeatable."),
         click.option("--where", multiple=True, metavar="FIELD=VALUE",
                      help="Only boards with this value in their key: dataset=npz, budget.epochs=30; repeatable."),
-        click.option("--by", default=METRIC, show_default=True, metavar="METRIC", help="Metric that ranks."),
+        click.option("--by", default=METRIC, show_default=True, metavar="METRIC",
+                     shell_complete=components("metric"),
+                     help="Metric that ranks; also one of `wbcbench list metrics`."),
+        click.option("--metric", multiple=True, metavar="NAME[:KEY=VALUE]", shell_complete=components("metric"),
+                     help="Show this metric too, computed from stored predictions; repeatable."),
         click.option("--seeds", metavar="0,1,2", help="Seeds a row needs; default: those that most rows have."),
         click.option("--statistics/--no-statistics", default=None,
                      help="Intervals, gains, the set of the best; default: on below some thousand records."),
@@ -78,7 +83,7 @@ def board_options(function: Any) -> Any:
         click.option("--no-index", "index", flag_value=False, is_flag=True, default=True,
                      help="Read all records again, and write no index/ into the store."),
     ]
-    )(function)  # fmt: skip
+    )(plugins_options(function))  # fmt: skip
 
 
 @click.group(
@@ -162,7 +167,7 @@ def leaderboard(
 
 def _show_per(request: BoardRequest, of: Of, as_document: bool) -> None:
     from wbcbench.boards import per as module
-    from wbcbench.boards.columns import HEADERS
+    from wbcbench.boards.columns import header
     from wbcbench.boards.text import clean
 
     options = request.options()
@@ -172,7 +177,8 @@ def _show_per(request: BoardRequest, of: Of, as_document: bool) -> None:
         print_json({"tables": [t.model_dump(mode="json") for t in tables]})
         return
     for i, t in enumerate(tables):
-        metric = "F1" if of == "class" else HEADERS[t.by]
+        per_class = any(s.name == t.by and s.cls.per_class for s in options.metrics)
+        metric = "F1" if of == "class" and not per_class else header(t.by)
         click.echo(("\n" if i else "") + clean(f"{t.dataset} (key {t.board}): {metric} by {of}, mean over seeds"))
         parts = [[clean(s.name), s.cells] for s in t.shares]
         values = [["" if v is None else f"{v:.3f}" for v in r.values] for r in t.rows]
@@ -258,13 +264,13 @@ def effects(of: Any, against: str | None, as_json: bool, **values: Any) -> None:
 def _show_effects(board: Effects) -> None:
     from tabulate import tabulate
 
-    from wbcbench.boards.columns import HEADERS
+    from wbcbench.boards.columns import header
     from wbcbench.boards.text import clean
 
     key = board.key
     click.echo(clean(f"{key.dataset}: {' + '.join(key.modalities)} (key {board.board})"))
     seeds = ", ".join(map(str, board.seeds))
-    what = f"{HEADERS[board.by]} of each {board.of} minus {board.against}, seeds {seeds}"
+    what = f"{header(board.by)} of each {board.of} minus {board.against}, seeds {seeds}"
     click.echo(clean(f"{what}; = is within {board.margin:g}"))
     rows = [
         (

@@ -137,14 +137,17 @@ def record_options(function: F) -> F:
 
 
 def evaluate_option(function: F) -> F:
-    """Add `--evaluate`."""
-    option = click.option(
-        "--evaluate",
-        type=click.Choice(["standard", "full"]),
-        default="standard",
-        help="full: also every subset of modalities, corruptions, reliance, diversity (evaluations/ID.json).",
-    )
-    return option(function)
+    """Add `--evaluate` and `--corruption`."""
+    return added([
+        click.option(
+            "--evaluate", type=click.Choice(["standard", "full"]), default="standard",
+            help="full: also every subset of modalities, corruptions, reliance, diversity (evaluations/ID.json).",
+        ),
+        click.option(
+            "--corruption", multiple=True, metavar="NAME[:KEY=VALUE]", shell_complete=components("corruption"),
+            help="A corruption of the full evaluation beyond the standard ones; repeatable.",
+        ),
+    ])(function)  # fmt: skip
 
 
 def json_option(function: F) -> F:

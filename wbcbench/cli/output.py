@@ -221,6 +221,7 @@ def _next_steps(plan: Plan, store: str) -> list[str]:
 
 def print_examinations(found: list[dict[str, Any]]) -> None:
     """What `--evaluate full` found, a line per trial; nothing if it was not asked for."""
+    from wbcbench.evaluation.corrupters import STANDARD
     from wbcbench.spec.trial import method_name
 
     if not found:
@@ -230,7 +231,7 @@ def print_examinations(found: list[dict[str, Any]]) -> None:
         result = entry["result"]
         worst, drops = result.get("worst_subset"), result["permutation_drop"]
         relied = max(drops, key=lambda m: drops[m])
-        kept = [v for kinds in result["retained"].values() for v in kinds.values()]
+        kept = [v for kinds in result["retained"].values() for kind, v in kinds.items() if kind in STANDARD]
         rows.append(
             [
                 method_name(entry["method"], "none", entry.get("policies", [])),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.contracts.backbone import Backbone, BackboneFactory, Renormalise, stage_shapes
+    from wbcbench.contracts.corruption import CellDraws, Corruption
     from wbcbench.contracts.dataset import (
         Account,
         Cells,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         without,
     )
     from wbcbench.contracts.hooks import Register, hookimpl
+    from wbcbench.contracts.metric import FromCounts, MeanOverCells, Metric, Ordered, OrderedParams
     from wbcbench.contracts.needs import FusionTraits, Needs, PolicyTraits
     from wbcbench.contracts.output import (
         Batch,
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Backbone": "backbone", "BackboneFactory": "backbone", "Renormalise": "backbone", "stage_shapes": "backbone",
+    "CellDraws": "corruption", "Corruption": "corruption",
     "Account": "dataset", "LeftOut": "dataset",
     "Cells": "dataset", "Dataset": "dataset", "Description": "dataset", "content_digest": "dataset",
     "Distiller": "distiller", "PairShapes": "distiller",
@@ -74,6 +77,8 @@ _LAZY = {
     "AddsLogits": "fusion", "Combiner": "fusion", "DrawsSlots": "fusion", "OwnHeads": "fusion",
     "SolvedOnce": "fusion",
     "Register": "hooks", "hookimpl": "hooks",
+    "FromCounts": "metric", "MeanOverCells": "metric", "Metric": "metric", "Ordered": "metric",
+    "OrderedParams": "metric",
     "FusionTraits": "needs", "Needs": "needs", "PolicyTraits": "needs",
     "Batch": "output", "Draw": "output", "Evaluated": "output", "Features": "output", "Output": "output",
     "Outputs": "output", "Progress": "output", "Task": "output", "masked_mean": "output", "over_rows": "output",
@@ -103,10 +108,12 @@ __all__ = [
     "Backbone",
     "BackboneFactory",
     "Batch",
+    "CellDraws",
     "Cells",
     "ChangesFeatures",
     "ChangesGradients",
     "Combiner",
+    "Corruption",
     "Dataset",
     "Deployed",
     "Description",
@@ -118,10 +125,15 @@ __all__ = [
     "Evaluated",
     "Features",
     "ForwardsAgain",
+    "FromCounts",
     "Fusion",
     "FusionTraits",
     "LeftOut",
+    "MeanOverCells",
+    "Metric",
     "Needs",
+    "Ordered",
+    "OrderedParams",
     "Output",
     "Outputs",
     "OwnHeads",

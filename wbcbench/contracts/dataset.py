@@ -127,6 +127,11 @@ def without_indicators(params: dict[str, Any]) -> dict[str, Any]:
     return params if params.get("indicators") else {k: v for k, v in params.items() if k != "indicators"}
 
 
+def without_order(params: dict[str, Any]) -> dict[str, Any]:
+    """Public parameters without an empty `classes_order`, which identities from before there were orders lack."""
+    return params if params.get("classes_order") else {k: v for k, v in params.items() if k != "classes_order"}
+
+
 def indicated(numbers: Array) -> Array:
     """[N, F] with NaN where a number is missing -> [N, 2 F]: the numbers, then 1 for each missing one, else 0.
 
@@ -298,6 +303,8 @@ class Description:
     """Those of `Cells.notes` that are known without decoding, such as labels that were joined; shown for a run."""
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """As `Cells.features`, with an entry for every modality that is a vector of numbers instead of images."""
+    ordered: bool = False
+    """As `Cells.ordered`."""
 
     @property
     def vectors(self) -> frozenset[str]:
@@ -350,6 +357,9 @@ class Cells:
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Modality that is a vector -> the names of its numbers, [F_m]. A vector without an entry gets `name_1` and so
     on."""
+    ordered: bool = False
+    """Whether `classes` are in an order that means something, such as stages of maturation. Boards then show
+    metrics that use it, and losses may use it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, Mapping):

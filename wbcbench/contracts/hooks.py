@@ -85,6 +85,16 @@ def wbcbench_register_routings(register: Register) -> None:
 
 
 @hookspec
+def wbcbench_register_metrics(register: Register) -> None:
+    """Offer metrics by name."""
+
+
+@hookspec
+def wbcbench_register_corruptions(register: Register) -> None:
+    """Offer corruptions by name."""
+
+
+@hookspec
 def wbcbench_trial_started(trial: Trial) -> None:
     """A trial is about to train. What this raises is logged and changes nothing."""
 

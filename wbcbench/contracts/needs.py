@@ -212,6 +212,8 @@ class PolicyTraits(_Checked):
     cell's own view. No such answer can be stored, so that every teacher runs in every step."""
     reads_labels: bool = False
     """Whether it makes losses of its own from hard labels, and so cannot be used with one that blends cells."""
+    ordered: bool = False
+    """Whether it uses the order of classes, and so is refused where the data set declares none."""
     replaces_losses: Literal["none", "modality", "all"] = "none"
     """Which routes' cross-entropy it replaces by a loss without label smoothing: those of modalities, or the joint
     one too."""

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from wbcbench.errors import DataError, WbcbenchError
+from wbcbench.contracts.params import DIGEST_KEY, Parameters
+from wbcbench.errors import DataError, UsageError, WbcbenchError
 from wbcbench.files import CACHE_VARIABLE, atomic_folder, atomic_write_text, cache_root
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,24 @@ def file_digest(path: Path) -> str:
     if file_stamp(path) == stamp:  # a digest of a file that is still being written must not be cached
         remember("digests", key, digest)
     return digest
+
+
+def with_digests(params: Parameters, where: str) -> Parameters:
+    """Parameters with those filled in that are declared as the digest of the file that another parameter names.
+
+    Raises:
+        UsageError: the file does not exist.
+    """
+    found: dict[str, str] = {}
+    for name, field_info in type(params).model_fields.items():
+        extra = field_info.json_schema_extra
+        source = extra.get(DIGEST_KEY) if isinstance(extra, dict) else None
+        path = getattr(params, str(source)) if source else ""
+        if path:
+            if not Path(path).is_file():
+                raise UsageError(f"{where}: expected a file, but {source}={path} is not one. Check the path.")
+            found[name] = file_digest(Path(path))
+    return params.model_copy(update=found)
 
 
 def recall(shelf: str, key: str) -> Any:

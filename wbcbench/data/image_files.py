@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wbcbench.contracts.dataset import (
     RESIZE_VERSION,
@@ -32,7 +33,7 @@ from wbcbench.data.decode import (
     read_header,
 )
 from wbcbench.data.folders import FileSource, open_source, refuse_if_absent
-from wbcbench.data.labels import Problems, encode_groups, encode_labels, names_of_groups, split_sizes
+from wbcbench.data.labels import Problems, encode_groups, encode_labels, in_order, names_of_groups, split_sizes
 from wbcbench.data.official_folds import fold_sizes
 from wbcbench.errors import DataError
 
@@ -255,6 +256,15 @@ class ListedImages(ABC, Generic[P]):
         """The index of the decoded images, if it differs from that of the files' headers."""
         return index
 
+    def _order(self) -> tuple[str, ...]:
+        """All classes from first to last, if their order means something."""
+        return ()
+
+    def _labels(self, manifest: Manifest) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        where = str(self._where())
+        labels, classes = encode_labels(np.array(manifest.labels), self._classes(), where)
+        return in_order(labels, classes, self._order(), where)
+
     def _resolved(self, index: ImageIndex) -> dict[str, Any]:
         """See `Cells.resolved`."""
         return {}
@@ -290,6 +300,7 @@ class ListedImages(ABC, Generic[P]):
         content = content_digest(self.version, index.decoder, columns, index.digest)
         window = self._window(index)
         content = content_digest(content, window) if window else content
+        content = content_digest(content, "order", self._order()) if self._order() else content
         if manifest.vectors:
             numbers = [x for m, array in manifest.vectors.items() for x in (m, manifest.features[m], array)]
             content = content_digest(content, "vectors", *numbers)
@@ -300,7 +311,7 @@ class ListedImages(ABC, Generic[P]):
     def describe(self) -> Description:
         """See `Dataset.describe`. The first call reads every file, later ones only sizes and times."""
         manifest, index = self._read(None)
-        labels, classes = encode_labels(np.array(manifest.labels), self._classes(), str(self._where()))
+        labels, classes = self._labels(manifest)
         return Description(
             modalities=dict(index.channels) | {m: x.shape[1] for m, x in manifest.vectors.items()},
             classes=classes,
@@ -314,6 +325,7 @@ class ListedImages(ABC, Generic[P]):
             licence=self.licence,
             incomplete=tuple(m for m, there in _there(manifest).items() if not there.all()),
             features=manifest.features,
+            ordered=bool(self._order()),
             accounts=manifest.accounts(),
             notes=(*manifest.notes, *remark_notes(index.remarks)),
         )
@@ -334,7 +346,7 @@ class ListedImages(ABC, Generic[P]):
                 return self._decode(manifest, source, index, side, progress)
 
         images = cached_arrays(content_digest(*self._decoding(index), side), decode) if manifest.paths else {}
-        labels, classes = encode_labels(np.array(manifest.labels), self._classes(), where)
+        labels, classes = self._labels(manifest)
         groups = None if manifest.groups is None else encode_groups(np.array(manifest.groups), where)
         names = () if groups is None else names_of_groups(np.array(manifest.groups), groups)
         present = np.array(list(_there(manifest).values())).T
@@ -354,6 +366,7 @@ class ListedImages(ABC, Generic[P]):
             accounts=manifest.accounts(),
             group_names=names,
             features=manifest.features,
+            ordered=bool(self._order()),
         ).check()
 
     def _read(self, progress: Progress | None) -> tuple[Manifest, ImageIndex]:

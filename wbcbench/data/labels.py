@@ -171,6 +171,29 @@ def encode_labels(
     return codes, names
 
 
+def in_order(
+    labels: NDArray[np.int64], classes: tuple[str, ...], order: Sequence[str | int], where: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Codes [N] and names of classes in the given order; an empty one changes nothing.
+
+    Raises:
+        DataError: the order lacks a class, or has one that is not there.
+    """
+    wanted = tuple(str(name) for name in order)
+    if not wanted:
+        return labels, classes
+    if sorted(wanted) != sorted(classes):
+        raise DataError(
+            f"Expected dataset.classes_order as all classes of {where} from first to last "
+            f"({', '.join(classes)}), but got {', '.join(wanted)}."
+        )
+    return np.array([wanted.index(name) for name in classes], dtype=np.int64)[labels], wanted
+
+
+ORDER = "All classes from first to last, where their order has a meaning (maturation); empty: it has none."
+"""What the parameter `classes_order` of a data set is."""
+
+
 def _whole(raw: Array, where: str) -> NDArray[np.int64]:
     if raw.dtype.kind not in "iufb":
         raise DataError(f"Expected labels in {where} as whole numbers or text, but they are {raw.dtype}.")

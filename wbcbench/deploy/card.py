@@ -12,8 +12,7 @@ import yaml
 from wbcbench.boards.text import markdown
 from wbcbench.deploy.network import Rebuilt
 from wbcbench.deploy.quantize import KINDS, Comparison
-from wbcbench.deploy.report import metric_intervals, other_seeds
-from wbcbench.evaluation.metrics import METRICS
+from wbcbench.deploy.report import metric_intervals, other_seeds, properties_of
 from wbcbench.records.schema import Result
 from wbcbench.records.store import Store
 
@@ -244,7 +243,7 @@ def _metrics(rebuilt: Rebuilt, store: Store | None) -> list[str]:
         "| metric | test (95 % interval over cells) | better |",
         "| --- | --- | --- |",
         *(
-            f"| {name} | {interval.text()} | {'higher' if METRICS[name].higher_is_better else 'lower'} |"
+            f"| {name} | {interval.text()} | {'higher' if properties_of(name).higher_is_better else 'lower'} |"
             for name, interval in found.items()
         ),
         "",

@@ -21,15 +21,17 @@ from wbcbench.boards.formats.page import asset as board_asset
 from wbcbench.boards.formats.page import content_policy, figure_fields, packed, page_script, plotly_js
 from wbcbench.boards.index import contents
 from wbcbench.boards.shares import share_value
-from wbcbench.boards.statistics.bootstrap import bootstrap, features
+from wbcbench.boards.statistics.bootstrap import bootstrap, bootstrap_of, features
 from wbcbench.boards.text import clean
+from wbcbench.boards.values import of_order
 from wbcbench.contracts import Cells
 from wbcbench.deploy import report_figures as figures
 from wbcbench.deploy.explain import tile
 from wbcbench.deploy.network import HINT, workbench
 from wbcbench.errors import RecordError, WbcbenchError
 from wbcbench.evaluation.levelling import Curve, levelled
-from wbcbench.evaluation.metrics import METRICS
+from wbcbench.evaluation.metrics import METRICS, Metric
+from wbcbench.evaluation.scorers import value_of
 from wbcbench.files import DOCUMENTS
 from wbcbench.records.evaluations import examination_path, read_examination
 from wbcbench.records.store import Record, Store
@@ -94,7 +96,17 @@ def metric_intervals(record: Record, resamples: int = RESAMPLES) -> dict[str, In
         low, high = np.quantile(row, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         bound = METRICS[name].range
         found[name] = Interval(values[name], float(np.clip(low, *bound)), float(np.clip(high, *bound)))
+    for s in of_order() if record.result.key.ordered else ():
+        metric, p = s.of(record.result.key.classes, ordered=True), arrays["test_probabilities"]
+        row = bootstrap_of(metric, p, labels, clusters, resamples)
+        ends = np.quantile(row, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(row).all() else ()
+        found[s.name] = Interval(value_of(metric, p, labels), *map(float, ends))
     return found
+
+
+def properties_of(name: str) -> Metric:
+    """Of a metric in `metric_intervals`."""
+    return METRICS.get(name) or next(s.properties for s in of_order() if s.name == name)
 
 
 def other_seeds(record: Record, store: Store | None) -> Seeds | None:
@@ -263,7 +275,7 @@ def page(material: Material) -> str:
         result=result,
         side={"test": "test", "val": "validation"}[material.side],
         facts=_facts(material),
-        intervals=[(name, i.text(), METRICS[name]) for name, i in metric_intervals(record).items()]
+        intervals=[(name, i.text(), properties_of(name)) for name, i in metric_intervals(record).items()]
         or [(n, "undefined" if v is None else f"{v:.3f}", METRICS[n]) for n, v in result.metrics["val"].items()],
         curves=[drawn[n] for n in ("losses", "validation") if n in drawn],
         class_figures=[drawn[n] for n in ("confusion", "calibration", "classes") if n in drawn],

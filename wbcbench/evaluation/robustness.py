@@ -1,138 +1,36 @@
-"""Seeded corruptions, and a trained network on the test split with modalities missing, corrupt or swapped."""
+"""A trained network on the test split with modalities missing, corrupt or swapped."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wbcbench.contracts import Fusion, over_rows
-from wbcbench.data.counter import uniform
-from wbcbench.data.views import Modality, ResidentCells, standardised
+from wbcbench.data.views import ResidentCells, standardised
 from wbcbench.evaluation.ablation import Change, Examination, Images, Subset, shapley, subsets
+from wbcbench.evaluation.corrupters import Corrupter, standard
 from wbcbench.evaluation.cost import macs_or_why, parameters
-
-SEVERITIES = (1, 2, 3, 4, 5)
-Corruption = Callable[[Tensor, Tensor, float, int], Tensor]
-"""(images [B, C, S, S] or vectors [B, F], cell ids [B], strength in (0, 1], seed) -> the same, corrupted."""
-
-
-def noise(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Gaussian sensor noise, sd = strength."""
-    pixels = x[0].numel()
-    u = uniform(seed, "noise", cells[:, None] * pixels + torch.arange(pixels, device=x.device)[None])
-    return x + strength * (torch.erfinv(2 * u.clamp(1e-6, 1 - 1e-6) - 1) * math.sqrt(2)).view_as(x)
-
-
-def blur(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Gaussian blur, sigma = 0.2 px (which changes almost nothing) + strength x 1/16 of the side (4 px of 64)."""
-    return _depthwise(x, _gaussian(0.2 + strength * x.shape[-1] / 16, x))
-
-
-def defocus(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Defocus blur: a disk of radius 0.5 px (which changes nothing) + strength x 1/12 of the side."""
-    return _depthwise(x, _disk(0.5 + strength * x.shape[-1] / 12, x))
-
-
-def illumination(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Uneven illumination: a linear gradient in a random direction and a gain, both up to strength."""
-    angle = uniform(seed, "shade", cells) * 2 * math.pi
-    gain = 1 + strength * (uniform(seed, "gain", cells) * 2 - 1)
-    at = torch.linspace(-1, 1, x.shape[-1], device=x.device)
-    shade = torch.cos(angle)[:, None, None] * at[None, None] + torch.sin(angle)[:, None, None] * at[None, :, None]
-    return x * gain[:, None, None, None] + strength * shade[:, None]
-
-
-def stain_shift(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Stain variation: each channel's gain and offset change, both by up to strength."""
-    channels = torch.arange(x.shape[1], device=x.device)
-    key = cells[:, None] * x.shape[1] + channels[None]
-    gain = 1 + strength * (uniform(seed, "stain gain", key) * 2 - 1)
-    offset = strength * (uniform(seed, "stain offset", key) * 2 - 1)
-    return x * gain[..., None, None] + offset[..., None, None]
-
-
-def misregistration(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Shift of the modality against the others by strength x 1/6 of the side, in a random direction."""
-    angle = uniform(seed, "shift", cells) * 2 * math.pi
-    theta = torch.zeros(len(x), 2, 3, device=x.device, dtype=x.dtype)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1
-    theta[:, 0, 2], theta[:, 1, 2] = torch.cos(angle) * strength / 3, torch.sin(angle) * strength / 3
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-CORRUPTIONS: dict[str, Corruption] = {
-    "noise": noise,
-    "blur": blur,
-    "defocus": defocus,
-    "illumination": illumination,
-    "stain_shift": stain_shift,
-    "misregistration": misregistration,
-}
-
-
-def dropped(x: Tensor, cells: Tensor, strength: float, seed: int, *, fill: Tensor) -> Tensor:
-    """Each number is missing with probability `strength`, and is then imputed as in training, by `fill` [F]."""
-    place = cells[:, None] * x.shape[1] + torch.arange(x.shape[1], device=x.device)
-    return torch.where(uniform(seed, "drop", place) < strength, fill, x)
-
-
-def miscalibrated(x: Tensor, cells: Tensor, strength: float, seed: int) -> Tensor:
-    """Another instrument: each number's gain and offset change, both by up to strength, equally for all cells."""
-    key = torch.arange(x.shape[1], device=x.device)
-    gain, offset = (strength * (uniform(seed, f"calibration {w}", key) * 2 - 1) for w in ("gain", "offset"))
-    return x * (1 + gain) + offset
-
-
-def corruptions_of(modality: Modality) -> dict[str, Corruption]:
-    """The corruptions of a modality's kind: images, or vectors [B, F]."""
-    if modality.median is None:
-        return CORRUPTIONS
-    fill = standardised(modality.median, modality.mean, modality.std)
-    return {"noise": noise, "drop": partial(dropped, fill=fill), "miscalibration": miscalibrated}
-
-
-def _gaussian(sigma: float, like: Tensor) -> Tensor:
-    # Integrated over pixels: sampled at pixel centres, a narrow Gaussian would be a single pixel.
-    reach = max(1, math.ceil(3 * sigma))
-    edge = torch.arange(-reach, reach + 2, device=like.device, dtype=like.dtype) - 0.5
-    line = torch.erf(edge / (sigma * math.sqrt(2))).diff()
-    line = line / line.sum()
-    return line[:, None] * line[None]
-
-
-def _disk(radius: float, like: Tensor) -> Tensor:
-    # Pixels at the edge are weighted by the part inside the disk, so that every radius gives another kernel.
-    reach = math.ceil(radius)
-    at = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
-    disk = (radius + 0.5 - (at[:, None] ** 2 + at[None] ** 2).sqrt()).clamp(0, 1)
-    return disk / disk.sum()
-
-
-def _depthwise(x: Tensor, kernel: Tensor) -> Tensor:
-    reach = kernel.shape[0] // 2
-    # Replicated borders: a kernel wider than the image would otherwise darken the edge.
-    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
-    weight = kernel.expand(x.shape[1], 1, *kernel.shape)
-    return F.conv2d(padded, weight, groups=x.shape[1])
-
 
 Metrics = dict[str, float | None]
 
 
 @torch.no_grad()
 def examine(
-    fusion: Fusion, cells: ResidentCells, ids: Tensor, modalities: tuple[str, ...], seed: int = 0
+    fusion: Fusion,
+    cells: ResidentCells,
+    ids: Tensor,
+    modalities: tuple[str, ...],
+    seed: int = 0,
+    corruptions: Sequence[Corrupter] | None = None,
 ) -> dict[str, Any]:
     """The full evaluation, as JSON; `seconds`, `passes` and `passes_saved` state what it cost.
+
+    Without `corruptions`, those of every full evaluation.
 
     Keys: `missing` (`native`: missing modalities are left out; `impute`: their images are imputed and read);
     `subsets` (metrics per subset of modalities, over the `subset_cells` that have all of them) and `subset_cost`
@@ -150,7 +48,7 @@ def examine(
         found |= _missing(exam)
     swapped = {m: exam.metrics(exam.swapped((m,)).probabilities) for m in modalities}
     found["permutation_drop"] = {m: _minus(whole, values) for m, values in swapped.items()}
-    found |= _corrupt(exam, whole)
+    found |= _corrupt(exam, whole, standard() if corruptions is None else corruptions)
     if len(exam.clean.outputs) > 1:
         routes = exam.clean.outputs
         shown = {r: o.shown for r, o in routes.items() if o.shown is not None}
@@ -225,13 +123,28 @@ def _missing(exam: Examination) -> dict[str, Any]:
     return found
 
 
-def _corrupt(exam: Examination, whole: Metrics) -> dict[str, Any]:
+@torch.no_grad()
+def corrupt_more(
+    fusion: Fusion,
+    cells: ResidentCells,
+    ids: Tensor,
+    modalities: tuple[str, ...],
+    corruptions: Sequence[Corrupter],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`corruptions` and `retained` of `examine` for further corruptions."""
+    exam = Examination(fusion, cells, ids, modalities, seed)
+    return _corrupt(exam, exam.metrics(exam.clean.probabilities), corruptions)
+
+
+def _corrupt(exam: Examination, whole: Metrics, corruptions: Sequence[Corrupter]) -> dict[str, Any]:
     table: dict[str, dict[str, list[float]]] = {}
     for m in exam.modalities:
         table[m] = {}
-        for kind, corrupt in corruptions_of(exam.cells.modalities[m]).items():
-            answers = [exam.ask(_corrupted(exam, m, corrupt, s / len(SEVERITIES))) for s in SEVERITIES]
-            table[m][kind] = [exam.metrics(a.probabilities)["macro_f1"] or 0.0 for a in answers]
+        modality = exam.cells.modalities[m]
+        for c in (c for c in corruptions if c.fits(modality.median is not None)):
+            answers = [exam.ask(_corrupted(exam, m, c, strength)) for strength in c.corruption.strengths]
+            table[m][c.name] = [exam.metrics(a.probabilities)["macro_f1"] or 0.0 for a in answers]
     base = whole["macro_f1"] or 0.0
     retained = {
         m: {kind: sum(c) / len(c) / base if base else 0.0 for kind, c in kinds.items()}
@@ -240,12 +153,13 @@ def _corrupt(exam: Examination, whole: Metrics) -> dict[str, Any]:
     return {"corruptions": table, "retained": retained}
 
 
-def _corrupted(exam: Examination, modality: str, corrupt: Corruption, strength: float) -> Change:
+def _corrupted(exam: Examination, modality: str, corrupt: Corrupter, strength: float) -> Change:
     """One modality's images corrupted, where they are available."""
-    column = exam.modalities.index(modality)
+    column, own = exam.modalities.index(modality), exam.cells.modalities[modality]
+    imputed = None if own.median is None else standardised(own.median, own.mean, own.std)
 
     def change(images: Images, present: Tensor | None, ids: Tensor) -> tuple[Images, Tensor | None]:
-        corrupted = corrupt(images[modality], ids, strength, exam.seed)
+        corrupted = corrupt(images[modality], ids, strength, exam.seed, imputed)
         if present is not None:
             corrupted = torch.where(over_rows(present[:, column], corrupted), corrupted, images[modality])
         return {**images, modality: corrupted}, present

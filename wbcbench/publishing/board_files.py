@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.columns import header
 from wbcbench.boards.formats import View, render
 from wbcbench.boards.model import Board, Report
 from wbcbench.boards.options import Options, read_invalid
@@ -145,7 +145,7 @@ def readme(
         ledger: all records that were ever published here.
         invalid: trial id or digest -> why it is struck out.
     """
-    by = HEADERS[asked.by]
+    by = header(asked.by)
     rows = sum(len(b.rows) for b in found.boards)
     struck = list(_struck(store, manifest, ledger, invalid, asked.by))
     others = [r for r in found.refused if not any(r.record == trial for trial, _ in struck)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.columns import header
 from wbcbench.boards.model import BOARD_SCHEMA_VERSION, METRIC_NAMES, Board, Report, Row
 from wbcbench.errors import UsageError
 
@@ -76,7 +76,7 @@ def _board(before: Board, after: Board) -> list[Change]:
     """Changes of the board's options."""
     parts = []
     if before.by != after.by:
-        parts.append(f"ranked by {HEADERS[after.by]}, before by {HEADERS[before.by]}")
+        parts.append(f"ranked by {header(after.by)}, before by {header(before.by)}")
     if before.seeds != after.seeds:
         parts.append(f"rows need seeds {_numbers(after.seeds)}, before {_numbers(before.seeds)}")
     if before.resamples != after.resamples:
@@ -114,7 +114,7 @@ def _row(a: Row, b: Row, before: Board, after: Board, left_out: dict[str, str]) 
     if a.rank != b.rank:
         parts.append(f"rank {a.rank or 'none'} -> {b.rank or 'none'}")
     if was != now and was is not None and now is not None:
-        parts.append(f"{HEADERS[before.by]} {was:.4f} -> {now:.4f}")
+        parts.append(f"{header(before.by)} {was:.4f} -> {now:.4f}")
     why = _why(a, b, left_out)
     if not parts and not why:
         return None

@@ -232,7 +232,7 @@ def misfits(trial: Trial, description: Description, registry: Registry) -> Itera
     try:
         check_arity(registry, m.fusion, protocol.modalities)
         check_fit(registry, m.fusion, m.backbone, m.distillers, description, protocol, m.recipe)
-        check_policies(registry, m.fusion, m.policies, m.distillers, protocol, description.vectors)
+        check_policies(registry, m.fusion, m.policies, m.distillers, protocol, description)
         check_live(registry, trial)
         check_routing_reads(registry, trial)
     except IncompatibleError as error:

@@ -43,6 +43,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_FLAGS = ("leaks_allowed", "ordered")
+
+
 class ComparisonKey(Strict):
     """What must be equal for two numbers to be compared in one table."""
 
@@ -60,6 +63,8 @@ class ComparisonKey(Strict):
     metrics_version: int = METRICS_VERSION
     leaks_allowed: bool = False
     """True if a donor or an image was allowed to be on two sides of the split."""
+    ordered: bool = False
+    """True if the classes are in an order that the data set declares, such as stages of maturation."""
 
     @property
     def judged_by(self) -> str:
@@ -73,11 +78,9 @@ class ComparisonKey(Strict):
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omits `leaks_allowed` if false, so that keys have the same digest as before the field was added."""
+        """Omits the flags that are false, so that keys have the same digest as before these were added."""
         document: dict[str, Any] = handler(self)
-        if not self.leaks_allowed:
-            document.pop("leaks_allowed", None)
-        return document
+        return {k: v for k, v in document.items() if k not in _FLAGS or v}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -87,14 +90,16 @@ class ComparisonKey(Strict):
         return handler({k: v for k, v in core_schema.items() if k != "serialization"})  # type: ignore[arg-type]
 
     @classmethod
-    def of(cls, trial: Trial, *, fingerprint: str, split: str, classes: tuple[str, ...]) -> ComparisonKey:
+    def of(
+        cls, trial: Trial, *, fingerprint: str, split: str, classes: tuple[str, ...], ordered: bool = False
+    ) -> ComparisonKey:
         """The key of a trial that ran on cells with this fingerprint, split hash and classes."""
         p = trial.protocol
         return cls(
             dataset=p.dataset.name, fingerprint=fingerprint, split=split, modalities=p.modalities,
             image_size=p.image_size, classes=classes, budget=p.budget, augmentation=p.augmentation,
             selection=p.selection.metric, metrics_version=p.metrics_version,
-            leaks_allowed=p.split.allow_leaks,
+            leaks_allowed=p.split.allow_leaks, ordered=ordered,
         )  # fmt: skip
 
     @property
@@ -104,7 +109,7 @@ class ComparisonKey(Strict):
 
     def diff(self, other: ComparisonKey) -> list[str]:
         """The fields in which two keys differ, each as `field: mine != theirs`; empty when equal."""
-        mine, theirs = ({**k.model_dump(mode="json"), "leaks_allowed": k.leaks_allowed} for k in (self, other))
+        mine, theirs = ({**k.model_dump(mode="json"), **{f: getattr(k, f) for f in _FLAGS}} for k in (self, other))
         return list(_differences("", mine, theirs))
 
 

@@ -109,7 +109,8 @@ def check_identity(folder: Path, trial: Trial, result: Result) -> None:
     if folder.name != trial.id:
         raise refuse(folder, "spec.json", f"is of trial {trial.id}, but the folder has another name")
     key = result.key
-    expected = type(key).of(trial, fingerprint=key.fingerprint, split=key.split, classes=key.classes)
+    told = {name: getattr(key, name) for name in ("fingerprint", "split", "classes", "ordered")}  # of the cells
+    expected = type(key).of(trial, **told)
     if differences := expected.diff(key):
         raise refuse(folder, RESULT, "has a key that does not match its trial: " + "; ".join(differences))
     stated, named = ([(t.name, t.digest) for t in ts] for ts in (result.outside, trial.method.outside))

@@ -36,7 +36,7 @@ class _Attributes:
     min_teachers: int
     needs: Needs
     pairing: Literal["own", "all"]
-    reads: Literal["images", "vectors"]
+    reads: Literal["images", "vectors", "both"]
     scalable: bool
     source: str
     student: tuple[str, ...]

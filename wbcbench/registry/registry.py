@@ -15,7 +15,7 @@ from wbcbench.isolation import contained
 from wbcbench.registry.declaration import Declaration, describe, summary_of
 from wbcbench.registry.provenance import import_target, split_target
 
-KINDS = ("dataset", "backbone", "fusion", "policy", "distiller", "routing")
+KINDS = ("dataset", "backbone", "fusion", "policy", "distiller", "routing", "metric", "corruption")
 BUILTIN_PROVIDER = "wbcbench"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 
@@ -101,7 +101,7 @@ def qualified_name(component: Component) -> str:
 
 
 def contract(kind: str) -> type:
-    """The base class of all components of this kind (imports torch, except for data sets)."""
+    """The base class of all components of this kind (imports torch, except for data sets and metrics)."""
     cls: type = getattr(importlib.import_module(f"wbcbench.contracts.{kind}"), kind.capitalize())
     return cls
 

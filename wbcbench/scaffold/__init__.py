@@ -80,8 +80,21 @@ TRY = {
     "policy": "--fusion independent --policy {}",
     "routing": "--kd logits --routing {}",
     "dataset": "--dataset {}",
+    "metric": "--metric {}",
+    "corruption": "--fusion early,late_prob --kd none --evaluate full --corruption {}",
 }
-"""Kind -> flags of `wbcbench run` that use it."""
+"""Kind -> flags of `command` that use it."""
+
+
+def command(kind: str, name: str, options: str = "") -> str:
+    """How the component is used; `options` come first."""
+    flags = " ".join(filter(None, (options, TRY[kind].format(name))))
+    return f"wbcbench leaderboard {flags}" if kind == "metric" else f"wbcbench run {flags} --epochs 2"
+
+
+def _use(kind: str, name: str, options: str = "") -> tuple[str, str]:
+    what = {"metric": "compute it for a store", "corruption": "train, and evaluate with it"}.get(kind, "train it")
+    return command(kind, name, options), what
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def write_file(kind: str, name: str, folder: Path) -> Written:
         (plugin, test),
         (
             (f"wbcbench check {plugin}", "the contract, in plain words"),
-            (f"wbcbench run --plugins-dir {folder} {TRY[kind].format(name)} --epochs 2", "train it"),
+            _use(kind, name, f"--plugins-dir {folder}"),
             (f"pytest {test}", "its test, for your own additions too"),
         ),
     )
@@ -141,7 +154,7 @@ def write_package(kind: str, name: str, folder: Path) -> Written:
         (
             (f"pip install -e '{_dotted(root)}[test]'", "from then on wbcbench finds it"),
             (f"wbcbench check {name}", "the contract, in plain words"),
-            (f"wbcbench run {TRY[kind].format(name)} --epochs 2", "train it"),
+            _use(kind, name),
         ),
     )
 
@@ -175,7 +188,7 @@ def _named(text: str, kind: str, name: str) -> str:
         "MyPlural": plural(kind),
         "MyKindContract": f"{kind.capitalize()}Contract",
         "MyKind": kind,
-        "MyCommand": f"wbcbench run {TRY[kind].format(name)}",
+        "MyCommand": command(kind, name).removesuffix(" --epochs 2"),
         "MyMethod": class_name(name),
         "my-method": name.replace("_", "-"),
         "my_method": name,

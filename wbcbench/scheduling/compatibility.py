@@ -388,14 +388,18 @@ def check_policies(
     policies: tuple[ComponentSpec, ...],
     distillers: tuple[ComponentSpec, ...],
     protocol: Protocol,
-    vectors: frozenset[str],
+    description: Description,
 ) -> None:
-    """Raises `IncompatibleError` for policies that do not work with the fusion, the distillers or each other.
-
-    `vectors`: the data set's modalities that are numbers.
-    """
+    """Raises `IncompatibleError` for policies that do not work with the cells, the fusion, the distillers or each
+    other."""
     known = {p.name: declared(registry, "policy", p) for p in policies}
-    numbers = [m for m in protocol.modalities if m in vectors]
+    for name in (n for n, d in known.items() if d.policy_traits.ordered and not description.ordered):
+        raise IncompatibleError(
+            f"Policy '{name}' uses the order of classes, but the data set declares none for "
+            f"{', '.join(description.classes)}. If they have one, state it: --set "
+            f"dataset.classes_order=[{','.join(description.classes)}]"
+        )
+    numbers = [m for m in protocol.modalities if m in description.vectors]
     for name in (n for n, d in known.items() if numbers and not d.policy_traits.vectors):
         raise IncompatibleError(
             f"Policy '{name}' changes images in a way that has no counterpart for numbers, but {numbers[0]} is "
@@ -498,6 +502,10 @@ def _check_each_other(known: Known) -> None:
             f"Policy '{reading[0]}' needs one label per image, but '{blending[0]}' blends cells."
         )
     stepping = [n for n, d in known.items() if "StepsInTurn" in d.extras]
+    ordinal = [n for n, d in known.items() if d.policy_traits.ordered]
+    replacing = [n for n, d in known.items() if d.policy_traits.replaces_losses != "none"]
+    if ordinal and len(replacing) > 1:
+        raise IncompatibleError(f"Only one policy can replace losses, but {' and '.join(replacing)} do.")
     if len(combining) > 1:
         raise IncompatibleError(f"Only one policy can do the backward pass, but {' and '.join(combining)} do.")
     if len(stepping) > 1 or (stepping and combining):

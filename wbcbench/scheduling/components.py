@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from wbcbench.contracts.needs import assign_teachers, route_names
-from wbcbench.contracts.params import DIGEST_KEY, identity
+from wbcbench.contracts.params import Parameters, identity
 from wbcbench.data.answers import AnswerFile, read_answers
-from wbcbench.data.cache import file_digest
+from wbcbench.data.cache import with_digests
 from wbcbench.errors import IncompatibleError, UsageError, did_you_mean
 from wbcbench.registry import Registry, qualified_name
 from wbcbench.scheduling.compatibility import (
@@ -66,8 +64,8 @@ def component(
     given = {**resolved.params, **choice.params, **mine}
     word = weight_word(given, params_class, choice.name) if kind == "distiller" else None
     given = given if word is None else {k: v for k, v in given.items() if k != "weight"}
-    params: BaseModel = validate(params_class, given, f"{kind} {choice.name}")
-    params = _with_digests(params, f"{kind} {choice.name}")
+    params: Parameters = validate(params_class, given, f"{kind} {choice.name}")
+    params = with_digests(params, f"{kind} {choice.name}")
     named = identity(params) | imputer | ({} if word is None else {"weight": word})
     return ComponentSpec(name=qualified_name(resolved.component), params=named)
 
@@ -202,20 +200,6 @@ def _carried(kd: tuple[Choice, ...], registry: Registry) -> tuple[Choice, ...]:
     )
     new[targets[0]] = Choice(name=target.name, params={**target.params, **moved})
     return tuple(new)
-
-
-def _with_digests(params: BaseModel, where: str) -> BaseModel:
-    """Fill in parameters that are declared as the digest of the file that another parameter names."""
-    found: dict[str, str] = {}
-    for name, field_info in type(params).model_fields.items():
-        extra = field_info.json_schema_extra
-        source = extra.get(DIGEST_KEY) if isinstance(extra, dict) else None
-        path = getattr(params, str(source)) if source else ""
-        if path:
-            if not Path(path).is_file():
-                raise UsageError(f"{where}: expected a file, but {source}={path} is not one. Check the path.")
-            found[name] = file_digest(Path(path))
-    return params.model_copy(update=found)
 
 
 def _someone_has(registry: Registry, kind: str, siblings: Any, key: str) -> bool:

@@ -182,6 +182,7 @@ def examine_students(
     request: Request,
     registry: Registry,
     decoding: Callable[[int, int, str], None] | None = None,
+    corruptions: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The full evaluation of every student that has a record, in this process; read from disk if already done.
 
@@ -191,6 +192,7 @@ def examine_students(
         request: for its store and device.
         registry: the one used for planning.
         decoding: called with progress in reading images.
+        corruptions: beyond the standard ones, as `name:key=value`.
     """
     from wbcbench.scheduling.inline import prepare
     from wbcbench.training.report import examined
@@ -200,7 +202,7 @@ def examine_students(
         return []
 
     bench = prepare(Plan([], plan.dataset, plan.description), request, registry, decoding)
-    return [examined(record, bench) for record in records]
+    return [examined(record, bench, corruptions) for record in records]
 
 
 Evaluate = Literal["standard", "full"]
@@ -214,6 +216,7 @@ def carry_out(
     screens: Screens,
     observers: Observers,
     evaluate: Evaluate = "standard",
+    corruptions: Sequence[str] = (),
 ) -> tuple[list[Outcome], list[dict[str, Any]]]:
     """The outcomes of the plan's trials, in its order, and the full evaluation of each student if requested.
 
@@ -229,4 +232,4 @@ def carry_out(
                 outcomes = in_order(plan, execute(request, plan, registry, plugins, source, display, observers))
         if evaluate == "standard":
             return outcomes, []
-        return outcomes, examine_students(outcomes, plan, request, registry, display.decoding)
+        return outcomes, examine_students(outcomes, plan, request, registry, display.decoding, corruptions)

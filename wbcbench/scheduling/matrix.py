@@ -33,6 +33,7 @@ def compatibility(registry: Registry, modalities: int = 2, classes: int = 5) -> 
         classes=tuple(f"c{i}" for i in range(classes)),
         fingerprint="",
         cells=100,
+        ordered=True,
     )
     kinds = {kind: registry.components(kind) for kind in ("fusion", "distiller", "policy")}
     rows = []
@@ -72,7 +73,7 @@ def _why_not(
                 protocol = protocol.model_copy(update={"modalities": modalities})
             check_arity(registry, fusion, modalities)
             check_fit(registry, fusion, backbone, whole, description, protocol, recipe)
-        check_policies(registry, fusion, policies, whole or (beside,), protocol, description.vectors)
+        check_policies(registry, fusion, policies, whole or (beside,), protocol, description)
     except IncompatibleError as error:
         return str(error)
     except WbcbenchError as error:  # a plugin that cannot be read works with nothing

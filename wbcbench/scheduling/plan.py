@@ -253,7 +253,7 @@ def make_plan(request: Request, registry: Registry, *, refuse_unused: bool = Tru
                 backbone = backbone_for(chosen_backbone, protocol.modalities)
                 check_fit(registry, fusion, backbone, distillers, description, protocol, request.training)
                 check_weights(registry, fusion, backbone)
-                check_policies(registry, fusion, policies, distillers, protocol, description.vectors)
+                check_policies(registry, fusion, policies, distillers, protocol, description)
                 routing: ComponentSpec | None = None
                 teachers: tuple[Trial, ...] = ()
                 outside: tuple[Outside, ...] = ()

@@ -299,6 +299,7 @@ def run_part(
     observers: Observers,
     screens: Callable[[int | None], Screens],
     full: bool = False,
+    corruptions: Sequence[str] = (),
 ) -> Done:
     """Run the missing trials of a part. A trial that fails does not stop the others.
 
@@ -309,6 +310,7 @@ def run_part(
         observers: are notified of trials.
         screens: number of training cells -> displays.
         full: also run the full evaluation of the students; for a search, of the retrained ones.
+        corruptions: of the full evaluation, beyond the standard ones.
     """
     part = planned.part
     if planned.waits:  # the part that it waited for has run by now
@@ -330,7 +332,7 @@ def run_part(
                 outcomes = in_order(plan, ended)
         done.outcomes = outcomes
         if full:
-            _examine(done, outcomes, plan, request, registry)
+            _examine(done, outcomes, plan, request, registry, corruptions)
     for search in planned.searches:
         try:
             found = run_search(search, screens(train_cells(search.base)), observers, plugins)
@@ -339,16 +341,23 @@ def run_part(
             continue
         done.outcomes += found.retrained
         if full:
-            _examine(done, found.retrained, search.base, search.request, registry)
+            _examine(done, found.retrained, search.base, search.request, registry, corruptions)
     keep_titles(part.request, done.outcomes)
     return done
 
 
-def _examine(done: Done, outcomes: list[Outcome], plan: Plan, request: Request, registry: Registry) -> None:
+def _examine(
+    done: Done,
+    outcomes: list[Outcome],
+    plan: Plan,
+    request: Request,
+    registry: Registry,
+    corruptions: Sequence[str],
+) -> None:
     from wbcbench.scheduling.executors import examine_students
 
     try:
-        done.examinations += examine_students(outcomes, plan, request, registry)
+        done.examinations += examine_students(outcomes, plan, request, registry, corruptions=corruptions)
     except Exception as error:  # trained networks are kept, and the other parts must still be trained
         log.debug("full evaluation of part %s failed", done.part.name, exc_info=True)
         done.failures.append(f"The full evaluation of its networks failed: {error}")

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wbcbench.testing.backbones import BackboneContract
+    from wbcbench.testing.corruptions import CorruptionContract
     from wbcbench.testing.datasets import DatasetContract
     from wbcbench.testing.distillers import DistillerContract
     from wbcbench.testing.fusions import FusionContract
     from wbcbench.testing.losses import closed_forms, evaluate_distiller
+    from wbcbench.testing.metrics import MetricContract
     from wbcbench.testing.policies import PolicyContract
     from wbcbench.testing.records import fake_record
     from wbcbench.testing.routings import RoutingContract
 
 _WHERE = {
     "BackboneContract": "backbones",
+    "CorruptionContract": "corruptions",
     "DatasetContract": "datasets",
     "DistillerContract": "distillers",
     "FusionContract": "fusions",
+    "MetricContract": "metrics",
     "PolicyContract": "policies",
     "RoutingContract": "routings",
     "closed_forms": "losses",
@@ -44,9 +48,11 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BackboneContract",
+    "CorruptionContract",
     "DatasetContract",
     "DistillerContract",
     "FusionContract",
+    "MetricContract",
     "PolicyContract",
     "RoutingContract",
     "closed_forms",

@@ -100,11 +100,14 @@ def fake_outcome(
     provider: str = "wbcbench",
     pseudo_multimodal: bool = False,
     split: str = "s" * 16,
+    ordered: bool = False,
     pulls: Mapping[str, Pull] | None = None,
 ) -> Outcome:
     """The outcome that these predictions would have had."""
     return Outcome(
-        key=ComparisonKey.of(trial, fingerprint=trial.protocol.fingerprint, split=split, classes=CLASSES),
+        key=ComparisonKey.of(
+            trial, fingerprint=trial.protocol.fingerprint, split=split, classes=CLASSES, ordered=ordered
+        ),
         **evaluate(predictions, CLASSES),
         cost=Cost(params=params, macs=2 * params, train_seconds=train_seconds, epochs_run=1, device="cpu"),
         components=[

@@ -21,10 +21,11 @@ from wbcbench.data.splits import Split
 from wbcbench.data.views import ResidentCells, laid_out
 from wbcbench.errors import RecordError, UsageError, WbcbenchError
 from wbcbench.evaluation import EXAMINATION_VERSION
+from wbcbench.evaluation.corrupters import corrupters
 from wbcbench.evaluation.cost import latency, macs_or_why, parameters
 from wbcbench.evaluation.metrics import ceiling_notes, evaluate, score
 from wbcbench.evaluation.predict import Predictions, eval_batch
-from wbcbench.evaluation.robustness import examine
+from wbcbench.evaluation.robustness import corrupt_more, examine
 from wbcbench.evaluation.shift import FITTED, HELD_OUT, Evidence, Reference, measure, pixel_digests
 from wbcbench.files import atomic_write_bytes
 from wbcbench.isolation import contained
@@ -189,7 +190,13 @@ def write_record(
     cost, uncounted = cost_of(job, state)
     notes += [f"Cost: {uncounted}."] if uncounted else []
     outcome = Outcome(
-        key=ComparisonKey.of(trial, fingerprint=cells.fingerprint, split=split.family, classes=cells.classes),
+        key=ComparisonKey.of(
+            trial,
+            fingerprint=cells.fingerprint,
+            split=split.family,
+            classes=cells.classes,
+            ordered=cells.ordered,
+        ),
         **evaluate(arrays, cells.classes),
         cost=cost,
         components=used_components(trial, bench.registry),
@@ -327,11 +334,16 @@ def why_live(job: Job) -> str:
     return f"{' or '.join(names)} reads stage maps, which do not fit replay_maps_gb"
 
 
+FURTHER = "further_corruptions"
+"""In the file of a full evaluation: corruption beyond the standard ones -> SHA-256 of its code."""
+
+
 @contained()
-def examined(record: Record, bench: Workbench) -> dict[str, Any]:
+def examined(record: Record, bench: Workbench, corruptions: Sequence[str] = ()) -> dict[str, Any]:
     """The full evaluation of a record's network on its test split; read from disk if it was already done.
 
     The record itself does not change: the evaluation selects nothing, so it can be done at any later time.
+    `corruptions` are further ones, as `name:key=value`; those that the file lacks are added to it.
     """
     if record.trial.sealed:
         raise UsageError(
@@ -339,17 +351,23 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
             "retrained winner instead."
         )
     path = examination_path(bench.store.root, record.trial.id)
+    entry: dict[str, Any] | None = None
     if path.is_file():
         try:
             found = read_examination(path, record.result.digest)
-            if found.whole:
-                return found.entry
+            entry = found.entry if found.whole else None
         except RecordError:
             pass  # redone below, replacing the file that cannot be trusted
+    known = {} if entry is None else entry.get(FURTHER, {})
+    further = {c.name: c for c in corrupters(bench.registry, corruptions)}
+    further = {name: c for name, c in further.items() if known.get(name) != c.code}
+    if entry is not None and not further:
+        return entry
     trial = record.trial
     cells, split = bench.resident(trial), bench.split(trial)
     test = torch.as_tensor(split.test, device=bench.device)
-    entry: dict[str, Any] = {
+    fusion = load_fusion(record, cells, bench)
+    entry = entry or {
         "version": EXAMINATION_VERSION,
         "trial_id": trial.id,
         "digest": record.result.digest,
@@ -358,8 +376,14 @@ def examined(record: Record, bench: Workbench) -> dict[str, Any]:
         "policies": [p.name for p in trial.method.policies],
         "seed": trial.seed,
         "modalities": list(trial.reads),
-        "result": examine(load_fusion(record, cells, bench), cells, test, trial.reads),
+        "result": examine(fusion, cells, test, trial.reads),
     }
+    if further:
+        more = corrupt_more(fusion, cells, test, trial.reads, list(further.values()))
+        for part, modalities in more.items():
+            for m, kinds in modalities.items():
+                entry["result"][part][m] |= kinds
+        entry[FURTHER] = known | {name: c.code for name, c in further.items()}
     write_examination(path, entry)
     return entry
 

@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from wbcbench.boards.columns import HEADERS, count, two_digits
+from wbcbench.boards.columns import count, header, two_digits
 from wbcbench.boards.figures import data
 from wbcbench.boards.figures import heat_map as heat_maps
 from wbcbench.boards.figures.data import COSTS, OKABE_ITO, Mark, Pareto, Point
@@ -111,7 +111,7 @@ def pareto(board: Board) -> Drawing | None:
             marker={"size": 10, "color": "rgba(0,0,0,0)"}, hoverinfo="skip", cliponaxis=False, **shared,
         )  # fmt: skip
     figure.update_xaxes(type="log", minor={"dtick": "D1", "ticks": "outside", "ticklen": 4, "tickcolor": INK})
-    figure = finish(figure, "", HEADERS[board.by], 460)
+    figure = finish(figure, "", header(board.by), 460)
     figure.update_layout({name.replace(".", "_"): value for name, value in _cost_axis(drawn[0]).items()})
     free = sum(m.row.params == 0 for m in data.complete(board))
     return Drawing(
@@ -147,7 +147,7 @@ def _hover(mark: Mark, board: Board) -> str:
     interval = "" if e.low is None or e.high is None else f" ({e.low:.3f}..{e.high:.3f})"
     latency = "" if row.timing.latency_ms is None else f", {two_digits(row.timing.latency_ms)} ms"
     return (
-        f"<b>{label(row.name)}</b><br>{HEADERS[board.by]} {mark.value:.3f}{interval}<br>"
+        f"<b>{label(row.name)}</b><br>{header(board.by)} {mark.value:.3f}{interval}<br>"
         f"{count(row.macs) or '?'} MACs, {count(row.params)} parameters{latency}"
     )
 
@@ -179,7 +179,7 @@ def heat_map(board: Board) -> Drawing | None:
         )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     figure.update_xaxes(type="category", showgrid=False)
-    doc = f"{HEADERS[board.by]}: each cell is one row of the table, and deeper is better."
+    doc = f"{header(board.by)}: each cell is one row of the table, and deeper is better."
     figure = finish(figure, "distiller", "", len(titles) * height)
     if len(titles) > 1:
         figure.update_annotations(font_size=13)
@@ -228,7 +228,7 @@ def critical_difference(across: Across) -> Drawing:
     figure.update_xaxes(range=[1 - step * (len(across.groups) + 1), lowest + step])
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=names)
     return Drawing(
-        finish(figure, f"mean rank by {HEADERS[across.by]} (1 is best)", "", 110 + 30 * len(names)),
+        finish(figure, f"mean rank by {header(across.by)} (1 is best)", "", 110 + 30 * len(names)),
         "Critical-difference diagram",
         data.without_power(across)
         if across.hopeless

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-from wbcbench.boards.columns import HEADERS
+from wbcbench.boards.columns import header
 from wbcbench.boards.figures import data
 from wbcbench.boards.figures.data import COSTS, OKABE_ITO, SYMBOLS, Mark
 from wbcbench.boards.figures.heat_map import heat_map
@@ -225,7 +225,7 @@ def _pareto(board: Board, look: Look) -> Figure:
     )  # fmt: skip
     _logarithmic(axes)
     axes.set_xlabel(COSTS[cost].title)
-    axes.set_ylabel(HEADERS[board.by])
+    axes.set_ylabel(header(board.by))
     figure.legend(
         fontsize=look.size, frameon=False, loc="outside upper center", ncols=2 if look.width == "one" else 4
     )  # outside: it covers no mark
@@ -251,7 +251,7 @@ def _bars(board: Board, look: Look) -> Figure:
     axes.scatter(means, lines, c=colours, s=26, zorder=3)
     axes.set_yticks(lines, names, fontsize=look.size)
     axes.set_ylim(len(marks) - 0.4, -0.6)
-    axes.set_xlabel(f"{HEADERS[board.by]} and 95 % interval", fontsize=look.size)
+    axes.set_xlabel(f"{header(board.by)} and 95 % interval", fontsize=look.size)
     return figure
 
 
@@ -285,7 +285,7 @@ def _heat_map(board: Board, look: Look) -> Figure:
         axes.set_xticks(range(len(panel.kds)), [clean(k) for k in panel.kds], rotation=40, ha="right", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(found.fusions)), [clean(f) for f in found.fusions], fontsize=8)
-    figure.colorbar(image, ax=list(panels), label=HEADERS[board.by])
+    figure.colorbar(image, ax=list(panels), label=header(board.by))
     figure.supxlabel(fill(clean(found.note), 20 + 11 * sum(columns)), fontsize=7)
     return figure
 
@@ -333,7 +333,7 @@ def _critical_difference(across: Across) -> Figure:
     for x in range(low, high + 1):
         axes.plot([x, x], [0, 0.12], color="black", lw=1)
         axes.text(x, 0.16, str(x), ha="center", va="bottom", fontsize=8)
-    title = f"mean rank by {HEADERS[across.by]} over {len(across.boards)} data sets (1 is best)"
+    title = f"mean rank by {header(across.by)} over {len(across.boards)} data sets (1 is best)"
     if across.hopeless:
         title += f"\nnothing could show: {len(ranks)} mean ranks differ by {len(ranks) - 1} at most"
     axes.text((low + high) / 2, 1.0, title, ha="center", va="bottom", fontsize=9)

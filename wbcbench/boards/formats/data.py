@@ -129,6 +129,9 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         "components": "; ".join(f"{p.kind}={p.provider}/{p.name}@{p.version or '?'}" for p in row.parts),
         "records": " ".join(x.trial_id for x in row.sources), "digests": " ".join(x.digest for x in row.sources),
     }  # fmt: skip
+    for more in board.more_metrics:
+        e, name = row.metrics[more.name], more.name
+        values |= {name: e.mean, f"{name}_sd": e.sd, f"{name}_low": e.low, f"{name}_high": e.high}
     for other in board.external:
         score = next((x for x in row.external if x.set == other.id), None)
         f1 = Estimate() if score is None else score.macro_f1

@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections import Counter
@@ -36,6 +37,7 @@ from wbcbench.boards.columns import (
     chosen,
     count,
     deployed_number,
+    header,
     shared,
 )
 from wbcbench.boards.figures import data as figure_data
@@ -45,7 +47,7 @@ from wbcbench.boards.formats.data import render_csv, render_json
 from wbcbench.boards.formats.tables import SINGLE_ROW, across_lines, legend, render_latex, split
 from wbcbench.boards.model import METRIC_NAMES, Board, Report, Row
 from wbcbench.boards.text import clean
-from wbcbench.evaluation.metrics import METRICS
+from wbcbench.evaluation.metrics import METRICS, Metric
 
 _OF_BOARD = {"pareto": figures.pareto, "heatmap": figures.heat_map, "missing": figures.missing}
 _OF_METHOD = {"classes": figures.per_class, "confusion": figures.confusion, "calibration": figures.calibration}
@@ -78,7 +80,7 @@ def render_html(report: Report, view: View) -> bytes:
         heading=view.title or "Which fusion, which distillation?",
         across=[([across_lines(a)[0], *a.notes], _figure(figures.critical_difference(a), f"cd-{i}", "across"))
                 for i, a in enumerate(report.across)],
-        metrics=[(HEADERS[m], METRICS[m]) for m in METRIC_NAMES],
+        metrics=[*((HEADERS[m], METRICS[m]) for m in METRIC_NAMES), *_further(report.boards)],
         columns=[
             (c.header, c.doc)
             for n, c in COLUMNS.items()
@@ -90,6 +92,16 @@ def render_html(report: Report, view: View) -> bytes:
         script=Markup(script),
         policy=content_policy([*libraries, script]),
     ).encode()  # fmt: skip
+
+
+def _further(boards: Sequence[Board]) -> list[tuple[str, Metric]]:
+    """The metrics that records do not state, by name."""
+    every = {m.name: m for b in boards for m in b.more_metrics}
+    found = []
+    for m in every.values():
+        low, high = (-math.inf if m.low is None else m.low), (math.inf if m.high is None else m.high)
+        found.append((m.name, Metric(m.higher_is_better, (low, high), m.doc)))
+    return found
 
 
 def _prose(text: str) -> Markup:
@@ -181,7 +193,7 @@ def _distillation(board: Board) -> list[str]:
     better, worse = (sum(d.beyond_noise and sign * d.value > 0 for d in found) for sign in (1, -1))
     middle = median(d.value for d in found)
     beyond = f"{better} of {len(found)} students gained beyond noise, {worse} lost"
-    return [f"{beyond}; median {middle:+.3f} {HEADERS[board.by]}"]
+    return [f"{beyond}; median {middle:+.3f} {header(board.by)}"]
 
 
 def _cautions(ranked: Sequence[Row]) -> list[str]:
@@ -205,7 +217,7 @@ def _per_group(board: Board) -> dict[str, Any] | None:
         return None
     few = board.by == "macro_f1" and any(s.classes < len(t.classes) for s in t.shares)
     return {
-        "metric": HEADERS[t.by],
+        "metric": header(t.by),
         "methods": [r.name for r in t.rows],
         "shares": [
             (s.name, s.cells, [("" if v is None else f"{v:.3f}", r.worst == s.name) for r in t.rows
@@ -225,7 +237,7 @@ def _facts(board: Board) -> list[tuple[str, str]]:
     facts = [
         ("cells", cells),
         ("modalities", "pseudo: computed from one image" if all(r.pseudo_multimodal for r in board.rows) else ""),
-        ("classes", f"{len(k.classes)}: {', '.join(k.classes)}"),
+        ("classes", f"{len(k.classes)}{', in this order' * k.ordered}: {', '.join(k.classes)}"),
         ("split", "leaks allowed: a donor or an image may be on two sides" if k.leaks_allowed else ""),
         ("images", f"{k.image_size} × {k.image_size} px" if k.image_size else "none"),
         ("training", f"{k.budget.epochs} epochs of batch {k.budget.batch_size}"),
@@ -287,9 +299,9 @@ def _sort_value(column: str, row: Row, board: Board) -> float | None:
 
     if column == "rank":
         return known(row.rank)
-    if column in METRIC_NAMES:
+    if column in row.metrics:
         return known(row.metrics[column].mean)
-    if column.endswith("_interval") and column.removesuffix("_interval") in METRIC_NAMES:
+    if column.endswith("_interval") and column.removesuffix("_interval") in row.metrics:
         return known(row.metrics[column.removesuffix("_interval")].low)
     if column.startswith(EXTERNAL):
         cells = next(s.id for s in board.external if column == f"{EXTERNAL}{s.name}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
 
-from wbcbench.boards.columns import COLUMNS, DEPLOYED, FIRST_TO_GO, HEADERS, Column, chosen, shared
+from wbcbench.boards.columns import COLUMNS, DEPLOYED, FIRST_TO_GO, Column, available, chosen, header, shared
 from wbcbench.boards.figures.data import without_power
 from wbcbench.boards.formats import View
 from wbcbench.boards.model import Across, Board, Report
@@ -37,7 +37,7 @@ def title(board: Board, key: bool = True) -> str:
     pixels = f" {k.image_size} px," if k.image_size else ""
     leaks = ", leaks between the sides of the split allowed" if k.leaks_allowed else ""
     return (
-        f"{board.name}{pseudo},{pixels} {len(k.classes)} classes, "
+        f"{board.name}{pseudo},{pixels} {len(k.classes)}{' ordered' * k.ordered} classes, "
         f"{k.budget.epochs} epochs of batch {k.budget.batch_size}{leaks}{f' (key {board.digest})' if key else ''}"
     )
 
@@ -66,7 +66,7 @@ def split(boards: Sequence[Board], headings: Mapping[str, str] | None = None) ->
 
 def _line(board: Board, heading: str) -> str:
     (row,) = board.rows
-    return f"{heading}: {row.name}, {HEADERS[board.by]} {COLUMNS[board.by].cell(row, board)}, n {row.n}"
+    return f"{heading}: {row.name}, {header(board.by)} {available(board)[board.by].cell(row, board)}, n {row.n}"
 
 
 def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
@@ -74,7 +74,7 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
     ranked = [r for r in board.rows if r.status == "ranked"]
     better = "higher" if board.higher_is_better else "lower"
     over = "seeds" if board.folds else "n seeds"
-    lines = [f"Mean ± sd (ddof 1) over {over}; ranked by {HEADERS[board.by]}, {better} is better."]
+    lines = [f"Mean ± sd (ddof 1) over {over}; ranked by {header(board.by)}, {better} is better."]
     if board.resamples is not None:
         what = f"{board.test_cells} test cells" + (f" in {board.clusters} groups" if board.grouped else "")
         lines.append(f"95 % intervals over {what} ({board.resamples} bootstrap resamples) and seeds.")
@@ -115,7 +115,7 @@ def legend(board: Board, columns: Sequence[str] = ()) -> list[str]:
 def across_lines(across: Across) -> list[str]:
     """The comparison over several data sets, as lines."""
     lines = [
-        f"Over {len(across.boards)} data sets, {len(across.methods)} methods ranked by {HEADERS[across.by]}: "
+        f"Over {len(across.boards)} data sets, {len(across.methods)} methods ranked by {header(across.by)}: "
         f"Friedman p = {across.friedman_p:.3g}; mean ranks nearer than {across.critical_difference:.2f} cannot be "
         "told apart (Nemenyi, alpha 0.05).",
         *([without_power(across)] if across.hopeless else []),
@@ -358,11 +358,11 @@ def _rich_table(board: Board, grid: Grid) -> Table:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, column, header in zip(grid.names, grid.columns, grid.headers, strict=True):
+    for name, column, heading in zip(grid.names, grid.columns, grid.headers, strict=True):
         side: Literal["left", "right"] = "right" if column.right else "left"
         words = [word for row in grid.rows for word in row[grid.names.index(name)].split()] or [""]
         table.add_column(
-            Text(header), justify=side, overflow="fold", no_wrap=name != "method",
+            Text(heading), justify=side, overflow="fold", no_wrap=name != "method",
             min_width=max(map(cell_len, words)) if name == "method" else None,
         )  # fmt: skip
     status = board.rows[0].status if board.rows else ""

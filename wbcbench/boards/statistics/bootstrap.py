@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from wbcbench.contracts.metric import FromCounts, MeanOverCells, Metric
 from wbcbench.evaluation.metrics import BINS, bin_of
+from wbcbench.evaluation.scorers import called, class_values, mean_defined, readable
 
 Floats = NDArray[np.float64]
 COUNTED = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})
@@ -216,3 +219,67 @@ def bootstrap(
                         out[first + i, j, at:upto] = found[name]
             at = upto
     return out
+
+
+LOOPED = 1000
+"""Most resamples of a metric that each of them calls."""
+
+
+def bootstrap_of(
+    metric: Metric,
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    clusters: NDArray[np.intp],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Floats:
+    """A metric [resamples] of the same resamples as `bootstrap`.
+
+    A metric that is neither a mean over cells nor made from counts is computed for the first `LOOPED` resamples,
+    which are then repeated: variances and pairs stay what they are.
+
+    Args:
+        metric: for the board's classes.
+        probabilities: [N, K].
+        labels: [N].
+        clusters: [N], 0 .. G - 1, each at least once.
+        resamples: number of resamples.
+        seed: of the draws.
+    """
+    given = readable(metric, probabilities)
+    return called(metric.name, lambda: _resampled(metric, given, labels, clusters, resamples, seed))
+
+
+def _resampled(
+    metric: Metric,
+    given: NDArray[Any],
+    labels: NDArray[np.integer],
+    clusters: NDArray[np.intp],
+    resamples: int,
+    seed: int,
+) -> Floats:
+    count = int(clusters.max()) + 1
+    if isinstance(metric, MeanOverCells):
+        values = np.asarray(metric.of_cells(given, labels), dtype=np.float64)
+        sums = np.stack([np.bincount(clusters, values, count), np.bincount(clusters, minlength=count)], 1)
+        drawn = np.concatenate([c @ sums for c in draws(count, resamples, seed)])
+        return np.asarray(drawn[:, 0] / drawn[:, 1])
+    if isinstance(metric, FromCounts):
+        k = len(metric.classes)
+        pairs, which = np.unique(labels * k + given, return_inverse=True)
+        table = np.zeros((count, len(pairs)))
+        np.add.at(table, (clusters, which.reshape(-1)), 1)
+        parts = []
+        for c in draws(count, resamples, seed):
+            matrices = np.zeros((len(c), k * k))
+            matrices[:, pairs] = c @ table
+            found = np.asarray(metric.of_counts(matrices.reshape(-1, k, k)), dtype=np.float64)
+            parts.append(mean_defined(found) if metric.per_class else found)
+        return np.concatenate(parts)
+    order = np.argsort(clusters, kind="stable")
+    looped: list[float] = []
+    for c in draws(count, min(resamples, LOOPED), seed):
+        for times in c.astype(np.int64):
+            rows = np.repeat(order, times[clusters[order]])
+            looped.append(float(mean_defined(class_values(metric, given[rows], labels[rows]))))
+    return np.resize(np.array(looped), resamples)

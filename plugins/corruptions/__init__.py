@@ -1,0 +1,1 @@
+"""Built-in corruptions, one per file."""

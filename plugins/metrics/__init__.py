@@ -1,0 +1,1 @@
+"""Built-in metrics beyond those that every record has, one per file."""
