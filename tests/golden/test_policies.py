@@ -696,7 +696,7 @@ def test_every_parameter_acts(policy: type[Policy], fusion: Any, values: dict[st
         ("mmpareto", "none", "meet in some parameters"),
         ("cutmix,mmpareto", "none", "meet in some parameters"),
         ("cutmix,tmc", "none", "one label per image"),
-        ("cutmix", "logits", "teachers have no outputs"),
+        ("cutmix", "dkd", "reads labels or ids of cells"),
         ("mmpareto,mmpareto", "none", "given twice"),
         ("ogm_ge", "logits+dot", "takes the step by itself"),
     ],
