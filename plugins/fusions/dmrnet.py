@@ -37,13 +37,8 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 def drawn(uniform: Tensor, count: int) -> Tensor:
     """[B] in [0, 1) -> [B, M] bool, one of the 2^M - 1 combinations with at least one modality."""
     code = (uniform * (2**count - 1)).long().clamp(max=2**count - 2) + 1
-<<<<<<< HEAD
-    bits: Tensor = (code[:, None] >> torch.arange(count, device=code.device)) % 2 == 1
-    return bits
-=======
     bits: Tensor = code[:, None] >> torch.arange(count, device=code.device)
     return bits % 2 == 1
->>>>>>> cata
 
 
 def combination(present: Tensor) -> Tensor:

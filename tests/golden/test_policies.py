@@ -752,10 +752,7 @@ def test_every_parameter_acts(policy: type[Policy], fusion: Any, values: dict[st
         ("mmpareto", "none", "meet in some parameters"),
         ("cutmix,mmpareto", "none", "meet in some parameters"),
         ("cutmix,tmc", "none", "one label per image"),
-<<<<<<< HEAD
-=======
         ("cutmix", "dkd", "reads labels or ids of cells"),
->>>>>>> hooks
         ("mmpareto,mmpareto", "none", "given twice"),
         ("ogm_ge", "logits+dot", "takes the step by itself"),
     ],
