@@ -27,7 +27,7 @@ class Taught:
     def __init__(self) -> None:
         self.asked = 0
 
-    def seen(self, views: Any) -> Any:
+    def source(self, views: Any, maps: bool) -> Any:
         return views
 
     def answer(self, views: Any, cells: Tensor, present: Tensor | None, maps: bool) -> Output:
