@@ -20,7 +20,7 @@ MATRIX = {
     for r in compatibility(registry(), modalities=count, classes=5)
     if r["first"].startswith("fusion:") and r["second"].startswith("policy:")
 }
-CAUTIOUS = {"relearning": ("packed",)}
+CAUTIOUS = {"relearning": ("packed", "shaspec")}
 """Policy -> fusions that it would work with, which their declarations do not say."""
 FUSIONS = sorted({f for _, f, _ in MATRIX})
 POLICIES = sorted({p for _, _, p in MATRIX})

@@ -15,7 +15,7 @@ from wbcbench.testing.components import component_class, registry
 from wbcbench.testing.toys import build_toy, toy_batch, toy_task
 from wbcbench.training.build import ReplacedHeads, impute
 
-ONE_TRUNK = {"independent", "mixmo", "marker_excite"}
+ONE_TRUNK = {"independent", "mixmo", "marker_excite", "mimonets"}
 """Native, but a single trunk reads every slot: an absent one is filled with zeros and costs what it costs."""
 NAMES = [c.name for c in registry().components("fusion") if c.builtin]
 

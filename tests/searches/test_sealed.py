@@ -90,14 +90,16 @@ def test_training_a_sealed_trial_predicts_no_test_cell(
     bench = prepare(search.base, search.request, registry)
     assert isinstance(bench, Workbench)
     seen: list[int] = []
-    real = training.predict
 
-    def spy(fusion: Any, cells: Any, ids: Any, *rest: Any) -> Any:
-        seen.extend(ids.tolist())
-        return real(fusion, cells, ids, *rest)
+    def spied(real: Any) -> Any:
+        def spy(fusion: Any, cells: Any, ids: Any, *rest: Any) -> Any:
+            seen.extend(ids.tolist())
+            return real(fusion, cells, ids, *rest)
 
-    for module in (training, loop):
-        monkeypatch.setattr(module, "predict", spy)
+        return spy
+
+    for module, name in ((training, "predict"), (loop, "forward_all")):
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
     record, _ = run_trial(planned.trial, bench)
     split = bench.split(planned.trial)
     assert set(seen) == set(split.val.tolist())

@@ -182,8 +182,8 @@ def test_peers_do_not_teach_what_they_were_not_shown() -> None:
 def test_every_distiller_stays_finite_with_few_rows(count: int) -> None:
     for component in registry().components("distiller"):
         cls = component_class("distiller", component.name)
-        if component.name == "none" or issubclass(cls, ReplacesHead | TakesStep):
-            continue
+        if component.name == "none" or issubclass(cls, ReplacesHead | TakesStep) or cls.needs.inputs:
+            continue  # what differentiates in images has a live teacher: tests/training/test_hooks.py
         params = {"negatives": 4} if component.name == "crd" else {}
         terms, fusion = lessons(component.name, lacking(list(range(ROWS - count))), Bank(), **params)
         wrong = [k for k, v in terms.items() if not torch.isfinite(v) or (not count and k[-1] == "v" and v != 0)]

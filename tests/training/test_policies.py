@@ -16,6 +16,9 @@ REFUSED = {
     ("mmpareto", "late"): "losses that meet",
     ("etmc", "independent"): "a joint route",
     ("etmc", "late"): "a joint route",
+    **{(p, f): "a joint route" for p in ("arl", "dgl", "inforeg") for f in ("independent", "late")},
+    **{(p, "independent"): "no other shares" for p in ("lckd", "pmr")},
+    **{("sord", f): "the order of classes" for f in ("independent", "late")},
     ("opm", "independent"): "a joint route",
     ("opm", "late"): "a joint route",
     ("relearning", "independent"): "embeddings that only a head reads",
@@ -31,7 +34,7 @@ def policies() -> list[str]:
 
 @pytest.mark.parametrize("name", policies())
 def test_with_one_network_and_with_several(train: Run, name: str) -> None:
-    params = ":every=1" if name in ("gradient_blending", "relearning") else ""
+    params = {"gradient_blending": ":every=1", "relearning": ":every=1", "smv": ":warmup=1"}.get(name, "")
     for fusion in ("independent", "late"):
         args = ("--fusion", fusion, "--policy", f"{name}{params}")
         if (name, fusion) in REFUSED:

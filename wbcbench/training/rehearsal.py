@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from wbcbench.contracts import Batch, Description, Draw, Fusion, Output, Outputs, PerCell, Policy, Task
+from wbcbench.contracts import Batch, Description, Draw, DrawsSlots, Fusion, Output, Outputs, PerCell, Policy, Task
 from wbcbench.data.views import EpochDraws
 from wbcbench.errors import IncompatibleError, UsageError
 from wbcbench.evaluation.cost import macs_or_why
@@ -107,7 +107,7 @@ def _refuse_other_images(trial: Trial, task: Task, registry: Registry) -> None:
             policy.setup_cells(CELLS)
     if who := asks_live(policies, build_distillers(trial, registry)):
         _refuse_other_cells(trial, task, registry, fusion, policies, who)
-    else:
+    elif policies:
         _refuse_blended_images(trial, task, fusion, policies)
 
 
@@ -169,6 +169,8 @@ def _refuse_other_cells(
 def _assembled(task: Task, fusion: Fusion, policies: list[Policy], draw: Draw) -> Batch:
     cells = torch.arange(CELLS)
     batch = Batch(cells=cells, labels=cells % task.n_classes, images={}, modalities=task.modalities)
+    if isinstance(fusion, DrawsSlots) and (slots := fusion.slots([cells], draw)) is not None:
+        batch.rows = {m: rows for m, (rows,) in slots.items()}
     batch = fusion.assemble(batch, draw)
     for policy in policies:
         batch = policy.assemble(batch, draw)
