@@ -102,7 +102,7 @@ def test_policies_are_part_of_what_a_method_is_called(invoke: Invoke, cells_file
 def test_what_a_network_relies_on_has_one_sign(capsys: pytest.CaptureFixture[str]) -> None:
     entry = {"method": "early", "kd": "none", "seed": 0, "policies": ["cutmix"]}
     for drop, shown in ((0.25, "(-0.250)"), (-0.01, "(+0.010)")):
-        result = {"clean": {"macro_f1": 0.5}, "permutation_drop": {"u": drop}, "retained": {"noise": {"u": 0.5}}}
+        result = {"clean": {"macro_f1": 0.5}, "permutation_drop": {"u": drop}, "retained": {"u": {"noise": 0.5}}}
         print_examinations([entry | {"result": result}])
         out = capsys.readouterr().out
         assert f"u {shown}" in out
